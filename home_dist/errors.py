@@ -1,0 +1,35 @@
+"""Errors that are meant for the person who started the command.
+
+Each message says what is wrong, where (file, column, key, rank) and what to do about it. The command line
+prints the message alone, without a traceback, and exits with `exit_code`.
+"""
+
+
+class UserError(Exception):
+    """Base of all errors whose message is written for users."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A run configuration or a schema that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """Data files that do not hold what the schema promises."""
+
+    exit_code = 3
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged or of another model."""
+
+    exit_code = 4
+
+
+class DistributedError(UserError):
+    """A process group that could not be formed or that lost a rank."""
+
+    exit_code = 5

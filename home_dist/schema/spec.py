@@ -1,0 +1,199 @@
+"""The schema of a prepared data set: `schema.toml`, which lies beside the Parquet files.
+
+A pipeline writes it, a run reads it. It states facts about the data (columns, table sizes, fitted boundaries);
+choices about the model (widths, sharding, encoders) are in the run's configuration.
+"""
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from home_dist.errors import ConfigError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TableSpec(_Spec):
+    """An embedding table. Row 0 stands for "missing or out of vocabulary"."""
+
+    name: Name
+    rows: int = Field(ge=1)
+    """Valid ids are 0 .. rows - 1."""
+
+
+class IdFeature(_Spec):
+    """A categorical column that holds rows of a table, one per sample or a list of them."""
+
+    kind: Literal["id"] = "id"
+    name: Name
+    column: str
+    table: Name
+    pooling: Literal["none", "sum", "mean"] = "none"
+    """"none" for a column of integers, "sum" or "mean" for a column of lists."""
+
+
+class StatisticFeature(_Spec):
+    """A number per sample that is looked up by bucket and, standardised, read as it is.
+
+    Null means "not known". Bucket 0 is for null, bucket i > 0 for boundaries[i - 2] <= value < boundaries[i - 1];
+    there are len(boundaries) + 2 buckets. Standardised: (value - mean) / std, and 0 for null.
+    """
+
+    kind: Literal["statistic"] = "statistic"
+    name: Name
+    column: str
+    boundaries: tuple[float, ...]
+    mean: float = 0.0
+    std: float = Field(default=1.0, gt=0)
+
+    @field_validator("boundaries")
+    @classmethod
+    def _strictly_increasing(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not a < b for a, b in zip(value, value[1:], strict=False)):
+            raise ValueError("boundaries must increase strictly")
+        return value
+
+    @property
+    def buckets(self) -> int:
+        return len(self.boundaries) + 2
+
+
+class DenseFeature(_Spec):
+    """A number (width 1) or a list of `width` numbers per sample, read as (value - mean) / std. Null and NaN are refused."""
+
+    kind: Literal["dense"] = "dense"
+    name: Name
+    column: str
+    width: int = Field(default=1, ge=1)
+    mean: float = 0.0
+    std: float = Field(default=1.0, gt=0)
+
+
+Feature = Annotated[IdFeature | StatisticFeature | DenseFeature, Field(discriminator="kind")]
+
+
+class EventField(_Spec):
+    """One column of a history: a list of table rows per sample, in the events' order of time, oldest first."""
+
+    column: str
+    table: Name
+    target: Name | None = None
+    """The id feature of the impression that this field is compared with; it must use the same table."""
+
+
+class SequenceSpec(_Spec):
+    """A user history. All of its columns have lists of the same length in a sample."""
+
+    name: Name
+    events: tuple[EventField, ...] = Field(min_length=1)
+
+
+class TaskSpec(_Spec):
+    """A binary task: its label column (0 or 1), and optionally the column of its label weights (0: no label here)."""
+
+    name: Name
+    group: Name
+    column: str
+    weight_column: str | None = None
+    base_rate: float | None = Field(default=None, gt=0, lt=1)
+    """Share of positives in the training part; the tower's bias starts at its log-odds."""
+
+
+class Schema(_Spec):
+    version: Literal[1] = 1
+    group_column: str | None = None
+    """Integer column by which GAUC groups samples, normally the user."""
+    time_column: str | None = None
+    table: tuple[TableSpec, ...] = ()
+    feature: tuple[Feature, ...] = Field(min_length=1)
+    sequence: tuple[SequenceSpec, ...] = ()
+    task: tuple[TaskSpec, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Schema":
+        for what, names in (
+            ("table", [t.name for t in self.table]),
+            ("feature", [f.name for f in self.feature]),
+            ("sequence", [s.name for s in self.sequence]),
+            ("task", [t.name for t in self.task]),
+        ):
+            repeated = sorted({n for n in names if names.count(n) > 1})
+            if repeated:
+                raise ValueError(f"{what} {repeated[0]!r} is declared twice")
+        tables = {t.name for t in self.table}
+        ids = {f.name: f for f in self.feature if isinstance(f, IdFeature)}
+        users: list[tuple[str, str]] = [(f"feature {f.name!r}", f.table) for f in ids.values()]
+        for sequence in self.sequence:
+            for event in sequence.events:
+                where = f"sequence {sequence.name!r}, column {event.column!r}"
+                users.append((where, event.table))
+                if event.target is None:
+                    continue
+                if event.target not in ids:
+                    raise ValueError(f"{where}: target {event.target!r} is no id feature; there are {_some(ids)}")
+                if ids[event.target].table != event.table:
+                    raise ValueError(
+                        f"{where}: looks up table {event.table!r}, its target {event.target!r} looks up "
+                        f"{ids[event.target].table!r}; both must use one table"
+                    )
+        for where, table in users:
+            if table not in tables:
+                raise ValueError(f"{where}: table {table!r} is not declared; there are {_some(tables)}")
+        return self
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Task groups in the order in which tasks name them first."""
+        return tuple(dict.fromkeys(t.group for t in self.task))
+
+    def table_rows(self) -> dict[str, int]:
+        return {t.name: t.rows for t in self.table}
+
+
+def _some(names: Iterable[str], most: int = 12) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "") or "none"
+
+
+def load_schema(path: str | Path) -> Schema:
+    """Reads a schema.toml. Raises ConfigError, which names the file and the entry."""
+    path = Path(path)
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file. A data folder needs a schema.toml that says what its columns mean; "
+            "the pipelines write one, or set data.schema to one of your own."
+        ) from None
+    try:
+        return Schema.model_validate(tomllib.loads(text.decode()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in describe(error))) from None
+
+
+def save_schema(schema: Schema, path: str | Path) -> None:
+    Path(path).write_text(tomli_w.dumps(schema.model_dump(exclude_none=True, mode="json")))
+
+
+def describe(error: ValidationError) -> list[str]:
+    """One line per problem: the key as a user writes it, what is wrong, and the value that was given."""
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
+        given = problem.get("input")
+        shown = "" if isinstance(given, (dict, BaseModel)) else f" (given: {given!r})"
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key"
+        lines.append(f"{key}: {message}{shown}")
+    return lines
