@@ -4,6 +4,8 @@ Each message says what is wrong, where (file, column, key, rank) and what to do 
 prints the message alone, without a traceback, and exits with `exit_code`.
 """
 
+from pydantic import BaseModel, ValidationError
+
 
 class UserError(Exception):
     """Base of all errors whose message is written for users."""
@@ -33,3 +35,17 @@ class DistributedError(UserError):
     """A process group that could not be formed or that lost a rank."""
 
     exit_code = 5
+
+
+def problem_lines(error: ValidationError) -> list[str]:
+    """One line per problem: the key as a user writes it, what is wrong, and the value that was given."""
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
+        given = problem.get("input")
+        shown = "" if isinstance(given, (dict, BaseModel)) else f" (given: {given!r})"
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key"
+        lines.append(f"{key}: {message}{shown}")
+    return lines

@@ -1,5 +1,6 @@
 """What the columns of a data set mean: features, histories, tables, tasks and their groups."""
 
+from home_dist.schema.layout import EventInput, IdInput, InputLayout, SequenceInput, Table, build_layout
 from home_dist.schema.spec import (
     DenseFeature,
     EventField,
@@ -17,13 +18,19 @@ from home_dist.schema.spec import (
 __all__ = [
     "DenseFeature",
     "EventField",
+    "EventInput",
     "Feature",
     "IdFeature",
+    "IdInput",
+    "InputLayout",
     "Schema",
+    "SequenceInput",
     "SequenceSpec",
     "StatisticFeature",
+    "Table",
     "TableSpec",
     "TaskSpec",
+    "build_layout",
     "load_schema",
     "save_schema",
 ]

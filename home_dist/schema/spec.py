@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from home_dist.errors import ConfigError
+from home_dist.errors import ConfigError, problem_lines
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -178,22 +178,8 @@ def load_schema(path: str | Path) -> Schema:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in describe(error))) from None
+        raise ConfigError("\n".join(f"{path}: {line}" for line in problem_lines(error))) from None
 
 
 def save_schema(schema: Schema, path: str | Path) -> None:
     Path(path).write_text(tomli_w.dumps(schema.model_dump(exclude_none=True, mode="json")))
-
-
-def describe(error: ValidationError) -> list[str]:
-    """One line per problem: the key as a user writes it, what is wrong, and the value that was given."""
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
-        given = problem.get("input")
-        shown = "" if isinstance(given, (dict, BaseModel)) else f" (given: {given!r})"
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            message = "unknown key"
-        lines.append(f"{key}: {message}{shown}")
-    return lines

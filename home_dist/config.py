@@ -1,0 +1,269 @@
+"""RunConfig: one typed, validated description of a run, read from a TOML file and `--set key=value` overrides.
+
+Unknown keys are refused. Every message names the key, what was given and what is allowed.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from home_dist.errors import ConfigError, problem_lines
+
+Widths = tuple[Annotated[int, Field(ge=1)], ...]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Activation = Literal["dice", "prelu", "swish", "relu"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RunSection(_Section):
+    dir: str
+    """Folder of the run: config.toml, schema.toml, checkpoints/, tensorboard/, evaluation.json."""
+
+
+class DataSection(_Section):
+    path: str
+    """Prepared data folder with schema.toml and one folder of Parquet files per split."""
+    data_schema: str | None = Field(default=None, alias="schema")
+    """Schema file; by default schema.toml in `path`."""
+    train: str = "train"
+    validation: str = "validation"
+    test: str = "test"
+    """Folders below `path`. An empty string means that there is no such split."""
+    exclude: tuple[str, ...] = ()
+    """Features to leave out, by name; "prefix*" leaves out all whose names begin so."""
+    lanes: int = Field(default=8, ge=1)
+    """Streams that every global batch is mixed from. The order of samples is the same on every number of ranks that
+    divides it; on others the next multiple of the number of ranks is taken."""
+    window_rows: int = Field(default=16384, ge=1)
+    """Rows of a lane that are read together and permuted among themselves; more rows, better shuffling, more memory."""
+    prefetch: int = Field(default=4, ge=1)
+    """Batches that the reader's thread may be ahead."""
+
+
+class TableSection(_Section):
+    dim: int | None = Field(default=None, ge=1)
+    keep_rows: int | None = Field(default=None, ge=1)
+    """Keep only the first rows; larger ids become 0. Pipelines order vocabularies by frequency, so this cuts the tail."""
+    sharding: Literal["table_wise", "row_wise", "column_wise", "data_parallel"] | None = None
+    """Pins the way TorchRec shards the table; by default its planner chooses among the first three."""
+
+
+class EmbeddingSection(_Section):
+    dim: int = Field(default=16, ge=4, multiple_of=4)
+    """Width of sharded tables."""
+    small_dim: int = Field(default=8, ge=1)
+    """Width of small tables, statistics' buckets included."""
+    replicate_rows: int = Field(default=1024, ge=0)
+    """Tables of at most so many rows whose features have one id per sample are kept whole on every rank: a look-up is then
+    cheaper than an exchange. They are trained with the dense parameters."""
+    lr: float = Field(default=0.05, gt=0)
+    """Learning rate of RowWiseAdagrad, fused into the backward of sharded tables."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """L2 decay of the rows of sharded tables that a step touches."""
+    replicated_weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled decay (AdamW) of the small tables kept on every rank."""
+    init_std: float = Field(default=0.01, gt=0)
+    dropout: Rate = 0.0
+    """Dropout of the looked-up feature vector, in training."""
+    dense_statistics: bool = True
+    """Statistics enter standardised as well as by bucket."""
+    tables: dict[str, TableSection] = {}
+
+
+class SequenceSection(_Section):
+    name: str
+    """A sequence of the schema."""
+    kind: Literal["din"] = "din"
+    hidden: Widths = (32, 16)
+    """Hidden widths of the attention unit."""
+    activation: Activation = "dice"
+    softmax: bool = False
+    """Normalise attention weights over the history; the paper does not."""
+
+
+class HomeModel(_Section):
+    """HoME (Wang et al. 2024). Each of its four parts can be switched off alone."""
+
+    kind: Literal["home"] = "home"
+    shared_experts: int = Field(default=2, ge=1)
+    group_experts: int = Field(default=2, ge=1)
+    task_experts: int = Field(default=1, ge=1)
+    expert_hidden: Widths = (64,)
+    expert_dim: int = Field(default=32, ge=1)
+    """D, the width of an expert's output, in both layers."""
+    tower_hidden: Widths = (16,)
+    dropout: Rate = 0.0
+    """Dropout of the experts' outputs, in training."""
+    expert_norm: bool = True
+    """Swish(BatchNorm(.)) experts; otherwise classic ones with ReLU."""
+    hierarchy_mask: bool = True
+    """Gates see shared and own experts only; otherwise all of them."""
+    feature_gate: bool = True
+    self_gate: bool = True
+    feature_gates: int = Field(default=2, ge=1)
+    """L, low-rank gates in a feature gate."""
+    feature_gate_rank: int = Field(default=32, ge=1)
+    """Upper bound of a low-rank gate's rank, which is F / L rounded up."""
+    feature_gate_sigmoid: Literal["inside", "outside"] = "inside"
+    """Whether the sigmoid is applied to each low-rank gate or to their weighted sum."""
+    gate_input: Literal["plain", "gated"] = "plain"
+    """Whether the meta layer's gates read v or the feature-gated v of their group."""
+
+
+ModelSection = HomeModel
+
+
+class TrainSection(_Section):
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=1024, ge=1)
+    """Samples per rank and step."""
+    epochs: int = Field(default=1, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    """Ends the run after so many steps, even within an epoch."""
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled decay of weight matrices (not of biases and normalisation)."""
+    warmup_steps: int = Field(default=0, ge=0)
+    decay: Literal["none", "linear", "cosine"] = "linear"
+    """How learning rates fall to zero over the run."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Bound of the norm of the dense gradient."""
+    linear_path: bool = True
+    """Adds a linear model of the dense values to each task's logit."""
+    task_weights: dict[str, float] = {}
+    """Factors of the tasks' losses; 1 where not given."""
+
+
+class CheckpointSection(_Section):
+    every_steps: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints; one is written at the end in any case."""
+    keep_last: int = Field(default=3, ge=1)
+
+
+class LogSection(_Section):
+    every_steps: int = Field(default=20, ge=1)
+    tensorboard: bool = True
+
+
+class DistributedSection(_Section):
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds that a rank waits for the others before it gives up."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads per rank; by default the cores shared out among the ranks of the host."""
+
+
+class RunConfig(_Section):
+    run: RunSection
+    data: DataSection
+    embedding: EmbeddingSection = EmbeddingSection()
+    sequence: tuple[SequenceSection, ...] = ()
+    model: ModelSection = HomeModel()
+    train: TrainSection = TrainSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    log: LogSection = LogSection()
+    distributed: DistributedSection = DistributedSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunConfig":
+        names = [s.name for s in self.sequence]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"sequence {name!r} is listed twice")
+        return self
+
+    def schema_path(self) -> Path:
+        return Path(self.data.data_schema) if self.data.data_schema else Path(self.data.path) / "schema.toml"
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a run configuration.
+
+    `overrides` are of the form "train.batch_size=4096"; the value is TOML, or text where it is no TOML.
+    Raises ConfigError, with one line per problem.
+    """
+    path = Path(path)
+    try:
+        tree = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. Give the path of a run's TOML file, such as configs/*.toml.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {_with_allowed(line)}" for line in problem_lines(error))) from None
+
+
+def save_config(config: RunConfig, path: str | Path) -> None:
+    """Writes the resolved configuration, defaults included, such that load_config reads the same back."""
+    Path(path).write_text(config_text(config))
+
+
+def config_text(config: RunConfig) -> str:
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, by_alias=True))
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {override}: write it as section.key=value, e.g. --set train.batch_size=4096")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    node: Any = tree
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) >= len(node):
+                where = ".".join(parts[:depth])
+                raise ConfigError(f"--set {override}: {where} is a list of {len(node)}; name an entry by its number from 0")
+            index: Any = int(part)
+        elif isinstance(node, dict):
+            index = part
+            if not last:
+                node.setdefault(part, {})
+        else:
+            raise ConfigError(f"--set {override}: {'.'.join(parts[:depth])} holds a value, not a section")
+        if last:
+            node[index] = value
+        else:
+            node = node[index]
+
+
+def _with_allowed(line: str) -> str:
+    """Adds the allowed keys to the message about an unknown one."""
+    key, _, rest = line.partition(": ")
+    if not rest.startswith("unknown key"):
+        return line
+    section: Any = RunConfig
+    parents = key.split(".")[:-1]
+    for part in parents:
+        if part.isdigit():
+            continue
+        section = _section_of(section, part)
+        if section is None:
+            return line
+    allowed = ", ".join(f.alias or n for n, f in section.model_fields.items())
+    return f"{key}: {rest}; allowed here: {allowed}"
+
+
+def _section_of(section: Any, key: str) -> Any:
+    field = getattr(section, "model_fields", {}).get(key)
+    found = [] if field is None else [field.annotation]
+    while found:
+        kind = found.pop()
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+        found.extend(getattr(kind, "__args__", ()))
+    return None

@@ -1,0 +1,179 @@
+"""Which input of a batch each column becomes: the one place where the reader and the network agree.
+
+A table is *replicated* (kept whole on every rank, looked up locally) when it is small, and otherwise *sharded*. Sharded tables
+that a history uses, or that are pooled in two ways, live in an EmbeddingCollection (one vector per id); all other sharded
+tables live in an EmbeddingBagCollection (pooled where they are stored).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from home_dist.config import RunConfig
+from home_dist.errors import ConfigError
+from home_dist.schema.spec import DenseFeature, IdFeature, Schema, SequenceSpec, StatisticFeature
+
+Pooling = Literal["none", "sum", "mean"]
+Place = Literal["small", "small_list", "bag", "event"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as a run uses it: `rows` after cutting the tail, `dim` its width."""
+
+    name: str
+    rows: int
+    dim: int
+    replicated: bool
+
+
+@dataclass(frozen=True)
+class IdInput:
+    """A column of table rows. `key` names it in the batch: a KeyedJaggedTensor's key, or a column of `Batch.small`.
+
+    place: "small" a column of Batch.small; "small_list" a key of Batch.small_lists; "bag" a key of Batch.bags; "event" a key
+    of Batch.events.
+    """
+
+    key: str
+    column: str
+    table: Table
+    is_list: bool
+    pooling: Pooling
+    place: Place
+    declared_rows: int
+    """Bound of the ids in the file; ids from table.rows up to it are read as 0."""
+
+
+@dataclass(frozen=True)
+class EventInput:
+    field: IdInput
+    target: IdInput | None
+
+
+@dataclass(frozen=True)
+class SequenceInput:
+    name: str
+    fields: tuple[EventInput, ...]
+
+
+@dataclass(frozen=True)
+class InputLayout:
+    features: tuple[IdInput, ...]
+    """Id features and bucketised statistics in the order in which they stand in the feature vector."""
+    statistics: dict[str, StatisticFeature]
+    """By the key of their input."""
+    dense: tuple[DenseFeature | StatisticFeature, ...]
+    sequences: tuple[SequenceInput, ...]
+    tables: tuple[Table, ...]
+
+    @property
+    def inputs(self) -> tuple[IdInput, ...]:
+        """Every column of ids, once."""
+        fields = tuple(e.field for s in self.sequences for e in s.fields)
+        return self.features + fields
+
+    def at(self, place: Place) -> tuple[IdInput, ...]:
+        return tuple(i for i in self.inputs if i.place == place)
+
+    @property
+    def dense_width(self) -> int:
+        return sum(f.width if isinstance(f, DenseFeature) else 1 for f in self.dense)
+
+
+def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
+    """Raises ConfigError when the configuration names features, tables or sequences that the schema does not have."""
+    features = [f for f in schema.feature if not _excluded(f.name, config.data.exclude)]
+    for pattern in config.data.exclude:
+        if not any(_excluded(f.name, (pattern,)) for f in schema.feature):
+            raise ConfigError(f"data.exclude: {pattern!r} matches no feature of {config.schema_path()}")
+    sequences = _chosen_sequences(schema, config)
+    tables = _tables(schema, config)
+    pooled = _tables_pooled_at_home(features, sequences)
+
+    def place(table: Table, is_list: bool) -> Place:
+        if table.replicated:
+            return "small_list" if is_list else "small"
+        return "bag" if table.name in pooled else "event"
+
+    def id_input(key: str, column: str, table: Table, pooling: Pooling, is_list: bool, declared: int) -> IdInput:
+        return IdInput(key, column, table, is_list, pooling, place(table, is_list), declared)
+
+    by_name: dict[str, IdInput] = {}
+    statistics: dict[str, StatisticFeature] = {}
+    dense: list[DenseFeature | StatisticFeature] = []
+    declared = schema.table_rows()
+    for feature in features:
+        if isinstance(feature, IdFeature):
+            by_name[feature.name] = id_input(
+                feature.name,
+                feature.column,
+                tables[feature.table],
+                feature.pooling,
+                feature.pooling != "none",
+                declared[feature.table],
+            )
+        elif isinstance(feature, StatisticFeature):
+            buckets = Table(feature.name, feature.buckets, config.embedding.small_dim, replicated=True)
+            by_name[feature.name] = id_input(feature.name, feature.column, buckets, "none", False, feature.buckets)
+            statistics[feature.name] = feature
+            if config.embedding.dense_statistics:
+                dense.append(feature)
+        else:
+            dense.append(feature)
+
+    inputs = []
+    for sequence in sequences:
+        fields = []
+        for event in sequence.events:
+            key = f"{sequence.name}/{event.column}"
+            if event.target is not None and event.target not in by_name:
+                raise ConfigError(f"data.exclude: {event.target!r} is the target of sequence {sequence.name!r}; drop both")
+            target = by_name[event.target] if event.target is not None else None
+            table = tables[event.table]
+            fields.append(EventInput(id_input(key, event.column, table, "none", True, declared[event.table]), target))
+        inputs.append(SequenceInput(sequence.name, tuple(fields)))
+    used = {i.table for i in by_name.values()} | {e.field.table for s in inputs for e in s.fields}
+    ordered = tuple(t for t in tables.values() if t in used)
+    return InputLayout(tuple(by_name.values()), statistics, tuple(dense), tuple(inputs), ordered)
+
+
+def _excluded(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(name.startswith(p[:-1]) if p.endswith("*") else name == p for p in patterns)
+
+
+def _chosen_sequences(schema: Schema, config: RunConfig) -> list[SequenceSpec]:
+    known = {s.name: s for s in schema.sequence}
+    for section in config.sequence:
+        if section.name not in known:
+            there = ", ".join(known) or "none"
+            raise ConfigError(f"sequence {section.name!r} is not in {config.schema_path()}; there are: {there}")
+    return [known[s.name] for s in config.sequence]
+
+
+def _tables(schema: Schema, config: RunConfig) -> dict[str, Table]:
+    settings = config.embedding.tables
+    unknown = sorted(set(settings) - set(schema.table_rows()))
+    if unknown:
+        there = ", ".join(schema.table_rows())
+        raise ConfigError(f"embedding.tables.{unknown[0]}: {config.schema_path()} has no such table; there are: {there}")
+    tables = {}
+    for name, declared in schema.table_rows().items():
+        own = settings.get(name)
+        rows = min(declared, own.keep_rows) if own and own.keep_rows else declared
+        replicated = rows <= config.embedding.replicate_rows and not (own and own.sharding)
+        dim = (own.dim if own else None) or (config.embedding.small_dim if replicated else config.embedding.dim)
+        if not replicated and dim % 4:
+            raise ConfigError(f"embedding.tables.{name}.dim: {dim} is not a multiple of 4, which sharded tables need")
+        tables[name] = Table(name, rows, dim, replicated)
+    return tables
+
+
+def _tables_pooled_at_home(features: list, sequences: list[SequenceSpec]) -> set[str]:
+    """Names of the tables whose every use is one and the same pooling: these can be an embedding bag."""
+    poolings: dict[str, set[str]] = {}
+    for feature in features:
+        if isinstance(feature, IdFeature):
+            poolings.setdefault(feature.table, set()).add(feature.pooling)
+    in_history = {e.table for s in sequences for e in s.events}
+    # A bag of one id is that id under either pooling, so "none" goes along with both.
+    return {t for t, p in poolings.items() if t not in in_history and len(p - {"none"}) <= 1}
