@@ -1,0 +1,97 @@
+"""Decoded rows + the indices of a batch -> Batch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from home_dist.data.batch import Batch
+from home_dist.data.decode import Columns, Rows
+from home_dist.schema import InputLayout
+
+Picks = Sequence[tuple[Rows, NDArray[np.int64]]]
+"""Rows of several windows and which of them a batch takes, in order."""
+
+
+class Assembler:
+    """Builds batches of `size` samples; what the picks leave open is filled up with samples of mask 0."""
+
+    def __init__(self, layout: InputLayout, tasks: int, size: int):
+        self.columns = Columns.of(layout)
+        self.dense_width, self.tasks, self.size = layout.dense_width, tasks, size
+        self.bag_keys = [i.key for i in layout.at("bag")]
+        self.event_keys = [i.key for i in layout.at("event")]
+        self.list_keys = [i.key for i in layout.at("small_list")]
+
+    def __call__(self, picks: Picks, epoch: int, step: int) -> Batch:
+        real = sum(len(index) for _, index in picks)
+        fill = self.size - real
+        jagged = self._jagged(picks, fill)
+        mask = torch.ones(self.size)
+        mask[real:] = 0
+        return Batch(
+            bags=_keyed(self.bag_keys, jagged),
+            events=_keyed(self.event_keys, jagged),
+            small_lists=_keyed(self.list_keys, jagged),
+            small=self._gather(picks, "small", len(self.columns.small), np.int64),
+            dense=self._gather(picks, "dense", self.dense_width, np.float32),
+            labels=self._gather(picks, "labels", self.tasks, np.float32),
+            weights=self._gather(picks, "weights", self.tasks, np.float32),
+            mask=mask,
+            groups=self._groups(picks),
+            epoch=epoch,
+            step=step,
+        )
+
+    def _gather(self, picks: Picks, name: str, width: int, dtype: type) -> torch.Tensor:
+        """(size, width), zero in filled samples."""
+        out = np.zeros((self.size, width), dtype)
+        at = 0
+        for rows, index in picks:
+            np.take(getattr(rows, name), index, axis=0, out=out[at : at + len(index)], mode="clip")
+            at += len(index)
+        return torch.from_numpy(out)
+
+    def _groups(self, picks: Picks) -> torch.Tensor:
+        out = np.full(self.size, -1, np.int64)
+        at = 0
+        for rows, index in picks:
+            out[at : at + len(index)] = rows.groups[index]
+            at += len(index)
+        return torch.from_numpy(out)
+
+    def _jagged(self, picks: Picks, fill: int) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int32]]]:
+        """Per key: values (n,) and lengths (size,); filled samples have none."""
+        jagged = {}
+        lengths = np.ones(self.size, np.int32)
+        lengths[self.size - fill :] = 0
+        for column, item in enumerate(self.columns.single):
+            values = [rows.single[index, column] for rows, index in picks]
+            jagged[item.key] = (np.concatenate(values) if values else np.zeros(0, np.int64), lengths)
+        for group, items in enumerate(self.columns.lists):
+            taken = [_take_lists(rows.lists[group].offsets, index) for rows, index in picks]
+            parts = [rows.lists[group].values[flat] for (rows, _), (flat, _) in zip(picks, taken, strict=True)]
+            both = np.concatenate(parts) if parts else np.zeros((0, len(items)), np.int64)
+            counts = np.concatenate([n for _, n in taken] + [np.zeros(fill, np.int32)]).astype(np.int32)
+            for column, item in enumerate(items):
+                jagged[item.key] = (both[:, column], counts)
+        return jagged
+
+
+def _take_lists(offsets: NDArray[np.int64], index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Positions of the values of the lists `index`, one list after another, and the lists' lengths."""
+    starts = offsets[index]
+    lengths = offsets[index + 1] - starts
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths), lengths.astype(np.int32)
+
+
+def _keyed(keys: list[str], jagged: dict[str, tuple[NDArray[np.int64], NDArray[np.int32]]]) -> KeyedJaggedTensor:
+    if not keys:
+        return KeyedJaggedTensor.empty(values_dtype=torch.int64, lengths_dtype=torch.int32)
+    values = np.concatenate([jagged[k][0] for k in keys])
+    lengths = np.concatenate([jagged[k][1] for k in keys])
+    return KeyedJaggedTensor(keys=keys, values=torch.from_numpy(values), lengths=torch.from_numpy(lengths))

@@ -1,0 +1,146 @@
+"""The order of an epoch: a pure function of (data, seed, epoch, lanes, global batch), without the number of ranks in it.
+
+Row groups, seeded and permuted, are grouped into *windows*; the rows of a window are permuted among themselves. A global batch
+is mixed from a fixed number of *lanes*, each of which runs through fragments (window, start, stop) of permuted windows and gives
+the same number of rows to every step. Rank r owns the r-th share of the lanes. So a position in an epoch is one number, the
+steps done, and what remains is known exactly: it can be dealt anew to any other number of lanes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_GROUPS, _ROWS = 1, 2  # what a random stream is for; part of its seed
+
+
+class RowGroup(NamedTuple):
+    """Row group `group` of file `file` (an index into the sorted list of files) with `rows` rows."""
+
+    file: int
+    group: int
+    rows: int
+
+
+class Fragment(NamedTuple):
+    """Rows start .. stop - 1 of a window's permuted rows."""
+
+    window: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of one epoch. Unshuffled (seed None) they follow the files' own order."""
+
+    groups: tuple[tuple[RowGroup, ...], ...]
+    seed: int | None
+    epoch: int
+
+    def rows(self, window: int) -> int:
+        return sum(g.rows for g in self.groups[window])
+
+    def permutation(self, window: int) -> NDArray[np.int64]:
+        """The order of a window's rows, (rows,)."""
+        if self.seed is None:
+            return np.arange(self.rows(window))
+        return _random(self.seed, self.epoch, _ROWS, window).permutation(self.rows(window))
+
+    def whole(self) -> list[Fragment]:
+        return [Fragment(w, 0, self.rows(w)) for w in range(len(self.groups))]
+
+
+def make_windows(groups: Sequence[RowGroup], window_rows: int, seed: int | None, epoch: int) -> Windows:
+    """Groups row groups into windows of at least `window_rows` rows (the last may have fewer)."""
+    order = range(len(groups)) if seed is None else _random(seed, epoch, _GROUPS).permutation(len(groups)).tolist()
+    windows: list[tuple[RowGroup, ...]] = []
+    current: list[RowGroup] = []
+    for index in order:
+        current.append(groups[index])
+        if sum(g.rows for g in current) >= window_rows:
+            windows.append(tuple(current))
+            current = []
+    if current:
+        windows.append(tuple(current))
+    return Windows(tuple(windows), seed, epoch)
+
+
+def quotas(total: int, lanes: int) -> list[int]:
+    """Splits `total` rows over lanes such that the first k * lanes / ranks lanes have exactly k / ranks of them."""
+    return [(lane + 1) * total // lanes - lane * total // lanes for lane in range(lanes)]
+
+
+@dataclass(frozen=True)
+class Deal:
+    """What each lane reads. In step s, lane l reads its rows s * quota[l] .. (s + 1) * quota[l] - 1, if it has them."""
+
+    lanes: tuple[tuple[Fragment, ...], ...]
+    global_batch: int
+
+    @property
+    def quota(self) -> list[int]:
+        return quotas(self.global_batch, len(self.lanes))
+
+    @property
+    def rows(self) -> int:
+        return sum(f.rows for lane in self.lanes for f in lane)
+
+    @property
+    def steps(self) -> int:
+        return -(-self.rows // self.global_batch)
+
+    def remaining(self, steps_done: int) -> list[Fragment]:
+        """The fragments left after `steps_done` steps, in the order in which the lanes come to them."""
+        left: list[list[Fragment]] = []
+        for lane, quota in zip(self.lanes, self.quota, strict=True):
+            skip, rest = steps_done * quota, []
+            for fragment in lane:
+                taken = min(skip, fragment.rows)
+                skip -= taken
+                if taken < fragment.rows:
+                    rest.append(fragment._replace(start=fragment.start + taken))
+            left.append(rest)
+        longest = max((len(rest) for rest in left), default=0)
+        return [rest[i] for i in range(longest) for rest in left if i < len(rest)]
+
+
+def deal(fragments: Sequence[Fragment], lanes: int, global_batch: int) -> Deal:
+    """Deals fragments to lanes so that all steps but the last are full, and the last one is shared out evenly.
+
+    A fragment is split only where a lane has all it can take, which happens near the end of the epoch.
+    """
+    quota = quotas(global_batch, lanes)
+    total = sum(f.rows for f in fragments)
+    full_steps, rest = divmod(total, global_batch)
+    last = [rest * q // global_batch for q in quota]
+    room = [lane for lane in range(lanes) if last[lane] < quota[lane]]
+    for lane in room[: rest - sum(last)]:  # what rounding down left over is less than one row per lane
+        last[lane] += 1
+    target = [full_steps * q + extra for q, extra in zip(quota, last, strict=True)]
+
+    dealt: list[list[Fragment]] = [[] for _ in range(lanes)]
+    filled = [0] * lanes
+    for fragment in fragments:
+        while fragment.rows:
+            lane = min((i for i in range(lanes) if filled[i] < target[i]), key=lambda i: filled[i] / target[i])
+            stop = fragment.start + min(fragment.rows, target[lane] - filled[lane])
+            dealt[lane].append(fragment._replace(stop=stop))
+            filled[lane] += stop - fragment.start
+            fragment = fragment._replace(start=stop)
+    return Deal(tuple(tuple(lane) for lane in dealt), global_batch)
+
+
+def lanes_for(world_size: int, wanted: int) -> int:
+    """The number of lanes: `wanted` where the ranks divide it, else the next multiple of the number of ranks."""
+    return -(-wanted // world_size) * world_size
+
+
+def _random(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))

@@ -1,0 +1,56 @@
+"""Small tables kept whole on every rank and trained with the dense parameters: a look-up is cheaper than an exchange."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torchrec.sparse.jagged_tensor import JaggedTensor
+
+from home_dist.schema import IdInput
+
+
+class ReplicatedTables(nn.Module):
+    """All replicated tables of one width as one weight, each at its own offset, so that many columns are one look-up."""
+
+    def __init__(self, inputs: Sequence[IdInput], init_std: float):
+        """inputs: every input of a replicated table."""
+        super().__init__()
+        tables = {i.table.name: i.table for i in inputs}
+        self.dims = sorted({t.dim for t in tables.values()})
+        self._offset: dict[str, int] = {}
+        self.weights = nn.ParameterDict()
+        for dim in self.dims:
+            rows = 0
+            for table in tables.values():
+                if table.dim == dim:
+                    self._offset[table.name] = rows
+                    rows += table.rows
+            self.weights[str(dim)] = nn.Parameter(torch.randn(rows, dim) * init_std)
+        small = [i for i in inputs if i.place == "small"]
+        self._columns = {dim: [n for n, i in enumerate(small) if i.table.dim == dim] for dim in self.dims}
+        for dim in self.dims:
+            chosen = [small[n] for n in self._columns[dim]]
+            self.register_buffer(f"columns_{dim}", torch.tensor(self._columns[dim], dtype=torch.int64), persistent=False)
+            offsets = torch.tensor([self._offset[i.table.name] for i in chosen], dtype=torch.int64)
+            self.register_buffer(f"offsets_{dim}", offsets, persistent=False)
+
+    def single(self, small: torch.Tensor) -> dict[int, torch.Tensor]:
+        """small: (B, S) ids, by column -> per width the embeddings of its columns, (B, columns, dim)."""
+        found = {}
+        for dim in self.dims:
+            columns = getattr(self, f"columns_{dim}")
+            if len(columns):
+                rows = small.index_select(1, columns) + getattr(self, f"offsets_{dim}")
+                found[dim] = nn.functional.embedding(rows, self.weights[str(dim)])
+        return found
+
+    def position(self, column: int) -> tuple[int, int]:
+        """Where column `column` of Batch.small stands in what `single` returns: (width, index)."""
+        for dim, columns in self._columns.items():
+            if column in columns:
+                return dim, columns.index(column)
+        raise KeyError(column)
+
+    def listed(self, ids: JaggedTensor, item: IdInput) -> torch.Tensor:
+        """The embeddings of a list column's values, (n, dim)."""
+        return nn.functional.embedding(ids.values() + self._offset[item.table.name], self.weights[str(item.table.dim)])

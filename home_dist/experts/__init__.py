@@ -1,0 +1,8 @@
+"""Expert bank, gates, mixture and towers: what every multi-task model of the family is wired from."""
+
+from home_dist.experts.bank import ExpertBank
+from home_dist.experts.feature_gate import FeatureGate
+from home_dist.experts.gates import MaskedGates, SelfGates, mixture
+from home_dist.experts.towers import Towers
+
+__all__ = ["ExpertBank", "FeatureGate", "MaskedGates", "SelfGates", "Towers", "mixture"]

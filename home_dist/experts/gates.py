@@ -1,0 +1,64 @@
+"""Gates over experts under a mask, and the mixture they weigh."""
+
+import math
+
+import torch
+from torch import nn
+
+
+class _Scores(nn.Module):
+    """K linear maps to E scores each, of one input or of one input per gate."""
+
+    mask: torch.Tensor
+
+    def __init__(self, in_dim: int, mask: torch.Tensor):
+        super().__init__()
+        if mask.dtype != torch.bool or mask.dim() != 2:
+            raise ValueError(f"a gate mask is a boolean (K, E) tensor, got {mask.dtype} {tuple(mask.shape)}")
+        blind = (~mask.any(1)).nonzero().flatten().tolist()
+        if blind:
+            raise ValueError(f"gates {blind} may see no expert; let each gate see at least one")
+        self.register_buffer("mask", mask, persistent=False)
+        gates, experts = mask.shape
+        bound = 1 / math.sqrt(in_dim)
+        self.weight = nn.Parameter(torch.empty(gates, experts, in_dim).uniform_(-bound, bound))
+
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, F), one input for all gates, or (K, B, F). Returns (K, B, E)."""
+        if x.dim() == 2:
+            wide = nn.functional.linear(x, self.weight.flatten(0, 1))
+            return wide.view(x.shape[0], *self.mask.shape).transpose(0, 1)
+        return torch.bmm(x, self.weight.transpose(1, 2))
+
+
+class MaskedGates(_Scores):
+    """softmax(W_k x) over the experts that gate k may see; all others get exactly 0 and no gradient."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, F) or (K, B, F). Returns weights (K, B, E)."""
+        return self.scores(x).masked_fill(~self.mask.unsqueeze(1), -torch.inf).softmax(-1)
+
+
+class SelfGates(_Scores):
+    """HoME's residual path from a group's own experts: softmax(W x) over them, or sigmoid(W x) where there is just one.
+
+    The paper writes MLP_G without its depth; one linear layer, as for the main gates.
+    """
+
+    lone: torch.Tensor
+
+    def __init__(self, in_dim: int, mask: torch.Tensor):
+        super().__init__(in_dim, mask)
+        self.register_buffer("lone", mask.sum(1) == 1, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, F) or (K, B, F). Returns weights (K, B, E)."""
+        scores = self.scores(x)
+        several = scores.masked_fill(~self.mask.unsqueeze(1), -torch.inf).softmax(-1)
+        single = torch.sigmoid(scores) * self.mask.unsqueeze(1)
+        return torch.where(self.lone[:, None, None], single, several)
+
+
+def mixture(weights: torch.Tensor, experts: torch.Tensor) -> torch.Tensor:
+    """weights: (K, B, E); experts: (E, B, D). Returns (K, B, D): sum over e of weights[k, b, e] * experts[e, b]."""
+    return torch.bmm(weights.permute(1, 0, 2), experts.transpose(0, 1)).transpose(0, 1)

@@ -1,0 +1,94 @@
+"""Batch normalisation over the global batch: the real samples of all ranks, and nothing else.
+
+torch.nn.SyncBatchNorm does not run on CPU and knows no mask, so that filled samples would enter its statistics.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+class _GatherRanks(torch.autograd.Function):
+    """(S,) on each rank -> (ranks, S) on all of them. Backward: the sum over ranks of the gradient of this rank's row."""
+
+    @staticmethod
+    def forward(ctx: Any, local: torch.Tensor) -> torch.Tensor:
+        out = local.new_empty(dist.get_world_size() * local.numel())
+        dist.all_gather_into_tensor(out, local.contiguous())
+        return out.view(-1, local.numel())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        grad = grads[0].contiguous()
+        dist.all_reduce(grad)
+        return grad[dist.get_rank()]
+
+
+def global_moments(x: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean and biased variance over the samples of all ranks.
+
+    x: (..., B, D); mask: (B,) with 1 for samples that count, or None for all. Returns mean and variance, (..., D), and the
+    number of samples, (). Moments of ranks are joined as in Chan et al. 1979: the squares are summed around each rank's own
+    mean, so that a mean far from zero costs no precision. With no sample at all they are zero.
+    """
+    if mask is None:
+        count = x.new_tensor(float(x.shape[-2]))
+        mean = x.sum(-2) / count.clamp(min=1)
+        squares = (x - mean.unsqueeze(-2)).square().sum(-2)
+    else:
+        count = mask.sum().to(x.dtype)
+        chosen = mask.to(x.dtype).unsqueeze(-1)
+        mean = (x * chosen).sum(-2) / count.clamp(min=1)
+        squares = ((x - mean.unsqueeze(-2)) * chosen).square().sum(-2)
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return mean, squares / count.clamp(min=1), count
+    packed = torch.cat([mean.flatten(), squares.flatten(), count.view(1)])
+    ranks = _GatherRanks.apply(packed)
+    size = mean.numel()
+    means, squares_, counts = ranks[:, :size], ranks[:, size : 2 * size], ranks[:, -1:]
+    total = counts.sum().clamp(min=1)
+    joint = (means * counts).sum(0) / total
+    variance = (squares_ + counts * (means - joint).square()).sum(0) / total
+    return joint.view_as(mean), variance.view_as(mean), counts.sum()
+
+
+class GlobalBatchNorm(nn.Module):
+    """Normalises each of `shape` units over the samples: x (*shape[:-1], B, shape[-1]).
+
+    In training by the global batch's moments, in evaluation by their running averages. A global batch of a single sample has
+    variance 0, so that the output is the bias: defined, and not NaN.
+    """
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
+    def __init__(self, shape: tuple[int, ...], affine: bool = True, momentum: float = 0.1, eps: float = 1e-5):
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.register_buffer("running_mean", torch.zeros(shape))
+        self.register_buffer("running_var", torch.ones(shape))
+        self.weight = nn.Parameter(torch.ones(shape)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(shape)) if affine else None
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        if self.training:
+            mean, var, count = global_moments(x, mask)
+            self._follow(mean.detach(), var.detach(), count.detach())
+        else:
+            mean, var = self.running_mean, self.running_var
+        scale = torch.rsqrt(var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        shift = -mean * scale
+        if self.bias is not None:
+            shift = shift + self.bias
+        return torch.addcmul(shift.unsqueeze(-2), x, scale.unsqueeze(-2))
+
+    @torch.no_grad()
+    def _follow(self, mean: torch.Tensor, var: torch.Tensor, count: torch.Tensor) -> None:
+        step = torch.where(count > 0, self.momentum, 0.0)
+        unbiased = var * count / (count - 1).clamp(min=1)
+        self.running_mean.lerp_(mean, step)
+        self.running_var.lerp_(unbiased, step)

@@ -1,0 +1,105 @@
+"""HoME: hierarchy of multi-gate experts (Wang et al. 2024).
+
+The paper's full text was not at hand; the equations are pieced together from its abstract and public accounts. Two choices
+stay open and are configuration: what the meta layer's gates read (`gate_input`) and on which side of the sum over low-rank
+gates the feature gate's sigmoid stands (`feature_gate_sigmoid`). Gates have no bias, self gates are one linear layer.
+
+C groups, K tasks. Experts of the meta layer, in order: shared, group 0, .., group C-1. Gates: group 0, .., group C-1, shared.
+Experts of the task layer: shared, groups, task 0, .., task K-1. Gates: tasks.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from home_dist.config import HomeModel
+from home_dist.experts import ExpertBank, FeatureGate, MaskedGates, SelfGates, mixture
+from home_dist.models.tasks import TaskGroups
+
+
+class _Layer(nn.Module):
+    """Expert groups behind feature gates, and gates with a residual path from their own experts."""
+
+    def __init__(
+        self, config: HomeModel, experts: Sequence[int], in_dim: int, gate_dim: int, sees: torch.Tensor, own: torch.Tensor
+    ):
+        """experts: per expert group; sees, own: (gates, groups), which groups a gate may see, and which are its own."""
+        super().__init__()
+        counts = torch.tensor(experts)
+        sees, own = (m.repeat_interleave(counts, 1) for m in (sees, own))
+        if not config.hierarchy_mask:
+            sees = torch.ones_like(sees)
+        self.feature_gate = None
+        if config.feature_gate:
+            rank = config.feature_gate_rank
+            self.feature_gate = FeatureGate(len(experts), in_dim, config.feature_gates, rank, config.feature_gate_sigmoid)
+        self.bank = ExpertBank(
+            experts, in_dim, config.expert_hidden, config.expert_dim, norm=config.expert_norm, dropout=config.dropout
+        )
+        self.gates = MaskedGates(gate_dim, sees)
+        self.self_gates = SelfGates(gate_dim, own) if config.self_gate else None
+
+    def gated(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, F), the same for all groups, or (G, B, F). Returns (G, B, F)."""
+        if self.feature_gate is not None:
+            return self.feature_gate(x)
+        return x.expand(len(self.bank.experts), *x.shape) if x.dim() == 2 else x
+
+    def forward(self, gated: torch.Tensor, gate_input: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """gated: (G, B, F); gate_input: (B, F') or (gates, B, F'). Returns (gates, B, D)."""
+        outputs = self.bank(gated.unbind(0), mask)
+        weights = self.gates(gate_input)
+        if self.self_gates is not None:
+            weights = weights + self.self_gates(gate_input)
+        return mixture(weights, outputs)
+
+
+class Home(nn.Module):
+    """v (B, F) -> (K, B, D), one state per task."""
+
+    group_of: torch.Tensor
+
+    def __init__(self, config: HomeModel, in_dim: int, tasks: TaskGroups):
+        super().__init__()
+        groups, count = tasks.groups, tasks.tasks
+        self.register_buffer("group_of", torch.tensor(tasks.group_of), persistent=False)
+        self.gate_reads_gated = config.gate_input == "gated"
+        self.out_dim = config.expert_dim
+
+        own_group = torch.eye(groups, dtype=torch.bool)
+        shared = torch.ones(groups, 1, dtype=torch.bool)
+        of_shared = torch.ones(1, 1 + groups, dtype=torch.bool)
+        only_shared = torch.zeros(1, 1 + groups, dtype=torch.bool)
+        only_shared[0, 0] = True
+        self.meta = _Layer(
+            config,
+            experts=[config.shared_experts] + [config.group_experts] * groups,
+            in_dim=in_dim,
+            gate_dim=in_dim,
+            sees=torch.cat([torch.cat([shared, own_group], 1), of_shared]),
+            own=torch.cat([torch.cat([~shared, own_group], 1), only_shared]),
+        )
+
+        in_group = own_group[list(tasks.group_of)]
+        own_task = torch.eye(count, dtype=torch.bool)
+        shared = torch.ones(count, 1, dtype=torch.bool)
+        self.task = _Layer(
+            config,
+            experts=[config.shared_experts] + [config.group_experts] * groups + [config.task_experts] * count,
+            in_dim=config.expert_dim,
+            gate_dim=2 * config.expert_dim,
+            sees=torch.cat([shared, in_group, own_task], 1),
+            own=torch.cat([~shared, torch.zeros_like(in_group), own_task], 1),
+        )
+
+    def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """v: (B, F); mask: (B,), real samples. Returns (K, B, D)."""
+        gated = self.meta.gated(v)  # (1 + C, B, F): shared, then groups
+        gate_input = torch.cat([gated[1:], gated[:1]]) if self.gate_reads_gated else v
+        states = self.meta(gated, gate_input, mask)
+        groups, shared = states[:-1], states[-1:]
+
+        of_task = groups.index_select(0, self.group_of)
+        gated = self.task.gated(torch.cat([shared, groups, of_task]))
+        return self.task(gated, torch.cat([of_task, shared.expand_as(of_task)], 2), mask)

@@ -1,0 +1,1 @@
+"""User history and target item -> one vector per sample, on jagged values."""
