@@ -1,0 +1,14 @@
+"""Settings that every test needs, made before torch is imported."""
+
+import os
+
+# Ranks of a test share the machine's few cores: more threads than that slow each other down by a factor.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from hypothesis import HealthCheck, settings
+
+# The same examples in every run, and no time limit per example: machines differ, results must not.
+settings.register_profile(
+    "home_dist", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("home_dist")
