@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,7 @@ class Reader:
         self.wait_seconds = 0.0
         """How long the consumer has waited for batches so far."""
         self._resumed: tuple[int, int, Deal] | None = None  # epoch, steps done in it, its deal
+        self._latest: tuple[int, Deal] | None = None
 
     def windows(self, epoch: int) -> Windows:
         return make_windows(self.files.groups, self.window_rows, self.seed, epoch)
@@ -83,7 +84,9 @@ class Reader:
     def _deal(self, epoch: int) -> Deal:
         if self._resumed and self._resumed[0] == epoch:
             return self._resumed[2]
-        return deal(self.windows(epoch).whole(), self.lanes, self.global_batch)
+        if self._latest is None or self._latest[0] != epoch:
+            self._latest = (epoch, deal(self.windows(epoch).whole(), self.lanes, self.global_batch))
+        return self._latest[1]
 
     def steps(self, epoch: int) -> int:
         """Steps of an epoch; of a resumed one, counted from where its remaining rows were dealt last."""
@@ -91,6 +94,11 @@ class Reader:
 
     def steps_done(self, epoch: int) -> int:
         return self._resumed[1] if self._resumed and self._resumed[0] == epoch else 0
+
+    def rows_of_step(self, epoch: int, step: int) -> int:
+        """Samples, on all ranks together, of the step that a batch with this position belongs to."""
+        rows = self._deal(epoch).rows
+        return min(self.global_batch, rows - (step - 1) * self.global_batch)
 
     def position(self, epoch: int, steps: int) -> ReaderPosition:
         """The position after `steps` steps of `epoch`, as a batch's `epoch` and `step` tell them."""
@@ -118,11 +126,18 @@ class Reader:
             rest = before.remaining(position.steps)
             self._resumed = (position.epoch, 0, deal(rest, self.lanes, self.global_batch))
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The epoch's batches from its position on. Raises DataError for bad rows, in the consumer's thread."""
+    def epoch(self, epoch: int) -> Generator[Batch, None, None]:
+        """One epoch's batches, from its position on."""
+        return self.epochs(epoch, epoch + 1)
+
+    def epochs(self, first: int, end: int) -> Generator[Batch, None, None]:
+        """The batches of epochs first .. end - 1, the first one from its position on.
+
+        Raises DataError for bad rows, in the consumer's thread.
+        """
         ahead: queue.Queue[Batch | BaseException | None] = queue.Queue(self.prefetch)
         stop = threading.Event()
-        thread = threading.Thread(target=self._produce, args=(epoch, ahead, stop), name="reader", daemon=True)
+        thread = threading.Thread(target=self._produce, args=(range(first, end), ahead, stop), name="reader", daemon=True)
         thread.start()
         try:
             while True:
@@ -142,12 +157,13 @@ class Reader:
                 except queue.Empty:
                     continue
 
-    def _produce(self, epoch: int, ahead: "queue.Queue[Batch | BaseException | None]", stop: threading.Event) -> None:
+    def _produce(self, epochs: range, ahead: "queue.Queue[Batch | BaseException | None]", stop: threading.Event) -> None:
         try:
-            for batch in self._batches(epoch):
-                if stop.is_set():
-                    return
-                ahead.put(batch)
+            for epoch in epochs:
+                for batch in self._batches(epoch):
+                    if stop.is_set():
+                        return
+                    ahead.put(batch)
             ahead.put(None)
         except BaseException as error:  # handed over to the consumer, who raises it
             ahead.put(error)

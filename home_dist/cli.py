@@ -1,0 +1,100 @@
+"""home-dist: train, evaluate, doctor."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from home_dist.config import load_config
+from home_dist.errors import UserError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. train.batch_size=4096.")]
+
+
+@app.command()
+def train(config: Annotated[Path, typer.Argument(help="TOML file of the run.")], overrides: Overrides = None) -> None:
+    """Train a model. The same command goes on with a run that was interrupted."""
+
+    def body() -> None:
+        settings = load_config(config, overrides or [])
+        from home_dist.training import commands, ranks
+
+        commands.train(settings, ranks.form_ranks(settings.distributed))
+
+    _run(body)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="run.dir of a run.")],
+    split: Annotated[list[str] | None, typer.Option(help="train, validation or test; may be given several times.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A checkpoint of the run; by default the newest.")] = None,
+) -> None:
+    """Evaluate a run's checkpoint, on any number of ranks."""
+
+    def body() -> None:
+        from home_dist.training import commands, ranks
+        from home_dist.training.run_folder import RunFolder
+
+        settings, _ = RunFolder(run).open()
+        chosen = tuple(split or ("validation", "test"))
+        unknown = sorted(set(chosen) - {"train", "validation", "test"})
+        if unknown:
+            raise UserError(f"--split {unknown[0]}: allowed are train, validation, test")
+        commands.evaluate_run(run, checkpoint, chosen, ranks.form_ranks(settings.distributed))
+
+    _run(body)
+
+
+@app.command()
+def doctor() -> None:
+    """Check versions, devices, backends and memory; each finding comes with a fix."""
+    from home_dist import doctor as checks
+
+    raise typer.Exit(checks.main())
+
+
+def _run(body: Callable[[], None]) -> None:
+    """Runs a command; errors meant for users become one message and an exit code, without a traceback."""
+    # TorchRec and torch warn about their own deprecated calls, which no user of ours can change.
+    warnings.filterwarnings("ignore", module=r"(torch|torchrec|fbgemm_gpu)\b")
+    try:
+        body()
+    except UserError as error:
+        _leave(error.exit_code, f"error: {error}")
+    except Exception as error:
+        from home_dist.training import ranks
+
+        if isinstance(error, ranks.OtherRankFailed):
+            _leave(error.exit_code, None)
+        lost = ranks.lost_contact(error)
+        if lost is None:
+            raise
+        _leave(lost.exit_code, f"error: {lost}")
+    else:
+        if "torch" in sys.modules:
+            from home_dist.training.ranks import leave_ranks
+
+            leave_ranks()
+
+
+def _leave(code: int, message: str | None) -> None:
+    """Ends the process at once: other ranks may be gone, and a regular exit would wait for them."""
+    if message:
+        print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

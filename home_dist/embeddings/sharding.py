@@ -1,0 +1,114 @@
+"""Which table lies where: TorchRec's planner under the run's constraints, and the plan as a table."""
+
+from dataclasses import dataclass
+
+import psutil
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchrec.distributed.comm import get_local_size
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.types import PlannerError
+from torchrec.distributed.types import EnumerableShardingSpec, ModuleSharder, ShardingPlan, ShardingType
+
+from home_dist.config import EmbeddingSection
+from home_dist.errors import ConfigError
+from home_dist.schema import InputLayout, Table
+
+# Data-parallel copies only when a table is pinned to it: small tables are replicated without TorchRec already.
+_PLANNED = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value, ShardingType.COLUMN_WISE.value]
+
+
+class BagSharder(EmbeddingBagCollectionSharder):
+    """Offers row-wise sharding on CPU too; TorchRec's own leaves it out there although it works."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        offered = super().sharding_types(compute_device_type)
+        row_wise = ShardingType.ROW_WISE.value
+        return offered if row_wise in offered else [*offered, row_wise]
+
+
+def sharders() -> list[ModuleSharder[nn.Module]]:
+    return [BagSharder(), EmbeddingCollectionSharder()]
+
+
+def plan_sharding(model: nn.Module, layout: InputLayout, config: EmbeddingSection, device: torch.device) -> ShardingPlan:
+    """The same plan on every rank. Raises ConfigError when the tables do not fit."""
+    world = dist.get_world_size()
+    constraints = {}
+    for table in layout.tables:
+        pinned = config.tables[table.name].sharding if table.name in config.tables else None
+        kernels = [EmbeddingComputeKernel.DENSE.value if pinned == "data_parallel" else EmbeddingComputeKernel.FUSED.value]
+        constraints[table.name] = ParameterConstraints(
+            sharding_types=[pinned] if pinned else _PLANNED, compute_kernels=kernels
+        )
+    planner = EmbeddingShardingPlanner(topology=_topology(device, world), constraints=constraints)
+    group = dist.group.WORLD
+    if group is None:
+        raise ConfigError("sharding needs a process group; start the program through `home-dist` or torchrun")
+    try:
+        return planner.collective_plan(model, sharders(), group)
+    except PlannerError as error:
+        biggest = max(layout.tables, key=lambda t: t.rows * t.dim)
+        raise ConfigError(
+            f"no sharding plan fits {world} ranks on {device.type}. The biggest table is {biggest.name!r} with {biggest.rows:,} rows x "
+            f"{biggest.dim} = {biggest.rows * biggest.dim * 4 / 2**30:.2f} GiB. Use more ranks, a smaller embedding.dim, or "
+            f"embedding.tables.{biggest.name}.keep_rows. (Planner: {str(error).splitlines()[0]})"
+        ) from None
+
+
+def _topology(device: torch.device, world: int) -> Topology:
+    local = get_local_size(world)
+    if device.type == "cuda":
+        capacity = torch.cuda.get_device_properties(device).total_memory
+        return Topology(world_size=world, local_world_size=local, compute_device="cuda", hbm_cap=capacity)
+    share = psutil.virtual_memory().available // local
+    return Topology(world_size=world, local_world_size=local, compute_device="cpu", ddr_cap=share)
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One line of the plan table."""
+
+    table: str
+    rows: int
+    dim: int
+    sharding: str
+    ranks: str
+    bytes: int
+
+
+def plan_rows(plan: ShardingPlan, layout: InputLayout) -> list[PlanRow]:
+    """One row per sharded table, and one for all replicated tables together. Bytes are of the fp32 weights, all ranks together."""
+    by_name = {t.name: t for t in layout.tables}
+    rows = []
+    for module in plan.plan.values():
+        for name, sharding in module.items():  # type: ignore[attr-defined]
+            table = by_name[name]
+            ranks = sorted(set(sharding.ranks or []))
+            copies = len(ranks) if sharding.sharding_type == ShardingType.DATA_PARALLEL.value else 1
+            if isinstance(sharding.sharding_spec, EnumerableShardingSpec):
+                ranks = sorted({shard.placement.rank() for shard in sharding.sharding_spec.shards})
+            rows.append(_row(table, sharding.sharding_type, _span(ranks), copies))
+    small = {i.table for i in layout.inputs if i.table.replicated}
+    if small:
+        world = dist.get_world_size()
+        weights = sum(t.rows * t.dim for t in small)
+        dims = sorted({t.dim for t in small})
+        text = f"({len(small)} small tables)"
+        span = _span(list(range(world)))
+        rows.append(PlanRow(text, sum(t.rows for t in small), dims[0], "replicated", span, weights * 4 * world))
+    return sorted(rows, key=lambda r: -r.bytes)
+
+
+def _row(table: Table, sharding: str, ranks: str, copies: int) -> PlanRow:
+    return PlanRow(table.name, table.rows, table.dim, sharding, ranks, table.rows * table.dim * 4 * copies)
+
+
+def _span(ranks: list[int]) -> str:
+    if len(ranks) > 2 and ranks == list(range(ranks[0], ranks[-1] + 1)):
+        return f"{ranks[0]}-{ranks[-1]}"
+    return ", ".join(map(str, ranks))

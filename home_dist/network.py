@@ -1,0 +1,175 @@
+"""The whole: embeddings and histories -> feature vector -> multi-task model -> logits and losses."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
+
+from home_dist.config import RunConfig
+from home_dist.data.batch import Batch
+from home_dist.embeddings.collections import bag_collection, event_collection
+from home_dist.embeddings.replicated import ReplicatedTables
+from home_dist.experts import Towers
+from home_dist.models import TaskGroups, build_model
+from home_dist.schema import IdInput, InputLayout, Schema, SequenceInput
+from home_dist.sequence.din import Din
+
+Events = dict[str, JaggedTensor]
+
+
+@dataclass
+class StepOutput:
+    """What a step leaves for metrics and for the record. No gradients."""
+
+    logits: torch.Tensor
+    """(B, K)"""
+    loss_sums: torch.Tensor
+    """(K,): per task, the weighted sum of its samples' losses."""
+    weight_sums: torch.Tensor
+    """(K,): per task, the sum of its samples' weights."""
+    samples: torch.Tensor
+    """(): real samples."""
+    epoch: int
+    step: int
+    """The reader's position once this step is done."""
+
+
+class FeatureVector(nn.Module):
+    """Everything that was looked up, and the dense values -> v (B, F)."""
+
+    def __init__(self, layout: InputLayout, config: RunConfig):
+        super().__init__()
+        self.layout = layout
+        replicated = [i for i in layout.inputs if i.table.replicated]
+        self.replicated = ReplicatedTables(replicated, config.embedding.init_std)
+        self._small_column = {i.key: n for n, i in enumerate(layout.at("small"))}
+        self.dropout = config.embedding.dropout
+        self.dins = nn.ModuleDict()
+        width = layout.dense_width + sum(i.table.dim for i in layout.features)
+        sections = {s.name: s for s in config.sequence}
+        for sequence in layout.sequences:
+            section = sections[sequence.name]
+            target = sum(e.field.table.dim for e in sequence.fields if e.target is not None)
+            context = sum(e.field.table.dim for e in sequence.fields if e.target is None)
+            din = Din(target, context, section.hidden, section.activation, section.softmax)
+            self.dins[sequence.name] = din
+            width += din.out_dim
+        self.width = width
+
+    def forward(self, batch: Batch, bags: KeyedTensor | None, events: Events | None) -> torch.Tensor:
+        """bags, events: what the sharded collections found. Returns (B, F)."""
+        single = self.replicated.single(batch.small)
+        lists = batch.small_lists.to_dict() if batch.small_lists.keys() else {}
+        parts = [x.flatten(1) for x in single.values()]
+        parts += [self._listed(lists, i) for i in self.layout.features if i.place == "small_list"]
+        if bags is not None:
+            parts.append(bags.values())
+        if events is not None:
+            parts += [_pooled(events[i.key], i) for i in self.layout.features if i.place == "event"]
+        parts += [self._history(s, single, lists, events or {}) for s in self.layout.sequences]
+        looked_up = nn.functional.dropout(torch.cat(parts, 1), self.dropout, self.training)
+        return torch.cat([looked_up, batch.dense], 1)
+
+    def _listed(self, lists: Events, item: IdInput) -> torch.Tensor:
+        """A multi-valued feature of a replicated table, (B, dim)."""
+        ids = lists[item.key]
+        return _pooled(JaggedTensor(values=self.replicated.listed(ids, item), lengths=ids.lengths()), item)
+
+    def _history(self, sequence: SequenceInput, single: dict[int, torch.Tensor], lists: Events, found: Events) -> torch.Tensor:
+        """(B, dim): the history of each sample as its impression's target attends to it."""
+        shared, targets, contexts = [], [], []
+        lengths = None
+        for event in sequence.fields:
+            ids = found[event.field.key] if event.field.place == "event" else lists[event.field.key]
+            lengths = ids.lengths()
+            values = ids.values() if event.field.place == "event" else self.replicated.listed(ids, event.field)
+            if event.target is None:
+                contexts.append(values)
+            else:
+                shared.append(values)
+                targets.append(self._target(event.target, single, lists, found))
+        if lengths is None:
+            raise ValueError(f"sequence {sequence.name!r} has no fields")
+        events = len(shared[0]) if shared else len(contexts[0])
+        none = contexts[0].new_zeros(events, 0) if contexts else shared[0].new_zeros(events, 0)
+        q = torch.cat(targets, 1) if targets else none.new_zeros(len(lengths), 0)
+        e = torch.cat(shared, 1) if shared else none
+        c = torch.cat(contexts, 1) if contexts else none
+        return self.dins[sequence.name](e, c, q, lengths)
+
+    def _target(self, item: IdInput, single: dict[int, torch.Tensor], lists: Events, found: Events) -> torch.Tensor:
+        """(B, dim)"""
+        if item.place == "event":
+            return _pooled(found[item.key], item)
+        if item.place == "small_list":
+            return self._listed(lists, item)
+        dim, index = self.replicated.position(self._small_column[item.key])
+        return single[dim][:, index]
+
+
+def _pooled(ids: JaggedTensor, item: IdInput) -> torch.Tensor:
+    """(n, dim) values of jagged samples -> (B, dim): their sum or mean; zero for samples without any."""
+    values, lengths = ids.values(), ids.lengths()
+    sample = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths, output_size=len(values))
+    total = values.new_zeros(len(lengths), values.shape[1]).index_add_(0, sample, values)
+    return total / lengths.clamp(min=1).unsqueeze(1) if item.pooling == "mean" else total
+
+
+class Head(nn.Module):
+    """All that needs no exchange between ranks but sums: feature vector, model, towers, losses."""
+
+    task_weight: torch.Tensor
+
+    def __init__(self, schema: Schema, layout: InputLayout, config: RunConfig):
+        super().__init__()
+        tasks = schema.task
+        self.features = FeatureVector(layout, config)
+        self.model: Any = build_model(config.model, self.features.width, TaskGroups.of(tasks))
+        rates = torch.tensor([t.base_rate or 0.5 for t in tasks])
+        self.towers = Towers(len(tasks), self.model.out_dim, config.model.tower_hidden, torch.logit(rates))
+        self.linear = None
+        if config.train.linear_path and layout.dense_width:
+            self.linear = nn.Linear(layout.dense_width, len(tasks), bias=False)
+            nn.init.zeros_(self.linear.weight)
+        weights = torch.tensor([config.train.task_weights.get(t.name, 1.0) for t in tasks])
+        self.register_buffer("task_weight", weights, persistent=False)
+
+    def forward(self, batch: Batch, bags: KeyedTensor | None, events: Events | None) -> tuple[torch.Tensor, StepOutput]:
+        v = self.features(batch, bags, events)
+        logits = self.towers(self.model(v, batch.mask))
+        if self.linear is not None:
+            logits = logits + self.linear(batch.dense)
+        weights = batch.weights * batch.mask.unsqueeze(1)
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, batch.labels, weight=weights, reduction="none")
+        sums = losses.sum(0)
+        # Over the nominal batch size, not the weights that happen to be there: a sample then counts the same in a full and in
+        # a filled-up batch, on any number of ranks, and no sum has to be exchanged first.
+        loss = (sums * self.task_weight).sum() / batch.size
+        output = StepOutput(
+            logits.detach(), sums.detach(), weights.sum(0), batch.mask.sum(), epoch=batch.epoch, step=batch.step
+        )
+        return loss, output
+
+
+class Network(nn.Module):
+    """Batch -> (loss, StepOutput). TorchRec shards `bags` and `events`; `head` is replicated."""
+
+    def __init__(self, schema: Schema, layout: InputLayout, config: RunConfig, device: torch.device):
+        """device: of the sharded collections before sharding; "meta" allocates nothing."""
+        super().__init__()
+        self.bags = bag_collection(layout, device)
+        self.events = event_collection(layout, device)
+        self.head = Head(schema, layout, config)
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, StepOutput]:
+        # TorchRec's pipeline traces this method: keep it to look-ups and one call.
+        bags = self.bags(batch.bags) if self.bags is not None else None
+        events = self.events(batch.events) if self.events is not None else None
+        return self.head(batch, bags, events)
+
+
+def unknown_task_weights(config: RunConfig, schema: Schema) -> list[str]:
+    """Names in train.task_weights that are no tasks."""
+    return sorted(set(config.train.task_weights) - {t.name for t in schema.task})

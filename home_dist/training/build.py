@@ -1,0 +1,100 @@
+"""Configuration + data -> a sharded model with its optimizer, on every rank."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.types import ShardingEnv, ShardingPlan
+from torchrec.optim.keyed import CombinedOptimizer
+
+from home_dist.config import RunConfig
+from home_dist.data import DataFiles, Reader, open_files
+from home_dist.embeddings.collections import initialise
+from home_dist.embeddings.sharding import plan_sharding, sharders
+from home_dist.errors import ConfigError
+from home_dist.network import Network, unknown_task_weights
+from home_dist.schema import InputLayout, Schema, build_layout
+from home_dist.training.optimizers import build_optimizer, fuse_table_optimizer
+from home_dist.training.ranks import Ranks
+
+# Evaluation holds no gradients, so that larger batches fit.
+_EVALUATION_FACTOR = 4
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads: checked before any model is built."""
+
+    config: RunConfig
+    schema: Schema
+    layout: InputLayout
+    files: dict[str, DataFiles]
+    """By split: train, validation, test; those that the configuration names."""
+
+    def training_reader(self, ranks: Ranks) -> Reader:
+        data, train = self.config.data, self.config.train
+        return Reader(
+            self.files["train"],
+            self.schema,
+            self.layout,
+            batch_size=train.batch_size,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            seed=train.seed,
+            lanes=data.lanes,
+            window_rows=data.window_rows,
+            prefetch=data.prefetch,
+        )
+
+    def evaluation_reader(self, split: str, ranks: Ranks) -> Reader:
+        return Reader(
+            self.files[split],
+            self.schema,
+            self.layout,
+            batch_size=self.config.train.batch_size * _EVALUATION_FACTOR,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            lanes=1,
+            window_rows=self.config.data.window_rows,
+            prefetch=self.config.data.prefetch,
+        )
+
+
+def open_inputs(config: RunConfig, schema: Schema, splits: tuple[str, ...] = ("train", "validation", "test")) -> Inputs:
+    """Raises ConfigError or DataError."""
+    layout = build_layout(schema, config)
+    unknown = unknown_task_weights(config, schema)
+    if unknown:
+        there = ", ".join(t.name for t in schema.task)
+        raise ConfigError(f"train.task_weights.{unknown[0]}: no such task; there are: {there}")
+    folders = {s: getattr(config.data, s) for s in splits}
+    files = {s: open_files(Path(config.data.path) / f, schema, layout) for s, f in folders.items() if f}
+    if "train" in splits and "train" not in files:
+        raise ConfigError("data.train is empty: name the folder of the training files")
+    return Inputs(config, schema, layout, files)
+
+
+@dataclass(frozen=True)
+class Built:
+    model: DistributedModelParallel
+    optimizer: CombinedOptimizer
+    plan: ShardingPlan
+
+
+def build(inputs: Inputs, ranks: Ranks) -> Built:
+    """Plans, shards and initialises; the first values are the same on any number of ranks."""
+    config = inputs.config
+    torch.manual_seed(config.train.seed)
+    network = Network(inputs.schema, inputs.layout, config, torch.device("meta"))
+    fuse_table_optimizer(network, config)
+    plan = plan_sharding(network, inputs.layout, config.embedding, ranks.device)
+    model = DistributedModelParallel(
+        network,
+        env=ShardingEnv.from_process_group(torch.distributed.group.WORLD),
+        device=ranks.device,
+        plan=plan,
+        sharders=sharders(),
+    )
+    initialise(model, config.embedding.init_std, config.train.seed)
+    return Built(model, build_optimizer(model, config), plan)

@@ -1,0 +1,99 @@
+"""`home-dist train` and `home-dist evaluate`, as every rank runs them."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import nn
+
+from home_dist.config import RunConfig
+from home_dist.embeddings.sharding import plan_rows
+from home_dist.errors import CheckpointError
+from home_dist.metrics import TaskMetrics
+from home_dist.schema import load_schema
+from home_dist.training.build import Inputs, build, open_inputs
+from home_dist.training.checkpoint import Checkpoints, TrainState, load, read_state
+from home_dist.training.evaluate import evaluate
+from home_dist.training.events import EventLog
+from home_dist.training.ranks import Ranks, together
+from home_dist.training.run_folder import RunFolder
+from home_dist.training.tables import Screen, derived, detected, evaluation_table, plan_table
+from home_dist.training.trainer import Trainer
+
+
+def train(config: RunConfig, ranks: Ranks) -> None:
+    """Starts a run, goes on with one that was interrupted, or says that it is complete. Raises UserError."""
+    screen = Screen(ranks.first)
+    screen.say(detected(ranks))
+    inputs = together(lambda: open_inputs(config, load_schema(config.schema_path())))
+    folder = RunFolder(config.run.dir)
+    together(lambda: folder.claim(config, inputs.schema) if ranks.first else None)
+    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep_last)
+    newest = checkpoints.newest()
+    reader = inputs.training_reader(ranks)
+    state = TrainState(0, 0, False, reader.position(0, 0), ranks.world_size)
+    if newest is not None:
+        state = together(lambda: read_state(newest))
+        position = state.position
+        together(lambda: reader.resume(position))
+
+    built = together(lambda: build(inputs, ranks))
+    log = EventLog(folder.tensorboard if ranks.first and config.log.tensorboard else None, state.step)
+    trainer = Trainer(inputs, built, reader, checkpoints, log, ranks, screen)
+    steps = trainer.steps(state)
+    if state.step >= steps and folder.evaluation.is_file():
+        screen.say(
+            f"run complete: {folder.path} has trained its {state.step:,} steps; nothing to do. "
+            f"Its figures: {folder.evaluation}. For more, raise train.epochs; for another run, set run.dir."
+        )
+        return
+    screen.say(derived(inputs, ranks, steps, reader.steps(state.position.epoch) if state.step < steps else 0))
+    screen.table(plan_table(plan_rows(built.plan, inputs.layout)))
+    if newest is not None:
+        load(newest, built.model, built.optimizer)
+        screen.say(f"resuming from {newest}: step {state.step:,} of {steps:,}")
+    state = trainer.run(state)
+    for split, metrics in evaluate_splits(inputs, built.model, ranks, screen).items():
+        log.evaluation(state.step, split, metrics)
+        if ranks.first:
+            _record(folder.evaluation, split, metrics, state)
+    log.close()
+    screen.say(
+        f"checkpoint:  {checkpoints.newest()}\ntensorboard: {folder.tensorboard}\n"
+        f"config:      {folder.config}\nfigures:     {folder.evaluation}"
+    )
+
+
+def evaluate_run(run_dir: Path, checkpoint: Path | None, splits: tuple[str, ...], ranks: Ranks) -> None:
+    """Evaluates a run's newest, or the given, checkpoint. Raises UserError."""
+    screen = Screen(ranks.first)
+    screen.say(detected(ranks))
+    folder = RunFolder(run_dir)
+    config, schema = together(folder.open)
+    chosen = checkpoint or Checkpoints(folder.checkpoints, config.checkpoint.keep_last).newest()
+    if chosen is None:
+        raise CheckpointError(f"{folder.checkpoints}: no complete checkpoint yet; run `home-dist train` first.")
+    inputs = together(lambda: open_inputs(config, schema, splits))
+    built = together(lambda: build(inputs, ranks))
+    state = load(chosen, built.model, None)
+    screen.say(f"checkpoint: {chosen}, step {state.step:,}")
+    evaluate_splits(inputs, built.model, ranks, screen)
+
+
+def evaluate_splits(inputs: Inputs, model: nn.Module, ranks: Ranks, screen: Screen) -> dict[str, list[TaskMetrics]]:
+    tasks = [t.name for t in inputs.schema.task]
+    found = {}
+    for split in inputs.files:
+        if split == "train" and len(inputs.files) > 1:
+            continue
+        reader = inputs.evaluation_reader(split, ranks)
+        found[split] = evaluate(model, reader, tasks, inputs.schema.group_column is not None, ranks)
+        screen.table(evaluation_table(split, found[split]))
+    return found
+
+
+def _record(path: Path, split: str, metrics: list[TaskMetrics], state: TrainState) -> None:
+    """evaluation.json: per split and task, with the step it was measured at."""
+    tree = json.loads(path.read_text()) if path.is_file() else {}
+    tree |= {"step": state.step, "samples": state.samples, split: {m.task: asdict(m) for m in metrics}}
+    path.write_text(json.dumps(tree, indent=1))

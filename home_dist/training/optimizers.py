@@ -1,0 +1,91 @@
+"""Optimizers: RowWiseAdagrad fused into the backward of sharded tables, AdamW for the rest, one schedule for both."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torchrec.distributed import DistributedModelParallel
+from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
+from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
+
+from home_dist.config import RunConfig, TrainSection
+from home_dist.network import Network
+
+
+def fuse_table_optimizer(network: Network, config: RunConfig) -> None:
+    """Before sharding: rows of sharded tables are updated inside the backward."""
+    parameters = [p for m in (network.bags, network.events) if m is not None for p in m.parameters()]
+    if parameters:
+        apply_optimizer_in_backward(RowWiseAdagrad, parameters, _table_settings(config))
+
+
+def _table_settings(config: RunConfig) -> dict[str, Any]:
+    return {"lr": config.embedding.lr, "weight_decay": config.embedding.weight_decay}
+
+
+def build_optimizer(model: DistributedModelParallel, config: RunConfig) -> CombinedOptimizer:
+    """All parameters of the sharded model, in four groups whose state one state dict holds.
+
+    TorchRec's fused optimizer leaves out data-parallel tables, whose gradients are all-reduced: they get a RowWiseAdagrad of their own.
+    """
+    groups: dict[str, dict[str, nn.Parameter]] = {"tables": {}, "replicated": {}, "matrices": {}, "vectors": {}}
+    for name, parameter in in_backward_optimizer_filter(model.named_parameters()):
+        groups[_group(name, parameter)][name] = parameter
+    decay = {"replicated": config.embedding.replicated_weight_decay, "matrices": config.train.weight_decay, "vectors": 0.0}
+    parts: list[tuple[str, KeyedOptimizer]] = []
+    for group, parameters in groups.items():
+        if parameters and group == "tables":
+            settings = _table_settings(config)
+            parts.append((group, KeyedOptimizerWrapper(parameters, lambda p, s=settings: RowWiseAdagrad(p, **s))))
+        elif parameters:
+            wrapped = KeyedOptimizerWrapper(
+                parameters, lambda p, d=decay[group]: torch.optim.AdamW(p, lr=config.train.lr, weight_decay=d, fused=True)
+            )
+            parts.append((group, wrapped))
+    dense: KeyedOptimizer = CombinedOptimizer(parts)
+    if config.train.clip_norm is not None:
+        dense = GradientClippingOptimizer(dense, GradientClipping.NORM, config.train.clip_norm)
+    return CombinedOptimizer([("fused", model.fused_optimizer), ("dense", dense)])
+
+
+def _group(name: str, parameter: nn.Parameter) -> str:
+    if ".embedding_bags." in f".{name}" or ".embeddings." in f".{name}":
+        return "tables"
+    if ".replicated." in name:
+        return "replicated"
+    # A bank's biases and normalisation are (E, D): told apart from matrices by name, not by rank.
+    matrix = parameter.dim() >= 2 and not any(part in name for part in (".biases.", ".norm.", ".bias"))
+    return "matrices" if matrix else "vectors"
+
+
+class Schedule:
+    """Learning rates of step s of `steps`: linear warm-up, then the chosen decay to zero."""
+
+    def __init__(self, optimizer: CombinedOptimizer, config: TrainSection, steps: int):
+        self.optimizer, self.config, self.steps = optimizer, config, steps
+        self._base = [group["lr"] for group in optimizer.param_groups]
+
+    def factor(self, step: int) -> float:
+        """step: from 0."""
+        warmup = self.config.warmup_steps
+        if step < warmup:
+            return (step + 1) / warmup
+        done = (step - warmup) / max(1, self.steps - warmup)
+        match self.config.decay:
+            case "linear":
+                return max(0.0, 1 - done)
+            case "cosine":
+                return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+            case _:
+                return 1.0
+
+    def set(self, step: int) -> float:
+        """Sets the rates of `step` and returns the dense one."""
+        factor = self.factor(step)
+        for group, base in zip(self.optimizer.param_groups, self._base, strict=True):
+            group["lr"] = base * factor
+        return self.config.lr * factor

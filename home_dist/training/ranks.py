@@ -1,0 +1,124 @@
+"""The process group: formed from torchrun's variables, or of one process without them."""
+
+import os
+import socket
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from home_dist.config import DistributedSection
+from home_dist.errors import DistributedError, UserError
+
+Result = TypeVar("Result")
+
+
+class OtherRankFailed(Exception):
+    """Another rank reports the error; this one has nothing to add and leaves with the same exit code."""
+
+    def __init__(self, exit_code: int):
+        super().__init__(f"another rank failed with exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    device: torch.device
+    backend: str
+    threads: int
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+def form_ranks(config: DistributedSection) -> Ranks:
+    """Joins the process group. gloo and CPU, or nccl where there are enough GPUs. Raises DistributedError within the timeout."""
+    rank, world = _variable("RANK", 0), _variable("WORLD_SIZE", 1)
+    local_rank, local_world = _variable("LOCAL_RANK", 0), _variable("LOCAL_WORLD_SIZE", 1)
+    device, backend = _device(local_rank, local_world)
+    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // local_world)
+    torch.set_num_threads(threads)
+    timeout = timedelta(seconds=config.timeout)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if "RANK" in os.environ:
+                dist.init_process_group(backend, rank=rank, world_size=world, timeout=timeout)
+            else:
+                dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    except (RuntimeError, ValueError) as error:
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise DistributedError(
+            f"rank {rank} on {socket.gethostname()} could not join {world} ranks at {address} within {config.timeout:g} s: "
+            f"{str(error).splitlines()[0]}. Check that all ranks were started and reach that address, or raise distributed.timeout."
+        ) from None
+    return Ranks(rank, world, local_rank, local_world, device, backend, threads)
+
+
+def leave_ranks() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def together(action: Callable[[], Result]) -> Result:
+    """Runs `action` on each rank; when it fails on some, all ranks stop, and only the first of these tells why.
+
+    Raises that rank's UserError there and OtherRankFailed on all others, so that the message stands once.
+    """
+    result, error = None, None
+    try:
+        result = action()
+    except UserError as caught:
+        error = caught
+    codes: list[int | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(codes, error.exit_code if error else None)
+    failed = [rank for rank, code in enumerate(codes) if code is not None]
+    if failed:
+        if error is not None and failed[0] == dist.get_rank():
+            raise error
+        raise OtherRankFailed(codes[failed[0]] or 1)
+    return result  # type: ignore[return-value]
+
+
+def _device(local_rank: int, local_world: int) -> tuple[torch.device, str]:
+    if not torch.cuda.is_available():
+        return torch.device("cpu"), "gloo"
+    there = torch.cuda.device_count()
+    if local_world > there:
+        raise DistributedError(
+            f"{local_world} ranks on {socket.gethostname()}, which has {there} GPUs: start at most one rank per GPU, "
+            "or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on CPU."
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device, "cpu:gloo,cuda:nccl"
+
+
+def _variable(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdigit():
+        raise DistributedError(f"environment variable {name} is {text!r}, not a number; start with torchrun or unset it")
+    return int(text)
+
+
+def lost_contact(error: BaseException) -> DistributedError | None:
+    """What to tell when a collective failed because another rank is gone; None for errors of another kind."""
+    text = str(error)
+    signs = ("onnection closed by peer", "onnection reset by peer", "Timed out waiting", "timed out", "Broken pipe", "NCCL")
+    if not isinstance(error, RuntimeError) or not any(sign in text for sign in signs):
+        return None
+    rank = os.environ.get("RANK", "0")
+    first = next(line for line in text.splitlines() if line.strip())
+    return DistributedError(
+        f"rank {rank} on {socket.gethostname()} lost contact with another rank ({first.strip()[:200]}). The first error of the "
+        "job tells why; start the same command again to go on from the newest checkpoint."
+    )

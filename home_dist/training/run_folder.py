@@ -1,0 +1,79 @@
+"""The folder of a run: what is in it, and that no other run writes into it."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from home_dist.config import RunConfig, config_text, load_config, save_config
+from home_dist.errors import ConfigError
+from home_dist.schema import Schema, load_schema, save_schema
+
+# What may change when a run goes on: nothing that the model or the meaning of its data depends on.
+_FREE = ("run", "distributed", "log", "checkpoint", "data.path", "data.schema", "data.prefetch", "data.lanes", "data.validation", "data.test")
+_FREE_TRAIN = ("train.batch_size", "train.epochs", "train.max_steps")
+
+
+class RunFolder:
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config = self.path / "config.toml"
+        self.schema = self.path / "schema.toml"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.evaluation = self.path / "evaluation.json"
+
+    def claim(self, config: RunConfig, schema: Schema) -> None:
+        """Writes config.toml and schema.toml, or checks that those in the folder describe the same run.
+
+        Raises ConfigError when another run is there, or files that are no run.
+        """
+        if not self.config.exists():
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise ConfigError(f"run.dir {self.path} holds files that are no run of ours. Choose an empty or new folder.")
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                save_schema(schema, self.schema)
+                save_config(config, self.config)  # last: it marks the folder as a run
+            except OSError as error:
+                raise ConfigError(f"run.dir {self.path} cannot be written: {error}. Choose another folder.") from None
+            return
+        there = load_config(self.config)
+        changed = _differences(tomllib.loads(config_text(there)), tomllib.loads(config_text(config)))
+        if changed:
+            raise ConfigError(
+                f"run.dir {self.path} holds a run with other settings ({'; '.join(changed[:5])}). "
+                "Use its settings to go on with it, or choose another run.dir."
+            )
+        if load_schema(self.schema) != schema:
+            raise ConfigError(
+                f"run.dir {self.path} holds a run on data with another schema than {config.schema_path()}. "
+                "Restore the data or choose another run.dir."
+            )
+        save_config(config, self.config)
+
+    def open(self) -> tuple[RunConfig, Schema]:
+        """The configuration and schema of the run that is there. Raises ConfigError when there is none."""
+        if not self.config.is_file():
+            raise ConfigError(f"{self.path}: no run is there (no config.toml). Give the run.dir of a run that was started.")
+        return load_config(self.config), load_schema(self.schema)
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    old, new = _flat(before), _flat(after)
+    return [
+        f"{key}: {old.get(key, 'not set')!r} there, {new.get(key, 'not set')!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not _free(key)
+    ]
+
+
+def _free(key: str) -> bool:
+    return key in _FREE_TRAIN or any(key == f or key.startswith(f + ".") for f in _FREE)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict):
+        return {k: v for name, sub in tree.items() for k, v in _flat(sub, f"{prefix}{name}.").items()}
+    if isinstance(tree, list) and any(isinstance(entry, dict) for entry in tree):
+        return {k: v for i, sub in enumerate(tree) for k, v in _flat(sub, f"{prefix}{i}.").items()}
+    return {prefix[:-1]: tree}

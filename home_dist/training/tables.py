@@ -1,0 +1,93 @@
+"""What a run shows as tables: what was detected, the sharding plan, the evaluation."""
+
+import math
+import os
+import socket
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from home_dist.embeddings.sharding import PlanRow
+from home_dist.metrics import TaskMetrics
+from home_dist.training.build import Inputs
+from home_dist.training.ranks import Ranks
+
+
+class Screen:
+    """Prints on the first rank only."""
+
+    def __init__(self, first: bool):
+        # Under torchrun and torchx the output is no terminal: a fixed width keeps tables whole.
+        self._console = Console(width=None if os.isatty(1) else 110, highlight=False, soft_wrap=True)
+        self._quiet = not first
+
+    def say(self, text: str) -> None:
+        if not self._quiet:
+            self._console.print(text, markup=False)
+
+    def table(self, table: Table) -> None:
+        if not self._quiet:
+            self._console.print(table)
+
+
+def detected(ranks: Ranks) -> str:
+    cores = len(os.sched_getaffinity(0))
+    if ranks.device.type == "cuda":
+        what = f"{ranks.local_world_size} x {torch.cuda.get_device_name(ranks.device)}"
+    else:
+        what = f"CPU, {cores} cores on {socket.gethostname()}, {ranks.threads} threads per rank"
+    backend = "nccl" if ranks.device.type == "cuda" else "gloo"
+    plural = "s" if ranks.world_size > 1 else ""
+    return f"devices: {ranks.world_size} rank{plural} on {what} | backend: {backend} | expert kernel: eager"
+
+
+def derived(inputs: Inputs, ranks: Ranks, steps: int, steps_per_epoch: int) -> str:
+    train = inputs.config.train
+    rows = ", ".join(f"{split} {files.rows:,}" for split, files in inputs.files.items())
+    groups = {g: [t.name for t in inputs.schema.task if t.group == g] for g in inputs.schema.groups}
+    tasks = "; ".join(f"{g}: {', '.join(names)}" for g, names in groups.items())
+    return (
+        f"data: {inputs.config.data.path} | rows: {rows}\n"
+        f"tasks: {tasks}\n"
+        f"model: {inputs.config.model.kind} | global batch {train.batch_size * ranks.world_size:,} "
+        f"({train.batch_size:,} per rank) | {steps_per_epoch:,} steps per epoch, {steps:,} in all"
+    )
+
+
+def plan_table(rows: Sequence[PlanRow]) -> Table:
+    table = Table(title="sharding plan")
+    table.add_column("table")
+    for name in ("rows", "dim"):
+        table.add_column(name, justify="right")
+    table.add_column("sharding")
+    table.add_column("rank")
+    table.add_column("bytes", justify="right")
+    for row in rows:
+        table.add_row(row.table, f"{row.rows:,}", str(row.dim), row.sharding, row.ranks, f"{row.bytes:,}")
+    return table
+
+
+def evaluation_table(split: str, metrics: Sequence[TaskMetrics]) -> Table:
+    """The last row is the mean over tasks, of those that are defined."""
+    table = Table(title=f"evaluation: {split}")
+    table.add_column("task")
+    for name in ("samples", "positives", "AUC", "GAUC", "log loss", "calibration"):
+        table.add_column(name, justify="right")
+    for m in metrics:
+        table.add_row(m.task, f"{m.samples:,}", f"{m.positives:,}", *map(_cell, (m.auc, m.gauc, m.log_loss, m.calibration)))
+    table.add_section()
+    columns = [[getattr(m, name) for m in metrics] for name in ("auc", "gauc", "log_loss", "calibration")]
+    table.add_row("mean", "", "", *(_cell(mean_defined(column)) for column in columns))
+    return table
+
+
+def mean_defined(values: Sequence[float]) -> float:
+    """Mean of the values that are not NaN; NaN if there are none."""
+    there = [v for v in values if not math.isnan(v)]
+    return sum(there) / len(there) if there else math.nan
+
+
+def _cell(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"

@@ -1,0 +1,91 @@
+"""The training loop: TorchRec's pipeline, checkpoints, the progress line."""
+
+import time
+from itertools import islice
+
+import torch
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from home_dist.data import Reader
+from home_dist.network import StepOutput
+from home_dist.training import progress
+from home_dist.training.build import Built, Inputs
+from home_dist.training.checkpoint import Checkpoints, TrainState
+from home_dist.training.events import EventLog
+from home_dist.training.optimizers import Schedule
+from home_dist.training.ranks import Ranks
+from home_dist.training.tables import Screen
+
+_SLOW_STEPS = 2  # the first ones allocate and are left out of rates
+
+
+class Trainer:
+    """Runs from `state` to the end of the configured epochs or steps."""
+
+    def __init__(
+        self, inputs: Inputs, built: Built, reader: Reader, checkpoints: Checkpoints, log: EventLog, ranks: Ranks, screen: Screen
+    ):
+        self.config = inputs.config
+        self.built, self.reader, self.checkpoints = built, reader, checkpoints
+        self.log, self.ranks, self.screen = log, ranks, screen
+        self.tasks = [t.name for t in inputs.schema.task]
+
+    def steps(self, state: TrainState) -> int:
+        """Steps of the whole run, those done included."""
+        train, first = self.config.train, state.position.epoch
+        left = sum(self.reader.steps(e) - self.reader.steps_done(e) for e in range(first, train.epochs))
+        total = state.step + left
+        return min(total, train.max_steps) if train.max_steps is not None else total
+
+    def run(self, state: TrainState) -> TrainState:
+        """Returns the state after the last step, which is also the newest checkpoint."""
+        total = self.steps(state)
+        schedule = Schedule(self.built.optimizer, self.config.train, total)
+        pipeline = TrainPipelineSparseDist(
+            self.built.model, self.built.optimizer, self.ranks.device, execute_all_batches=True
+        )
+        meter = progress.Meter(len(self.tasks))
+        epochs = self.reader.epochs(state.position.epoch, self.config.train.epochs)
+        batches = islice(epochs, total - state.step)
+        waited, began, first = self.reader.wait_seconds, time.perf_counter(), state.step
+        self.built.model.train()
+        while state.step < total:
+            rate = schedule.set(state.step)
+            torch.manual_seed(_step_seed(self.config.train.seed, state.step, self.ranks.rank))
+            output: StepOutput = pipeline.progress(batches)
+            meter.add(output)
+            state = self._after(state, output, total)
+            if state.step == first + _SLOW_STEPS:
+                meter.restart()
+                waited, began = self.reader.wait_seconds, time.perf_counter()
+            if state.step % self.config.log.every_steps == 0 or state.finished:
+                interval = meter.close(self.reader.wait_seconds - waited)
+                waited = self.reader.wait_seconds
+                pace = (time.perf_counter() - began) / max(1, state.step - first - _SLOW_STEPS)
+                self.screen.say(progress.line(state.step, total, interval, self.ranks.world_size, pace * (total - state.step)))
+                self.log.step(state.step, interval, rate, self.tasks)
+            every = self.config.checkpoint.every_steps
+            if state.finished or (every and state.step % every == 0):
+                self.checkpoints.save(self.built.model, self.built.optimizer, state)
+        epochs.close()
+        pipeline.detach()
+        return state
+
+    def _after(self, state: TrainState, output: StepOutput, total: int) -> TrainState:
+        step = state.step + 1
+        if output.step == self.reader.steps(output.epoch):
+            position = self.reader.position(output.epoch + 1, 0)
+        else:
+            position = self.reader.position(output.epoch, output.step)
+        return TrainState(
+            step=step,
+            samples=state.samples + self.reader.rows_of_step(output.epoch, output.step),
+            finished=step == total,
+            position=position,
+            world_size=self.ranks.world_size,
+        )
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """Dropout of a step is a function of these three, so that a resumed run draws the same and no state is kept."""
+    return hash((seed, step, rank)) & 0x7FFFFFFFFFFFFFFF
