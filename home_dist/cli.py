@@ -1,5 +1,6 @@
 """home-dist: train, evaluate, doctor."""
 
+import logging
 import os
 import sys
 import warnings
@@ -61,8 +62,7 @@ def doctor() -> None:
 
 def _run(body: Callable[[], None]) -> None:
     """Runs a command; errors meant for users become one message and an exit code, without a traceback."""
-    # TorchRec and torch warn about their own deprecated calls, which no user of ours can change.
-    warnings.filterwarnings("ignore", module=r"(torch|torchrec|fbgemm_gpu)\b")
+    _silence_libraries()
     try:
         body()
     except UserError as error:
@@ -81,6 +81,15 @@ def _run(body: Callable[[], None]) -> None:
             from home_dist.training.ranks import leave_ranks
 
             leave_ranks()
+
+
+def _silence_libraries() -> None:
+    """TorchRec and torch warn of deprecated calls within themselves, which no user of ours can change."""
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    for name in ("torchrec", "torch.fx", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(torch|torchrec|fbgemm_gpu)\b")
+    warnings.filterwarnings("ignore", message=".*ShardedTensor", category=FutureWarning)
 
 
 def _leave(code: int, message: str | None) -> None:

@@ -2,10 +2,11 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from home_dist.network import StepOutput
 
 
 @dataclass(frozen=True)
@@ -25,42 +26,45 @@ class Meter:
 
     def __init__(self, tasks: int):
         self._tasks = tasks
-        self._reset()
-
-    def restart(self) -> None:
-        """Forgets everything, such as the first steps, which are slow."""
-        self._reset()
-
-    def _reset(self) -> None:
         self._sums: torch.Tensor | None = None  # on the steps' device, so that adding up waits for nothing
+        self._samples: torch.Tensor | None = None
         self._began = time.perf_counter()
 
-    def add(self, output: Any) -> None:
-        """output: a StepOutput."""
-        step = torch.cat([output.loss_sums, output.weight_sums, output.samples.view(1)])
-        self._sums = step.double() if self._sums is None else self._sums + step
+    def add(self, output: StepOutput) -> None:
+        sums = torch.cat([output.loss_sums, output.weight_sums]).double()
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._samples = output.samples if self._samples is None else self._samples + output.samples
+
+    def restart_clock(self) -> None:
+        """Leaves the steps so far out of the rate, because the first ones are slow."""
+        self._samples, self._began = None, time.perf_counter()
 
     def close(self, waited: float) -> Interval:
-        """Every rank calls it. waited: seconds that this rank has waited for data since the meter began."""
+        """Ends the interval; every rank calls it. waited: seconds that this rank has waited for data since the clock began."""
         seconds = time.perf_counter() - self._began
-        sums = torch.zeros(2 * self._tasks + 1).double() if self._sums is None else self._sums.cpu()
-        packed = torch.cat([sums, torch.tensor([waited, seconds], dtype=torch.float64)])
+        sums = torch.zeros(2 * self._tasks).double() if self._sums is None else self._sums.cpu()
+        samples = 0.0 if self._samples is None else float(self._samples)
+        packed = torch.cat([sums, torch.tensor([samples, waited, seconds], dtype=torch.float64)])
         dist.all_reduce(packed)
         losses, weights = packed[: self._tasks], packed[self._tasks : 2 * self._tasks]
-        samples, all_waited, all_seconds = packed[2 * self._tasks :].tolist()
+        samples, waited, seconds = packed[2 * self._tasks :].tolist()
         means = (losses / weights.clamp(min=1e-12)).tolist()
-        rate = samples / (all_seconds / dist.get_world_size())
-        self._reset()
-        return Interval(sum(means), means, rate, all_waited / all_seconds)
+        self._sums = None
+        self.restart_clock()
+        return Interval(sum(means), means, samples / (seconds / dist.get_world_size()), waited / seconds)
 
 
 def line(step: int, steps: int, interval: Interval, ranks: int, seconds_left: float) -> str:
     rate = interval.samples_per_second
     return (
         f"step {step:>{len(str(steps))}}/{steps} {step / steps:4.0%} | loss {interval.loss:.4f} | "
-        f"{rate / ranks:,.0f} samples/s per rank, {rate:,.0f} total | waiting for data {interval.wait_share:.1%} | "
+        f"{_rate(rate / ranks)} samples/s per rank, {_rate(rate)} total | waiting for data {interval.wait_share:.1%} | "
         f"ETA {_clock(seconds_left)}"
     )
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value else "-"  # no step has been timed yet
 
 
 def _clock(seconds: float) -> str:

@@ -56,7 +56,7 @@ class Trainer:
             meter.add(output)
             state = self._after(state, output, total)
             if state.step == first + _SLOW_STEPS:
-                meter.restart()
+                meter.restart_clock()
                 waited, began = self.reader.wait_seconds, time.perf_counter()
             if state.step % self.config.log.every_steps == 0 or state.finished:
                 interval = meter.close(self.reader.wait_seconds - waited)
