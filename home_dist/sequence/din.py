@@ -49,7 +49,7 @@ class Din(nn.Module):
 
 def _softmax_within(scores: torch.Tensor, sample: torch.Tensor, samples: int) -> torch.Tensor:
     """Softmax over the events of each sample; scores: (N, 1), sample: (N,)."""
-    top = scores.new_full((samples, 1), -torch.inf).index_reduce_(0, sample, scores.detach(), "amax")
+    top = scores.new_full((samples,), -torch.inf).scatter_reduce_(0, sample, scores.detach().squeeze(1), "amax").unsqueeze(1)
     raised = torch.exp(scores - top.index_select(0, sample))
     total = scores.new_zeros(samples, 1).index_add_(0, sample, raised)
     return raised / total.index_select(0, sample)
