@@ -6,12 +6,14 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
 from home_dist.config import load_config
 from home_dist.errors import UserError
+
+Result = TypeVar("Result")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. train.batch_size=4096.")]
@@ -22,7 +24,7 @@ def train(config: Annotated[Path, typer.Argument(help="TOML file of the run.")],
     """Train a model. The same command goes on with a run that was interrupted."""
 
     def body() -> None:
-        settings = load_config(config, overrides or [])
+        settings = _alike_on_all_ranks(lambda: load_config(config, overrides or []))
         from home_dist.training import commands, ranks
 
         commands.train(settings, ranks.form_ranks(settings.distributed))
@@ -42,7 +44,7 @@ def evaluate(
         from home_dist.training import commands, ranks
         from home_dist.training.run_folder import RunFolder
 
-        settings, _ = RunFolder(run).open()
+        settings, _ = _alike_on_all_ranks(RunFolder(run).open)
         chosen = tuple(split or ("validation", "test"))
         unknown = sorted(set(chosen) - {"train", "validation", "test"})
         if unknown:
@@ -83,6 +85,14 @@ def _run(body: Callable[[], None]) -> None:
             leave_ranks()
 
 
+def _alike_on_all_ranks(action: Callable[[], Result]) -> Result:
+    """What fails before the ranks can talk fails on all ranks of a host alike: one of them tells."""
+    try:
+        return action()
+    except UserError as error:
+        _leave(error.exit_code, f"error: {error}" if os.environ.get("LOCAL_RANK", "0") == "0" else None)
+
+
 def _silence_libraries() -> None:
     """TorchRec and torch warn of deprecated calls within themselves, which no user of ours can change."""
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
@@ -92,7 +102,7 @@ def _silence_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*ShardedTensor", category=FutureWarning)
 
 
-def _leave(code: int, message: str | None) -> None:
+def _leave(code: int, message: str | None) -> NoReturn:
     """Ends the process at once: other ranks may be gone, and a regular exit would wait for them."""
     if message:
         print(message, file=sys.stderr)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from home_dist.embeddings.sharding import PlanRow
-from home_dist.metrics import TaskMetrics
+from home_dist.metrics import TaskMetrics, mean_row
 from home_dist.training.build import Inputs
 from home_dist.training.ranks import Ranks
 
@@ -76,17 +76,14 @@ def evaluation_table(split: str, metrics: Sequence[TaskMetrics]) -> Table:
     for name in ("samples", "positives", "AUC", "GAUC", "log loss", "calibration"):
         table.add_column(name, justify="right")
     for m in metrics:
-        table.add_row(m.task, f"{m.samples:,}", f"{m.positives:,}", *map(_cell, (m.auc, m.gauc, m.log_loss, m.calibration)))
+        table.add_row(m.task, f"{m.samples:,}", f"{m.positives:,}", *_figures(m))
     table.add_section()
-    columns = [[getattr(m, name) for m in metrics] for name in ("auc", "gauc", "log_loss", "calibration")]
-    table.add_row("mean", "", "", *(_cell(mean_defined(column)) for column in columns))
+    table.add_row("mean", "", "", *_figures(mean_row(metrics)))
     return table
 
 
-def mean_defined(values: Sequence[float]) -> float:
-    """Mean of the values that are not NaN; NaN if there are none."""
-    there = [v for v in values if not math.isnan(v)]
-    return sum(there) / len(there) if there else math.nan
+def _figures(m: TaskMetrics) -> list[str]:
+    return [_cell(m.auc), _cell(m.gauc), _cell(m.log_loss), _cell(m.calibration)]
 
 
 def _cell(value: float) -> str:

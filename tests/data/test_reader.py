@@ -1,0 +1,152 @@
+"""The reader against the files' own rows, looked up one by one."""
+
+from collections import Counter
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+
+from home_dist.config import load_config
+from home_dist.data import Batch, Reader, ReaderPosition, open_files
+from home_dist.errors import CheckpointError
+from home_dist.schema import build_layout, load_schema
+from tests.factory import make_config, make_data
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Rows can be told apart: the dense value `age` is the row's number."""
+    folder = tmp_path_factory.mktemp("reader")
+    data = make_data(folder / "data", rows=307, files=3, row_group=20)
+    count = 0
+    for path in sorted((data / "train").glob("*.parquet")):
+        table = pq.read_table(path)
+        numbers = np.arange(count, count + len(table), dtype=np.float32)
+        count += len(table)
+        table = table.set_column(table.schema.get_field_index("age"), "age", [numbers])
+        pq.write_table(table, path, row_group_size=20)
+    config = load_config(make_config(folder, data))
+    schema = load_schema(config.schema_path())
+    layout = build_layout(schema, config)
+    whole = pq.read_table(data / "train").to_pylist()
+    return schema, layout, open_files(data / "train", schema, layout), whole
+
+
+def make_reader(prepared, **changes) -> Reader:
+    schema, layout, files, _ = prepared
+    return Reader(files, schema, layout, **{**dict(batch_size=16, seed=3, lanes=4, window_rows=60), **changes})
+
+
+def numbers(batch: Batch) -> list[int]:
+    """The row numbers of a batch's real samples: dense is (rate, age, vector), age standardised by mean 5 and std 3."""
+    return (batch.dense[batch.mask.bool(), 1] * 3 + 5).round().int().tolist()
+
+
+def test_every_input_of_every_sample_is_that_of_its_row(prepared):
+    schema, _, _, whole = prepared
+    seen = []
+    for batch in make_reader(prepared).epoch(1):
+        bags, events, lists = batch.bags.to_dict(), batch.events.to_dict(), batch.small_lists.to_dict()
+        for place, number in enumerate(numbers(batch)):
+            row = whole[number]
+            seen.append(number)
+            assert bags["user"].to_dense()[place].tolist() == [row["user"]]
+            assert bags["tags"].to_dense()[place].tolist() == row["tags"]
+            assert events["video"].to_dense()[place].tolist() == [row["video"]]
+            assert events["watched/watched_video"].to_dense()[place].tolist() == row["watched_video"]
+            assert lists["watched/watched_level"].to_dense()[place].tolist() == row["watched_level"]
+            assert lists["levels"].to_dense()[place].tolist() == row["levels"]
+            bucket = 0 if row["rate"] is None else 1 + sum(row["rate"] >= b for b in (-1.0, 0.0, 1.0))
+            assert batch.small[place].tolist() == [row["tab"], bucket]
+            rate = 0 if row["rate"] is None else (row["rate"] - 0.1) / 2
+            expected = torch.tensor([rate, (number - 5) / 3, *row["vector"]])
+            torch.testing.assert_close(batch.dense[place], expected, rtol=1e-5, atol=1e-5)
+            assert batch.labels[place].tolist() == [row["like"], row["follow"], row["watch"]]
+            assert batch.weights[place].tolist() == [1, 1, row["watch_weight"]]
+            assert batch.groups[place] == row["user_key"]
+    assert sorted(seen) == list(range(307))
+    assert seen != sorted(seen)
+
+
+def test_filled_samples_are_masked_and_touch_no_table(prepared):
+    *_, last = make_reader(prepared).epoch(0)
+    real = int(last.mask.sum())
+    assert 0 < real < last.size
+    assert last.mask.tolist() == [1] * real + [0] * (last.size - real)
+    assert (last.weights[real:] == 0).all()
+    for ids in (last.bags, last.events, last.small_lists):
+        assert (ids.lengths().view(len(ids.keys()), -1)[:, real:] == 0).all()
+
+
+def test_unshuffled_rows_come_in_the_files_order(prepared):
+    read = [n for b in make_reader(prepared, seed=None, lanes=1).epoch(0) for n in numbers(b)]
+    assert read == list(range(307))
+
+
+def test_epochs_in_a_row_are_each_epoch(prepared):
+    reader = make_reader(prepared)
+    together = [(b.epoch, b.step, numbers(b)) for b in reader.epochs(0, 2)]
+    apart = [(b.epoch, b.step, numbers(b)) for e in (0, 1) for b in reader.epoch(e)]
+    assert together == apart
+    assert [t[1] for t in together] == [*range(1, reader.steps(0) + 1), *range(1, reader.steps(1) + 1)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    stages=st.lists(
+        st.tuples(st.sampled_from([1, 2, 3, 5]), st.integers(1, 40), st.integers(0, 8), st.sampled_from([1, 4, 6])),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_stops_and_other_numbers_of_ranks_lose_and_repeat_nothing(prepared, stages):
+    """A stage: (ranks, batch size, steps until the stop, lanes); the last runs to the end. The state goes through JSON."""
+    position, seen = None, Counter()
+    for number, (ranks, batch_size, stop, lanes) in enumerate(stages):
+        last, steps = number == len(stages) - 1, set()
+        reached = position
+        for rank in range(ranks):
+            reader = make_reader(prepared, batch_size=batch_size, rank=rank, world_size=ranks, lanes=lanes)
+            if position is not None:
+                reader.resume(position)
+            steps.add(reader.steps(0))
+            done = reader.steps_done(0)
+            for taken, batch in enumerate(reader.epoch(0)):
+                if taken == stop and not last:
+                    break
+                seen.update(numbers(batch))
+                done = batch.step
+            reached = ReaderPosition.from_json(reader.position(0, done).to_json())
+        assert len(steps) == 1
+        position = reached
+    assert seen == Counter(range(307))
+
+
+def test_the_same_ranks_go_on_with_the_same_batches(prepared):
+    whole = [numbers(b) for b in make_reader(prepared).epoch(0)]
+    reader = make_reader(prepared)
+    reader.resume(make_reader(prepared).position(0, 7))
+    assert [numbers(b) for b in reader.epoch(0)] == whole[7:]
+    assert reader.steps(0) == len(whole)
+
+
+def test_changed_files_within_an_epoch_are_refused(prepared):
+    reader = make_reader(prepared)
+    other = replace(reader.position(0, 3), fingerprint="another")
+    with pytest.raises(CheckpointError, match="changed since the checkpoint"):
+        reader.resume(other)
+    reader.resume(replace(other, steps=0))  # at an epoch's begin nothing refers to the files
+
+
+def test_leaving_an_epoch_early_ends_its_thread(prepared):
+    import threading
+
+    before = threading.active_count()
+    for batch in make_reader(prepared, prefetch=1).epoch(0):
+        assert batch.step == 1
+        break
+    assert threading.active_count() == before

@@ -1,0 +1,71 @@
+"""Runs home-dist as several ranks, each a process of its own whose exit code and output a test can see."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Ended:
+    codes: list[int]
+    outputs: list[str]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.outputs)
+
+    def losses(self) -> dict[int, str]:
+        """step -> loss, as the first rank printed them."""
+        return dict((int(s), loss) for s, loss in re.findall(r"step +(\d+)/.*?loss ([\d.]+)", self.outputs[0]))
+
+
+def environment(rank: int, started: int, port: int, world_size: int | None = None) -> dict[str, str]:
+    variables = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": world_size or started,
+        "LOCAL_WORLD_SIZE": started,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": 1,
+        "PYTHONUNBUFFERED": 1,
+    }
+    return {**os.environ, **{k: str(v) for k, v in variables.items()}}
+
+
+def start(ranks: int, *args: object, world_size: int | None = None) -> list[subprocess.Popen[str]]:
+    port = free_port()
+    command = [sys.executable, "-m", "home_dist.cli", *map(str, args)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": REPOSITORY}
+    return [subprocess.Popen(command, env=environment(r, ranks, port, world_size), **pipes) for r in range(ranks)]
+
+
+def finish(processes: list[subprocess.Popen[str]], timeout: float = 120) -> Ended:
+    """Waits for all; a rank that outlives the timeout is a hang, and fails the test."""
+    try:
+        outputs = [p.communicate(timeout=timeout)[0] for p in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return Ended([p.returncode for p in processes], outputs)
+
+
+def run(ranks: int, *args: object, world_size: int | None = None, timeout: float = 120) -> Ended:
+    return finish(start(ranks, *args, world_size=world_size), timeout)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def settings(**values: object) -> list[str]:
+    """settings(train__seed=1) -> ["--set", "train.seed=1"]"""
+    return [part for key, value in values.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]
