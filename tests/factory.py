@@ -96,7 +96,7 @@ def make_data(
         bounds = [count * i // parts for i in range(parts + 1)]
         for index in range(parts):
             part = table.slice(bounds[index], bounds[index + 1] - bounds[index])
-            pq.write_table(part, _made(folder / split) / f"part-{index:05d}.parquet", row_group_size=row_group)
+            pq.write_table(part, _made(folder / split) / f"part-{index:05d}.parquet", row_group_size=row_group, write_page_checksum=True)
     return folder
 
 

@@ -14,7 +14,7 @@ class ExpertBank(nn.Module):
 
     Classic (norm=False): ReLU(W2 ReLU(W1 x + b1) + b2), as in MMoE and PLE. HoME (norm=True): Swish(Norm(MLP(x))), where the
     last linear layer of the MLP has no activation of its own and Norm is batch normalisation per expert and output unit over
-    the global batch (Wang et al. 2024). Any number of hidden layers.
+    the global batch (Wang et al. 2024); that layer has no bias either, as Norm has one. Any number of hidden layers.
     """
 
     def __init__(
@@ -31,7 +31,10 @@ class ExpertBank(nn.Module):
         for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
             bound = math.sqrt(6 / fan_in)  # Kaiming, for ReLU
             self.weights.append(nn.Parameter(torch.empty(self.total, fan_out, fan_in).uniform_(-bound, bound)))
-            self.biases.append(nn.Parameter(torch.zeros(self.total, fan_out)))
+        # What a bias before the normalisation adds, the normalisation takes away again; its gradient would be rounding noise,
+        # which Adam scales up to full steps.
+        for width in widths[1:-1] if norm else widths[1:]:
+            self.biases.append(nn.Parameter(torch.zeros(self.total, width)))
         self.norm = GlobalBatchNorm((self.total, out_dim)) if norm else None
         self.dropout = dropout
 
@@ -41,17 +44,23 @@ class ExpertBank(nn.Module):
         Returns (E, B, D).
         """
         x = self._first(inputs)
-        for weight, bias in zip(list(self.weights)[1:], list(self.biases)[1:], strict=True):
-            x = torch.baddbmm(bias.unsqueeze(1), torch.relu(x), weight.transpose(1, 2))
+        for depth in range(1, len(self.weights)):
+            x, weight = torch.relu(x), self.weights[depth].transpose(1, 2)
+            bias = self._bias(depth)
+            x = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight)
         x = torch.relu(x) if self.norm is None else nn.functional.silu(self.norm(x, mask))
         return nn.functional.dropout(x, self.dropout, self.training)
 
+    def _bias(self, depth: int) -> torch.Tensor | None:
+        return self.biases[depth] if depth < len(self.biases) else None
+
     def _first(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """The first layer: the experts of one input are one matrix product. Returns (E, B, H)."""
-        weights, biases = self.weights[0], self.biases[0]
+        weights, biases = self.weights[0], self._bias(0)
         parts, at = [], 0
         for count, x in zip(self.experts, inputs, strict=True):
-            wide = nn.functional.linear(x, weights[at : at + count].flatten(0, 1), biases[at : at + count].flatten())
+            bias = None if biases is None else biases[at : at + count].flatten()
+            wide = nn.functional.linear(x, weights[at : at + count].flatten(0, 1), bias)
             parts.append(wide.view(x.shape[0], count, -1).transpose(0, 1))
             at += count
         return torch.cat(parts)

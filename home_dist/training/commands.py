@@ -18,7 +18,7 @@ from home_dist.training.events import EventLog
 from home_dist.training.ranks import Ranks, together
 from home_dist.training.run_folder import RunFolder
 from home_dist.training.tables import Screen, derived, detected, evaluation_table, plan_table
-from home_dist.training.trainer import Trainer
+from home_dist.training.trainer import Trainer, total_steps
 
 
 def train(config: RunConfig, ranks: Ranks) -> None:
@@ -37,22 +37,21 @@ def train(config: RunConfig, ranks: Ranks) -> None:
         position = state.position
         together(lambda: reader.resume(position))
 
-    built = together(lambda: build(inputs, ranks))
-    log = EventLog(folder.tensorboard if ranks.first and config.log.tensorboard else None, state.step)
-    trainer = Trainer(inputs, built, reader, checkpoints, log, ranks, screen)
-    steps = trainer.steps(state)
+    steps = total_steps(state, reader, config.train)
     if state.step >= steps and folder.evaluation.is_file():
         screen.say(
             f"run complete: {folder.path} has trained its {state.step:,} steps; nothing to do. "
             f"Its figures: {folder.evaluation}. For more, raise train.epochs; for another run, set run.dir."
         )
         return
-    screen.say(derived(inputs, ranks, steps, reader.steps(state.position.epoch) if state.step < steps else 0))
+    screen.say(derived(inputs, ranks, steps))
+    built = together(lambda: build(inputs, ranks))
     screen.table(plan_table(plan_rows(built.plan, inputs.layout)))
     if newest is not None:
         load(newest, built.model, built.optimizer)
         screen.say(f"resuming from {newest}: step {state.step:,} of {steps:,}")
-    state = trainer.run(state)
+    log = EventLog(folder.tensorboard if ranks.first and config.log.tensorboard else None, state.step)
+    state = Trainer(inputs, built, reader, checkpoints, log, ranks, screen).run(state, steps)
     for split, metrics in evaluate_splits(inputs, built.model, ranks, screen).items():
         log.evaluation(state.step, split, metrics)
         if ranks.first:

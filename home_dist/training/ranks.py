@@ -66,6 +66,7 @@ def form_ranks(config: DistributedSection) -> Ranks:
 
 def leave_ranks() -> None:
     if dist.is_initialized():
+        dist.barrier()  # the first rank serves the others' rendezvous and must not leave before they are done
         dist.destroy_process_group()
 
 

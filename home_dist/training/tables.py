@@ -43,7 +43,7 @@ def detected(ranks: Ranks) -> str:
     return f"devices: {ranks.world_size} rank{plural} on {what} | backend: {backend} | expert kernel: eager"
 
 
-def derived(inputs: Inputs, ranks: Ranks, steps: int, steps_per_epoch: int) -> str:
+def derived(inputs: Inputs, ranks: Ranks, steps: int) -> str:
     train = inputs.config.train
     rows = ", ".join(f"{split} {files.rows:,}" for split, files in inputs.files.items())
     groups = {g: [t.name for t in inputs.schema.task if t.group == g] for g in inputs.schema.groups}
@@ -52,7 +52,7 @@ def derived(inputs: Inputs, ranks: Ranks, steps: int, steps_per_epoch: int) -> s
         f"data: {inputs.config.data.path} | rows: {rows}\n"
         f"tasks: {tasks}\n"
         f"model: {inputs.config.model.kind} | global batch {train.batch_size * ranks.world_size:,} "
-        f"({train.batch_size:,} per rank) | {steps_per_epoch:,} steps per epoch, {steps:,} in all"
+        f"({train.batch_size:,} per rank) | epochs {train.epochs} | {steps:,} steps in all"
     )
 
 

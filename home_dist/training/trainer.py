@@ -6,6 +6,7 @@ from itertools import islice
 import torch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
+from home_dist.config import TrainSection
 from home_dist.data import Reader
 from home_dist.network import StepOutput
 from home_dist.training import progress
@@ -19,8 +20,15 @@ from home_dist.training.tables import Screen
 _SLOW_STEPS = 2  # the first ones allocate and are left out of rates
 
 
+def total_steps(state: TrainState, reader: Reader, config: TrainSection) -> int:
+    """Steps of the whole run, those done included."""
+    left = sum(reader.steps(e) - reader.steps_done(e) for e in range(state.position.epoch, config.epochs))
+    total = state.step + left
+    return min(total, config.max_steps) if config.max_steps is not None else total
+
+
 class Trainer:
-    """Runs from `state` to the end of the configured epochs or steps."""
+    """Runs the steps from a state on."""
 
     def __init__(
         self, inputs: Inputs, built: Built, reader: Reader, checkpoints: Checkpoints, log: EventLog, ranks: Ranks, screen: Screen
@@ -30,16 +38,8 @@ class Trainer:
         self.log, self.ranks, self.screen = log, ranks, screen
         self.tasks = [t.name for t in inputs.schema.task]
 
-    def steps(self, state: TrainState) -> int:
-        """Steps of the whole run, those done included."""
-        train, first = self.config.train, state.position.epoch
-        left = sum(self.reader.steps(e) - self.reader.steps_done(e) for e in range(first, train.epochs))
-        total = state.step + left
-        return min(total, train.max_steps) if train.max_steps is not None else total
-
-    def run(self, state: TrainState) -> TrainState:
-        """Returns the state after the last step, which is also the newest checkpoint."""
-        total = self.steps(state)
+    def run(self, state: TrainState, total: int) -> TrainState:
+        """Trains up to step `total`. Returns the state after it, which is also the newest checkpoint."""
         schedule = Schedule(self.built.optimizer, self.config.train, total)
         pipeline = TrainPipelineSparseDist(
             self.built.model, self.built.optimizer, self.ranks.device, execute_all_batches=True

@@ -59,6 +59,16 @@ def rewrite(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
     return act
 
 
+def flip_a_bit(folder: Path) -> None:
+    """Within the values of column `rate`, where the file still decodes: only its checksum tells."""
+    path = folder / "train" / "part-00001.parquet"
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    chunk = next(c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == "rate")
+    content = bytearray(path.read_bytes())
+    content[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 1
+    path.write_bytes(content)
+
+
 def empty_table(folder: Path) -> None:
     for path in (folder / "train").glob("*.parquet"):
         pq.write_table(pq.read_table(path).slice(0, 0), path)
@@ -75,7 +85,7 @@ CASES = {
     "no bytes": (rewrite(lambda b: b""), ["part-00001.parquet", "empty (0 bytes)"]),
     "truncated": (rewrite(lambda b: b[: len(b) // 2]), ["part-00001.parquet", "truncated"]),
     "no rows": (empty_table, ["hold no rows"]),
-    "damaged": (rewrite(lambda b: b[:200] + bytes(len(b) // 2) + b[200 + len(b) // 2 :]), ["part-00001.parquet"]),
+    "damaged": (flip_a_bit, ["part-00001.parquet", "row group 0 cannot be read"]),
     "id too large": (replace("video", at(17, 2000)), ["part-00001.parquet", "'video'", "id 2000", "0 to 1999", "row 17"]),
     "id negative": (replace("user", at(3, -1)), ["part-00001.parquet", "'user'", "id -1 is outside", "row 3"]),
     "id in a history": (replace("watched_video", at(5, [1, 9999])), ["'watched_video'", "id 9999 is outside"]),

@@ -50,7 +50,9 @@ def reference(model: Home, settings: HomeModel, group_of: tuple[int, ...], v: to
         for x in xs:
             depth = len(bank.weights)
             for d in range(depth):
-                x = bank.weights[d][expert] @ x + bank.biases[d][expert]
+                x = bank.weights[d][expert] @ x
+                if d < len(bank.biases):  # none before the normalisation
+                    x = x + bank.biases[d][expert]
                 if d < depth - 1:
                     x = torch.clamp(x, min=0)
             outputs.append(x)
