@@ -16,7 +16,9 @@ from home_dist.errors import UserError
 Result = TypeVar("Result")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. train.batch_size=4096.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. train.batch_size=4096.")
+]
 
 
 @app.command()

@@ -1,7 +1,6 @@
 """The whole: embeddings and histories -> feature vector -> multi-task model -> logits and losses."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -126,9 +125,10 @@ class Head(nn.Module):
         super().__init__()
         tasks = schema.task
         self.features = FeatureVector(layout, config)
-        self.model: Any = build_model(config.model, self.features.width, TaskGroups.of(tasks))
+        model = build_model(config.model, self.features.width, TaskGroups.of(tasks))
+        self.model = model
         rates = torch.tensor([t.base_rate or 0.5 for t in tasks])
-        self.towers = Towers(len(tasks), self.model.out_dim, config.model.tower_hidden, torch.logit(rates))
+        self.towers = Towers(len(tasks), model.out_dim, config.model.tower_hidden, torch.logit(rates))
         self.linear = None
         if config.train.linear_path and layout.dense_width:
             self.linear = nn.Linear(layout.dense_width, len(tasks), bias=False)

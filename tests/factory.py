@@ -85,7 +85,11 @@ def make_rows(rows: int, seed: int = 0, first_id: int = 0) -> pa.Table:
 
 
 def make_data(
-    folder: Path, rows: int = 2000, files: int = 3, row_group: int = 100, splits: tuple[str, ...] = ("train", "validation", "test")
+    folder: Path,
+    rows: int = 2000,
+    files: int = 3,
+    row_group: int = 100,
+    splits: tuple[str, ...] = ("train", "validation", "test"),
 ) -> Path:
     """Writes schema.toml and `rows` rows of training data in `files` files; the other splits have a quarter of it."""
     save_schema(make_schema(), _made(folder) / "schema.toml")
@@ -96,7 +100,9 @@ def make_data(
         bounds = [count * i // parts for i in range(parts + 1)]
         for index in range(parts):
             part = table.slice(bounds[index], bounds[index + 1] - bounds[index])
-            pq.write_table(part, _made(folder / split) / f"part-{index:05d}.parquet", row_group_size=row_group, write_page_checksum=True)
+            pq.write_table(
+                part, _made(folder / split) / f"part-{index:05d}.parquet", row_group_size=row_group, write_page_checksum=True
+            )
     return folder
 
 

@@ -22,7 +22,7 @@ class Ended:
 
     def losses(self) -> dict[int, str]:
         """step -> loss, as the first rank printed them."""
-        return dict((int(s), loss) for s, loss in re.findall(r"step +(\d+)/.*?loss ([\d.]+)", self.outputs[0]))
+        return {int(s): loss for s, loss in re.findall(r"step +(\d+)/.*?loss ([\d.]+)", self.outputs[0])}
 
 
 def environment(rank: int, started: int, port: int, world_size: int | None = None) -> dict[str, str]:

@@ -18,7 +18,9 @@ def file(tmp_path):
 
 
 def test_a_resolved_configuration_reads_back_the_same(file, tmp_path):
-    config = load_config(file, ["train.batch_size=4096", "data.path=a/b", "sequence.0.softmax=true", "embedding.tables.v.dim=8"])
+    config = load_config(
+        file, ["train.batch_size=4096", "data.path=a/b", "sequence.0.softmax=true", "embedding.tables.v.dim=8"]
+    )
     assert config.train.batch_size == 4096
     assert config.data.path == "a/b"
     assert config.sequence[0].softmax

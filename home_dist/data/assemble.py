@@ -47,7 +47,7 @@ class Assembler:
 
     def _gather(self, picks: Picks, name: str, width: int, dtype: type) -> torch.Tensor:
         """(size, width), zero in filled samples."""
-        out = np.zeros((self.size, width), dtype)
+        out: NDArray = np.zeros((self.size, width), dtype)
         at = 0
         for rows, index in picks:
             np.take(getattr(rows, name), index, axis=0, out=out[at : at + len(index)], mode="clip")

@@ -55,9 +55,9 @@ class Columns:
     @staticmethod
     def of(layout: InputLayout) -> "Columns":
         single = tuple(i for i in layout.features if not i.is_list and i.place != "small")
-        alone = [(i,) for i in layout.features if i.is_list]
-        together = [tuple(e.field for e in s.fields) for s in layout.sequences]
-        return Columns(layout.at("small"), single, tuple(together + alone))
+        together = tuple(tuple(e.field for e in s.fields) for s in layout.sequences)
+        alone = tuple((i,) for i in layout.features if i.is_list)
+        return Columns(layout.at("small"), single, (*together, *alone))
 
 
 class Decoder:
@@ -220,8 +220,9 @@ class _Source:
             raise self.fail(feature.column, f"lists of {feature.width} numbers are needed", lengths != feature.width)
         flat = array.flatten()
         values = _numpy(pc.fill_null(flat, float("nan"))).astype(np.float64).reshape(-1, feature.width)
-        if not np.isfinite(values).all():
-            raise self.fail(feature.column, "NaN, null or infinite. Fill it in the pipeline", ~np.isfinite(values).all(1))
+        bad = ~np.isfinite(values).all(axis=1, keepdims=True)[:, 0]
+        if bad.any():
+            raise self.fail(feature.column, "NaN, null or infinite. Fill it in the pipeline", bad)
         return values
 
     def labels(self, name: str) -> NDArray[np.float32]:

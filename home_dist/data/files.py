@@ -42,7 +42,9 @@ def open_files(folder: str | Path, schema: Schema, layout: InputLayout) -> DataF
     """Reads the footers of a folder's Parquet files. Raises DataError naming file and column."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder. Set data.path and the name of the split (data.train, ...) to prepared data.")
+        raise DataError(
+            f"{folder}: no such folder. Set data.path and the name of the split (data.train, ...) to prepared data."
+        )
     paths = sorted(folder.rglob("*.parquet"))
     if not paths:
         raise DataError(f"{folder}: holds no *.parquet files. Prepare the data first, or correct data.path.")
@@ -66,7 +68,9 @@ def open_parquet(path: str | Path) -> pq.ParquetFile:
         return pq.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: no readable Parquet file, it may be truncated ({reason}). Write it again or remove it.") from None
+        raise DataError(
+            f"{path}: no readable Parquet file, it may be truncated ({reason}). Write it again or remove it."
+        ) from None
 
 
 def needed_columns(schema: Schema, layout: InputLayout) -> dict[str, str]:

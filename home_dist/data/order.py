@@ -1,9 +1,9 @@
 """The order of an epoch: a pure function of (data, seed, epoch, lanes, global batch), without the number of ranks in it.
 
-Row groups, seeded and permuted, are grouped into *windows*; the rows of a window are permuted among themselves. A global batch
-is mixed from a fixed number of *lanes*, each of which runs through fragments (window, start, stop) of permuted windows and gives
-the same number of rows to every step. Rank r owns the r-th share of the lanes. So a position in an epoch is one number, the
-steps done, and what remains is known exactly: it can be dealt anew to any other number of lanes.
+Row groups, seeded and permuted, are grouped into *windows*; the rows of a window are permuted among themselves. A global
+batch is mixed from a fixed number of *lanes*, each of which runs through fragments (window, start, stop) of permuted windows
+and gives the same number of rows to every step. Rank r owns the r-th share of the lanes. So a position in an epoch is one
+number, the steps done, and what remains is known exactly: it can be dealt anew to any other number of lanes.
 """
 
 from collections.abc import Sequence

@@ -42,9 +42,7 @@ def plan_sharding(model: nn.Module, layout: InputLayout, config: EmbeddingSectio
     for table in layout.tables:
         pinned = config.tables[table.name].sharding if table.name in config.tables else None
         kernels = [EmbeddingComputeKernel.DENSE.value if pinned == "data_parallel" else EmbeddingComputeKernel.FUSED.value]
-        constraints[table.name] = ParameterConstraints(
-            sharding_types=[pinned] if pinned else _PLANNED, compute_kernels=kernels
-        )
+        constraints[table.name] = ParameterConstraints(sharding_types=[pinned] if pinned else _PLANNED, compute_kernels=kernels)
     planner = EmbeddingShardingPlanner(topology=_topology(device, world), constraints=constraints)
     group = dist.group.WORLD
     if group is None:
@@ -54,7 +52,8 @@ def plan_sharding(model: nn.Module, layout: InputLayout, config: EmbeddingSectio
     except PlannerError as error:
         biggest = max(layout.tables, key=lambda t: t.rows * t.dim)
         raise ConfigError(
-            f"no sharding plan fits {world} ranks on {device.type}. The biggest table is {biggest.name!r} with {biggest.rows:,} rows x "
+            f"no sharding plan fits {world} ranks on {device.type}. The biggest table is "
+            f"{biggest.name!r} with {biggest.rows:,} rows x "
             f"{biggest.dim} = {biggest.rows * biggest.dim * 4 / 2**30:.2f} GiB. Use more ranks, a smaller embedding.dim, or "
             f"embedding.tables.{biggest.name}.keep_rows. (Planner: {str(error).splitlines()[0]})"
         ) from None
@@ -82,11 +81,11 @@ class PlanRow:
 
 
 def plan_rows(plan: ShardingPlan, layout: InputLayout) -> list[PlanRow]:
-    """One row per sharded table, and one for all replicated tables together. Bytes are of the fp32 weights, all ranks together."""
+    """A row per sharded table, and one for all replicated tables. Bytes are of the fp32 weights, on all ranks together."""
     by_name = {t.name: t for t in layout.tables}
     rows = []
     for module in plan.plan.values():
-        for name, sharding in module.items():  # type: ignore[attr-defined]
+        for name, sharding in module.items():
             table = by_name[name]
             ranks = sorted(set(sharding.ranks or []))
             copies = len(ranks) if sharding.sharding_type == ShardingType.DATA_PARALLEL.value else 1

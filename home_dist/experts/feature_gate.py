@@ -10,8 +10,8 @@ from torch import nn
 class FeatureGate(nn.Module):
     """v * sum_l softmax(W v)_l FeaLoRA_l(v), with FeaLoRA(v) = 2 sigmoid(v B A), for each of G groups.
 
-    B (F, d) and A (d, F) have rank d = F / L, rounded up and capped. A starts small, so that gates start near 1 and features are
-    scaled, not shrunk. With sigmoid="outside" the weighted sum is taken first: 2 sigmoid(sum_l softmax(W v)_l (v B_l A_l)).
+    B (F, d) and A (d, F) have rank d = F / L, rounded up and capped. A starts small, so that gates start near 1 and features
+    are scaled, not shrunk. With sigmoid="outside" the weighted sum is taken first: 2 sigmoid(sum_l softmax(W v)_l (v B_l A_l)).
     """
 
     def __init__(self, groups: int, in_dim: int, gates: int, max_rank: int, sigmoid: Literal["inside", "outside"] = "inside"):

@@ -11,9 +11,7 @@ def calibration_ratio(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike |
     return calibration_ratio_of(counted(labels, scores, weights))
 
 
-def expected_calibration_error(
-    labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, bins: int = 20
-) -> float:
+def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, bins: int = 20) -> float:
     """Mean over samples of |mean prediction - share of positives| of their bin. NaN without samples.
 
     Bins hold equal numbers of samples, ordered by score: with bins of equal width all samples of a rare task would lie

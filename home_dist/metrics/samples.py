@@ -39,9 +39,7 @@ def counted(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = No
     prefix = f"task {task!r}: " if task is not None else ""
     unusable = int(np.count_nonzero(~(np.isfinite(w) & (w >= 0))))
     if unusable:
-        raise DataError(
-            f"{prefix}{unusable:,} of {w.size:,} weights are negative, infinite or NaN; 0 leaves a sample out"
-        )
+        raise DataError(f"{prefix}{unusable:,} of {w.size:,} weights are negative, infinite or NaN; 0 leaves a sample out")
     kept = w > 0
     y, s, w = y[kept].astype(np.float64), s[kept].astype(np.float64), w[kept]
     nan = int(np.count_nonzero(np.isnan(s)))
@@ -52,9 +50,7 @@ def counted(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = No
         )
     other = int(np.count_nonzero((y != 0) & (y != 1)))
     if other:
-        raise DataError(
-            f"{prefix}{other:,} of {y.size:,} labels are neither 0 nor 1, for example {y[(y != 0) & (y != 1)][0]}"
-        )
+        raise DataError(f"{prefix}{other:,} of {y.size:,} labels are neither 0 nor 1, for example {y[(y != 0) & (y != 1)][0]}")
     return Samples(y, s, w, kept)
 
 

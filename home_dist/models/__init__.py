@@ -1,7 +1,5 @@
 """Multi-task models: each a wiring of experts, gates and masks; chosen by `[model] kind`."""
 
-from torch import nn
-
 from home_dist.config import HomeModel
 from home_dist.models.home import Home
 from home_dist.models.tasks import TaskGroups
@@ -9,6 +7,6 @@ from home_dist.models.tasks import TaskGroups
 __all__ = ["Home", "TaskGroups", "build_model"]
 
 
-def build_model(config: HomeModel, in_dim: int, tasks: TaskGroups) -> nn.Module:
+def build_model(config: HomeModel, in_dim: int, tasks: TaskGroups) -> Home:
     """The model of `[model]`: maps v (B, F) and mask (B,) to one state per task, (K, B, model.out_dim)."""
     return Home(config, in_dim, tasks)

@@ -31,7 +31,9 @@ class Din(nn.Module):
         layers.append(nn.Linear(hidden[-1], 1))
         self.unit = nn.Sequential(*layers)
 
-    def forward(self, events: torch.Tensor, contexts: torch.Tensor, targets: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, events: torch.Tensor, contexts: torch.Tensor, targets: torch.Tensor, lengths: torch.Tensor
+    ) -> torch.Tensor:
         """events: (N, target_dim); contexts: (N, context_dim); targets: (B, target_dim); lengths: (B,).
 
         Returns (B, target_dim + context_dim).

@@ -30,7 +30,7 @@ _MANIFEST, _STATE, _WRITING = "manifest.json", "state.json", ".writing"
 
 @dataclass(frozen=True)
 class TrainState:
-    """What a checkpoint holds beside tensors. Random numbers of a step are a function of (seed, step, rank) and need no state."""
+    """What a checkpoint holds beside tensors. A step's random numbers are a function of (seed, step, rank): no state."""
 
     step: int
     """Optimizer steps done."""

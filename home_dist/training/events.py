@@ -17,7 +17,7 @@ class EventLog:
             from torch.utils.tensorboard import SummaryWriter
 
             # Events after the checkpoint that a resumed run starts from are dropped: they will be written again.
-            self._writer = SummaryWriter(str(folder), purge_step=from_step + 1)  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(folder), purge_step=from_step + 1)
 
     def step(self, step: int, interval: Interval, rate: float, tasks: Sequence[str]) -> None:
         scalars = {
@@ -36,8 +36,8 @@ class EventLog:
     def _write(self, scalars: dict[str, float], step: int) -> None:
         if self._writer is not None:
             for name, value in scalars.items():
-                self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()  # type: ignore[no-untyped-call]
+            self._writer.close()

@@ -30,7 +30,8 @@ def _table_settings(config: RunConfig) -> dict[str, Any]:
 def build_optimizer(model: DistributedModelParallel, config: RunConfig) -> CombinedOptimizer:
     """All parameters of the sharded model, in four groups whose state one state dict holds.
 
-    TorchRec's fused optimizer leaves out data-parallel tables, whose gradients are all-reduced: they get a RowWiseAdagrad of their own.
+    TorchRec's fused optimizer leaves out data-parallel tables, whose gradients are all-reduced: they get a
+    RowWiseAdagrad of their own.
     """
     groups: dict[str, dict[str, nn.Parameter]] = {"tables": {}, "replicated": {}, "matrices": {}, "vectors": {}}
     for name, parameter in in_backward_optimizer_filter(model.named_parameters()):

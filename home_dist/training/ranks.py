@@ -41,7 +41,7 @@ class Ranks:
 
 
 def form_ranks(config: DistributedSection) -> Ranks:
-    """Joins the process group. gloo and CPU, or nccl where there are enough GPUs. Raises DistributedError within the timeout."""
+    """Joins the process group. gloo and CPU, or nccl where there are GPUs. Raises DistributedError within the timeout."""
     rank, world = _variable("RANK", 0), _variable("WORLD_SIZE", 1)
     local_rank, local_world = _variable("LOCAL_RANK", 0), _variable("LOCAL_WORLD_SIZE", 1)
     device, backend = _device(local_rank, local_world)
@@ -59,7 +59,8 @@ def form_ranks(config: DistributedSection) -> Ranks:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise DistributedError(
             f"rank {rank} on {socket.gethostname()} could not join {world} ranks at {address} within {config.timeout:g} s: "
-            f"{str(error).splitlines()[0]}. Check that all ranks were started and reach that address, or raise distributed.timeout."
+            f"{str(error).splitlines()[0]}. Check that all ranks were started and reach that address, or "
+            "raise distributed.timeout."
         ) from None
     return Ranks(rank, world, local_rank, local_world, device, backend, threads)
 

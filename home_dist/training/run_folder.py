@@ -9,7 +9,18 @@ from home_dist.errors import ConfigError
 from home_dist.schema import Schema, load_schema, save_schema
 
 # What may change when a run goes on: nothing that the model or the meaning of its data depends on.
-_FREE = ("run", "distributed", "log", "checkpoint", "data.path", "data.schema", "data.prefetch", "data.lanes", "data.validation", "data.test")
+_FREE = (
+    "run",
+    "distributed",
+    "log",
+    "checkpoint",
+    "data.path",
+    "data.schema",
+    "data.prefetch",
+    "data.lanes",
+    "data.validation",
+    "data.test",
+)
 _FREE_TRAIN = ("train.batch_size", "train.epochs", "train.max_steps")
 
 

@@ -31,7 +31,14 @@ class Trainer:
     """Runs the steps from a state on."""
 
     def __init__(
-        self, inputs: Inputs, built: Built, reader: Reader, checkpoints: Checkpoints, log: EventLog, ranks: Ranks, screen: Screen
+        self,
+        inputs: Inputs,
+        built: Built,
+        reader: Reader,
+        checkpoints: Checkpoints,
+        log: EventLog,
+        ranks: Ranks,
+        screen: Screen,
     ):
         self.config = inputs.config
         self.built, self.reader, self.checkpoints = built, reader, checkpoints
@@ -41,9 +48,7 @@ class Trainer:
     def run(self, state: TrainState, total: int) -> TrainState:
         """Trains up to step `total`. Returns the state after it, which is also the newest checkpoint."""
         schedule = Schedule(self.built.optimizer, self.config.train, total)
-        pipeline = TrainPipelineSparseDist(
-            self.built.model, self.built.optimizer, self.ranks.device, execute_all_batches=True
-        )
+        pipeline = TrainPipelineSparseDist(self.built.model, self.built.optimizer, self.ranks.device, execute_all_batches=True)
         meter = progress.Meter(len(self.tasks))
         epochs = self.reader.epochs(state.position.epoch, self.config.train.epochs)
         batches = islice(epochs, total - state.step)

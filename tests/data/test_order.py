@@ -28,7 +28,9 @@ def rows_of(dealt: Deal, steps: range, lanes: range) -> list[tuple[int, int]]:
     groups=GROUPS,
     window_rows=st.integers(1, 100),
     epoch=st.integers(0, 3),
-    stages=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(1, 12), st.integers(0, 6)), min_size=1, max_size=4),
+    stages=st.lists(
+        st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(1, 12), st.integers(0, 6)), min_size=1, max_size=4
+    ),
 )
 def test_every_row_is_read_once_through_any_stops_and_numbers_of_ranks(groups, window_rows, epoch, stages):
     """A stage: (ranks, wanted lanes, batch size per rank, steps until the stop); the last one runs to the end."""
@@ -54,7 +56,9 @@ def test_a_global_batch_has_the_same_rows_on_every_number_of_ranks(groups, batch
         for step in range(dealt.steps):
             per_rank = [rows_of(dealt, range(step, step + 1), range(r * share, (r + 1) * share)) for r in range(ranks)]
             assert all(len(rows) <= batch * lanes // ranks for rows in per_rank)
-            assert sorted(sum(per_rank, [])) == sorted(rows_of(dealt, range(step, step + 1), range(lanes)))
+            assert sorted(row for rows in per_rank for row in rows) == sorted(
+                rows_of(dealt, range(step, step + 1), range(lanes))
+            )
             if step < dealt.steps - 1:
                 assert all(len(rows) == batch * lanes // ranks for rows in per_rank)
 

@@ -38,7 +38,7 @@ def prepared(tmp_path_factory):
 
 def make_reader(prepared, **changes) -> Reader:
     schema, layout, files, _ = prepared
-    return Reader(files, schema, layout, **{**dict(batch_size=16, seed=3, lanes=4, window_rows=60), **changes})
+    return Reader(files, schema, layout, **{"batch_size": 16, "seed": 3, "lanes": 4, "window_rows": 60, **changes})
 
 
 def numbers(batch: Batch) -> list[int]:
@@ -47,7 +47,7 @@ def numbers(batch: Batch) -> list[int]:
 
 
 def test_every_input_of_every_sample_is_that_of_its_row(prepared):
-    schema, _, _, whole = prepared
+    *_, whole = prepared
     seen = []
     for batch in make_reader(prepared).epoch(1):
         bags, events, lists = batch.bags.to_dict(), batch.events.to_dict(), batch.small_lists.to_dict()

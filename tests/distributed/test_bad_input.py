@@ -1,4 +1,4 @@
-"""Bad input on two ranks: one message that names file, column or key and what to do; every rank ends; nothing is left behind."""
+"""Bad input on two ranks: one message that names file, column or key and what to do; every rank ends."""
 
 import shutil
 from collections.abc import Callable
@@ -81,7 +81,10 @@ CASES = {
     "missing schema": (lambda f: (f / "schema.toml").unlink(), ["schema.toml", "no such file", "data.schema"]),
     "missing column": (drop("tab"), ["part-00001.parquet", "column 'tab' is missing", "data.exclude"]),
     "wrong type": (replace("tab", lambda a: a.cast(pa.string())), ["part-00001.parquet", "column 'tab' has type string"]),
-    "list where one": (replace("tags", lambda a: pa.array(np.arange(len(a)))), ["column 'tags' has type int64", "lists of whole"]),
+    "list where one": (
+        replace("tags", lambda a: pa.array(np.arange(len(a)))),
+        ["column 'tags' has type int64", "lists of whole"],
+    ),
     "no bytes": (rewrite(lambda b: b""), ["part-00001.parquet", "empty (0 bytes)"]),
     "truncated": (rewrite(lambda b: b[: len(b) // 2]), ["part-00001.parquet", "truncated"]),
     "no rows": (empty_table, ["hold no rows"]),

@@ -74,7 +74,9 @@ def test_one_and_two_ranks_give_the_same_loss_curve_and_parameters(data, tmp_pat
     assert losses[0] == pytest.approx(losses[1], abs=2e-4)
     assert min(losses[0].values()) < losses[0][1] - 0.3  # it learned something, so that the comparison means something
     for name in parameters[0].keys() | parameters[1].keys():
-        torch.testing.assert_close(parameters[0][name], parameters[1][name], rtol=2e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            parameters[0][name], parameters[1][name], rtol=2e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.mark.parametrize("after", [9, 27])  # within the first and within the second epoch
@@ -122,7 +124,8 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_finishes_it(undisturbed
     processes = start(2, *arguments)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("run/checkpoints/step-*/manifest.json")):
-        assert time.monotonic() < deadline and all(p.poll() is None for p in processes)
+        assert time.monotonic() < deadline
+        assert all(p.poll() is None for p in processes)
         time.sleep(0.01)
     processes[1].kill()
     ended = finish(processes, timeout=60)

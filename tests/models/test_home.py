@@ -14,8 +14,8 @@ F, B = 10, 5
 
 
 def config(**changes) -> HomeModel:
-    small = dict(expert_hidden=[6], expert_dim=4, feature_gates=3, feature_gate_rank=3, shared_experts=2, group_experts=2)
-    return HomeModel(**{**small, **changes})
+    small = {"expert_hidden": [6], "expert_dim": 4, "feature_gates": 3, "feature_gate_rank": 3}
+    return HomeModel(**{**small, "shared_experts": 2, "group_experts": 2, **changes})
 
 
 def make(settings: HomeModel, group_of: tuple[int, ...], seed: int = 0) -> Home:
@@ -83,9 +83,7 @@ def reference(model: Home, settings: HomeModel, group_of: tuple[int, ...], v: to
     outputs = [expert_outputs(model.meta, e, inputs[owner[e]]) for e in range(len(owner))]
     gate_reads = (lambda g, b: inputs[g][b]) if settings.gate_input == "gated" else (lambda g, b: v[b])
     of = lambda *wanted: [e for e, o in enumerate(owner) if o in wanted]  # noqa: E731
-    z = [
-        [mixed(model.meta, c, gate_reads(1 + c, b), of(0, 1 + c), of(1 + c), outputs, b) for b in rows] for c in range(groups)
-    ]
+    z = [[mixed(model.meta, c, gate_reads(1 + c, b), of(0, 1 + c), of(1 + c), outputs, b) for b in rows] for c in range(groups)]
     z_shared = [mixed(model.meta, groups, gate_reads(0, b), range(len(owner)), of(0), outputs, b) for b in rows]
 
     # Task layer: shared, groups, tasks.
