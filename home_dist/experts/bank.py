@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from home_dist.experts.gates import mixture
 from home_dist.layers.global_norm import GlobalBatchNorm
 
 
@@ -50,6 +51,16 @@ class ExpertBank(nn.Module):
             x = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight)
         x = torch.relu(x) if self.norm is None else nn.functional.silu(self.norm(x, mask))
         return nn.functional.dropout(x, self.dropout, self.training)
+
+    def mixed(
+        self, inputs: Sequence[torch.Tensor], gates: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What gates make of the experts' outputs: sum over e of gates[k, b, e] * expert e of sample b.
+
+        inputs: one (B, F) per entry of `experts`; gates: (K, B, E); mask: (B,), samples that count in the statistics.
+        Returns (K, B, D).
+        """
+        return mixture(gates, self(inputs, mask))
 
     def _bias(self, depth: int) -> torch.Tensor | None:
         return self.biases[depth] if depth < len(self.biases) else None

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from home_dist.config import HomeModel
-from home_dist.experts import ExpertBank, FeatureGate, MaskedGates, SelfGates, mixture
+from home_dist.experts import ExpertBank, FeatureGate, MaskedGates, SelfGates
 from home_dist.models.tasks import TaskGroups
 
 
@@ -48,11 +48,10 @@ class _Layer(nn.Module):
 
     def forward(self, gated: torch.Tensor, gate_input: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """gated: (G, B, F); gate_input: (B, F') or (gates, B, F'). Returns (gates, B, D)."""
-        outputs = self.bank(gated.unbind(0), mask)
         weights = self.gates(gate_input)
         if self.self_gates is not None:
             weights = weights + self.self_gates(gate_input)
-        return mixture(weights, outputs)
+        return self.bank.mixed(gated.unbind(0), weights, mask)
 
 
 class Home(nn.Module):

@@ -1,0 +1,86 @@
+"""What was known before a moment: sums over the events of a key that lie strictly before a query's time.
+
+One sort by (key, time) turns "the events of this key before t" into a range of positions, which a binary search finds;
+a sum over it is a difference of two running sums. Events at the query's own time do not count: impressions that were
+shown together know nothing of each other.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+
+class AsOf:
+    """The events of each query's key before the query's time.
+
+    Keys are small non-negative codes; a negative code stands for "unknown" and matches nothing. Times are integers.
+    """
+
+    def __init__(self, event_keys: Ints, event_times: Ints, query_keys: Ints, query_times: Ints):
+        """event_*: (N,); query_*: (Q,)."""
+        known = np.flatnonzero(event_keys >= 0)
+        self._start = int(event_times.min()) if len(event_times) else 0
+        latest = int(event_times.max()) if len(event_times) else 0
+        # One value more than the events' times, so that a query after all of them finds room.
+        self._span = latest - self._start + 2
+        place = event_keys[known] * self._span + (event_times[known] - self._start)
+        within = np.argsort(place, kind="stable")
+        self._place, self._order = place[within], known[within]
+        self._query_keys, self._query_times = query_keys, query_times
+        self.first = self._find(np.full(len(query_keys), self._start))
+        self.last = self._find(query_times)
+        self.last[query_keys < 0] = 0
+        self.first[query_keys < 0] = 0
+
+    def _find(self, times: Ints) -> Ints:
+        """(Q,) position of the first event of each query's key that is not before the time."""
+        offset = np.clip(times - self._start, 0, self._span - 1)
+        return np.searchsorted(self._place, self._query_keys * self._span + offset, side="left")
+
+    def since(self, window: int) -> "AsOf":
+        """The same, over the events of the last `window` units of time only."""
+        other = object.__new__(AsOf)
+        other.__dict__.update(self.__dict__)
+        other.first = np.minimum(self._find(self._query_times - window), self.last)
+        other.first[self._query_keys < 0] = 0
+        return other
+
+    def count(self) -> Ints:
+        """(Q,) number of events."""
+        return self.last - self.first
+
+    def sum(self, values: NDArray[np.integer]) -> Ints:
+        """(Q,) sum of the events' values (N,), exact."""
+        running = np.zeros(len(self._order) + 1, np.int64)
+        np.cumsum(values[self._order], out=running[1:])
+        return running[self.last] - running[self.first]
+
+    def newest(self) -> Ints:
+        """(Q,) index of the newest event, -1 where there is none."""
+        if not len(self._order):
+            return np.full(len(self.last), -1, np.int64)
+        return np.where(self.last > self.first, self._order[self.last - 1], -1)
+
+    def latest(self, most: int) -> tuple[Ints, Ints]:
+        """Of each query the newest events, at most so many, oldest first.
+
+        Returns offsets (Q + 1,) and event indices (offsets[-1],).
+        """
+        first = np.maximum(self.first, self.last - most)
+        offsets = np.zeros(len(first) + 1, np.int64)
+        np.cumsum(self.last - first, out=offsets[1:])
+        positions = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], np.diff(offsets))
+        return offsets, self._order[positions]
+
+
+def codes(*keys: Ints) -> Ints:
+    """One code per distinct combination of keys (N,); -1 where any of them is negative, which stands for "unknown"."""
+    combined = np.unique(keys[0], return_inverse=True)[1].astype(np.int64)
+    missing = keys[0] < 0
+    for key in keys[1:]:
+        values, own = np.unique(key, return_inverse=True)
+        combined = np.unique(combined * len(values) + own, return_inverse=True)[1].astype(np.int64)
+        missing = missing | (key < 0)
+    combined[missing] = -1
+    return combined

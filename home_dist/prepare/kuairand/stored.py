@@ -1,0 +1,71 @@
+"""Stored sequences: each user's last watched videos before the log begins, as events with one common time.
+
+When the single videos were watched is not known, only when the last of them was. So all of a user's stored events
+count from that moment on, and never before.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from home_dist.prepare.asof import Ints, codes
+from home_dist.prepare.tables import int_column
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Events (M,), those of a user together and oldest first; and per user (U,) what is known of the time before."""
+
+    user: Ints
+    video: Ints
+    time: Ints
+    """The time of the user's last stored event."""
+    long_view: NDArray[np.int8]
+    like: NDArray[np.int8]
+    users: Ints
+    users_time: Ints
+    users_length: Ints
+    """Number of all impressions before the log, also of those that are not stored."""
+    users_long_views: Ints
+    """Stored long views, which reach back further than the stored impressions; at most as many as were stored."""
+    users_likes: Ints
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+def read_stored(table: pa.Table | None) -> Stored:
+    """Raises nothing for a missing table: then there are no events."""
+    if table is None:
+        none, flags = np.empty(0, np.int64), np.empty(0, np.int8)
+        return Stored(none, none, none, flags, flags, none, none, none, none, none)
+    user = int_column(table, "user_id")
+    watched, lengths = _flat(table, "watch_seq")
+    liked, likes = _flat(table, "like_seq")
+    longed, long_views = _flat(table, "long_watch_seq")
+    owner = np.repeat(np.arange(len(user)), lengths)
+    video_of_user = codes(
+        np.concatenate([owner, np.repeat(np.arange(len(user)), likes), np.repeat(np.arange(len(user)), long_views)]),
+        np.concatenate([watched, liked, longed]),
+    )
+    own, liked_codes, long_codes = np.split(video_of_user, [len(watched), len(watched) + len(liked)])
+    return Stored(
+        user=user[owner],
+        video=watched,
+        time=int_column(table, "last_time_ms")[owner],
+        long_view=np.isin(own, long_codes).astype(np.int8),
+        like=np.isin(own, liked_codes).astype(np.int8),
+        users=user,
+        users_time=int_column(table, "last_time_ms"),
+        users_length=int_column(table, "history_len") if "history_len" in table.column_names else lengths,
+        users_long_views=long_views,
+        users_likes=likes,
+    )
+
+
+def _flat(table: pa.Table, name: str) -> tuple[Ints, Ints]:
+    """Values of a column of lists, one after another, and the lists' lengths."""
+    column = table.column(name).combine_chunks()
+    return column.flatten().to_numpy(), np.diff(column.offsets.to_numpy().astype(np.int64))

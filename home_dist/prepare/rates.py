@@ -1,0 +1,31 @@
+"""Counts and rates as statistics: log1p of a count, smoothed log-odds of a rate."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from home_dist.prepare.asof import Ints
+
+Floats = NDArray[np.float64]
+
+START_RATE = 0.01
+START_WEIGHT = 100.0
+"""The base rate before anything was seen is START_RATE; it weighs as much as so many impressions."""
+
+
+def base_rates(happened: Ints, counted: Ints) -> Floats:
+    """(Q,) rate over all earlier impressions: of `counted` ones, `happened` had the behaviour."""
+    return (happened + START_RATE * START_WEIGHT) / (counted + START_WEIGHT)
+
+
+def log_odds(happened: Ints, counted: Ints, base: Floats, strength: float) -> Floats:
+    """(Q,) log((c + a p) / (n - c + a (1 - p))) with c of n, base rate p and strength a; NaN where n is 0.
+
+    The smoothing acts like a further `strength` impressions at the base rate.
+    """
+    odds = np.log((happened + strength * base) / (counted - happened + strength * (1.0 - base)))
+    return np.where(counted > 0, odds, np.nan)
+
+
+def stepped(values: Floats, step: float = 1 / 32) -> NDArray[np.float32]:
+    """Rounds to multiples of a power of two, which float32 holds exactly: finer than any bucket, and small on disk."""
+    return (np.round(values / step) * step + 0.0).astype(np.float32)
