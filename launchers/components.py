@@ -49,9 +49,7 @@ def train(
     values = [v for v in (set, *overrides) if v]
     for value in values:
         if value.startswith("-") or "=" not in value:
-            _refuse(
-                f"override {value!r} is not KEY=VALUE. Overrides come last: -j 1x2 --set train.epochs=2 train.seed=1"
-            )
+            _refuse(f"override {value!r} is not KEY=VALUE. Overrides come last: -j 1x2 --set train.epochs=2 train.seed=1")
     options = [part for value in values for part in ("--set", value)]
     resource = _resource(cpu, gpu, memMB, h)
     return job("train", [config, *options], j, name, resource, image, python, rdzv_port, max_retries)

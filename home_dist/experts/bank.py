@@ -52,9 +52,7 @@ class ExpertBank(nn.Module):
         x = torch.relu(x) if self.norm is None else nn.functional.silu(self.norm(x, mask))
         return nn.functional.dropout(x, self.dropout, self.training)
 
-    def mixed(
-        self, inputs: Sequence[torch.Tensor], gates: torch.Tensor, mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def mixed(self, inputs: Sequence[torch.Tensor], gates: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """What gates make of the experts' outputs: sum over e of gates[k, b, e] * expert e of sample b.
 
         inputs: one (B, F) per entry of `experts`; gates: (K, B, E); mask: (B,), samples that count in the statistics.

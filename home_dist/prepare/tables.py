@@ -44,9 +44,7 @@ def find_files(folders: Sequence[Path], prefix: str) -> list[Path]:
     return [found[stem] for stem in sorted(found)]
 
 
-def read_tables(
-    paths: Sequence[Path], columns: Mapping[str, Kind], optional: Mapping[str, Kind] | None = None
-) -> pa.Table:
+def read_tables(paths: Sequence[Path], columns: Mapping[str, Kind], optional: Mapping[str, Kind] | None = None) -> pa.Table:
     """The rows of several files of one layout, one after another.
 
     `columns` must be in each file; of `optional` those are read that all files have. Integers come as int64 and

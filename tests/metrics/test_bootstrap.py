@@ -75,9 +75,7 @@ def test_rare_tasks_and_undefined_ones():
     weights[:] = 1
     labels[:, 1] = 0
     area, grouped = bootstrap(TASKS, labels, weights, scores, users)
-    assert area.interval("like") == Interval(
-        pytest.approx(np.nan, nan_ok=True), *[pytest.approx(np.nan, nan_ok=True)] * 2, 0
-    )
+    assert area.interval("like") == Interval(pytest.approx(np.nan, nan_ok=True), *[pytest.approx(np.nan, nan_ok=True)] * 2, 0)
     assert area.interval().estimate == area.interval("click").estimate
     labels[5, 1] = 1  # one user has the one positive: about a third of all draws miss it
     area, _ = bootstrap(TASKS, labels, weights, scores, users)

@@ -22,9 +22,7 @@ FLAGS = (
 _LOG: dict[str, Kind] = dict.fromkeys(
     ("user_id", "video_id", "time_ms", *FLAGS, "play_time_ms", "duration_ms", "tab"), "integer"
 )
-_LOG_EXTRA: dict[str, Kind] = dict.fromkeys(
-    ("date", "hourmin", "profile_stay_time", "comment_stay_time", "is_rand"), "integer"
-)
+_LOG_EXTRA: dict[str, Kind] = dict.fromkeys(("date", "hourmin", "profile_stay_time", "comment_stay_time", "is_rand"), "integer")
 USER_NUMBERS = ("follow_user_num", "fans_user_num", "friend_user_num", "register_days")
 USER_CATEGORIES = (
     "user_active_degree",
@@ -117,7 +115,8 @@ def read_source(folder: Path, with_month_statistics: bool, say: Callable[[str], 
         log=log,
         log_files=tuple(p.name for p in logs),
         users=side(
-            "user_features_", {"user_id": "integer"},
+            "user_features_",
+            {"user_id": "integer"},
             {**dict.fromkeys(USER_CATEGORIES, "text"), **dict.fromkeys(USER_NUMBERS, "number")},
         ),  # fmt: skip
         videos=side("video_features_basic_", _VIDEO, _VIDEO_EXTRA),
