@@ -159,6 +159,13 @@ class DistributedSection(_Section):
     """CPU threads per rank; by default the cores shared out among the ranks of the host."""
 
 
+class KernelSection(_Section):
+    backend: Literal["auto", "eager", "cpu", "triton"] = "auto"
+    """How experts are computed: plain torch operators, passes fused for a CPU, or Triton kernels; by default by device."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the experts' matrix products; sums and statistics are fp32 in any case."""
+
+
 class RunConfig(_Section):
     run: RunSection
     data: DataSection
@@ -168,6 +175,7 @@ class RunConfig(_Section):
     train: TrainSection = TrainSection()
     checkpoint: CheckpointSection = CheckpointSection()
     log: LogSection = LogSection()
+    kernel: KernelSection = KernelSection()
     distributed: DistributedSection = DistributedSection()
 
     @model_validator(mode="after")
