@@ -6,20 +6,17 @@ Unknown keys are refused. Every message names the key, what was given and what i
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from home_dist.errors import ConfigError, problem_lines
+from home_dist.model_section import DEFAULT_KIND, KINDS, HomeModel, ModelSection, without_foreign_keys
+from home_dist.section import Rate, Widths
+from home_dist.section import Section as _Section
 
-Widths = tuple[Annotated[int, Field(ge=1)], ...]
-Rate = Annotated[float, Field(ge=0, lt=1)]
 Activation = Literal["dice", "prelu", "swish", "relu"]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class RunSection(_Section):
@@ -74,7 +71,7 @@ class EmbeddingSection(_Section):
     """Dropout of the looked-up feature vector, in training."""
     dense_statistics: bool = True
     """Statistics enter standardised as well as by bucket."""
-    tables: dict[str, TableSection] = {}
+    tables: dict[str, TableSection] = Field(default_factory=dict)
 
 
 class SequenceSection(_Section):
@@ -86,38 +83,6 @@ class SequenceSection(_Section):
     activation: Activation = "dice"
     softmax: bool = False
     """Normalise attention weights over the history; the paper does not."""
-
-
-class HomeModel(_Section):
-    """HoME (Wang et al. 2024). Each of its four parts can be switched off alone."""
-
-    kind: Literal["home"] = "home"
-    shared_experts: int = Field(default=2, ge=1)
-    group_experts: int = Field(default=2, ge=1)
-    task_experts: int = Field(default=1, ge=1)
-    expert_hidden: Widths = (64,)
-    expert_dim: int = Field(default=32, ge=1)
-    """D, the width of an expert's output, in both layers."""
-    tower_hidden: Widths = (16,)
-    dropout: Rate = 0.0
-    """Dropout of the experts' outputs, in training."""
-    expert_norm: bool = True
-    """Swish(BatchNorm(.)) experts; otherwise classic ones with ReLU."""
-    hierarchy_mask: bool = True
-    """Gates see shared and own experts only; otherwise all of them."""
-    feature_gate: bool = True
-    self_gate: bool = True
-    feature_gates: int = Field(default=2, ge=1)
-    """L, low-rank gates in a feature gate."""
-    feature_gate_rank: int = Field(default=32, ge=1)
-    """Upper bound of a low-rank gate's rank, which is F / L rounded up."""
-    feature_gate_sigmoid: Literal["inside", "outside"] = "inside"
-    """Whether the sigmoid is applied to each low-rank gate or to their weighted sum."""
-    gate_input: Literal["plain", "gated"] = "plain"
-    """Whether the meta layer's gates read v or the feature-gated v of their group."""
-
-
-ModelSection = HomeModel
 
 
 class TrainSection(_Section):
@@ -137,7 +102,7 @@ class TrainSection(_Section):
     """Bound of the norm of the dense gradient."""
     linear_path: bool = True
     """Adds a linear model of the dense values to each task's logit."""
-    task_weights: dict[str, float] = {}
+    task_weights: dict[str, float] = Field(default_factory=dict)
     """Factors of the tasks' losses; 1 where not given."""
 
 
@@ -171,12 +136,17 @@ class RunConfig(_Section):
     data: DataSection
     embedding: EmbeddingSection = EmbeddingSection()
     sequence: tuple[SequenceSection, ...] = ()
-    model: ModelSection = HomeModel()
+    model: ModelSection = Field(default=HomeModel(), discriminator="kind")
     train: TrainSection = TrainSection()
     checkpoint: CheckpointSection = CheckpointSection()
     log: LogSection = LogSection()
     kernel: KernelSection = KernelSection()
     distributed: DistributedSection = DistributedSection()
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _default_kind(cls, value: Any) -> Any:
+        return {"kind": DEFAULT_KIND, **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
@@ -190,11 +160,12 @@ class RunConfig(_Section):
         return Path(self.data.data_schema) if self.data.data_schema else Path(self.data.path) / "schema.toml"
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(path: str | Path, overrides: Sequence[str] = (), notes: list[str] | None = None) -> RunConfig:
     """Reads a run configuration.
 
-    `overrides` are of the form "train.batch_size=4096"; the value is TOML, or text where it is no TOML.
-    Raises ConfigError, with one line per problem.
+    `overrides` are of the form "train.batch_size=4096"; the value is TOML, or text where it is no TOML. When one of them
+    chooses another model.kind than the file, the file's [model] keys that only its own kind knows are left out; `notes` gets
+    a line that names them. Raises ConfigError, with one line per problem.
     """
     path = Path(path)
     try:
@@ -203,12 +174,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path}: no such file. Give the path of a run's TOML file, such as configs/*.toml.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    written = _kind_of(tree)
     for override in overrides:
         _apply(tree, override)
+    kind = _kind_of(tree)
+    overridden = {o.partition("=")[0].strip() for o in overrides}
+    if kind != written and "model.kind" in overridden:
+        kept = {key.removeprefix("model.") for key in overridden}
+        left_out = without_foreign_keys(tree["model"], written, kept)
+        if left_out and notes is not None:
+            notes.append(f"model.kind={kind}: {path} is for {written}; left out of its [model]: {', '.join(left_out)}")
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {_with_allowed(line)}" for line in problem_lines(error))) from None
+        # The chosen kind stands between section and key in pydantic's locations, but not in the file.
+        lines = (line.replace(f"model.{kind}.", "model.", 1) for line in problem_lines(error))
+        raise ConfigError("\n".join(f"{path}: {_with_allowed(line, kind)}" for line in lines)) from None
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:
@@ -249,8 +230,13 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             node = node[index]
 
 
-def _with_allowed(line: str) -> str:
-    """Adds the allowed keys to the message about an unknown one."""
+def _kind_of(tree: dict[str, Any]) -> Any:
+    model = tree.get("model", {})
+    return model.get("kind", DEFAULT_KIND) if isinstance(model, dict) else None
+
+
+def _with_allowed(line: str, kind: Any) -> str:
+    """Adds the allowed keys to the message about an unknown one; `kind` is the model's."""
     key, _, rest = line.partition(": ")
     if not rest.startswith("unknown key"):
         return line
@@ -259,7 +245,7 @@ def _with_allowed(line: str) -> str:
     for part in parents:
         if part.isdigit():
             continue
-        section = _section_of(section, part)
+        section = KINDS.get(kind) if section is RunConfig and part == "model" else _section_of(section, part)
         if section is None:
             return line
     allowed = ", ".join(f.alias or n for n, f in section.model_fields.items())

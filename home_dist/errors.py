@@ -47,5 +47,9 @@ def problem_lines(error: ValidationError) -> list[str]:
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             message = "unknown key"
+        if problem["type"] == "union_tag_invalid":
+            context = problem["ctx"]
+            key = f"{key}.{context['discriminator'].strip(chr(39))}"
+            message, shown = f"must be one of {context['expected_tags']}", f" (given: {context['tag']!r})"
         lines.append(f"{key}: {message}{shown}")
     return lines

@@ -1,6 +1,6 @@
 """The whole: embeddings and histories -> feature vector -> multi-task model -> logits and losses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -33,6 +33,8 @@ class StepOutput:
     epoch: int
     step: int
     """The reader's position once this step is done."""
+    auxiliary: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Losses that are no task's, (), by name, as they were added to the loss; `loss_sums` are without them."""
 
 
 class FeatureVector(nn.Module):
@@ -44,6 +46,7 @@ class FeatureVector(nn.Module):
         replicated = [i for i in layout.inputs if i.table.replicated]
         self.replicated = ReplicatedTables(replicated, config.embedding.init_std)
         self._small_column = {i.key: n for n, i in enumerate(layout.at("small"))}
+        self._bag_keys = [i.key for i in layout.at("bag")]
         self.dropout = config.embedding.dropout
         self.dins = nn.ModuleDict()
         width = layout.dense_width + sum(i.table.dim for i in layout.features)
@@ -64,12 +67,19 @@ class FeatureVector(nn.Module):
         parts = [x.flatten(1) for x in single.values()]
         parts += [self._listed(lists, i) for i in self.layout.features if i.place == "small_list"]
         if bags is not None:
-            parts.append(bags.values())
+            parts.append(self._bags(bags))
         if events is not None:
             parts += [_pooled(events[i.key], i) for i in self.layout.features if i.place == "event"]
         parts += [self._history(s, single, lists, events or {}) for s in self.layout.sequences]
         looked_up = nn.functional.dropout(torch.cat(parts, 1), self.dropout, self.training)
         return torch.cat([looked_up, batch.dense], 1)
+
+    def _bags(self, bags: KeyedTensor) -> torch.Tensor:
+        """(B, width): in the layout's order. TorchRec's follows the sharding plan, which another number of ranks may change."""
+        if bags.keys() == self._bag_keys:
+            return bags.values()
+        found = bags.to_dict()
+        return torch.cat([found[key] for key in self._bag_keys], 1)
 
     def _listed(self, lists: Events, item: IdInput) -> torch.Tensor:
         """A multi-valued feature of a replicated table, (B, dim)."""
@@ -147,8 +157,17 @@ class Head(nn.Module):
         # Over the nominal batch size, not the weights that happen to be there: a sample then counts the same in a full and in
         # a filled-up batch, on any number of ranks, and no sum has to be exchanged first.
         loss = (sums * self.task_weight).sum() / batch.size
+        auxiliary = self.model.auxiliary()
+        for extra in auxiliary.values():
+            loss = loss + extra
         output = StepOutput(
-            logits.detach(), sums.detach(), weights.sum(0), batch.mask.sum(), epoch=batch.epoch, step=batch.step
+            logits.detach(),
+            sums.detach(),
+            weights.sum(0),
+            batch.mask.sum(),
+            epoch=batch.epoch,
+            step=batch.step,
+            auxiliary={name: extra.detach() for name, extra in auxiliary.items()},
         )
         return loss, output
 

@@ -1,12 +1,32 @@
 """Multi-task models: each a wiring of experts, gates and masks; chosen by `[model] kind`."""
 
-from home_dist.config import HomeModel
+from typing import Any
+
+from home_dist.model_section import ModelSection
+from home_dist.models.base import MultiTaskModel
+from home_dist.models.cgc import Cgc
 from home_dist.models.home import Home
+from home_dist.models.ml_mmoe import MlMmoe
+from home_dist.models.mmoe import Mmoe
+from home_dist.models.ple import Ple
+from home_dist.models.shared_bottom import SharedBottom
+from home_dist.models.single_task import SingleTask
 from home_dist.models.tasks import TaskGroups
 
-__all__ = ["Home", "TaskGroups", "build_model"]
+__all__ = ["Home", "MultiTaskModel", "TaskGroups", "build_model"]
+
+_MODELS: dict[str, Any] = {
+    "single_task": SingleTask,
+    "shared_bottom": SharedBottom,
+    "omoe": Mmoe,
+    "mmoe": Mmoe,
+    "ml_mmoe": MlMmoe,
+    "cgc": Cgc,
+    "ple": Ple,
+    "home": Home,
+}
 
 
-def build_model(config: HomeModel, in_dim: int, tasks: TaskGroups) -> Home:
+def build_model(config: ModelSection, in_dim: int, tasks: TaskGroups) -> MultiTaskModel:
     """The model of `[model]`: maps v (B, F) and mask (B,) to one state per task, (K, B, model.out_dim)."""
-    return Home(config, in_dim, tasks)
+    return _MODELS[config.kind](config, in_dim, tasks)

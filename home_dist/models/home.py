@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from home_dist.config import HomeModel
-from home_dist.experts import ExpertBank, FeatureGate, MaskedGates, SelfGates
+from home_dist.experts import FeatureGate, MaskedGates, SelfGates
+from home_dist.model_section import HomeModel
+from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
@@ -34,9 +35,7 @@ class _Layer(nn.Module):
         if config.feature_gate:
             rank = config.feature_gate_rank
             self.feature_gate = FeatureGate(len(experts), in_dim, config.feature_gates, rank, config.feature_gate_sigmoid)
-        self.bank = ExpertBank(
-            experts, in_dim, config.expert_hidden, config.expert_dim, norm=config.expert_norm, dropout=config.dropout
-        )
+        self.bank = bank_of(config, experts, in_dim)
         self.gates = MaskedGates(gate_dim, sees)
         self.self_gates = SelfGates(gate_dim, own) if config.self_gate else None
 
@@ -54,7 +53,7 @@ class _Layer(nn.Module):
         return self.bank.mixed(gated.unbind(0), weights, mask)
 
 
-class Home(nn.Module):
+class Home(MultiTaskModel):
     """v (B, F) -> (K, B, D), one state per task."""
 
     group_of: torch.Tensor

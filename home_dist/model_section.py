@@ -1,0 +1,127 @@
+"""The [model] section: one class per kind of multi-task model, told apart by `kind`.
+
+Keys of one name mean the same in every kind, so that `--set model.kind=...` keeps them (see config.load_config).
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field
+
+from home_dist.section import Rate, Section, Widths
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Model(Section):
+    kind: str
+    expert_hidden: Widths = (64,)
+    """Hidden widths of an expert or trunk."""
+    expert_dim: Count = 32
+    """D, the width of an expert's or trunk's output, in every layer."""
+    tower_hidden: Widths = (16,)
+    dropout: Rate = 0.0
+    """Dropout of the experts' outputs, in training."""
+
+
+class ModelOfBanks(_Model):
+    expert_norm: bool = False
+    """Swish(BatchNorm(.)) experts as in HoME; otherwise classic ones with ReLU."""
+
+
+class SingleTaskModel(ModelOfBanks):
+    """One trunk and tower per task over shared embeddings. For own embeddings, train one task per run."""
+
+    kind: Literal["single_task"] = "single_task"
+
+
+class SharedBottomModel(ModelOfBanks):
+    """One trunk for all tasks (Caruana 1997)."""
+
+    kind: Literal["shared_bottom"] = "shared_bottom"
+
+
+class OmoeModel(ModelOfBanks):
+    """One gate over experts, shared by all tasks (Ma et al. 2018)."""
+
+    kind: Literal["omoe"] = "omoe"
+    experts: Count = 8
+
+
+class MmoeModel(ModelOfBanks):
+    """One gate per task over shared experts (Ma et al. 2018)."""
+
+    kind: Literal["mmoe"] = "mmoe"
+    experts: Count = 8
+
+
+class MlMmoeModel(ModelOfBanks):
+    """MMoE in several layers."""
+
+    kind: Literal["ml_mmoe"] = "ml_mmoe"
+    experts: Count = 8
+    """Experts of each layer."""
+    layers: Count = 2
+
+
+class CgcModel(ModelOfBanks):
+    """Own experts per task beside shared ones (Tang et al. 2020)."""
+
+    kind: Literal["cgc"] = "cgc"
+    shared_experts: Count = 2
+    task_experts: Count = 1
+    """Experts of each task."""
+
+
+class PleModel(ModelOfBanks):
+    """CGC in several layers (Tang et al. 2020)."""
+
+    kind: Literal["ple"] = "ple"
+    shared_experts: Count = 2
+    task_experts: Count = 1
+    """Experts of each task and layer."""
+    layers: Count = 2
+
+
+class HomeModel(ModelOfBanks):
+    """HoME (Wang et al. 2024). Each of its four parts can be switched off alone."""
+
+    kind: Literal["home"] = "home"
+    shared_experts: Count = 2
+    group_experts: Count = 2
+    task_experts: Count = 1
+    expert_norm: bool = True
+    """Swish(BatchNorm(.)) experts; otherwise classic ones with ReLU."""
+    hierarchy_mask: bool = True
+    """Gates see shared and own experts only; otherwise all of them."""
+    feature_gate: bool = True
+    self_gate: bool = True
+    feature_gates: Count = 2
+    """L, low-rank gates in a feature gate."""
+    feature_gate_rank: Count = 32
+    """Upper bound of a low-rank gate's rank, which is F / L rounded up."""
+    feature_gate_sigmoid: Literal["inside", "outside"] = "inside"
+    """Whether the sigmoid is applied to each low-rank gate or to their weighted sum."""
+    gate_input: Literal["plain", "gated"] = "plain"
+    """Whether the meta layer's gates read v or the feature-gated v of their group."""
+
+
+ModelSection = SingleTaskModel | SharedBottomModel | OmoeModel | MmoeModel | MlMmoeModel | CgcModel | PleModel | HomeModel
+
+KINDS: Mapping[str, type[Section]] = {c.model_fields["kind"].default: c for c in get_args(ModelSection)}
+DEFAULT_KIND = "home"
+
+
+def without_foreign_keys(section: dict[str, Any], before: Any, kept: set[str]) -> list[str]:
+    """After `kind` was overridden: takes out of `section` the keys that only the kind `before` knows, and returns them.
+
+    A file is written for one kind; choosing another one on the command line must not ask for all of its keys to be edited.
+    Keys that were overridden themselves (`kept`) and keys that neither kind knows stay, for validation to refuse.
+    """
+    old, new = (KINDS.get(kind) if isinstance(kind, str) else None for kind in (before, section.get("kind")))
+    if old is None or new is None:
+        return []
+    foreign = [k for k in section if k in old.model_fields and k not in new.model_fields and k not in kept]
+    for key in foreign:
+        del section[key]
+    return foreign

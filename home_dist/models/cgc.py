@@ -1,0 +1,43 @@
+"""CGC, customised gate control (Tang et al. 2020, section 4.1): each task has own experts beside shared ones.
+
+z_k = sum of g_k over {task k's experts, shared experts}, with the gate g_k = softmax(W_k x_k) on task k's input, v in CGC.
+
+Experts: task 0, .., task K-1, shared. Gates: task 0, .., task K-1, and in all but the last of PLE's layers the shared one,
+which sees all experts.
+"""
+
+import torch
+
+from home_dist.experts import MaskedGates
+from home_dist.model_section import CgcModel, PleModel
+from home_dist.models.base import MultiTaskModel, bank_of
+from home_dist.models.tasks import TaskGroups
+
+
+class CgcLayer(MultiTaskModel):
+    """Also a layer of PLE."""
+
+    def __init__(self, config: CgcModel | PleModel, in_dim: int, tasks: TaskGroups, first: bool, last: bool):
+        super().__init__()
+        self.out_dim = config.expert_dim
+        counts = torch.tensor([config.task_experts] * tasks.tasks + [config.shared_experts])
+        sees = torch.eye(tasks.tasks + 1, dtype=torch.bool)
+        sees[:, -1], sees[-1, :] = True, True
+        sees = sees.repeat_interleave(counts, 1)
+        self.gates = MaskedGates(in_dim, sees[:-1] if last else sees)
+        # In the first layer all experts read v, which makes them one matrix product.
+        self.bank = bank_of(config, [int(counts.sum())] if first else counts.tolist(), in_dim)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """states: v (B, F) in the first layer, then of tasks and shared experts (K + 1, B, D); mask: (B,).
+
+        Returns the next states, (K + 1, B, D), or in the last layer those of the tasks alone, (K, B, D).
+        """
+        if states.dim() == 2:
+            return self.bank.mixed([states], self.gates(states), mask)
+        return self.bank.mixed(states.unbind(0), self.gates(states[: len(self.gates.mask)]), mask)
+
+
+class Cgc(CgcLayer):
+    def __init__(self, config: CgcModel, in_dim: int, tasks: TaskGroups):
+        super().__init__(config, in_dim, tasks, first=True, last=True)

@@ -1,0 +1,45 @@
+"""ML-MMoE: MMoE in several layers (the baseline of Tang et al. 2020, section 5).
+
+Every layer has E experts. In layer 1 all of them read v; in layer l + 1 expert e reads the mixture that its own gate makes of
+layer l's experts. The last layer's gates are the tasks'.
+
+Open in the literature: what the gates above the first layer read. Here it is v for all of them, as in MMoE: a task's gate has
+no state of its own below the last layer that it could read instead, and v says most about the sample.
+"""
+
+import torch
+from torch import nn
+
+from home_dist.experts import MaskedGates
+from home_dist.model_section import MlMmoeModel
+from home_dist.models.base import MultiTaskModel, bank_of
+from home_dist.models.tasks import TaskGroups
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: MlMmoeModel, in_dim: int, gate_dim: int, first: bool, gates: int):
+        super().__init__()
+        self.bank = bank_of(config, [config.experts] if first else [1] * config.experts, in_dim)
+        self.gates = MaskedGates(gate_dim, torch.ones(gates, config.experts, dtype=torch.bool))
+
+    def forward(self, states: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """states: (1, B, F) in the first layer, then (E, B, D). Returns one state per gate, (gates, B, D)."""
+        return self.bank.mixed(states.unbind(0), self.gates(v), mask)
+
+
+class MlMmoe(MultiTaskModel):
+    def __init__(self, config: MlMmoeModel, in_dim: int, tasks: TaskGroups):
+        super().__init__()
+        self.out_dim = config.expert_dim
+        gates = [config.experts] * (config.layers - 1) + [tasks.tasks]
+        self.layers = nn.ModuleList(
+            _Layer(config, config.expert_dim if n else in_dim, in_dim, first=n == 0, gates=gates[n])
+            for n in range(config.layers)
+        )
+
+    def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """v: (B, F); mask: (B,). Returns (K, B, D)."""
+        states = v.unsqueeze(0)
+        for layer in self.layers:
+            states = layer(states, v, mask)
+        return states

@@ -1,0 +1,24 @@
+"""MMoE and OMoE (Ma et al. 2018, section 4): y_k = h_k( sum_e g_k(v)_e f_e(v) ), g_k(v) = softmax(W_k v).
+
+MMoE has a gate per task, OMoE one for all tasks. Gates have no bias and no hidden layer, as in the paper.
+"""
+
+import torch
+
+from home_dist.experts import MaskedGates
+from home_dist.model_section import MmoeModel, OmoeModel
+from home_dist.models.base import MultiTaskModel, bank_of
+from home_dist.models.tasks import TaskGroups
+
+
+class Mmoe(MultiTaskModel):
+    def __init__(self, config: MmoeModel | OmoeModel, in_dim: int, tasks: TaskGroups):
+        super().__init__()
+        self.out_dim, self.tasks = config.expert_dim, tasks.tasks
+        gates = tasks.tasks if isinstance(config, MmoeModel) else 1
+        self.bank = bank_of(config, [config.experts], in_dim)
+        self.gates = MaskedGates(in_dim, torch.ones(gates, config.experts, dtype=torch.bool))
+
+    def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """v: (B, F); mask: (B,). Returns (K, B, D)."""
+        return self.bank.mixed([v], self.gates(v), mask).expand(self.tasks, -1, -1)

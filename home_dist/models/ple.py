@@ -1,0 +1,32 @@
+"""PLE, progressive layered extraction (Tang et al. 2020, section 4.2): CGC in layers.
+
+Task k's experts and gate of layer l + 1 read task k's state of layer l; the shared experts and their gate read the shared
+state, which the shared gate mixes from all experts of its layer. The last layer has no shared gate: nothing would read what it
+mixes.
+"""
+
+import torch
+from torch import nn
+
+from home_dist.model_section import PleModel
+from home_dist.models.base import MultiTaskModel
+from home_dist.models.cgc import CgcLayer
+from home_dist.models.tasks import TaskGroups
+
+
+class Ple(MultiTaskModel):
+    def __init__(self, config: PleModel, in_dim: int, tasks: TaskGroups):
+        super().__init__()
+        self.out_dim = config.expert_dim
+        last = config.layers - 1
+        self.layers = nn.ModuleList(
+            CgcLayer(config, config.expert_dim if n else in_dim, tasks, first=n == 0, last=n == last)
+            for n in range(config.layers)
+        )
+
+    def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """v: (B, F); mask: (B,). Returns (K, B, D)."""
+        states = v
+        for layer in self.layers:
+            states = layer(states, mask)
+        return states

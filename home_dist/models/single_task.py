@@ -1,0 +1,22 @@
+"""Single-task: K independent trunks on one feature vector, the baseline that sharing has to beat.
+
+y_k = h_k(f_k(v)). The embeddings below are shared by all tasks. For own ones, train a run per task: nothing is shared then,
+sequence encoders included, and no table has to be held K times at once.
+"""
+
+import torch
+
+from home_dist.model_section import SingleTaskModel
+from home_dist.models.base import MultiTaskModel, bank_of
+from home_dist.models.tasks import TaskGroups
+
+
+class SingleTask(MultiTaskModel):
+    def __init__(self, config: SingleTaskModel, in_dim: int, tasks: TaskGroups):
+        super().__init__()
+        self.out_dim = config.expert_dim
+        self.trunks = bank_of(config, [tasks.tasks], in_dim)
+
+    def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """v: (B, F); mask: (B,). Returns (K, B, D)."""
+        return self.trunks([v], mask)

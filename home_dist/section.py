@@ -1,0 +1,14 @@
+"""The base of every section of a run's configuration."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Widths = tuple[Annotated[int, Field(ge=1)], ...]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """Unknown keys are refused; the text under a field is its description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
