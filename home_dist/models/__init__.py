@@ -1,5 +1,6 @@
 """Multi-task models: each a wiring of experts, gates and masks; chosen by `[model] kind`."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from home_dist.model_section import ModelSection
@@ -27,6 +28,11 @@ _MODELS: dict[str, Any] = {
 }
 
 
-def build_model(config: ModelSection, in_dim: int, tasks: TaskGroups) -> MultiTaskModel:
-    """The model of `[model]`: maps v (B, F) and mask (B,) to one state per task, (K, B, model.out_dim)."""
+def build_model(
+    config: ModelSection, in_dim: int, tasks: TaskGroups, columns: Mapping[str, Sequence[int]] | None = None
+) -> MultiTaskModel:
+    """The model of `[model]`: maps v (B, F) and mask (B,) to one state per task, (K, B, model.out_dim).
+
+    columns: by feature, where it stands in v; for the models that treat some features apart.
+    """
     return _MODELS[config.kind](config, in_dim, tasks)

@@ -1,0 +1,107 @@
+"""Models of experts and gates against references written from the equations."""
+
+import pytest
+import torch
+
+from home_dist.experts import MaskedGates
+from tests.models.reference import GROUPINGS, B, F, compare, expert, gated, grid, make
+
+NORM = [False, True]
+
+
+@pytest.mark.parametrize(("group_of", "norm", "hidden"), grid(GROUPINGS, NORM, ([5], [], [3, 5])))
+def test_single_task(group_of, norm, hidden):
+    model = make("single_task", group_of, expert_norm=norm, expert_hidden=hidden)
+    tasks = len(group_of)
+    compare(model, lambda v, mask: [expert(model.trunks, k, v, mask) for k in range(tasks)], tasks)
+
+
+@pytest.mark.parametrize(("group_of", "norm"), grid(GROUPINGS, NORM))
+def test_shared_bottom(group_of, norm):
+    model = make("shared_bottom", group_of, expert_norm=norm)
+    compare(model, lambda v, mask: [expert(model.trunk, 0, v, mask)] * len(group_of), len(group_of))
+
+
+@pytest.mark.parametrize(("kind", "group_of", "experts", "norm"), grid(["omoe", "mmoe"], GROUPINGS, [1, 3], NORM))
+def test_mmoe_and_omoe(kind, group_of, experts, norm):
+    model, tasks = make(kind, group_of, experts=experts, expert_norm=norm), len(group_of)
+
+    def reference(v, mask):
+        f = [expert(model.bank, e, v, mask) for e in range(experts)]
+        return [gated(model.gates.weight[k if kind == "mmoe" else 0], v, range(experts), f) for k in range(tasks)]
+
+    assert len(model.gates.weight) == (tasks if kind == "mmoe" else 1)
+    compare(model, reference, tasks)
+
+
+@pytest.mark.parametrize(("group_of", "experts", "layers"), grid(GROUPINGS, [1, 3], [1, 2, 3]))
+def test_ml_mmoe(group_of, experts, layers):
+    model, tasks = make("ml_mmoe", group_of, experts=experts, layers=layers, expert_norm=layers == 2), len(group_of)
+
+    def reference(v, mask):
+        inputs = [v] * experts
+        for n, layer in enumerate(model.layers):
+            f = [expert(layer.bank, e, inputs[e], mask) for e in range(experts)]
+            gates = tasks if n == layers - 1 else experts
+            inputs = [gated(layer.gates.weight[g], v, range(experts), f) for g in range(gates)]
+        return inputs
+
+    compare(model, reference, tasks)
+
+
+def extraction(layer, tasks, own, shared, states, mask):
+    """One CGC layer. states: the rows that each task's experts read, then those that the shared experts read."""
+    owner = [k for k in range(tasks) for _ in range(own)] + [tasks] * shared
+    f = [expert(layer.bank, e, states[owner[e]], mask) for e in range(len(owner))]
+    mixed = []
+    for gate in range(len(layer.gates.weight)):
+        sees = [e for e in range(len(owner)) if gate == tasks or owner[e] in (gate, tasks)]
+        mixed.append(gated(layer.gates.weight[gate], states[gate], sees, f))
+    return mixed
+
+
+EXPERTS = [(1, 1), (2, 3)]
+
+
+@pytest.mark.parametrize(("group_of", "experts", "norm"), grid(GROUPINGS, EXPERTS, NORM))
+def test_cgc(group_of, experts, norm):
+    own, shared = experts
+    model, tasks = make("cgc", group_of, task_experts=own, shared_experts=shared, expert_norm=norm), len(group_of)
+    assert len(model.gates.weight) == tasks
+    compare(model, lambda v, mask: extraction(model, tasks, own, shared, [v] * (tasks + 1), mask), tasks)
+
+
+@pytest.mark.parametrize(("group_of", "experts", "layers"), grid(GROUPINGS, EXPERTS, [1, 2, 3]))
+def test_ple(group_of, experts, layers):
+    own, shared = experts
+    settings = {"task_experts": own, "shared_experts": shared, "layers": layers, "expert_norm": layers == 2}
+    model, tasks = make("ple", group_of, **settings), len(group_of)
+
+    def reference(v, mask):
+        states = [v] * (tasks + 1)
+        for layer in model.layers:
+            states = extraction(layer, tasks, own, shared, states, mask)
+        return states
+
+    assert [len(layer.gates.weight) for layer in model.layers] == [tasks + 1] * (layers - 1) + [tasks]
+    compare(model, reference, tasks)
+
+
+def test_experts_that_a_gate_may_not_see_have_no_weight_and_no_gradient():
+    model = make("ple", (0, 1, 1), task_experts=2, shared_experts=1)
+    v = torch.randn(B, F, dtype=torch.float64)
+    weights = {}
+    for name, module in model.named_modules():
+        if isinstance(module, MaskedGates):
+            module.register_forward_hook(lambda m, _, out, n=name: weights.update({n: (m, out)}))
+    model(v)[1].sum().backward()
+    assert len(weights) == 2
+    for gates, out in weights.values():
+        hidden = ~gates.mask
+        assert hidden.any()
+        assert (out.transpose(1, 2)[hidden] == 0).all()
+        assert (gates.weight.grad[hidden] == 0).all()
+    # In the last layer task 1 reads its own experts (2 and 3) and the shared one (6): no gradient comes to the others.
+    gradient = model.layers[1].bank.weights[0].grad.abs().sum((1, 2))
+    assert (gradient[[0, 1, 4, 5]] == 0).all()
+    assert (gradient[[2, 3, 6]] > 0).all()
