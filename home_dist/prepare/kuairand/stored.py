@@ -28,9 +28,8 @@ class Stored:
     users_time: Ints
     users_length: Ints
     """Number of all impressions before the log, also of those that are not stored."""
-    users_long_views: Ints
-    """Stored long views, which reach back further than the stored impressions; at most as many as were stored."""
     users_likes: Ints
+    """Number of stored likes, which reach back further than the stored impressions."""
 
     def __len__(self) -> int:
         return len(self.user)
@@ -40,7 +39,7 @@ def read_stored(table: pa.Table | None) -> Stored:
     """Raises nothing for a missing table: then there are no events."""
     if table is None:
         none, flags = np.empty(0, np.int64), np.empty(0, np.int8)
-        return Stored(none, none, none, flags, flags, none, none, none, none, none)
+        return Stored(none, none, none, flags, flags, none, none, none, none)
     user = int_column(table, "user_id")
     watched, lengths = _flat(table, "watch_seq")
     liked, likes = _flat(table, "like_seq")
@@ -60,7 +59,6 @@ def read_stored(table: pa.Table | None) -> Stored:
         users=user,
         users_time=int_column(table, "last_time_ms"),
         users_length=int_column(table, "history_len") if "history_len" in table.column_names else lengths,
-        users_long_views=long_views,
         users_likes=likes,
     )
 

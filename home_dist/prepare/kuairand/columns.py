@@ -1,0 +1,113 @@
+"""Id columns, histories and labels of all impressions, with the tables and features of the schema that describe them."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from home_dist.prepare.asof import Ints
+from home_dist.prepare.days import DAY_MS
+from home_dist.prepare.kuairand.history import AGES, OUTCOMES, SHARES, histories
+from home_dist.prepare.kuairand.log import GROUPS, Log
+from home_dist.prepare.kuairand.side import Side
+from home_dist.prepare.kuairand.stored import Stored
+from home_dist.prepare.vocabulary import Keys, Vocabulary, fit_vocabulary
+from home_dist.prepare.write import list_array
+from home_dist.schema import EventField, IdFeature, SequenceSpec, TableSpec, TaskSpec
+
+HISTORY = "watched"
+
+
+@dataclass
+class Prepared:
+    """What grows column by column; arrays are (N,), one entry per impression."""
+
+    columns: dict[str, pa.Array] = field(default_factory=dict)
+    tables: dict[str, TableSpec] = field(default_factory=dict)
+    features: list[IdFeature] = field(default_factory=list)
+    vocabularies: dict[str, Vocabulary] = field(default_factory=dict)
+
+    def add_id(self, name: str, keys: Keys, training: NDArray[np.bool_], min_count: int, extra: Keys | None = None) -> None:
+        """A feature of one id per impression, with a vocabulary fitted on the training part and `extra`."""
+        vocabulary = fit_vocabulary(keys[training], min_count, extra)
+        self._declare(name, vocabulary.rows)
+        self.vocabularies[name] = vocabulary
+        self.columns[name] = pa.array(vocabulary.encode(keys))
+        self.features.append(IdFeature(name=name, column=name, table=name))
+
+    def add_number(self, name: str, values: Ints, rows: int) -> None:
+        """A feature of one id per impression whose values are rows as they are."""
+        self._declare(name, rows)
+        self.columns[name] = pa.array(values, pa.int32())
+        self.features.append(IdFeature(name=name, column=name, table=name))
+
+    def _declare(self, name: str, rows: int) -> None:
+        self.tables[name] = TableSpec(name=name, rows=rows)
+
+
+def add_ids(prepared: Prepared, log: Log, side: Side, stored: Stored, training: NDArray[np.bool_], utc_offset_ms: int) -> None:
+    """Users and videos with their side tables, and when and where the impression was."""
+    prepared.add_id("user", log.user, training, min_count=2)
+    prepared.add_id("video", log.video, training, min_count=2, extra=stored.video)
+    if (side.author >= 0).any():
+        prepared.add_id("author", side.author, training, min_count=2, extra=side.videos.authors_of(stored.video))
+    if (side.music >= 0).any():
+        prepared.add_id("music", side.music, training, min_count=2)
+    if len(side.tags):
+        _add_tags(prepared, side, training)
+    prepared.add_number("tab", np.clip(log.tab, 0, 31), 32)
+    local = log.time + utc_offset_ms
+    prepared.add_number("hour", local // (DAY_MS // 24) % 24, 24)
+    prepared.add_number("weekday", (local // DAY_MS + 3) % 7, 7)  # 1970-01-01 was a Thursday; 0 is Monday
+    for name, texts in side.categories.items():
+        prepared.add_id(name, texts, training, min_count=5)
+
+
+def _add_tags(prepared: Prepared, side: Side, training: NDArray[np.bool_]) -> None:
+    of_training = np.repeat(training, np.diff(side.tag_offsets))
+    vocabulary = fit_vocabulary(side.tags[of_training], min_count=5)
+    prepared.tables["tag"] = TableSpec(name="tag", rows=vocabulary.rows)
+    prepared.vocabularies["tag"] = vocabulary
+    prepared.columns["tags"] = list_array(vocabulary.encode(side.tags), side.tag_offsets)
+    prepared.features.append(IdFeature(name="tags", column="tags", table="tag", pooling="mean"))
+
+
+def add_history(prepared: Prepared, log: Log, side: Side, stored: Stored, most: int) -> SequenceSpec:
+    """Columns watched_*; videos and authors share the impression's tables."""
+    past = histories(log, stored, most)
+    events = [EventField(column=f"{HISTORY}_video", table="video", target="video")]
+    values = {"video": prepared.vocabularies["video"].encode(past.video)}
+    if "author" in prepared.vocabularies:
+        events.append(EventField(column=f"{HISTORY}_author", table="author", target="author"))
+        values["author"] = prepared.vocabularies["author"].encode(side.videos.authors_of(past.video))
+    for name, own, rows in (("share", past.share, SHARES), ("outcome", past.outcome, OUTCOMES), ("age", past.age, AGES)):
+        table = f"{HISTORY}_{name}"
+        prepared.tables[table] = TableSpec(name=table, rows=rows)
+        events.append(EventField(column=table, table=table))
+        values[name] = own
+    prepared.columns.update({f"{HISTORY}_{n}": list_array(v, past.offsets) for n, v in values.items()})
+    return SequenceSpec(name=HISTORY, events=tuple(events))
+
+
+def add_labels(prepared: Prepared, log: Log, training: NDArray[np.bool_]) -> tuple[TaskSpec, ...]:
+    """Columns label_*, and watch_known, the weight of labels that need the video's duration."""
+    prepared.columns["watch_known"] = pa.array(log.watch_known)
+    tasks = []
+    for group, names in GROUPS.items():
+        for name in names:
+            label = log.happened[name]
+            prepared.columns[f"label_{name}"] = pa.array(label)
+            weighted = group == "watch"
+            counted = training & (log.watch_known > 0) if weighted else training
+            rate = float(label[counted].mean()) if counted.any() else 0.0
+            tasks.append(
+                TaskSpec(
+                    name=name,
+                    group=group,
+                    column=f"label_{name}",
+                    weight_column="watch_known" if weighted else None,
+                    base_rate=round(rate, 6) if 0 < round(rate, 6) < 1 else None,
+                )
+            )
+    return tuple(tasks)

@@ -1,0 +1,130 @@
+"""All steps in order: raw tables -> splits with schema, vocabularies and report."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from home_dist.prepare.asof import Ints
+from home_dist.prepare.boundaries import fit_statistic
+from home_dist.prepare.days import SPLITS, Days, choose_days, day_name, local_days
+from home_dist.prepare.kuairand.columns import Prepared, add_history, add_ids, add_labels
+from home_dist.prepare.kuairand.files import read_source
+from home_dist.prepare.kuairand.log import Log, clean_log
+from home_dist.prepare.kuairand.side import Side, join_side
+from home_dist.prepare.kuairand.statistics import Columns, month_statistics, past_statistics, situation_statistics
+from home_dist.prepare.kuairand.stored import read_stored
+from home_dist.prepare.write import write_prepared
+from home_dist.schema import Schema, StatisticFeature, TaskSpec
+
+ATTRIBUTION = (
+    "KuaiRand: Gao et al., KuaiRand: An Unbiased Sequential Recommendation Dataset with Randomly Exposed Videos, CIKM 2022, "
+    "kuairand.com, CC BY-SA 4.0. Changed: joined, encoded and counted as of each impression."
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    train_days: int = 10
+    validation_days: int = 2
+    test_days: int = 2
+    history: int = 50
+    """Events of a history at most."""
+    buckets: int = 20
+    utc_offset_hours: float = 8.0
+    """Of the days, hours and weekdays: Beijing."""
+    month_statistics: bool = False
+    """The videos' counts of the whole month, which look into the future."""
+    train_files: int = 4
+
+
+def prepare_kuairand(raw: Path, out: Path, options: Options, say: Callable[[str], None]) -> dict[str, Any]:
+    """Reads `raw` and writes `out`; returns the report. Raises DataError for bad input, and writes nothing then."""
+    source = read_source(raw, options.month_statistics, say)
+    log = clean_log(source.log)
+    say(f"{log.rows_in:,} rows: {log.whole_row_duplicates:,} whole-row duplicates dropped, {log.merged_rows:,} merged")
+    day = local_days(log.time, options.utc_offset_hours)
+    days = choose_days(day, options.train_days, options.validation_days, options.test_days, options.utc_offset_hours)
+    split = days.split_of(day)
+    training = split == 0
+    side = join_side(log, source, days.utc_offset_ms)
+    stored = read_stored(source.sequences)
+
+    say("counting what was known before each impression")
+    numbers = situation_statistics(log, side) | past_statistics(log, side, stored)
+    if options.month_statistics:
+        say("WARNING: the month's video statistics look into the future; figures with them mean nothing")
+        numbers |= month_statistics(log, side)
+    say("vocabularies and histories")
+    prepared = Prepared()
+    add_ids(prepared, log, side, stored, training, days.utc_offset_ms)
+    sequence = add_history(prepared, log, side, stored, options.history)
+    tasks = add_labels(prepared, log, training)
+    statistics = _fitted(numbers, training, options.buckets)
+    prepared.columns.update({s.column: pa.array(numbers[s.name], from_pandas=True) for s in statistics})
+    schema = Schema(
+        group_column="user_id",
+        time_column="time_ms",
+        table=tuple(prepared.tables.values()),
+        feature=(*prepared.features, *statistics),
+        sequence=(sequence,),
+        task=tasks,
+    )
+    whole = pa.table({"user_id": pa.array(log.user), "time_ms": pa.array(log.time), **prepared.columns})
+    splits = {name: whole.take(_user_by_user(log, split == index)) for index, name in enumerate(SPLITS)}
+    report = _report(log, side, days, split, tasks, prepared, splits) | {"files": list(source.log_files)}
+    write_prepared(out, splits, {"train": options.train_files}, schema, prepared.vocabularies, report)
+    return report
+
+
+def _fitted(numbers: Columns, training: NDArray[np.bool_], buckets: int) -> list[StatisticFeature]:
+    """Of those that tell something in the training part."""
+    fitted = (fit_statistic(name, f"stat_{name}", values[training], buckets) for name, values in numbers.items())
+    return [s for s in fitted if s is not None]
+
+
+def _user_by_user(log: Log, chosen: NDArray[np.bool_]) -> Ints:
+    """Rows of a part, users in a fixed random order, each in order of time: small on disk, and no user's number tells
+    where a row stands. Training shuffles rows anyway."""
+    rows = np.flatnonzero(chosen)
+    users, code = np.unique(log.user[rows], return_inverse=True)
+    place = np.random.default_rng(0).permutation(len(users))[code]
+    return rows[np.lexsort((log.time[rows], place))]
+
+
+def _report(
+    log: Log,
+    side: Side,
+    days: Days,
+    split: NDArray[np.int8],
+    tasks: tuple[TaskSpec, ...],
+    prepared: Prepared,
+    splits: dict[str, pa.Table],
+) -> dict[str, Any]:
+    bounds = (days.train, days.validation, days.test, days.end)
+    per_split = {}
+    for index, (name, table) in enumerate(splits.items()):
+        rows = split == index
+        per_split[name] = {
+            "days": [day_name(bounds[index]), day_name(bounds[index + 1] - 1)],
+            "rows": table.num_rows,
+            "users": len(np.unique(log.user[rows])),
+            "videos": len(np.unique(log.video[rows])),
+            "positives": {t.name: int(log.happened[t.name][rows].sum()) for t in tasks},
+            "watch_unknown": int((log.watch_known[rows] == 0).sum()),
+        }
+    return {
+        "source": ATTRIBUTION,
+        "rows_in": log.rows_in,
+        "whole_row_duplicates": log.whole_row_duplicates,
+        "merged_rows": log.merged_rows,
+        "rows_before_the_training_days": int((split < 0).sum()),
+        "impressions_without_user_features": side.users_missing,
+        "impressions_without_video_features": side.videos_missing,
+        "splits": per_split,
+        "vocabularies": {name: v.rows for name, v in prepared.vocabularies.items()},
+    }

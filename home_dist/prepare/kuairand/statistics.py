@@ -1,0 +1,149 @@
+"""What was known of user, video and situation before an impression, as numbers: NaN where nothing was.
+
+Counts come as log1p, rates as smoothed log-odds, both counted from events strictly before the impression (asof.py). The
+names tell the key and the behaviour: `video_like` is the rate of likes among the video's earlier impressions.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from home_dist.prepare.asof import AsOf, Ints, codes
+from home_dist.prepare.days import DAY_MS
+from home_dist.prepare.kuairand.log import GROUPS, Log
+from home_dist.prepare.kuairand.side import Side
+from home_dist.prepare.kuairand.stored import Stored
+from home_dist.prepare.rates import Floats, base_rates, log_odds, stepped
+
+Columns = dict[str, NDArray[np.float32]]
+
+_WATCH = ("effective_view", "long_view", "complete_view")
+_ALL = ("click", *GROUPS["interaction"], *_WATCH)
+_DENSE = ("click", "like", "profile_enter", "long_view", "complete_view")
+
+_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...], float]] = {
+    # name: keys it combines, behaviours, strength of the smoothing in impressions
+    "user": (("user",), _ALL, 5.0),
+    "video": (("video",), _ALL, 20.0),
+    "tab": (("tab",), ("click", "like", "long_view"), 20.0),
+    "music": (("music",), ("like", "long_view"), 20.0),
+    "author": (("author",), ("like", "follow", "profile_enter", "long_view"), 20.0),
+    "tag": (("tag",), _DENSE, 20.0),
+    "user_tab": (("user", "tab"), ("click", "like", "long_view"), 5.0),
+    "user_tag": (("user", "tag"), ("click", "long_view", "complete_view"), 5.0),
+    "user_length": (("user", "length"), ("click", "long_view", "complete_view"), 5.0),
+    "user_author": (("user", "author"), ("click", "long_view"), 5.0),
+    "user_video": (("user", "video"), ("click", "long_view"), 5.0),
+    "video_tab": (("video", "tab"), ("click", "long_view", "complete_view"), 10.0),
+}
+_DAY: dict[str, tuple[str, ...]] = {"user": ("click", "long_view"), "video": ("click", "like", "long_view")}
+"""Keys whose last 24 hours count once more on their own."""
+
+LENGTH_MS = (7_000, 15_000, 30_000, 60_000, 120_000)
+"""Where one class of video lengths ends and the next begins."""
+
+
+def past_statistics(log: Log, side: Side, stored: Stored) -> Columns:
+    """(N,) each: counted from the log's own earlier rows."""
+    keys = {
+        "user": log.user,
+        "video": log.video,
+        "tab": log.tab,
+        "author": side.author,
+        "music": side.music,
+        "tag": side.first_tag,
+        "length": np.where(log.duration_ms > 0, np.searchsorted(LENGTH_MS, log.duration_ms), -1),
+    }
+    everyone = AsOf(np.zeros(len(log), np.int64), log.time, np.zeros(len(log), np.int64), log.time)
+    bases = {b: base_rates(*_seen(log, everyone, b)) for b in _ALL}
+    columns: Columns = {}
+    for name, (parts, behaviours, strength) in _KEYS.items():
+        if any((keys[p] < 0).all() for p in parts):
+            continue  # its side table is not there
+        key = codes(*(keys[p] for p in parts))
+        before = AsOf(key, log.time, key, log.time)
+        windows = {name: (before, behaviours)}
+        if name in _DAY:
+            windows[f"{name}_day"] = (before.since(DAY_MS), _DAY[name])
+        for prefix, (events, rated) in windows.items():
+            columns[f"{prefix}_count"] = stepped(np.log1p(events.count()))
+            for behaviour in rated:
+                columns[f"{prefix}_{behaviour}"] = stepped(log_odds(*_seen(log, events, behaviour), bases[behaviour], strength))
+    columns.update(_of_watching(log))
+    columns.update(_of_session(log))
+    columns.update(_of_stored(log, stored, bases))
+    return columns
+
+
+def situation_statistics(log: Log, side: Side) -> Columns:
+    """(N,) each: of the impression itself, its video and its user, known before it is shown."""
+    columns = {"duration": stepped(np.where(log.duration_ms > 0, np.log(np.maximum(log.duration_ms, 1)), np.nan))}
+    if side.upload_ms is not None:
+        age = (log.time - side.upload_ms) / DAY_MS
+        columns["video_age"] = stepped(np.where((side.upload_ms >= 0) & (age >= 0), np.log1p(np.maximum(age, 0)), np.nan))
+    if side.aspect is not None:
+        columns["video_aspect"] = stepped(side.aspect)
+    for name, values in side.user_numbers.items():
+        columns[f"{name}_log"] = stepped(np.where(values >= 0, np.log1p(np.maximum(values, 0)), np.nan))
+    return columns
+
+
+def month_statistics(log: Log, side: Side) -> Columns:
+    """(N,) each: the videos' counts over the whole month, which look into the future of most impressions."""
+    return {f"month_{n}": stepped(np.log1p(np.maximum(v, 0))) for n, v in side.month_counts.items()}
+
+
+def _seen(log: Log, events: AsOf, behaviour: str) -> tuple[Ints, Ints]:
+    """How often a behaviour happened before, and how often it could have: watch labels need a known duration."""
+    known = events.sum(log.watch_known) if behaviour in _WATCH else events.count()
+    return events.sum(log.happened[behaviour]), known
+
+
+def _of_watching(log: Log) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Mean share of a video that was played, capped at 1, and a user's mean time of playing."""
+    share = np.where(log.watch_known > 0, np.minimum(log.play_ms, log.duration_ms) * 1000 // np.maximum(log.duration_ms, 1), 0)
+    for name, key in (("user", log.user), ("video", log.video)):
+        events = AsOf(key, log.time, key, log.time)
+        known = events.sum(log.watch_known)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            yield f"{name}_played_share", stepped(np.where(known > 0, events.sum(share) / (1000 * known), np.nan))
+            played = events.sum(np.minimum(log.play_ms, 600_000)) / events.count()
+        yield f"{name}_played_time", stepped(np.where(events.count() > 0, np.log1p(played / 1000), np.nan))
+
+
+def _of_session(log: Log) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """How long ago the user saw something, how much in the last ten minutes, and how the last three fared."""
+    events = AsOf(log.user, log.time, log.user, log.time)
+    last = events.newest()
+    gap = np.where(last >= 0, log.time - log.time[last], 0)
+    yield "user_gap", stepped(np.where(last >= 0, np.log1p(gap / 1000), np.nan), 1 / 8)
+    recent = events.since(600_000)
+    yield "user_session_count", stepped(np.log1p(recent.count()))
+    offsets, index = events.latest(3)
+    owner = np.repeat(np.arange(len(log)), np.diff(offsets))
+    counted = np.diff(offsets)
+    for behaviour in ("click", "long_view", "complete_view"):
+        hits = np.bincount(owner, log.happened[behaviour][index], minlength=len(log))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            yield f"user_last3_{behaviour}", stepped(np.where(counted > 0, hits / counted, np.nan))
+
+
+def _of_stored(log: Log, stored: Stored, bases: dict[str, Floats]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """From the sequences stored before the log began: how much a user saw and liked, how a video fared."""
+    if not len(stored):
+        return
+    of_user = AsOf(stored.users, stored.users_time, log.user, log.time)
+    length = of_user.sum(stored.users_length)
+    yield "user_stored_count", stepped(np.log1p(length))
+    likes = np.minimum(of_user.sum(stored.users_likes), length)
+    yield "user_stored_like", stepped(log_odds(likes, length, bases["like"], 20.0))
+    events = AsOf(stored.user, stored.time, log.user, log.time)
+    yield "user_stored_long_view", stepped(log_odds(events.sum(stored.long_view), events.count(), bases["long_view"], 5.0))
+    events = AsOf(stored.video, stored.time, log.video, log.time)
+    yield "video_stored_count", stepped(np.log1p(events.count()))
+    for name, flags in (("long_view", stored.long_view), ("like", stored.like)):
+        yield f"video_stored_{name}", stepped(log_odds(events.sum(flags), events.count(), bases[name], 20.0))
+    pair = codes(np.concatenate([stored.user, log.user]), np.concatenate([stored.video, log.video]))
+    events = AsOf(pair[: len(stored)], stored.time, pair[len(stored) :], log.time)
+    yield "user_video_stored", stepped(np.log1p(events.count()))

@@ -1,0 +1,71 @@
+"""A prepared data set on disk: Parquet files per split, schema, vocabularies, report; whole or absent."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from home_dist.errors import DataError
+from home_dist.prepare.vocabulary import Vocabulary
+from home_dist.schema import Schema, save_schema
+
+ROW_GROUP = 4096
+
+
+def write_prepared(
+    out: Path,
+    splits: Mapping[str, pa.Table],
+    files: Mapping[str, int],
+    schema: Schema,
+    vocabularies: Mapping[str, Vocabulary],
+    report: Mapping[str, Any],
+) -> None:
+    """Writes beside `out` first and renames when all of it is there. Raises DataError when `out` holds something."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out}: is there already. Remove it, or choose another folder to write to.")
+    writing = out.with_name(out.name + ".writing")
+    try:
+        if writing.exists():
+            shutil.rmtree(writing)
+        (writing / "vocabularies").mkdir(parents=True)
+        for name, table in splits.items():
+            _write_split(writing / name, table, files.get(name, 1))
+        for name, vocabulary in vocabularies.items():
+            vocabulary.save(writing / "vocabularies" / f"{name}.parquet")
+        save_schema(schema, writing / "schema.toml")
+        (writing / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+        if out.exists():
+            out.rmdir()
+        writing.rename(out)
+    except OSError as error:
+        raise DataError(f"{writing}: cannot be written: {error}. Make room, or choose another folder.") from None
+
+
+def _write_split(folder: Path, table: pa.Table, files: int) -> None:
+    folder.mkdir()
+    lists = {f.name for f in table.schema if pa.types.is_list(f.type)}
+    bounds = [table.num_rows * i // files for i in range(files + 1)]
+    for index, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        pq.write_table(
+            table.slice(start, stop - start),
+            folder / f"part-{index:05d}.parquet",
+            row_group_size=ROW_GROUP,
+            compression="zstd",
+            compression_level=19,
+            # A user's history repeats from one impression to the next. Whole values, unlike a dictionary's packed bits,
+            # repeat on byte borders, where zstd finds them.
+            use_dictionary=[c for c in table.column_names if c not in lists],
+            write_page_checksum=True,
+            store_schema=False,
+        )
+
+
+def list_array(values: NDArray, offsets: NDArray[np.int64]) -> pa.ListArray:
+    """A column of lists from values (n,) and offsets (rows + 1,)."""
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values))
