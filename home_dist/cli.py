@@ -26,7 +26,11 @@ def train(config: Annotated[Path, typer.Argument(help="TOML file of the run.")],
     """Train a model. The same command goes on with a run that was interrupted."""
 
     def body() -> None:
-        settings = _alike_on_all_ranks(lambda: load_config(config, overrides or []))
+        notes: list[str] = []
+        settings = _alike_on_all_ranks(lambda: load_config(config, overrides or [], notes))
+        if os.environ.get("RANK", "0") == "0":
+            for note in notes:
+                print(f"note: {note}", flush=True)
         from home_dist.training import commands, ranks
 
         commands.train(settings, ranks.form_ranks(settings.distributed))

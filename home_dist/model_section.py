@@ -23,6 +23,10 @@ class _Model(Section):
     dropout: Rate = 0.0
     """Dropout of the experts' outputs, in training."""
 
+    def named_features(self) -> dict[str, tuple[str, ...]]:
+        """By key: the features that the section names."""
+        return {}
+
 
 class ModelOfBanks(_Model):
     expert_norm: bool = False
@@ -106,7 +110,75 @@ class HomeModel(ModelOfBanks):
     """Whether the meta layer's gates read v or the feature-gated v of their group."""
 
 
-ModelSection = SingleTaskModel | SharedBottomModel | OmoeModel | MmoeModel | MlMmoeModel | CgcModel | PleModel | HomeModel
+class L2ConstrainedModel(ModelOfBanks):
+    """One trunk per task, held together by a penalty on the distances of their weights (Duong et al. 2015)."""
+
+    kind: Literal["l2_constrained"] = "l2_constrained"
+    alpha: float = Field(default=1e-4, ge=0)
+    """Factor of the penalty."""
+
+
+class CrossStitchModel(ModelOfBanks):
+    """One trunk per task, mixed linearly after each layer (Misra et al. 2016)."""
+
+    kind: Literal["cross_stitch"] = "cross_stitch"
+    stitch: Literal["layer", "unit"] = "layer"
+    """One mixing matrix per layer, or one per unit of each layer."""
+    stitch_self: float = Field(default=0.9, ge=0, le=1)
+    """Weight that a task's own trunk starts with; the other trunks share the rest."""
+
+
+class TensorFactorizationModel(_Model):
+    """One trunk per task, whose weights are one tensor in Tucker form (Yang and Hospedales 2016)."""
+
+    kind: Literal["tensor_factorization"] = "tensor_factorization"
+    rank_in: Count = 32
+    rank_out: Count = 32
+    rank_tasks: Count = 4
+    """Ranks along a layer's inputs, its outputs and the tasks; each at most as large as what it stands for."""
+
+
+class AdattModel(ModelOfBanks):
+    """Experts of tasks and shared ones, fused in each layer with a residual path from own experts (Li et al. 2023)."""
+
+    kind: Literal["adatt"] = "adatt"
+    shared_experts: int = Field(default=1, ge=0)
+    """Shared experts of each layer; 0 gives AdaTT-sp."""
+    task_experts: Count = 1
+    """Experts of each task and layer."""
+    layers: Count = 2
+
+
+class PepnetModel(ModelOfBanks):
+    """One trunk per task, whose inputs and units are scaled by gates that read chosen features (Chang et al. 2023)."""
+
+    kind: Literal["pepnet"] = "pepnet"
+    domain_features: tuple[str, ...] = ()
+    """Features that tell domains (tabs, pages) apart: read by the gates of the feature vector. v is read in any case."""
+    prior_features: tuple[str, ...] = ()
+    """Features that tell users, items and authors apart: read by the gates of the trunks. v is read in any case."""
+    gate_hidden: Count = 32
+    """Hidden units of a gate."""
+
+    def named_features(self) -> dict[str, tuple[str, ...]]:
+        return {"domain_features": self.domain_features, "prior_features": self.prior_features}
+
+
+ModelSection = (
+    SingleTaskModel
+    | SharedBottomModel
+    | OmoeModel
+    | MmoeModel
+    | MlMmoeModel
+    | CgcModel
+    | PleModel
+    | HomeModel
+    | L2ConstrainedModel
+    | CrossStitchModel
+    | TensorFactorizationModel
+    | AdattModel
+    | PepnetModel
+)
 
 KINDS: Mapping[str, type[Section]] = {c.model_fields["kind"].default: c for c in get_args(ModelSection)}
 DEFAULT_KIND = "home"

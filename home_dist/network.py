@@ -12,7 +12,7 @@ from home_dist.embeddings.collections import bag_collection, event_collection
 from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.experts import Towers
 from home_dist.models import TaskGroups, build_model
-from home_dist.schema import IdInput, InputLayout, Schema, SequenceInput
+from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema, SequenceInput
 from home_dist.sequence.din import Din
 
 Events = dict[str, JaggedTensor]
@@ -59,6 +59,23 @@ class FeatureVector(nn.Module):
             self.dins[sequence.name] = din
             width += din.out_dim
         self.width = width
+
+    def columns(self) -> dict[str, list[int]]:
+        """By feature, where it stands in v; a statistic stands there by its bucket's vector and by its value."""
+        of_dim = [i for dim in self.replicated.dims for i in self.layout.at("small") if i.table.dim == dim]
+        later = [i for place in ("small_list", "bag", "event") for i in self.layout.features if i.place == place]
+        parts = [(i.key, i.table.dim) for i in [*of_dim, *later]]
+        dense = [(f.name, f.width if isinstance(f, DenseFeature) else 1) for f in self.layout.dense]
+        found: dict[str, list[int]] = {}
+        at = 0
+        for name, width in parts:
+            found.setdefault(name, []).extend(range(at, at + width))
+            at += width
+        at = self.width - self.layout.dense_width  # histories, which are no features, stand between
+        for name, width in dense:
+            found.setdefault(name, []).extend(range(at, at + width))
+            at += width
+        return found
 
     def forward(self, batch: Batch, bags: KeyedTensor | None, events: Events | None) -> torch.Tensor:
         """bags, events: what the sharded collections found. Returns (B, F)."""
@@ -135,7 +152,7 @@ class Head(nn.Module):
         super().__init__()
         tasks = schema.task
         self.features = FeatureVector(layout, config)
-        model = build_model(config.model, self.features.width, TaskGroups.of(tasks))
+        model = build_model(config.model, self.features.width, TaskGroups.of(tasks), self.features.columns())
         self.model = model
         rates = torch.tensor([t.base_rate or 0.5 for t in tasks])
         self.towers = Towers(len(tasks), model.out_dim, config.model.tower_hidden, torch.logit(rates))

@@ -3,16 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from home_dist.model_section import ModelSection
+from home_dist.model_section import ModelSection, PepnetModel
+from home_dist.models.adatt import AdaTT
 from home_dist.models.base import MultiTaskModel
 from home_dist.models.cgc import Cgc
+from home_dist.models.cross_stitch import CrossStitch
 from home_dist.models.home import Home
+from home_dist.models.l2_constrained import L2Constrained
 from home_dist.models.ml_mmoe import MlMmoe
 from home_dist.models.mmoe import Mmoe
+from home_dist.models.pepnet import PepNet
 from home_dist.models.ple import Ple
 from home_dist.models.shared_bottom import SharedBottom
 from home_dist.models.single_task import SingleTask
 from home_dist.models.tasks import TaskGroups
+from home_dist.models.tensor_factorization import TensorFactorization
 
 __all__ = ["Home", "MultiTaskModel", "TaskGroups", "build_model"]
 
@@ -25,6 +30,10 @@ _MODELS: dict[str, Any] = {
     "cgc": Cgc,
     "ple": Ple,
     "home": Home,
+    "l2_constrained": L2Constrained,
+    "cross_stitch": CrossStitch,
+    "tensor_factorization": TensorFactorization,
+    "adatt": AdaTT,
 }
 
 
@@ -35,4 +44,6 @@ def build_model(
 
     columns: by feature, where it stands in v; for the models that treat some features apart.
     """
+    if isinstance(config, PepnetModel):
+        return PepNet(config, in_dim, tasks, columns or {})
     return _MODELS[config.kind](config, in_dim, tasks)

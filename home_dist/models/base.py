@@ -1,5 +1,6 @@
 """What every multi-task model is to the network."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -27,3 +28,15 @@ class MultiTaskModel(nn.Module):
 def bank_of(config: ModelOfBanks, experts: Sequence[int], in_dim: int) -> ExpertBank:
     """A bank of experts as `[model]` describes them; experts: how many read input i."""
     return ExpertBank(experts, in_dim, config.expert_hidden, config.expert_dim, config.expert_norm, config.dropout)
+
+
+def trunk_layers(config: ModelOfBanks, tasks: int, in_dim: int) -> nn.ModuleList:
+    """One trunk per task, layer by layer, for models that do something between layers. Each layer is a bank of K experts; the
+    first reads one input (B, F), the others one per task."""
+    widths = [in_dim, *config.expert_hidden, config.expert_dim]
+    layers = nn.ModuleList()
+    for n, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
+        last = n == len(widths) - 2
+        experts = [1] * tasks if n else [tasks]
+        layers.append(ExpertBank(experts, fan_in, [], fan_out, config.expert_norm, config.dropout if last else 0.0))
+    return layers

@@ -86,6 +86,11 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
     for pattern in config.data.exclude:
         if not any(_excluded(f.name, (pattern,)) for f in schema.feature):
             raise ConfigError(f"data.exclude: {pattern!r} matches no feature of {config.schema_path()}")
+    for key, names in config.model.named_features().items():
+        missing = sorted(set(names) - {f.name for f in features})
+        if missing:
+            there = ", ".join(f.name for f in features)
+            raise ConfigError(f"model.{key}: {missing[0]!r} is no feature of this run; there are: {there}")
     sequences = _chosen_sequences(schema, config)
     tables = _tables(schema, config)
     pooled = _tables_pooled_at_home(features, sequences)

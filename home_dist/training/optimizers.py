@@ -58,8 +58,9 @@ def _group(name: str, parameter: nn.Parameter) -> str:
         return "tables"
     if ".replicated." in name:
         return "replicated"
-    # A bank's biases and normalisation are (E, D): told apart from matrices by name, not by rank.
-    matrix = parameter.dim() >= 2 and not any(part in name for part in (".biases.", ".norm.", ".bias"))
+    # A bank's biases and normalisation are (E, D): told apart from matrices by name, not by rank. Cross-stitch's mixing starts
+    # near the identity, from where a decay to zero would silence the trunks.
+    matrix = parameter.dim() >= 2 and not any(part in name for part in (".biases.", ".norm.", ".bias", ".mixing."))
     return "matrices" if matrix else "vectors"
 
 

@@ -105,3 +105,31 @@ def test_experts_that_a_gate_may_not_see_have_no_weight_and_no_gradient():
     gradient = model.layers[1].bank.weights[0].grad.abs().sum((1, 2))
     assert (gradient[[0, 1, 4, 5]] == 0).all()
     assert (gradient[[2, 3, 6]] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("group_of", "experts", "layers"), grid(GROUPINGS, [(1, 0), (1, 1), (2, 1), (1, 2), (2, 2)], [1, 2, 3])
+)
+def test_adatt(group_of, experts, layers):
+    own, shared = experts
+    settings = {"task_experts": own, "shared_experts": shared, "layers": layers, "expert_norm": layers == 2}
+    model, tasks = make("adatt", group_of, **settings), len(group_of)
+    owner = [k for k in range(tasks) for _ in range(own)] + [tasks] * shared
+
+    def reference(v, mask):
+        states = [v] * (tasks + 1)
+        for n, layer in enumerate(model.layers):
+            f = [expert(layer.bank, e, states[owner[e]], mask) for e in range(len(owner))]
+            units = tasks + (1 if shared and n < layers - 1 else 0)
+            learned = iter(layer.mixing if layer.mixing is not None else ())
+            fused = []
+            for unit in range(units):
+                native = [e for e in range(len(owner)) if owner[e] == unit]
+                u = [next(learned) for _ in native] if len(native) > 1 else [1.0]
+                all_experts = gated(layer.gates.weight[unit], states[unit], range(len(owner)), f)
+                fused.append([z + sum(w * f[e][b] for w, e in zip(u, native, strict=True)) for b, z in enumerate(all_experts)])
+            assert next(learned, None) is None
+            states = fused
+        return states
+
+    compare(model, reference, tasks)

@@ -18,6 +18,9 @@ SETTINGS = {
     "cgc": {"shared_experts": 2, "task_experts": 2},
     "ple": {"shared_experts": 2, "task_experts": 2, "layers": 2},
     "home": {"shared_experts": 2, "group_experts": 2, "task_experts": 2, "feature_gate_rank": 3},
+    "tensor_factorization": {"rank_tasks": 2},
+    "adatt": {"shared_experts": 2, "task_experts": 2, "layers": 2},
+    "pepnet": {"domain_features": ["tab"], "prior_features": ["user", "age"]},
 }
 
 # Which axes of which parameters stand for tasks or experts. "tasks": one entry per task. "gates": tasks, then the shared gate.
@@ -35,6 +38,11 @@ AXES = {
     },
     "cgc": {"bank.": {0: "owned"}, "gates.weight": {0: "gates", 1: "owned"}},
     "ple": {".bank.": {0: "owned"}, ".gates.weight": {0: "gates", 1: "owned"}},
+    "l2_constrained": {"trunks.": {0: "tasks"}},
+    "cross_stitch": {"trunks.": {0: "tasks"}, "mixing.": {0: "tasks", 1: "tasks"}},
+    "tensor_factorization": {".factor_task": {0: "tasks"}, ".bias": {0: "tasks"}},
+    "adatt": {".bank.": {0: "owned"}, ".gates.weight": {0: "gates", 1: "owned"}, ".mixing": {0: "owned"}},
+    "pepnet": {"trunks.": {0: "tasks"}, "ppnet.0.second.": {0: "units"}, "ppnet.1.second.": {0: "units"}},
     "home": {
         "task.bank.": {0: "home"},
         "task.gates.weight": {0: "tasks", 1: "home"},
@@ -56,6 +64,7 @@ def relabelled(kind, model, tasks, pair, three):
         "tasks": list(tasks),
         "all": list(three),
         "owned": pairs([*tasks, TASKS]),
+        "units": list(tasks),
         "home": pairs([0, 1, 2, *(3 + k for k in tasks)]),
         "home groups": [0, 1, 2, *(3 + k for k in tasks)],
     }
@@ -69,8 +78,8 @@ def relabelled(kind, model, tasks, pair, three):
                 seen.add(part)
                 for axis, what in axes.items():
                     size = parameter.shape[axis]
-                    order = [*tasks, TASKS][:size] if what == "gates" else index[what]
-                    if what == "home groups" and size > len(order):  # low-rank gates of a group stand together
+                    order = [*tasks, TASKS][:size] if what == "gates" else index[what][:size]
+                    if size > len(order):  # what belongs to one group or task stands together
                         each = size // len(order)
                         order = [g * each + n for g in order for n in range(each)]
                     assert sorted(order) == list(range(size)), name

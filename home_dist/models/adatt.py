@@ -1,0 +1,67 @@
+"""AdaTT, adaptive task-to-task fusion (Li et al. 2023).
+
+Every layer has modules: one per task with own experts, and one with shared experts (none gives AdaTT-sp). A module's fusion
+unit adds two paths, x being the module's input:
+
+- from all experts: sum over all e of softmax(W x)_e f_e;
+- from its own, native ones: sum over native e of u_e f_e, where the learned u depend on no sample; a lone expert has u = 1.
+
+The next layer's module reads what its fusion unit gives. The last layer has none for the shared module, as nothing would read
+it. Open: where u starts. Here at 1 / (native experts), so that the residual path has the size of one expert.
+"""
+
+import torch
+from torch import nn
+
+from home_dist.experts import MaskedGates
+from home_dist.model_section import AdattModel
+from home_dist.models.base import MultiTaskModel, bank_of
+from home_dist.models.tasks import TaskGroups
+
+
+class _Layer(nn.Module):
+    """Experts: task 0, .., task K-1, shared. Fusion units in the same order."""
+
+    native: torch.Tensor
+    learned: torch.Tensor
+
+    def __init__(self, config: AdattModel, in_dim: int, tasks: TaskGroups, first: bool, last: bool):
+        super().__init__()
+        experts = [config.task_experts] * tasks.tasks + [config.shared_experts] * (config.shared_experts > 0)
+        counts = torch.tensor(experts)
+        native = torch.eye(len(experts)).repeat_interleave(counts, 1)
+        native = native[: tasks.tasks] if last else native
+        self.register_buffer("native", native, persistent=False)
+        siblings = counts.repeat_interleave(counts)
+        learned = (siblings > 1) & native.any(0)
+        self.register_buffer("learned", learned, persistent=False)
+        self.mixing = nn.Parameter(1 / siblings[learned]) if learned.any() else None
+        self.gates = MaskedGates(in_dim, torch.ones_like(native, dtype=torch.bool))
+        self.bank = bank_of(config, [sum(experts)] if first else experts, in_dim)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """x: v (B, F) in the first layer, then one input per module, (modules, B, D). Returns (units, B, D)."""
+        residual = self.native
+        if self.mixing is not None:
+            residual = residual * torch.ones_like(self.native[0]).masked_scatter(self.learned, self.mixing)
+        if x.dim() == 2:
+            return self.bank.mixed([x], self.gates(x) + residual.unsqueeze(1), mask)
+        return self.bank.mixed(x.unbind(0), self.gates(x[: len(residual)]) + residual.unsqueeze(1), mask)
+
+
+class AdaTT(MultiTaskModel):
+    def __init__(self, config: AdattModel, in_dim: int, tasks: TaskGroups):
+        super().__init__()
+        self.out_dim = config.expert_dim
+        last = config.layers - 1
+        self.layers = nn.ModuleList(
+            _Layer(config, config.expert_dim if n else in_dim, tasks, first=n == 0, last=n == last)
+            for n in range(config.layers)
+        )
+
+    def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """v: (B, F); mask: (B,). Returns (K, B, D)."""
+        x = v
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x

@@ -1,0 +1,45 @@
+"""Cross-Stitch: one trunk per task, and a learned linear mixture of all trunks after each layer (Misra et al. 2016, section 3).
+
+x_i <- sum_j A_ij x_j, with a matrix A (K, K) per layer or per unit of a layer. The paper stitches two networks; with K tasks A
+starts with `stitch_self` on its diagonal and the rest shared out evenly beside it, so that rows add up to 1 and activations
+keep their size, as with the paper's convex starting values. The last layer is stitched like the others. A does not decay.
+"""
+
+import torch
+from torch import nn
+
+from home_dist.model_section import CrossStitchModel
+from home_dist.models.base import MultiTaskModel, trunk_layers
+from home_dist.models.tasks import TaskGroups
+
+
+class CrossStitch(MultiTaskModel):
+    def __init__(self, config: CrossStitchModel, in_dim: int, tasks: TaskGroups):
+        super().__init__()
+        self.out_dim = config.expert_dim
+        self.trunks = trunk_layers(config, tasks.tasks, in_dim)
+        self.mixing = nn.ParameterList()
+        for width in [*config.expert_hidden, config.expert_dim]:
+            start = _start(tasks.tasks, config.stitch_self)
+            self.mixing.append(nn.Parameter(start if config.stitch == "layer" else start.repeat(width, 1, 1)))
+
+    def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """v: (B, F); mask: (B,). Returns (K, B, D)."""
+        x = v.unsqueeze(0)
+        for layer, mixing in zip(self.trunks, self.mixing, strict=True):
+            x = _stitched(layer(x.unbind(0), mask), mixing)
+        return x
+
+
+def _start(tasks: int, own: float) -> torch.Tensor:
+    if tasks == 1:
+        return torch.ones(1, 1)
+    start = torch.full((tasks, tasks), (1 - own) / (tasks - 1))
+    return start.fill_diagonal_(own)
+
+
+def _stitched(x: torch.Tensor, mixing: torch.Tensor) -> torch.Tensor:
+    """x: (K, B, H); mixing: (K, K), or (H, K, K) per unit. Returns (K, B, H)."""
+    if mixing.dim() == 2:
+        return (mixing @ x.flatten(1)).view_as(x)
+    return torch.bmm(mixing, x.permute(2, 0, 1)).permute(1, 2, 0)

@@ -1,0 +1,28 @@
+"""L2-Constrained: one trunk per task, and a penalty that holds their weights together (Duong et al. 2015).
+
+Added to the loss: alpha * sum over pairs i < j of || theta_i - theta_j ||^2, where theta_k is all that task k's trunk learns.
+Duong et al. tie two tasks, and only the layers that mean the same in both; as all tasks here read one feature vector, all
+layers do. Every pair of tasks counts the same, however their groups are.
+"""
+
+import torch
+
+from home_dist.model_section import L2ConstrainedModel
+from home_dist.models.base import MultiTaskModel, bank_of
+from home_dist.models.tasks import TaskGroups
+
+
+class L2Constrained(MultiTaskModel):
+    def __init__(self, config: L2ConstrainedModel, in_dim: int, tasks: TaskGroups):
+        super().__init__()
+        self.out_dim, self.alpha = config.expert_dim, config.alpha
+        self.trunks = bank_of(config, [tasks.tasks], in_dim)
+
+    def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """v: (B, F); mask: (B,). Returns (K, B, D)."""
+        return self.trunks([v], mask)
+
+    def auxiliary(self) -> dict[str, torch.Tensor]:
+        # The K (K - 1) / 2 pairs' squared distances add up to K times the squared distances from the mean.
+        spread = [(p - p.mean(0)).square().sum() * len(p) for p in self.trunks.parameters()]
+        return {"l2_constraint": self.alpha * torch.stack(spread).sum()}

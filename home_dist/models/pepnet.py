@@ -1,0 +1,61 @@
+"""PEPNet: gates that read prior features scale the feature vector and the units of each task's trunk (Chang et al. 2023).
+
+Gate NU: 2 sigmoid(W2 ReLU(W1 x + b1) + b2), in (0, 2) and near 1 at first.
+EPNet: o = v * GateNU([domain ; stop(v)]).
+PPNet: in layer l of task k's trunk h <- f(W h + b) * GateNU_l([prior ; stop(o)])_k, with h = o at first.
+
+stop(.) lets no gradient through: gates learn through the prior features and leave the embeddings of all others alone.
+
+Choices: domain and prior features are parts of v, by their names in `[model]`; with none named the gates read stop(v) alone.
+One Gate NU per layer serves all tasks: they share its hidden units, and its output has each task's units. All layers of a
+trunk are gated, the last one included, and the towers are not: with tower_hidden = [] they are one product of what is gated.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from home_dist.model_section import PepnetModel
+from home_dist.models.base import MultiTaskModel, trunk_layers
+from home_dist.models.tasks import TaskGroups
+
+
+class GateUnit(nn.Module):
+    def __init__(self, in_dim: int, hidden: int, out_dim: int):
+        super().__init__()
+        self.first, self.second = nn.Linear(in_dim, hidden), nn.Linear(hidden, out_dim)
+        nn.init.kaiming_uniform_(self.first.weight, nonlinearity="relu")
+        nn.init.zeros_(self.first.bias)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, F) -> (B, out)"""
+        return 2 * torch.sigmoid(self.second(torch.relu(self.first(x))))
+
+
+class PepNet(MultiTaskModel):
+    domain: torch.Tensor
+    prior: torch.Tensor
+
+    def __init__(self, config: PepnetModel, in_dim: int, tasks: TaskGroups, columns: Mapping[str, Sequence[int]]):
+        """columns: by feature, where it stands in v."""
+        super().__init__()
+        self.out_dim, self.tasks = config.expert_dim, tasks.tasks
+        for name, features in (("domain", config.domain_features), ("prior", config.prior_features)):
+            chosen = [column for feature in features for column in columns[feature]]
+            self.register_buffer(name, torch.tensor(chosen, dtype=torch.int64), persistent=False)
+        self.epnet = GateUnit(in_dim + len(self.domain), config.gate_hidden, in_dim)
+        widths = [*config.expert_hidden, config.expert_dim]
+        self.ppnet = nn.ModuleList(GateUnit(in_dim + len(self.prior), config.gate_hidden, tasks.tasks * w) for w in widths)
+        self.trunks = trunk_layers(config, tasks.tasks, in_dim)
+
+    def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """v: (B, F); mask: (B,). Returns (K, B, D)."""
+        o = v * self.epnet(torch.cat([v[:, self.domain], v.detach()], 1))
+        reads = torch.cat([v[:, self.prior], o.detach()], 1)
+        x = o.unsqueeze(0)
+        for layer, gate in zip(self.trunks, self.ppnet, strict=True):
+            scale = gate(reads).view(len(v), self.tasks, -1).transpose(0, 1)
+            x = layer(x.unbind(0), mask) * scale
+        return x

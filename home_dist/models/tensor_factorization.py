@@ -1,0 +1,52 @@
+"""Tensor-Factorization: the K trunks' weights of a layer are one (in, out, K) tensor of low rank, in Tucker form (Yang and
+Hospedales 2016).
+
+W[i, o, k] = sum_abc core[a, b, c] U_in[i, a] U_out[o, b] U_task[k, c], and task k's layer is ReLU(x_k W[:, :, k] + b_k).
+W is never put together: x U_in, then the core as task k sees it, then U_out cost less where ranks are small.
+
+Open: biases, which are each task's own here, as the towers are. The paper starts from networks trained per task; here the
+factors start random, scaled such that every product on the way keeps the size of activations (Kaiming's for W as a whole),
+which needs no training before the training. Ranks larger than what they stand for are cut to it.
+"""
+
+import itertools
+import math
+
+import torch
+from torch import nn
+
+from home_dist.model_section import TensorFactorizationModel
+from home_dist.models.base import MultiTaskModel
+from home_dist.models.tasks import TaskGroups
+
+
+class _TuckerLayer(nn.Module):
+    def __init__(self, config: TensorFactorizationModel, in_dim: int, out_dim: int, tasks: int):
+        super().__init__()
+        a, b, c = min(config.rank_in, in_dim), min(config.rank_out, out_dim), min(config.rank_tasks, tasks)
+        self.factor_in = nn.Parameter(torch.empty(in_dim, a).normal_(0, 1 / math.sqrt(in_dim)))
+        self.factor_out = nn.Parameter(torch.empty(out_dim, b).normal_(0, 1 / math.sqrt(b)))
+        self.factor_task = nn.Parameter(torch.empty(tasks, c).normal_(0, 1 / math.sqrt(c)))
+        self.core = nn.Parameter(torch.empty(a, b, c).normal_(0, math.sqrt(2 / a)))
+        self.bias = nn.Parameter(torch.zeros(tasks, out_dim))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, F), one input for all tasks, or (K, B, F). Returns (K, B, H)."""
+        cores = torch.einsum("abc,kc->kab", self.core, self.factor_task)
+        low = torch.matmul(torch.matmul(x, self.factor_in), cores)  # (K, B, b)
+        return torch.relu(nn.functional.linear(low, self.factor_out) + self.bias.unsqueeze(1))
+
+
+class TensorFactorization(MultiTaskModel):
+    def __init__(self, config: TensorFactorizationModel, in_dim: int, tasks: TaskGroups):
+        super().__init__()
+        self.out_dim, self.dropout = config.expert_dim, config.dropout
+        widths = [in_dim, *config.expert_hidden, config.expert_dim]
+        self.layers = nn.ModuleList(_TuckerLayer(config, i, o, tasks.tasks) for i, o in itertools.pairwise(widths))
+
+    def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """v: (B, F); mask: unused, as no statistic is taken over samples. Returns (K, B, D)."""
+        x = v
+        for layer in self.layers:
+            x = layer(x)
+        return nn.functional.dropout(x, self.dropout, self.training)

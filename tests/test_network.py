@@ -1,0 +1,100 @@
+"""The feature vector: where each feature stands in it, whatever the sharding plan."""
+
+import pytest
+import torch
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
+
+from home_dist.config import RunConfig
+from home_dist.data.batch import Batch
+from home_dist.errors import ConfigError
+from home_dist.network import FeatureVector, Head
+from home_dist.schema import InputLayout, build_layout
+from tests.factory import make_schema
+
+ROWS = 3
+
+
+def configured(**model: object) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "run": {"dir": "x"},
+            "data": {"path": "y"},
+            "embedding": {"dim": 8, "small_dim": 4, "replicate_rows": 100, "tables": {"tab": {"dim": 2}}},
+            "sequence": [{"name": "watched", "hidden": [4]}],
+            "model": model,
+        }
+    )
+
+
+def looked_up(layout: InputLayout) -> tuple[Batch, dict[str, torch.Tensor], dict[str, JaggedTensor]]:
+    """A batch, and what the sharded collections could have found for it."""
+    torch.manual_seed(0)
+    bags = {i.key: torch.randn(ROWS, i.table.dim) for i in layout.at("bag")}
+    ones = torch.ones(ROWS, dtype=torch.int64)
+    events = {i.key: JaggedTensor(values=torch.randn(ROWS, i.table.dim), lengths=ones) for i in layout.at("event")}
+    small = torch.stack([torch.arange(ROWS) for _ in layout.at("small")], 1)
+    keys = [i.key for i in layout.at("small_list")]
+    lists = KeyedJaggedTensor(keys, torch.zeros(len(keys) * ROWS, dtype=torch.int64), lengths=ones.repeat(len(keys)))
+    batch = object.__new__(Batch)
+    batch.small, batch.small_lists, batch.dense = small, lists, torch.randn(ROWS, layout.dense_width)
+    return batch, bags, events
+
+
+def keyed(bags: dict[str, torch.Tensor], keys: list[str]) -> KeyedTensor:
+    return KeyedTensor(keys, [bags[k].shape[1] for k in keys], torch.cat([bags[k] for k in keys], 1))
+
+
+def test_columns_tell_where_a_feature_stands():
+    config = configured()
+    layout = build_layout(make_schema(), config)
+    vector = FeatureVector(layout, config)
+    batch, bags, events = looked_up(layout)
+    order = [i.key for i in layout.at("bag")]
+    assert len(order) >= 2
+    columns = vector.columns()
+    assert columns.keys() == {f.name for f in make_schema().feature}
+    v = vector(batch, keyed(bags, order), events)
+
+    def touched(change):
+        before = [batch.small.clone(), batch.dense.clone(), {k: b.clone() for k, b in bags.items()}]
+        change()
+        other = vector(batch, keyed(bags, order), events)
+        batch.small, batch.dense = before[:2]
+        bags.update(before[2])
+        return (v != other).any(0).nonzero().flatten().tolist()
+
+    for key in order:
+        assert touched(lambda k=key: bags[k].add_(1)) == columns[key]
+    assert touched(lambda: batch.dense[:, 1].add_(1)) == columns["age"]
+    assert touched(lambda: batch.dense[:, 2:].add_(1)) == columns["vector"]
+    by_key = {i.key: n for n, i in enumerate(layout.at("small"))}
+    assert touched(lambda: batch.small[:, by_key["tab"]].add_(1)) == columns["tab"]
+    rate = touched(lambda: (batch.small[:, by_key["rate"]].add_(1), batch.dense[:, 0].add_(1)))
+    assert rate == columns["rate"]
+    assert len(rate) == 4 + 1
+
+
+def test_the_plan_does_not_change_the_order():
+    """TorchRec lists bags by their kind of sharding."""
+    config = configured()
+    layout = build_layout(make_schema(), config)
+    vector = FeatureVector(layout, config)
+    batch, bags, events = looked_up(layout)
+    order = [i.key for i in layout.at("bag")]
+    first, second = (vector(batch, keyed(bags, keys), events) for keys in (order, order[::-1]))
+    assert torch.equal(first, second)
+
+
+def test_a_model_gets_the_columns_of_the_features_it_names():
+    config = configured(kind="pepnet", domain_features=["tab"], prior_features=["user", "rate"])
+    layout = build_layout(make_schema(), config)
+    head = Head(make_schema(), layout, config)
+    columns = head.features.columns()
+    assert head.model.domain.tolist() == columns["tab"]
+    assert head.model.prior.tolist() == columns["user"] + columns["rate"]
+
+
+def test_a_model_that_names_unknown_features_is_refused():
+    config = configured(kind="pepnet", prior_features=["user", "author"])
+    with pytest.raises(ConfigError, match=r"model\.prior_features: 'author' is no feature.*there are: user, video"):
+        build_layout(make_schema(), config)
