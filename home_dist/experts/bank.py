@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from home_dist.experts.gates import mixture
+from home_dist.experts.kernels import KernelUser, Norm, Operands, eager
 from home_dist.layers.global_norm import GlobalBatchNorm
 
 
-class ExpertBank(nn.Module):
+class ExpertBank(KernelUser):
     """Feed-forward experts, of which several may read one input.
 
     Classic (norm=False): ReLU(W2 ReLU(W1 x + b1) + b2), as in MMoE and PLE. HoME (norm=True): Swish(Norm(MLP(x))), where the
@@ -27,6 +28,10 @@ class ExpertBank(nn.Module):
             raise ValueError(f"each input needs at least one expert, got {list(experts)}")
         self.experts, self.total = tuple(experts), sum(experts)
         widths = [in_dim, *hidden, out_dim]
+        if min(widths) < 1:
+            raise ValueError(
+                f"widths of experts must be at least 1, got input {in_dim}, hidden {list(hidden)}, output {out_dim}"
+            )
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
@@ -38,38 +43,58 @@ class ExpertBank(nn.Module):
             self.biases.append(nn.Parameter(torch.zeros(self.total, width)))
         self.norm = GlobalBatchNorm((self.total, out_dim)) if norm else None
         self.dropout = dropout
+        self._hidden, self._out = tuple(hidden), out_dim
+
+    def widths(self) -> dict[str, Sequence[int]]:
+        return {"model.expert_hidden": self._hidden, "model.expert_dim": [self._out]}
 
     def forward(self, inputs: Sequence[torch.Tensor], mask: torch.Tensor | None = None) -> torch.Tensor:
-        """inputs: one (B, F) per entry of `experts`; mask: (B,), samples that count in the statistics.
+        """All experts' outputs, in plain torch whatever the backend: what inspects experts wants the definition.
 
-        Returns (E, B, D).
+        inputs: one (B, F) per entry of `experts`; mask: (B,), samples that count in the statistics. Returns (E, B, D).
         """
-        x = self._first(inputs)
-        for depth in range(1, len(self.weights)):
-            x, weight = torch.relu(x), self.weights[depth].transpose(1, 2)
-            bias = self._bias(depth)
-            x = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight)
-        x = torch.relu(x) if self.norm is None else nn.functional.silu(self.norm(x, mask))
-        return nn.functional.dropout(x, self.dropout, self.training)
+        out = eager.outputs(self._operands(), inputs, mask, self.kernel.precision)
+        return nn.functional.dropout(out, self.dropout, self.training)
 
-    def mixed(self, inputs: Sequence[torch.Tensor], gates: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def mixed(
+        self,
+        inputs: Sequence[torch.Tensor],
+        gates: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        seen: Sequence[int] | None = None,
+    ) -> torch.Tensor:
         """What gates make of the experts' outputs: sum over e of gates[k, b, e] * expert e of sample b.
 
-        inputs: one (B, F) per entry of `experts`; gates: (K, B, E); mask: (B,), samples that count in the statistics.
-        Returns (K, B, D).
+        inputs: one (B, F) per entry of `experts`; gates: (K, B, E); mask: (B,), samples that count in the statistics. seen:
+        ascending positions of the experts that some gate may see, if not all: the others are not computed, get no gradient,
+        and their running averages stay. Returns (K, B, D).
         """
-        return mixture(gates, self(inputs, mask))
+        if self.dropout and self.training:
+            # The fused backends never hold what dropout would be applied to.
+            return mixture(gates, self(inputs, mask))
+        chosen = None
+        if seen is not None and len(seen) < self.total:
+            chosen = torch.tensor(seen, device=gates.device)
+            gates = gates.index_select(2, chosen)
+        operands = self._operands(chosen, seen)
+        backend, precision = self.kernel.backend, self.kernel.precision
+        if backend == "cpu":
+            from home_dist.experts.kernels import host
 
-    def _bias(self, depth: int) -> torch.Tensor | None:
-        return self.biases[depth] if depth < len(self.biases) else None
+            return host.mixed(operands, inputs, gates, mask, precision)
+        if backend == "triton":
+            from home_dist.experts.kernels import device  # type: ignore[attr-defined]
 
-    def _first(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The first layer: the experts of one input are one matrix product. Returns (E, B, H)."""
-        weights, biases = self.weights[0], self._bias(0)
-        parts, at = [], 0
-        for count, x in zip(self.experts, inputs, strict=True):
-            bias = None if biases is None else biases[at : at + count].flatten()
-            wide = nn.functional.linear(x, weights[at : at + count].flatten(0, 1), bias)
-            parts.append(wide.view(x.shape[0], count, -1).transpose(0, 1))
-            at += count
-        return torch.cat(parts)
+            return device.mixed(operands, inputs, gates, mask, precision)
+        return eager.mixed(operands, inputs, gates, mask, precision)
+
+    def _operands(self, chosen: torch.Tensor | None = None, seen: Sequence[int] | None = None) -> Operands:
+        """The parameters of all experts, or of those chosen."""
+        if chosen is None or seen is None:
+            norm = None if self.norm is None else Norm.of(self.norm)
+            return Operands(self.experts, tuple(self.weights), tuple(self.biases), norm)
+        ends = [sum(self.experts[: i + 1]) for i in range(len(self.experts))]
+        counts = tuple(sum(end - n <= e < end for e in seen) for n, end in zip(self.experts, ends, strict=True))
+        weights, biases = ([p.index_select(0, chosen) for p in params] for params in (self.weights, self.biases))
+        norm = None if self.norm is None else Norm.of(self.norm, chosen)
+        return Operands(counts, weights, biases, norm)

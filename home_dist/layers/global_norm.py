@@ -26,13 +26,20 @@ class _GatherRanks(torch.autograd.Function):
         return grad[dist.get_rank()]
 
 
-def global_moments(x: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+Moments = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def global_moments(x: torch.Tensor, mask: torch.Tensor | None) -> Moments:
     """Mean and biased variance over the samples of all ranks.
 
     x: (..., B, D); mask: (B,) with 1 for samples that count, or None for all. Returns mean and variance, (..., D), and the
-    number of samples, (). Moments of ranks are joined as in Chan et al. 1979: the squares are summed around each rank's own
-    mean, so that a mean far from zero costs no precision. With no sample at all they are zero.
+    number of samples, (). With no sample at all they are zero.
     """
+    return joined(*local_moments(x, mask))
+
+
+def local_moments(x: torch.Tensor, mask: torch.Tensor | None) -> Moments:
+    """This rank's mean (..., D), sum of squares around it (..., D) and number of samples (), of x (..., B, D)."""
     if mask is None:
         count = x.new_tensor(float(x.shape[-2]))
         mean = x.sum(-2) / count.clamp(min=1)
@@ -42,7 +49,16 @@ def global_moments(x: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Te
         chosen = mask.to(x.dtype).unsqueeze(-1)
         mean = (x * chosen).sum(-2) / count.clamp(min=1)
         squares = ((x - mean.unsqueeze(-2)) * chosen).square().sum(-2)
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
+    return mean, squares, count
+
+
+def joined(mean: torch.Tensor, squares: torch.Tensor, count: torch.Tensor) -> Moments:
+    """Each rank's local moments -> mean, biased variance and number of samples of all ranks.
+
+    As in Chan et al. 1979: the squares are summed around each rank's own mean, so that a mean far from zero costs no
+    precision.
+    """
+    if not several_ranks():
         return mean, squares / count.clamp(min=1), count
     packed = torch.cat([mean.flatten(), squares.flatten(), count.view(1)])
     ranks = _GatherRanks.apply(packed)
@@ -52,6 +68,10 @@ def global_moments(x: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Te
     joint = (means * counts).sum(0) / total
     variance = (squares_ + counts * (means - joint).square()).sum(0) / total
     return joint.view_as(mean), variance.view_as(mean), counts.sum()
+
+
+def several_ranks() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1
 
 
 class GlobalBatchNorm(nn.Module):
@@ -75,7 +95,7 @@ class GlobalBatchNorm(nn.Module):
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         if self.training:
             mean, var, count = global_moments(x, mask)
-            self._follow(mean.detach(), var.detach(), count.detach())
+            self.follow(mean.detach(), var.detach(), count.detach())
         else:
             mean, var = self.running_mean, self.running_var
         scale = torch.rsqrt(var + self.eps)
@@ -87,8 +107,12 @@ class GlobalBatchNorm(nn.Module):
         return torch.addcmul(shift.unsqueeze(-2), x, scale.unsqueeze(-2))
 
     @torch.no_grad()
-    def _follow(self, mean: torch.Tensor, var: torch.Tensor, count: torch.Tensor) -> None:
+    def follow(self, mean: torch.Tensor, var: torch.Tensor, count: torch.Tensor, chosen: torch.Tensor | None = None) -> None:
+        """Moves the running averages towards a batch's moments; `chosen`: which entries of the first axis these are of."""
         step = torch.where(count > 0, self.momentum, 0.0)
         unbiased = var * count / (count - 1).clamp(min=1)
-        self.running_mean.lerp_(mean, step)
-        self.running_var.lerp_(unbiased, step)
+        for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+            if chosen is None:
+                running.lerp_(new, step)
+            else:
+                running[chosen] = running[chosen].lerp(new, step)

@@ -13,6 +13,7 @@ from home_dist.data import DataFiles, Reader, open_files
 from home_dist.embeddings.collections import initialise
 from home_dist.embeddings.sharding import plan_sharding, sharders
 from home_dist.errors import ConfigError
+from home_dist.experts import kernels
 from home_dist.network import Network, unknown_task_weights
 from home_dist.schema import InputLayout, Schema, build_layout
 from home_dist.training.optimizers import build_optimizer, fuse_table_optimizer
@@ -87,6 +88,7 @@ def build(inputs: Inputs, ranks: Ranks) -> Built:
     config = inputs.config
     torch.manual_seed(config.train.seed)
     network = Network(inputs.schema, inputs.layout, config, torch.device("meta"))
+    kernels.select(network, config.kernel, ranks.device)
     fuse_table_optimizer(network, config)
     plan = plan_sharding(network, inputs.layout, config.embedding, ranks.device)
     model = DistributedModelParallel(

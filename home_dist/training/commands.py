@@ -24,7 +24,7 @@ from home_dist.training.trainer import Trainer, total_steps
 def train(config: RunConfig, ranks: Ranks) -> None:
     """Starts a run, goes on with one that was interrupted, or says that it is complete. Raises UserError."""
     screen = Screen(ranks.first)
-    screen.say(detected(ranks))
+    screen.say(detected(ranks, config.kernel))
     inputs = together(lambda: open_inputs(config, load_schema(config.schema_path())))
     folder = RunFolder(config.run.dir)
     together(lambda: folder.claim(config, inputs.schema) if ranks.first else None)
@@ -66,9 +66,9 @@ def train(config: RunConfig, ranks: Ranks) -> None:
 def evaluate_run(run_dir: Path, checkpoint: Path | None, splits: tuple[str, ...], ranks: Ranks) -> None:
     """Evaluates a run's newest, or the given, checkpoint. Raises UserError."""
     screen = Screen(ranks.first)
-    screen.say(detected(ranks))
     folder = RunFolder(run_dir)
     config, schema = together(folder.open)
+    screen.say(detected(ranks, config.kernel))
     chosen = checkpoint or Checkpoints(folder.checkpoints, config.checkpoint.keep_last).newest()
     if chosen is None:
         raise CheckpointError(f"{folder.checkpoints}: no complete checkpoint yet; run `home-dist train` first.")

@@ -9,7 +9,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from home_dist.config import KernelSection
 from home_dist.embeddings.sharding import PlanRow
+from home_dist.experts.kernels import choose
 from home_dist.metrics import TaskMetrics, mean_row
 from home_dist.training.build import Inputs
 from home_dist.training.ranks import Ranks
@@ -32,7 +34,7 @@ class Screen:
             self._console.print(table)
 
 
-def detected(ranks: Ranks) -> str:
+def detected(ranks: Ranks, kernel: KernelSection) -> str:
     cores = len(os.sched_getaffinity(0))
     if ranks.device.type == "cuda":
         what = f"{ranks.local_world_size} x {torch.cuda.get_device_name(ranks.device)}"
@@ -40,7 +42,8 @@ def detected(ranks: Ranks) -> str:
         what = f"CPU, {cores} cores on {socket.gethostname()}, {ranks.threads} threads per rank"
     backend = "nccl" if ranks.device.type == "cuda" else "gloo"
     plural = "s" if ranks.world_size > 1 else ""
-    return f"devices: {ranks.world_size} rank{plural} on {what} | backend: {backend} | expert kernel: eager"
+    chosen = choose(ranks.device, kernel)
+    return f"devices: {ranks.world_size} rank{plural} on {what} | backend: {backend} | expert kernel: {chosen}"
 
 
 def derived(inputs: Inputs, ranks: Ranks, steps: int) -> str:

@@ -1,0 +1,73 @@
+"""What the operator reads: the parameters of a bank, or of those of its experts that some gate sees."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+
+from home_dist.layers.global_norm import GlobalBatchNorm, joined
+
+Precision = Literal["fp32", "bf16"]
+
+
+class Statistics(NamedTuple):
+    """What normalises a batch."""
+
+    mean: torch.Tensor
+    """(E, D)"""
+    variance: torch.Tensor
+    """(E, D)"""
+    samples: torch.Tensor | None
+    """(): of all ranks, that they are of; None where they are running averages, which the batch does not change."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The batch normalisation of the experts' outputs; `chosen` are the positions of the experts within its module."""
+
+    module: GlobalBatchNorm
+    weight: torch.Tensor
+    """(E, D)"""
+    bias: torch.Tensor
+    """(E, D)"""
+    chosen: torch.Tensor | None
+
+    @staticmethod
+    def of(module: GlobalBatchNorm, chosen: torch.Tensor | None = None) -> "Norm":
+        if module.weight is None or module.bias is None:
+            raise ValueError("the normalisation of experts has weights and biases of its own")
+        pair = (module.weight, module.bias)
+        weight, bias = pair if chosen is None else (p.index_select(0, chosen) for p in pair)
+        return Norm(module, weight, bias, chosen)
+
+    @property
+    def of_batch(self) -> bool:
+        return self.module.training
+
+    def running(self) -> Statistics:
+        module = self.module
+        pair = (module.running_mean, module.running_var)
+        mean, variance = pair if self.chosen is None else (p.index_select(0, self.chosen) for p in pair)
+        return Statistics(mean, variance, None)
+
+    def of_ranks(self, mean: torch.Tensor, squares: torch.Tensor, count: torch.Tensor) -> Statistics:
+        """One rank's moments -> the global batch's, which the running averages then follow."""
+        mean, variance, samples = joined(mean, squares, count)
+        self.module.follow(mean.detach(), variance.detach(), samples.detach(), self.chosen)
+        return Statistics(mean, variance, samples)
+
+
+@dataclass(frozen=True)
+class Operands:
+    experts: tuple[int, ...]
+    """How many experts read input i; may be 0."""
+    weights: Sequence[torch.Tensor]
+    """Per layer (E, out, in)."""
+    biases: Sequence[torch.Tensor]
+    """Per layer (E, out); the last layer has none before a normalisation."""
+    norm: Norm | None
+
+    @property
+    def total(self) -> int:
+        return sum(self.experts)

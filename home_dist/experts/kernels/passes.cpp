@@ -1,0 +1,377 @@
+// The pointwise passes around the expert bank's matrix products, each one reading its tensors once.
+//
+// Plain C++ behind a C interface, without headers of torch: it compiles in seconds. Letters as in the README: B samples, E
+// experts, K gates, D width. All tensors are contiguous unless a stride is passed. S is the type that activations are stored
+// in, A the one that everything is computed, summed and passed in: fp32 for fp32 and bf16, fp64 for fp64.
+//
+// Sums run over fixed blocks of samples that are joined in order, so that results do not depend on the number of threads.
+// Comparisons are written such that NaN passes through them.
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+namespace {
+
+using Size = int64_t;
+constexpr Size ROWS = 64;  // samples in a block
+
+struct bf16 {
+  uint16_t bits;
+};
+
+inline float load(float x) { return x; }
+inline double load(double x) { return x; }
+inline float load(bf16 x) { return std::bit_cast<float>(uint32_t(x.bits) << 16); }
+inline void store(float& to, float x) { to = x; }
+inline void store(double& to, double x) { to = x; }
+inline void store(bf16& to, float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
+  to.bits = uint16_t(x == x ? rounded : (bits >> 16) | 0x40);
+}
+
+// exp with a relative error of 1e-7, written without branches so that the compiler makes vectors of it.
+inline float exponential(float argument) {
+  float x = argument < -87.0f ? -87.0f : argument;
+  x = x > 88.0f ? 88.0f : x;
+  const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the nearest integer lands in the low bits
+  const float n = shifted - 12582912.0f;
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const float power = std::bit_cast<float>((std::bit_cast<int32_t>(shifted) + 127) << 23);
+  return argument > 88.0f ? INFINITY : p * power;
+}
+inline double exponential(double x) { return std::exp(x); }
+
+template <class A>
+inline A sigmoid(A x) {
+  return A(1) / (A(1) + exponential(-x));
+}
+
+// One row of expert outputs before normalisation -> their activations.
+// With scale: Swish(y * scale + shift). Without: ReLU(y + shift).
+template <class S, class A>
+inline void activate(const S* y, const A* scale, const A* shift, A* out, Size width) {
+  if (scale) {
+#pragma omp simd
+    for (Size d = 0; d < width; ++d) {
+      const A v = load(y[d]) * scale[d] + shift[d];
+      out[d] = v * sigmoid(v);
+    }
+  } else {
+#pragma omp simd
+    for (Size d = 0; d < width; ++d) {
+      const A v = load(y[d]) + shift[d];
+      out[d] = v < A(0) ? A(0) : v;
+    }
+  }
+}
+
+// The derivative of `activate`, times grad, in place.
+template <class S, class A>
+inline void derive(const S* y, const A* scale, const A* shift, A* grad, Size width) {
+  if (scale) {
+#pragma omp simd
+    for (Size d = 0; d < width; ++d) {
+      const A v = load(y[d]) * scale[d] + shift[d];
+      const A s = sigmoid(v);
+      grad[d] *= s * (A(1) + v * (A(1) - s));
+    }
+  } else {
+#pragma omp simd
+    for (Size d = 0; d < width; ++d) {
+      const A v = load(y[d]) + shift[d];
+      grad[d] = v <= A(0) ? A(0) : grad[d];
+    }
+  }
+}
+
+// out (n, width) = left (n, m; row stride `ld`, column stride `cd`) times right (m, width; row stride `rd`): n and m are small.
+template <class A>
+inline void multiply(const A* left, Size ld, Size cd, const A* right, Size rd, A* out, Size od, Size n, Size m, Size width) {
+  constexpr Size N = 4, W = 16;
+  Size i = 0;
+  for (; i + N <= n; i += N) {
+    Size d = 0;
+    for (; d + W <= width; d += W) {
+      A sum[N][W] = {};
+      for (Size j = 0; j < m; ++j)
+        for (Size a = 0; a < N; ++a) {
+          const A factor = left[(i + a) * ld + j * cd];
+#pragma omp simd
+          for (Size b = 0; b < W; ++b) sum[a][b] += factor * right[j * rd + d + b];
+        }
+      for (Size a = 0; a < N; ++a)
+        for (Size b = 0; b < W; ++b) out[(i + a) * od + d + b] = sum[a][b];
+    }
+    for (; d < width; ++d)
+      for (Size a = 0; a < N; ++a) {
+        A sum = 0;
+        for (Size j = 0; j < m; ++j) sum += left[(i + a) * ld + j * cd] * right[j * rd + d];
+        out[(i + a) * od + d] = sum;
+      }
+  }
+  for (; i < n; ++i) {
+    for (Size d = 0; d < width; ++d) out[i * od + d] = 0;
+    for (Size j = 0; j < m; ++j) {
+      const A factor = left[i * ld + j * cd];
+#pragma omp simd
+      for (Size d = 0; d < width; ++d) out[i * od + d] += factor * right[j * rd + d];
+    }
+  }
+}
+
+template <class A>
+inline A dot(const A* a, const A* b, Size width) {
+  A sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (Size d = 0; d < width; ++d) sum += a[d] * b[d];
+  return sum;
+}
+
+inline Size blocks_of(Size rows) { return (rows + ROWS - 1) / ROWS; }
+
+// x (M, B, C) += bias (M, C), then ReLU.
+template <class S, class A>
+void bias_relu(S* x, const A* bias, Size experts, Size rows, Size width) {
+  const Size blocks = blocks_of(rows);
+#pragma omp parallel for schedule(static)
+  for (Size task = 0; task < experts * blocks; ++task) {
+    const Size e = task / blocks, first = task % blocks * ROWS, last = std::min(rows, first + ROWS);
+    const A* b = bias + e * width;
+    for (Size r = first; r < last; ++r) {
+      S* row = x + (e * rows + r) * width;
+#pragma omp simd
+      for (Size d = 0; d < width; ++d) {
+        const A v = load(row[d]) + b[d];
+        store(row[d], v < A(0) ? A(0) : v);
+      }
+    }
+  }
+}
+
+// grad (M, B, C) = 0 where x (M, B, C) <= 0. sums (M, C): of what is left, over samples.
+template <class S, class A>
+void relu_backward(S* grad, const S* x, A* sums, Size experts, Size rows, Size width) {
+  const Size blocks = blocks_of(rows);
+  std::vector<A> parts(experts * blocks * width);
+#pragma omp parallel
+  {
+#pragma omp for schedule(static)
+    for (Size task = 0; task < experts * blocks; ++task) {
+      const Size e = task / blocks, first = task % blocks * ROWS, last = std::min(rows, first + ROWS);
+      A* part = parts.data() + task * width;
+      for (Size r = first; r < last; ++r) {
+        S* g = grad + (e * rows + r) * width;
+        const S* row = x + (e * rows + r) * width;
+#pragma omp simd
+        for (Size d = 0; d < width; ++d) {
+          const A v = load(row[d]) <= A(0) ? A(0) : load(g[d]);
+          store(g[d], v);
+          part[d] += v;
+        }
+      }
+    }
+#pragma omp for schedule(static)
+    for (Size e = 0; e < experts; ++e) {
+      A* sum = sums + e * width;
+      std::fill(sum, sum + width, A(0));
+      for (Size block = 0; block < blocks; ++block)
+        for (Size d = 0; d < width; ++d) sum[d] += parts[(e * blocks + block) * width + d];
+    }
+  }
+}
+
+// Mean and sum of squares around it, (M, D), of y (M, B, D) over samples with weights mask (B,), or all if it is null.
+// Blocks are joined as in Chan et al. 1979.
+template <class S, class A>
+void moments(const S* y, const A* mask, A* mean, A* squares, Size experts, Size rows, Size width) {
+  const Size blocks = blocks_of(rows);
+  std::vector<A> parts(2 * experts * blocks * width), counts(blocks);
+  for (Size r = 0; r < rows; ++r) counts[r / ROWS] += mask ? mask[r] : A(1);
+#pragma omp parallel
+  {
+#pragma omp for schedule(static)
+    for (Size task = 0; task < experts * blocks; ++task) {
+      const Size e = task / blocks, first = task % blocks * ROWS, last = std::min(rows, first + ROWS);
+      A *m = parts.data() + 2 * task * width, *q = m + width;
+      const A count = std::max(counts[task % blocks], A(1));
+      for (Size r = first; r < last; ++r) {
+        const S* row = y + (e * rows + r) * width;
+        const A weight = mask ? mask[r] : A(1);
+#pragma omp simd
+        for (Size d = 0; d < width; ++d) m[d] += load(row[d]) * weight;
+      }
+      for (Size d = 0; d < width; ++d) m[d] /= count;
+      for (Size r = first; r < last; ++r) {
+        const S* row = y + (e * rows + r) * width;
+        const A weight = mask ? mask[r] : A(1);
+#pragma omp simd
+        for (Size d = 0; d < width; ++d) {
+          const A off = (load(row[d]) - m[d]) * weight;
+          q[d] += off * off;
+        }
+      }
+    }
+#pragma omp for schedule(static)
+    for (Size e = 0; e < experts; ++e) {
+      A *m = mean + e * width, *q = squares + e * width, total = 0;
+      std::fill(m, m + width, A(0));
+      std::fill(q, q + width, A(0));
+      for (Size block = 0; block < blocks; ++block) {
+        const A *bm = parts.data() + 2 * (e * blocks + block) * width, *bq = bm + width;
+        const A before = total;
+        total += counts[block];
+        const A share = counts[block] / std::max(total, A(1)), both = before * share;
+#pragma omp simd
+        for (Size d = 0; d < width; ++d) {
+          const A off = bm[d] - m[d];
+          m[d] += off * share;
+          q[d] += bq[d] + off * off * both;
+        }
+      }
+    }
+  }
+}
+
+// out (K, B, D): sum over e of gates[k, b, e] * activation of y[e, b]. gates (K, B, E), contiguous in E.
+template <class S, class A>
+void mix(const S* y, const A* scale, const A* shift, const A* gates, Size gate_k, Size gate_b, A* out, Size gate_count,
+         Size experts, Size rows, Size width) {
+#pragma omp parallel
+  {
+    std::vector<A> active(experts * width);
+#pragma omp for schedule(static)
+    for (Size r = 0; r < rows; ++r) {
+      for (Size e = 0; e < experts; ++e)
+        activate(y + (e * rows + r) * width, scale ? scale + e * width : nullptr, shift + e * width, &active[e * width], width);
+      multiply(gates + r * gate_b, gate_k, Size(1), active.data(), width, out + r * width, rows * width, gate_count, experts,
+               width);
+    }
+  }
+}
+
+// The mixture's backward as far as sums over samples go. grad (K, B, D) is that of its output.
+// gate_grad (K, B, E); shift_grad, scale_grad (E, D): sums over samples of dv and of dv * (y - mean) * rstd, where dv is the
+// gradient of the activation's argument. Without scale, no scale_grad.
+template <class S, class A>
+void mix_sums(const A* grad, const S* y, const A* scale, const A* shift, const A* mean, const A* rstd, const A* gates, Size gate_k,
+              Size gate_b, A* gate_grad, A* shift_grad, A* scale_grad, Size gate_count, Size experts, Size rows, Size width) {
+  const Size blocks = blocks_of(rows), outputs = experts * width;
+  std::vector<A> parts(blocks * 2 * outputs);
+#pragma omp parallel
+  {
+    std::vector<A> active(width), dv(experts * width);
+#pragma omp for schedule(static)
+    for (Size block = 0; block < blocks; ++block) {
+      A *first = parts.data() + block * 2 * outputs, *second = first + outputs;
+      for (Size r = block * ROWS; r < std::min(rows, (block + 1) * ROWS); ++r) {
+        const A* g = gates + r * gate_b;
+        multiply(g, Size(1), gate_k, grad + r * width, rows * width, dv.data(), width, experts, gate_count, width);
+        for (Size e = 0; e < experts; ++e) {
+          const S* row = y + (e * rows + r) * width;
+          const A *sc = scale ? scale + e * width : nullptr, *sh = shift + e * width;
+          A *d_v = &dv[e * width], *sum = first + e * width;
+          activate(row, sc, sh, active.data(), width);
+          for (Size k = 0; k < gate_count; ++k)
+            gate_grad[(k * rows + r) * experts + e] = dot(grad + (k * rows + r) * width, active.data(), width);
+          derive(row, sc, sh, d_v, width);
+#pragma omp simd
+          for (Size d = 0; d < width; ++d) sum[d] += d_v[d];
+          if (scale) {
+            const A *mu = mean + e * width, *rs = rstd + e * width;
+            A* product = second + e * width;
+#pragma omp simd
+            for (Size d = 0; d < width; ++d) product[d] += d_v[d] * (load(row[d]) - mu[d]) * rs[d];
+          }
+        }
+      }
+    }
+#pragma omp for schedule(static)
+    for (Size e = 0; e < experts; ++e)
+      for (Size d = e * width; d < (e + 1) * width; ++d) {
+        A a = 0, b = 0;
+        for (Size block = 0; block < blocks; ++block) {
+          a += parts[block * 2 * outputs + d];
+          b += parts[(block * 2 + 1) * outputs + d];
+        }
+        shift_grad[d] = a;
+        if (scale) scale_grad[d] = b;
+      }
+  }
+}
+
+// The gradient dy (M, B, D) of y (M, B, D) itself, for M experts of the bank; all pointers stand at the first of them, gates too.
+// With scale: dy = scale * dv - mask * (away + along * (y - mean) * rstd), the second part where statistics are of the batch
+// (away not null). Without: dy = dv.
+template <class S, class A>
+void mix_inner(const A* grad, const S* y, const A* scale, const A* shift, const A* mean, const A* rstd, const A* away,
+               const A* along, const A* mask, const A* gates, Size gate_k, Size gate_b, S* dy, Size gate_count, Size experts,
+               Size rows, Size width) {
+#pragma omp parallel
+  {
+    std::vector<A> dv(experts * width);
+#pragma omp for schedule(static)
+    for (Size r = 0; r < rows; ++r) {
+      multiply(gates + r * gate_b, Size(1), gate_k, grad + r * width, rows * width, dv.data(), width, experts, gate_count, width);
+      const A weight = mask ? mask[r] : A(1);
+      for (Size e = 0; e < experts; ++e) {
+        const S* row = y + (e * rows + r) * width;
+        S* out = dy + (e * rows + r) * width;
+        const A *sc = scale ? scale + e * width : nullptr, *sh = shift + e * width;
+        A* d_v = &dv[e * width];
+        derive(row, sc, sh, d_v, width);
+        if (scale && away) {
+          const A *mu = mean + e * width, *rs = rstd + e * width, *aw = away + e * width, *al = along + e * width;
+#pragma omp simd
+          for (Size d = 0; d < width; ++d)
+            store(out[d], sc[d] * d_v[d] - weight * (aw[d] + al[d] * (load(row[d]) - mu[d]) * rs[d]));
+        } else if (scale) {
+#pragma omp simd
+          for (Size d = 0; d < width; ++d) store(out[d], sc[d] * d_v[d]);
+        } else {
+#pragma omp simd
+          for (Size d = 0; d < width; ++d) store(out[d], d_v[d]);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+#define PASSES(NAME, S, A)                                                                                                    \
+  extern "C" {                                                                                                                \
+  void bias_relu_##NAME(S* x, const A* bias, Size m, Size b, Size c) { bias_relu(x, bias, m, b, c); }                         \
+  void relu_backward_##NAME(S* g, const S* x, A* sums, Size m, Size b, Size c) { relu_backward(g, x, sums, m, b, c); }        \
+  void moments_##NAME(const S* y, const A* mask, A* mean, A* squares, Size m, Size b, Size d) {                               \
+    moments(y, mask, mean, squares, m, b, d);                                                                                 \
+  }                                                                                                                           \
+  void mix_##NAME(const S* y, const A* scale, const A* shift, const A* gates, Size gk, Size gb, A* out, Size k, Size e, Size b, \
+                  Size d) {                                                                                                   \
+    mix(y, scale, shift, gates, gk, gb, out, k, e, b, d);                                                                     \
+  }                                                                                                                           \
+  void mix_sums_##NAME(const A* grad, const S* y, const A* scale, const A* shift, const A* mean, const A* rstd,               \
+                       const A* gates, Size gk, Size gb, A* gate_grad, A* shift_grad, A* scale_grad, Size k, Size e, Size b,  \
+                       Size d) {                                                                                              \
+    mix_sums(grad, y, scale, shift, mean, rstd, gates, gk, gb, gate_grad, shift_grad, scale_grad, k, e, b, d);                \
+  }                                                                                                                           \
+  void mix_inner_##NAME(const A* grad, const S* y, const A* scale, const A* shift, const A* mean, const A* rstd,              \
+                        const A* away, const A* along, const A* mask, const A* gates, Size gk, Size gb, S* dy, Size k,        \
+                        Size m, Size b, Size d) {                                                                             \
+    mix_inner(grad, y, scale, shift, mean, rstd, away, along, mask, gates, gk, gb, dy, k, m, b, d);                           \
+  }                                                                                                                           \
+  }
+
+PASSES(fp32, float, float)
+PASSES(fp64, double, double)
+PASSES(bf16, bf16, float)

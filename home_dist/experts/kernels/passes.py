@@ -1,0 +1,170 @@
+"""The pointwise passes around the bank's matrix products, in plain torch: where there is no compiler, and as a second opinion.
+
+Each pass works on a chunk of samples that stays in the cache, with buffers that it uses again.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import torch
+
+_CHUNK_BYTES = 1 << 20
+"""Of one tensor within a chunk: a few of them fit a core's second-level cache and its share of the third."""
+
+
+class Activation(NamedTuple):
+    """Swish(y * scale + shift) with scale = weight * rstd and shift = bias - mean * scale, all (E, D); or ReLU(y + shift)."""
+
+    scale: torch.Tensor | None
+    shift: torch.Tensor
+    mean: torch.Tensor | None = None
+    rstd: torch.Tensor | None = None
+
+    def of(self, first: int, last: int) -> "Activation":
+        """That of some of the experts."""
+        return Activation(*(None if t is None else t[first:last] for t in self))  # type: ignore[arg-type]
+
+
+class Passes(Protocol):
+    """y: (E, B, D) before the activation; gates: (K, B, E); grad: (K, B, D); all else as in passes.cpp."""
+
+    about: str
+
+    def bias_relu_(self, x: torch.Tensor, bias: torch.Tensor) -> None: ...
+
+    def relu_backward_(self, grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor: ...
+
+    def moments(self, y: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    def mix(self, y: torch.Tensor, activation: Activation, gates: torch.Tensor) -> torch.Tensor: ...
+
+    def mix_sums(
+        self, grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]: ...
+
+    def mix_inner(
+        self,
+        grad: torch.Tensor,
+        y: torch.Tensor,
+        activation: Activation,
+        gates: torch.Tensor,
+        away: torch.Tensor | None,
+        along: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor: ...
+
+
+class TorchPasses:
+    def __init__(self, why: str = "as wanted"):
+        self.about = f"passes in plain torch: {why}"
+
+    def bias_relu_(self, x: torch.Tensor, bias: torch.Tensor) -> None:
+        for rows in _chunks(x):
+            x[:, rows].add_(bias.unsqueeze(1)).relu_()
+
+    def relu_backward_(self, grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        sums = _zeros(grad, grad.shape[0], grad.shape[2])
+        for rows in _chunks(grad):
+            part = grad[:, rows].masked_fill_(x[:, rows] <= 0, 0)
+            sums += part.sum(1, dtype=sums.dtype)
+        return sums
+
+    def moments(self, y: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, squares = (_zeros(y, y.shape[0], y.shape[2]) for _ in range(2))
+        total = mean.new_zeros(())
+        for rows in _chunks(y):
+            part = y[:, rows].to(mean.dtype)
+            weight = mean.new_ones(part.shape[1], 1) if mask is None else mask[rows].unsqueeze(1)
+            count = weight.sum()
+            local = (part * weight).sum(1) / count.clamp(min=1)
+            off = (part - local.unsqueeze(1)).mul_(weight).square_().sum(1)
+            away = local - mean
+            share = count / (total + count).clamp(min=1)
+            squares += off + away.square() * (total * share)
+            mean += away * share
+            total = total + count
+        return mean, squares
+
+    def mix(self, y: torch.Tensor, activation: Activation, gates: torch.Tensor) -> torch.Tensor:
+        out = _zeros(y, y.shape[1], len(gates), y.shape[2])
+        for rows in _chunks(y):
+            active = _argument(y[:, rows], activation)
+            active = active.relu_() if activation.scale is None else active.mul_(torch.sigmoid(active))
+            torch.bmm(gates[:, rows].transpose(0, 1), active.transpose(0, 1), out=out[rows])
+        return out.transpose(0, 1)
+
+    def mix_sums(
+        self, grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        experts, total, width = y.shape
+        gate_grad = _zeros(y, total, len(gates), experts)
+        shift_grad = _zeros(y, experts, width)
+        scale_grad = None if activation.scale is None else torch.zeros_like(shift_grad)
+        for rows in _chunks(y):
+            part, active, dv = self._dv(grad, y, activation, gates, rows)
+            torch.bmm(grad[:, rows].transpose(0, 1), active.permute(1, 2, 0), out=gate_grad[rows])
+            shift_grad += dv.sum(1)
+            if scale_grad is not None:
+                scale_grad += dv.mul_(_standard(part, activation)).sum(1)
+        return gate_grad.transpose(0, 1), shift_grad, scale_grad
+
+    def mix_inner(
+        self,
+        grad: torch.Tensor,
+        y: torch.Tensor,
+        activation: Activation,
+        gates: torch.Tensor,
+        away: torch.Tensor | None,
+        along: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        dy = torch.empty_like(y)
+        for rows in _chunks(y):
+            part, _, dv = self._dv(grad, y, activation, gates, rows)
+            if activation.scale is not None:
+                dv.mul_(activation.scale.unsqueeze(1))
+            if away is not None and along is not None:
+                off = torch.addcmul(away.unsqueeze(1), along.unsqueeze(1), _standard(part, activation))
+                dv.sub_(off if mask is None else off.mul_(mask[rows].unsqueeze(1)))
+            dy[:, rows] = dv
+        return dy
+
+    def _dv(
+        self, grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor, rows: slice
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of a chunk: y, the activations, and the gradient of the activations' argument, all (E, b, D)."""
+        part = y[:, rows]
+        argument = _argument(part, activation)
+        dv = torch.bmm(gates[:, rows].permute(1, 2, 0), grad[:, rows].transpose(0, 1)).transpose(0, 1)
+        if activation.scale is None:
+            return part, torch.relu(argument), dv.masked_fill_(argument <= 0, 0)
+        gate = torch.sigmoid(argument)
+        active = argument * gate
+        # s (1 + v (1 - s)) = s + v s (1 - s) = s + a - a s
+        return part, active, dv.mul_(active.addcmul(active, gate, value=-1).add_(gate))
+
+
+def _argument(part: torch.Tensor, activation: Activation) -> torch.Tensor:
+    shift = activation.shift.unsqueeze(1)
+    if activation.scale is None:
+        return part.to(shift.dtype) + shift
+    return torch.addcmul(shift, part.to(shift.dtype), activation.scale.unsqueeze(1))
+
+
+def _standard(part: torch.Tensor, activation: Activation) -> torch.Tensor:
+    if activation.mean is None or activation.rstd is None:
+        raise ValueError("an activation without normalisation has no standardised values")
+    return (part - activation.mean.unsqueeze(1)).mul_(activation.rstd.unsqueeze(1))
+
+
+def _chunks(x: torch.Tensor) -> Iterator[slice]:
+    """Slices of the samples of x (E, B, D)."""
+    row = max(x.shape[0] * x.shape[2] * x.element_size(), 1)
+    step = max(_CHUNK_BYTES // row, 16)
+    for first in range(0, x.shape[1], step):
+        yield slice(first, min(first + step, x.shape[1]))
+
+
+def _zeros(stored: torch.Tensor, *shape: int) -> torch.Tensor:
+    """Of the type that passes sum in."""
+    return torch.zeros(shape, dtype=torch.float32 if stored.dtype == torch.bfloat16 else stored.dtype)

@@ -1,0 +1,162 @@
+"""passes.cpp, compiled for this processor when it is first needed: once per machine, in some seconds.
+
+The library is kept in the user's cache under a name made of the source, the compiler and the processor. It is written to a
+name of its own and then renamed, so that ranks that build at the same time do not disturb each other.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from home_dist.experts.kernels.passes import Activation
+
+_SOURCE = Path(__file__).with_name("passes.cpp")
+_FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+_TIMEOUT = 120.0  # seconds; it takes 5
+_NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}
+
+
+class CannotBuild(Exception):
+    """Why the passes could not be compiled or loaded."""
+
+
+class NativePasses:
+    """The same methods as TorchPasses, each one call of the library."""
+
+    about = "passes compiled for this processor"
+
+    def __init__(self) -> None:
+        """Raises CannotBuild."""
+        self._library = _library()
+
+    def bias_relu_(self, x: torch.Tensor, bias: torch.Tensor) -> None:
+        self._call("bias_relu", x, x, bias, *x.shape)
+
+    def relu_backward_(self, grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        sums = _like(grad, grad.shape[0], grad.shape[2])
+        self._call("relu_backward", grad, grad, x, sums, *grad.shape)
+        return sums
+
+    def moments(self, y: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        experts, _, width = y.shape
+        mean, squares = _like(y, experts, width), _like(y, experts, width)
+        self._call("moments", y, y, mask, mean, squares, *y.shape)
+        return mean, squares
+
+    def mix(self, y: torch.Tensor, activation: Activation, gates: torch.Tensor) -> torch.Tensor:
+        experts, rows, width = y.shape
+        out = _like(y, len(gates), rows, width)
+        self._call("mix", y, y, activation.scale, activation.shift, *_strided(gates), out, len(gates), experts, rows, width)
+        return out
+
+    def mix_sums(
+        self, grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        experts, rows, width = y.shape
+        gate_grad, shift_grad = _like(y, *gates.shape), _like(y, experts, width)
+        scale_grad = None if activation.scale is None else _like(y, experts, width)
+        results = (gate_grad, shift_grad, scale_grad)
+        self._call("mix_sums", y, grad, y, *activation, *_strided(gates), *results, len(gates), experts, rows, width)
+        return results
+
+    def mix_inner(
+        self,
+        grad: torch.Tensor,
+        y: torch.Tensor,
+        activation: Activation,
+        gates: torch.Tensor,
+        away: torch.Tensor | None,
+        along: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        experts, rows, width = y.shape
+        dy = torch.empty_like(y)
+        self._call(
+            "mix_inner", y, grad, y, *activation, away, along, mask, *_strided(gates), dy, len(gates), experts, rows, width
+        )
+        return dy
+
+    def _call(self, name: str, stored: torch.Tensor, *arguments: torch.Tensor | int | None) -> None:
+        function = getattr(self._library, f"{name}_{_NAMES[stored.dtype]}")
+        function(*(_plain(a) for a in arguments))
+
+
+def _plain(argument: torch.Tensor | int | None) -> Any:
+    if argument is None:
+        return None
+    if isinstance(argument, int):
+        return ctypes.c_int64(argument)
+    return ctypes.c_void_p(argument.data_ptr())
+
+
+def _like(stored: torch.Tensor, *shape: int) -> torch.Tensor:
+    """An empty tensor of the type that passes sum in."""
+    return torch.empty(shape, dtype=torch.float32 if stored.dtype == torch.bfloat16 else stored.dtype)
+
+
+def _strided(gates: torch.Tensor) -> tuple[torch.Tensor, int, int]:
+    return gates, gates.stride(0), gates.stride(1)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    compiler = os.environ.get("CXX") or next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
+    if compiler is None:
+        raise CannotBuild("no C++ compiler")
+    try:
+        asked = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True, timeout=20, check=True)
+        key = "\n".join([_SOURCE.read_text(), " ".join(_FLAGS), compiler, asked.stdout, _processor()])
+        library = _folder() / f"passes-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+        if not library.exists():
+            _compile(compiler, library)
+        return ctypes.CDLL(str(library))
+    except subprocess.CalledProcessError as error:
+        raise CannotBuild(f"{compiler} failed: {(error.stderr or error.stdout or '').strip()[:200]}") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CannotBuild(f"{compiler} failed: {error}") from None
+
+
+def _compile(compiler: str, library: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        made = Path(folder) / library.name
+        # Not every architecture's compiler knows -march=native.
+        for target in (["-march=native"], ["-mcpu=native"], []):
+            command = [*compiler.split(), *_FLAGS, *target, str(_SOURCE), "-o", str(made)]
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
+            if ended.returncode == 0:
+                break
+        ended.check_returncode()
+        os.replace(made, library)
+
+
+def _folder() -> Path:
+    """Where libraries are kept: the user's cache, or a folder of this user's for temporary files."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    for folder in (Path(cache) / "home_dist", Path(tempfile.gettempdir()) / f"home_dist-{os.getuid()}"):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError:
+            continue
+        # A folder that someone else owns or may write could hold someone else's code.
+        state = folder.stat()
+        if state.st_uid == os.getuid() and not state.st_mode & 0o022 and os.access(folder, os.W_OK):
+            return folder
+    raise CannotBuild("no folder to keep the compiled passes in")
+
+
+def _processor() -> str:
+    """What -march=native depends on: a home folder may serve machines of several kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

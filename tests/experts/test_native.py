@@ -1,0 +1,63 @@
+"""The compiled passes: built once, by several processes at once, and done without where there is no compiler."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from home_dist.experts.kernels import host, passes_native
+
+REPOSITORY = Path(__file__).parents[2]
+LOAD = "from home_dist.experts.kernels import host; print(host.passes().about)"
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
+
+
+def start(cache: Path, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", LOAD],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "XDG_CACHE_HOME": str(cache), **environment},
+    )
+
+
+@needs_compiler
+def test_two_processes_build_at_once_into_an_empty_cache(tmp_path):
+    for process in [start(tmp_path), start(tmp_path)]:
+        out, err = process.communicate(timeout=120)
+        assert out.strip() == "passes compiled for this processor", err
+    assert [p.suffix for p in (tmp_path / "home_dist").iterdir()] == [".so"]
+
+
+def test_without_a_compiler_the_passes_are_plain_torch(tmp_path):
+    process = start(tmp_path, CXX="no-such-compiler")
+    out, err = process.communicate(timeout=60)
+    assert out.startswith("passes in plain torch: no-such-compiler failed"), err
+
+
+@needs_compiler
+def test_a_compiler_that_fails_is_quoted(tmp_path):
+    compiler = tmp_path / "cxx"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "unknown flag" >&2\nexit 1\n')
+    compiler.chmod(0o755)
+    out, _ = start(tmp_path, CXX=str(compiler)).communicate(timeout=60)
+    assert "unknown flag" in out
+
+
+@needs_compiler
+def test_a_folder_that_others_may_write_is_not_trusted(tmp_path, monkeypatch):
+    open_folder = tmp_path / "home_dist"
+    open_folder.mkdir()
+    open_folder.chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert passes_native._folder() != open_folder
+
+
+@needs_compiler
+def test_this_machine_has_them():
+    assert host.passes().about == "passes compiled for this processor"

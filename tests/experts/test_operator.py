@@ -1,0 +1,199 @@
+"""The expert bank's operator: every backend that runs on a CPU against a float64 reference, forward and all gradients."""
+
+import pytest
+import torch
+
+from home_dist.experts import ExpertBank
+from home_dist.experts.kernels import EAGER, Kernel, eager, host
+from home_dist.experts.kernels.passes import Activation, TorchPasses
+from tests.experts.cases import CASES, Case, Made, compare, distances, reference
+
+
+def run(backend: str, made: Made, precision: str = "fp32") -> torch.Tensor:
+    operands = made.bank._operands()
+    if backend == "eager":
+        return eager.mixed(operands, made.inputs, made.gates, made.mask, precision)
+    using = TorchPasses() if backend == "cpu-torch" else host.passes()
+    return host.mixed(operands, made.inputs, made.gates, made.mask, precision, using)
+
+
+BACKENDS = ["eager", "cpu", "cpu-torch"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_equals_the_reference(backend, case):
+    exact = case.make(torch.float64)
+    expected = exact.results(reference(exact))
+    compare(exact.results(run(backend, exact)), expected, 1e-9)
+    single = case.make(torch.float64)
+    single.bank.float()
+    single.inputs = [x.detach().float().requires_grad_() for x in single.inputs]
+    single.gates = single.gates.detach().float().requires_grad_()
+    single.pull = single.pull.float()
+    single.mask = None if single.mask is None else single.mask.float()
+    if case.samples > 1:  # of one sample, normalised, all gradients but a bias's are rounding noise
+        compare(single.results(run(backend, single)), expected, 2e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_evaluation_uses_running_averages(backend):
+    made = Case(masked=True).make(torch.float64)
+    with torch.no_grad():
+        run(backend, made)
+    assert (made.bank.norm.running_mean != 0).all()
+    made.bank.eval()
+    compare(made.results(run(backend, made)), made.results(reference(made)), 1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+@pytest.mark.parametrize("masked", [False, True])
+def test_running_averages_equal_eager(backend, masked):
+    ours, theirs = (Case(masked=masked).make(torch.float64) for _ in range(2))
+    run(backend, ours)
+    run("eager", theirs)
+    torch.testing.assert_close(ours.bank.norm.running_mean, theirs.bank.norm.running_mean)
+    torch.testing.assert_close(ours.bank.norm.running_var, theirs.bank.norm.running_var)
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+@pytest.mark.parametrize("case", [Case(masked=True), Case(norm=False), Case(hidden=(8, 24))], ids=str)
+def test_bf16_equals_eager_in_bf16(backend, case):
+    # The same roundings in the forward; in the backward those of hidden gradients, 2^-9 each.
+    ours, theirs = (case.make(torch.float32) for _ in range(2))
+    found = ours.results(run(backend, ours, "bf16"))
+    assert max(distances(found, theirs.results(run("eager", theirs, "bf16"))).values()) < 8e-3
+    exact = case.make(torch.float32)  # gradients are apart where a ReLU of so few samples falls to the other side
+    assert distances(found, exact.results(run("eager", exact)))["output"] < 1e-2
+
+
+def test_blocks_of_experts_change_nothing(monkeypatch):
+    expected = Case(experts=(5, 3)).make(torch.float64)
+    expected = expected.results(run("cpu", expected))
+    for size in (1, 20_000):
+        monkeypatch.setattr(host, "_BLOCK_BYTES", size)
+        made = Case(experts=(5, 3)).make(torch.float64)
+        compare(made.results(run("cpu", made)), expected, 1e-12)
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    found = []
+    for threads in (1, 2):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        made = Case(samples=300, norm=False, hidden=()).make(torch.float32)
+        y = torch.randn(6, 300, 16, generator=torch.Generator().manual_seed(1))
+        found.append([*host.passes().moments(y, None), made.results(run("cpu", made))["biases.0"]])
+        torch.set_num_threads(before)
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+def test_statistics_far_from_zero_keep_their_precision():
+    y = torch.randn(2, 500, 8) + 3000
+    exact = (y.double() - y.double().mean(1, keepdim=True)).square().sum(1)
+    for passes in (host.passes(), TorchPasses()):
+        _, squares = passes.moments(y, None)
+        torch.testing.assert_close(squares.double(), exact, rtol=1e-3, atol=0)
+
+
+def test_extreme_arguments_of_swish():
+    y = torch.tensor([-1e30, -300.0, -90, -87.5, -20, -1e-3, 0, 1e-3, 20, 87.5, 300, 1e30]).view(1, 1, -1)
+    one = torch.ones(1, 12)
+    out = host.passes().mix(y, Activation(one, one * 0, one * 0, one), torch.ones(1, 1, 1))
+    torch.testing.assert_close(out, torch.nn.functional.silu(y), rtol=2e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("norm", [True, False])
+def test_nan_in_the_input_shows(backend, norm):
+    made = Case(norm=norm).make(torch.float32)
+    with torch.no_grad():
+        made.inputs[0][3, 4] = torch.nan
+    results = made.results(run(backend, made))
+    assert results["output"][:, 3].isnan().all()
+    assert results["weights.0"][:3, :, 4].isnan().any(1).all()
+    if norm:  # it is part of the batch's statistics
+        assert results["output"].isnan().all()
+    else:
+        assert results["output"][:, [0, 1, 2, 4, 5]].isfinite().all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_batch_of_one_in_training_gives_the_bias(backend):
+    made = Case(samples=1).make(torch.float64)
+    results = made.results(run(backend, made))
+    swish = torch.nn.functional.silu(made.bank.norm.bias)
+    torch.testing.assert_close(results["output"][:, 0], made.gates[:, 0] @ swish)
+    assert all(r.isfinite().all() for r in results.values())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_of_filled_samples_alone_is_finite(backend):
+    made = Case().make(torch.float64)
+    made.mask = torch.zeros(37, dtype=torch.float64)
+    before = made.bank.norm.running_var.clone()
+    assert all(r.isfinite().all() for r in made.results(run(backend, made)).values())
+    torch.testing.assert_close(made.bank.norm.running_var, before)
+
+
+@pytest.mark.parametrize("backend", ["eager", "cpu"])
+@pytest.mark.parametrize("norm", [True, False])
+def test_experts_that_no_gate_sees_are_not_computed(backend, norm):
+    seen, unseen = (0, 2, 4), [1, 3, 5]
+    made, whole = (Case(norm=norm).make(torch.float64) for _ in range(2))
+    for each in (made, whole):
+        each.bank.kernel = Kernel(backend)
+        with torch.no_grad():
+            each.gates[:, :, unseen] = 0
+    with torch.no_grad():  # computing them would show
+        for parameter in made.bank.parameters():
+            parameter[unseen] = torch.nan
+    leaves = list(made.leaves().values())
+    out = made.bank.mixed(made.inputs, made.gates, seen=seen)
+    grads = torch.autograd.grad((out * made.pull).sum(), leaves, allow_unused=True)
+    expected = whole.results(whole.bank.mixed(whole.inputs, whole.gates))
+    torch.testing.assert_close(out, expected["output"])
+    for (name, leaf), grad in zip(made.leaves().items(), grads, strict=True):
+        if name.startswith("input"):  # input 1 has unseen experts only
+            torch.testing.assert_close(torch.zeros_like(leaf) if grad is None else grad, expected[name])
+        elif name != "gates":
+            assert (grad[unseen] == 0).all()
+            torch.testing.assert_close(grad[list(seen)], expected[name][list(seen)])
+    if norm:
+        assert (made.bank.norm.running_mean[unseen] == 0).all()
+        torch.testing.assert_close(made.bank.norm.running_mean[list(seen)], whole.bank.norm.running_mean[list(seen)])
+
+
+def test_the_activated_outputs_are_never_whole():
+    """Of what the backward keeps, only the hidden activations and the raw outputs grow with E * B."""
+    made = Case(experts=(8,), samples=64, in_dim=4, hidden=(16,), out_dim=8, gates=2).make(torch.float32)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        run("cpu", made)
+    large = [n for n in kept if n >= 8 * 64 * 8]
+    assert sorted(large) == [8 * 64 * 8, 8 * 64 * 16]
+
+
+def test_gradients_can_be_taken_twice_from_one_graph():
+    made = Case(masked=True).make(torch.float64)
+    out, leaves = run("cpu", made), list(made.leaves().values())
+    first = torch.autograd.grad(out.sum(), leaves, retain_graph=True)
+    for one, two in zip(first, torch.autograd.grad(out.sum(), leaves), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+def test_dropout_in_training_goes_the_plain_way():
+    torch.manual_seed(0)
+    bank = ExpertBank([2], 4, [8], 8, norm=True, dropout=0.5)
+    x, gates = torch.randn(9, 4), torch.randn(3, 9, 2).softmax(-1)
+    found = []
+    for kernel in (EAGER, Kernel("cpu")):
+        bank.kernel = kernel
+        torch.manual_seed(1)
+        found.append(bank.mixed([x], gates))
+    torch.testing.assert_close(*found)
+    bank.eval()
+    fused = bank.mixed([x], gates)
+    bank.kernel = EAGER
+    torch.testing.assert_close(fused, bank.mixed([x], gates))
