@@ -24,8 +24,3 @@ def log_odds(happened: Ints, counted: Ints, base: Floats, strength: float) -> Fl
     """
     odds = np.log((happened + strength * base) / (counted - happened + strength * (1.0 - base)))
     return np.where(counted > 0, odds, np.nan)
-
-
-def stepped(values: Floats, step: float = 1 / 32) -> NDArray[np.float32]:
-    """Rounds to multiples of a power of two, which float32 holds exactly: finer than any bucket, and small on disk."""
-    return (np.round(values / step) * step + 0.0).astype(np.float32)

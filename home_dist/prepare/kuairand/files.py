@@ -36,8 +36,6 @@ VIDEO_CATEGORIES = ("video_type", "upload_type", "visible_status", "music_type")
 _VIDEO: dict[str, Kind] = {"video_id": "integer", "author_id": "integer"}
 _VIDEO_EXTRA: dict[str, Kind] = {
     "upload_dt": "text",
-    "server_width": "number",
-    "server_height": "number",
     "music_id": "number",
     "tag": "text",
     **dict.fromkeys(VIDEO_CATEGORIES, "text"),
@@ -118,7 +116,7 @@ def read_source(folder: Path, with_month_statistics: bool, say: Callable[[str], 
             "user_features_",
             {"user_id": "integer"},
             {**dict.fromkeys(USER_CATEGORIES, "text"), **dict.fromkeys(USER_NUMBERS, "number")},
-        ),  # fmt: skip
+        ),
         videos=side("video_features_basic_", _VIDEO, _VIDEO_EXTRA),
         month_statistics=month,
         sequences=side("user_sequences_", _SEQUENCES, {"history_len": "integer"}),

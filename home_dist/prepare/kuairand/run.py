@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from home_dist.prepare.asof import Ints
-from home_dist.prepare.boundaries import fit_statistic
+from home_dist.prepare.boundaries import fit_statistic, rounded
 from home_dist.prepare.days import SPLITS, Days, choose_days, day_name, local_days
 from home_dist.prepare.kuairand.columns import Prepared, add_history, add_ids, add_labels
 from home_dist.prepare.kuairand.files import read_source
@@ -32,7 +32,7 @@ class Options:
     train_days: int = 10
     validation_days: int = 2
     test_days: int = 2
-    history: int = 50
+    history: int = 30
     """Events of a history at most."""
     buckets: int = 20
     utc_offset_hours: float = 8.0
@@ -64,8 +64,7 @@ def prepare_kuairand(raw: Path, out: Path, options: Options, say: Callable[[str]
     add_ids(prepared, log, side, stored, training, days.utc_offset_ms)
     sequence = add_history(prepared, log, side, stored, options.history)
     tasks = add_labels(prepared, log, training)
-    statistics = _fitted(numbers, training, options.buckets)
-    prepared.columns.update({s.column: pa.array(numbers[s.name], from_pandas=True) for s in statistics})
+    statistics = _add_statistics(prepared, numbers, training, options.buckets)
     schema = Schema(
         group_column="user_id",
         time_column="time_ms",
@@ -81,10 +80,16 @@ def prepare_kuairand(raw: Path, out: Path, options: Options, say: Callable[[str]
     return report
 
 
-def _fitted(numbers: Columns, training: NDArray[np.bool_], buckets: int) -> list[StatisticFeature]:
-    """Of those that tell something in the training part."""
-    fitted = (fit_statistic(name, f"stat_{name}", values[training], buckets) for name, values in numbers.items())
-    return [s for s in fitted if s is not None]
+def _add_statistics(prepared: Prepared, numbers: Columns, training: NDArray[np.bool_], buckets: int) -> list[StatisticFeature]:
+    """Those that tell something in the training part."""
+    fitted = []
+    for name, values in numbers.items():
+        stored = rounded(values, training)
+        statistic = fit_statistic(name, f"stat_{name}", stored[training], buckets)
+        if statistic is not None:
+            fitted.append(statistic)
+            prepared.columns[statistic.column] = pa.array(stored, from_pandas=True)
+    return fitted
 
 
 def _user_by_user(log: Log, chosen: NDArray[np.bool_]) -> Ints:

@@ -45,8 +45,6 @@ class Side:
     categories: dict[str, Texts]
     """By column of the user and video tables."""
     upload_ms: Ints | None
-    aspect: NDArray[np.float64] | None
-    """Width by height of the picture."""
     user_numbers: dict[str, NDArray[np.float64]]
     month_counts: dict[str, NDArray[np.float64]]
     users_missing: int
@@ -73,7 +71,6 @@ def join_side(log: Log, source: Source, utc_offset_ms: int) -> Side:
         first_tag=first,
         categories=categories,
         upload_ms=_upload(source.videos, video_row, utc_offset_ms),
-        aspect=_aspect(source.videos, video_row),
         user_numbers={n: _numbers(source.users, n, user_row) for n in USER_NUMBERS if _has(source.users, n)},
         month_counts={n: _numbers(month, n, month_row) for n in VIDEO_MONTH_COUNTS if _has(month, n)},
         users_missing=0 if source.users is None else int((user_row < 0).sum()),
@@ -160,10 +157,3 @@ def _upload(table: pa.Table | None, rows: Ints, utc_offset_ms: int) -> Ints | No
     known = ~np.isnat(days)
     moments = np.where(known, days.astype("datetime64[D]").astype(np.int64) * DAY_MS - utc_offset_ms, -1)
     return _at(moments, rows, -1)
-
-
-def _aspect(table: pa.Table | None, rows: Ints) -> NDArray[np.float64] | None:
-    if not (_has(table, "server_width") and _has(table, "server_height")):
-        return None
-    width, height = _numbers(table, "server_width", rows), _numbers(table, "server_height", rows)
-    return np.where((width > 0) & (height > 0), width / np.maximum(height, 1), np.nan)

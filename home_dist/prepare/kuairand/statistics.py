@@ -7,37 +7,33 @@ names tell the key and the behaviour: `video_like` is the rate of likes among th
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from home_dist.prepare.asof import AsOf, Ints, codes
 from home_dist.prepare.days import DAY_MS
 from home_dist.prepare.kuairand.log import GROUPS, Log
 from home_dist.prepare.kuairand.side import Side
 from home_dist.prepare.kuairand.stored import Stored
-from home_dist.prepare.rates import Floats, base_rates, log_odds, stepped
+from home_dist.prepare.rates import Floats, base_rates, log_odds
 
-Columns = dict[str, NDArray[np.float32]]
+Columns = dict[str, Floats]
 
 _WATCH = ("effective_view", "long_view", "complete_view")
 _ALL = ("click", *GROUPS["interaction"], *_WATCH)
-_DENSE = ("click", "like", "profile_enter", "long_view", "complete_view")
 
 _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...], float]] = {
     # name: keys it combines, behaviours, strength of the smoothing in impressions
     "user": (("user",), _ALL, 5.0),
     "video": (("video",), _ALL, 20.0),
     "tab": (("tab",), ("click", "like", "long_view"), 20.0),
-    "music": (("music",), ("like", "long_view"), 20.0),
-    "author": (("author",), ("like", "follow", "profile_enter", "long_view"), 20.0),
-    "tag": (("tag",), _DENSE, 20.0),
+    "author": (("author",), ("like", "profile_enter"), 20.0),
+    "music": (("music",), ("long_view",), 20.0),
+    "tag": (("tag",), ("click", "like", "profile_enter", "long_view"), 20.0),
     "user_tab": (("user", "tab"), ("click", "like", "long_view"), 5.0),
-    "user_tag": (("user", "tag"), ("click", "long_view", "complete_view"), 5.0),
-    "user_length": (("user", "length"), ("click", "long_view", "complete_view"), 5.0),
-    "user_author": (("user", "author"), ("click", "long_view"), 5.0),
-    "user_video": (("user", "video"), ("click", "long_view"), 5.0),
+    "user_tag": (("user", "tag"), ("click",), 5.0),
+    "user_length": (("user", "length"), ("long_view", "complete_view"), 5.0),
     "video_tab": (("video", "tab"), ("click", "long_view", "complete_view"), 10.0),
 }
-_DAY: dict[str, tuple[str, ...]] = {"user": ("click", "long_view"), "video": ("click", "like", "long_view")}
+_DAY: dict[str, tuple[str, ...]] = {"user": ("click",), "video": ("like", "long_view")}
 """Keys whose last 24 hours count once more on their own."""
 
 LENGTH_MS = (7_000, 15_000, 30_000, 60_000, 120_000)
@@ -67,9 +63,10 @@ def past_statistics(log: Log, side: Side, stored: Stored) -> Columns:
         if name in _DAY:
             windows[f"{name}_day"] = (before.since(DAY_MS), _DAY[name])
         for prefix, (events, rated) in windows.items():
-            columns[f"{prefix}_count"] = stepped(np.log1p(events.count()))
+            if len(parts) == 1:
+                columns[f"{prefix}_count"] = np.log1p(events.count())
             for behaviour in rated:
-                columns[f"{prefix}_{behaviour}"] = stepped(log_odds(*_seen(log, events, behaviour), bases[behaviour], strength))
+                columns[f"{prefix}_{behaviour}"] = log_odds(*_seen(log, events, behaviour), bases[behaviour], strength)
     columns.update(_of_watching(log))
     columns.update(_of_session(log))
     columns.update(_of_stored(log, stored, bases))
@@ -78,20 +75,18 @@ def past_statistics(log: Log, side: Side, stored: Stored) -> Columns:
 
 def situation_statistics(log: Log, side: Side) -> Columns:
     """(N,) each: of the impression itself, its video and its user, known before it is shown."""
-    columns = {"duration": stepped(np.where(log.duration_ms > 0, np.log(np.maximum(log.duration_ms, 1)), np.nan))}
+    columns = {"duration": np.where(log.duration_ms > 0, np.log(np.maximum(log.duration_ms, 1)), np.nan)}
     if side.upload_ms is not None:
         age = (log.time - side.upload_ms) / DAY_MS
-        columns["video_age"] = stepped(np.where((side.upload_ms >= 0) & (age >= 0), np.log1p(np.maximum(age, 0)), np.nan))
-    if side.aspect is not None:
-        columns["video_aspect"] = stepped(side.aspect)
+        columns["video_age"] = np.where((side.upload_ms >= 0) & (age >= 0), np.log1p(np.maximum(age, 0)), np.nan)
     for name, values in side.user_numbers.items():
-        columns[f"{name}_log"] = stepped(np.where(values >= 0, np.log1p(np.maximum(values, 0)), np.nan))
+        columns[f"{name}_log"] = np.where(values >= 0, np.log1p(np.maximum(values, 0)), np.nan)
     return columns
 
 
 def month_statistics(log: Log, side: Side) -> Columns:
     """(N,) each: the videos' counts over the whole month, which look into the future of most impressions."""
-    return {f"month_{n}": stepped(np.log1p(np.maximum(v, 0))) for n, v in side.month_counts.items()}
+    return {f"month_{n}": np.log1p(np.maximum(v, 0)) for n, v in side.month_counts.items()}
 
 
 def _seen(log: Log, events: AsOf, behaviour: str) -> tuple[Ints, Ints]:
@@ -100,50 +95,45 @@ def _seen(log: Log, events: AsOf, behaviour: str) -> tuple[Ints, Ints]:
     return events.sum(log.happened[behaviour]), known
 
 
-def _of_watching(log: Log) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _of_watching(log: Log) -> Iterator[tuple[str, Floats]]:
     """Mean share of a video that was played, capped at 1, and a user's mean time of playing."""
     share = np.where(log.watch_known > 0, np.minimum(log.play_ms, log.duration_ms) * 1000 // np.maximum(log.duration_ms, 1), 0)
     for name, key in (("user", log.user), ("video", log.video)):
         events = AsOf(key, log.time, key, log.time)
         known = events.sum(log.watch_known)
         with np.errstate(invalid="ignore", divide="ignore"):
-            yield f"{name}_played_share", stepped(np.where(known > 0, events.sum(share) / (1000 * known), np.nan))
+            yield f"{name}_played_share", np.where(known > 0, events.sum(share) / (1000 * known), np.nan)
             played = events.sum(np.minimum(log.play_ms, 600_000)) / events.count()
-        yield f"{name}_played_time", stepped(np.where(events.count() > 0, np.log1p(played / 1000), np.nan))
+        yield f"{name}_played_time", np.where(events.count() > 0, np.log1p(played / 1000), np.nan)
 
 
-def _of_session(log: Log) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """How long ago the user saw something, how much in the last ten minutes, and how the last three fared."""
+def _of_session(log: Log) -> Iterator[tuple[str, Floats]]:
+    """How long ago the user saw something, and how the last three fared."""
     events = AsOf(log.user, log.time, log.user, log.time)
     last = events.newest()
     gap = np.where(last >= 0, log.time - log.time[last], 0)
-    yield "user_gap", stepped(np.where(last >= 0, np.log1p(gap / 1000), np.nan), 1 / 8)
-    recent = events.since(600_000)
-    yield "user_session_count", stepped(np.log1p(recent.count()))
+    yield "user_gap", np.where(last >= 0, np.log1p(gap / 1000), np.nan)
     offsets, index = events.latest(3)
     owner = np.repeat(np.arange(len(log)), np.diff(offsets))
     counted = np.diff(offsets)
-    for behaviour in ("click", "long_view", "complete_view"):
+    for behaviour in ("click", "long_view"):
         hits = np.bincount(owner, log.happened[behaviour][index], minlength=len(log))
         with np.errstate(invalid="ignore", divide="ignore"):
-            yield f"user_last3_{behaviour}", stepped(np.where(counted > 0, hits / counted, np.nan))
+            yield f"user_last3_{behaviour}", np.where(counted > 0, hits / counted, np.nan)
 
 
-def _of_stored(log: Log, stored: Stored, bases: dict[str, Floats]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _of_stored(log: Log, stored: Stored, bases: dict[str, Floats]) -> Iterator[tuple[str, Floats]]:
     """From the sequences stored before the log began: how much a user saw and liked, how a video fared."""
     if not len(stored):
         return
     of_user = AsOf(stored.users, stored.users_time, log.user, log.time)
     length = of_user.sum(stored.users_length)
-    yield "user_stored_count", stepped(np.log1p(length))
+    yield "user_stored_count", np.log1p(length)
     likes = np.minimum(of_user.sum(stored.users_likes), length)
-    yield "user_stored_like", stepped(log_odds(likes, length, bases["like"], 20.0))
+    yield "user_stored_like", log_odds(likes, length, bases["like"], 20.0)
     events = AsOf(stored.user, stored.time, log.user, log.time)
-    yield "user_stored_long_view", stepped(log_odds(events.sum(stored.long_view), events.count(), bases["long_view"], 5.0))
+    yield "user_stored_long_view", log_odds(events.sum(stored.long_view), events.count(), bases["long_view"], 5.0)
     events = AsOf(stored.video, stored.time, log.video, log.time)
-    yield "video_stored_count", stepped(np.log1p(events.count()))
+    yield "video_stored_count", np.log1p(events.count())
     for name, flags in (("long_view", stored.long_view), ("like", stored.like)):
-        yield f"video_stored_{name}", stepped(log_odds(events.sum(flags), events.count(), bases[name], 20.0))
-    pair = codes(np.concatenate([stored.user, log.user]), np.concatenate([stored.video, log.video]))
-    events = AsOf(pair[: len(stored)], stored.time, pair[len(stored) :], log.time)
-    yield "user_video_stored", stepped(np.log1p(events.count()))
+        yield f"video_stored_{name}", log_odds(events.sum(flags), events.count(), bases[name], 20.0)
