@@ -1,0 +1,72 @@
+"""Every kind of model trains sharded by a change of model.kind alone, and on two ranks as on one."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from home_dist.model_section import KINDS
+from tests.factory import make_config, make_data
+from tests.ranks import REPOSITORY, Ended, environment, finish, free_port, run, settings
+
+pytestmark = pytest.mark.distributed
+
+# Pinned, so that one rank and two have the same tables sharded and data-parallel; without evaluation, which costs time.
+COMMON = "embedding.tables.video.sharding=row_wise embedding.tables.tag.sharding=data_parallel data.validation='' data.test=''"
+OPTIONS = {
+    "single_task": "model.expert_norm=true",  # statistics over the samples of both ranks
+    "cross_stitch": "model.stitch=unit",
+    "l2_constrained": "model.alpha=0.01",
+    "pepnet": "model.domain_features=['tab'] model.prior_features=['user','rate']",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"), rows=960, files=3, row_group=60)
+
+
+@pytest.fixture(scope="module")
+def curves(data, tmp_path_factory):
+    """By number of ranks and kind: step -> loss."""
+    found = {}
+    for ranks in (1, 2):
+        config = make_config(tmp_path_factory.mktemp(f"ranks{ranks}"), data, batch_size=64 // ranks)
+        lines = [f"{kind} {COMMON} {OPTIONS.get(kind, '')}".strip() for kind in KINDS]
+        command = [sys.executable, "-m", "tests.distributed.train_kinds", str(config), *lines]
+        port = free_port()
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": REPOSITORY}
+        started = [subprocess.Popen(command, env=environment(r, ranks, port), **pipes) for r in range(ranks)]
+        ended = finish(started, timeout=300)
+        assert ended.codes == [0] * ranks, ended.text
+        _, *parts = re.split(r"^=== ", ended.outputs[0], flags=re.MULTILINE)
+        for kind, part in zip(KINDS, parts, strict=True):
+            assert part.startswith(kind + "\n")
+            assert f"model: {kind} |" in part
+            found[ranks, kind] = {s: float(loss) for s, loss in Ended([0], [part]).losses().items()}
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_and_two_ranks_give_the_same_falling_loss_curve(kind, curves):
+    one, two = curves[1, kind], curves[2, kind]
+    assert one.keys() == two.keys() == set(range(1, 31))
+    assert one == pytest.approx(two, abs=2e-4)  # fails for nan, too
+    assert sum(two[s] for s in range(26, 31)) / 5 < two[1] - 0.2
+
+
+def test_kinds_differ(curves):
+    """So that what was compared was not one model thirteen times."""
+    assert len({curves[1, kind][10] for kind in KINDS}) == len(KINDS)
+
+
+def test_the_command_line_changes_the_kind_and_tells_what_it_left_out(data, tmp_path):
+    config = make_config(tmp_path, data)
+    ended = run(1, "train", config, *settings(model__kind="cgc", train__max_steps=2))
+    assert ended.codes == [0], ended.text
+    assert "note: model.kind=cgc" in ended.text
+    assert "left out of its [model]: feature_gate_rank" in ended.text
+    again = run(1, "train", config, *settings(model__kind="mmoe", train__max_steps=2))
+    assert again.codes != [0]
+    assert "model.kind: 'cgc' there, 'mmoe' now" in again.text

@@ -1,0 +1,24 @@
+"""One rank's part of tests/distributed/test_models.py: trains one kind of model after the other, which starts processes once.
+
+Arguments: a run's TOML file, then per kind its name and its overrides in one word, with spaces between.
+"""
+
+import sys
+
+from home_dist.config import load_config
+from home_dist.training import commands, ranks
+
+
+def main(path: str, *kinds: str) -> None:
+    formed = ranks.form_ranks(load_config(path, ["distributed.threads=1"]).distributed)
+    for line in kinds:
+        kind, *overrides = line.split(" ")
+        folder = load_config(path).run.dir
+        config = load_config(path, [f"model.kind={kind}", f"run.dir={folder}/{kind}", *overrides])
+        print(f"=== {kind}", flush=True)
+        commands.train(config, formed)
+    ranks.leave_ranks()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
