@@ -1,0 +1,202 @@
+"""`home-dist doctor`: is this machine fit to train, and if not, what to do. Each finding that is not fine comes with a fix."""
+
+import importlib.metadata as metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+State = Literal["ok", "note", "problem"]
+
+_IMPORT_SECONDS = 120
+_MEMORY_GIB, _DISK_GIB, _SHARED_MIB, _OPEN_FILES = 4, 2, 64, 1024
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`what` was looked at, `found` there, and what to do about it."""
+
+    state: State
+    what: str
+    found: str
+    fix: str = ""
+
+
+def main() -> int:
+    """Prints all findings as they come; 1 if any of them is a problem, else 0."""
+    marks = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}
+    states = []
+    for finding in findings():
+        states.append(finding.state)
+        print(f"{marks[finding.state]}  {finding.what}: {finding.found}", flush=True)
+        if finding.fix:
+            print(f"         -> {finding.fix}", flush=True)
+    problems = states.count("problem")
+    print(f"{problems} problem{'s' if problems != 1 else ''}, {states.count('note')} to note, {states.count('ok')} fine")
+    return 1 if problems else 0
+
+
+def findings() -> Iterator[Finding]:
+    checks: list[Callable[[], Iterator[Finding]]] = [python, versions, fbgemm, devices, group, kernel, resources]
+    for check in checks:
+        try:
+            yield from check()
+        except Exception as error:  # a doctor that falls ill still looks at the rest
+            yield Finding("problem", check.__name__, f"{type(error).__name__}: {error}", "Install anew: make clean install")
+
+
+def python() -> Iterator[Finding]:
+    found = ".".join(map(str, sys.version_info[:3]))
+    right = sys.version_info[:2] == (3, 11)
+    fix = "" if right else "The locks hold wheels of Python 3.11: make clean install PYTHON=python3.11"
+    yield Finding("ok" if right else "problem", "Python", f"{found} in {sys.prefix}", fix)
+
+
+def versions() -> Iterator[Finding]:
+    """What pyproject.toml pins against what is installed."""
+    fix = "Install the lock anew: make clean install"
+    try:
+        required = metadata.requires("home_dist") or []
+    except metadata.PackageNotFoundError:
+        yield Finding("problem", "home_dist", "not installed in this Python", "make install, then .venv/bin/home-dist doctor")
+        return
+    pins = [m for r in required if "extra ==" not in r and (m := re.match(r"([\w.-]+)==([\w.]+)", r))]
+    wrong = 0
+    for name, wanted in (m.groups() for m in pins):
+        there = installed(name)
+        if there is None or there.partition("+")[0] != wanted:
+            wrong += 1
+            yield Finding("problem", name, f"{there or 'missing'}, but {wanted} is what was tried together", fix)
+    if not wrong:
+        yield Finding("ok", "versions", f"{len(pins)} pinned packages, torch {installed('torch')}")
+
+
+def fbgemm() -> Iterator[Finding]:
+    """torchrec asks for fbgemm-gpu, which lies in the same folder as fbgemm-gpu-cpu: pip installs one over the other."""
+    cpu, gpu = installed("fbgemm-gpu-cpu"), installed("fbgemm-gpu")
+    found = ", ".join(f"{n} {v}" for n, v in (("fbgemm-gpu-cpu", cpu), ("fbgemm-gpu", gpu)) if v)
+    platform = "gpu" if has_nvidia() else "cpu"
+    if cpu and gpu:
+        fix = f"Both lie in one folder and overwrite each other; keep one: make clean install PLATFORM={platform}"
+        yield Finding("problem", "fbgemm", f"{found} are both installed", fix)
+    elif not found:
+        yield Finding("problem", "fbgemm", "missing", f"make clean install PLATFORM={platform}")
+    failure = import_failure("fbgemm_gpu")
+    if failure is None:
+        yield Finding("ok", "fbgemm operators", f"{found or 'unknown version'}, loaded")
+    elif "lib" in failure and "cuda" in failure.lower():
+        fix = "The CUDA build is installed on a machine without CUDA libraries: make clean install PLATFORM=cpu"
+        yield Finding("problem", "fbgemm operators", failure, fix)
+    else:
+        yield Finding("problem", "fbgemm operators", failure, f"make clean install PLATFORM={platform}")
+
+
+def devices() -> Iterator[Finding]:
+    import torch
+
+    cores = len(os.sched_getaffinity(0))
+    if torch.cuda.is_available():
+        names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+        yield Finding("ok", "devices", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}, {cores} cores")
+    elif has_nvidia():
+        fix = "make clean install PLATFORM=gpu, or update the driver if that build is installed"
+        yield Finding("problem", "devices", f"the driver sees a GPU, torch {torch.__version__} does not", fix)
+    else:
+        yield Finding("ok", "devices", f"CPU, {cores} cores; no GPU")
+
+
+def group() -> Iterator[Finding]:
+    """A process group of one over the backend that a run would take."""
+    code = (
+        "import torch, torch.distributed as d\n"
+        "d.init_process_group('gloo', store=d.HashStore(), rank=0, world_size=1)\n"
+        "x = torch.ones(1); d.all_reduce(x); d.destroy_process_group()"
+    )
+    failure = run_python(code)
+    if failure:
+        fix = "Often the host's name has no address: add it to /etc/hosts, or set GLOO_SOCKET_IFNAME=lo for a single host"
+        yield Finding("problem", "gloo", failure, fix)
+    else:
+        yield Finding("ok", "gloo", "a process group forms")
+    import torch
+
+    if torch.cuda.is_available() and not torch.distributed.is_nccl_available():
+        yield Finding("problem", "nccl", "this torch has none", "make clean install PLATFORM=gpu")
+
+
+def kernel() -> Iterator[Finding]:
+    import torch
+
+    from home_dist.config import KernelSection
+    from home_dist.experts.kernels import choose
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    yield Finding("ok", "expert kernel", str(choose(device, KernelSection())))
+    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
+    if compiler is None:
+        fix = "Install a C++ compiler, for example apt-get install g++"
+        yield Finding("note", "C++ compiler", "none: experts on CPU run without their compiled passes", fix)
+
+
+def resources() -> Iterator[Finding]:
+    memory = psutil.virtual_memory().available / 2**30
+    fix = "Use fewer ranks, a smaller train.batch_size or smaller tables, or free memory"
+    yield _enough("free memory", memory, _MEMORY_GIB, "GiB", fix)
+    disk = shutil.disk_usage(Path.cwd()).free / 2**30
+    yield _enough("free disk here", disk, _DISK_GIB, "GiB", "Make room, or set run.dir to another disk")
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        fix = "Ranks of one host exchange through it; in a container: --shm-size=1g"
+        yield _enough("free /dev/shm", shutil.disk_usage(shared).free / 2**20, _SHARED_MIB, "MiB", fix)
+    files = psutil.Process().rlimit(psutil.RLIMIT_NOFILE)[0]
+    yield _enough("open files allowed", files if files >= 0 else float("inf"), _OPEN_FILES, "", "ulimit -n 65536")
+
+
+def _enough(what: str, found: float, wanted: float, unit: str, fix: str) -> Finding:
+    amount = f"{found:,.0f} {unit}".strip()
+    if found >= wanted:
+        return Finding("ok", what, amount)
+    return Finding("note", what, f"{amount}, less than {wanted:,} {unit}".strip(), fix)
+
+
+def installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def has_nvidia() -> bool:
+    """Whether the driver sees a GPU."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return False
+    try:
+        return bool(subprocess.run([command, "-L"], capture_output=True, timeout=20).stdout.strip())
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def import_failure(module: str) -> str | None:
+    return run_python(f"import torch, {module}")
+
+
+def run_python(code: str) -> str | None:
+    """Runs code in a process of its own, which may crash; the last line of its error, None if it has none."""
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=_IMPORT_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {_IMPORT_SECONDS} s"
+    if ended.returncode == 0:
+        return None
+    lines = [line for line in ended.stderr.splitlines() if line.strip()]
+    return lines[-1] if lines else f"ended with exit code {ended.returncode}"

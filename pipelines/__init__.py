@@ -1,0 +1,1 @@
+"""One short script per raw data set, over home_dist/prepare."""
