@@ -35,6 +35,8 @@ class DataSection(_Section):
     """Folders below `path`. An empty string means that there is no such split."""
     exclude: tuple[str, ...] = ()
     """Features to leave out, by name; "prefix*" leaves out all whose names begin so."""
+    tasks: tuple[str, ...] = ()
+    """Tasks to train, by name; by default all. One alone makes a single-task model with embeddings of its own."""
     lanes: int = Field(default=8, ge=1)
     """Streams that every global batch is mixed from. The order of samples is the same on every number of ranks that
     divides it; on others the next multiple of the number of ranks is taken."""

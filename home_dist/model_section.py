@@ -34,7 +34,7 @@ class ModelOfBanks(_Model):
 
 
 class SingleTaskModel(ModelOfBanks):
-    """One trunk and tower per task over shared embeddings. For own embeddings, train one task per run."""
+    """One trunk and tower per task over shared embeddings. For own embeddings, see data.tasks."""
 
     kind: Literal["single_task"] = "single_task"
 

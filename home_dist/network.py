@@ -204,8 +204,3 @@ class Network(nn.Module):
         bags = self.bags(batch.bags) if self.bags is not None else None
         events = self.events(batch.events) if self.events is not None else None
         return self.head(batch, bags, events)
-
-
-def unknown_task_weights(config: RunConfig, schema: Schema) -> list[str]:
-    """Names in train.task_weights that are no tasks."""
-    return sorted(set(config.train.task_weights) - {t.name for t in schema.task})

@@ -154,6 +154,11 @@ class Schema(_Spec):
         """Task groups in the order in which tasks name them first."""
         return tuple(dict.fromkeys(t.group for t in self.task))
 
+    def only(self, tasks: Iterable[str]) -> "Schema":
+        """With these of its tasks, in its order."""
+        chosen = set(tasks)
+        return self.model_copy(update={"task": tuple(t for t in self.task if t.name in chosen)})
+
     def table_rows(self) -> dict[str, int]:
         return {t.name: t.rows for t in self.table}
 

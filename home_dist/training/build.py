@@ -14,7 +14,7 @@ from home_dist.embeddings.collections import initialise
 from home_dist.embeddings.sharding import plan_sharding, sharders
 from home_dist.errors import ConfigError
 from home_dist.experts import kernels
-from home_dist.network import Network, unknown_task_weights
+from home_dist.network import Network
 from home_dist.schema import InputLayout, Schema, build_layout
 from home_dist.training.optimizers import build_optimizer, fuse_table_optimizer
 from home_dist.training.ranks import Ranks
@@ -63,12 +63,14 @@ class Inputs:
 
 
 def open_inputs(config: RunConfig, schema: Schema, splits: tuple[str, ...] = ("train", "validation", "test")) -> Inputs:
-    """Raises ConfigError or DataError."""
+    """schema: of the data; a run may take some of its tasks. Raises ConfigError or DataError."""
+    for key, names in (("train.task_weights.{}", config.train.task_weights), ("data.tasks: {}", config.data.tasks)):
+        unknown = sorted(set(names) - {t.name for t in schema.task})
+        if unknown:
+            there = ", ".join(t.name for t in schema.task)
+            raise ConfigError(f"{key.format(unknown[0])}: no such task; there are: {there}")
+    schema = schema.only(config.data.tasks) if config.data.tasks else schema
     layout = build_layout(schema, config)
-    unknown = unknown_task_weights(config, schema)
-    if unknown:
-        there = ", ".join(t.name for t in schema.task)
-        raise ConfigError(f"train.task_weights.{unknown[0]}: no such task; there are: {there}")
     folders = {s: getattr(config.data, s) for s in splits}
     files = {s: open_files(Path(config.data.path) / f, schema, layout) for s, f in folders.items() if f}
     if "train" in splits and "train" not in files:

@@ -25,9 +25,10 @@ def train(config: RunConfig, ranks: Ranks) -> None:
     """Starts a run, goes on with one that was interrupted, or says that it is complete. Raises UserError."""
     screen = Screen(ranks.first)
     screen.say(detected(ranks, config.kernel))
-    inputs = together(lambda: open_inputs(config, load_schema(config.schema_path())))
+    schema = together(lambda: load_schema(config.schema_path()))
+    inputs = together(lambda: open_inputs(config, schema))
     folder = RunFolder(config.run.dir)
-    together(lambda: folder.claim(config, inputs.schema) if ranks.first else None)
+    together(lambda: folder.claim(config, schema) if ranks.first else None)
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep_last)
     newest = checkpoints.newest()
     reader = inputs.training_reader(ranks)

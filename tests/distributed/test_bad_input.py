@@ -125,6 +125,7 @@ def test_bad_data_ends_every_rank_with_one_message(name, good_data, tmp_path):
         ("sequence.0.name=liked", ["'liked'", "there are: watched"]),
         ("embedding.tables.vidio.dim=8", ["embedding.tables.vidio", "no such table"]),
         ("train.task_weights.share=2", ["train.task_weights.share", "no such task"]),
+        ("data.tasks=['share']", ["data.tasks: share", "no such task", "like, follow, watch"]),
     ],
 )
 def test_bad_configuration_names_the_key(override, expected, good_data, tmp_path):

@@ -61,6 +61,17 @@ def test_kinds_differ(curves):
     assert len({curves[1, kind][10] for kind in KINDS}) == len(KINDS)
 
 
+def test_one_task_alone_has_embeddings_of_its_own(data, tmp_path):
+    config = make_config(tmp_path, data)
+    alone = settings(model__kind="single_task", data__tasks="['follow']", train__max_steps=2, train__task_weights__like=2)
+    ended = run(1, "train", config, *alone)
+    assert ended.codes == [0], ended.text
+    assert "tasks: interaction: follow\n" in ended.outputs[0]
+    again = run(1, "evaluate", tmp_path / "run")
+    assert again.codes == [0], again.text
+    assert ["│ follow" in again.text, "│ like" in again.text] == [True, False]
+
+
 def test_the_command_line_changes_the_kind_and_tells_what_it_left_out(data, tmp_path):
     config = make_config(tmp_path, data)
     ended = run(1, "train", config, *settings(model__kind="cgc", train__max_steps=2))
