@@ -220,7 +220,7 @@ class _Source:
             raise self.fail(feature.column, f"lists of {feature.width} numbers are needed", lengths != feature.width)
         flat = array.flatten()
         values = _numpy(pc.fill_null(flat, float("nan"))).astype(np.float64).reshape(-1, feature.width)
-        bad = ~np.isfinite(values).all(axis=1, keepdims=True)[:, 0]
+        bad = np.asarray(~np.isfinite(values).all(axis=1))
         if bad.any():
             raise self.fail(feature.column, "NaN, null or infinite. Fill it in the pipeline", bad)
         return values

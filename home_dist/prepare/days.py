@@ -22,10 +22,9 @@ class Days:
     end: int
     utc_offset_ms: int
 
-    @property
-    def validation_start_ms(self) -> int:
-        """The first moment that does not belong to the training part."""
-        return self.validation * DAY_MS - self.utc_offset_ms
+    def start_ms(self, days: Ints) -> Ints:
+        """(N,) the first moment of local days (N,)."""
+        return days * DAY_MS - self.utc_offset_ms
 
     def split_of(self, days: Ints) -> NDArray[np.int8]:
         """(N,) -1: before the training part, 0, 1, 2: position in SPLITS."""

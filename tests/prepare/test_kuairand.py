@@ -77,7 +77,7 @@ def test_statistics_are_counted_strictly_before_the_impression(prepared):
     out, log, rows = prepared
     raw = merged(log)
     steps = {}
-    for name in ("user_count", "video_like", "user_long_view", "video_day_like", "user_tab_click", "user_gap"):
+    for name in ("user_count", "video_like", "user_long_view", "video_day_like", "user_tab_click", "user_gap", "user_like"):
         values = sorted({r[f"stat_{name}"] for r in rows if r[f"stat_{name}"] is not None})
         steps[name] = min(np.diff(values)) if len(values) > 1 else 1.0
     stored = {s["user_id"]: s for s in side_tables()["user_sequences"].to_pylist()}
@@ -103,11 +103,14 @@ def test_statistics_are_counted_strictly_before_the_impression(prepared):
                 return None
             return math.log((hits + strength * base) / (len(counted) - hits + strength * (1 - base)))
 
+        morning = START_MS + (me["time_ms"] - START_MS) // DAY_MS * DAY_MS
         recent = [r for r in of_video if r["time_ms"] >= me["time_ms"] - DAY_MS]
         gap = me["time_ms"] - of_user[-1]["time_ms"] if of_user else None
         expected = {
             "user_count": math.log1p(len(of_user)),
             "video_like": rate(of_video, "like", 20),
+            # Interactions of a user: what was known when the local day began.
+            "user_like": rate([r for r in of_user if r["time_ms"] < morning], "like", 5),
             "user_long_view": rate(of_user, "long_view", 5),
             "video_day_like": rate(recent, "like", 20),
             "user_tab_click": rate([r for r in of_user if r["tab"] == me["tab"]], "click", 5),

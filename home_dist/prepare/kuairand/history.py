@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from home_dist.prepare.asof import AsOf, Ints
-from home_dist.prepare.kuairand.log import GROUPS, Log
+from home_dist.prepare.kuairand.log import Log
 from home_dist.prepare.kuairand.stored import Stored
 
 SHARE_BOUNDS = (0.001, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0)
 """Of the time played by the video's duration."""
 AGE_BOUNDS_MS = tuple(int(h * 3_600_000) for h in (1 / 6, 1, 6, 24, 72, 168))
-SHARES, AGES, OUTCOMES = len(SHARE_BOUNDS) + 2, len(AGE_BOUNDS_MS) + 2, 8
+SHARES, AGES, OUTCOMES = len(SHARE_BOUNDS) + 2, len(AGE_BOUNDS_MS) + 2, 7
 """Rows of the three tables; 0 stands for "unknown"."""
 
 
@@ -28,7 +28,8 @@ class Histories:
     video: Ints
     share: NDArray[np.int32]
     outcome: NDArray[np.int32]
-    """1 stored, 2 stored long view, 3 stored like; 4 shown, 5 clicked, 6 long view, 7 an interaction."""
+    """1 stored, 2 stored long view, 3 stored like; 4 shown, 5 clicked, 6 long view. Interactions of the log's own days are
+    left out, for the reason that statistics.py gives."""
     age: NDArray[np.int32]
 
 
@@ -57,7 +58,5 @@ def _stored_outcomes(stored: Stored) -> NDArray[np.int32]:
 
 
 def _outcomes(log: Log) -> NDArray[np.int32]:
-    interacted = np.maximum.reduce([log.happened[b] for b in GROUPS["interaction"]])
     best = np.where(log.happened["click"] > 0, 5, 4)
-    best = np.where(log.happened["long_view"] > 0, 6, best)
-    return np.where(interacted > 0, 7, best).astype(np.int32)
+    return np.where(log.happened["long_view"] > 0, 6, best).astype(np.int32)

@@ -40,8 +40,13 @@ LENGTH_MS = (7_000, 15_000, 30_000, 60_000, 120_000)
 """Where one class of video lengths ends and the next begins."""
 
 
-def past_statistics(log: Log, side: Side, stored: Stored) -> Columns:
-    """(N,) each: counted from the log's own earlier rows."""
+def past_statistics(log: Log, side: Side, stored: Stored, day_start: Ints) -> Columns:
+    """(N,) each: counted from the log's own earlier rows; day_start: (N,), when the impression's local day began.
+
+    A user's rates of interactions are those of the day's beginning, as a daily job would leave them. Most users who comment do
+    so once: counted to the second, the rate would jump with that one comment, rank all that the user sees afterwards above
+    it, and turn the order within the user upside down (a GAUC of 0.4).
+    """
     keys = {
         "user": log.user,
         "video": log.video,
@@ -60,13 +65,15 @@ def past_statistics(log: Log, side: Side, stored: Stored) -> Columns:
         key = codes(*(keys[p] for p in parts))
         before = AsOf(key, log.time, key, log.time)
         windows = {name: (before, behaviours)}
+        daily = AsOf(key, log.time, key, day_start) if "user" in parts else None
         if name in _DAY:
             windows[f"{name}_day"] = (before.since(DAY_MS), _DAY[name])
         for prefix, (events, rated) in windows.items():
             if len(parts) == 1:
                 columns[f"{prefix}_count"] = np.log1p(events.count())
             for behaviour in rated:
-                columns[f"{prefix}_{behaviour}"] = log_odds(*_seen(log, events, behaviour), bases[behaviour], strength)
+                known = daily if daily is not None and behaviour in GROUPS["interaction"] else events
+                columns[f"{prefix}_{behaviour}"] = log_odds(*_seen(log, known, behaviour), bases[behaviour], strength)
     columns.update(_of_watching(log))
     columns.update(_of_session(log))
     columns.update(_of_stored(log, stored, bases))
