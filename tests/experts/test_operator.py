@@ -165,14 +165,28 @@ def test_experts_that_no_gate_sees_are_not_computed(backend, norm):
         torch.testing.assert_close(made.bank.norm.running_mean[list(seen)], whole.bank.norm.running_mean[list(seen)])
 
 
-def test_the_activated_outputs_are_never_whole():
-    """Of what the backward keeps, only the hidden activations and the raw outputs grow with E * B."""
-    made = Case(experts=(8,), samples=64, in_dim=4, hidden=(16,), out_dim=8, gates=2).make(torch.float32)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        run("cpu", made)
-    large = [n for n in kept if n >= 8 * 64 * 8]
-    assert sorted(large) == [8 * 64 * 8, 8 * 64 * 16]
+def test_memory_of_a_step_is_that_of_hidden_activations_and_raw_outputs():
+    """The activated outputs never exist as a whole, nor do gradients of hidden activations."""
+    made = Case(experts=(16,), samples=2048, in_dim=8, hidden=(32,), out_dim=16, gates=2).make(torch.float32)
+    leaves = list(made.leaves().values())
+    torch.autograd.grad(run("cpu", made).sum(), leaves)
+    with torch.profiler.profile(profile_memory=True) as trace:
+        torch.autograd.grad(run("cpu", made).sum(), leaves)
+    held = peak = 0
+    for event in trace.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    hidden, raw, mixed = 16 * 2048 * 32 * 4, 16 * 2048 * 16 * 4, 2 * 2048 * 16 * 4
+    assert peak < hidden + raw + 2 * mixed + hidden / 4
+
+
+def test_a_second_backward_through_a_freed_graph_is_refused():
+    made = Case().make(torch.float64)
+    out = run("cpu", made)
+    out.sum().backward()
+    with pytest.raises(RuntimeError, match=r"retain_graph=True|second time"):
+        out.sum().backward()
 
 
 def test_gradients_can_be_taken_twice_from_one_graph():

@@ -1,8 +1,8 @@
 """The operator on a CPU: matrix products as torch has them, everything else in passes that read each tensor once.
 
 Kept for the backward are the hidden activations and the experts' outputs before their activation; the activated outputs never
-exist as a whole. The backward computes what is pointwise anew, some experts at a time, so that its memory does not grow with
-their number.
+exist as a whole. The backward computes anew what is pointwise, and writes gradients over what it no longer needs: beside the
+gradients that it returns it allocates next to nothing.
 """
 
 import functools
@@ -18,8 +18,8 @@ from home_dist.experts.kernels.passes import Activation, Passes, TorchPasses
 from home_dist.experts.kernels.passes_native import CannotBuild, NativePasses
 from home_dist.layers.global_norm import several_ranks
 
-_BLOCK_BYTES = 16 << 20
-"""Of the gradients that the backward holds at a time, about what a last-level cache has for us."""
+_BLOCK_BYTES = 8 << 20
+"""Of the hidden activations between a matrix product and the pass over its result, which then finds them in the cache."""
 
 _STORED = {"fp32": None, "bf16": torch.bfloat16}
 
@@ -69,14 +69,14 @@ class _Call:
         ends = (self.inputs, self.inputs + layers, self.inputs + layers + len(self.operands.biases))
         return list(tensors[: ends[0]]), list(tensors[ends[0] : ends[1]]), list(tensors[ends[1] : ends[2]])
 
-    def blocks(self, rows: int) -> Iterator[tuple[int, int, int]]:
-        """(input, first expert, last expert): experts of one input whose gradients fit a cache."""
+    def blocks(self, rows: int) -> Iterator[tuple[int, slice]]:
+        """(input, experts): experts of one input whose hidden activations fit a cache, and at most an eighth of all."""
         weights = self.operands.weights
-        most = max(sum(w.shape[1] for w in weights[-2:]) * rows * weights[0].element_size(), 1)
-        step, at = max(_BLOCK_BYTES // most, 1), 0
+        size = max(w.shape[1] for w in weights) * rows * weights[0].element_size()
+        step, at = max(min(_BLOCK_BYTES // max(size, 1), self.operands.total // 8), 1), 0
         for index, count in enumerate(self.operands.experts):
             for first in range(at, at + count, step):
-                yield index, first, min(first + step, at + count)
+                yield index, slice(first, min(first + step, at + count))
             at += count
 
 
@@ -94,65 +94,87 @@ class _Mixed(torch.autograd.Function):
         total = call.operands.total
         hidden = [inputs[0].new_empty(total if call.keep else 0, rows, w.shape[1]) for w in weights[:-1]]
         y = inputs[0].new_empty(total, rows, weights[-1].shape[1])
-        for index, first, last in call.blocks(rows):
-            x = inputs[index].expand(last - first, *inputs[index].shape)
-            for depth, weight in enumerate(weights):
-                final = depth == len(weights) - 1
-                if final:
-                    out = y[first:last]
-                else:
-                    out = hidden[depth][first:last] if call.keep else x.new_empty(last - first, rows, weight.shape[1])
-                torch.bmm(x, weight[first:last].transpose(1, 2), out=out)
-                if not final:
-                    using.bias_relu_(out, biases[depth][first:last])
+        for index, some in call.blocks(rows):
+            count = some.stop - some.start
+            x = inputs[index].expand(count, *inputs[index].shape)
+            for depth, weight in enumerate(weights[:-1]):
+                out = hidden[depth][some] if call.keep else x.new_empty(count, rows, weight.shape[1])
+                torch.bmm(x, weight[some].transpose(1, 2), out=out)
+                using.bias_relu_(out, biases[depth][some])
                 x = out
+            torch.bmm(x, weights[-1][some].transpose(1, 2), out=y[some])
 
         activation, call.count = _activation(call, y, biases, mask)
         out = using.mix(y, activation, gates)
         if call.keep:
-            ctx.call = call
-            ctx.save_for_backward(gates, mask, y, *activation, *hidden, *inputs, *weights)
+            ctx.call, ctx.hidden, ctx.y = call, hidden, y
+            ctx.save_for_backward(gates, mask, *activation, *inputs, *weights)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         call, using = ctx.call, ctx.call.using
-        gates, mask, y, *rest = ctx.saved_tensors
-        layers = len(call.operands.weights)
+        gates, mask, *rest = ctx.saved_tensors
         activation = Activation(*rest[:4])
-        hidden, tensors = rest[4 : 3 + layers], rest[3 + layers :]
-        inputs, weights, _ = call.split(tensors)
+        inputs, weights, _ = call.split(rest[4:])
         grad = grads[0].contiguous()
+        y, hidden = _own(ctx)
 
         gate_grad, shift_grad, scale_grad = using.mix_sums(grad, y, activation, gates)
-        away, along = _through_statistics(activation, shift_grad, scale_grad, call.count)
+        statistics = _through_statistics(activation, shift_grad, scale_grad, call.count)
+        using.mix_inner_(grad, y, activation, gates, *statistics, mask)
+        down, blocks = y, list(call.blocks(y.shape[1]))
+        del y
+        weight_grads: list[torch.Tensor] = []
+        bias_grads: list[torch.Tensor] = []
+        for depth in range(len(weights) - 1, 0, -1):
+            below = hidden.pop()
+            weight_grads.insert(0, torch.empty_like(weights[depth]))
+            bias_grads.insert(0, grad.new_empty(below.shape[0], below.shape[2]))
+            for _, some in blocks:
+                torch.bmm(down[some].transpose(1, 2), below[some], out=weight_grads[0][some])
+                bias_grads[0][some] = using.relu_backward_(below[some], torch.bmm(down[some], weights[depth][some]))
+            down = below
+            del below
+        weight_grads.insert(0, torch.empty_like(weights[0]))
         wanted = ctx.needs_input_grad[2 : 2 + call.inputs]
         input_grads = [torch.zeros_like(x, dtype=grad.dtype) if w else None for x, w in zip(inputs, wanted, strict=True)]
-        weight_grads = [torch.empty_like(w) for w in weights]
-        bias_grads = [y.new_empty(w.shape[:2], dtype=grad.dtype) for w in weights[:-1]]
-        for index, first, last in call.blocks(y.shape[1]):
-            some = slice(first, last)
-            of = (None if away is None else away[some], None if along is None else along[some])
-            down = using.mix_inner(grad, y[some], activation.of(first, last), gates[..., some], *of, mask)
-            for depth in range(layers - 1, 0, -1):
-                below = hidden[depth - 1][some]
-                torch.bmm(down.transpose(1, 2), below, out=weight_grads[depth][some])
-                down = torch.bmm(down, weights[depth][some])
-                bias_grads[depth - 1][some] = using.relu_backward_(down, below)
-            x = inputs[index]
-            torch.bmm(down.transpose(1, 2), x.expand(last - first, *x.shape), out=weight_grads[0][some])
-            into = input_grads[index]
+        for index, some in blocks:
+            x, into = inputs[index], input_grads[index]
+            torch.bmm(down[some].transpose(1, 2), x.expand(some.stop - some.start, *x.shape), out=weight_grads[0][some])
             if into is not None:
-                for n, weight in enumerate(weights[0][some]):
-                    if into.dtype == weight.dtype:
-                        into.addmm_(down[n], weight)
-                    else:
-                        into.add_(torch.mm(down[n], weight))
+                _add_products(into, down[some], weights[0][some])
         if activation.scale is None:
             bias_grads.append(shift_grad)
         norm_grads = () if scale_grad is None else (scale_grad, shift_grad)
         return (None, gate_grad, *input_grads, *(g.to(grad.dtype) for g in weight_grads), *bias_grads, *norm_grads)
+
+
+def _own(ctx: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """What the forward kept, to be written over: copies if the graph is to serve again."""
+    if ctx.y is None:
+        raise RuntimeError("this graph has been through a backward; pass retain_graph=True to the first one for a second")
+    y, hidden = ctx.y, ctx.hidden
+    if _graph_is_kept():
+        return y.clone(), [h.clone() for h in hidden]
+    ctx.y = ctx.hidden = None
+    return y, hidden
+
+
+def _graph_is_kept() -> bool:
+    # Not public; where it is missing, a copy is the safe choice.
+    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return True if asked is None else asked()
+
+
+def _add_products(into: torch.Tensor, down: torch.Tensor, weights: torch.Tensor) -> None:
+    """into (B, F) += sum over m of down (m, B, H) @ weights (m, H, F); `into` has the type that is summed in."""
+    for part, weight in zip(down, weights, strict=True):
+        if into.dtype == weight.dtype:
+            into.addmm_(part, weight)
+        else:
+            into.add_(torch.mm(part, weight))
 
 
 def _activation(

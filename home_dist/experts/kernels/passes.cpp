@@ -159,9 +159,9 @@ void bias_relu(S* x, const A* bias, Size experts, Size rows, Size width) {
   }
 }
 
-// grad (M, B, C) = 0 where x (M, B, C) <= 0. sums (M, C): of what is left, over samples.
+// x (M, B, C) = grad (M, B, C), but 0 where x <= 0. sums (M, C): of the new x over samples.
 template <class S, class A>
-void relu_backward(S* grad, const S* x, A* sums, Size experts, Size rows, Size width) {
+void relu_backward(S* x, const S* grad, A* sums, Size experts, Size rows, Size width) {
   const Size blocks = blocks_of(rows);
   std::vector<A> parts(experts * blocks * width);
 #pragma omp parallel
@@ -171,12 +171,12 @@ void relu_backward(S* grad, const S* x, A* sums, Size experts, Size rows, Size w
       const Size e = task / blocks, first = task % blocks * ROWS, last = std::min(rows, first + ROWS);
       A* part = parts.data() + task * width;
       for (Size r = first; r < last; ++r) {
-        S* g = grad + (e * rows + r) * width;
-        const S* row = x + (e * rows + r) * width;
+        const S* g = grad + (e * rows + r) * width;
+        S* row = x + (e * rows + r) * width;
 #pragma omp simd
         for (Size d = 0; d < width; ++d) {
           const A v = load(row[d]) <= A(0) ? A(0) : load(g[d]);
-          store(g[d], v);
+          store(row[d], v);
           part[d] += v;
         }
       }
@@ -310,13 +310,12 @@ void mix_sums(const A* grad, const S* y, const A* scale, const A* shift, const A
   }
 }
 
-// The gradient dy (M, B, D) of y (M, B, D) itself, for M experts of the bank; all pointers stand at the first of them, gates too.
-// With scale: dy = scale * dv - mask * (away + along * (y - mean) * rstd), the second part where statistics are of the batch
-// (away not null). Without: dy = dv.
+// y (E, B, D) = its gradient dy. With scale: dy = scale * dv - mask * (away + along * (y - mean) * rstd), the second part where
+// statistics are of the batch (away not null). Without: dy = dv.
 template <class S, class A>
-void mix_inner(const A* grad, const S* y, const A* scale, const A* shift, const A* mean, const A* rstd, const A* away,
-               const A* along, const A* mask, const A* gates, Size gate_k, Size gate_b, S* dy, Size gate_count, Size experts,
-               Size rows, Size width) {
+void mix_inner(const A* grad, S* y, const A* scale, const A* shift, const A* mean, const A* rstd, const A* away,
+               const A* along, const A* mask, const A* gates, Size gate_k, Size gate_b, Size gate_count, Size experts, Size rows,
+               Size width) {
 #pragma omp parallel
   {
     std::vector<A> dv(experts * width);
@@ -325,8 +324,7 @@ void mix_inner(const A* grad, const S* y, const A* scale, const A* shift, const 
       multiply(gates + r * gate_b, Size(1), gate_k, grad + r * width, rows * width, dv.data(), width, experts, gate_count, width);
       const A weight = mask ? mask[r] : A(1);
       for (Size e = 0; e < experts; ++e) {
-        const S* row = y + (e * rows + r) * width;
-        S* out = dy + (e * rows + r) * width;
+        S* row = y + (e * rows + r) * width;
         const A *sc = scale ? scale + e * width : nullptr, *sh = shift + e * width;
         A* d_v = &dv[e * width];
         derive(row, sc, sh, d_v, width);
@@ -334,13 +332,13 @@ void mix_inner(const A* grad, const S* y, const A* scale, const A* shift, const 
           const A *mu = mean + e * width, *rs = rstd + e * width, *aw = away + e * width, *al = along + e * width;
 #pragma omp simd
           for (Size d = 0; d < width; ++d)
-            store(out[d], sc[d] * d_v[d] - weight * (aw[d] + al[d] * (load(row[d]) - mu[d]) * rs[d]));
+            store(row[d], sc[d] * d_v[d] - weight * (aw[d] + al[d] * (load(row[d]) - mu[d]) * rs[d]));
         } else if (scale) {
 #pragma omp simd
-          for (Size d = 0; d < width; ++d) store(out[d], sc[d] * d_v[d]);
+          for (Size d = 0; d < width; ++d) store(row[d], sc[d] * d_v[d]);
         } else {
 #pragma omp simd
-          for (Size d = 0; d < width; ++d) store(out[d], d_v[d]);
+          for (Size d = 0; d < width; ++d) store(row[d], d_v[d]);
         }
       }
     }
@@ -352,7 +350,7 @@ void mix_inner(const A* grad, const S* y, const A* scale, const A* shift, const 
 #define PASSES(NAME, S, A)                                                                                                    \
   extern "C" {                                                                                                                \
   void bias_relu_##NAME(S* x, const A* bias, Size m, Size b, Size c) { bias_relu(x, bias, m, b, c); }                         \
-  void relu_backward_##NAME(S* g, const S* x, A* sums, Size m, Size b, Size c) { relu_backward(g, x, sums, m, b, c); }        \
+  void relu_backward_##NAME(S* x, const S* g, A* sums, Size m, Size b, Size c) { relu_backward(x, g, sums, m, b, c); }        \
   void moments_##NAME(const S* y, const A* mask, A* mean, A* squares, Size m, Size b, Size d) {                               \
     moments(y, mask, mean, squares, m, b, d);                                                                                 \
   }                                                                                                                           \
@@ -365,10 +363,9 @@ void mix_inner(const A* grad, const S* y, const A* scale, const A* shift, const 
                        Size d) {                                                                                              \
     mix_sums(grad, y, scale, shift, mean, rstd, gates, gk, gb, gate_grad, shift_grad, scale_grad, k, e, b, d);                \
   }                                                                                                                           \
-  void mix_inner_##NAME(const A* grad, const S* y, const A* scale, const A* shift, const A* mean, const A* rstd,              \
-                        const A* away, const A* along, const A* mask, const A* gates, Size gk, Size gb, S* dy, Size k,        \
-                        Size m, Size b, Size d) {                                                                             \
-    mix_inner(grad, y, scale, shift, mean, rstd, away, along, mask, gates, gk, gb, dy, k, m, b, d);                           \
+  void mix_inner_##NAME(const A* grad, S* y, const A* scale, const A* shift, const A* mean, const A* rstd, const A* away,     \
+                        const A* along, const A* mask, const A* gates, Size gk, Size gb, Size k, Size e, Size b, Size d) {    \
+    mix_inner(grad, y, scale, shift, mean, rstd, away, along, mask, gates, gk, gb, k, e, b, d);                               \
   }                                                                                                                           \
   }
 

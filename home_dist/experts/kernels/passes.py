@@ -20,10 +20,6 @@ class Activation(NamedTuple):
     mean: torch.Tensor | None = None
     rstd: torch.Tensor | None = None
 
-    def of(self, first: int, last: int) -> "Activation":
-        """That of some of the experts."""
-        return Activation(*(None if t is None else t[first:last] for t in self))  # type: ignore[arg-type]
-
 
 class Passes(Protocol):
     """y: (E, B, D) before the activation; gates: (K, B, E); grad: (K, B, D); all else as in passes.cpp."""
@@ -32,7 +28,7 @@ class Passes(Protocol):
 
     def bias_relu_(self, x: torch.Tensor, bias: torch.Tensor) -> None: ...
 
-    def relu_backward_(self, grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor: ...
+    def relu_backward_(self, x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor: ...
 
     def moments(self, y: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]: ...
 
@@ -42,7 +38,7 @@ class Passes(Protocol):
         self, grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]: ...
 
-    def mix_inner(
+    def mix_inner_(
         self,
         grad: torch.Tensor,
         y: torch.Tensor,
@@ -51,7 +47,7 @@ class Passes(Protocol):
         away: torch.Tensor | None,
         along: torch.Tensor | None,
         mask: torch.Tensor | None,
-    ) -> torch.Tensor: ...
+    ) -> None: ...
 
 
 class TorchPasses:
@@ -62,10 +58,11 @@ class TorchPasses:
         for rows in _chunks(x):
             x[:, rows].add_(bias.unsqueeze(1)).relu_()
 
-    def relu_backward_(self, grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        sums = _zeros(grad, grad.shape[0], grad.shape[2])
-        for rows in _chunks(grad):
-            part = grad[:, rows].masked_fill_(x[:, rows] <= 0, 0)
+    def relu_backward_(self, x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+        sums = _zeros(x, x.shape[0], x.shape[2])
+        for rows in _chunks(x):
+            part = grad[:, rows].masked_fill(x[:, rows] <= 0, 0)
+            x[:, rows] = part
             sums += part.sum(1, dtype=sums.dtype)
         return sums
 
@@ -108,7 +105,7 @@ class TorchPasses:
                 scale_grad += dv.mul_(_standard(part, activation)).sum(1)
         return gate_grad.transpose(0, 1), shift_grad, scale_grad
 
-    def mix_inner(
+    def mix_inner_(
         self,
         grad: torch.Tensor,
         y: torch.Tensor,
@@ -117,8 +114,7 @@ class TorchPasses:
         away: torch.Tensor | None,
         along: torch.Tensor | None,
         mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        dy = torch.empty_like(y)
+    ) -> None:
         for rows in _chunks(y):
             part, _, dv = self._dv(grad, y, activation, gates, rows)
             if activation.scale is not None:
@@ -126,8 +122,7 @@ class TorchPasses:
             if away is not None and along is not None:
                 off = torch.addcmul(away.unsqueeze(1), along.unsqueeze(1), _standard(part, activation))
                 dv.sub_(off if mask is None else off.mul_(mask[rows].unsqueeze(1)))
-            dy[:, rows] = dv
-        return dy
+            y[:, rows] = dv
 
     def _dv(
         self, grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor, rows: slice

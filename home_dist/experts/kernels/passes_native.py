@@ -41,9 +41,9 @@ class NativePasses:
     def bias_relu_(self, x: torch.Tensor, bias: torch.Tensor) -> None:
         self._call("bias_relu", x, x, bias, *x.shape)
 
-    def relu_backward_(self, grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        sums = _like(grad, grad.shape[0], grad.shape[2])
-        self._call("relu_backward", grad, grad, x, sums, *grad.shape)
+    def relu_backward_(self, x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+        sums = _like(x, x.shape[0], x.shape[2])
+        self._call("relu_backward", x, x, grad, sums, *x.shape)
         return sums
 
     def moments(self, y: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,7 +68,7 @@ class NativePasses:
         self._call("mix_sums", y, grad, y, *activation, *_strided(gates), *results, len(gates), experts, rows, width)
         return results
 
-    def mix_inner(
+    def mix_inner_(
         self,
         grad: torch.Tensor,
         y: torch.Tensor,
@@ -77,13 +77,10 @@ class NativePasses:
         away: torch.Tensor | None,
         along: torch.Tensor | None,
         mask: torch.Tensor | None,
-    ) -> torch.Tensor:
+    ) -> None:
         experts, rows, width = y.shape
-        dy = torch.empty_like(y)
-        self._call(
-            "mix_inner", y, grad, y, *activation, away, along, mask, *_strided(gates), dy, len(gates), experts, rows, width
-        )
-        return dy
+        statistics = (away, along, mask)
+        self._call("mix_inner", y, grad, y, *activation, *statistics, *_strided(gates), len(gates), experts, rows, width)
 
     def _call(self, name: str, stored: torch.Tensor, *arguments: torch.Tensor | int | None) -> None:
         function = getattr(self._library, f"{name}_{_NAMES[stored.dtype]}")
