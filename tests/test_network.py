@@ -98,3 +98,31 @@ def test_a_model_that_names_unknown_features_is_refused():
     config = configured(kind="pepnet", prior_features=["user", "author"])
     with pytest.raises(ConfigError, match=r"model\.prior_features: 'author' is no feature.*there are: user, video"):
         build_layout(make_schema(), config)
+
+
+def test_a_loss_of_the_model_enters_the_loss_and_is_told_apart():
+    losses, told = [], []
+    for alpha in (0.0, 0.5):
+        config = configured(kind="l2_constrained", alpha=alpha)
+        layout = build_layout(make_schema(), config)
+        torch.manual_seed(1)
+        head = Head(make_schema(), layout, config)
+        batch, bags, events = looked_up(layout)
+        batch.labels, batch.weights = torch.ones(ROWS, 3), torch.ones(ROWS, 3)
+        batch.mask, batch.epoch, batch.step = torch.tensor([1.0, 1, 0]), 0, 1
+        loss, output = head(batch, keyed(bags, [i.key for i in layout.at("bag")]), events)
+        losses.append(loss)
+        told.append(output)
+        torch.testing.assert_close(output.loss_sums, told[0].loss_sums)
+    assert told[0].auxiliary == {"l2_constraint": 0}
+    extra = told[1].auxiliary["l2_constraint"]
+    assert extra > 0
+    assert not extra.requires_grad
+    torch.testing.assert_close(losses[1], losses[0] + extra)
+    torch.testing.assert_close(losses[0], told[0].loss_sums.sum() / ROWS)
+
+
+def test_a_model_without_a_loss_of_its_own_tells_none():
+    config = configured()
+    head = Head(make_schema(), build_layout(make_schema(), config), config)
+    assert head.model.auxiliary() == {}
