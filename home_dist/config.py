@@ -182,7 +182,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), notes: list[str
     kind = _kind_of(tree)
     overridden = {o.partition("=")[0].strip() for o in overrides}
     if kind != written and "model.kind" in overridden:
-        kept = {key.removeprefix("model.") for key in overridden}
+        kept = {key.split(".")[1] for key in overridden if key.startswith("model.")}
         left_out = without_foreign_keys(tree["model"], written, kept)
         if left_out and notes is not None:
             notes.append(f"model.kind={kind}: {path} is for {written}; left out of its [model]: {', '.join(left_out)}")

@@ -6,7 +6,7 @@ Keys of one name mean the same in every kind, so that `--set model.kind=...` kee
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from home_dist.section import Rate, Section, Widths
 
@@ -25,6 +25,10 @@ class _Model(Section):
 
     def named_features(self) -> dict[str, tuple[str, ...]]:
         """By key: the features that the section names."""
+        return {}
+
+    def named_tasks(self) -> dict[str, tuple[str, ...]]:
+        """By key: the tasks that the section names."""
         return {}
 
 
@@ -164,6 +168,28 @@ class PepnetModel(ModelOfBanks):
         return {"domain_features": self.domain_features, "prior_features": self.prior_features}
 
 
+class EsmmModel(ModelOfBanks):
+    """One trunk per task; probabilities of tasks that follow on each other are multiplied (Ma et al. 2018b)."""
+
+    kind: Literal["esmm"] = "esmm"
+    after: dict[str, str] = Field(default_factory=dict)
+    """Task -> the task without which it cannot happen, such as {buy = "click"}."""
+
+    @model_validator(mode="after")
+    def _without_circles(self) -> "EsmmModel":
+        for start in self.after:
+            task, passed = start, {start}
+            while task in self.after:
+                task = self.after[task]
+                if task in passed:
+                    raise ValueError(f"after: task {task!r} comes after itself")
+                passed.add(task)
+        return self
+
+    def named_tasks(self) -> dict[str, tuple[str, ...]]:
+        return {"after": (*self.after, *self.after.values())}
+
+
 ModelSection = (
     SingleTaskModel
     | SharedBottomModel
@@ -178,6 +204,7 @@ ModelSection = (
     | TensorFactorizationModel
     | AdattModel
     | PepnetModel
+    | EsmmModel
 )
 
 KINDS: Mapping[str, type[Section]] = {c.model_fields["kind"].default: c for c in get_args(ModelSection)}

@@ -155,7 +155,7 @@ class Head(nn.Module):
         model = build_model(config.model, self.features.width, TaskGroups.of(tasks), self.features.columns())
         self.model = model
         rates = torch.tensor([t.base_rate or 0.5 for t in tasks])
-        self.towers = Towers(len(tasks), model.out_dim, config.model.tower_hidden, torch.logit(rates))
+        self.towers = Towers(len(tasks), model.out_dim, config.model.tower_hidden, torch.logit(model.tower_rates(rates)))
         self.linear = None
         if config.train.linear_path and layout.dense_width:
             self.linear = nn.Linear(layout.dense_width, len(tasks), bias=False)
@@ -168,6 +168,7 @@ class Head(nn.Module):
         logits = self.towers(self.model(v, batch.mask))
         if self.linear is not None:
             logits = logits + self.linear(batch.dense)
+        logits = self.model.joint(logits)
         weights = batch.weights * batch.mask.unsqueeze(1)
         losses = nn.functional.binary_cross_entropy_with_logits(logits, batch.labels, weight=weights, reduction="none")
         sums = losses.sum(0)

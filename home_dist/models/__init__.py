@@ -8,6 +8,7 @@ from home_dist.models.adatt import AdaTT
 from home_dist.models.base import MultiTaskModel
 from home_dist.models.cgc import Cgc
 from home_dist.models.cross_stitch import CrossStitch
+from home_dist.models.esmm import Esmm
 from home_dist.models.home import Home
 from home_dist.models.l2_constrained import L2Constrained
 from home_dist.models.ml_mmoe import MlMmoe
@@ -34,6 +35,7 @@ _MODELS: dict[str, Any] = {
     "cross_stitch": CrossStitch,
     "tensor_factorization": TensorFactorization,
     "adatt": AdaTT,
+    "esmm": Esmm,
 }
 
 

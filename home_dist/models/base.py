@@ -20,6 +20,14 @@ class MultiTaskModel(nn.Module):
         """v: (B, F); mask: (B,), real samples, by default all. Returns (K, B, D)."""
         raise NotImplementedError
 
+    def joint(self, logits: torch.Tensor) -> torch.Tensor:
+        """The towers' logits -> those of the tasks, where a model does not take them as they are. (B, K) -> (B, K)."""
+        return logits
+
+    def tower_rates(self, rates: torch.Tensor) -> torch.Tensor:
+        """The tasks' base rates -> those that the towers start at, (K,)."""
+        return rates
+
     def auxiliary(self) -> dict[str, torch.Tensor]:
         """Losses of the model's own, (), by name, to be added to those of the tasks."""
         return {}

@@ -11,6 +11,7 @@ class TaskGroups:
     """`group_of[k]` is the group of task k; groups are numbered from 0 without gaps."""
 
     group_of: tuple[int, ...]
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.group_of:
@@ -21,7 +22,7 @@ class TaskGroups:
     @staticmethod
     def of(tasks: Sequence[TaskSpec]) -> "TaskGroups":
         names = list(dict.fromkeys(t.group for t in tasks))
-        return TaskGroups(tuple(names.index(t.group) for t in tasks))
+        return TaskGroups(tuple(names.index(t.group) for t in tasks), tuple(t.name for t in tasks))
 
     @property
     def tasks(self) -> int:

@@ -91,6 +91,11 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
         if missing:
             there = ", ".join(f.name for f in features)
             raise ConfigError(f"model.{key}: {missing[0]!r} is no feature of this run; there are: {there}")
+    for key, names in config.model.named_tasks().items():
+        missing = sorted(set(names) - {t.name for t in schema.task})
+        if missing:
+            there = ", ".join(t.name for t in schema.task)
+            raise ConfigError(f"model.{key}: {missing[0]!r} is no task of this run; there are: {there}")
     sequences = _chosen_sequences(schema, config)
     tables = _tables(schema, config)
     pooled = _tables_pooled_at_home(features, sequences)

@@ -18,6 +18,7 @@ OPTIONS = {
     "single_task": "model.expert_norm=true",  # statistics over the samples of both ranks
     "cross_stitch": "model.stitch=unit",
     "l2_constrained": "model.alpha=0.01",
+    "esmm": "model.after.follow=like",
     "pepnet": "model.domain_features=['tab'] model.prior_features=['user','rate']",
 }
 

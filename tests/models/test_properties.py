@@ -39,6 +39,7 @@ AXES = {
     "cgc": {"bank.": {0: "owned"}, "gates.weight": {0: "gates", 1: "owned"}},
     "ple": {".bank.": {0: "owned"}, ".gates.weight": {0: "gates", 1: "owned"}},
     "l2_constrained": {"trunks.": {0: "tasks"}},
+    "esmm": {"trunks.": {0: "tasks"}},
     "cross_stitch": {"trunks.": {0: "tasks"}, "mixing.": {0: "tasks", 1: "tasks"}},
     "tensor_factorization": {".factor_task": {0: "tasks"}, ".bias": {0: "tasks"}},
     "adatt": {".bank.": {0: "owned"}, ".gates.weight": {0: "gates", 1: "owned"}, ".mixing": {0: "owned"}},

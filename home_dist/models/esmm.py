@@ -1,0 +1,52 @@
+"""ESMM, entire space multi-task model (Ma et al. 2018b): probabilities of tasks that follow on each other are multiplied.
+
+With `after = {buy = "click"}` the towers of click and buy give p(click) and p(buy | click), and what is trained and told is
+p(click) and p(buy) = p(click) p(buy | click), both over all samples: no task is trained on the clicked samples alone. Chains
+may be longer. The label of a task must be 0 wherever that of the task before it is. Other tasks stand for themselves.
+
+Products are taken of logarithms, and 1 - p q = (1 - p) + p (1 - q) as well, so that no logit overflows.
+"""
+
+import torch
+from torch.nn.functional import logsigmoid
+
+from home_dist.model_section import EsmmModel
+from home_dist.models.base import MultiTaskModel, bank_of
+from home_dist.models.tasks import TaskGroups
+
+
+class Esmm(MultiTaskModel):
+    def __init__(self, config: EsmmModel, in_dim: int, tasks: TaskGroups):
+        super().__init__()
+        self.out_dim = config.expert_dim
+        self.trunks = bank_of(config, [tasks.tasks], in_dim)
+        if config.after and not tasks.names:
+            raise ValueError("tasks need names for `after` to name them")
+        before = [tasks.names.index(config.after[n]) if n in config.after else None for n in tasks.names]
+        self._before = before or [None] * tasks.tasks
+
+    def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """v: (B, F); mask: (B,). Returns (K, B, D)."""
+        return self.trunks([v], mask)
+
+    def joint(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._before == [None] * len(self._before):
+            return logits
+        found: dict[int, torch.Tensor] = {}
+
+        def of(task: int) -> torch.Tensor:
+            if task not in found:
+                before, own = self._before[task], logits[:, task]
+                found[task] = own if before is None else _product(of(before), own)
+            return found[task]
+
+        return torch.stack([of(task) for task in range(len(self._before))], 1)
+
+    def tower_rates(self, rates: torch.Tensor) -> torch.Tensor:
+        before = torch.stack([rates.new_ones(()) if b is None else rates[b] for b in self._before])
+        return (rates / before).clamp(max=0.99)
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The logit of sigmoid(a) sigmoid(b)."""
+    return logsigmoid(a) + logsigmoid(b) - torch.logaddexp(logsigmoid(-a), logsigmoid(a) + logsigmoid(-b))
