@@ -27,6 +27,7 @@ class EventLog:
             "train/learning_rate": rate,
         }
         scalars |= {f"train_loss/{t}": loss for t, loss in zip(tasks, interval.task_losses, strict=True)}
+        scalars |= {f"train_auxiliary/{name}": loss for name, loss in interval.auxiliary.items()}
         self._write(scalars, step)
 
     def evaluation(self, step: int, split: str, metrics: Sequence[TaskMetrics]) -> None:

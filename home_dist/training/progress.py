@@ -1,7 +1,7 @@
 """The line that a run prints while it trains."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,8 @@ class Interval:
     samples_per_second: float
     wait_share: float
     """Of the ranks' time, what they spent waiting for data."""
+    auxiliary: dict[str, float] = field(default_factory=dict)
+    """Losses that are no task's, by name: means over steps and ranks."""
 
 
 class Meter:
@@ -28,12 +30,17 @@ class Meter:
         self._tasks = tasks
         self._sums: torch.Tensor | None = None  # on the steps' device, so that adding up waits for nothing
         self._samples: torch.Tensor | None = None
+        self._auxiliary: dict[str, torch.Tensor] = {}
+        self._steps = 0
         self._began = time.perf_counter()
 
     def add(self, output: StepOutput) -> None:
         sums = torch.cat([output.loss_sums, output.weight_sums]).double()
         self._sums = sums if self._sums is None else self._sums + sums
         self._samples = output.samples if self._samples is None else self._samples + output.samples
+        for name, loss in output.auxiliary.items():
+            self._auxiliary[name] = self._auxiliary[name] + loss if name in self._auxiliary else loss.double()
+        self._steps += 1
 
     def restart_clock(self) -> None:
         """Leaves the steps so far out of the rate, because the first ones are slow."""
@@ -44,20 +51,25 @@ class Meter:
         seconds = time.perf_counter() - self._began
         sums = torch.zeros(2 * self._tasks).double() if self._sums is None else self._sums.cpu()
         samples = 0.0 if self._samples is None else float(self._samples)
-        packed = torch.cat([sums, torch.tensor([samples, waited, seconds], dtype=torch.float64)])
+        names = sorted(self._auxiliary)  # the same on all ranks: the model's
+        extra = [self._auxiliary[name].reshape(1).cpu() for name in names]
+        counts = torch.tensor([samples, waited, seconds, self._steps], dtype=torch.float64)
+        packed = torch.cat([sums, counts, *extra])
         dist.all_reduce(packed)
         losses, weights = packed[: self._tasks], packed[self._tasks : 2 * self._tasks]
-        samples, waited, seconds = packed[2 * self._tasks :].tolist()
+        samples, waited, seconds, steps, *totals = packed[2 * self._tasks :].tolist()
         means = (losses / weights.clamp(min=1e-12)).tolist()
-        self._sums = None
+        auxiliary = {name: total / steps for name, total in zip(names, totals, strict=True)}
+        self._sums, self._auxiliary, self._steps = None, {}, 0
         self.restart_clock()
-        return Interval(sum(means), means, samples / (seconds / dist.get_world_size()), waited / seconds)
+        return Interval(sum(means), means, samples / (seconds / dist.get_world_size()), waited / seconds, auxiliary)
 
 
 def line(step: int, steps: int, interval: Interval, ranks: int, seconds_left: float) -> str:
     rate = interval.samples_per_second
+    extra = "".join(f" + {name} {value:.4g}" for name, value in interval.auxiliary.items())
     return (
-        f"step {step:>{len(str(steps))}}/{steps} {step / steps:4.0%} | loss {interval.loss:.4f} | "
+        f"step {step:>{len(str(steps))}}/{steps} {step / steps:4.0%} | loss {interval.loss:.4f}{extra} | "
         f"{_rate(rate / ranks)} samples/s per rank, {_rate(rate)} total | waiting for data {interval.wait_share:.1%} | "
         f"ETA {_clock(seconds_left)}"
     )

@@ -1,0 +1,61 @@
+"""What an interval adds up over steps and ranks, auxiliary losses included, and where it is shown."""
+
+import os
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from home_dist.network import StepOutput
+from home_dist.training import progress
+from home_dist.training.events import EventLog
+
+
+def output(loss: float, penalty: float | None) -> StepOutput:
+    auxiliary = {} if penalty is None else {"l2_constraint": torch.tensor(penalty)}
+    sums, weights = torch.tensor([loss * 4, 2.0]), torch.tensor([4.0, 2.0])
+    return StepOutput(torch.zeros(4, 2), sums, weights, torch.tensor(4.0), 0, 1, auxiliary)
+
+
+def _body(rank: int, world: int, folder: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    store = dist.FileStore(f"{folder}/store", world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    meter = progress.Meter(2)
+    for step in range(3):
+        meter.add(output(1.0, 2.0 + 3 * rank + step))
+    first = meter.close(0.0)
+    meter.add(output(3.0, 10.0 * rank))
+    second = meter.close(0.0)
+    meter.add(output(3.0, None))
+    torch.save([first, second, meter.close(0.0)], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.distributed
+def test_means_over_steps_and_ranks(tmp_path):
+    mp.spawn(_body, args=(2, str(tmp_path)), nprocs=2)
+    one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
+    assert [i.auxiliary for i in one] == [i.auxiliary for i in two]
+    assert one[0].auxiliary == pytest.approx({"l2_constraint": (2 + 3 + 4 + 5 + 6 + 7) / 6})
+    assert one[1].auxiliary == pytest.approx({"l2_constraint": 5.0})  # of its own steps alone
+    assert one[2].auxiliary == {}
+    assert one[0].task_losses == pytest.approx([1.0, 1.0])
+    assert one[1].task_losses == pytest.approx([3.0, 1.0])
+
+
+def test_where_they_are_shown(tmp_path):
+    interval = progress.Interval(1.5, [1.5], 1000.0, 0.01, {"l2_constraint": 0.0123})
+    assert "| loss 1.5000 + l2_constraint 0.0123 |" in progress.line(2, 4, interval, 1, 10)
+    plain = progress.Interval(1.5, [1.5], 1000.0, 0.01)
+    assert "| loss 1.5000 | " in progress.line(2, 4, plain, 1, 10)
+    log = EventLog(tmp_path, 0)
+    log.step(2, interval, 0.1, ["like"])
+    log.close()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert events.Scalars("train_auxiliary/l2_constraint")[0].value == pytest.approx(0.0123)
