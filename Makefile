@@ -39,7 +39,7 @@ help: ## this list
 	@echo "  PYTEST_ARGS   for make test, for example PYTEST_ARGS='-n 2 -k reader'"
 
 train: $(INSTALLED) ## install into .venv and train CONFIG on JOB = nodes x processes
-	$(VENV)/bin/torchx run launchers/components.py:train --config $(CONFIG) -j $(JOB)
+	$(VENV)/bin/torchx --log_level WARNING run launchers/components.py:train --config $(CONFIG) -j $(JOB)
 
 install: $(INSTALLED) ## what a run needs, into .venv
 

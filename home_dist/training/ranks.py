@@ -44,6 +44,11 @@ def form_ranks(config: DistributedSection) -> Ranks:
     """Joins the process group. gloo and CPU, or nccl where there are GPUs. Raises DistributedError within the timeout."""
     rank, world = _variable("RANK", 0), _variable("WORLD_SIZE", 1)
     local_rank, local_world = _variable("LOCAL_RANK", 0), _variable("LOCAL_WORLD_SIZE", 1)
+    if not (rank < world and local_rank < local_world <= world):
+        raise DistributedError(
+            f"RANK={rank} of WORLD_SIZE={world} with LOCAL_RANK={local_rank} of LOCAL_WORLD_SIZE={local_world} does not fit "
+            "together: ranks are numbered from 0 up to the number of them. Start with torchrun, which sets all four."
+        )
     device, backend = _device(local_rank, local_world)
     threads = config.threads or max(1, len(os.sched_getaffinity(0)) // local_world)
     torch.set_num_threads(threads)
