@@ -15,6 +15,7 @@ from torch import nn
 
 from home_dist.experts import MaskedGates
 from home_dist.model_section import AdattModel
+from home_dist.models.anatomy import SHARED, Anatomy, Gate, Part, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
@@ -27,6 +28,7 @@ class _Layer(nn.Module):
 
     def __init__(self, config: AdattModel, in_dim: int, tasks: TaskGroups, first: bool, last: bool):
         super().__init__()
+        self.shared_experts, self.task_experts = config.shared_experts, config.task_experts
         experts = [config.task_experts] * tasks.tasks + [config.shared_experts] * (config.shared_experts > 0)
         counts = torch.tensor(experts)
         native = torch.eye(len(experts)).repeat_interleave(counts, 1)
@@ -48,6 +50,12 @@ class _Layer(nn.Module):
             return self.bank.mixed([x], self.gates(x) + residual.unsqueeze(1), mask)
         return self.bank.mixed(x.unbind(0), self.gates(x[: len(residual)]) + residual.unsqueeze(1), mask)
 
+    def part(self, layer: str, tasks: TaskGroups) -> Part:
+        gates = [*tasks.gates(), Gate("shared")][: len(self.native)]
+        owners = tasks.owners(self.task_experts)
+        owners += [(SHARED, self.shared_experts)] * (self.shared_experts > 0)
+        return part(layer, self.bank, owners, gates, self.gates)
+
 
 class AdaTT(MultiTaskModel):
     def __init__(self, config: AdattModel, in_dim: int, tasks: TaskGroups):
@@ -65,3 +73,7 @@ class AdaTT(MultiTaskModel):
         for layer in self.layers:
             x = layer(x, mask)
         return x
+
+    def anatomy(self, tasks: TaskGroups) -> Anatomy:
+        layers = [layer for layer in self.layers if isinstance(layer, _Layer)]
+        return Anatomy(tuple(layer.part(f"layer {n}", tasks) for n, layer in enumerate(layers)))

@@ -1,13 +1,15 @@
 """What every multi-task model is to the network."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
 from home_dist.experts import ExpertBank
 from home_dist.model_section import ModelOfBanks
+from home_dist.models.anatomy import Anatomy, part
+from home_dist.models.tasks import TaskGroups
 
 
 class MultiTaskModel(nn.Module):
@@ -27,6 +29,10 @@ class MultiTaskModel(nn.Module):
     def tower_rates(self, rates: torch.Tensor) -> torch.Tensor:
         """The tasks' base rates -> those that the towers start at, (K,)."""
         return rates
+
+    def anatomy(self, tasks: TaskGroups) -> Anatomy:
+        """The model's experts and gates by name."""
+        return Anatomy()
 
     def auxiliary(self) -> dict[str, torch.Tensor]:
         """Losses of the model's own, (), by name, to be added to those of the tasks."""
@@ -48,3 +54,10 @@ def trunk_layers(config: ModelOfBanks, tasks: int, in_dim: int) -> nn.ModuleList
         experts = [1] * tasks if n else [tasks]
         layers.append(ExpertBank(experts, fan_in, [], fan_out, config.expert_norm, config.dropout if last else 0.0))
     return layers
+
+
+def trunk_anatomy(layers: Iterable[nn.Module], tasks: TaskGroups) -> Anatomy:
+    """Of models in which each layer has one expert, or trunk, per task and no gate."""
+    banks = [layer for layer in layers if isinstance(layer, ExpertBank)]
+    names = [f"layer {n}" for n in range(len(banks))] if len(banks) > 1 else [""]
+    return Anatomy(tuple(part(name, bank, tasks.owners()) for name, bank in zip(names, banks, strict=True)))

@@ -10,6 +10,7 @@ import torch
 
 from home_dist.experts import MaskedGates
 from home_dist.model_section import CgcModel, PleModel
+from home_dist.models.anatomy import SHARED, Anatomy, Gate, Part, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
@@ -19,7 +20,7 @@ class CgcLayer(MultiTaskModel):
 
     def __init__(self, config: CgcModel | PleModel, in_dim: int, tasks: TaskGroups, first: bool, last: bool):
         super().__init__()
-        self.out_dim = config.expert_dim
+        self.out_dim, self.shared_experts, self.task_experts = config.expert_dim, config.shared_experts, config.task_experts
         counts = torch.tensor([config.task_experts] * tasks.tasks + [config.shared_experts])
         sees = torch.eye(tasks.tasks + 1, dtype=torch.bool)
         sees[:, -1], sees[-1, :] = True, True
@@ -37,7 +38,15 @@ class CgcLayer(MultiTaskModel):
             return self.bank.mixed([states], self.gates(states), mask)
         return self.bank.mixed(states.unbind(0), self.gates(states[: len(self.gates.mask)]), mask)
 
+    def part(self, layer: str, tasks: TaskGroups) -> Part:
+        gates = [*tasks.gates(), Gate("shared")][: len(self.gates.mask)]
+        owners = [*tasks.owners(self.task_experts), (SHARED, self.shared_experts)]
+        return part(layer, self.bank, owners, gates, self.gates)
+
 
 class Cgc(CgcLayer):
     def __init__(self, config: CgcModel, in_dim: int, tasks: TaskGroups):
         super().__init__(config, in_dim, tasks, first=True, last=True)
+
+    def anatomy(self, tasks: TaskGroups) -> Anatomy:
+        return Anatomy((self.part("", tasks),))

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from home_dist.model_section import CrossStitchModel
-from home_dist.models.base import MultiTaskModel, trunk_layers
+from home_dist.models.anatomy import Anatomy
+from home_dist.models.base import MultiTaskModel, trunk_anatomy, trunk_layers
 from home_dist.models.tasks import TaskGroups
 
 
@@ -29,6 +30,9 @@ class CrossStitch(MultiTaskModel):
         for layer, mixing in zip(self.trunks, self.mixing, strict=True):
             x = _stitched(layer(x.unbind(0), mask), mixing)
         return x
+
+    def anatomy(self, tasks: TaskGroups) -> Anatomy:
+        return trunk_anatomy(self.trunks, tasks)
 
 
 def _start(tasks: int, own: float) -> torch.Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from home_dist.model_section import EsmmModel
-from home_dist.models.base import MultiTaskModel, bank_of
+from home_dist.models.anatomy import Anatomy
+from home_dist.models.base import MultiTaskModel, bank_of, trunk_anatomy
 from home_dist.models.tasks import TaskGroups
 
 
@@ -28,6 +29,9 @@ class Esmm(MultiTaskModel):
     def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """v: (B, F); mask: (B,). Returns (K, B, D)."""
         return self.trunks([v], mask)
+
+    def anatomy(self, tasks: TaskGroups) -> Anatomy:
+        return trunk_anatomy([self.trunks], tasks)
 
     def joint(self, logits: torch.Tensor) -> torch.Tensor:
         if self._before == [None] * len(self._before):

@@ -15,6 +15,7 @@ from torch import nn
 
 from home_dist.experts import FeatureGate, MaskedGates, SelfGates
 from home_dist.model_section import HomeModel
+from home_dist.models.anatomy import SHARED, Anatomy, Gate, Owner, Part, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
@@ -51,6 +52,10 @@ class _Layer(nn.Module):
         if self.self_gates is not None:
             weights = weights + self.self_gates(gate_input)
         return self.bank.mixed(gated.unbind(0), weights, mask)
+
+    def part(self, name: str, owners: Sequence[Owner], gates: Sequence[Gate], reads_features: bool) -> Part:
+        counted = list(zip(owners, self.bank.experts, strict=True))
+        return part(name, self.bank, counted, gates, self.gates, self.self_gates, self.feature_gate, reads_features)
 
 
 class Home(MultiTaskModel):
@@ -101,3 +106,10 @@ class Home(MultiTaskModel):
         of_task = groups.index_select(0, self.group_of)
         gated = self.task.gated(torch.cat([shared, groups, of_task]))
         return self.task(gated, torch.cat([of_task, shared.expand_as(of_task)], 2), mask)
+
+    def anatomy(self, tasks: TaskGroups) -> Anatomy:
+        groups = tasks.group_owners()
+        own = [owner for owner, _ in tasks.owners()]
+        states = [*(Gate(group.name) for group in groups), Gate("shared")]
+        meta = self.meta.part("meta", [SHARED, *groups], states, reads_features=True)
+        return Anatomy((meta, self.task.part("task", [SHARED, *groups, *own], tasks.gates(), reads_features=False)))

@@ -8,7 +8,8 @@ layers do. Every pair of tasks counts the same, however their groups are.
 import torch
 
 from home_dist.model_section import L2ConstrainedModel
-from home_dist.models.base import MultiTaskModel, bank_of
+from home_dist.models.anatomy import Anatomy
+from home_dist.models.base import MultiTaskModel, bank_of, trunk_anatomy
 from home_dist.models.tasks import TaskGroups
 
 
@@ -21,6 +22,9 @@ class L2Constrained(MultiTaskModel):
     def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """v: (B, F); mask: (B,). Returns (K, B, D)."""
         return self.trunks([v], mask)
+
+    def anatomy(self, tasks: TaskGroups) -> Anatomy:
+        return trunk_anatomy([self.trunks], tasks)
 
     def auxiliary(self) -> dict[str, torch.Tensor]:
         # The K (K - 1) / 2 pairs' squared distances add up to K times the squared distances from the mean.

@@ -12,6 +12,7 @@ from torch import nn
 
 from home_dist.experts import MaskedGates
 from home_dist.model_section import MlMmoeModel
+from home_dist.models.anatomy import SHARED, Anatomy, Gate, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
@@ -43,3 +44,13 @@ class MlMmoe(MultiTaskModel):
         for layer in self.layers:
             states = layer(states, v, mask)
         return states
+
+    def anatomy(self, tasks: TaskGroups) -> Anatomy:
+        layers = [layer for layer in self.layers if isinstance(layer, _Layer)]
+        last = len(layers) - 1
+        parts = []
+        for n, layer in enumerate(layers):
+            experts = layer.bank.total
+            gates = tasks.gates() if n == last else [Gate(f"expert {e}") for e in range(experts)]
+            parts.append(part(f"layer {n}", layer.bank, [(SHARED, experts)], gates, layer.gates))
+        return Anatomy(tuple(parts))

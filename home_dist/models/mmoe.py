@@ -7,6 +7,7 @@ import torch
 
 from home_dist.experts import MaskedGates
 from home_dist.model_section import MmoeModel, OmoeModel
+from home_dist.models.anatomy import SHARED, Anatomy, Gate, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
@@ -22,3 +23,7 @@ class Mmoe(MultiTaskModel):
     def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """v: (B, F); mask: (B,). Returns (K, B, D)."""
         return self.bank.mixed([v], self.gates(v), mask).expand(self.tasks, -1, -1)
+
+    def anatomy(self, tasks: TaskGroups) -> Anatomy:
+        gates = tasks.gates() if len(self.gates.mask) == tasks.tasks else [Gate("all tasks")]
+        return Anatomy((part("", self.bank, [(SHARED, self.bank.total)], gates, self.gates),))

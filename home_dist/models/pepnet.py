@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from home_dist.model_section import PepnetModel
-from home_dist.models.base import MultiTaskModel, trunk_layers
+from home_dist.models.anatomy import Anatomy
+from home_dist.models.base import MultiTaskModel, trunk_anatomy, trunk_layers
 from home_dist.models.tasks import TaskGroups
 
 
@@ -59,3 +60,6 @@ class PepNet(MultiTaskModel):
             scale = gate(reads).view(len(v), self.tasks, -1).transpose(0, 1)
             x = layer(x.unbind(0), mask) * scale
         return x
+
+    def anatomy(self, tasks: TaskGroups) -> Anatomy:
+        return Anatomy(trunk_anatomy(self.trunks, tasks).parts, (("epnet", self.epnet),))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from home_dist.model_section import PleModel
+from home_dist.models.anatomy import Anatomy
 from home_dist.models.base import MultiTaskModel
 from home_dist.models.cgc import CgcLayer
 from home_dist.models.tasks import TaskGroups
@@ -30,3 +31,7 @@ class Ple(MultiTaskModel):
         for layer in self.layers:
             states = layer(states, mask)
         return states
+
+    def anatomy(self, tasks: TaskGroups) -> Anatomy:
+        layers = [layer for layer in self.layers if isinstance(layer, CgcLayer)]
+        return Anatomy(tuple(layer.part(f"layer {n}", tasks) for n, layer in enumerate(layers)))

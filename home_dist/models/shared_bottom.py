@@ -3,6 +3,7 @@
 import torch
 
 from home_dist.model_section import SharedBottomModel
+from home_dist.models.anatomy import SHARED, Anatomy, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
@@ -16,3 +17,6 @@ class SharedBottom(MultiTaskModel):
     def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """v: (B, F); mask: (B,). Returns (K, B, D)."""
         return self.trunk([v], mask).expand(self.tasks, -1, -1)
+
+    def anatomy(self, tasks: TaskGroups) -> Anatomy:
+        return Anatomy((part("", self.trunk, [(SHARED, 1)]),))

@@ -7,7 +7,8 @@ shared then, sequence encoders included, and no table has to be held K times at 
 import torch
 
 from home_dist.model_section import SingleTaskModel
-from home_dist.models.base import MultiTaskModel, bank_of
+from home_dist.models.anatomy import Anatomy
+from home_dist.models.base import MultiTaskModel, bank_of, trunk_anatomy
 from home_dist.models.tasks import TaskGroups
 
 
@@ -20,3 +21,6 @@ class SingleTask(MultiTaskModel):
     def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """v: (B, F); mask: (B,). Returns (K, B, D)."""
         return self.trunks([v], mask)
+
+    def anatomy(self, tasks: TaskGroups) -> Anatomy:
+        return trunk_anatomy([self.trunks], tasks)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from home_dist.models.anatomy import Gate, Owner
 from home_dist.schema import TaskSpec
 
 
@@ -12,6 +13,7 @@ class TaskGroups:
 
     group_of: tuple[int, ...]
     names: tuple[str, ...] = ()
+    group_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.group_of:
@@ -22,7 +24,7 @@ class TaskGroups:
     @staticmethod
     def of(tasks: Sequence[TaskSpec]) -> "TaskGroups":
         names = list(dict.fromkeys(t.group for t in tasks))
-        return TaskGroups(tuple(names.index(t.group) for t in tasks), tuple(t.name for t in tasks))
+        return TaskGroups(tuple(names.index(t.group) for t in tasks), tuple(t.name for t in tasks), tuple(names))
 
     @property
     def tasks(self) -> int:
@@ -31,3 +33,20 @@ class TaskGroups:
     @property
     def groups(self) -> int:
         return max(self.group_of) + 1
+
+    def name(self, task: int) -> str:
+        return self.names[task] if self.names else f"task {task}"
+
+    def group_name(self, group: int) -> str:
+        return self.group_names[group] if self.group_names else f"group {group}"
+
+    def owners(self, experts: int = 1) -> list[tuple[Owner, int]]:
+        """Each task as the owner of so many experts."""
+        return [(Owner("task", self.name(k)), experts) for k in range(self.tasks)]
+
+    def group_owners(self) -> list[Owner]:
+        return [Owner("group", self.group_name(c)) for c in range(self.groups)]
+
+    def gates(self) -> list[Gate]:
+        """One gate per task."""
+        return [Gate(self.name(k), k) for k in range(self.tasks)]
