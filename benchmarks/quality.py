@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import quality_baselines as baselines  # noqa: E402
+from home_dist.cli import silence_libraries  # noqa: E402
 from home_dist.config import DistributedSection  # noqa: E402
 from home_dist.metrics import Bootstrap, bootstrap, log_loss  # noqa: E402
 from home_dist.schema import load_schema  # noqa: E402
@@ -47,6 +49,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     chosen = parser.parse_args()
+    silence_libraries()
     seeds, rounds, iterations, resamples = (chosen.seeds, 500, 100, 1000) if not chosen.quick else (1, 15, 5, 50)
 
     schema = load_schema(DATA / "schema.toml")
@@ -72,9 +75,10 @@ def main() -> None:
     began = time.perf_counter()
     for seed in range(seeds):
         overrides = [f"train.seed={seed}", *(["train.max_steps=40"] if chosen.quick else []), *chosen.overrides]
-        run = chosen.runs / (f"quick-{os.getpid()}" if chosen.quick else f"seed-{seed}")
-        _train(run, overrides)
-        scores["HoME"].append(_scores(run, ranks, test))
+        with tempfile.TemporaryDirectory() as scratch:
+            run = Path(scratch) / "run" if chosen.quick else chosen.runs / f"seed-{seed}"
+            _train(run, overrides)
+            scores["HoME"].append(_scores(run, ranks, test))
         print(f"HoME, seed {seed}: {time.perf_counter() - began:.0f} s", flush=True)
     seconds["HoME"] = time.perf_counter() - began
 

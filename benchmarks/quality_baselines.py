@@ -56,8 +56,9 @@ def single_ids(schema: Schema) -> list[IdFeature]:
 
 
 def _counts(lists, rows: int) -> sp.csr_matrix:
-    values = lists.flatten().to_numpy()
-    matrix = sp.csr_matrix((np.ones(len(values), np.float32), values, lists.offsets.to_numpy()), (len(lists), rows))
+    # Copies: Arrow's memory is read-only, and SciPy sorts in place.
+    values, offsets = lists.flatten().to_numpy().copy(), lists.offsets.to_numpy().copy()
+    matrix = sp.csr_matrix((np.ones(len(values), np.float32), values, offsets), (len(lists), rows))
     matrix.sum_duplicates()
     return matrix
 

@@ -70,7 +70,7 @@ def doctor() -> None:
 
 def _run(body: Callable[[], None]) -> None:
     """Runs a command; errors meant for users become one message and an exit code, without a traceback."""
-    _silence_libraries()
+    silence_libraries()
     try:
         body()
     except UserError as error:
@@ -99,7 +99,7 @@ def _alike_on_all_ranks(action: Callable[[], Result]) -> Result:
         _leave(error.exit_code, f"error: {error}" if os.environ.get("LOCAL_RANK", "0") == "0" else None)
 
 
-def _silence_libraries() -> None:
+def silence_libraries() -> None:
     """TorchRec and torch warn of deprecated calls within themselves, which no user of ours can change."""
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     for name in ("torchrec", "torch.fx", "torch.distributed"):

@@ -33,5 +33,5 @@ def test_more_ranks_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name, value in {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(DistributedError, match="4 ranks on .* which has 2 GPUs: start at most one rank per GPU"):
+    with pytest.raises(DistributedError, match=r"4 ranks on .* which has 2 GPUs: start at most one rank per GPU"):
         form_ranks(DistributedSection())
