@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -57,12 +58,25 @@ def launches(step: Step) -> int:
     """Operators of a step that compute something, as the profiler lists them: what a GPU would launch, one by one."""
     with profile(activities=[ProfilerActivity.CPU]) as trace:
         step()
-    events = [e for e in trace.events() if e.name.startswith(("aten::", "triton::"))]
-    return sum(not any(c.name.startswith("aten::") for c in e.cpu_children) and _launches(e.name) for e in events)
+    return sum(_launches(e) for e in trace.events())
 
 
-def _launches(name: str) -> bool:
-    return name.partition("::")[2] not in _NO_LAUNCH
+def _launches(event: Any) -> bool:
+    kind, _, name = event.name.partition("::")
+    if kind == "triton":
+        return True
+    inner = any(c.name.startswith("aten::") for c in event.cpu_children)
+    return kind == "aten" and not inner and name not in _NO_LAUNCH and not _within_kernel(event)
+
+
+def _within_kernel(event: Any) -> bool:
+    """Whether the operator is the interpreter's, at work for a Triton kernel."""
+    parent = event.cpu_parent
+    while parent is not None:
+        if parent.name.startswith("triton::"):
+            return True
+        parent = parent.cpu_parent
+    return False
 
 
 def flops(samples: int, in_dim: int, hidden: int, out_dim: int, experts: int, gates: int) -> int:

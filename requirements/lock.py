@@ -69,10 +69,12 @@ def main() -> None:
         "be imported. The Makefile does both.",
         cpu,
     )
+    named = {normalized(r.partition("==")[0]) for r in extras["dev"] + extras["bench"]}
     write(
         "dev.lock",
         "What tests, linters and benchmarks need on top of cpu.lock or gpu.lock. Install with --no-deps.",
-        {name: version for name, version in everything.items() if name not in gpu},
+        # What only gpu.lock has is listed where it is asked for by name: triton.
+        {n: version for n, version in everything.items() if n not in gpu or (n in named and n not in cpu)},
     )
 
 

@@ -83,7 +83,7 @@ class ExpertBank(KernelUser):
 
             return host.mixed(operands, inputs, gates, mask, precision)
         if backend == "triton":
-            from home_dist.experts.kernels import device  # type: ignore[attr-defined]
+            from home_dist.experts.kernels import device
 
             return device.mixed(operands, inputs, gates, mask, precision)
         return eager.mixed(operands, inputs, gates, mask, precision)

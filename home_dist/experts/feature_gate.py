@@ -6,8 +6,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+from home_dist.experts.kernels import KernelUser
 
-class FeatureGate(nn.Module):
+
+class FeatureGate(KernelUser):
     """v * sum_l softmax(W v)_l FeaLoRA_l(v), with FeaLoRA(v) = 2 sigmoid(v B A), for each of G groups.
 
     B (F, d) and A (d, F) have rank d = F / L, rounded up and capped. A starts small, so that gates start near 1 and features
@@ -25,23 +27,35 @@ class FeatureGate(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, F), one input for all groups, or (G, B, F). Returns the gated inputs, (G, B, F)."""
+        if self.kernel.backend == "triton":
+            from home_dist.experts.kernels import device_gate
+
+            low, share = self._low(x)
+            up = self.up.view(self.groups, self.gates, self.rank, -1)
+            return device_gate.gated(x, low, up, share, self.sigmoid == "inside", self.kernel.precision)
         return x * self.scale(x)
 
     def scale(self, x: torch.Tensor) -> torch.Tensor:
         """The factors, (G, B, F)."""
-        if x.dim() == 2:
-            samples = x.shape[0]
-            low = nn.functional.linear(x, self.down.flatten(0, 1)).view(samples, self.groups * self.gates, self.rank)
-            low = low.transpose(0, 1)
-            share = nn.functional.linear(x, self.choice.flatten(0, 1)).view(samples, self.groups, self.gates)
-            share = share.softmax(-1).transpose(0, 1)
-        else:
-            samples = x.shape[1]
-            low = torch.bmm(x, self.down.transpose(1, 2)).view(self.groups, samples, self.gates, self.rank)
-            low = low.transpose(1, 2).flatten(0, 1)
-            share = torch.bmm(x, self.choice.transpose(1, 2)).softmax(-1)
-        wide = torch.bmm(low, self.up).view(self.groups, self.gates, samples, -1)
-        share = share.permute(0, 2, 1).unsqueeze(-1)  # (G, L, B, 1)
+        low, share = self._low(x)
+        wide = self._product(low.flatten(0, 1), self.up).unflatten(0, (self.groups, self.gates))
+        share = share.unsqueeze(-1)
         if self.sigmoid == "inside":
             return 2 * (share * torch.sigmoid(wide)).sum(1)
         return 2 * torch.sigmoid((share * wide).sum(1))
+
+    def _low(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The low-rank gates after their first product, (G, L, B, R), and their shares, (G, L, B)."""
+        samples = x.shape[-2]
+        if x.dim() == 2:
+            low = self._product(x, self.down.flatten(0, 1).t()).view(samples, self.groups, self.gates, self.rank)
+            share = nn.functional.linear(x, self.choice.flatten(0, 1)).view(samples, self.groups, self.gates)
+            return low.permute(1, 2, 0, 3), share.softmax(-1).permute(1, 2, 0)
+        low = self._product(x, self.down.transpose(1, 2)).view(self.groups, samples, self.gates, self.rank)
+        share = torch.bmm(x, self.choice.transpose(1, 2)).softmax(-1)
+        return low.transpose(1, 2), share.transpose(1, 2)
+
+    def _product(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        if self.kernel.precision == "bf16":
+            return torch.matmul(a.bfloat16(), b.bfloat16()).to(a.dtype)
+        return torch.matmul(a, b)

@@ -44,6 +44,12 @@ class Made:
     mask: torch.Tensor | None
     pull: torch.Tensor
 
+    def to(self, device: torch.device) -> "Made":
+        inputs = [x.detach().to(device).requires_grad_() for x in self.inputs]
+        gates = self.gates.detach().to(device).requires_grad_()
+        mask = None if self.mask is None else self.mask.to(device)
+        return Made(self.bank.to(device), inputs, gates, mask, self.pull.to(device))
+
     def leaves(self) -> dict[str, torch.Tensor]:
         inputs = {f"input {i}": x for i, x in enumerate(self.inputs)}
         return {**inputs, "gates": self.gates, **dict(self.bank.named_parameters())}

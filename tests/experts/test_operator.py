@@ -5,7 +5,8 @@ import torch
 
 from home_dist.experts import ExpertBank
 from home_dist.experts.kernels import EAGER, Kernel, eager, host
-from home_dist.experts.kernels.passes import Activation, TorchPasses
+from home_dist.experts.kernels.activation import Activation
+from home_dist.experts.kernels.passes import TorchPasses
 from tests.experts.cases import CASES, Case, Made, compare, distances, reference
 
 

@@ -4,21 +4,14 @@ Each pass works on a chunk of samples that stays in the cache, with buffers that
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 
+from home_dist.experts.kernels.activation import Activation
+
 _CHUNK_BYTES = 1 << 20
 """Of one tensor within a chunk: a few of them fit a core's second-level cache and its share of the third."""
-
-
-class Activation(NamedTuple):
-    """Swish(y * scale + shift) with scale = weight * rstd and shift = bias - mean * scale, all (E, D); or ReLU(y + shift)."""
-
-    scale: torch.Tensor | None
-    shift: torch.Tensor
-    mean: torch.Tensor | None = None
-    rstd: torch.Tensor | None = None
 
 
 class Passes(Protocol):

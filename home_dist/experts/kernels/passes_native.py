@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from home_dist.experts.kernels.passes import Activation
+from home_dist.experts.kernels.activation import Activation
 
 _SOURCE = Path(__file__).with_name("passes.cpp")
 _FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]

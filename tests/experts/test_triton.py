@@ -1,0 +1,144 @@
+"""The Triton kernels against eager, forward and backward, in fp32 and bf16: on a GPU, or interpreted on CPU tensors.
+
+Whether kernels are interpreted is settled when Triton is first imported. Without a GPU these tests therefore run in a process
+of their own, which `test_interpreted` starts.
+"""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from home_dist.config import KernelSection
+from home_dist.experts import ExpertBank, FeatureGate
+from home_dist.experts.kernels import EAGER, Kernel, eager, select
+from tests.experts.cases import Case, Made, distances
+
+pytest.importorskip("triton")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
+runs_here = pytest.mark.skipif(not INTERPRETED and DEVICE.type == "cpu", reason="run by test_interpreted")
+
+# Interpreted, a program takes milliseconds: tiny shapes, that still cut tiles in all directions.
+CASES = [
+    Case(masked=True),
+    Case(norm=False, in_dim=13),
+    Case(hidden=(), gates=1, experts=(1,), masked=True),
+    Case(hidden=(), norm=False, samples=1),
+    Case(hidden=(8, 40), samples=70, experts=(2, 1)),
+    Case(experts=(2,), samples=9, out_dim=136, gates=3),
+]
+
+
+@pytest.mark.skipif(INTERPRETED or DEVICE.type == "cuda", reason="the tests below run in this process")
+@pytest.mark.parametrize("chosen", ["maskedTrue or inside", pytest.param("", marks=pytest.mark.slow)], ids=["some", "all"])
+def test_interpreted(chosen):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", __file__, "-k", chosen]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    repository = Path(__file__).parents[2]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, cwd=repository)
+    assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]
+    assert "failed" not in ended.stdout
+    assert " passed" in ended.stdout
+
+
+def both(case: Case) -> tuple[Made, Made]:
+    return case.make(torch.float32).to(DEVICE), case.make(torch.float32).to(DEVICE)
+
+
+@runs_here
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_bank_equals_eager(case, precision):
+    from home_dist.experts.kernels import device
+
+    ours, theirs = both(case)
+    found = ours.results(device.mixed(ours.bank._operands(), ours.inputs, ours.gates, ours.mask, precision))
+    expected = theirs.results(eager.mixed(theirs.bank._operands(), theirs.inputs, theirs.gates, theirs.mask, precision))
+    off = distances(found, expected)
+    if precision == "fp32":
+        assert max(off.values()) < 2e-5
+    else:  # a hidden activation that rounds to the other side of zero, times few samples
+        assert off["output"] < 4e-3
+        assert max(off.values()) < 3e-2
+    if case.norm:
+        torch.testing.assert_close(ours.bank.norm.running_var, theirs.bank.norm.running_var, rtol=1e-3, atol=1e-3)
+
+
+@runs_here
+def test_evaluation_equals_eager():
+    from home_dist.experts.kernels import device
+
+    ours, theirs = both(Case(experts=(2,), samples=5))
+    ours.bank.eval()
+    theirs.bank.eval()
+    found = ours.results(device.mixed(ours.bank._operands(), ours.inputs, ours.gates, None, "fp32"))
+    expected = theirs.results(eager.mixed(theirs.bank._operands(), theirs.inputs, theirs.gates, None, "fp32"))
+    assert max(distances(found, expected).values()) < 2e-5
+
+
+@runs_here
+@pytest.mark.parametrize("sigmoid", ["inside", "outside"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("shared", "in_dim"), [(True, 13), (False, 120)])
+def test_feature_gate_equals_eager(sigmoid, precision, shared, in_dim):
+    torch.manual_seed(0)
+    ours = FeatureGate(2, in_dim, 3, 40, sigmoid).to(DEVICE)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    theirs = copy.deepcopy(ours)
+    ours.kernel, theirs.kernel = Kernel("triton", precision), Kernel("eager", precision)
+    x = torch.randn(37, in_dim) if shared else torch.randn(2, 37, in_dim)
+    pull = torch.randn(2, 37, in_dim, device=DEVICE)
+
+    def results(gate: FeatureGate) -> dict[str, torch.Tensor]:
+        given = x.to(DEVICE).requires_grad_()
+        out = gate(given)
+        names = ["x", *dict(gate.named_parameters())]
+        grads = torch.autograd.grad((out * pull).sum(), [given, *gate.parameters()])
+        return {"output": out.detach(), **dict(zip(names, grads, strict=True))}
+
+    assert max(distances(results(ours), results(theirs)).values()) < (2e-5 if precision == "fp32" else 1e-2)
+
+
+@runs_here
+def test_nan_in_the_input_shows():
+    ours, _ = both(Case(norm=False, experts=(2,), samples=5))
+    with torch.no_grad():
+        ours.inputs[0][3, 4] = torch.nan
+    from home_dist.experts.kernels import device
+
+    results = ours.results(device.mixed(ours.bank._operands(), ours.inputs, ours.gates, None, "fp32"))
+    assert results["output"][:, 3].isnan().all()
+    assert results["output"][:, [0, 1, 2, 4]].isfinite().all()
+    assert results["weights.0"][:, :, 4].isnan().any(1).all()
+
+
+@runs_here
+def test_launches_do_not_depend_on_the_number_of_experts():
+    found = []
+    for count in (1, 4):
+        made = Case(experts=(count, count), samples=3).make(torch.float32).to(DEVICE)
+        select(made.bank, KernelSection(backend="triton"), DEVICE)
+        made.results(made.bank.mixed(made.inputs, made.gates, made.mask))
+        with torch.profiler.profile() as trace:
+            made.results(made.bank.mixed(made.inputs, made.gates, made.mask))
+        found.append(sum(e.name.startswith("triton::") for e in trace.events()))
+    # Forward: two products and the mixture; backward: two passes, and two products of each layer.
+    assert found == [9, 9]
+
+
+@runs_here
+def test_widths_that_do_not_fit_are_refused():
+    bank = ExpertBank([1], 4, [8], 12, norm=True).to(DEVICE)
+    bank.kernel = Kernel("triton")
+    x, gates = torch.zeros(3, 4, device=DEVICE), torch.ones(1, 3, 1, device=DEVICE)
+    with pytest.raises(ValueError, match=r"multiples of 8, got \[12\]"):
+        bank.mixed([x], gates)
+    bank.kernel = EAGER
+    bank.mixed([x], gates)
