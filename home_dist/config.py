@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from home_dist.errors import ConfigError, problem_lines
+from home_dist.insight_section import InsightSection
 from home_dist.model_section import DEFAULT_KIND, KINDS, HomeModel, ModelSection, without_foreign_keys
 from home_dist.section import Rate, Widths
 from home_dist.section import Section as _Section
@@ -143,6 +144,7 @@ class RunConfig(_Section):
     checkpoint: CheckpointSection = CheckpointSection()
     log: LogSection = LogSection()
     kernel: KernelSection = KernelSection()
+    insight: InsightSection = InsightSection()
     distributed: DistributedSection = DistributedSection()
 
     @field_validator("model", mode="before")

@@ -165,10 +165,7 @@ class Head(nn.Module):
 
     def forward(self, batch: Batch, bags: KeyedTensor | None, events: Events | None) -> tuple[torch.Tensor, StepOutput]:
         v = self.features(batch, bags, events)
-        logits = self.towers(self.model(v, batch.mask))
-        if self.linear is not None:
-            logits = logits + self.linear(batch.dense)
-        logits = self.model.joint(logits)
+        logits = self.logits(v, batch.dense, batch.mask)
         weights = batch.weights * batch.mask.unsqueeze(1)
         losses = nn.functional.binary_cross_entropy_with_logits(logits, batch.labels, weight=weights, reduction="none")
         sums = losses.sum(0)
@@ -188,6 +185,13 @@ class Head(nn.Module):
             auxiliary={name: extra.detach() for name, extra in auxiliary.items()},
         )
         return loss, output
+
+    def logits(self, v: torch.Tensor, dense: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """v: (B, F); dense: (B, P); mask: (B,). Returns (B, K)."""
+        logits = self.towers(self.model(v, mask))
+        if self.linear is not None:
+            logits = logits + self.linear(dense)
+        return self.model.joint(logits)
 
 
 class Network(nn.Module):

@@ -14,6 +14,7 @@ _FREE = (
     "distributed",
     "log",
     "checkpoint",
+    "insight",
     "data.path",
     "data.schema",
     "data.prefetch",
@@ -32,6 +33,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.evaluation = self.path / "evaluation.json"
+        self.insight = self.path / "insight"
 
     def claim(self, config: RunConfig, schema: Schema) -> None:
         """Writes config.toml and schema.toml, or checks that those in the folder describe the same run.
