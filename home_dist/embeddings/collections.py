@@ -1,9 +1,11 @@
 """Sharded tables as TorchRec collections, and their first values."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollection, EmbeddingConfig, PoolingType
 
@@ -42,29 +44,54 @@ def _by_table(inputs: Sequence[IdInput]) -> list[tuple[Table, list[IdInput]]]:
     return [(table, [i for i in inputs if i.table.name == table.name]) for table in tables.values()]
 
 
-@torch.no_grad()
-def initialise(module: nn.Module, std: float, seed: int) -> None:
-    """Fills sharded tables with normal values that depend on (seed, table, row, column) alone, not on the sharding."""
+@dataclass(frozen=True)
+class TableShard:
+    """What of a sharded table lies on this rank."""
+
+    table: str
+    rows: int
+    dim: int
+    """Of the whole table."""
+    values: torch.Tensor
+    """(rows here, columns here)"""
+    first_row: int = 0
+    first_column: int = 0
+    copies: int = 1
+    """Ranks that hold the same rows."""
+
+
+def table_shards(module: nn.Module) -> Iterator[TableShard]:
+    """Of a sharded model."""
     for name, value in module.state_dict().items():
         if not name.endswith(".weight") or not (".embedding_bags." in f".{name}" or ".embeddings." in f".{name}"):
             continue
-        table = name.split(".")[-2]
+        table, (rows, dim) = name.split(".")[-2], value.size()
         if hasattr(value, "local_shards"):
             for shard in value.local_shards():
-                row, column = shard.metadata.shard_offsets
-                _fill(shard.tensor, table, row, column, value.size()[1], std, seed)
+                yield TableShard(table, rows, dim, shard.tensor, *shard.metadata.shard_offsets)
         else:
-            _fill(value, table, 0, 0, value.shape[1], std, seed)
+            yield TableShard(table, rows, dim, value, copies=dist.get_world_size() if dist.is_initialized() else 1)
 
 
-def _fill(out: torch.Tensor, table: str, first_row: int, first_column: int, dim: int, std: float, seed: int) -> None:
-    rows, columns = out.shape
-    done = 0
-    while done < rows:
-        block, within = divmod(first_row + done, _BLOCK)
-        take = min(_BLOCK - within, rows - done)
-        digest = hashlib.sha256(f"{seed}/{table}/{block}".encode()).digest()
+@torch.no_grad()
+def initialise(module: nn.Module, std: float, seed: int) -> None:
+    """Fills sharded tables with normal values that depend on (seed, table, row, column) alone, not on the sharding."""
+    for shard in table_shards(module):
+        for first in range(0, len(shard.values), _BLOCK):
+            out = shard.values[first : first + _BLOCK]
+            out.copy_(initial_values(shard, first, len(out), std, seed))
+
+
+def initial_values(shard: TableShard, first: int, count: int, std: float, seed: int) -> torch.Tensor:
+    """What rows first .. first + count - 1 of a shard start with, (count, columns here), on the CPU."""
+    parts = []
+    at, end = shard.first_row + first, shard.first_row + first + count
+    columns = slice(shard.first_column, shard.first_column + shard.values.shape[1])
+    while at < end:
+        block, within = divmod(at, _BLOCK)
+        take = min(_BLOCK - within, end - at)
+        digest = hashlib.sha256(f"{seed}/{shard.table}/{block}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-        values = torch.randn(within + take, dim, generator=generator)[within:, first_column : first_column + columns]
-        out[done : done + take].copy_(values * std)
-        done += take
+        parts.append(torch.randn(within + take, shard.dim, generator=generator)[within:, columns])
+        at += take
+    return torch.cat(parts) * std

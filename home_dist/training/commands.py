@@ -15,6 +15,7 @@ from home_dist.training.build import Inputs, build, open_inputs
 from home_dist.training.checkpoint import Checkpoints, TrainState, load, read_state
 from home_dist.training.evaluate import evaluate
 from home_dist.training.events import EventLog
+from home_dist.training.observer import Observer
 from home_dist.training.ranks import Ranks, together
 from home_dist.training.run_folder import RunFolder
 from home_dist.training.tables import Screen, derived, detected, evaluation_table, plan_table
@@ -52,7 +53,8 @@ def train(config: RunConfig, ranks: Ranks) -> None:
         load(newest, built.model, built.optimizer)
         screen.say(f"resuming from {newest}: step {state.step:,} of {steps:,}")
     log = EventLog(folder.tensorboard if ranks.first and config.log.tensorboard else None, state.step)
-    state = Trainer(inputs, built, reader, checkpoints, log, ranks, screen).run(state, steps)
+    observer = Observer(built, inputs.schema, config, folder.insight, log, ranks, screen, state.step)
+    state = Trainer(inputs, built, reader, checkpoints, log, observer, ranks, screen).run(state, steps)
     for split, metrics in evaluate_splits(inputs, built.model, ranks, screen).items():
         log.evaluation(state.step, split, metrics)
         if ranks.first:

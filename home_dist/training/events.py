@@ -2,7 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from home_dist.insight.figures import Figures, Floats
+from home_dist.insight.store import Names
+from home_dist.insight.sums import EDGES
 from home_dist.metrics import TaskMetrics
 from home_dist.training.progress import Interval
 
@@ -34,6 +40,52 @@ class EventLog:
         names = ("auc", "gauc", "log_loss", "calibration")
         self._write({f"{split}_{n}/{m.task}": getattr(m, n) for m in metrics for n in names}, step)
 
+    def insight(self, step: int, figures: Figures, names: Names) -> None:
+        """Curves and histograms per expert, and per layer an image of which gate (row) mixes how much of which expert (column),
+        both in the order of names.json."""
+        if self._writer is None:
+            return
+        scalars: dict[str, float] = {}
+        for n, part in enumerate(names.parts):
+            for figure in ("std", "zero_rate", "gradient"):
+                scalars |= {f"expert_{figure}/{e}": x for e, x in zip(part.experts, figures[f"{n}.{figure}"], strict=True)}
+            for expert, counts in zip(part.experts, figures[f"{n}.histogram"], strict=True):
+                self._histogram(f"outputs/{expert}", counts, step)
+            if part.gates:
+                effective = figures[f"{n}.effective"]
+                scalars |= {f"gate_effective_experts/{g}": x for g, x in zip(part.gates, effective, strict=True)}
+                self._writer.add_image(f"gates/layer_{n}", _image(figures[f"{n}.contribution"]), step, dataformats="HWC")
+        self._write(scalars, step)
+
+    def finding(self, step: int, text: str) -> None:
+        if self._writer is not None:
+            self._writer.add_text("findings", text, step)
+
+    def layout(self, names: Names) -> None:
+        """TensorBoard's Custom Scalars tab: the experts of a layer in one plot."""
+        if self._writer is None or not names.parts:
+            return
+        plots: dict[str, dict[str, list[Any]]] = {"tasks": {"loss": ["Multiline", [f"train_loss/{t}" for t in names.tasks]]}}
+        for n, part in enumerate(names.parts):
+            layer = plots.setdefault(f"layer {n}", {})
+            for figure in ("std", "zero_rate", "gradient"):
+                layer[f"expert {figure}"] = ["Multiline", [f"expert_{figure}/{expert}" for expert in part.experts]]
+            if part.gates:
+                layer["effective experts"] = ["Multiline", [f"gate_effective_experts/{gate}" for gate in part.gates]]
+        self._writer.add_custom_scalars(plots)
+
+    def _histogram(self, name: str, shares: Floats, step: int) -> None:
+        if self._writer is None:
+            return
+        limits = [*EDGES.tolist(), 10 * EDGES[-1].item()]
+        middles = np.asarray(limits) - np.diff(limits, prepend=10 * limits[0]) / 2
+        moments = {"sum": float(shares @ middles), "sum_squares": float(shares @ np.square(middles))}
+        there = np.flatnonzero(shares)
+        low, high = (limits[there[0]], limits[there[-1]]) if len(there) else (0.0, 0.0)
+        self._writer.add_histogram_raw(
+            name, min=low, max=high, num=1, **moments, bucket_limits=limits, bucket_counts=shares.tolist(), global_step=step
+        )
+
     def _write(self, scalars: dict[str, float], step: int) -> None:
         if self._writer is not None:
             for name, value in scalars.items():
@@ -42,3 +94,16 @@ class EventLog:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+_SHADES = np.array([[247, 251, 255], [107, 174, 214], [8, 48, 107]], dtype=np.float64)
+_CELL = 24  # pixels
+
+
+def _image(shares: Floats) -> np.ndarray:
+    """(K, E), between 0 and 1 -> pixels, white for 0 and dark blue for 1."""
+    at = np.clip(shares, 0, 1) * (len(_SHADES) - 1)
+    below = np.minimum(at.astype(np.int64), len(_SHADES) - 2)
+    part = (at - below)[..., None]
+    colours = _SHADES[below] * (1 - part) + _SHADES[below + 1] * part
+    return colours.astype(np.uint8).repeat(_CELL, 0).repeat(_CELL, 1)

@@ -13,6 +13,7 @@ from home_dist.training import progress
 from home_dist.training.build import Built, Inputs
 from home_dist.training.checkpoint import Checkpoints, TrainState
 from home_dist.training.events import EventLog
+from home_dist.training.observer import Observer
 from home_dist.training.optimizers import Schedule
 from home_dist.training.ranks import Ranks
 from home_dist.training.tables import Screen
@@ -37,12 +38,13 @@ class Trainer:
         reader: Reader,
         checkpoints: Checkpoints,
         log: EventLog,
+        observer: Observer,
         ranks: Ranks,
         screen: Screen,
     ):
         self.config = inputs.config
         self.built, self.reader, self.checkpoints = built, reader, checkpoints
-        self.log, self.ranks, self.screen = log, ranks, screen
+        self.log, self.observer, self.ranks, self.screen = log, observer, ranks, screen
         self.tasks = [t.name for t in inputs.schema.task]
 
     def run(self, state: TrainState, total: int) -> TrainState:
@@ -57,7 +59,8 @@ class Trainer:
         while state.step < total:
             rate = schedule.set(state.step)
             torch.manual_seed(_step_seed(self.config.train.seed, state.step, self.ranks.rank))
-            output: StepOutput = pipeline.progress(batches)
+            with self.observer.step(state.step + 1):
+                output: StepOutput = pipeline.progress(batches)
             meter.add(output)
             state = self._after(state, output, total)
             if state.step == first + _SLOW_STEPS:
@@ -69,9 +72,11 @@ class Trainer:
                 pace = (time.perf_counter() - began) / max(1, state.step - first - _SLOW_STEPS)
                 self.screen.say(progress.line(state.step, total, interval, self.ranks.world_size, pace * (total - state.step)))
                 self.log.step(state.step, interval, rate, self.tasks)
+                self.observer.interval(state.step, interval, rate)
             every = self.config.checkpoint.every_steps
             if state.finished or (every and state.step % every == 0):
                 self.checkpoints.save(self.built.model, self.built.optimizer, state)
+                self.observer.tables(state.step, epoch_over=state.position.epoch > 0)
         epochs.close()
         pipeline.detach()
         return state

@@ -1,0 +1,68 @@
+"""Looks at a model in sampled steps of training, and leaves no trace in it.
+
+In such a step two hooks see the feature vector and the labels as they pass by; once the forward pass is done, and before
+parameters change, a few of its samples go through the model once more, watched (watch.py). All ranks look in the same steps and
+add up what they counted in one exchange; the first one keeps it.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from home_dist.insight_section import InsightSection
+from home_dist.data.batch import Batch
+from home_dist.insight.figures import Figures, figures
+from home_dist.insight.sums import Sums, gradients, over_ranks, statistics
+from home_dist.models import TaskGroups
+from home_dist.network import Head
+from home_dist.schema import Schema
+
+
+class Collector:
+    def __init__(self, model: nn.Module, schema: Schema, config: InsightSection):
+        [self.head] = [m for m in model.modules() if isinstance(m, Head)]
+        self.config, self.tasks = config, TaskGroups.of(schema.task)
+        self.anatomy = self.head.model.anatomy(self.tasks)
+        self.columns = self.head.features.columns()
+        self.seconds = 0.0
+        """Spent so far, the exchange included."""
+
+    def due(self, step: int) -> bool:
+        """step: from 1."""
+        every = self.config.every_steps
+        return bool(every) and step % every == 0
+
+    @contextmanager
+    def step(self, step: int, keep: Callable[[int, Figures], None]) -> Iterator[None]:
+        """Around a step of training; `keep` gets the figures, on all ranks, if it is one that is looked at."""
+        if not self.due(step):
+            yield
+            return
+        passed: dict[str, Any] = {}
+        hooks = [
+            self.head.features.register_forward_hook(lambda _, __, v: passed.update(v=v.detach())),
+            self.head.register_forward_hook(lambda _, given, __: passed.update(sums=self._look(passed["v"], given[0]))),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        began = time.perf_counter()
+        keep(step, figures(over_ranks(passed["sums"]), self.anatomy, self.columns))
+        self.seconds += time.perf_counter() - began
+
+    def _look(self, v: torch.Tensor, batch: Batch) -> Sums:
+        began = time.perf_counter()
+        real = int(batch.mask.sum())  # they come first in a batch
+        # A rank without any looks at a filled-up one, for the shapes' sake, and counts nothing of it.
+        few, fewer = (max(1, min(bound, real)) for bound in (self.config.samples, self.config.gradient_samples))
+        sums = statistics(self.head, self.anatomy, v[:few])
+        rest = (batch.dense, batch.labels, batch.weights)
+        sums |= gradients(self.head, self.anatomy, v[:fewer], *(x[:fewer] for x in rest))
+        self.seconds += time.perf_counter() - began
+        return sums if real else {name: torch.zeros_like(value) for name, value in sums.items()}

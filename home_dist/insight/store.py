@@ -1,0 +1,142 @@
+"""The records of a run, in its folder `insight/`: names.json, curves.jsonl, findings.jsonl, and one .npz per sampled step.
+
+Written by the first rank. A run that goes on from a checkpoint drops what is of later steps: it will be written again.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from home_dist.insight.figures import Figures
+from home_dist.models import TaskGroups
+from home_dist.models.anatomy import Anatomy
+
+CURVES, FINDINGS, TABLES = "curves.jsonl", "findings.jsonl", "tables.jsonl"
+
+
+@dataclass(frozen=True)
+class PartNames:
+    """A part of a model as figures speak of it, see models/anatomy.py."""
+
+    experts: list[str]
+    kinds: list[str]
+    """E: shared, group or task."""
+    owners: list[str]
+    """E: the owner's name."""
+    gates: list[str]
+    gate_tasks: list[int | None]
+    """K: the task that reads the gate's state."""
+    sees: list[list[bool]]
+    """(K, E)"""
+    inputs: list[str]
+    reads_features: bool
+
+
+@dataclass(frozen=True)
+class Names:
+    tasks: list[str]
+    groups: list[str]
+    """Of each task."""
+    parts: list[PartNames]
+    features: list[str]
+    scalers: list[str] = field(default_factory=list)
+
+    @staticmethod
+    def of(anatomy: Anatomy, tasks: TaskGroups, features: list[str]) -> "Names":
+        parts = []
+        for part in anatomy.parts:
+            everyone = [[True] * len(part.experts) for _ in part.gates]
+            parts.append(
+                PartNames(
+                    experts=list(part.experts),
+                    kinds=[owner.kind for owner in part.owners],
+                    owners=[owner.name for owner in part.owners],
+                    gates=[gate.name for gate in part.gates],
+                    gate_tasks=[gate.task for gate in part.gates],
+                    sees=everyone if part.masked is None else part.masked.mask.tolist(),
+                    inputs=list(part.inputs) if part.feature_gate is not None else [],
+                    reads_features=part.reads_features,
+                )
+            )
+        return Names(
+            tasks=[tasks.name(k) for k in range(tasks.tasks)],
+            groups=[tasks.group_name(group) for group in tasks.group_of],
+            parts=parts,
+            features=features,
+            scalers=[name for name, _ in anatomy.scalers],
+        )
+
+    @staticmethod
+    def from_json(tree: dict[str, Any]) -> "Names":
+        return Names(**{**tree, "parts": [PartNames(**p) for p in tree["parts"]]})
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "parts": [p.__dict__ for p in self.parts]}
+
+
+@dataclass(frozen=True)
+class Record:
+    step: int
+    figures: Figures
+
+
+class Store:
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def begin(self, names: Names, step: int) -> None:
+        """Makes the folder ready for a run that goes on after `step`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "names.json").write_text(json.dumps(names.to_json(), indent=1))
+        for path in self._files():
+            if _step(path) > step:
+                path.unlink()
+        for name in (CURVES, FINDINGS, TABLES):
+            kept = [entry for entry in self.lines(name) if entry["step"] <= step]
+            if (self.folder / name).is_file():
+                (self.folder / name).write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+
+    def write(self, record: Record) -> None:
+        path = self.folder / f"step-{record.step:08d}.npz"
+        writing = path.with_suffix(".writing")
+        with writing.open("wb") as file:
+            np.savez(file, allow_pickle=False, **{name: x.astype(np.float32) for name, x in record.figures.items()})
+        writing.rename(path)
+
+    def append(self, name: str, entry: Mapping[str, Any]) -> None:
+        with (self.folder / name).open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def names(self) -> Names | None:
+        path = self.folder / "names.json"
+        return Names.from_json(json.loads(path.read_text())) if path.is_file() else None
+
+    def records(self) -> list[Record]:
+        """In the order of steps."""
+        found = []
+        for path in self._files():
+            with np.load(path, allow_pickle=False) as content:
+                found.append(Record(_step(path), {name: content[name] for name in content.files}))
+        return found
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """Entries of a .jsonl file. A last line that was cut off by a kill is left out."""
+        path = self.folder / name
+        found: list[dict[str, Any]] = []
+        for line in path.read_text().splitlines() if path.is_file() else []:
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return found
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.npz"))
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.partition("-")[2])

@@ -1,0 +1,136 @@
+"""What is counted of one rank's samples in a sampled step: sums, so that ranks' counts add up to those of all samples.
+
+Keys are "PART.NAME", PART being the part's number in the model's anatomy, or NAME alone for what is the model's. The letters:
+K tasks or gates, E experts, D their width, G inputs of a feature gate, F its width.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from home_dist.insight.watch import Seen, watched
+from home_dist.models.anatomy import Anatomy
+from home_dist.network import Head
+
+Sums = dict[str, torch.Tensor]
+
+ZERO = 1e-6
+"""An output of at most this size counts as zero. ReLU gives zeros exactly; Swish(BatchNorm(.)) hardly ever comes that near."""
+
+EDGES = torch.cat([-torch.logspace(2, -3, 21), torch.logspace(-3, 2, 21)])
+"""Of the histograms of outputs: four bins a decade on both sides of zero, as experts differ by orders of magnitude."""
+
+WEIGHT_BINS = 20
+"""Of the histograms of gate weights, equal parts of 0 to 1."""
+
+
+@torch.no_grad()
+def statistics(head: Head, anatomy: Anatomy, v: torch.Tensor) -> Sums:
+    """v: (B, F), real samples."""
+    with watched(head.model, anatomy) as seen:
+        head.model(v)
+    sums: Sums = {"samples": v.new_tensor(float(len(v)))}
+    for n in range(len(anatomy.parts)):
+        found = _experts(seen.outputs[n])
+        if n in seen.weights:
+            found |= _gates(seen, n)
+        if n in seen.scales:
+            found |= _scales(seen.scales[n])
+        sums |= {f"{n}.{name}": value for name, value in found.items()}
+    for name, scale in seen.scalers.items():
+        sums |= {f"{name}.{key}": value for key, value in _scales(scale.unsqueeze(0)).items()}
+    return sums
+
+
+def _experts(out: torch.Tensor) -> Sums:
+    """out: (E, B, D)."""
+    bins = torch.bucketize(out, EDGES.to(out.device)).flatten(1)
+    flat = out.flatten(1)
+    return {
+        "sum": out.sum(1),
+        "squares": out.square().sum(1),
+        "zeros": (flat.abs() <= ZERO).sum(1),
+        "histogram": _counted(bins, len(EDGES) + 1),
+        "gram": flat @ flat.t(),
+    }
+
+
+def _gates(seen: Seen, n: int) -> Sums:
+    total = seen.weights[n]
+    # Softmax alone: what a self gate or a residual path adds is told apart. In float64, as variances near 0 are judged.
+    gates = seen.masked.get(n, total).double()
+    norms = torch.linalg.vector_norm(seen.outputs[n], dim=2)  # (E, B)
+    flat = gates.flatten(1)
+    sums = {
+        "weight": gates.sum(1),
+        "weight_squares": gates.square().sum(1),
+        "weight_gram": flat @ flat.t(),
+        "entropy": -torch.xlogy(gates, gates).sum((1, 2)),
+        "contribution": (total.abs() * norms.t()).sum(1),
+        "weight_histogram": _counted((flat * WEIGHT_BINS).long().clamp(0, WEIGHT_BINS - 1), WEIGHT_BINS),
+    }
+    if n in seen.self_gates:
+        sums["self_weight"] = seen.self_gates[n].sum(1)
+    return sums
+
+
+def _scales(scale: torch.Tensor) -> Sums:
+    """scale: (G, B, F). In float64: near 1, its variance would drown in rounding."""
+    scale = scale.double()
+    return {"scale": scale.sum(1), "scale_squares": scale.square().sum(1)}
+
+
+def _counted(bins: torch.Tensor, length: int) -> torch.Tensor:
+    """bins: (R, N), numbers of bins. Returns how often each occurs in a row, (R, length)."""
+    rows = torch.arange(len(bins), device=bins.device).unsqueeze(1) * length
+    return torch.bincount((bins + rows).flatten(), minlength=len(bins) * length).view(len(bins), length)
+
+
+def gradients(
+    head: Head, anatomy: Anatomy, v: torch.Tensor, dense: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
+) -> Sums:
+    """Each task's gradients: squared norms by expert, and products between tasks on shared experts and on v.
+
+    v: (B, F); dense: (B, P); labels, weights: (B, K), of real samples. A task's loss here is the mean over these samples, times
+    the task's weight in training. Sums over ranks are of squares and products of each rank's own gradients.
+    """
+    v = v.detach().requires_grad_()
+    with watched(head, anatomy), torch.enable_grad():
+        logits = head.logits(v, dense, None)
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, weight=weights, reduction="none")
+        means = losses.sum(0) / max(1, len(v))
+        parameters = [(n, p) for n, part in enumerate(anatomy.parts) for p in part.bank.parameters()]
+        found = [
+            torch.autograd.grad(loss, [v, *(p for _, p in parameters)], retain_graph=True, materialize_grads=True)
+            for loss in (means * head.task_weight).unbind()
+        ]
+    inputs = torch.stack([g[0].flatten() for g in found])  # (K, B F)
+    sums: Sums = {
+        "losses": losses.detach().sum(0),
+        "weights": weights.sum(0),
+        "positives": (weights * labels).sum(0),
+        "input_products": inputs @ inputs.t() * max(1, len(v)) ** 2,
+    }
+    shared = inputs.new_zeros(len(found), len(found))
+    for i, (n, parameter) in enumerate(parameters):
+        of_task = torch.stack([g[i + 1] for g in found])  # (K, E, ...)
+        add(sums, f"{n}.gradients", of_task.flatten(2).square().sum(2))
+        add(sums, f"{n}.gradient", of_task.sum(0).flatten(1).square().sum(1))
+        if parameter.dim() and anatomy.parts[n].shared:
+            flat = of_task[:, anatomy.parts[n].shared].flatten(1)
+            shared = shared + flat @ flat.t()
+    return sums | {"shared_products": shared, "ranks": v.new_tensor(1.0)}
+
+
+def add(sums: Sums, name: str, value: torch.Tensor) -> None:
+    sums[name] = sums[name] + value if name in sums else value
+
+
+def over_ranks(sums: Sums) -> Sums:
+    """The sums of all ranks, float64 on the CPU; every rank calls it."""
+    names = sorted(sums)  # the same on all ranks: the model's
+    packed = torch.cat([sums[name].detach().double().cpu().flatten() for name in names])
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(packed)
+    parts = packed.split([sums[name].numel() for name in names])
+    return {name: part.view(sums[name].shape) for name, part in zip(names, parts, strict=True)}

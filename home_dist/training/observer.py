@@ -1,0 +1,101 @@
+"""What a run tells of its inside while it trains: records in its folder, findings on the screen, curves in TensorBoard."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from home_dist.config import RunConfig
+from home_dist.insight.collector import Collector
+from home_dist.insight.figures import Figures
+from home_dist.insight.findings import Finding, Judge
+from home_dist.insight.store import CURVES, FINDINGS, TABLES, Names, Record, Store
+from home_dist.insight.tables import table_figures
+from home_dist.schema import Schema
+from home_dist.training.build import Built
+from home_dist.training.events import EventLog
+from home_dist.training.progress import Interval
+from home_dist.training.ranks import Ranks
+from home_dist.training.tables import Screen
+
+
+class Observer:
+    """Every rank has one and calls it at the same steps; the first rank's writes. Does nothing where insight is off."""
+
+    def __init__(
+        self,
+        built: Built,
+        schema: Schema,
+        config: RunConfig,
+        folder: Path,
+        log: EventLog,
+        ranks: Ranks,
+        screen: Screen,
+        step: int,
+    ):
+        """step: that the run starts or goes on from."""
+        self.config, self.model, self.ranks = config, built.model, ranks
+        self.log, self.screen, self.store = log, screen, Store(folder)
+        self.tasks = [t.name for t in schema.task]
+        self.on = config.insight.every_steps > 0
+        self._counted = (0.0, time.perf_counter())
+        if not self.on:
+            return
+        self.collector = Collector(built.model, schema, config.insight)
+        self.names = Names.of(self.collector.anatomy, self.collector.tasks, list(self.collector.columns))
+        self.judge = Judge(self.names, config.insight.rules)
+        if ranks.first:
+            self.store.begin(self.names, step)
+            self.judge.replay(self.store)
+            self.log.layout(self.names)
+
+    @contextmanager
+    def step(self, step: int) -> Iterator[None]:
+        """Around step `step` of training, from 1."""
+        if not self.on:
+            yield
+            return
+        with self.collector.step(step, self._keep):
+            yield
+
+    def interval(self, step: int, interval: Interval, rate: float) -> None:
+        """What the progress line told."""
+        if not (self.on and self.ranks.first):
+            return
+        before, began = self._counted
+        self._counted = (self.collector.seconds, time.perf_counter())
+        entry = {
+            "step": step,
+            "loss": interval.loss,
+            "task_losses": dict(zip(self.tasks, interval.task_losses, strict=True)),
+            "auxiliary": interval.auxiliary,
+            "samples_per_second": interval.samples_per_second,
+            "learning_rate": rate,
+            "waiting": interval.wait_share,
+            "insight": (self.collector.seconds - before) / max(1e-9, self._counted[1] - began),
+        }
+        self.store.append(CURVES, entry)
+
+    def tables(self, step: int, epoch_over: bool) -> None:
+        """At a checkpoint: how the embedding tables are."""
+        if not self.on:
+            return
+        tables = table_figures(self.model, self.config.embedding.init_std, self.config.train.seed)
+        if self.ranks.first and tables:
+            self.store.append(TABLES, {"step": step, "epoch_over": epoch_over, "tables": [asdict(t) for t in tables]})
+            self._tell(step, self.judge.tables(step, tables, epoch_over))
+
+    def _keep(self, step: int, figures: Figures) -> None:
+        if not self.ranks.first:
+            return
+        record = Record(step, figures)
+        self.store.write(record)
+        self.log.insight(step, figures, self.names)
+        self._tell(step, self.judge.record(record))
+
+    def _tell(self, step: int, findings: list[Finding]) -> None:
+        for finding in findings:
+            self.store.append(FINDINGS, finding.to_json(step))
+            self.screen.say(f"finding: {finding}")
+            self.log.finding(step, str(finding))

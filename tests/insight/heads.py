@@ -1,0 +1,33 @@
+"""Small networks over the test schema, without tables or data: heads that read a given feature vector."""
+
+import tomllib
+
+import torch
+
+from home_dist.config import RunConfig
+from home_dist.models import TaskGroups
+from home_dist.models.anatomy import Anatomy
+from home_dist.network import Head
+from home_dist.schema import build_layout
+from tests.factory import CONFIG, make_schema
+
+
+def make_head(kind: str = "home", **model: object) -> tuple[Head, Anatomy, TaskGroups]:
+    torch.manual_seed(0)
+    tree = tomllib.loads(CONFIG.format(run="run", data="data", batch_size=8))
+    widths = {"expert_hidden": [6], "expert_dim": 5, "tower_hidden": [4]}
+    config = RunConfig.model_validate({**tree, "model": {"kind": kind, **widths, **model}})
+    schema = make_schema()
+    head = Head(schema, build_layout(schema, config), config)
+    tasks = TaskGroups.of(schema.task)
+    return head, head.model.anatomy(tasks), tasks
+
+
+def make_rows(head: Head, rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """v (B, F), dense (B, P), labels and weights (B, K)."""
+    random = torch.Generator().manual_seed(seed)
+    v = torch.randn(rows, head.features.width, generator=random)
+    dense = torch.randn(rows, head.features.layout.dense_width, generator=random)
+    labels = (torch.rand(rows, 3, generator=random) < 0.3).float()
+    weights = (torch.rand(rows, 3, generator=random) < 0.8).float()
+    return v, dense, labels, weights

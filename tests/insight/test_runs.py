@@ -1,0 +1,117 @@
+"""Runs with insight on real ranks: training is the same bit for bit, records are of all ranks, and a resumed run has each once."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from home_dist.insight.store import CURVES, TABLES, Store
+from tests.distributed.test_training import newest, tensors
+from tests.factory import make_config, make_data
+from tests.ranks import run, settings
+
+pytestmark = pytest.mark.distributed
+
+OPTIONS = settings(
+    embedding__dropout=0.1,
+    model__dropout=0.2,
+    log__tensorboard="true",
+    embedding__tables__video__sharding="row_wise",
+    embedding__tables__tag__sharding="data_parallel",
+    data__validation="''",
+    data__test="''",
+)
+WATCHED = settings(insight__every_steps=3, insight__gradient_samples=20, checkpoint__every_steps=10, checkpoint__keep_last=9)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"), rows=700, files=2, row_group=60)
+
+
+@pytest.fixture(scope="module")
+def watched(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("watched")
+    ended = run(2, "train", make_config(folder, data, batch_size=32), *OPTIONS, *WATCHED)
+    assert ended.codes == [0, 0], ended.text
+    return folder, ended
+
+
+def test_training_is_the_same_bit_for_bit(watched, data, tmp_path):
+    folder, with_insight = watched
+    ended = run(2, "train", make_config(tmp_path, data, batch_size=32), *OPTIONS, *settings(insight__every_steps=0))
+    assert ended.codes == [0, 0], ended.text
+    assert ended.losses() == with_insight.losses()
+    expected, found = tensors(newest(tmp_path), tmp_path), tensors(newest(folder), tmp_path)
+    assert expected.keys() == found.keys()
+    assert [n for n in expected if not torch.equal(expected[n], found[n])] == []
+    assert not (tmp_path / "run" / "insight").exists()
+
+
+def test_records_are_there(watched):
+    folder, ended = watched
+    store = Store(folder / "run" / "insight")
+    names, records = store.names(), store.records()
+    assert [r.step for r in records] == [3, 6, 9, 12, 15, 18, 21]
+    assert names.tasks == ["like", "follow", "watch"]
+    assert names.parts[0].gates == ["meta/interaction", "meta/passive", "meta/shared"]
+    assert "rate" in names.features
+    for record in records:
+        weight = record.figures["1.weight"]
+        assert weight.sum(1) == pytest.approx(np.ones(3), abs=1e-5)
+        assert (weight[~np.array(names.parts[1].sees)] == 0).all()
+        assert record.figures["0.histogram"].sum(1) == pytest.approx(np.ones(6), abs=1e-5)
+        assert record.figures["0.scale"].shape == (3, len(names.features))
+        assert 0.2 < record.figures["positives"][2] < 0.8
+    curves = store.lines(CURVES)
+    assert [c["step"] for c in curves] == list(range(1, 23))
+    assert curves[4]["loss"] == pytest.approx(sum(curves[4]["task_losses"].values()))
+    assert curves[-1]["loss"] == pytest.approx(float(ended.losses()[22]), abs=1e-4)
+    assert max(c["insight"] for c in curves) > 0
+
+
+def test_tables_are_looked_at_with_each_checkpoint(watched):
+    folder, _ = watched
+    lines = Store(folder / "run" / "insight").lines(TABLES)
+    assert [(line["step"], line["epoch_over"]) for line in lines] == [(10, False), (20, True), (22, True)]
+    untouched = [{t["table"]: t["untouched"] for t in line["tables"]} for line in lines]
+    assert untouched[0].keys() == {"user", "video", "tag"}
+    for table in untouched[0]:
+        assert 1 > untouched[0][table] > untouched[1][table] > 0
+        assert untouched[1][table] >= untouched[2][table]
+    assert all(t["growth"] > 0.5 and t["broken"] == 0 for t in lines[-1]["tables"])
+
+
+def test_tensorboard_has_curves_histograms_and_gates(watched):
+    folder, _ = watched
+    events = EventAccumulator(str(folder / "run" / "tensorboard"), size_guidance={"histograms": 0, "images": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {"expert_std/meta/shared 0", "gate_effective_experts/task/like"} <= set(tags["scalars"])
+    assert "outputs/task/watch 0" in tags["histograms"]
+    assert [e.step for e in events.Images("gates/layer_1")] == [3, 6, 9, 12, 15, 18, 21]
+    assert events.Images("gates/layer_1")[0].height == 3 * 24
+
+
+def test_a_resumed_run_has_each_record_once(watched, data, tmp_path):
+    folder, whole = watched
+    shutil.copytree(folder / "run", tmp_path / "run")
+    for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
+        if not checkpoint.name.endswith("00000010"):
+            shutil.rmtree(checkpoint)
+    with (tmp_path / "run" / "insight" / CURVES).open("a") as file:
+        file.write('{"step": 23, "lo')  # the run was killed while it wrote
+    ended = run(2, "train", make_config(tmp_path, data, batch_size=32), *OPTIONS, *WATCHED)
+    assert ended.codes == [0, 0], ended.text
+    assert "resuming from" in ended.text
+    stores = [Store(f / "run" / "insight") for f in (folder, tmp_path)]
+    for one, two in zip(*(s.records() for s in stores), strict=True):
+        assert one.step == two.step
+        assert all(np.array_equal(one.figures[name], two.figures[name]) for name in one.figures)
+    assert stores[0].lines(TABLES) == stores[1].lines(TABLES)
+    losses = [[(c["step"], c["task_losses"]) for c in s.lines(CURVES)] for s in stores]
+    assert losses[0] == losses[1]
+    assert json.loads((tmp_path / "run" / "insight" / CURVES).read_text().splitlines()[-1])["step"] == 22
