@@ -6,7 +6,7 @@ Unknown keys are refused. Every message names the key, what was given and what i
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -14,10 +14,9 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from home_dist.errors import ConfigError, problem_lines
 from home_dist.insight_section import InsightSection
 from home_dist.model_section import DEFAULT_KIND, KINDS, HomeModel, ModelSection, without_foreign_keys
-from home_dist.section import Rate, Widths
+from home_dist.section import Rate
 from home_dist.section import Section as _Section
-
-Activation = Literal["dice", "prelu", "swish", "relu"]
+from home_dist.sequence_section import DEFAULT_ENCODER, ENCODERS, SequenceSection
 
 
 class RunSection(_Section):
@@ -77,17 +76,6 @@ class EmbeddingSection(_Section):
     tables: dict[str, TableSection] = Field(default_factory=dict)
 
 
-class SequenceSection(_Section):
-    name: str
-    """A sequence of the schema."""
-    kind: Literal["din"] = "din"
-    hidden: Widths = (32, 16)
-    """Hidden widths of the attention unit."""
-    activation: Activation = "dice"
-    softmax: bool = False
-    """Normalise attention weights over the history; the paper does not."""
-
-
 class TrainSection(_Section):
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=1024, ge=1)
@@ -138,7 +126,7 @@ class RunConfig(_Section):
     run: RunSection
     data: DataSection
     embedding: EmbeddingSection = EmbeddingSection()
-    sequence: tuple[SequenceSection, ...] = ()
+    sequence: tuple[Annotated[SequenceSection, Field(discriminator="kind")], ...] = ()
     model: ModelSection = Field(default=HomeModel(), discriminator="kind")
     train: TrainSection = TrainSection()
     checkpoint: CheckpointSection = CheckpointSection()
@@ -151,6 +139,13 @@ class RunConfig(_Section):
     @classmethod
     def _default_kind(cls, value: Any) -> Any:
         return {"kind": DEFAULT_KIND, **value} if isinstance(value, dict) else value
+
+    @field_validator("sequence", mode="before")
+    @classmethod
+    def _default_encoders(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        return [{"kind": DEFAULT_ENCODER, **entry} if isinstance(entry, dict) else entry for entry in value]
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
@@ -191,9 +186,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), notes: list[str
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        # The chosen kind stands between section and key in pydantic's locations, but not in the file.
-        lines = (line.replace(f"model.{kind}.", "model.", 1) for line in problem_lines(error))
-        raise ConfigError("\n".join(f"{path}: {_with_allowed(line, kind)}" for line in lines)) from None
+        raise ConfigError("\n".join(f"{path}: {_with_allowed(line)}" for line in problem_lines(error))) from None
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:
@@ -239,19 +232,24 @@ def _kind_of(tree: dict[str, Any]) -> Any:
     return model.get("kind", DEFAULT_KIND) if isinstance(model, dict) else None
 
 
-def _with_allowed(line: str, kind: Any) -> str:
-    """Adds the allowed keys to the message about an unknown one; `kind` is the model's."""
+def _with_allowed(line: str) -> str:
+    """Takes the chosen kind out of the key of a message, where pydantic puts it but the file does not have it, and adds the
+    allowed keys to the message about an unknown one."""
     key, _, rest = line.partition(": ")
-    if not rest.startswith("unknown key"):
-        return line
+    parts = key.split(".")
     section: Any = RunConfig
-    parents = key.split(".")[:-1]
-    for part in parents:
-        if part.isdigit():
+    plain: list[str] = []
+    for depth, part in enumerate(parts):
+        chosen = KINDS if plain == ["model"] else ENCODERS if plain[:1] == ["sequence"] and len(plain) == 2 else {}
+        if part in chosen and depth < len(parts) - 1:
+            section = chosen[part]
             continue
-        section = KINDS.get(kind) if section is RunConfig and part == "model" else _section_of(section, part)
-        if section is None:
-            return line
+        if depth < len(parts) - 1 and not part.isdigit():
+            section = _section_of(section, part)
+        plain.append(part)
+    key = ".".join(plain)
+    if section is None or not rest.startswith("unknown key"):
+        return f"{key}: {rest}"
     allowed = ", ".join(f.alias or n for n, f in section.model_fields.items())
     return f"{key}: {rest}; allowed here: {allowed}"
 

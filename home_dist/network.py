@@ -13,7 +13,8 @@ from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.experts import Towers
 from home_dist.models import TaskGroups, build_model
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema, SequenceInput
-from home_dist.sequence.din import Din
+from home_dist.sequence import Encoded, History, build_encoder
+from home_dist.sequence.jagged import newest_within
 
 Events = dict[str, JaggedTensor]
 
@@ -40,7 +41,8 @@ class StepOutput:
 class FeatureVector(nn.Module):
     """Everything that was looked up, and the dense values -> v (B, F)."""
 
-    def __init__(self, layout: InputLayout, config: RunConfig):
+    def __init__(self, layout: InputLayout, config: RunConfig, tasks: int):
+        """tasks: K."""
         super().__init__()
         self.layout = layout
         replicated = [i for i in layout.inputs if i.table.replicated]
@@ -48,16 +50,13 @@ class FeatureVector(nn.Module):
         self._small_column = {i.key: n for n, i in enumerate(layout.at("small"))}
         self._bag_keys = [i.key for i in layout.at("bag")]
         self.dropout = config.embedding.dropout
-        self.dins = nn.ModuleDict()
+        self.encoders = nn.ModuleDict()
         width = layout.dense_width + sum(i.table.dim for i in layout.features)
-        sections = {s.name: s for s in config.sequence}
+        self.sections = {s.name: s for s in config.sequence}
         for sequence in layout.sequences:
-            section = sections[sequence.name]
-            target = sum(e.field.table.dim for e in sequence.fields if e.target is not None)
-            context = sum(e.field.table.dim for e in sequence.fields if e.target is None)
-            din = Din(target, context, section.hidden, section.activation, section.softmax)
-            self.dins[sequence.name] = din
-            width += din.out_dim
+            encoder = build_encoder(self.sections[sequence.name], sequence.fields, tasks)
+            self.encoders[sequence.name] = encoder
+            width += encoder.out_dim
         self.width = width
 
     def columns(self) -> dict[str, list[int]]:
@@ -77,8 +76,8 @@ class FeatureVector(nn.Module):
             at += width
         return found
 
-    def forward(self, batch: Batch, bags: KeyedTensor | None, events: Events | None) -> torch.Tensor:
-        """bags, events: what the sharded collections found. Returns (B, F)."""
+    def forward(self, batch: Batch, bags: KeyedTensor | None, events: Events | None) -> tuple[torch.Tensor, dict[str, Encoded]]:
+        """bags, events: what the sharded collections found. Returns v (B, F), and by sequence what its encoder found."""
         single = self.replicated.single(batch.small)
         lists = batch.small_lists.to_dict() if batch.small_lists.keys() else {}
         parts = [x.flatten(1) for x in single.values()]
@@ -87,9 +86,14 @@ class FeatureVector(nn.Module):
             parts.append(self._bags(bags))
         if events is not None:
             parts += [_pooled(events[i.key], i) for i in self.layout.features if i.place == "event"]
-        parts += [self._history(s, single, lists, events or {}) for s in self.layout.sequences]
+        ids = batch.events.to_dict() if batch.events.keys() else {}
+        encoded = {
+            s.name: self.encoders[s.name](self._history(s, single, lists, events or {}, ids, batch.small))
+            for s in self.layout.sequences
+        }
+        parts += [e.vector for e in encoded.values()]
         looked_up = nn.functional.dropout(torch.cat(parts, 1), self.dropout, self.training)
-        return torch.cat([looked_up, batch.dense], 1)
+        return torch.cat([looked_up, batch.dense], 1), encoded
 
     def _bags(self, bags: KeyedTensor) -> torch.Tensor:
         """(B, width): in the layout's order. TorchRec's follows the sharding plan, which another number of ranks may change."""
@@ -103,27 +107,47 @@ class FeatureVector(nn.Module):
         ids = lists[item.key]
         return _pooled(JaggedTensor(values=self.replicated.listed(ids, item), lengths=ids.lengths()), item)
 
-    def _history(self, sequence: SequenceInput, single: dict[int, torch.Tensor], lists: Events, found: Events) -> torch.Tensor:
-        """(B, dim): the history of each sample as its impression's target attends to it."""
+    def _history(
+        self,
+        sequence: SequenceInput,
+        single: dict[int, torch.Tensor],
+        lists: Events,
+        found: Events,
+        ids: Events,
+        small: torch.Tensor,
+    ) -> History:
+        """found, ids: of the EmbeddingCollection, embeddings and table rows by key; small: Batch.small."""
         shared, targets, contexts = [], [], []
-        lengths = None
+        event_ids, target_ids = {}, {}
         for event in sequence.fields:
-            ids = found[event.field.key] if event.field.place == "event" else lists[event.field.key]
-            lengths = ids.lengths()
-            values = ids.values() if event.field.place == "event" else self.replicated.listed(ids, event.field)
+            field = event.field
+            rows = (ids if field.place == "event" else lists)[field.key]
+            values = found[field.key].values() if field.place == "event" else self.replicated.listed(rows, field)
             if event.target is None:
                 contexts.append(values)
-            else:
-                shared.append(values)
-                targets.append(self._target(event.target, single, lists, found))
-        if lengths is None:
-            raise ValueError(f"sequence {sequence.name!r} has no fields")
-        events = len(shared[0]) if shared else len(contexts[0])
-        none = contexts[0].new_zeros(events, 0) if contexts else shared[0].new_zeros(events, 0)
-        q = torch.cat(targets, 1) if targets else none.new_zeros(len(lengths), 0)
-        e = torch.cat(shared, 1) if shared else none
-        c = torch.cat(contexts, 1) if contexts else none
-        return self.dins[sequence.name](e, c, q, lengths)
+                continue
+            shared.append(values)
+            targets.append(self._target(event.target, single, lists, found))
+            of_target = self._target_rows(event.target, ids, small)
+            if of_target is not None:
+                event_ids[field.column], target_ids[field.column] = rows.values(), of_target
+        lengths = rows.lengths()
+        events, q = torch.cat(shared, 1), torch.cat(targets, 1)
+        c = torch.cat(contexts, 1) if contexts else events.new_zeros(len(events), 0)
+        history = History(events, c, q, lengths, event_ids, target_ids)
+        newest = self.sections[sequence.name].newest
+        return history if newest is None else history.take(*newest_within(lengths, history.owners(), newest))
+
+    def _target_rows(self, item: IdInput, ids: Events, small: torch.Tensor) -> torch.Tensor | None:
+        """(B,): a target's table rows, 0 where a filled sample has none; None for a target of several ids."""
+        if item.is_list:
+            return None
+        if item.place == "event":
+            rows = ids[item.key]
+            values, lengths = rows.values(), rows.lengths().long()
+            last = torch.cat([values, values.new_zeros(1)])
+            return last[torch.where(lengths > 0, lengths.cumsum(0) - lengths, len(values))]
+        return small[:, self._small_column[item.key]]
 
     def _target(self, item: IdInput, single: dict[int, torch.Tensor], lists: Events, found: Events) -> torch.Tensor:
         """(B, dim)"""
@@ -151,7 +175,7 @@ class Head(nn.Module):
     def __init__(self, schema: Schema, layout: InputLayout, config: RunConfig):
         super().__init__()
         tasks = schema.task
-        self.features = FeatureVector(layout, config)
+        self.features = FeatureVector(layout, config, len(tasks))
         model = build_model(config.model, self.features.width, TaskGroups.of(tasks), self.features.columns())
         self.model = model
         rates = torch.tensor([t.base_rate or 0.5 for t in tasks])
@@ -164,7 +188,7 @@ class Head(nn.Module):
         self.register_buffer("task_weight", weights, persistent=False)
 
     def forward(self, batch: Batch, bags: KeyedTensor | None, events: Events | None) -> tuple[torch.Tensor, StepOutput]:
-        v = self.features(batch, bags, events)
+        v, encoded = self.features(batch, bags, events)
         logits = self.logits(v, batch.dense, batch.mask)
         weights = batch.weights * batch.mask.unsqueeze(1)
         losses = nn.functional.binary_cross_entropy_with_logits(logits, batch.labels, weight=weights, reduction="none")
@@ -172,7 +196,7 @@ class Head(nn.Module):
         # Over the nominal batch size, not the weights that happen to be there: a sample then counts the same in a full and in
         # a filled-up batch, on any number of ranks, and no sum has to be exchanged first.
         loss = (sums * self.task_weight).sum() / batch.size
-        auxiliary = self.model.auxiliary()
+        auxiliary = self.model.auxiliary() | self._of_encoders(encoded, batch.labels, weights)
         for extra in auxiliary.values():
             loss = loss + extra
         output = StepOutput(
@@ -185,6 +209,16 @@ class Head(nn.Module):
             auxiliary={name: extra.detach() for name, extra in auxiliary.items()},
         )
         return loss, output
+
+    def _of_encoders(self, encoded: dict[str, Encoded], labels: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Losses () of the encoders' own, by sequence and name; labels, weights: (B, K)."""
+        found: dict[str, torch.Tensor] = {}
+        for sequence, encoder in encoded.items():
+            found |= {f"{sequence}_{name}": loss for name, loss in encoder.auxiliary.items()}
+            for name, (logits, factor) in encoder.predictions.items():
+                losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, weight=weights, reduction="none")
+                found[f"{sequence}_{name}"] = factor * (losses.sum(0) * self.task_weight).sum() / len(labels)
+        return found
 
     def logits(self, v: torch.Tensor, dense: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """v: (B, F); dense: (B, P); mask: (B,). Returns (B, K)."""

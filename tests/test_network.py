@@ -9,7 +9,7 @@ from home_dist.data.batch import Batch
 from home_dist.errors import ConfigError
 from home_dist.network import FeatureVector, Head
 from home_dist.schema import InputLayout, build_layout
-from tests.factory import make_schema
+from tests.factory import TASKS, make_schema
 
 ROWS = 3
 
@@ -36,6 +36,10 @@ def looked_up(layout: InputLayout) -> tuple[Batch, dict[str, torch.Tensor], dict
     keys = [i.key for i in layout.at("small_list")]
     lists = KeyedJaggedTensor(keys, torch.zeros(len(keys) * ROWS, dtype=torch.int64), lengths=ones.repeat(len(keys)))
     batch = object.__new__(Batch)
+    of_events = [i.key for i in layout.at("event")]
+    batch.events = KeyedJaggedTensor(
+        of_events, torch.zeros(len(of_events) * ROWS, dtype=torch.int64), lengths=ones.repeat(len(of_events))
+    )
     batch.small, batch.small_lists, batch.dense = small, lists, torch.randn(ROWS, layout.dense_width)
     return batch, bags, events
 
@@ -47,18 +51,18 @@ def keyed(bags: dict[str, torch.Tensor], keys: list[str]) -> KeyedTensor:
 def test_columns_tell_where_a_feature_stands():
     config = configured()
     layout = build_layout(make_schema(), config)
-    vector = FeatureVector(layout, config)
+    vector = FeatureVector(layout, config, len(TASKS))
     batch, bags, events = looked_up(layout)
     order = [i.key for i in layout.at("bag")]
     assert len(order) >= 2
     columns = vector.columns()
     assert columns.keys() == {f.name for f in make_schema().feature}
-    v = vector(batch, keyed(bags, order), events)
+    v, _ = vector(batch, keyed(bags, order), events)
 
     def touched(change):
         before = [batch.small.clone(), batch.dense.clone(), {k: b.clone() for k, b in bags.items()}]
         change()
-        other = vector(batch, keyed(bags, order), events)
+        other, _ = vector(batch, keyed(bags, order), events)
         batch.small, batch.dense = before[:2]
         bags.update(before[2])
         return (v != other).any(0).nonzero().flatten().tolist()
@@ -78,10 +82,10 @@ def test_the_plan_does_not_change_the_order():
     """TorchRec lists bags by their kind of sharding."""
     config = configured()
     layout = build_layout(make_schema(), config)
-    vector = FeatureVector(layout, config)
+    vector = FeatureVector(layout, config, len(TASKS))
     batch, bags, events = looked_up(layout)
     order = [i.key for i in layout.at("bag")]
-    first, second = (vector(batch, keyed(bags, keys), events) for keys in (order, order[::-1]))
+    first, second = (vector(batch, keyed(bags, keys), events)[0] for keys in (order, order[::-1]))
     assert torch.equal(first, second)
 
 

@@ -4,9 +4,11 @@ import torch
 from torch import nn
 
 from home_dist.layers.activations import activation
+from home_dist.sequence.history import Encoded, Encoder, History
+from home_dist.sequence.jagged import softmax_within, sum_within
 
 
-class Din(nn.Module):
+class Din(Encoder):
     """Weight a(e_t, q) = MLP([e_t ; q ; e_t - q ; e_t * q ; c_t]) per event; output sum_t a_t [e_t ; c_t].
 
     e_t are the fields of an event that the target has too, c_t the others (watch ratio, age), which the paper does not have.
@@ -31,27 +33,12 @@ class Din(nn.Module):
         layers.append(nn.Linear(hidden[-1], 1))
         self.unit = nn.Sequential(*layers)
 
-    def forward(
-        self, events: torch.Tensor, contexts: torch.Tensor, targets: torch.Tensor, lengths: torch.Tensor
-    ) -> torch.Tensor:
-        """events: (N, target_dim); contexts: (N, context_dim); targets: (B, target_dim); lengths: (B,).
-
-        Returns (B, target_dim + context_dim).
-        """
-        samples = targets.shape[0]
-        sample = torch.repeat_interleave(torch.arange(samples, device=lengths.device), lengths, output_size=events.shape[0])
-        whole = torch.cat([events, contexts], 1)
-        of_target = self.target(targets).index_select(0, sample)
-        first = self.event(whole) + of_target + self.product(events * targets.index_select(0, sample))
+    def forward(self, history: History) -> Encoded:
+        owners, samples = history.owners(), len(history.lengths)
+        whole = torch.cat([history.events, history.contexts], 1)
+        of_target = self.target(history.targets).index_select(0, owners)
+        first = self.event(whole) + of_target + self.product(history.events * history.targets.index_select(0, owners))
         weight = self.unit(first)
         if self.softmax:
-            weight = _softmax_within(weight, sample, samples)
-        return whole.new_zeros(samples, self.out_dim).index_add_(0, sample, weight * whole)
-
-
-def _softmax_within(scores: torch.Tensor, sample: torch.Tensor, samples: int) -> torch.Tensor:
-    """Softmax over the events of each sample; scores: (N, 1), sample: (N,)."""
-    top = scores.new_full((samples,), -torch.inf).scatter_reduce_(0, sample, scores.detach().squeeze(1), "amax").unsqueeze(1)
-    raised = torch.exp(scores - top.index_select(0, sample))
-    total = scores.new_zeros(samples, 1).index_add_(0, sample, raised)
-    return raised / total.index_select(0, sample)
+            weight = softmax_within(weight, owners, samples)
+        return Encoded(sum_within(weight * whole, owners, samples))

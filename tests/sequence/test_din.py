@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 
 from home_dist.sequence.din import Din
+from home_dist.sequence.history import History
 
 D, C = 4, 3
 
@@ -23,6 +24,10 @@ def draw(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     n = sum(lengths)
     return tuple(torch.randn(r, c, dtype=torch.float64, generator=generator) for r, c in ((n, D), (n, C), (len(lengths), D)))
+
+
+def encode(din: Din, events, contexts, targets, lengths: list[int]) -> torch.Tensor:
+    return din(History(events, contexts, targets, torch.tensor(lengths))).vector
 
 
 def reference(din: Din, kind: str, softmax: bool, events, contexts, targets, lengths) -> torch.Tensor:
@@ -61,7 +66,7 @@ def reference(din: Din, kind: str, softmax: bool, events, contexts, targets, len
 def test_forward_and_gradients_equal_the_reference(kind, softmax):
     din, lengths = make(kind, softmax), [3, 0, 1, 5]
     inputs = [x.requires_grad_() for x in draw(lengths)]
-    ours = din(*inputs, torch.tensor(lengths))
+    ours = encode(din, *inputs, lengths)
     theirs = reference(din, kind, softmax, *inputs, lengths)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
     assert (ours[1] == 0).all()
@@ -95,16 +100,16 @@ def test_a_samples_vector_does_not_depend_on_the_rest_of_the_batch(lengths, chos
     din = make("dice", softmax).eval()
     chosen %= len(lengths)
     events, contexts, targets = draw(lengths)
-    whole = din(events, contexts, targets, torch.tensor(lengths))
+    whole = encode(din, events, contexts, targets, lengths)
     start = sum(lengths[:chosen])
     own = slice(start, start + lengths[chosen])
-    alone = din(events[own], contexts[own], targets[chosen : chosen + 1], torch.tensor(lengths[chosen : chosen + 1]))
+    alone = encode(din, events[own], contexts[own], targets[chosen : chosen + 1], lengths[chosen : chosen + 1])
     torch.testing.assert_close(whole[chosen], alone[0], rtol=1e-9, atol=1e-12)
 
 
 def test_a_batch_without_any_event_gives_zeros_and_leaves_statistics_alone():
     din = make("dice")
     before = din.unit[0].norm.running_var.clone()
-    out = din(*draw([0, 0]), torch.tensor([0, 0]))
+    out = encode(din, *draw([0, 0]), [0, 0])
     assert (out == 0).all()
     torch.testing.assert_close(din.unit[0].norm.running_var, before)

@@ -1,0 +1,88 @@
+"""Deep Interest Evolution Network (Zhou et al. 2019): a GRU finds interests, a second one follows those near the target.
+
+Interest extractor (section 4.2): h_t = GRU(x_1 .. x_t) over events x_t = [e_t ; c_t], with the auxiliary loss that h_t tells
+the next event x_(t+1) from another one of the batch: -log sigmoid(h_t . x_(t+1)) - log(1 - sigmoid(h_t . x~_(t+1))).
+Interest evolution (section 4.3): a_t = softmax_t(h_t W q); AUGRU, whose update gate u~_t = a_t u_t lets events pass as far as
+they concern the target; the last state is the output. States are as wide as events, as the auxiliary loss asks for.
+
+The recurrences run over the samples that have a t-th event, longest history first, as in torch's packed sequences: nothing is
+padded, and the number of steps is the longest history's length.
+"""
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence
+
+from home_dist.sequence.history import Encoded, Encoder, History, mean_over_samples
+from home_dist.sequence.jagged import softmax_within, starts
+
+
+class Dien(Encoder):
+    def __init__(self, target_dim: int, context_dim: int, auxiliary_weight: float):
+        """auxiliary_weight: factor of the auxiliary loss; 0 leaves it out."""
+        super().__init__()
+        self.auxiliary_weight = auxiliary_weight
+        self.out_dim = width = target_dim + context_dim
+        self.extractor = nn.GRU(width, width)
+        self.relevance = nn.Linear(target_dim, width, bias=False)  # W
+        self.gates_in = nn.Linear(width, 3 * width)  # of update, reset and candidate
+        self.gates_state = nn.Linear(width, 3 * width)
+
+    def forward(self, history: History) -> Encoded:
+        samples, owners = len(history.lengths), history.owners()
+        whole = torch.cat([history.events, history.contexts], 1)
+        if not len(whole):
+            # Every parameter gets a gradient in every step, even of zero: data-parallel training waits for all of them.
+            nothing = sum((0 * p.sum() for p in self.parameters()), start=whole.new_zeros(()))
+            return Encoded(whole.new_zeros(samples, self.out_dim) + nothing)
+        order, sizes, ranks = _by_time(history.lengths, owners)
+        packed, _ = self.extractor(PackedSequence(whole.index_select(0, order), sizes))
+        states = torch.empty_like(whole).index_copy(0, order, packed.data)
+        auxiliary = {}
+        if self.training and self.auxiliary_weight:
+            auxiliary["next_event"] = self.auxiliary_weight * self._next_event(states, whole, owners, samples)
+        scores = (states * self.relevance(history.targets).index_select(0, owners)).sum(1, keepdim=True)
+        attention = softmax_within(scores, owners, samples)
+        last = self._evolve(packed.data, attention.index_select(0, order), sizes)
+        # Ranked by length: back into the order of samples; those without events keep the zero vector.
+        out = whole.new_zeros(samples, self.out_dim)
+        return Encoded(out.index_copy(0, ranks[: len(last)], last), auxiliary)
+
+    def _next_event(self, states: torch.Tensor, events: torch.Tensor, owners: torch.Tensor, samples: int) -> torch.Tensor:
+        """The other event is drawn from the rank's batch by torch's generator, which a step's number seeds."""
+        pairs = (owners[1:] == owners[:-1]).nonzero().flatten()
+        other = torch.randint(len(events), (len(pairs),), device=events.device)
+        state = states.index_select(0, pairs)
+        near = (state * events.index_select(0, pairs + 1)).sum(1)
+        far = (state * events.index_select(0, other)).sum(1)
+        losses = nn.functional.softplus(-near) + nn.functional.softplus(far)
+        return mean_over_samples(losses, owners.index_select(0, pairs), samples)
+
+    def _evolve(self, interests: torch.Tensor, attention: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+        """interests: (N, H) and attention: (N, 1), by time. Returns the last states of the ranked samples with events."""
+        inputs = self.gates_in(interests)
+        state = inputs.new_zeros(int(sizes[0]), self.out_dim)
+        ended = []
+        at = 0
+        for size in sizes.tolist():
+            if size < len(state):
+                ended.append(state[size:])  # the shortest of those that go on stand last
+                state = state[:size]
+            update_in, reset_in, candidate_in = inputs[at : at + size].chunk(3, 1)
+            update_state, reset_state, candidate_state = self.gates_state(state).chunk(3, 1)
+            update = attention[at : at + size] * torch.sigmoid(update_in + update_state)
+            candidate = torch.tanh(candidate_in + torch.sigmoid(reset_in + reset_state) * candidate_state)
+            state = torch.lerp(state, candidate, update)
+            at += size
+        return torch.cat([state, *reversed(ended)])
+
+
+def _by_time(lengths: torch.Tensor, owners: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The order (N,) of events by time, then by their samples' rank; how many there are of each time (T,), on the host; and
+    the samples (B,) by rank: the longest history first."""
+    ranks = lengths.argsort(descending=True, stable=True)
+    rank_of = torch.empty_like(ranks)
+    rank_of[ranks] = torch.arange(len(ranks), device=ranks.device)
+    time = torch.arange(len(owners), device=owners.device) - starts(lengths).index_select(0, owners)
+    order = (time * len(lengths) + rank_of.index_select(0, owners)).argsort()
+    return order, torch.bincount(time).cpu(), ranks

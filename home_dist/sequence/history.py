@@ -1,0 +1,60 @@
+"""What an encoder reads of a batch's histories, and what it gives back."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+
+@dataclass
+class History:
+    """The histories of B samples as N events, those of a sample together, oldest first."""
+
+    events: torch.Tensor
+    """(N, De): embeddings of the fields that the target has too, such as item and category."""
+    contexts: torch.Tensor
+    """(N, Dc): embeddings of the other fields, such as watch ratio and time gap."""
+    targets: torch.Tensor
+    """(B, De): the impression's own embeddings of the first kind."""
+    lengths: torch.Tensor
+    """(B,): events of each sample, 0 for none."""
+    event_ids: dict[str, torch.Tensor] = field(default_factory=dict)
+    """By column of the fields that the target has too: (N,) table rows."""
+    target_ids: dict[str, torch.Tensor] = field(default_factory=dict)
+    """By the same columns: (B,) table rows of the impression."""
+
+    def owners(self) -> torch.Tensor:
+        """(N,): the sample of each event."""
+        samples = torch.arange(len(self.lengths), device=self.lengths.device)
+        return torch.repeat_interleave(samples, self.lengths, output_size=len(self.events))
+
+    def take(self, chosen: torch.Tensor, lengths: torch.Tensor) -> "History":
+        """The events `chosen` (n,), which stand by sample, and how many each sample keeps (B,)."""
+        ids = {column: values.index_select(0, chosen) for column, values in self.event_ids.items()}
+        events, contexts = self.events.index_select(0, chosen), self.contexts.index_select(0, chosen)
+        return History(events, contexts, self.targets, lengths, ids, self.target_ids)
+
+
+@dataclass
+class Encoded:
+    vector: torch.Tensor
+    """(B, out_dim); the zero vector for an empty history."""
+    auxiliary: dict[str, torch.Tensor] = field(default_factory=dict)
+    """By name: losses (), to be added as they are."""
+    predictions: dict[str, tuple[torch.Tensor, float]] = field(default_factory=dict)
+    """By name: logits (B, K) of the tasks, whose loss trains a part of the encoder, and the factor of this loss."""
+
+
+class Encoder(nn.Module):
+    """History -> Encoded."""
+
+    out_dim: int
+
+
+def mean_over_samples(values: torch.Tensor, owners: torch.Tensor, samples: int) -> torch.Tensor:
+    """A loss () in which a sample counts the same in any batch and on any number of ranks.
+
+    values: (n,) of events or pairs; owners: (n,). The mean within each sample, then the sum over samples / B.
+    """
+    counts = values.new_zeros(samples).index_add_(0, owners, torch.ones_like(values))
+    return (values / counts.clamp(min=1).index_select(0, owners)).sum() / max(1, samples)

@@ -1,0 +1,56 @@
+"""Operations within the samples of jagged values: sums, softmax, the newest and the best events.
+
+Letters: N events of all samples together, those of a sample side by side; B samples; owners (N,) tells each event's sample.
+Nothing here builds a padded (B, T, D) tensor.
+"""
+
+import torch
+
+
+def sum_within(values: torch.Tensor, owners: torch.Tensor, samples: int) -> torch.Tensor:
+    """values: (N, D). Returns (B, D); zero for samples without events."""
+    return values.new_zeros(samples, values.shape[1]).index_add_(0, owners, values)
+
+
+def softmax_within(scores: torch.Tensor, owners: torch.Tensor, samples: int) -> torch.Tensor:
+    """scores: (N, H), H heads. Returns (N, H): they sum to 1 within a sample, head by head."""
+    index = owners.unsqueeze(1).expand_as(scores)
+    top = scores.new_full((samples, scores.shape[1]), -torch.inf).scatter_reduce_(0, index, scores.detach(), "amax")
+    raised = torch.exp(scores - top.index_select(0, owners))
+    return raised / sum_within(raised, owners, samples).index_select(0, owners)
+
+
+def starts(lengths: torch.Tensor) -> torch.Tensor:
+    """(B,): position of each sample's first event."""
+    return torch.cumsum(lengths, 0) - lengths
+
+
+def newest_within(lengths: torch.Tensor, owners: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions (n,) of the last `most` events of each sample, in their order, and how many these are (B,)."""
+    kept = lengths.clamp(max=most)
+    place = torch.arange(len(owners), device=owners.device) - starts(lengths).index_select(0, owners)
+    return (place >= (lengths - kept).index_select(0, owners)).nonzero().flatten(), kept
+
+
+def best_within(
+    scores: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor, most: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions (n,) of the `most` events of each sample with the highest scores (N,), in their order, and how many (B,).
+
+    Of equal scores any may be taken.
+    """
+    kept = lengths.clamp(max=most)
+    samples, longest = len(lengths), int(lengths.max()) if len(lengths) else 0
+    if longest <= most:
+        return torch.arange(len(scores), device=scores.device), lengths
+    place = torch.arange(len(owners), device=owners.device) - starts(lengths).index_select(0, owners)
+    if samples * longest <= 4 * len(scores):
+        # Scores alone, one number per event, fit a rectangle that is mostly full: a selection, linear in T, and no sort.
+        table = scores.new_full((samples, longest), -torch.inf)
+        table[owners, place] = scores
+        taken = torch.zeros(samples, longest, dtype=torch.bool, device=scores.device)
+        taken.scatter_(1, table.topk(most, 1, sorted=False).indices, True)
+        return taken[owners, place].nonzero().flatten(), kept
+    order = scores.argsort(descending=True, stable=True)
+    order = order[owners[order].argsort(stable=True)]  # by sample, and within it from the best
+    return order[place < most].sort().values, kept

@@ -1,0 +1,80 @@
+"""Search-based Interest Model (Pi et al. 2020): first find the events that matter for the target, then attend to them.
+
+General search unit. hard: events whose category is the target's, the newest k of them. soft: the k with the highest inner
+product r_t = (W_a q) . (W_b e_t); what the search learns comes from a loss of its own, a prediction of the tasks by
+MLP([sum_t r_t e_t ; q]), because nothing differentiable leads through the choice (section 3.2). The search reads embeddings
+but does not change them: it would pull those of items towards what is easy to find.
+
+Exact search unit: multi-head target attention over the k events, their time gaps among the fields (section 3.3).
+"""
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from home_dist.sequence.attention import TargetAttention
+from home_dist.sequence.history import Encoded, Encoder, History
+from home_dist.sequence.jagged import best_within, newest_within, sum_within
+
+_PREDICTOR_HIDDEN = 32
+
+
+class Sim(Encoder):
+    def __init__(
+        self,
+        target_dim: int,
+        context_dim: int,
+        tasks: int,
+        search: Literal["hard", "soft"],
+        category: str,
+        most: int,
+        search_dim: int,
+        search_weight: float,
+        heads: int,
+        head_dim: int,
+    ):
+        """tasks: K; category: column of the events that a hard search compares; most: k; search_weight: factor of its loss."""
+        super().__init__()
+        self.search, self.category, self.most, self.search_weight = search, category, most, search_weight
+        self.attention = TargetAttention(target_dim, context_dim, heads, head_dim)
+        self.out_dim = self.attention.out_dim
+        if search == "soft":
+            self.of_target = nn.Linear(target_dim, search_dim, bias=False)
+            self.of_event = nn.Linear(target_dim, search_dim, bias=False)
+            self.predictor = nn.Sequential(
+                nn.Linear(2 * target_dim, _PREDICTOR_HIDDEN), nn.ReLU(), nn.Linear(_PREDICTOR_HIDDEN, tasks)
+            )
+
+    def forward(self, history: History) -> Encoded:
+        owners = history.owners()
+        if self.search == "hard":
+            return Encoded(self.attention(self._same_category(history, owners)))
+        if not self.training:
+            with torch.no_grad():
+                relevance = self.relevance(history, owners)
+            return Encoded(self.attention(self._best(history, owners, relevance)))
+        relevance = self.relevance(history, owners)
+        pooled = sum_within(relevance.unsqueeze(1) * history.events.detach(), owners, len(history.lengths))
+        # A sum over 10,000 events must not drown the target beside it.
+        pooled = pooled / history.lengths.clamp(min=1).to(pooled.dtype).sqrt().unsqueeze(1)
+        logits = self.predictor(torch.cat([pooled, history.targets.detach()], 1))
+        return Encoded(
+            self.attention(self._best(history, owners, relevance.detach())),
+            predictions={"search": (logits, self.search_weight)},
+        )
+
+    def relevance(self, history: History, owners: torch.Tensor) -> torch.Tensor:
+        """(N,): r_t. (W_a q) . (W_b e_t) = (W_b^T W_a q) . e_t: one product per sample in place of one per event."""
+        wanted = self.of_target(history.targets.detach()) @ self.of_event.weight
+        return (history.events.detach() * wanted.index_select(0, owners)).sum(1)
+
+    def _best(self, history: History, owners: torch.Tensor, relevance: torch.Tensor) -> History:
+        return history.take(*best_within(relevance, history.lengths, owners, self.most))
+
+    def _same_category(self, history: History, owners: torch.Tensor) -> History:
+        same = history.event_ids[self.category] == history.target_ids[self.category].index_select(0, owners)
+        found = same.nonzero().flatten()
+        counts = torch.zeros_like(history.lengths).index_add_(0, owners, same.to(history.lengths.dtype))
+        last, kept = newest_within(counts, owners.index_select(0, found), self.most)
+        return history.take(found.index_select(0, last), kept)

@@ -1,0 +1,64 @@
+"""Two-stage Interest Network (Chang et al. 2023): search and attention score events in one and the same way.
+
+score_t = (k_t W_h)(q W_q)^T / sqrt(d) + c_t w_c for each head: k_t are an event's inherent fields, which the target has too,
+c_t the cross fields between user and item (watch ratio, time gap), each reduced to a bias. Stage one keeps the k events with
+the highest scores, stage two attends to them by softmax over these scores. With several heads stage one ranks by the mean of
+their scores: the paper searches with one head per unit, which is the same for heads = 1.
+
+Inherent fields are projected once per distinct item of the batch, not once per event (the paper's cache): what costs most is
+then bounded by the number of items.
+"""
+
+import torch
+from torch import nn
+
+from home_dist.sequence.attention import TargetAttention
+from home_dist.sequence.history import Encoded, Encoder, History
+from home_dist.sequence.jagged import best_within
+
+
+class Twin(Encoder):
+    def __init__(self, target_dim: int, context_dim: int, most: int, heads: int, head_dim: int):
+        """most: k."""
+        super().__init__()
+        self.most = most
+        self.attention = TargetAttention(target_dim, context_dim, heads, head_dim)
+        self.attention.keys = nn.Linear(target_dim, heads * head_dim, bias=False)  # of inherent fields alone
+        self.bias = nn.Linear(context_dim, heads, bias=False) if context_dim else None
+        self.out_dim = self.attention.out_dim
+
+    def forward(self, history: History) -> Encoded:
+        samples = len(history.lengths)
+        queries = self.attention.queries(history.targets)
+        # What is not chosen has no influence, so that the search needs no gradient: the chosen are scored once more.
+        with torch.no_grad():
+            searched = self.scores(history, history.owners(), queries).mean(1)
+        chosen = history.take(*best_within(searched, history.lengths, history.owners(), self.most))
+        owners = chosen.owners()
+        scores = self.scores(chosen, owners, queries)
+        values = self.attention.values(torch.cat([chosen.events, chosen.contexts], 1))
+        return Encoded(self.attention.attend(scores, values, owners, samples))
+
+    def scores(self, history: History, owners: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        """(N, heads)"""
+        first, item = _distinct(history)
+        keys = self.attention.keys(history.events.index_select(0, first)).index_select(0, item)
+        scores = self.attention.scores(keys, queries, owners)
+        return scores if self.bias is None else scores + self.bias(history.contexts)
+
+
+def _distinct(history: History) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distinct items of a batch, by all their ids: an event of each (M,), and each event's item (N,) in 0 .. M - 1."""
+    positions = torch.arange(len(history.events), device=history.events.device)
+    if not history.event_ids or not len(positions):
+        return positions, positions
+    item = torch.zeros_like(positions)
+    count = 1
+    for ids in history.event_ids.values():
+        # Numbered anew after each field, so that the code of two numbers fits 64 bits.
+        values, own = torch.unique(ids, return_inverse=True)
+        distinct, item = torch.unique(item * len(values) + own, return_inverse=True)
+        count = len(distinct)
+    first = torch.empty(count, dtype=positions.dtype, device=positions.device)
+    first[item] = positions  # of the events of an item, any one: their embeddings are equal
+    return first, item

@@ -1,0 +1,201 @@
+"""DIEN, SIM and TWIN against loop references; and what holds for every encoder."""
+
+from dataclasses import dataclass
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+from home_dist.sequence.dien import Dien
+from home_dist.sequence.din import Din
+from home_dist.sequence.history import Encoder, History
+from home_dist.sequence.jagged import best_within, newest_within, softmax_within
+from home_dist.sequence.sim import Sim
+from home_dist.sequence.twin import Twin
+from tests.sequence import references
+
+DE, DC, K = 5, 3, 2
+LENGTHS = [4, 0, 1, 7, 3]
+
+
+def make(kind: str, most: int = 3) -> Encoder:
+    torch.manual_seed(3)
+    encoder: Encoder
+    match kind:
+        case "din":
+            encoder = Din(DE, DC, (6,), "dice", False)
+        case "dien":
+            encoder = Dien(DE, DC, 1.0)
+        case "sim hard":
+            encoder = Sim(DE, DC, K, "hard", "category", most, 4, 1.0, 2, 3)
+        case "sim soft":
+            encoder = Sim(DE, DC, K, "soft", "category", most, 4, 0.5, 2, 3)
+        case _:
+            encoder = Twin(DE, DC, most, 2, 3)
+    return encoder.double()
+
+
+KINDS = ("din", "dien", "sim hard", "sim soft", "twin")
+
+
+@dataclass
+class Drawn(History):
+    leaves: tuple[torch.Tensor, ...] = ()
+    """What the rest was made from: the table of items, contexts and targets. Gradients are compared there, as a table's row
+    gets the sum over its events."""
+
+
+def draw(lengths: list[int], seed: int = 0) -> Drawn:
+    """Items with embeddings of their own, so that equal ids have equal events."""
+    generator = torch.Generator().manual_seed(seed)
+    n = sum(lengths)
+    items = torch.randn(6, DE, dtype=torch.float64, generator=generator, requires_grad=True)
+    ids = torch.randint(0, 6, (n,), generator=generator)
+    targets = torch.randint(0, 6, (len(lengths),), generator=generator)
+    contexts = torch.randn(n, DC, dtype=torch.float64, generator=generator, requires_grad=True)
+    of_target = torch.randn(len(lengths), DE, dtype=torch.float64, generator=generator, requires_grad=True)
+    return Drawn(
+        events=items[ids],
+        contexts=contexts,
+        targets=of_target,
+        lengths=torch.tensor(lengths),
+        event_ids={"item": ids, "category": ids % 3},
+        target_ids={"item": targets, "category": targets % 3},
+        leaves=(items, contexts, of_target),
+    )
+
+
+def compare(encoder: Encoder, history: Drawn, ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> None:
+    """Values, and gradients of all inputs and parameters."""
+    wanted = [*history.leaves, *encoder.parameters()]
+    pulls = [torch.randn_like(x) for x in ours]
+    grads = []
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-10)
+    for outputs in (ours, theirs):
+        total = sum((o * p).sum() for o, p in zip(outputs, pulls, strict=True))
+        grads.append(torch.autograd.grad(total, wanted, allow_unused=True, retain_graph=True))
+    for tensor, mine, other in zip(wanted, *grads, strict=True):
+        mine, other = (torch.zeros_like(tensor) if g is None else g for g in (mine, other))
+        torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("search", ["hard", "soft"])
+def test_sim(search):
+    encoder, history = make(f"sim {search}"), draw(LENGTHS)
+    found = encoder(history)
+    vectors, logits = references.sim(encoder, history)
+    if search == "hard":
+        assert found.predictions == {}
+        compare(encoder, history, [found.vector], [vectors])
+    else:
+        own, factor = found.predictions["search"]
+        assert factor == 0.5
+        compare(encoder, history, [found.vector, own], [vectors, logits])
+        assert (encoder.eval()(history).vector == found.vector).all()
+        assert encoder(history).predictions == {}
+
+
+def test_twin():
+    encoder, history = make("twin"), draw(LENGTHS)
+    compare(encoder, history, [encoder(history).vector], [references.twin(encoder, history)])
+
+
+def test_twins_first_stage_finds_what_full_attention_weighs_most():
+    """The consistency that the paper is about: one score in both stages."""
+    encoder, history = make("twin", most=3), draw([9, 2, 6])
+    everything = make("twin", most=100)
+    everything.load_state_dict(encoder.state_dict())
+    owners = history.owners()
+    full = everything.scores(history, owners, everything.attention.queries(history.targets)).mean(1)
+    kept, counts = best_within(full, history.lengths, owners, 3)
+    assert counts.tolist() == [3, 2, 3]
+    alone = everything(history.take(kept, counts)).vector
+    torch.testing.assert_close(encoder(history).vector, alone, rtol=1e-10, atol=1e-12)
+
+
+def test_twin_projects_an_item_once(monkeypatch):
+    encoder, history = make("twin"), draw([50, 60])
+    rows = []
+    encoder.attention.keys.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    encoder(history)
+    assert max(rows) <= 6  # there are six items
+
+
+def test_dien():
+    encoder, history = make("dien"), draw(LENGTHS)
+    torch.manual_seed(11)
+    found = encoder(history)
+    torch.manual_seed(11)
+    pairs = sum(max(0, n - 1) for n in LENGTHS)
+    others = torch.randint(sum(LENGTHS), (pairs,)).tolist()
+    vectors, loss = references.dien(encoder, history, others)
+    compare(encoder, history, [found.vector, found.auxiliary["next_event"]], [vectors, loss])
+    assert encoder.eval()(history).auxiliary == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=20, deadline=None)
+@given(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=5), chosen=st.integers(0, 4), seed=st.integers(0, 5))
+def test_a_samples_vector_does_not_depend_on_the_rest_of_the_batch(kind, lengths, chosen, seed):
+    encoder, history = make(kind).eval(), draw(lengths, seed)
+    chosen %= len(lengths)
+    start = sum(lengths[:chosen])
+    own = slice(start, start + lengths[chosen])
+    alone = History(
+        history.events[own],
+        history.contexts[own],
+        history.targets[chosen : chosen + 1],
+        history.lengths[chosen : chosen + 1],
+        {k: v[own] for k, v in history.event_ids.items()},
+        {k: v[chosen : chosen + 1] for k, v in history.target_ids.items()},
+    )
+    whole = encoder(history).vector
+    torch.testing.assert_close(whole[chosen], encoder(alone).vector[0], rtol=1e-9, atol=1e-11)
+    if not lengths[chosen]:
+        assert (whole[chosen] == 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_without_events_gives_zeros_and_a_gradient_to_every_parameter(kind):
+    """Data-parallel ranks wait for the gradient of each parameter."""
+    encoder = make(kind)
+    found = encoder(draw([0, 0]))
+    assert (found.vector == 0).all()
+    loss = found.vector.sum() + sum(found.auxiliary.values()) + sum(p.sum() for p, _ in found.predictions.values())
+    loss.backward()
+    missing = [n for n, p in encoder.named_parameters() if p.grad is None]
+    assert not missing
+    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 12), min_size=1, max_size=6),
+    most=st.integers(1, 8),
+    skew=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_best_and_newest_within(lengths, most, skew, seed):
+    if skew:
+        lengths = [*lengths, 80]  # far longer than the others: too long for a rectangle
+    scores = torch.rand(sum(lengths), generator=torch.Generator().manual_seed(seed))
+    owners = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    best, newest, at = [], [], 0
+    for length in lengths:
+        own = list(range(at, at + length))
+        best += sorted(sorted(own, key=lambda t: -scores[t])[:most])
+        newest += own[-most:]
+        at += length
+    kept = [min(n, most) for n in lengths]
+    for found, expected in ((best_within(scores, torch.tensor(lengths), owners, most), best),
+                            (newest_within(torch.tensor(lengths), owners, most), newest)):  # fmt: skip
+        assert found[0].tolist() == expected
+        assert found[1].tolist() == kept
+
+
+def test_softmax_within_is_stable_and_sums_to_one():
+    owners = torch.tensor([0, 0, 2, 2, 2])
+    weights = softmax_within(torch.tensor([[1000.0], [1001.0], [-1e4], [0.0], [0.0]]), owners, 3)
+    torch.testing.assert_close(weights[:, 0], torch.tensor([0.2689, 0.7311, 0.0, 0.5, 0.5]), rtol=1e-3, atol=1e-6)
