@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from home_dist.insight_section import InsightSection
 from home_dist.data.batch import Batch
 from home_dist.insight.figures import Figures, figures
 from home_dist.insight.sums import Sums, gradients, over_ranks, statistics
+from home_dist.insight_section import InsightSection
 from home_dist.models import TaskGroups
 from home_dist.network import Head
 from home_dist.schema import Schema

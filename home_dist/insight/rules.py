@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from home_dist.insight_section import RulesSection
 from home_dist.insight.figures import Figures
 from home_dist.insight.store import Names, PartNames
 from home_dist.insight.tables import TableFigures
+from home_dist.insight_section import RulesSection
 
 _TINY = 1e-30
 
@@ -172,7 +172,8 @@ def _identical(part: PartNames, own: Figures, rules: RulesSection) -> Iterator[S
 def _constant(part: PartNames, own: Figures, rules: RulesSection) -> Iterator[Sign]:
     for k, gate in enumerate(part.gates):
         varies = float(own["weight_std"][k].max())
-        if sum(part.sees[k]) > 1 and varies < rules.constant_std:
+        one_alone = own["weight"][k].max() >= rules.collapse_weight  # is a collapse
+        if sum(part.sees[k]) > 1 and varies < rules.constant_std and not one_alone:
             what = f"gate {gate} gives all samples the same weights (largest standard deviation {varies:.1e})"
             advice = "features that tell samples apart (are they standardised?), a higher train.lr, or fewer experts"
             yield Sign("constant", f"gate {gate}", what, varies, rules.constant_std, advice)

@@ -1,4 +1,4 @@
-"""Runs with insight on real ranks: training is the same bit for bit, records are of all ranks, and a resumed run has each once."""
+"""Runs with insight on real ranks: the same training bit for bit, records of all ranks, and after a resume each record once."""
 
 import json
 import shutil
@@ -97,7 +97,7 @@ def test_tensorboard_has_curves_histograms_and_gates(watched):
 
 
 def test_a_resumed_run_has_each_record_once(watched, data, tmp_path):
-    folder, whole = watched
+    folder, _ = watched
     shutil.copytree(folder / "run", tmp_path / "run")
     for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
         if not checkpoint.name.endswith("00000010"):
