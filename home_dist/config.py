@@ -4,7 +4,7 @@ Unknown keys are refused. Every message names the key, what was given and what i
 """
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,8 +13,9 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from home_dist.errors import ConfigError, problem_lines
 from home_dist.insight_section import InsightSection
-from home_dist.model_section import DEFAULT_KIND, KINDS, HomeModel, ModelSection, without_foreign_keys
-from home_dist.section import Rate
+from home_dist.metrics_section import MetricsSection
+from home_dist.model_section import DEFAULT_KIND, KINDS, HomeModel, ModelSection
+from home_dist.section import Rate, without_foreign_keys
 from home_dist.section import Section as _Section
 from home_dist.sequence_section import DEFAULT_ENCODER, ENCODERS, SequenceSection
 
@@ -133,6 +134,7 @@ class RunConfig(_Section):
     log: LogSection = LogSection()
     kernel: KernelSection = KernelSection()
     insight: InsightSection = InsightSection()
+    metrics: MetricsSection = MetricsSection()
     distributed: DistributedSection = DistributedSection()
 
     @field_validator("model", mode="before")
@@ -163,8 +165,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), notes: list[str
     """Reads a run configuration.
 
     `overrides` are of the form "train.batch_size=4096"; the value is TOML, or text where it is no TOML. When one of them
-    chooses another model.kind than the file, the file's [model] keys that only its own kind knows are left out; `notes` gets
-    a line that names them. Raises ConfigError, with one line per problem.
+    chooses another kind of model or encoder than the file, the file's keys that only its own kind knows are left out; `notes`
+    gets a line that names them. Raises ConfigError, with one line per problem.
     """
     path = Path(path)
     try:
@@ -173,16 +175,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), notes: list[str
         raise ConfigError(f"{path}: no such file. Give the path of a run's TOML file, such as configs/*.toml.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    written = _kind_of(tree)
+    written = _kinds_of(tree)
     for override in overrides:
         _apply(tree, override)
-    kind = _kind_of(tree)
     overridden = {o.partition("=")[0].strip() for o in overrides}
-    if kind != written and "model.kind" in overridden:
-        kept = {key.split(".")[1] for key in overridden if key.startswith("model.")}
-        left_out = without_foreign_keys(tree["model"], written, kept)
+    for name, kind in _kinds_of(tree).items():
+        before = written.get(name)
+        if kind == before or f"{name}.kind" not in overridden:
+            continue
+        inside = (key.removeprefix(f"{name}.") for key in overridden if key.startswith(f"{name}."))
+        kinds: Mapping[str, type[_Section]] = KINDS if name == "model" else ENCODERS
+        left_out = without_foreign_keys(_entry(tree, name), kinds, before, {key.split(".")[0] for key in inside})
         if left_out and notes is not None:
-            notes.append(f"model.kind={kind}: {path} is for {written}; left out of its [model]: {', '.join(left_out)}")
+            notes.append(f"{name}.kind={kind}: {path} is for {before}; left out of its [{name}]: {', '.join(left_out)}")
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -227,9 +232,21 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             node = node[index]
 
 
-def _kind_of(tree: dict[str, Any]) -> Any:
-    model = tree.get("model", {})
-    return model.get("kind", DEFAULT_KIND) if isinstance(model, dict) else None
+def _kinds_of(tree: dict[str, Any]) -> dict[str, Any]:
+    """The kind of each section that has one: "model", "sequence.0", ..."""
+    found = {}
+    model, sequences = tree.get("model", {}), tree.get("sequence", [])
+    if isinstance(model, dict):
+        found["model"] = model.get("kind", DEFAULT_KIND)
+    for index, entry in enumerate(sequences if isinstance(sequences, list) else []):
+        if isinstance(entry, dict):
+            found[f"sequence.{index}"] = entry.get("kind", DEFAULT_ENCODER)
+    return found
+
+
+def _entry(tree: dict[str, Any], name: str) -> Any:
+    section, _, index = name.partition(".")
+    return tree[section][int(index)] if index else tree[section]
 
 
 def _with_allowed(line: str) -> str:

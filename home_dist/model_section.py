@@ -4,7 +4,7 @@ Keys of one name mean the same in every kind, so that `--set model.kind=...` kee
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -209,18 +209,3 @@ ModelSection = (
 
 KINDS: Mapping[str, type[Section]] = {c.model_fields["kind"].default: c for c in get_args(ModelSection)}
 DEFAULT_KIND = "home"
-
-
-def without_foreign_keys(section: dict[str, Any], before: Any, kept: set[str]) -> list[str]:
-    """After `kind` was overridden: takes out of `section` the keys that only the kind `before` knows, and returns them.
-
-    A file is written for one kind; choosing another one on the command line must not ask for all of its keys to be edited.
-    Keys that were overridden themselves (`kept`) and keys that neither kind knows stay, for validation to refuse.
-    """
-    old, new = (KINDS.get(kind) if isinstance(kind, str) else None for kind in (before, section.get("kind")))
-    if old is None or new is None:
-        return []
-    foreign = [k for k in section if k in old.model_fields and k not in new.model_fields and k not in kept]
-    for key in foreign:
-        del section[key]
-    return foreign

@@ -1,6 +1,6 @@
 """One rank's part of tests/distributed/test_models.py: trains one kind of model after the other, which starts processes once.
 
-Arguments: a run's TOML file, then per kind its name and its overrides in one word, with spaces between.
+Arguments: a run's TOML file, then per run a name and its overrides in one word, with spaces between.
 """
 
 import sys
@@ -9,13 +9,13 @@ from home_dist.config import load_config
 from home_dist.training import commands, ranks
 
 
-def main(path: str, *kinds: str) -> None:
+def main(path: str, *runs: str) -> None:
     formed = ranks.form_ranks(load_config(path, ["distributed.threads=1"]).distributed)
-    for line in kinds:
-        kind, *overrides = line.split(" ")
-        folder = load_config(path).run.dir
-        config = load_config(path, [f"model.kind={kind}", f"run.dir={folder}/{kind}", *overrides])
-        print(f"=== {kind}", flush=True)
+    folder = load_config(path).run.dir
+    for line in runs:
+        name, *overrides = line.split(" ")
+        config = load_config(path, [f"run.dir={folder}/{name}", *overrides])
+        print(f"=== {name}", flush=True)
         commands.train(config, formed)
     ranks.leave_ranks()
 
