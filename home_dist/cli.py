@@ -101,7 +101,7 @@ def _alike_on_all_ranks(action: Callable[[], Result]) -> Result:
 
 def silence_libraries() -> None:
     """TorchRec and torch warn of deprecated calls within themselves, which no user of ours can change."""
-    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s", force=True)
     for name in ("torchrec", "torch.fx", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(torch|torchrec|fbgemm_gpu)\b")
