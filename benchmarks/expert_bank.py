@@ -8,8 +8,11 @@ from which `--table` makes the Markdown table and the plot anew.
 """
 
 import argparse
+import importlib.util
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -109,10 +112,10 @@ def measure_bf16(quick: bool) -> dict[str, Any]:
 
 
 def home_steps(
-    group_experts: int, in_dim: int, samples: int, tasks: TaskGroups = TASKS
+    group_experts: int, in_dim: int, samples: int, tasks: TaskGroups = TASKS, hidden: int = 128, out_dim: int = 64
 ) -> tuple[dict[str, Any], list[torch.Tensor]]:
     torch.manual_seed(0)
-    model = home(group_experts, in_dim, tasks)
+    model = home(group_experts, in_dim, hidden, out_dim, tasks)
     modules = HomeOfModules(model, tasks)
     v = torch.randn(samples, in_dim, requires_grad=True)
     torch.testing.assert_close(model(v), modules(v), rtol=1e-3, atol=1e-3)
@@ -126,7 +129,10 @@ def home_steps(
             part.feature_gate.kernel = kernel or EAGER
         whole(v).square().sum().backward()
 
-    steps = {"modules": lambda: step(None), "eager": lambda: step(EAGER), "cpu": lambda: step(Kernel("cpu"))}
+    kernels = {"modules": None, "eager": EAGER, "cpu": Kernel("cpu")}
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        kernels["triton"] = Kernel("triton")
+    steps = {name: lambda kernel=kernel: step(kernel) for name, kernel in kernels.items()}
     return steps, [v, *model.parameters(), *modules.parameters()]
 
 
@@ -143,14 +149,28 @@ def measure_home(quick: bool) -> dict[str, Any]:
 
 
 def measure_launches(quick: bool) -> dict[str, Any]:
-    """Of a whole HoME's training step: by experts per group, then by tasks."""
+    """Of a whole HoME's training step: by experts per group, then by tasks. Triton's in a process of its own: whether it
+    interprets its kernels is settled when it is imported."""
+    found = launches_of(("modules", "eager"), quick)
+    if quick or importlib.util.find_spec("triton") is None:  # minutes, as the kernels are interpreted
+        return found
+    command = [sys.executable, "-W", "ignore", __file__, "--triton-launches"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    for axis, rows in json.loads(ended.stdout.strip().splitlines()[-1]).items():
+        for value, row in rows.items():
+            found[axis][value].update(row)
+    return found
+
+
+def launches_of(systems: tuple[str, ...], quick: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"experts_per_group": {}, "tasks": {}}
     for count in (2, 8) if quick else (2, 4, 8):
-        steps, _ = home_steps(count, 64, 32)
-        found["experts_per_group"][str(count)] = {n: launches(steps[n]) for n in ("modules", "eager")}
+        steps, _ = home_steps(count, 16, 8, hidden=8, out_dim=8)
+        found["experts_per_group"][str(count)] = {n: launches(steps[n]) for n in systems}
     for count in (4, 12):
-        steps, _ = home_steps(2, 64, 32, TaskGroups(tuple(k % 2 for k in range(count))))
-        found["tasks"][str(count)] = {n: launches(steps[n]) for n in ("modules", "eager")}
+        steps, _ = home_steps(2, 16, 8, TaskGroups(tuple(k % 2 for k in range(count))), hidden=8, out_dim=8)
+        found["tasks"][str(count)] = {n: launches(steps[n]) for n in systems}
     return found
 
 
@@ -171,7 +191,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="under a minute; writes nothing")
     parser.add_argument("--table", action="store_true", help="only the table and the plot, from the last full run's JSON")
+    parser.add_argument("--triton-launches", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.triton_launches:
+        print(json.dumps(launches_of(("triton",), quick=False)))
+        return
     if not options.table:
         cores = min(2, len(os.sched_getaffinity(0)))
         torch.set_num_threads(cores)

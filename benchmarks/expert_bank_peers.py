@@ -155,6 +155,6 @@ class HomeOfModules(nn.Module):
         return torch.stack(self.task([shared, *groups, *of_task], both))
 
 
-def home(group_experts: int, in_dim: int, tasks: TaskGroups) -> Home:
-    config = HomeModel(shared_experts=group_experts, group_experts=group_experts, expert_hidden=(128,), expert_dim=64)
+def home(group_experts: int, in_dim: int, hidden: int, out_dim: int, tasks: TaskGroups) -> Home:
+    config = HomeModel(shared_experts=group_experts, group_experts=group_experts, expert_hidden=(hidden,), expert_dim=out_dim)
     return Home(config, in_dim, tasks)

@@ -1,5 +1,6 @@
 """The definition, in plain batched torch operators. The number of operators does not depend on that of experts."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -34,20 +35,27 @@ def outputs(
 
 
 def _first(operands: Operands, inputs: Sequence[torch.Tensor], precision: Precision) -> torch.Tensor:
-    """The first layer: the experts of one input are one matrix product. Returns (E, B, H)."""
+    """The first layer: the experts of one input are one matrix product, and inputs that stand together and have as many experts
+    each are one batched product. Returns (E, B, H)."""
     weights, biases = operands.weights[0], _bias(operands, 0)
-    parts, at = [], 0
-    for count, x in zip(operands.experts, inputs, strict=True):
-        weight = weights[at : at + count].flatten(0, 1)
-        bias = None if biases is None else biases[at : at + count].flatten()
+    hidden, parts, at, which = weights.shape[1], [], 0, 0
+    for count, run in itertools.groupby(operands.experts):
+        several = len(list(run))
+        some = slice(at, at + several * count)
+        if not count:  # no gate sees any of their experts
+            which += several
+            continue
+        x = torch.stack(list(inputs[which : which + several])) if several > 1 else inputs[which].unsqueeze(0)  # (n, B, F)
+        weight = weights[some].view(several, count * hidden, -1).transpose(1, 2)
+        bias = None if biases is None else biases[some].view(several, 1, -1)
         if precision == "bf16":
-            wide = nn.functional.linear(x.bfloat16(), weight.bfloat16()).to(weight.dtype)
+            wide = torch.bmm(x.bfloat16(), weight.bfloat16()).to(weight.dtype)
             wide = wide if bias is None else wide + bias
         else:
-            wide = nn.functional.linear(x, weight, bias)
-        parts.append(wide.view(x.shape[0], count, weights.shape[1]).transpose(0, 1))
-        at += count
-    return torch.cat(parts)
+            wide = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)
+        parts.append(wide.view(several, x.shape[1], count, hidden).transpose(1, 2).reshape(-1, x.shape[1], hidden))
+        at, which = some.stop, which + several
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _bias(operands: Operands, depth: int) -> torch.Tensor | None:
