@@ -44,7 +44,7 @@ class Collector:
             return
         passed: dict[str, Any] = {}
         hooks = [
-            self.head.features.register_forward_hook(lambda _, __, v: passed.update(v=v.detach())),
+            self.head.model.register_forward_pre_hook(lambda _, given: passed.update(v=given[0].detach())),
             self.head.register_forward_hook(lambda _, given, __: passed.update(sums=self._look(passed["v"], given[0]))),
         ]
         try:

@@ -1,9 +1,11 @@
 """Whether probabilities mean what they say: of what is scored 0.1, a tenth should happen."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from home_dist.metrics.samples import Samples, counted, probabilities
+from home_dist.metrics.samples import Floats, Samples, counted, probabilities
 
 
 def calibration_ratio(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:
@@ -26,16 +28,45 @@ def calibration_ratio_of(samples: Samples, task: str | None = None) -> float:
     return float(samples.weights @ p) / positives if positives else float("nan")
 
 
+@dataclass(frozen=True)
+class CalibrationCurve:
+    """Per bin that holds samples, in the order of predictions."""
+
+    weight: Floats
+    """Sum of the samples' weights."""
+    prediction: Floats
+    """Their mean prediction."""
+    rate: Floats
+    """Their share of positives."""
+
+
+def calibration_curve(
+    labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, bins: int = 20
+) -> CalibrationCurve:
+    """What is predicted, and what happens, over bins as those of expected_calibration_error. Empty without samples."""
+    return calibration_curve_of(counted(labels, scores, weights), bins)
+
+
 def calibration_error_of(samples: Samples, bins: int = 20, task: str | None = None) -> float:
+    curve = calibration_curve_of(samples, bins, task)
+    if not curve.weight.size:
+        return float("nan")
+    return float(curve.weight @ np.abs(curve.prediction - curve.rate) / curve.weight.sum())
+
+
+def calibration_curve_of(samples: Samples, bins: int = 20, task: str | None = None) -> CalibrationCurve:
     if bins < 1:
         raise ValueError(f"bins must be at least 1, not {bins}")
     p = probabilities(samples, task)
     if not p.size:
-        return float("nan")
+        return CalibrationCurve(*np.empty((3, 0)))
     _, run = np.unique(p, return_inverse=True)
     run_weight = np.bincount(run, samples.weights)
     middle = np.cumsum(run_weight) - run_weight / 2
     total = run_weight.sum()
     bin_of_run = np.minimum((middle / total * bins).astype(np.int64), bins - 1)
-    surplus = np.bincount(bin_of_run[run], samples.weights * (p - samples.labels), minlength=bins)
-    return float(np.abs(surplus).sum() / total)
+    bin_of_sample = bin_of_run[run]
+    terms = (samples.weights, samples.weights * p, samples.weights * samples.labels)
+    sums = np.stack([np.bincount(bin_of_sample, term, minlength=bins) for term in terms]).astype(np.float64)
+    weight, predicted, positive = (s[sums[0] > 0] for s in sums)
+    return CalibrationCurve(weight, predicted / weight, positive / weight)

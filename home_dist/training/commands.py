@@ -1,7 +1,5 @@
 """`home-dist train` and `home-dist evaluate`, as every rank runs them."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 from torch import nn
@@ -9,16 +7,15 @@ from torch import nn
 from home_dist.config import RunConfig
 from home_dist.embeddings.sharding import plan_rows
 from home_dist.errors import CheckpointError
-from home_dist.metrics import TaskMetrics
 from home_dist.schema import load_schema
 from home_dist.training.build import Inputs, build, open_inputs
 from home_dist.training.checkpoint import Checkpoints, TrainState, load, read_state
-from home_dist.training.evaluate import evaluate
+from home_dist.training.evaluate import Evaluation, evaluate, record, slice_columns
 from home_dist.training.events import EventLog
 from home_dist.training.observer import Observer
 from home_dist.training.ranks import Ranks, together
 from home_dist.training.run_folder import RunFolder
-from home_dist.training.tables import Screen, derived, detected, evaluation_table, plan_table
+from home_dist.training.tables import Screen, derived, detected, evaluation_table, plan_table, slice_table
 from home_dist.training.trainer import Trainer, total_steps
 
 
@@ -28,6 +25,7 @@ def train(config: RunConfig, ranks: Ranks) -> None:
     screen.say(detected(ranks, config.kernel))
     schema = together(lambda: load_schema(config.schema_path()))
     inputs = together(lambda: open_inputs(config, schema))
+    together(lambda: slice_columns(inputs.layout, config.metrics.slices))
     folder = RunFolder(config.run.dir)
     together(lambda: folder.claim(config, schema) if ranks.first else None)
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep_last)
@@ -55,10 +53,10 @@ def train(config: RunConfig, ranks: Ranks) -> None:
     log = EventLog(folder.tensorboard if ranks.first and config.log.tensorboard else None, state.step)
     observer = Observer(built, inputs.schema, config, folder.insight, log, ranks, screen, state.step)
     state = Trainer(inputs, built, reader, checkpoints, log, observer, ranks, screen).run(state, steps)
-    for split, metrics in evaluate_splits(inputs, built.model, ranks, screen).items():
-        log.evaluation(state.step, split, metrics)
+    for split, found in evaluate_splits(inputs, built.model, ranks, screen).items():
+        log.evaluation(state.step, split, found.tasks)
         if ranks.first:
-            _record(folder.evaluation, split, metrics, state)
+            record(folder.evaluation, folder.scores, split, found, state.step, state.samples, config.metrics.keep_scores)
     log.close()
     screen.say(
         f"checkpoint:  {checkpoints.newest()}\ntensorboard: {folder.tensorboard}\n"
@@ -82,20 +80,14 @@ def evaluate_run(run_dir: Path, checkpoint: Path | None, splits: tuple[str, ...]
     evaluate_splits(inputs, built.model, ranks, screen)
 
 
-def evaluate_splits(inputs: Inputs, model: nn.Module, ranks: Ranks, screen: Screen) -> dict[str, list[TaskMetrics]]:
-    tasks = [t.name for t in inputs.schema.task]
+def evaluate_splits(inputs: Inputs, model: nn.Module, ranks: Ranks, screen: Screen) -> dict[str, Evaluation]:
     found = {}
     for split in inputs.files:
         if split == "train" and len(inputs.files) > 1:
             continue
         reader = inputs.evaluation_reader(split, ranks)
-        found[split] = evaluate(model, reader, tasks, inputs.schema.group_column is not None, ranks)
-        screen.table(evaluation_table(split, found[split]))
+        found[split] = evaluate(model, reader, inputs.schema, inputs.layout, inputs.config, ranks)
+        screen.table(evaluation_table(split, found[split].tasks))
+        for feature in inputs.config.metrics.slices:
+            screen.table(slice_table(split, feature, [s for s in found[split].slices if s.feature == feature]))
     return found
-
-
-def _record(path: Path, split: str, metrics: list[TaskMetrics], state: TrainState) -> None:
-    """evaluation.json: per split and task, with the step it was measured at."""
-    tree = json.loads(path.read_text()) if path.is_file() else {}
-    tree |= {"step": state.step, "samples": state.samples, split: {m.task: asdict(m) for m in metrics}}
-    path.write_text(json.dumps(tree, indent=1))

@@ -1,35 +1,116 @@
 """Scores of a split and its metrics, exact over ranks."""
 
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
 
+from home_dist.config import RunConfig
 from home_dist.data import Reader
-from home_dist.metrics import TaskMetrics, evaluate_tasks, gather_rows
+from home_dist.errors import ConfigError
+from home_dist.metrics import Slice, TaskMetrics, calibration_curve, evaluate_slices, evaluate_tasks, gather_rows
+from home_dist.schema import InputLayout, Schema
 from home_dist.training.ranks import Ranks
 
 
-@torch.no_grad()
-def score(model: nn.Module, reader: Reader, ranks: Ranks) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """All ranks' real samples of a split: probabilities (N, K), labels (N, K), weights (N, K), groups (N,).
+@dataclass(frozen=True)
+class Scored:
+    """All ranks' real samples of a split, in the order of ranks; the same on every rank."""
 
-    In the order of ranks; the same on every rank.
-    """
+    scores: np.ndarray
+    """Probabilities (N, K)."""
+    labels: np.ndarray
+    weights: np.ndarray
+    groups: np.ndarray
+    """(N,)"""
+    slices: np.ndarray
+    """(N, S): ids or buckets of chosen features."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    tasks: list[TaskMetrics]
+    slices: list[Slice]
+    scored: Scored
+    grouped: bool
+    """Whether the data has a column for GAUC."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {m.task: asdict(m) for m in self.tasks}
+
+    def calibration_to_json(self) -> dict[str, Any]:
+        """By task: the bins' weights, predictions and shares of positives."""
+        s = self.scored
+        curves = [calibration_curve(s.labels[:, k], s.scores[:, k], s.weights[:, k]) for k in range(len(self.tasks))]
+        return {
+            m.task: {name: getattr(curve, name).tolist() for name in ("weight", "prediction", "rate")}
+            for m, curve in zip(self.tasks, curves, strict=True)
+        }
+
+
+def slice_columns(layout: InputLayout, features: Sequence[str]) -> list[int]:
+    """Where the features of `[metrics] slices` stand in Batch.small. Raises ConfigError for others than those."""
+    small = [i.key for i in layout.at("small")]
+    for feature in features:
+        if feature not in small:
+            raise ConfigError(
+                f"metrics.slices: {feature!r} cannot cut a split; features that can, those of small tables and statistics: "
+                f"{', '.join(small) or 'none'}"
+            )
+    return [small.index(feature) for feature in features]
+
+
+@torch.no_grad()
+def scored(model: nn.Module, reader: Reader, ranks: Ranks, columns: Sequence[int] = ()) -> Scored:
+    """columns: of Batch.small, to be kept as slices."""
     training = model.training
     model.eval()
-    parts: list[list[torch.Tensor]] = [[], [], [], []]
+    parts: list[list[torch.Tensor]] = [[], [], [], [], []]
     for batch in reader.epoch(0):
         real = batch.mask.bool()
         _, output = model(batch.to(ranks.device))
-        columns = (torch.sigmoid(output.logits).cpu(), batch.labels, batch.weights, batch.groups)
-        for part, column in zip(parts, columns, strict=True):
+        kept = (torch.sigmoid(output.logits).cpu(), batch.labels, batch.weights, batch.groups, batch.small[:, list(columns)])
+        for part, column in zip(parts, kept, strict=True):
             part.append(column[real])
     model.train(training)
-    scores, labels, weights, groups = gather_rows(*(torch.cat(part) for part in parts))
-    return scores.double().numpy(), labels.numpy(), weights.numpy(), groups.numpy()
+    scores, labels, weights, groups, slices = gather_rows(*(torch.cat(part) for part in parts))
+    return Scored(scores.double().numpy(), labels.numpy(), weights.numpy(), groups.numpy(), slices.numpy())
 
 
-def evaluate(model: nn.Module, reader: Reader, tasks: list[str], grouped: bool, ranks: Ranks) -> list[TaskMetrics]:
-    """Per task; `grouped` tells whether the data has a column for GAUC."""
-    scores, labels, weights, groups = score(model, reader, ranks)
-    return evaluate_tasks(tasks, labels, weights, scores, groups if grouped else None)
+def score(model: nn.Module, reader: Reader, ranks: Ranks) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities (N, K), labels (N, K), weights (N, K), groups (N,)."""
+    found = scored(model, reader, ranks)
+    return found.scores, found.labels, found.weights, found.groups
+
+
+def evaluate(
+    model: nn.Module, reader: Reader, schema: Schema, layout: InputLayout, config: RunConfig, ranks: Ranks
+) -> Evaluation:
+    tasks, grouped = [t.name for t in schema.task], schema.group_column is not None
+    chosen = config.metrics.slices
+    found = scored(model, reader, ranks, slice_columns(layout, chosen))
+    groups = found.groups if grouped else None
+    rows = (tasks, found.labels, found.weights, found.scores, groups)
+    slices = list(evaluate_slices(chosen, found.slices, *rows, at_least=config.metrics.slice_rows))
+    return Evaluation(evaluate_tasks(*rows), slices, found, grouped)
+
+
+def record(path: Path, scores_folder: Path, split: str, found: Evaluation, step: int, samples: int, keep: int) -> None:
+    """evaluation.json: per split and task, with the step it was measured at, slices and calibration beside it; and the scores
+    themselves where there are at most `keep` rows."""
+    tree = json.loads(path.read_text()) if path.is_file() else {}
+    tree |= {"step": step, "samples": samples, split: found.to_json()}
+    tree["calibration"] = {**tree.get("calibration", {}), split: found.calibration_to_json()}
+    if found.slices:
+        tree["slices"] = {**tree.get("slices", {}), split: [asdict(part) for part in found.slices]}
+    path.write_text(json.dumps(tree, indent=1))
+    if len(found.scored.groups) <= keep:
+        scores_folder.mkdir(exist_ok=True)
+        s = found.scored
+        arrays = {"scores": s.scores.astype(np.float32), "labels": s.labels, "weights": s.weights, "groups": s.groups}
+        np.savez_compressed(scores_folder / f"{split}.npz", allow_pickle=False, **arrays)

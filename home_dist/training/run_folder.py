@@ -15,6 +15,7 @@ _FREE = (
     "log",
     "checkpoint",
     "insight",
+    "metrics",
     "data.path",
     "data.schema",
     "data.prefetch",
@@ -34,6 +35,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.evaluation = self.path / "evaluation.json"
         self.insight = self.path / "insight"
+        self.scores = self.path / "scores"
 
     def claim(self, config: RunConfig, schema: Schema) -> None:
         """Writes config.toml and schema.toml, or checks that those in the folder describe the same run.

@@ -12,7 +12,7 @@ from rich.table import Table
 from home_dist.config import KernelSection
 from home_dist.embeddings.sharding import PlanRow
 from home_dist.experts.kernels import choose
-from home_dist.metrics import TaskMetrics, mean_row
+from home_dist.metrics import Slice, TaskMetrics, mean_row
 from home_dist.training.build import Inputs
 from home_dist.training.ranks import Ranks
 
@@ -82,6 +82,17 @@ def evaluation_table(split: str, metrics: Sequence[TaskMetrics]) -> Table:
         table.add_row(m.task, f"{m.samples:,}", f"{m.positives:,}", *_figures(m))
     table.add_section()
     table.add_row("mean", "", "", *_figures(mean_row(metrics)))
+    return table
+
+
+def slice_table(split: str, feature: str, slices: Sequence[Slice]) -> Table:
+    """Per value of a feature the means over tasks."""
+    table = Table(title=f"evaluation: {split}, by {feature}")
+    table.add_column(feature, justify="right")
+    for name in ("samples", "AUC", "GAUC", "log loss", "calibration"):
+        table.add_column(name, justify="right")
+    for part in slices:
+        table.add_row(str(part.value), f"{part.samples:,}", *_figures(mean_row(part.tasks)))
     return table
 
 

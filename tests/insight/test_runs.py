@@ -9,6 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from home_dist.insight.store import CURVES, TABLES, Store
+from home_dist.metrics import auc
 from tests.distributed.test_training import newest, tensors
 from tests.factory import make_config, make_data
 from tests.ranks import run, settings
@@ -22,9 +23,9 @@ OPTIONS = settings(
     embedding__tables__video__sharding="row_wise",
     embedding__tables__tag__sharding="data_parallel",
     data__validation="''",
-    data__test="''",
 )
 WATCHED = settings(insight__every_steps=3, insight__gradient_samples=20, checkpoint__every_steps=10, checkpoint__keep_last=9)
+WATCHED += settings(metrics__slices="['tab', 'rate']", metrics__slice_rows=20)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,29 @@ def test_tables_are_looked_at_with_each_checkpoint(watched):
         assert 1 > untouched[0][table] > untouched[1][table] > 0
         assert untouched[1][table] >= untouched[2][table]
     assert all(t["growth"] > 0.5 and t["broken"] == 0 for t in lines[-1]["tables"])
+
+
+def test_evaluation_has_slices_calibration_and_scores(watched, tmp_path):
+    folder, ended = watched
+    tree = json.loads((folder / "run" / "evaluation.json").read_text())
+    with np.load(folder / "run" / "scores" / "test.npz") as file:
+        scores = {name: file[name] for name in file.files}
+    assert scores["scores"].shape == (175, 3)
+    assert tree["test"]["like"]["auc"] == pytest.approx(auc(scores["labels"][:, 0], scores["scores"][:, 0]), abs=1e-6)
+    by_tab = [s for s in tree["slices"]["test"] if s["feature"] == "tab"]
+    assert [s["value"] for s in by_tab] == [0, 1, 2, 3, 4]
+    assert sum(s["samples"] for s in by_tab) == 175
+    assert {s["feature"] for s in tree["slices"]["test"]} == {"tab", "rate"}
+    curve = tree["calibration"]["test"]["watch"]
+    assert sum(curve["weight"]) == tree["test"]["watch"]["samples"]
+    assert "evaluation: test, by tab" in ended.text
+
+
+def test_a_feature_that_cannot_cut_a_split_is_refused(data, tmp_path):
+    ended = run(1, "train", make_config(tmp_path, data), *settings(metrics__slices="['video']"))
+    assert ended.codes == [2]
+    assert "metrics.slices: 'video' cannot cut a split" in ended.text
+    assert "statistics: tab, rate" in ended.text
 
 
 def test_tensorboard_has_curves_histograms_and_gates(watched):

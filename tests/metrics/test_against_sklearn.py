@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 from sklearn import metrics as oracle
+from sklearn.calibration import calibration_curve as sklearn_curve
 
 from home_dist.metrics import (
     auc,
+    calibration_curve,
     calibration_ratio,
     evaluate_tasks,
     expected_calibration_error,
@@ -93,6 +95,19 @@ def test_calibration_by_hand():
     # Two bins: 0.25 and, since equal scores stay together, 0.5, 0.5 and 0.75.
     assert expected_calibration_error(labels, scores, bins=2) == pytest.approx((0.25 + abs(1.75 - 2)) / 4)
     assert expected_calibration_error(labels, scores, bins=1) == pytest.approx(0.0)
+
+
+def test_calibration_curve_against_sklearn():
+    """Quantile bins of as many distinct scores as there are samples hold the same samples."""
+    labels, scores, _, _ = sample(1000, 7)
+    rate, prediction = sklearn_curve(labels, scores, n_bins=10, strategy="quantile")
+    curve = calibration_curve(labels, scores, bins=10)
+    assert curve.weight.tolist() == [100] * 10
+    assert curve.prediction == pytest.approx(prediction)
+    assert curve.rate == pytest.approx(rate)
+    assert calibration_curve([], []).weight.size == 0
+    weighted = calibration_curve([1, 0, 1], [0.2, 0.2, 0.9], [1, 3, 2], bins=2)
+    assert (weighted.weight.tolist(), weighted.rate.tolist()) == ([4, 2], [0.25, 1])
 
 
 def test_calibration_error_of_a_calibrated_model_is_small():

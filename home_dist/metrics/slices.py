@@ -1,0 +1,52 @@
+"""Metrics of parts of a split: of the samples of one tab, say, or of one class of users."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from home_dist.metrics.evaluation import TaskMetrics, as_tables, evaluate_tasks
+
+
+@dataclass(frozen=True)
+class Slice:
+    feature: str
+    value: int
+    """Of the feature's id or bucket."""
+    samples: int
+    tasks: list[TaskMetrics]
+
+
+def evaluate_slices(
+    features: Sequence[str],
+    values: ArrayLike,
+    task_names: Sequence[str],
+    labels: ArrayLike,
+    weights: ArrayLike,
+    scores: ArrayLike,
+    groups: ArrayLike | None = None,
+    at_least: int = 1,
+) -> Iterator[Slice]:
+    """For each feature, and each of its values that `at_least` samples have, what evaluate_tasks tells of these samples.
+
+    values: (N, features), integers; the rest as for evaluate_tasks.
+    """
+    columns = np.asarray(values)
+    y, w, p, names = as_tables(task_names, labels, weights, scores, groups)
+    if columns.shape != (len(y), len(features)):
+        raise ValueError(f"values {columns.shape} must be ({len(y)}, {len(features)}): one column per feature")
+    for feature, column in zip(features, columns.T, strict=True):
+        for value, rows in _rows_by_value(column):
+            if len(rows) >= at_least:
+                users = None if names is None else names[rows]
+                yield Slice(feature, value, len(rows), evaluate_tasks(task_names, y[rows], w[rows], p[rows], users))
+
+
+def _rows_by_value(column: NDArray[np.generic]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    if not column.size:
+        return
+    order = np.argsort(column, kind="stable")
+    found, first = np.unique(column[order], return_index=True)
+    for value, rows in zip(found, np.split(order, first[1:]), strict=True):
+        yield int(value), rows
