@@ -1,6 +1,6 @@
 """The expert bank against experts in a Python loop, and against its own matrix products: speed, memory, launches.
 
-    python benchmarks/expert_bank.py --quick    # under a minute: few repeats, the large shape at a quarter of its batch
+    python benchmarks/expert_bank.py --quick    # under a minute: few repeats, the large shape at an eighth of its batch
     python benchmarks/expert_bank.py            # some twenty minutes: torch.compile and the scaling plot as well
 
 All systems of a comparison take turns in one process, and ratios are of medians. The full run writes results/expert_bank.json,
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from expert_bank_measures import flops, launches, medians, moved_bytes, peak_bytes
+from expert_bank_measures import flops, launches, medians, moved_bytes, peak_bytes, share_of_cores
 from expert_bank_peers import HomeOfModules, Loop, floor, home
 from expert_bank_report import claims, plot, table
 
@@ -85,7 +85,7 @@ class Shape:
 def measure_shape(name: str, quick: bool) -> dict[str, Any]:
     sizes = SHAPES[name]
     if quick and name == "large":
-        sizes = (sizes[0] // 4, *sizes[1:])
+        sizes = (sizes[0] // 8, *sizes[1:])
     shape = Shape(*sizes)
     shape.check(Kernel("cpu"))
     result: dict[str, Any] = {"shape": dict(zip("BFHDEK", sizes, strict=True))}
@@ -167,7 +167,8 @@ def launches_of(systems: tuple[str, ...], quick: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"experts_per_group": {}, "tasks": {}}
     for count in (2, 8) if quick else (2, 4, 8):
         steps, _ = home_steps(count, 16, 8, hidden=8, out_dim=8)
-        found["experts_per_group"][str(count)] = {n: launches(steps[n]) for n in systems}
+        counted = systems if count == 2 or not quick else [n for n in systems if n != "modules"]
+        found["experts_per_group"][str(count)] = {n: launches(steps[n]) for n in counted}
     for count in (4, 12):
         steps, _ = home_steps(2, 16, 8, TaskGroups(tuple(k % 2 for k in range(count))), hidden=8, out_dim=8)
         found["tasks"][str(count)] = {n: launches(steps[n]) for n in systems}
@@ -191,17 +192,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="under a minute; writes nothing")
     parser.add_argument("--table", action="store_true", help="only the table and the plot, from the last full run's JSON")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--threads", type=int, default=min(2, cores), help="1 times processor time: for busy machines")
     parser.add_argument("--triton-launches", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.triton_launches:
         print(json.dumps(launches_of(("triton",), quick=False)))
         return
     if not options.table:
-        cores = min(2, len(os.sched_getaffinity(0)))
-        torch.set_num_threads(cores)
+        torch.set_num_threads(options.threads)
+        product = floor(ExpertBank([4], 512, [256], 128, norm=True), 2048)
         result: dict[str, Any] = {
             "torch": torch.__version__,
-            "threads": cores,
+            "threads": options.threads,
+            "share_of_cores": share_of_cores(product),
             "instructions": torch.backends.cpu.get_cpu_capability(),
             "passes": host.passes().about,
             "quick": options.quick,

@@ -19,6 +19,20 @@ _NO_LAUNCH = {
 }  # fmt: skip
 
 
+def clock() -> float:
+    """Seconds. Of one thread its own processor time, which other processes hardly change."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def share_of_cores(step: Step, seconds: float = 1.0) -> float:
+    """How much of the cores that its threads could use this process gets: well below 1, other processes disturb the timing."""
+    step()
+    wall, own = time.perf_counter(), time.process_time()
+    while time.perf_counter() - wall < seconds:
+        step()
+    return (time.process_time() - own) / (time.perf_counter() - wall) / torch.get_num_threads()
+
+
 def medians(systems: dict[str, Step], repeats: int, at_least: float = 0.0) -> dict[str, float]:
     """Seconds per step of each system, the median of repeats that take turns: what disturbs one disturbs all.
 
@@ -27,16 +41,16 @@ def medians(systems: dict[str, Step], repeats: int, at_least: float = 0.0) -> di
     inner = {}
     for name, step in systems.items():
         step()
-        start = time.perf_counter()
+        start = clock()
         step()
-        inner[name] = max(1, round(at_least / (time.perf_counter() - start)))
+        inner[name] = max(1, round(at_least / (clock() - start)))
     found: dict[str, list[float]] = {name: [] for name in systems}
     for _ in range(repeats):
         for name, step in systems.items():
-            start = time.perf_counter()
+            start = clock()
             for _ in range(inner[name]):
                 step()
-            found[name].append((time.perf_counter() - start) / inner[name])
+            found[name].append((clock() - start) / inner[name])
     return {name: statistics.median(times) for name, times in found.items()}
 
 
