@@ -27,10 +27,10 @@ from home_dist.sequence.jagged import best_within  # noqa: E402
 from home_dist.sequence.sim import Sim  # noqa: E402
 from home_dist.sequence.twin import Twin  # noqa: E402
 
-DIM, HIDDEN, HEADS, HEAD_DIM, K, ITEMS = 64, (64, 32), 2, 32, 50, 20_000
-EVENTS = 400_000
+DIM, HIDDEN, HEADS, HEAD_DIM, K, ITEMS = 128, (64, 32), 4, 32, 50, 20_000
+EVENTS = 200_000
 """Events of a batch in the comparison of searches; shorter histories make larger batches."""
-Step = Callable[[], Any]
+Step = Callable[[], object]
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
         print(line)
 
 
-def _din(repeats: int, samples: int = 1024) -> dict[str, Any]:
+def _din(repeats: int, samples: int = 512) -> dict[str, Any]:
     """Lengths: log-normal with mean 30, at most 200."""
     sigma = 1.0
     mu = torch.log(torch.tensor(30.0)) - sigma**2 / 2
@@ -81,7 +81,8 @@ def _din(repeats: int, samples: int = 1024) -> dict[str, Any]:
         "jagged": lambda: jagged(History(values, none, targets, lengths)).vector.sum().backward(),
     }
     seconds = medians(steps, repeats)
-    memory = {name: peak_bytes(step) for name, step in steps.items()}
+    leaves = [values, table, targets, *jagged.parameters(), *padded.parameters()]
+    memory = {name: peak_bytes(step, leaves) for name, step in steps.items()}
     return {
         "samples": samples,
         "mean_length": float(lengths.float().mean()),
@@ -97,7 +98,8 @@ def _search(length: int, repeats: int) -> dict[str, Any]:
     popularity = 1 / torch.arange(1, ITEMS + 1, dtype=torch.float64)
     items = torch.multinomial(popularity, samples * length, replacement=True)
     embeddings = torch.randn(ITEMS, DIM)
-    events = embeddings[items].requires_grad_()
+    events = embeddings[items]
+    events.requires_grad_()
     lengths = torch.full((samples,), length)
     targets = torch.randn(samples, DIM, requires_grad=True)
     category = items % 100
@@ -115,17 +117,23 @@ def _search(length: int, repeats: int) -> dict[str, Any]:
     # Items come with the category, so that the item alone tells them apart.
     by_item = History(events, history.contexts, targets, lengths, {"item": items}, {"item": history.target_ids["item"]})
     twin = Twin(DIM, 0, K, HEADS, HEAD_DIM)
-    square = events.view(samples, length, DIM)
 
-    def with_search() -> None:
+    def step(loss: Callable[[], torch.Tensor]) -> Step:
+        def run() -> None:
+            events.grad = None  # otherwise each step would add to the last one's, as no training does
+            loss().backward()
+
+        return run
+
+    def of_soft() -> torch.Tensor:
         found = soft(history)
-        (found.vector.sum() + sum(logits.sum() for logits, _ in found.predictions.values())).backward()
+        return found.vector.sum() + found.predictions["search"][0].sum()
 
     steps: dict[str, Step] = {
-        "full attention": lambda: full(square, targets).sum().backward(retain_graph=True),
-        "SIM, hard search": lambda: hard(history).vector.sum().backward(),
-        "SIM, soft search": with_search,
-        "TWIN": lambda: twin(by_item).vector.sum().backward(),
+        "full attention": step(lambda: full(events.view(samples, length, DIM), targets).sum()),
+        "SIM, hard search": step(lambda: hard(history).vector.sum()),
+        "SIM, soft search": step(of_soft),
+        "TWIN": step(lambda: twin(by_item).vector.sum()),
     }
     seconds = medians(steps, repeats)
     return {"samples": samples, "seconds": seconds, "recall": _recall(full, twin, soft, by_item)}
@@ -139,8 +147,8 @@ def _recall(full: FullAttention, twin: Twin, soft: Sim, history: History) -> dic
     exact = twin.attention.scores(twin.attention.keys(history.events), twin.attention.queries(history.targets), owners).mean(1)
     wanted = set(best_within(exact, history.lengths, owners, K)[0].tolist())
     found = {
-        "TWIN": twin.scores(history, owners, twin.attention.queries(history.targets)).mean(1),
-        "SIM, soft search": soft.relevance(history, owners),
+        "TWIN": twin.search_scores(history, twin.attention.queries(history.targets)),
+        "SIM, soft search": soft.relevance(history),
     }
     return {
         name: len(wanted & set(best_within(scores, history.lengths, owners, K)[0].tolist())) / len(wanted)

@@ -40,8 +40,7 @@ class FullAttention(nn.Module):
 
     def forward(self, events: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """events: (B, T, D); target: (B, D). Returns (B, heads * head_dim)."""
-        b, t, _ = events.shape
-        shape = (b, -1, self.heads, self.head_dim)
+        shape = (len(events), -1, self.heads, self.head_dim)
         q, k, v = (p(x).view(shape).transpose(1, 2) for p, x in
                    ((self.queries, target.unsqueeze(1)), (self.keys, events), (self.values, events)))  # fmt: skip
         weights = (q @ k.transpose(2, 3) / math.sqrt(self.head_dim)).softmax(3)

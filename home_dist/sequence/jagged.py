@@ -20,6 +20,33 @@ def softmax_within(scores: torch.Tensor, owners: torch.Tensor, samples: int) -> 
     return raised / sum_within(raised, owners, samples).index_select(0, owners)
 
 
+_LONG = 256
+"""Mean length from which a product per sample is cheaper than a copy of the sample's vector for each of its events."""
+
+
+def dots_within(values: torch.Tensor, vectors: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
+    """values: (N, D); vectors: (B, D), one per sample. Returns (N,): each event times its sample's vector."""
+    if len(values) < _LONG * len(lengths):
+        return (values * vectors.index_select(0, owners)).sum(1)
+    parts = values.split(lengths.tolist())
+    return torch.cat([torch.mv(part, vector) for part, vector in zip(parts, vectors, strict=True)])
+
+
+def some_within(lengths: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """At most `most` events of each sample: all of a short history, of a longer one so many at random, some perhaps twice.
+
+    Returns positions (n,) and how many of each sample (B,). Draws from torch's generator.
+    """
+    kept = lengths.clamp(max=most)
+    owners = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), kept)
+    place = torch.arange(len(owners), device=owners.device) - starts(kept).index_select(0, owners)
+    length = lengths.index_select(0, owners)
+    if len(length) and int(lengths.max()) > most:
+        drawn = (torch.rand(len(owners), device=owners.device, dtype=torch.float64) * length).long()
+        place = torch.where(length > most, torch.minimum(drawn, length - 1), place)
+    return starts(lengths).index_select(0, owners) + place, kept
+
+
 def starts(lengths: torch.Tensor) -> torch.Tensor:
     """(B,): position of each sample's first event."""
     return torch.cumsum(lengths, 0) - lengths

@@ -15,8 +15,9 @@ from torch import nn
 
 from home_dist.sequence.attention import TargetAttention
 from home_dist.sequence.history import Encoded, Encoder, History
-from home_dist.sequence.jagged import best_within, newest_within, sum_within
+from home_dist.sequence.jagged import best_within, dots_within, newest_within, some_within, sum_within
 
+SAMPLED = 1000
 _PREDICTOR_HIDDEN = 32
 
 
@@ -50,27 +51,28 @@ class Sim(Encoder):
         owners = history.owners()
         if self.search == "hard":
             return Encoded(self.attention(self._same_category(history, owners)))
-        if not self.training:
-            with torch.no_grad():
-                relevance = self.relevance(history, owners)
-            return Encoded(self.attention(self._best(history, owners, relevance)))
-        relevance = self.relevance(history, owners)
-        pooled = sum_within(relevance.unsqueeze(1) * history.events.detach(), owners, len(history.lengths))
-        # A sum over 10,000 events must not drown the target beside it.
-        pooled = pooled / history.lengths.clamp(min=1).to(pooled.dtype).sqrt().unsqueeze(1)
-        logits = self.predictor(torch.cat([pooled, history.targets.detach()], 1))
-        return Encoded(
-            self.attention(self._best(history, owners, relevance.detach())),
-            predictions={"search": (logits, self.search_weight)},
-        )
+        with torch.no_grad():
+            relevance = self.relevance(history)
+        best = history.take(*best_within(relevance, history.lengths, owners, self.most))
+        found = Encoded(self.attention(best))
+        if self.training:
+            found.predictions["search"] = (self._prediction(history), self.search_weight)
+        return found
 
-    def relevance(self, history: History, owners: torch.Tensor) -> torch.Tensor:
+    def relevance(self, history: History) -> torch.Tensor:
         """(N,): r_t. (W_a q) . (W_b e_t) = (W_b^T W_a q) . e_t: one product per sample in place of one per event."""
         wanted = self.of_target(history.targets.detach()) @ self.of_event.weight
-        return (history.events.detach() * wanted.index_select(0, owners)).sum(1)
+        return dots_within(history.events.detach(), wanted, history.lengths, history.owners())
 
-    def _best(self, history: History, owners: torch.Tensor, relevance: torch.Tensor) -> History:
-        return history.take(*best_within(relevance, history.lengths, owners, self.most))
+    def _prediction(self, history: History) -> torch.Tensor:
+        """(B, K). Reads at most SAMPLED events of a history, in place of the rest of which they count several times."""
+        positions, kept = some_within(history.lengths, SAMPLED)
+        some = history.take(positions, kept)
+        pooled = sum_within(self.relevance(some).unsqueeze(1) * some.events.detach(), some.owners(), len(kept))
+        length = history.lengths.clamp(min=1).to(pooled.dtype)
+        # A sum over 10,000 events must not drown the target beside it: divided by the root of their number.
+        pooled = pooled * (length.sqrt() / kept.clamp(min=1)).unsqueeze(1)
+        return self.predictor(torch.cat([pooled, history.targets.detach()], 1))
 
     def _same_category(self, history: History, owners: torch.Tensor) -> History:
         same = history.event_ids[self.category] == history.target_ids[self.category].index_select(0, owners)

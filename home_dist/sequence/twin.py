@@ -9,12 +9,14 @@ Inherent fields are projected once per distinct item of the batch, not once per 
 then bounded by the number of items.
 """
 
+import math
+
 import torch
 from torch import nn
 
 from home_dist.sequence.attention import TargetAttention
 from home_dist.sequence.history import Encoded, Encoder, History
-from home_dist.sequence.jagged import best_within
+from home_dist.sequence.jagged import best_within, dots_within
 
 
 class Twin(Encoder):
@@ -32,7 +34,7 @@ class Twin(Encoder):
         queries = self.attention.queries(history.targets)
         # What is not chosen has no influence, so that the search needs no gradient: the chosen are scored once more.
         with torch.no_grad():
-            searched = self.scores(history, history.owners(), queries).mean(1)
+            searched = self.search_scores(history, queries)
         chosen = history.take(*best_within(searched, history.lengths, history.owners(), self.most))
         owners = chosen.owners()
         scores = self.scores(chosen, owners, queries)
@@ -41,10 +43,25 @@ class Twin(Encoder):
 
     def scores(self, history: History, owners: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
         """(N, heads)"""
-        first, item = _distinct(history)
-        keys = self.attention.keys(history.events.index_select(0, first)).index_select(0, item)
-        scores = self.attention.scores(keys, queries, owners)
+        keys, item = self._keys(history)
+        scores = self.attention.scores(keys.index_select(0, item), queries, owners)
         return scores if self.bias is None else scores + self.bias(history.contexts)
+
+    def search_scores(self, history: History, queries: torch.Tensor) -> torch.Tensor:
+        """(N,): the mean over heads, in which the heads' products add up to one of whole vectors."""
+        keys, item = self._keys(history)
+        owners, heads = history.owners(), self.attention.heads
+        if len(keys) * len(queries) <= 4 * len(item):
+            products = (queries @ keys.t())[owners, item]  # each sample with each item is less work than each event
+        else:
+            products = dots_within(keys.index_select(0, item), queries, history.lengths, owners)
+        scores = products / (heads * math.sqrt(self.attention.head_dim))
+        return scores if self.bias is None else scores + history.contexts @ self.bias.weight.mean(0)
+
+    def _keys(self, history: History) -> tuple[torch.Tensor, torch.Tensor]:
+        """Projected inherent fields of the distinct items (M, heads * head_dim), and each event's item (N,)."""
+        first, item = _distinct(history)
+        return self.attention.keys(history.events.index_select(0, first)), item
 
 
 def _distinct(history: History) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,13 +69,22 @@ def _distinct(history: History) -> tuple[torch.Tensor, torch.Tensor]:
     positions = torch.arange(len(history.events), device=history.events.device)
     if not history.event_ids or not len(positions):
         return positions, positions
-    item = torch.zeros_like(positions)
-    count = 1
+    item, count = torch.zeros_like(positions), 1
     for ids in history.event_ids.values():
         # Numbered anew after each field, so that the code of two numbers fits 64 bits.
-        values, own = torch.unique(ids, return_inverse=True)
-        distinct, item = torch.unique(item * len(values) + own, return_inverse=True)
-        count = len(distinct)
+        own, distinct = _numbered(ids.long())
+        item, count = _numbered(item * distinct + own) if count > 1 else (own, distinct)
     first = torch.empty(count, dtype=positions.dtype, device=positions.device)
     first[item] = positions  # of the events of an item, any one: their embeddings are equal
     return first, item
+
+
+def _numbered(codes: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Codes (N,) as numbers 0 .. M - 1 of the distinct ones, and M."""
+    if int(codes.max()) <= 16 * len(codes):
+        there = torch.zeros(int(codes.max()) + 1, dtype=torch.bool, device=codes.device)
+        there[codes] = True
+        numbers = there.cumsum(0)  # no sort where a table of the codes is small
+        return numbers[codes] - 1, int(numbers[-1])
+    distinct, numbers = torch.unique(codes, return_inverse=True)
+    return numbers, len(distinct)
