@@ -1,49 +1,19 @@
 """Id columns, histories and labels of all impressions, with the tables and features of the schema that describe them."""
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import DAY_MS
 from home_dist.prepare.kuairand.history import AGES, OUTCOMES, SHARES, histories
 from home_dist.prepare.kuairand.log import GROUPS, Log
 from home_dist.prepare.kuairand.side import Side
 from home_dist.prepare.kuairand.stored import Stored
-from home_dist.prepare.vocabulary import Keys, Vocabulary, fit_vocabulary
+from home_dist.prepare.prepared import Prepared
 from home_dist.prepare.write import list_array
-from home_dist.schema import EventField, IdFeature, SequenceSpec, TableSpec, TaskSpec
+from home_dist.schema import EventField, SequenceSpec, TableSpec, TaskSpec
 
 HISTORY = "watched"
-
-
-@dataclass
-class Prepared:
-    """What grows column by column; arrays are (N,), one entry per impression."""
-
-    columns: dict[str, pa.Array] = field(default_factory=dict)
-    tables: dict[str, TableSpec] = field(default_factory=dict)
-    features: list[IdFeature] = field(default_factory=list)
-    vocabularies: dict[str, Vocabulary] = field(default_factory=dict)
-
-    def add_id(self, name: str, keys: Keys, training: NDArray[np.bool_], min_count: int, extra: Keys | None = None) -> None:
-        """A feature of one id per impression, with a vocabulary fitted on the training part and `extra`."""
-        vocabulary = fit_vocabulary(keys[training], min_count, extra)
-        self._declare(name, vocabulary.rows)
-        self.vocabularies[name] = vocabulary
-        self.columns[name] = pa.array(vocabulary.encode(keys))
-        self.features.append(IdFeature(name=name, column=name, table=name))
-
-    def add_number(self, name: str, values: Ints, rows: int) -> None:
-        """A feature of one id per impression whose values are rows as they are."""
-        self._declare(name, rows)
-        self.columns[name] = pa.array(values, pa.int32())
-        self.features.append(IdFeature(name=name, column=name, table=name))
-
-    def _declare(self, name: str, rows: int) -> None:
-        self.tables[name] = TableSpec(name=name, rows=rows)
 
 
 def add_ids(prepared: Prepared, log: Log, side: Side, stored: Stored, training: NDArray[np.bool_], utc_offset_ms: int) -> None:
@@ -55,22 +25,13 @@ def add_ids(prepared: Prepared, log: Log, side: Side, stored: Stored, training: 
     if (side.music >= 0).any():
         prepared.add_id("music", side.music, training, min_count=2)
     if len(side.tags):
-        _add_tags(prepared, side, training)
+        prepared.add_list("tags", "tag", side.tags, side.tag_offsets, training, min_count=5)
     prepared.add_number("tab", np.clip(log.tab, 0, 31), 32)
     local = log.time + utc_offset_ms
     prepared.add_number("hour", local // (DAY_MS // 24) % 24, 24)
     prepared.add_number("weekday", (local // DAY_MS + 3) % 7, 7)  # 1970-01-01 was a Thursday; 0 is Monday
     for name, texts in side.categories.items():
         prepared.add_id(name, texts, training, min_count=5)
-
-
-def _add_tags(prepared: Prepared, side: Side, training: NDArray[np.bool_]) -> None:
-    of_training = np.repeat(training, np.diff(side.tag_offsets))
-    vocabulary = fit_vocabulary(side.tags[of_training], min_count=5)
-    prepared.tables["tag"] = TableSpec(name="tag", rows=vocabulary.rows)
-    prepared.vocabularies["tag"] = vocabulary
-    prepared.columns["tags"] = list_array(vocabulary.encode(side.tags), side.tag_offsets)
-    prepared.features.append(IdFeature(name="tags", column="tags", table="tag", pooling="mean"))
 
 
 def add_history(prepared: Prepared, log: Log, side: Side, stored: Stored, most: int) -> SequenceSpec:

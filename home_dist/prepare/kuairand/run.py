@@ -9,17 +9,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from home_dist.prepare.asof import Ints
-from home_dist.prepare.boundaries import fit_statistic, rounded
 from home_dist.prepare.days import SPLITS, Days, choose_days, day_name, local_days
-from home_dist.prepare.kuairand.columns import Prepared, add_history, add_ids, add_labels
+from home_dist.prepare.kuairand.columns import add_history, add_ids, add_labels
 from home_dist.prepare.kuairand.files import read_source
 from home_dist.prepare.kuairand.log import Log, clean_log
 from home_dist.prepare.kuairand.side import Side, join_side
-from home_dist.prepare.kuairand.statistics import Columns, month_statistics, past_statistics, situation_statistics
+from home_dist.prepare.kuairand.statistics import month_statistics, past_statistics, situation_statistics
 from home_dist.prepare.kuairand.stored import read_stored
-from home_dist.prepare.write import write_prepared
-from home_dist.schema import Schema, StatisticFeature, TaskSpec
+from home_dist.prepare.prepared import Prepared
+from home_dist.prepare.write import users_together, write_prepared
+from home_dist.schema import Schema, TaskSpec
 
 ATTRIBUTION = (
     "KuaiRand: Gao et al., KuaiRand: An Unbiased Sequential Recommendation Dataset with Randomly Exposed Videos, CIKM 2022, "
@@ -64,7 +63,7 @@ def prepare_kuairand(raw: Path, out: Path, options: Options, say: Callable[[str]
     add_ids(prepared, log, side, stored, training, days.utc_offset_ms)
     sequence = add_history(prepared, log, side, stored, options.history)
     tasks = add_labels(prepared, log, training)
-    statistics = _add_statistics(prepared, numbers, training, options.buckets)
+    statistics = prepared.add_statistics(numbers, training, options.buckets)
     schema = Schema(
         group_column="user_id",
         time_column="time_ms",
@@ -74,31 +73,10 @@ def prepare_kuairand(raw: Path, out: Path, options: Options, say: Callable[[str]
         task=tasks,
     )
     whole = pa.table({"user_id": pa.array(log.user), "time_ms": pa.array(log.time), **prepared.columns})
-    splits = {name: whole.take(_user_by_user(log, split == index)) for index, name in enumerate(SPLITS)}
+    splits = {name: whole.take(users_together(log.user, log.time, split == index)) for index, name in enumerate(SPLITS)}
     report = _report(log, side, days, split, tasks, prepared, splits) | {"files": list(source.log_files)}
     write_prepared(out, splits, {"train": options.train_files}, schema, prepared.vocabularies, report)
     return report
-
-
-def _add_statistics(prepared: Prepared, numbers: Columns, training: NDArray[np.bool_], buckets: int) -> list[StatisticFeature]:
-    """Those that tell something in the training part."""
-    fitted = []
-    for name, values in numbers.items():
-        stored = rounded(values, training)
-        statistic = fit_statistic(name, f"stat_{name}", stored[training], buckets)
-        if statistic is not None:
-            fitted.append(statistic)
-            prepared.columns[statistic.column] = pa.array(stored, from_pandas=True)
-    return fitted
-
-
-def _user_by_user(log: Log, chosen: NDArray[np.bool_]) -> Ints:
-    """Rows of a part, users in a fixed random order, each in order of time: small on disk, and no user's number tells
-    where a row stands. Training shuffles rows anyway."""
-    rows = np.flatnonzero(chosen)
-    users, code = np.unique(log.user[rows], return_inverse=True)
-    place = np.random.default_rng(0).permutation(len(users))[code]
-    return rows[np.lexsort((log.time[rows], place))]
 
 
 def _report(
