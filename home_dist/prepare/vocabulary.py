@@ -46,6 +46,11 @@ class Vocabulary:
         pq.write_table(table, path, compression="zstd", compression_level=19, store_schema=False)
 
 
+def missing(keys: Keys) -> NDArray[np.bool_]:
+    """(n,) which keys stand for a missing value: negative numbers and empty texts."""
+    return np.asarray(keys == "") if keys.dtype.kind == "U" else np.asarray(keys.astype(np.int64) < 0)
+
+
 def fit_vocabulary(keys: Keys, min_count: int, extra: Keys | None = None) -> Vocabulary:
     """From the training part's keys (n,) and, counted alike, those of histories.
 
@@ -54,7 +59,7 @@ def fit_vocabulary(keys: Keys, min_count: int, extra: Keys | None = None) -> Voc
     """
     every = keys if extra is None else np.concatenate([keys, extra])
     values, counts = np.unique(every, return_counts=True)
-    kept = (values != "" if values.dtype.kind == "U" else values >= 0) & (counts >= min_count)
+    kept = ~missing(values) & (counts >= min_count)
     values, counts = values[kept], counts[kept]
     order = np.argsort(-counts, kind="stable")
     return Vocabulary(values[order], counts[order])

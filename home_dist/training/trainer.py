@@ -4,7 +4,7 @@ import time
 from itertools import islice
 
 import torch
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 
 from home_dist.config import TrainSection
 from home_dist.data import Reader
@@ -50,7 +50,7 @@ class Trainer:
     def run(self, state: TrainState, total: int) -> TrainState:
         """Trains up to step `total`. Returns the state after it, which is also the newest checkpoint."""
         schedule = Schedule(self.built.optimizer, self.config.train, total)
-        pipeline = TrainPipelineSparseDist(self.built.model, self.built.optimizer, self.ranks.device, execute_all_batches=True)
+        pipeline = self._pipeline()
         meter = progress.Meter(len(self.tasks))
         epochs = self.reader.epochs(state.position.epoch, self.config.train.epochs)
         batches = islice(epochs, total - state.step)
@@ -78,8 +78,17 @@ class Trainer:
                 self.checkpoints.save(self.built.model, self.built.optimizer, state)
                 self.observer.tables(state.step, epoch_over=state.position.epoch > 0)
         epochs.close()
-        pipeline.detach()
+        if isinstance(pipeline, TrainPipelineSparseDist):
+            pipeline.detach()
         return state
+
+    def _pipeline(self) -> TrainPipelineSparseDist | TrainPipelineBase:
+        model, optimizer, device = self.built.model, self.built.optimizer, self.ranks.device
+        if not self.built.plan.plan:
+            # All tables are small and replicated: there is no exchange of ids to overlap, and nothing sharded at which the
+            # pipeline's tracing of the model would stop.
+            return TrainPipelineBase(model, optimizer, device)
+        return TrainPipelineSparseDist(model, optimizer, device, execute_all_batches=True)
 
     def _after(self, state: TrainState, output: StepOutput, total: int) -> TrainState:
         step = state.step + 1

@@ -1,0 +1,5 @@
+"""Any log of impressions, described in TOML -> a prepared data set. No Python is needed for it."""
+
+from home_dist.prepare.generic.run import prepare_log
+
+__all__ = ["prepare_log"]

@@ -1,0 +1,143 @@
+"""A log described in TOML: which columns are keys, times, labels, features and histories."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from home_dist.errors import ConfigError, problem_lines
+from home_dist.section import Section
+
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class SplitSection(Section):
+    train_days: Count
+    validation_days: Count
+    test_days: Count
+    """The log's last days, by its local calendar."""
+
+
+class SideSection(Section):
+    """A table with one row per value of a column of the log: its columns are joined to the log's."""
+
+    files: str
+    """Path or pattern, from the description's folder."""
+    key: str
+    """A column that the log has too."""
+
+
+class LabelSection(Section):
+    """A binary task. Positive where the column is true or 1; or, with at_least, where it is at least that much."""
+
+    name: Name
+    group: Name
+    column: str
+    at_least: float | None = None
+    known: str | None = None
+    """A column: where it is null or not above 0, the label is not known."""
+
+
+class IdSection(Section):
+    column: Name
+    min_count: Count = 2
+    """Values seen less often in the training part share row 0 with missing ones."""
+    separator: str | None = Field(default=None, min_length=1)
+    """For texts that hold several values. Columns of lists need none."""
+
+
+class NumberSection(Section):
+    column: Name
+    log: bool = False
+    """Take log(1 + x); negative values then count as missing."""
+
+
+class PastSection(Section):
+    """Counts and rates of labels among the earlier impressions with the same keys."""
+
+    by: tuple[str, ...] = Field(min_length=1)
+    """Columns of the log or of side tables."""
+    rates: tuple[str, ...] = ()
+    """Names of labels."""
+    days: float | None = Field(default=None, gt=0)
+    """Only the last so many days; by default all."""
+    strength: float = Field(default=20.0, gt=0)
+    """Impressions at the overall rate that a rate starts from."""
+    until: Literal["impression", "morning"] = "impression"
+    """Counts what lies before the impression, or before its local day: better for rare labels of a user, see README."""
+
+
+class HistorySection(Section):
+    """What the same user was shown strictly before."""
+
+    name: Name = "history"
+    fields: tuple[str, ...] = Field(min_length=1)
+    """Columns of [[id]] with one value; each event is compared with the impression by them."""
+    outcomes: tuple[str, ...] = Field(default=(), max_length=6)
+    """Labels: which of them an event had is a field of its own."""
+    only: str | None = None
+    """A label: only events that had it."""
+    most: Count = 50
+    """The newest events."""
+
+
+class LogSpec(Section):
+    log: str
+    """Path or pattern of the log's files (.parquet, .csv, .csv.gz), from the description's folder."""
+    user: str
+    time: str
+    """Column of whole numbers since 1970, or of timestamps."""
+    time_unit: Literal["s", "ms", "us"] = "ms"
+    utc_offset_hours: float = Field(default=0.0, ge=-14, le=14)
+    """Of the calendar by which days, hours and weekdays are told."""
+    buckets: int = Field(default=20, ge=2)
+    train_files: Count = 4
+    calendar: bool = True
+    """Hour and weekday as features."""
+    split: SplitSection
+    side: tuple[SideSection, ...] = ()
+    label: tuple[LabelSection, ...] = Field(min_length=1)
+    id: tuple[IdSection, ...] = Field(min_length=1)
+    number: tuple[NumberSection, ...] = ()
+    past: tuple[PastSection, ...] = ()
+    history: tuple[HistorySection, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "LogSpec":
+        labels, single = [x.name for x in self.label], [i.column for i in self.id if i.separator is None]
+        for what, names in (
+            ("label", labels),
+            ("id", [i.column for i in self.id]),
+            ("history", [h.name for h in self.history]),
+        ):
+            repeated = sorted({n for n in names if names.count(n) > 1})
+            if repeated:
+                raise ValueError(f"{what} {repeated[0]!r} is declared twice")
+        asked = [(f"past by {', '.join(p.by)}: rates", r) for p in self.past for r in p.rates]
+        asked += [(f"history {h.name!r}: outcomes", o) for h in self.history for o in h.outcomes]
+        asked += [(f"history {h.name!r}: only", h.only) for h in self.history if h.only is not None]
+        for where, name in asked:
+            if name not in labels:
+                raise ValueError(f"{where}: {name!r} is no label; there are: {', '.join(labels)}")
+        for history in self.history:
+            for column in history.fields:
+                if column not in single:
+                    there = ", ".join(single)
+                    raise ValueError(
+                        f"history {history.name!r}: fields: {column!r} is no [[id]] of one value; there are: {there}"
+                    )
+        return self
+
+
+def load_spec(path: Path) -> LogSpec:
+    """Raises ConfigError, one line per problem."""
+    try:
+        return LogSpec.model_validate(tomllib.loads(path.read_text()))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. Give a TOML file that describes your log; README shows one.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in problem_lines(error))) from None

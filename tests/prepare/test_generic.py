@@ -1,0 +1,249 @@
+"""A log that is described in TOML: against the KuaiRand pipeline on the same rows, and against loops."""
+
+import datetime
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+
+from home_dist.errors import ConfigError, DataError
+from home_dist.prepare.days import DAY_MS
+from home_dist.prepare.generic import prepare_log
+from home_dist.prepare.kuairand import Options, prepare_kuairand
+from tests.factory import CONFIG
+from tests.prepare.raw import START_MS, make_log, side_tables, write_raw
+from tests.ranks import run
+
+DESCRIPTION = """
+log = "raw/log_*.csv"
+user = "user_id"
+time = "time_ms"
+utc_offset_hours = 8
+train_files = 2
+
+[split]
+train_days = 3
+validation_days = 1
+test_days = 1
+
+[[side]]
+files = "raw/video_features_basic_small.csv"
+key = "video_id"
+
+[[label]]
+name = "like"
+group = "interaction"
+column = "is_like"
+[[label]]
+name = "long_view"
+group = "watch"
+column = "long_view"
+known = "duration_ms"
+[[label]]
+name = "watched"
+group = "watch"
+column = "play_time_ms"
+at_least = 7000
+
+[[id]]
+column = "user_id"
+[[id]]
+column = "video_id"
+min_count = 1
+[[id]]
+column = "author_id"
+[[id]]
+column = "tag"
+separator = ","
+min_count = 1
+
+[[number]]
+column = "duration_ms"
+log = true
+
+[[past]]
+by = ["user_id"]
+rates = ["long_view"]
+strength = 5
+[[past]]
+by = ["user_id"]
+rates = ["like"]
+until = "morning"
+strength = 5
+days = 30
+[[past]]
+by = ["video_id"]
+rates = ["like"]
+days = 1
+
+[[history]]
+name = "seen"
+fields = ["video_id", "author_id"]
+outcomes = ["like", "long_view"]
+most = 4
+[[history]]
+name = "liked"
+fields = ["video_id"]
+only = "like"
+"""
+
+
+def distinct_log(seed: int = 0) -> dict[str, np.ndarray]:
+    """Without repeated rows, which the KuaiRand pipeline merges."""
+    log = make_log(seed=seed)
+    _, first = np.unique(np.stack([log["time_ms"], log["user_id"], log["video_id"]]), axis=1, return_index=True)
+    return {name: values[np.sort(first)] for name, values in log.items()}
+
+
+def write(folder: Path, description: str = DESCRIPTION, log: dict[str, np.ndarray] | None = None) -> Path:
+    write_raw(folder / "raw", distinct_log() if log is None else log)
+    (folder / "mylog.toml").write_text(description)
+    return folder / "mylog.toml"
+
+
+def rows_of(out: Path) -> list[dict]:
+    return [{"split": s, **r} for s in ("train", "validation", "test") for r in pq.read_table(out / s).to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("generic")
+    prepare_log(write(folder), folder / "out", lambda text: None)
+    return folder
+
+
+def test_statistics_and_labels_are_those_of_the_kuairand_pipeline(prepared):
+    options = Options(train_days=3, validation_days=1, test_days=1)
+    prepare_kuairand(prepared / "raw", prepared / "kuairand", options, lambda text: None)
+    names = {
+        "stat_user_id_count": "stat_user_count",
+        "stat_user_id_long_view": "stat_user_long_view",
+        "stat_user_id_30d_like": "stat_user_like",
+        "stat_video_id_1d_count": "stat_video_day_count",
+        "stat_video_id_1d_like": "stat_video_day_like",
+        "label_like": "label_like",
+        "label_long_view": "label_long_view",
+        "known_long_view": "watch_known",
+        "hour": "hour",
+        "weekday": "weekday",
+    }
+
+    def comparable(out: Path, columns) -> list[str]:
+        # Equal impressions may stand in another order.
+        return sorted(json.dumps([r["split"], r["time_ms"], *(r[c] for c in columns)]) for r in rows_of(out))
+
+    mine = comparable(prepared / "out", names)
+    assert len(mine) > 300
+    assert mine == comparable(prepared / "kuairand", names.values())
+
+
+def test_histories_are_what_the_user_was_shown_before(prepared):
+    log, rows = distinct_log(), rows_of(prepared / "out")
+    table = pq.read_table(prepared / "out" / "vocabularies" / "video_id.parquet")
+    video = dict(zip(table["value"].to_pylist(), table["row"].to_pylist(), strict=True))
+    checked = 0
+    for row in rows:
+        own = log["user_id"] == row["group"]
+        before = np.flatnonzero(own & (log["time_ms"] < row["time_ms"]))
+        times = log["time_ms"][before]
+        if len(np.unique(times)) < len(times):
+            continue  # the order within a moment is free
+        checked += 1
+        before = before[np.argsort(times)]
+        known = log["duration_ms"] > 0
+        seen = before[-4:]
+        assert row["seen_video_id"] == [video[v] for v in log["video_id"][seen].tolist()]
+        outcome = log["is_like"] + 2 * (log["long_view"] * known)
+        assert row["seen_outcome"] == outcome[seen].tolist()
+        liked = before[log["is_like"][before] == 1]
+        assert row["liked_video_id"] == [video[v] for v in log["video_id"][liked].tolist()]
+    assert checked > 100
+
+
+def test_nothing_looks_into_the_future(prepared, tmp_path):
+    log, other = distinct_log(), distinct_log(seed=7)
+    moment = START_MS + 4 * DAY_MS + DAY_MS // 2
+    kept, later = log["time_ms"] < moment, other["time_ms"] >= moment
+    changed = {name: np.concatenate([values[kept], other[name][later]]) for name, values in log.items()}
+    prepare_log(write(tmp_path, log=changed), tmp_path / "out", lambda text: None)
+
+    def early(out: Path) -> list[str]:
+        return sorted(json.dumps(r, sort_keys=True) for r in rows_of(out) if r["time_ms"] < moment)
+
+    assert len(early(prepared / "out")) > 200
+    assert early(prepared / "out") == early(tmp_path / "out")
+
+
+def test_texts_timestamps_and_parquet_say_the_same_as_numbers(prepared, tmp_path):
+    log = distinct_log()
+    text = {n: v for n, v in log.items() if n not in ("user_id", "video_id", "time_ms")}
+    moments = [datetime.datetime.fromtimestamp(t / 1000, datetime.UTC).replace(tzinfo=None) for t in log["time_ms"].tolist()]
+    columns = {
+        **{n: pa.array(v) for n, v in text.items()},
+        "user_id": pa.array([f"u{v:02d}" for v in log["user_id"]]),
+        "video_id": pa.array([f"v{v:02d}" for v in log["video_id"]]).dictionary_encode(),
+        "time_ms": pa.array(moments, pa.timestamp("us")),
+    }
+    (tmp_path / "raw").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "raw" / "log_a.parquet")
+    side = side_tables()["video_features_basic"]
+    side = side.set_column(0, "video_id", pa.array([f"v{v:02d}" for v in side["video_id"].to_pylist()]))
+    pacsv.write_csv(side, tmp_path / "raw" / "video_features_basic_small.csv")
+    (tmp_path / "mylog.toml").write_text(DESCRIPTION.replace("log_*.csv", "log_*.parquet"))
+    prepare_log(tmp_path / "mylog.toml", tmp_path / "out", lambda text: None)
+    mine, theirs = (
+        sorted(json.dumps({k: v for k, v in r.items() if k != "group"}, sort_keys=True) for r in rows_of(f / "out"))
+        for f in (tmp_path, prepared)
+    )
+    assert mine == theirs
+
+
+@pytest.mark.distributed
+def test_it_trains(prepared, tmp_path):
+    config = CONFIG.format(run=tmp_path / "run", data=prepared / "out", batch_size=64).replace('"watched"', '"seen"')
+    (tmp_path / "run.toml").write_text(config)
+    ended = run(1, "train", tmp_path / "run.toml")
+    assert ended.codes == [0], ended.text
+    assert "tasks: interaction: like; watch: long_view, watched" in ended.text
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("train_days = 3", "train_days = 0"), ["split.train_days", "greater than or equal to 1"]),
+        (("known =", "knwon ="), ["label.1.knwon", "unknown key"]),
+        (('rates = ["long_view"]', 'rates = ["lng_view"]'), ["'lng_view' is no label", "like, long_view, watched"]),
+        (('fields = ["video_id"]', 'fields = ["tag"]'), ["history 'liked'", "'tag' is no [[id]] of one value"]),
+        (('name = "watched"', 'name = "like"'), ["label 'like' is declared twice"]),
+    ],
+)
+def test_a_wrong_description_names_the_key(change, expected, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        prepare_log(write(tmp_path, DESCRIPTION.replace(*change)), tmp_path / "out", lambda text: None)
+    for part in expected:
+        assert part in str(error.value), error.value
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (('log = "raw/log_*.csv"', 'log = "raw/nothing*.csv"'), ["nothing*.csv", "no such file"]),
+        (('column = "is_like"', 'column = "liked"'), ["column 'liked' is missing", "is_like"]),
+        (('column = "is_like"', 'column = "play_time_ms"'), ["'play_time_ms' of label 'like'", "0 or 1 is needed", "at_least"]),
+        (('time = "time_ms"', 'time = "time_ms"\ntime_unit = "us"'), ["would hold no rows"]),
+        (('time = "time_ms"', 'time = "time_ms"\ntime_unit = "s"'), ["'time_ms'", "no time since 1970 in s"]),
+        (('column = "duration_ms"\nlog', 'column = "tag"\nlog'), ["column 'tag' has type string, but numbers are needed"]),
+        (('key = "video_id"', 'key = "author_id"'), ["column 'author_id' is missing"]),
+    ],
+)
+def test_a_log_that_does_not_fit_is_named(change, expected, tmp_path):
+    with pytest.raises(DataError) as error:
+        prepare_log(write(tmp_path, DESCRIPTION.replace(*change)), tmp_path / "out", lambda text: None)
+    for part in expected:
+        assert part in str(error.value), error.value
+    assert not (tmp_path / "out").exists()
