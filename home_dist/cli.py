@@ -61,6 +61,26 @@ def evaluate(
 
 
 @app.command()
+def prepare(
+    description: Annotated[Path, typer.Argument(help="TOML file that describes a log; README shows one.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not hold anything yet.")],
+) -> None:
+    """Turn a log of impressions into a data folder: labels, as-of statistics, histories, vocabularies, splits by day."""
+
+    def body() -> None:
+        from home_dist.prepare.generic import prepare_log
+
+        report = prepare_log(description, out, lambda text: print(text, flush=True))
+        for name, part in report["splits"].items():
+            first, last = part["days"]
+            positives = ", ".join(f"{task} {count:,}" for task, count in part["positives"].items())
+            print(f"{name}: {first} to {last}, {part['rows']:,} rows, {part['users']:,} users; positives: {positives}")
+        print(f"written to {out}")
+
+    _run(body)
+
+
+@app.command()
 def doctor() -> None:
     """Check versions, devices, backends and memory; each finding comes with a fix."""
     from home_dist import doctor as checks
