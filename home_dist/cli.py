@@ -138,6 +138,9 @@ def _leave(code: int, message: str | None) -> NoReturn:
 
 
 def main() -> None:
+    # Threads that wait for each other sleep instead of spinning: on a machine with other work, spinning threads keep the one
+    # that they wait for off its core (a tenth of the samples/s was seen). OpenMP reads this when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
 
 
