@@ -1,4 +1,4 @@
-"""home-dist: train, evaluate, doctor."""
+"""home-dist: train, evaluate, inspect, doctor."""
 
 import logging
 import os
@@ -56,6 +56,26 @@ def evaluate(
         if unknown:
             raise UserError(f"--split {unknown[0]}: allowed are train, validation, test")
         commands.evaluate_run(run, checkpoint, chosen, ranks.form_ranks(settings.distributed))
+
+    _run(body)
+
+
+@app.command()
+def inspect(
+    run: Annotated[Path, typer.Argument(help="run.dir of a run, which may still be training.")],
+    compare: Annotated[Path | None, typer.Option(help="run.dir of another run, to be shown beside it.")] = None,
+    against: Annotated[
+        list[Path] | None, typer.Option(help="run.dir of single-task runs that no task should fall behind; several times.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; by default report.html in the run's folder.")] = None,
+) -> None:
+    """Write a page that shows what a run's experts do: findings, metrics, experts, gates, features, tables."""
+
+    def body() -> None:
+        from home_dist.insight.report import write_report
+
+        page = write_report(run, compare, against or [], out or run / "report.html")
+        print(f"report: {page}")
 
     _run(body)
 

@@ -44,7 +44,7 @@ def statistics(head: Head, anatomy: Anatomy, v: torch.Tensor) -> Sums:
 
 def _experts(out: torch.Tensor) -> Sums:
     """out: (E, B, D)."""
-    bins = torch.bucketize(out, EDGES.to(out.device)).flatten(1)
+    bins = torch.bucketize(out.contiguous(), EDGES.to(out.device)).flatten(1)
     flat = out.flatten(1)
     return {
         "sum": out.sum(1),

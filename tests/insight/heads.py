@@ -12,12 +12,15 @@ from home_dist.schema import build_layout
 from tests.factory import CONFIG, make_schema
 
 
-def make_head(kind: str = "home", **model: object) -> tuple[Head, Anatomy, TaskGroups]:
-    torch.manual_seed(0)
+def make_run(kind: str, **model: object) -> RunConfig:
     tree = tomllib.loads(CONFIG.format(run="run", data="data", batch_size=8))
     widths = {"expert_hidden": [6], "expert_dim": 5, "tower_hidden": [4]}
-    config = RunConfig.model_validate({**tree, "model": {"kind": kind, **widths, **model}})
-    schema = make_schema()
+    return RunConfig.model_validate({**tree, "model": {"kind": kind, **widths, **model}})
+
+
+def make_head(kind: str = "home", **model: object) -> tuple[Head, Anatomy, TaskGroups]:
+    torch.manual_seed(0)
+    config, schema = make_run(kind, **model), make_schema()
     head = Head(schema, build_layout(schema, config), config)
     tasks = TaskGroups.of(schema.task)
     return head, head.model.anatomy(tasks), tasks
