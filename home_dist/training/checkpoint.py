@@ -23,7 +23,7 @@ from torchrec.optim.keyed import KeyedOptimizer
 import home_dist
 from home_dist.data import ReaderPosition
 from home_dist.errors import CheckpointError
-from home_dist.training.ranks import together
+from home_dist.training.ranks import OtherRankFailed, together
 
 _MANIFEST, _STATE, _WRITING = "manifest.json", "state.json", ".writing"
 
@@ -72,11 +72,16 @@ class Checkpoints:
         if final in self.complete():
             return final
         writing = final.with_name(final.name + _WRITING)
-        together(lambda: self._clear(writing))
-        together(lambda: _write_shards(writing, model, optimizer))
-        hashes: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
-        dist.all_gather_object(hashes, together(lambda: _hashes_of_own_files(writing)))
-        together(lambda: self._seal(writing, final, state, hashes))
+        try:
+            together(lambda: self._clear(writing))
+            together(lambda: _write_shards(writing, model, optimizer))
+            hashes: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
+            dist.all_gather_object(hashes, together(lambda: _hashes_of_own_files(writing)))
+            together(lambda: self._seal(writing, final, state, hashes))
+        except (CheckpointError, OtherRankFailed):
+            if not dist.get_rank():
+                shutil.rmtree(writing, ignore_errors=True)  # all ranks have stopped writing; what is there fills the disk
+            raise
         return final
 
     def _clear(self, writing: Path) -> None:
@@ -224,8 +229,12 @@ def _first_line(error: BaseException) -> str:
 
 
 def _cannot_write(path: Path, error: BaseException) -> CheckpointError:
+    # torch's writer tells a full disk as "unexpected pos": look at the disk itself.
+    existing = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
+    full = shutil.disk_usage(existing).free < 2**20
+    reason = "No space left on device" if full else _first_line(error)
     return CheckpointError(
-        f"{path}: the checkpoint could not be written: {_first_line(error)}. "
+        f"{path}: the checkpoint could not be written: {reason}. "
         "Checkpoints written before are intact; make room or correct run.dir, then start the same command again."
     )
 
