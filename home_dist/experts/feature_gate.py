@@ -33,6 +33,10 @@ class FeatureGate(KernelUser):
             low, share = self._low(x)
             up = self.up.view(self.groups, self.gates, self.rank, -1)
             return device_gate.gated(x, low, up, share, self.sigmoid == "inside", self.kernel.precision)
+        if self.kernel.backend == "cpu":
+            from home_dist.experts.kernels import host_gate
+
+            return host_gate.gated(x, self.down, self.up, self.choice, self.sigmoid == "inside", self.kernel.precision)
         return x * self.scale(x)
 
     def scale(self, x: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ from home_dist.layers.global_norm import Moments
 _BLOCK_BYTES = 8 << 20
 """Of the hidden activations between a matrix product and the pass over its result, which then finds them in the cache."""
 
-_STORED = {"fp32": None, "bf16": torch.bfloat16}
+STORED = {"fp32": None, "bf16": torch.bfloat16}
 
 
 @functools.cache
@@ -63,7 +63,7 @@ def _blocks(operands: Operands, rows: int) -> Iterator[tuple[int, slice]]:
 class _Mixed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, using: Passes, gates: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
-        stored = _STORED[call.precision]
+        stored = STORED[call.precision]
         inputs, weights, biases = call.split(tensors)
         rows = gates.shape[1]
         gates = gates if gates.stride(2) == 1 else gates.contiguous()
@@ -138,7 +138,12 @@ class _Mixed(torch.autograd.Function):
 def _add_products(into: torch.Tensor, down: torch.Tensor, weights: torch.Tensor) -> None:
     """into (B, F) += sum over m of down (m, B, H) @ weights (m, H, F); `into` has the type that is summed in."""
     for part, weight in zip(down, weights, strict=True):
-        if into.dtype == weight.dtype:
-            into.addmm_(part, weight)
-        else:
-            into.add_(torch.mm(part, weight))
+        add_product(into, part, weight)
+
+
+def add_product(into: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """into += a @ b; `into` has the type that is summed in."""
+    if into.dtype == b.dtype:
+        into.addmm_(a, b)
+    else:
+        into.add_(torch.mm(a, b))

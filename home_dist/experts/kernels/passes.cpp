@@ -1,8 +1,9 @@
-// The pointwise passes around the expert bank's matrix products, each one reading its tensors once.
+// The pointwise passes around the matrix products of expert banks and feature gates, each one reading its tensors once.
 //
 // Plain C++ behind a C interface, without headers of torch: it compiles in seconds. Letters as in the README: B samples, E
-// experts, K gates, D width. All tensors are contiguous unless a stride is passed. S is the type that activations are stored
-// in, A the one that everything is computed, summed and passed in: fp32 for fp32 and bf16, fp64 for fp64.
+// experts, K gates, D width, F features, L low-rank gates. All tensors are contiguous unless a stride is passed. S is the type
+// that activations are stored in, A the one that everything is computed, summed and passed in: fp32 for fp32 and bf16, fp64 for
+// fp64.
 //
 // Sums run over fixed blocks of samples that are joined in order, so that results do not depend on the number of threads.
 // Comparisons are written such that NaN passes through them.
@@ -345,6 +346,86 @@ void mix_inner(const A* grad, S* y, const A* scale, const A* shift, const A* mea
   }
 }
 
+// The feature gate of one row, before the factor 2: sum over l of share[l] * sigmoid(wide_l), or the sigmoid of that of wide_l.
+// gates (L, F): what share is multiplied with.
+template <class S, class A>
+inline void gate_row(const S* wide, Size gate, const A* share, A* gates, A* total, bool inside, Size count, Size width) {
+  for (Size d = 0; d < width; ++d) total[d] = 0;
+  for (Size l = 0; l < count; ++l) {
+    const S* row = wide + l * gate;
+    A* own = gates + l * width;
+    const A factor = share[l];
+    if (inside) {
+#pragma omp simd
+      for (Size d = 0; d < width; ++d) {
+        own[d] = sigmoid(A(load(row[d])));
+        total[d] += factor * own[d];
+      }
+    } else {
+#pragma omp simd
+      for (Size d = 0; d < width; ++d) {
+        own[d] = load(row[d]);
+        total[d] += factor * own[d];
+      }
+    }
+  }
+  if (!inside) {
+#pragma omp simd
+    for (Size d = 0; d < width; ++d) total[d] = sigmoid(total[d]);
+  }
+}
+
+// out (B, F) = x (B, F) times the feature gate of wide (L, B, F) and share (B, L).
+template <class S, class A>
+void gate(const S* wide, const A* share, const A* x, A* out, Size inside, Size count, Size rows, Size width) {
+#pragma omp parallel
+  {
+    std::vector<A> gates(count * width), total(width);
+#pragma omp for schedule(static)
+    for (Size r = 0; r < rows; ++r) {
+      gate_row(wide + r * width, rows * width, share + r * count, gates.data(), total.data(), inside != 0, count, width);
+      const A* in = x + r * width;
+      A* to = out + r * width;
+#pragma omp simd
+      for (Size d = 0; d < width; ++d) to[d] = A(2) * in[d] * total[d];
+    }
+  }
+}
+
+// wide (L, B, F) = its gradient; share_grad (B, L); x_grad (B, F), if not null, += that of x as far as it is multiplied.
+template <class S, class A>
+void gate_backward(const A* grad, S* wide, const A* share, const A* x, A* share_grad, A* x_grad, Size inside, Size count,
+                   Size rows, Size width) {
+#pragma omp parallel
+  {
+    std::vector<A> gates(count * width), total(width), down(width);
+#pragma omp for schedule(static)
+    for (Size r = 0; r < rows; ++r) {
+      gate_row(wide + r * width, rows * width, share + r * count, gates.data(), total.data(), inside != 0, count, width);
+      const A *in = x + r * width, *g = grad + r * width;
+      if (x_grad) {
+        A* to = x_grad + r * width;
+#pragma omp simd
+        for (Size d = 0; d < width; ++d) to[d] += A(2) * g[d] * total[d];
+      }
+#pragma omp simd
+      for (Size d = 0; d < width; ++d) down[d] = A(2) * g[d] * in[d] * (inside ? A(1) : total[d] * (A(1) - total[d]));
+      for (Size l = 0; l < count; ++l) {
+        const A *own = gates.data() + l * width, factor = share[r * count + l];
+        S* row = wide + (l * rows + r) * width;
+        share_grad[r * count + l] = dot(down.data(), own, width);
+        if (inside) {
+#pragma omp simd
+          for (Size d = 0; d < width; ++d) store(row[d], down[d] * factor * own[d] * (A(1) - own[d]));
+        } else {
+#pragma omp simd
+          for (Size d = 0; d < width; ++d) store(row[d], down[d] * factor);
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
 #define PASSES(NAME, S, A)                                                                                                    \
@@ -366,6 +447,13 @@ void mix_inner(const A* grad, S* y, const A* scale, const A* shift, const A* mea
   void mix_inner_##NAME(const A* grad, S* y, const A* scale, const A* shift, const A* mean, const A* rstd, const A* away,     \
                         const A* along, const A* mask, const A* gates, Size gk, Size gb, Size k, Size e, Size b, Size d) {    \
     mix_inner(grad, y, scale, shift, mean, rstd, away, along, mask, gates, gk, gb, k, e, b, d);                               \
+  }                                                                                                                           \
+  void gate_##NAME(const S* wide, const A* share, const A* x, A* out, Size inside, Size l, Size b, Size f) {                  \
+    gate(wide, share, x, out, inside, l, b, f);                                                                               \
+  }                                                                                                                           \
+  void gate_backward_##NAME(const A* grad, S* wide, const A* share, const A* x, A* share_grad, A* x_grad, Size inside, Size l,\
+                            Size b, Size f) {                                                                                 \
+    gate_backward(grad, wide, share, x, share_grad, x_grad, inside, l, b, f);                                                 \
   }                                                                                                                           \
   }
 

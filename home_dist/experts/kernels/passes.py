@@ -1,4 +1,4 @@
-"""The pointwise passes around the bank's matrix products, in plain torch: where there is no compiler, and as a second opinion.
+"""The pointwise passes around matrix products, in plain torch: where there is no compiler, and as a second opinion.
 
 Each pass works on a chunk of samples that stays in the cache, with buffers that it uses again.
 """
@@ -15,7 +15,10 @@ _CHUNK_BYTES = 1 << 20
 
 
 class Passes(Protocol):
-    """y: (E, B, D) before the activation; gates: (K, B, E); grad: (K, B, D); all else as in passes.cpp."""
+    """y: (E, B, D) before the activation; gates: (K, B, E); grad: (K, B, D); all else as in passes.cpp.
+
+    Those of the feature gate: wide: (L, B, F) before the sigmoid; share: (B, L); x, grad: (B, F).
+    """
 
     about: str
 
@@ -40,6 +43,19 @@ class Passes(Protocol):
         away: torch.Tensor | None,
         along: torch.Tensor | None,
         mask: torch.Tensor | None,
+    ) -> None: ...
+
+    def gate(self, wide: torch.Tensor, share: torch.Tensor, x: torch.Tensor, inside: bool, out: torch.Tensor) -> None: ...
+
+    def gate_backward_(
+        self,
+        grad: torch.Tensor,
+        wide: torch.Tensor,
+        share: torch.Tensor,
+        x: torch.Tensor,
+        inside: bool,
+        share_grad: torch.Tensor,
+        x_grad: torch.Tensor | None,
     ) -> None: ...
 
 
@@ -117,6 +133,29 @@ class TorchPasses:
                 dv.sub_(off if mask is None else off.mul_(mask[rows].unsqueeze(1)))
             y[:, rows] = dv
 
+    def gate(self, wide: torch.Tensor, share: torch.Tensor, x: torch.Tensor, inside: bool, out: torch.Tensor) -> None:
+        torch.mul(x, _gate(wide, share, inside)[1], out=out).mul_(2)
+
+    def gate_backward_(
+        self,
+        grad: torch.Tensor,
+        wide: torch.Tensor,
+        share: torch.Tensor,
+        x: torch.Tensor,
+        inside: bool,
+        share_grad: torch.Tensor,
+        x_grad: torch.Tensor | None,
+    ) -> None:
+        gates, total = _gate(wide, share, inside)
+        if x_grad is not None:
+            x_grad.addcmul_(grad, total, value=2)
+        down = grad.mul(x).mul_(2)
+        if not inside:
+            down.mul_(total).mul_(1 - total)
+        torch.sum(gates * down, 2, out=share_grad.t())
+        of_wide = share.t().unsqueeze(2) * down
+        wide.copy_(of_wide.mul_(gates).mul_(1 - gates) if inside else of_wide)
+
     def _dv(
         self, grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor, rows: slice
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -130,6 +169,14 @@ class TorchPasses:
         active = argument * gate
         # s (1 + v (1 - s)) = s + v s (1 - s) = s + a - a s
         return part, active, dv.mul_(active.addcmul(active, gate, value=-1).add_(gate))
+
+
+def _gate(wide: torch.Tensor, share: torch.Tensor, inside: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """What share is multiplied with, (L, B, F), and the feature gate before the factor 2, (B, F)."""
+    gates = wide.to(share.dtype)
+    gates = torch.sigmoid(gates) if inside else gates
+    total = (share.t().unsqueeze(2) * gates).sum(0)
+    return gates, total if inside else total.sigmoid_()
 
 
 def _argument(part: torch.Tensor, activation: Activation) -> torch.Tensor:

@@ -82,6 +82,21 @@ class NativePasses:
         statistics = (away, along, mask)
         self._call("mix_inner", y, grad, y, *activation, *statistics, *_strided(gates), len(gates), experts, rows, width)
 
+    def gate(self, wide: torch.Tensor, share: torch.Tensor, x: torch.Tensor, inside: bool, out: torch.Tensor) -> None:
+        self._call("gate", wide, wide, share, x, out, int(inside), *wide.shape)
+
+    def gate_backward_(
+        self,
+        grad: torch.Tensor,
+        wide: torch.Tensor,
+        share: torch.Tensor,
+        x: torch.Tensor,
+        inside: bool,
+        share_grad: torch.Tensor,
+        x_grad: torch.Tensor | None,
+    ) -> None:
+        self._call("gate_backward", wide, grad, wide, share, x, share_grad, x_grad, int(inside), *wide.shape)
+
     def _call(self, name: str, stored: torch.Tensor, *arguments: torch.Tensor | int | None) -> None:
         function = getattr(self._library, f"{name}_{_NAMES[stored.dtype]}")
         function(*(_plain(a) for a in arguments))
