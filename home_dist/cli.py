@@ -81,6 +81,44 @@ def inspect(
 
 
 @app.command()
+def runs(folder: Annotated[Path, typer.Argument(help="Folder that runs lie in, at any depth.")] = Path("runs")) -> None:
+    """List runs with their main figures."""
+
+    def body() -> None:
+        from home_dist.insight.overview import find_runs, runs_table
+        from home_dist.training.tables import Screen
+
+        found = find_runs(folder)
+        if not found:
+            raise UserError(f"{folder}: no run is in it. Name the folder that run.dir of your runs lie in.")
+        Screen(True).table(runs_table(folder, found))
+
+    _run(body)
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="TOML file of the run; its run.dir takes a folder per run.")],
+    grid: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE,VALUE", help="Values to try; several are tried in all combinations.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each combination, with train.seed counted up.")] = 1,
+    ranks: Annotated[int, typer.Option(help="Ranks of each run, on this machine.")] = 1,
+    overrides: Overrides = None,
+) -> None:
+    """Train every combination of settings with several seeds, and tabulate mean and spread. Goes on where it was stopped."""
+
+    def body() -> None:
+        from home_dist.training import sweep as sweeps
+        from home_dist.training.tables import Screen
+
+        planned = sweeps.plan(config, grid or [], seeds, overrides or [])
+        sweeps.sweep(config, planned, ranks, Screen(True))
+
+    _run(body)
+
+
+@app.command()
 def prepare(
     description: Annotated[Path, typer.Argument(help="TOML file that describes a log; README shows one.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; it must not hold anything yet.")],

@@ -81,7 +81,9 @@ class Observer:
         """At a checkpoint: how the embedding tables are."""
         if not self.on:
             return
+        began = time.perf_counter()
         tables = table_figures(self.model, self.config.embedding.init_std, self.config.train.seed)
+        self.collector.seconds += time.perf_counter() - began
         if self.ranks.first and tables:
             self.store.append(TABLES, {"step": step, "epoch_over": epoch_over, "tables": [asdict(t) for t in tables]})
             self._tell(step, self.judge.tables(step, tables, epoch_over))

@@ -1,0 +1,73 @@
+"""Tables of many runs: what each came to, and what settings came to over several seeds."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from home_dist.insight.run_record import RunRecord
+from home_dist.insight.store import FINDINGS
+
+MEASURES = (("auc", "AUC"), ("gauc", "GAUC"), ("log_loss", "log loss"))
+"""Means over tasks, by their names in evaluation.json."""
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Folders of runs at or below `folder`, by name."""
+    return sorted(path.parent for path in folder.rglob("config.toml") if (path.parent / "schema.toml").is_file())
+
+
+def runs_table(folder: Path, paths: Sequence[Path]) -> Table:
+    """Measures are means over tasks on the test split, or on the first there is."""
+    table = Table(title=f"runs in {folder}: means over tasks")
+    table.add_column("run", no_wrap=True)
+    table.add_column("model")
+    for name in ("steps", "samples/s", "split", *(label for _, label in MEASURES), "findings"):
+        table.add_column(name, justify="right")
+    for path in paths:
+        run = RunRecord.open(path)
+        split = next(iter(run.splits), None)
+        rates = [c["samples_per_second"] for c in run.curves if c["samples_per_second"]]
+        table.add_row(
+            str(path.relative_to(folder)) if path != folder else path.name,
+            run.config.model.kind,
+            f"{run.steps:,}" + ("" if split else " so far"),
+            f"{statistics.median(rates):,.0f}" if rates else "-",
+            split or "-",
+            *(_number(run.mean(split, name) if split else math.nan) for name, _ in MEASURES),
+            str(len(run.store.lines(FINDINGS))) if run.names is not None else "-",
+        )
+    return table
+
+
+def spread_table(title: str, runs: Mapping[str, Sequence[RunRecord]]) -> Table:
+    """runs: by settings, those of several seeds. Means over seeds and, behind them, their standard deviations."""
+    table = Table(title=title)
+    table.add_column("settings", overflow="fold")
+    for name in ("runs", *(label for _, label in MEASURES)):
+        table.add_column(name, justify="right")
+    for settings, found in runs.items():
+        cells = [spread([_of_first_split(run, name) for run in found]) for name, _ in MEASURES]
+        table.add_row(settings, str(len(found)), *(_with_spread(mean, deviation) for mean, deviation in cells))
+    return table
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation of those that are defined; NaN where there are too few."""
+    there = [v for v in values if not math.isnan(v)]
+    mean = statistics.fmean(there) if there else math.nan
+    return mean, statistics.stdev(there) if len(there) > 1 else math.nan
+
+
+def _of_first_split(run: RunRecord, name: str) -> float:
+    return run.mean(run.splits[0], name) if run.splits else math.nan
+
+
+def _with_spread(mean: float, deviation: float) -> str:
+    return _number(mean) + ("" if math.isnan(deviation) else f" ± {deviation:.4f}")
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"

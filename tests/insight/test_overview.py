@@ -1,0 +1,62 @@
+"""Tables of many runs."""
+
+import json
+import math
+import shutil
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from home_dist.cli import app
+from home_dist.insight.overview import find_runs, runs_table, spread, spread_table
+from home_dist.insight.run_record import RunRecord
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="module")
+def folder(watched, tmp_path_factory):
+    """Two runs, one of them not evaluated yet, and folders that are no runs."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("done", "deep/training"):
+        shutil.copytree(watched[0] / "run", folder / name, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    (folder / "deep" / "training" / "evaluation.json").unlink()
+    (folder / "other").mkdir()
+    (folder / "other" / "config.toml").write_text("")
+    return folder
+
+
+def shown(table) -> list[str]:
+    console = Console(width=110, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table)
+    return console.export_text().splitlines()
+
+
+def test_runs_with_their_figures(folder):
+    paths = find_runs(folder)
+    assert [str(p.relative_to(folder)) for p in paths] == ["deep/training", "done"]
+    tree = json.loads((folder / "done" / "evaluation.json").read_text())
+    lines = shown(runs_table(folder, paths))
+    [done] = [line for line in lines if "done" in line]
+    mean = sum(m["auc"] for m in tree["test"].values()) / 3
+    assert [c.strip() for c in done.split("│")[2:4]] == ["home", "22"]
+    assert f"{mean:.4f}" in done
+    [training] = [line for line in lines if "deep/training" in line]
+    assert "22 so far" in training
+
+
+def test_no_runs(tmp_path):
+    assert find_runs(tmp_path) == []
+    assert "runs" in CliRunner().invoke(app, ["--help"]).output
+
+
+def test_mean_and_spread(folder):
+    assert spread([0.5, 0.7, math.nan]) == pytest.approx((0.6, math.sqrt(0.02)))
+    assert spread([0.5])[0] == 0.5
+    assert math.isnan(spread([0.5])[1])
+    assert math.isnan(spread([])[0])
+    run = RunRecord.open(folder / "done")
+    lines = shown(spread_table("t", {"a": [run, run], "b": [run]}))
+    assert f"{run.mean('test', 'auc'):.4f} ± 0.0000" in next(line for line in lines if "│ a " in line)
+    assert "±" not in next(line for line in lines if "│ b " in line)
