@@ -8,7 +8,7 @@
 | identical | two experts of a bank put out the same, up to `identical_distance` | feature gates: experts of other groups read other inputs |
 | constant | a gate's weights do not depend on the sample: standard deviations under `constant_std` | |
 | dead rows | a share of `dead_rows` of a table's rows was never looked up in an epoch | |
-| exploding | a table's trained rows are `exploding_growth` times as large as they began, or hold values that are no numbers | |
+| exploding | a table's trained rows are `exploding_growth` times as large as they began; entries of a table or outputs of experts are infinite or NaN | |
 | negative transfer | a task's AUC is `negative_transfer` below that of its single-task run | all four parts |
 """  # noqa: E501
 
@@ -29,6 +29,8 @@ OWN_GROUPS = "model.kind = home: experts of task groups behind a hierarchy mask 
 SELF_GATE = (
     "model.self_gate = true (HoME): own experts then get gradient past the main gate; or more weight, train.task_weights"
 )
+
+DIVERGED = "a lower train.lr, train.clip_norm, or train.warmup_steps, from an earlier checkpoint"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ def signs(figures: Figures, names: Names, rules: RulesSection) -> list[Sign]:
     found: list[Sign] = []
     for n, part in enumerate(names.parts):
         own = {key.partition(".")[2]: value for key, value in figures.items() if key.startswith(f"{n}.")}
+        broken = np.flatnonzero(~np.isfinite(own["std"]))
+        if len(broken):
+            what = f"outputs of {_listed(part.experts, broken)} are infinite or NaN"
+            found.append(Sign("exploding", _label(part), what, float(len(broken)), 0, DIVERGED))
+            continue  # nothing else can be told of what is no number
         found += _scale(part, own, rules)
         found += _identical(part, own, rules)
         if part.gates:

@@ -88,6 +88,8 @@ def evaluate_splits(inputs: Inputs, model: nn.Module, ranks: Ranks, screen: Scre
         reader = inputs.evaluation_reader(split, ranks)
         found[split] = evaluate(model, reader, inputs.schema, inputs.layout, inputs.config, ranks)
         screen.table(evaluation_table(split, found[split].tasks))
+        for note in found[split].notes:
+            screen.say(f"note: {note}")
         for feature in inputs.config.metrics.slices:
             screen.table(slice_table(split, feature, [s for s in found[split].slices if s.feature == feature]))
     return found

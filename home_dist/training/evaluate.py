@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Evaluation:
     scored: Scored
     grouped: bool
     """Whether the data has a column for GAUC."""
+    notes: list[str]
+    """Of tasks that could not be measured."""
 
     def to_json(self) -> dict[str, Any]:
         return {m.task: asdict(m) for m in self.tasks}
@@ -94,10 +96,24 @@ def evaluate(
     tasks, grouped = [t.name for t in schema.task], schema.group_column is not None
     chosen = config.metrics.slices
     found = scored(model, reader, ranks, slice_columns(layout, chosen))
+    found, notes = without_broken(found, tasks)
     groups = found.groups if grouped else None
     rows = (tasks, found.labels, found.weights, found.scores, groups)
     slices = list(evaluate_slices(chosen, found.slices, *rows, at_least=config.metrics.slice_rows))
-    return Evaluation(evaluate_tasks(*rows), slices, found, grouped)
+    return Evaluation(evaluate_tasks(*rows), slices, found, grouped, notes)
+
+
+def without_broken(found: Scored, tasks: Sequence[str]) -> tuple[Scored, list[str]]:
+    """Takes out, by weight 0, tasks whose scores are NaN: a long run that ends with a task that has diverged still tells what
+    the others came to, and that task's metrics are not defined, as those of a task without samples."""
+    broken = np.isnan(found.scores) & (found.weights > 0)
+    notes = [
+        f"task {task!r}: {count:,} of {rows:,} scores are NaN, so that its metrics are not defined. The model has diverged: "
+        "lower train.lr, or look for NaN in dense features."
+        for task, count, rows in zip(tasks, broken.sum(0).tolist(), (found.weights > 0).sum(0).tolist(), strict=True)
+        if count
+    ]
+    return replace(found, weights=np.where(broken.any(0), 0, found.weights)), notes
 
 
 def record(path: Path, scores_folder: Path, split: str, found: Evaluation, step: int, samples: int, keep: int) -> None:

@@ -46,9 +46,14 @@ def test_runs_with_their_figures(folder):
     assert "22 so far" in training
 
 
-def test_no_runs(tmp_path):
+def test_commands(folder, tmp_path):
+    ended = CliRunner().invoke(app, ["runs", str(folder)])
+    assert ended.exit_code == 0
+    page = tmp_path / "page.html"
+    ended = CliRunner().invoke(app, ["inspect", str(folder / "done"), "--out", str(page)])
+    assert ended.output.strip() == f"report: {page}"
+    assert page.read_text().startswith("<!doctype html>")
     assert find_runs(tmp_path) == []
-    assert "runs" in CliRunner().invoke(app, ["--help"]).output
 
 
 def test_mean_and_spread(folder):

@@ -130,6 +130,27 @@ def test_a_run_without_insight_and_one_without_anything(runs, tmp_path):
         write_report(runs[0], None, [], tmp_path / "nowhere" / "page.html")
 
 
+def test_a_run_that_has_diverged_still_has_its_page(runs, tmp_path):
+    """Everything it recorded and measured is NaN from some step on."""
+    broken = tmp_path / "broken"
+    shutil.copytree(runs[0], broken)
+    store = Store(broken / "insight")
+    for record in store.records()[-3:]:
+        store.write(Record(record.step, {name: x * np.nan for name, x in record.figures.items()}))
+    tree = json.loads((broken / "evaluation.json").read_text())
+    tree["test"]["like"] |= {"auc": float("nan"), "gauc": float("nan"), "samples": 0}
+    tree["calibration"]["test"]["like"] = {"weight": [], "prediction": [], "rate": []}
+    (broken / "evaluation.json").write_text(json.dumps(tree))
+    with np.load(broken / "scores" / "test.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    arrays["weights"][:, 0] = 0
+    arrays["scores"][:, 0] = np.nan
+    np.savez(broken / "scores" / "test.npz", **arrays)
+    html = report([RunRecord.open(broken), RunRecord.open(runs[0])])
+    assert "Exploding at layer meta" in html
+    assert "infinite or NaN" in html
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_has_its_page(kind, tmp_path):
     """While a run trains: nothing but records yet."""

@@ -182,6 +182,19 @@ def test_a_constant_gate():
     assert ("constant", "gate task/follow") not in found
 
 
+def test_outputs_that_are_no_numbers():
+    """They are told of, and no other rule stumbles over them."""
+
+    def plant(part):
+        part.bank.weights[0][0] = float("nan")
+        part.bank.weights[0][1] = float("inf")
+
+    found, [sign] = told("mmoe", plant, experts=4)
+    assert found == {("exploding", "experts")}
+    assert "shared 0" in sign.what
+    assert told("cgc", plant)[0] == {("exploding", "experts")}
+
+
 @pytest.fixture
 def one_rank():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

@@ -1,0 +1,37 @@
+"""Evaluations that hold what cannot be measured."""
+
+import math
+
+import numpy as np
+import pytest
+
+from home_dist.metrics import evaluate_tasks
+from home_dist.training.evaluate import Evaluation, Scored, without_broken
+
+
+def test_a_task_that_diverged_does_not_take_the_others_along():
+    random = np.random.default_rng(0)
+    scores, labels, weights = random.random((50, 3)), random.integers(0, 2, (50, 3)), np.ones((50, 3))
+    scores[3:7, 1] = np.nan
+    scores[5, 2], weights[5, 2] = np.nan, 0  # has no label there: does not matter
+    given = Scored(scores, labels, weights, np.arange(50) % 5, np.empty((50, 0), dtype=np.int64))
+    found, notes = without_broken(given, ["like", "follow", "watch"])
+    assert len(notes) == 1
+    assert notes[0].startswith("task 'follow': 4 of 50 scores are NaN")
+    metrics = evaluate_tasks(["like", "follow", "watch"], found.labels, found.weights, found.scores, found.groups)
+    assert math.isnan(metrics[1].auc)
+    assert metrics[1].samples == 0
+    assert metrics[0].auc == pytest.approx(evaluate_tasks(["a"], labels[:, :1], weights[:, :1], scores[:, :1])[0].auc)
+    assert metrics[2].samples == 49
+    assert not math.isnan(metrics[2].gauc)
+    curves = Evaluation(metrics, [], found, True, notes).calibration_to_json()
+    assert curves["follow"] == {"weight": [], "prediction": [], "rate": []}
+    assert sum(curves["like"]["weight"]) == 50
+
+
+def test_nothing_is_changed_where_nothing_is_broken():
+    whole = np.ones((4, 1))
+    given = Scored(whole / 2, whole, whole, np.arange(4), np.empty((4, 0), dtype=np.int64))
+    found, notes = without_broken(given, ["like"])
+    assert notes == []
+    assert (found.weights == 1).all()
