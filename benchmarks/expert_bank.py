@@ -24,7 +24,7 @@ from expert_bank_report import claims, plot, table
 
 from home_dist.config import KernelSection
 from home_dist.experts import ExpertBank
-from home_dist.experts.kernels import EAGER, Kernel, choose, host
+from home_dist.experts.kernels import EAGER, Kernel, KernelUser, choose, host
 from home_dist.models import TaskGroups
 
 RESULTS = Path(__file__).parent / "results" / "expert_bank.json"
@@ -124,9 +124,9 @@ def home_steps(
         whole = model if kernel else modules
         for leaf in (v, *whole.parameters()):
             leaf.grad = None
-        for part in (model.meta, model.task):
-            part.bank.kernel = kernel or EAGER
-            part.feature_gate.kernel = kernel or EAGER
+        for part in model.modules():
+            if isinstance(part, KernelUser):
+                part.kernel = kernel or EAGER
         whole(v).square().sum().backward()
 
     kernels = {"modules": None, "eager": EAGER, "cpu": Kernel("cpu")}

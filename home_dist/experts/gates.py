@@ -5,6 +5,9 @@ import math
 import torch
 from torch import nn
 
+from home_dist.experts.kernels import KernelUser
+from home_dist.experts.kernels.places import Places
+
 
 class _Scores(nn.Module):
     """K linear maps to E scores each, of one input or of one input per gate."""
@@ -31,12 +34,30 @@ class _Scores(nn.Module):
         return torch.bmm(x, self.weight.transpose(1, 2))
 
 
-class MaskedGates(_Scores):
+class MaskedGates(_Scores, KernelUser):
     """softmax(W_k x) over the experts that gate k may see; all others get exactly 0 and no gradient."""
+
+    _places: tuple[torch.Tensor, torch.Tensor | None, Places] | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, F) or (K, B, F). Returns weights (K, B, E)."""
+        if self.kernel.backend == "cpu":
+            return self._fused(x, None)
         return self.scores(x).masked_fill(~self.mask.unsqueeze(1), -torch.inf).softmax(-1)
+
+    def joined(self, own: "SelfGates | None", x: torch.Tensor) -> torch.Tensor:
+        """The weights of these gates and, if any, of the self gates beside them, added up."""
+        if self.kernel.backend == "cpu":
+            return self._fused(x, own)
+        return self(x) if own is None else self(x) + own(x)
+
+    def _fused(self, x: torch.Tensor, own: "SelfGates | None") -> torch.Tensor:
+        from home_dist.experts.kernels import host_weights
+
+        masks = (self.mask, None if own is None else own.mask)
+        if self._places is None or self._places[0] is not masks[0] or self._places[1] is not masks[1]:
+            self._places = (*masks, Places.of(*masks))
+        return host_weights.weights(x, self.weight, None if own is None else own.weight, self._places[2])
 
 
 class SelfGates(_Scores):

@@ -48,9 +48,7 @@ class _Layer(nn.Module):
 
     def forward(self, gated: torch.Tensor, gate_input: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """gated: (G, B, F); gate_input: (B, F') or (gates, B, F'). Returns (gates, B, D)."""
-        weights = self.gates(gate_input)
-        if self.self_gates is not None:
-            weights = weights + self.self_gates(gate_input)
+        weights = self.gates.joined(self.self_gates, gate_input)
         return self.bank.mixed(gated.unbind(0), weights, mask)
 
     def part(self, name: str, owners: Sequence[Owner], gates: Sequence[Gate], reads_features: bool) -> Part:

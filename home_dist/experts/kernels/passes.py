@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from home_dist.experts.kernels.activation import Activation
+from home_dist.experts.kernels.places import Places
 
 _CHUNK_BYTES = 1 << 20
 """Of one tensor within a chunk: a few of them fit a core's second-level cache and its share of the third."""
@@ -57,6 +59,10 @@ class Passes(Protocol):
         share_grad: torch.Tensor,
         x_grad: torch.Tensor | None,
     ) -> None: ...
+
+    def gate_weights(self, scores: torch.Tensor, places: Places) -> torch.Tensor: ...
+
+    def gate_weights_backward(self, grad: torch.Tensor, scores: torch.Tensor, places: Places) -> torch.Tensor: ...
 
 
 class TorchPasses:
@@ -156,6 +162,20 @@ class TorchPasses:
         of_wide = share.t().unsqueeze(2) * down
         wide.copy_(of_wide.mul_(gates).mul_(1 - gates) if inside else of_wide)
 
+    def gate_weights(self, scores: torch.Tensor, places: Places) -> torch.Tensor:
+        # One column more, for what fills up.
+        out = scores.new_zeros(*scores.shape[:2], places.experts + 1)
+        out.scatter_add_(2, _columns(scores, places), _weights(scores, places))
+        return out[:, :, :-1]
+
+    def gate_weights_backward(self, grad: torch.Tensor, scores: torch.Tensor, places: Places) -> torch.Tensor:
+        weights = _weights(scores, places)
+        # w g - w sum(w g) is the derivative of a softmax, and of a lone sigmoid.
+        score_grad = weights * nn.functional.pad(grad, (0, 1)).gather(2, _columns(scores, places))
+        for part in (slice(0, places.main), slice(places.main, None)):
+            score_grad[:, :, part] -= weights[:, :, part] * score_grad[:, :, part].sum(2, keepdim=True)
+        return score_grad
+
     def _dv(
         self, grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor, rows: slice
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -169,6 +189,21 @@ class TorchPasses:
         active = argument * gate
         # s (1 + v (1 - s)) = s + v s (1 - s) = s + a - a s
         return part, active, dv.mul_(active.addcmul(active, gate, value=-1).add_(gate))
+
+
+def _columns(scores: torch.Tensor, places: Places) -> torch.Tensor:
+    seen = places.experts_of
+    return torch.where(seen < 0, places.experts, seen).unsqueeze(1).expand_as(scores)
+
+
+def _weights(scores: torch.Tensor, places: Places) -> torch.Tensor:
+    """(K, B, S), 0 for what fills up."""
+    shut = (places.experts_of < 0).unsqueeze(1)
+    main, own = scores.masked_fill(shut, -torch.inf).split([places.main, scores.shape[2] - places.main], 2)
+    if not own.shape[2]:
+        return main.softmax(2)
+    alone = places.alone.bool()[:, None, None]
+    return torch.cat([main.softmax(2), torch.where(alone, own.sigmoid(), own.softmax(2))], 2)
 
 
 def _gate(wide: torch.Tensor, share: torch.Tensor, inside: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from home_dist.experts.kernels.activation import Activation
+from home_dist.experts.kernels.places import Places
 
 _SOURCE = Path(__file__).with_name("passes.cpp")
 _FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
@@ -96,6 +97,21 @@ class NativePasses:
         x_grad: torch.Tensor | None,
     ) -> None:
         self._call("gate_backward", wide, grad, wide, share, x, share_grad, x_grad, int(inside), *wide.shape)
+
+    def gate_weights(self, scores: torch.Tensor, places: Places) -> torch.Tensor:
+        gates, rows, width = scores.shape
+        out = scores.new_empty(gates, rows, places.experts)
+        sizes = (places.main, gates, rows, width, places.experts)
+        self._call("gate_weights", scores, *_strided(scores), places.experts_of, places.alone, out, *sizes)
+        return out
+
+    def gate_weights_backward(self, grad: torch.Tensor, scores: torch.Tensor, places: Places) -> torch.Tensor:
+        score_grad = torch.empty_like(scores)
+        sizes = (places.main, *scores.shape, places.experts)
+        self._call(
+            "gate_weights_backward", scores, grad, *_strided(scores), places.experts_of, places.alone, score_grad, *sizes
+        )
+        return score_grad
 
     def _call(self, name: str, stored: torch.Tensor, *arguments: torch.Tensor | int | None) -> None:
         function = getattr(self._library, f"{name}_{_NAMES[stored.dtype]}")
