@@ -58,20 +58,20 @@ class ExpertBank(KernelUser):
 
     def mixed(
         self,
-        inputs: Sequence[torch.Tensor],
+        inputs: Sequence[torch.Tensor] | torch.Tensor,
         gates: torch.Tensor,
         mask: torch.Tensor | None = None,
         seen: Sequence[int] | None = None,
     ) -> torch.Tensor:
         """What gates make of the experts' outputs: sum over e of gates[k, b, e] * expert e of sample b.
 
-        inputs: one (B, F) per entry of `experts`; gates: (K, B, E); mask: (B,), samples that count in the statistics. seen:
-        ascending positions of the experts that some gate may see, if not all: the others are not computed, get no gradient,
-        and their running averages stay. Returns (K, B, D).
+        inputs: one (B, F) per entry of `experts`, or all of them as one tensor; gates: (K, B, E); mask: (B,), samples that
+        count in the statistics. seen: ascending positions of the experts that some gate may see, if not all: the others are
+        not computed, get no gradient, and their running averages stay. Returns (K, B, D).
         """
         if self.dropout and self.training:
             # The fused backends never hold what dropout would be applied to.
-            return mixture(gates, self(inputs, mask))
+            return mixture(gates, self(list(inputs), mask))
         chosen = None
         if seen is not None and len(seen) < self.total:
             chosen = torch.tensor(seen, device=gates.device)
@@ -82,6 +82,7 @@ class ExpertBank(KernelUser):
             from home_dist.experts.kernels import host
 
             return host.mixed(operands, inputs, gates, mask, precision)
+        inputs = list(inputs)
         if backend == "triton":
             from home_dist.experts.kernels import device
 

@@ -49,7 +49,7 @@ class _Layer(nn.Module):
     def forward(self, gated: torch.Tensor, gate_input: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """gated: (G, B, F); gate_input: (B, F') or (gates, B, F'). Returns (gates, B, D)."""
         weights = self.gates.joined(self.self_gates, gate_input)
-        return self.bank.mixed(gated.unbind(0), weights, mask)
+        return self.bank.mixed(gated, weights, mask)
 
     def part(self, name: str, owners: Sequence[Owner], gates: Sequence[Gate], reads_features: bool) -> Part:
         counted = list(zip(owners, self.bank.experts, strict=True))

@@ -143,7 +143,7 @@ def test_results_do_not_depend_on_the_number_of_threads():
         torch.set_num_threads(threads)
         wide, share = torch.linspace(-9, 9, 2 * 50 * 7).view(2, 50, 7), torch.linspace(0, 1, 100).view(50, 2)
         x, x_grad, share_grad = torch.ones(50, 7), torch.zeros(50, 7), torch.empty(50, 2)
-        host.passes().gate_backward_(x + 1, wide, share, x, True, share_grad, x_grad)
+        host.passes().gate_backward_(x + 1, wide, share, x, True, share_grad, x_grad, True)
         found.append((wide, x_grad, share_grad))
     torch.set_num_threads(before)
     for one, two in zip(*found, strict=True):

@@ -7,7 +7,7 @@ gradients that it returns it allocates next to nothing.
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -22,6 +22,8 @@ from home_dist.layers.global_norm import Moments
 _BLOCK_BYTES = 8 << 20
 """Of the hidden activations between a matrix product and the pass over its result, which then finds them in the cache."""
 
+T = TypeVar("T", torch.Tensor, torch.Tensor | None)
+
 STORED = {"fp32": None, "bf16": torch.bfloat16}
 
 
@@ -35,13 +37,17 @@ def passes() -> Passes:
 
 def mixed(
     operands: Operands,
-    inputs: Sequence[torch.Tensor],
+    inputs: Sequence[torch.Tensor] | torch.Tensor,
     gates: torch.Tensor,
     mask: torch.Tensor | None,
     precision: Precision,
     using: Passes | None = None,
 ) -> torch.Tensor:
-    """inputs: (B, F) each; gates: (K, B, E); mask: (B,). Returns (K, B, D). `using`: other passes than this machine's best."""
+    """inputs: (B, F) each, or all as one tensor; gates: (K, B, E); mask: (B,). Returns (K, B, D).
+
+    `using`: other passes than this machine's best.
+    """
+    inputs = [inputs] if isinstance(inputs, torch.Tensor) else inputs
     kinds = {t.dtype for t in (*inputs, gates, *operands.weights)}
     if len(kinds) > 1 or not kinds <= {torch.float32, torch.float64}:
         raise TypeError(f"the cpu kernel takes fp32 or fp64 throughout, got {', '.join(sorted(map(str, kinds)))}")
@@ -70,13 +76,14 @@ class _Mixed(torch.autograd.Function):
         mask = None if call.mask is None else call.mask.to(gates.dtype).contiguous()
         if stored is not None:
             inputs, weights = [x.to(stored) for x in inputs], [w.to(stored) for w in weights]
+        each = _each(inputs)
 
         total = call.operands.total
         hidden = [inputs[0].new_empty(total if call.keep else 0, rows, w.shape[1]) for w in weights[:-1]]
         y = inputs[0].new_empty(total, rows, weights[-1].shape[1])
         for index, some in _blocks(call.operands, rows):
             count = some.stop - some.start
-            x = inputs[index].expand(count, *inputs[index].shape)
+            x = each[index].expand(count, *each[index].shape)
             for depth, weight in enumerate(weights[:-1]):
                 out = hidden[depth][some] if call.keep else x.new_empty(count, rows, weight.shape[1])
                 torch.bmm(x, weight[some].transpose(1, 2), out=out)
@@ -123,22 +130,39 @@ class _Mixed(torch.autograd.Function):
             del below
         weight_grads.insert(0, torch.empty_like(weights[0]))
         wanted = ctx.needs_input_grad[3 : 3 + call.inputs]
-        input_grads = [torch.zeros_like(x, dtype=grad.dtype) if w else None for x, w in zip(inputs, wanted, strict=True)]
+        input_grads = [torch.empty_like(x, dtype=grad.dtype) if w else None for x, w in zip(inputs, wanted, strict=True)]
+        each, into, begun = _each(inputs), _each(input_grads), set()
         for index, some in blocks:
-            x, into = inputs[index], input_grads[index]
+            x, to = each[index], into[index]
             torch.bmm(down[some].transpose(1, 2), x.expand(some.stop - some.start, *x.shape), out=weight_grads[0][some])
-            if into is not None:
-                _add_products(into, down[some], weights[0][some])
+            if to is not None:
+                _add_products(to, down[some], weights[0][some], index in begun)
+                begun.add(index)
+        for index, to in enumerate(into):
+            if to is not None and index not in begun:  # no gate sees any expert that reads it
+                to.zero_()
         if activation.scale is None:
             bias_grads.append(shift_grad)
         norm_grads = () if scale_grad is None else (scale_grad, shift_grad)
         return (None, None, gate_grad, *input_grads, *(g.to(grad.dtype) for g in weight_grads), *bias_grads, *norm_grads)
 
 
-def _add_products(into: torch.Tensor, down: torch.Tensor, weights: torch.Tensor) -> None:
-    """into (B, F) += sum over m of down (m, B, H) @ weights (m, H, F); `into` has the type that is summed in."""
+def _each(tensors: list[T]) -> list[T]:
+    """One per input: all of them may be one tensor."""
+    first = tensors[0]
+    return list(first.unbind(0)) if first is not None and first.dim() == 3 else tensors
+
+
+def _add_products(into: torch.Tensor, down: torch.Tensor, weights: torch.Tensor, begun: bool) -> None:
+    """into (B, F) = sum over m of down (m, B, H) @ weights (m, H, F), or += if begun."""
     for part, weight in zip(down, weights, strict=True):
-        add_product(into, part, weight)
+        if begun:
+            add_product(into, part, weight)
+        elif into.dtype == weight.dtype:
+            torch.mm(part, weight, out=into)
+        else:
+            into.copy_(torch.mm(part, weight))
+        begun = True
 
 
 def add_product(into: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:

@@ -69,7 +69,7 @@ class _Gated(torch.autograd.Function):
         x, low, share, down, up, choice = ctx.saved_tensors
         grad, kind = grads[0].contiguous(), low.dtype
         groups, gates = share.shape[0], share.shape[2]
-        x_grad = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        x_grad = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         share_grad, low_grad = torch.empty_like(share), torch.empty_like(low)
         up_grad = torch.zeros_like(up, dtype=grad.dtype)
         buffer = _buffer(x, gates, kind)
@@ -78,7 +78,14 @@ class _Gated(torch.autograd.Function):
             wide = _wide(low[g, some], up[g], buffer)
             of_x = None if x_grad is None else _of(x_grad, g)[some]
             ctx.using.gate_backward_(
-                grad[g, some], wide, share[g, some], _of(x, g)[some], ctx.inside, share_grad[g, some], of_x
+                grad[g, some],
+                wide,
+                share[g, some],
+                _of(x, g)[some],
+                ctx.inside,
+                share_grad[g, some],
+                of_x,
+                g > 0 and x.dim() == 2,
             )
             for n in range(gates):
                 torch.mm(wide[n], up[g, n].t(), out=low_grad[g, some, n])

@@ -392,10 +392,11 @@ void gate(const S* wide, const A* share, const A* x, A* out, Size inside, Size c
   }
 }
 
-// wide (L, B, F) = its gradient; share_grad (B, L); x_grad (B, F), if not null, += that of x as far as it is multiplied.
+// wide (L, B, F) = its gradient; share_grad (B, L); x_grad (B, F), if not null, = or, if `add`, += that of x as
+// far as it is multiplied.
 template <class S, class A>
-void gate_backward(const A* grad, S* wide, const A* share, const A* x, A* share_grad, A* x_grad, Size inside, Size count,
-                   Size rows, Size width) {
+void gate_backward(const A* grad, S* wide, const A* share, const A* x, A* share_grad, A* x_grad, Size add, Size inside,
+                   Size count, Size rows, Size width) {
 #pragma omp parallel
   {
     std::vector<A> gates(count * width), total(width), down(width);
@@ -406,7 +407,7 @@ void gate_backward(const A* grad, S* wide, const A* share, const A* x, A* share_
       if (x_grad) {
         A* to = x_grad + r * width;
 #pragma omp simd
-        for (Size d = 0; d < width; ++d) to[d] += A(2) * g[d] * total[d];
+        for (Size d = 0; d < width; ++d) to[d] = A(2) * g[d] * total[d] + (add ? to[d] : A(0));
       }
 #pragma omp simd
       for (Size d = 0; d < width; ++d) down[d] = A(2) * g[d] * in[d] * (inside ? A(1) : total[d] * (A(1) - total[d]));
@@ -526,9 +527,9 @@ void gate_weights_backward(const A* grad, const A* scores, Size score_k, Size sc
   void gate_##NAME(const S* wide, const A* share, const A* x, A* out, Size inside, Size l, Size b, Size f) {                  \
     gate(wide, share, x, out, inside, l, b, f);                                                                               \
   }                                                                                                                           \
-  void gate_backward_##NAME(const A* grad, S* wide, const A* share, const A* x, A* share_grad, A* x_grad, Size inside, Size l,\
-                            Size b, Size f) {                                                                                 \
-    gate_backward(grad, wide, share, x, share_grad, x_grad, inside, l, b, f);                                                 \
+  void gate_backward_##NAME(const A* grad, S* wide, const A* share, const A* x, A* share_grad, A* x_grad, Size add, Size inside,\
+                            Size l, Size b, Size f) {                                                                         \
+    gate_backward(grad, wide, share, x, share_grad, x_grad, add, inside, l, b, f);                                            \
   }                                                                                                                           \
   void gate_weights_##NAME(const A* scores, Size sk, Size sb, const Size* places, const Size* alone, A* out, Size main,       \
                            Size k, Size b, Size s, Size e) {                                                                  \

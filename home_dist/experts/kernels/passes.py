@@ -58,6 +58,7 @@ class Passes(Protocol):
         inside: bool,
         share_grad: torch.Tensor,
         x_grad: torch.Tensor | None,
+        add: bool,
     ) -> None: ...
 
     def gate_weights(self, scores: torch.Tensor, places: Places) -> torch.Tensor: ...
@@ -151,10 +152,12 @@ class TorchPasses:
         inside: bool,
         share_grad: torch.Tensor,
         x_grad: torch.Tensor | None,
+        add: bool,
     ) -> None:
         gates, total = _gate(wide, share, inside)
         if x_grad is not None:
-            x_grad.addcmul_(grad, total, value=2)
+            of_x = (grad * total).mul_(2)
+            x_grad.copy_(of_x.add_(x_grad) if add else of_x)
         down = grad.mul(x).mul_(2)
         if not inside:
             down.mul_(total).mul_(1 - total)

@@ -95,8 +95,9 @@ class NativePasses:
         inside: bool,
         share_grad: torch.Tensor,
         x_grad: torch.Tensor | None,
+        add: bool,
     ) -> None:
-        self._call("gate_backward", wide, grad, wide, share, x, share_grad, x_grad, int(inside), *wide.shape)
+        self._call("gate_backward", wide, grad, wide, share, x, share_grad, x_grad, int(add), int(inside), *wide.shape)
 
     def gate_weights(self, scores: torch.Tensor, places: Places) -> torch.Tensor:
         gates, rows, width = scores.shape
