@@ -96,6 +96,23 @@ inline void derive(const S* y, const A* scale, const A* shift, A* grad, Size wid
   }
 }
 
+// Both at once.
+template <class S, class A>
+inline void activate_and_derive(const S* y, const A* scale, const A* shift, A* out, A* grad, Size width) {
+  if (!scale) {
+    activate(y, scale, shift, out, width);
+    derive(y, scale, shift, grad, width);
+    return;
+  }
+#pragma omp simd
+  for (Size d = 0; d < width; ++d) {
+    const A v = load(y[d]) * scale[d] + shift[d];
+    const A s = sigmoid(v);
+    out[d] = v * s;
+    grad[d] *= s * (A(1) + v * (A(1) - s));
+  }
+}
+
 // out (n, width) = left (n, m; row stride `ld`, column stride `cd`) times right (m, width; row stride `rd`): n and m are small.
 template <class A>
 inline void multiply(const A* left, Size ld, Size cd, const A* right, Size rd, A* out, Size od, Size n, Size m, Size width) {
@@ -137,6 +154,28 @@ inline A dot(const A* a, const A* b, Size width) {
 #pragma omp simd reduction(+ : sum)
   for (Size d = 0; d < width; ++d) sum += a[d] * b[d];
   return sum;
+}
+
+// out[i * step] = the inner product of row i of a (n, width; row stride `ad`) with b: b is read once for four rows.
+template <class A>
+inline void dots(const A* a, Size ad, const A* b, A* out, Size step, Size n, Size width) {
+  Size i = 0;
+  for (; i + 4 <= n; i += 4) {
+    const A *a0 = a + i * ad, *a1 = a0 + ad, *a2 = a1 + ad, *a3 = a2 + ad;
+    A s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3)
+    for (Size d = 0; d < width; ++d) {
+      s0 += a0[d] * b[d];
+      s1 += a1[d] * b[d];
+      s2 += a2[d] * b[d];
+      s3 += a3[d] * b[d];
+    }
+    out[i * step] = s0;
+    out[(i + 1) * step] = s1;
+    out[(i + 2) * step] = s2;
+    out[(i + 3) * step] = s3;
+  }
+  for (; i < n; ++i) out[i * step] = dot(a + i * ad, b, width);
 }
 
 inline Size blocks_of(Size rows) { return (rows + ROWS - 1) / ROWS; }
@@ -282,10 +321,8 @@ void mix_sums(const A* grad, const S* y, const A* scale, const A* shift, const A
           const S* row = y + (e * rows + r) * width;
           const A *sc = scale ? scale + e * width : nullptr, *sh = shift + e * width;
           A *d_v = &dv[e * width], *sum = first + e * width;
-          activate(row, sc, sh, active.data(), width);
-          for (Size k = 0; k < gate_count; ++k)
-            gate_grad[(k * rows + r) * experts + e] = dot(grad + (k * rows + r) * width, active.data(), width);
-          derive(row, sc, sh, d_v, width);
+          activate_and_derive(row, sc, sh, active.data(), d_v, width);
+          dots(grad + r * width, rows * width, active.data(), gate_grad + r * experts + e, rows * experts, gate_count, width);
 #pragma omp simd
           for (Size d = 0; d < width; ++d) sum[d] += d_v[d];
           if (scale) {
