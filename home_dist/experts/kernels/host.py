@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from home_dist.experts.kernels.activation import Activation, activation_of, through_statistics
 from home_dist.experts.kernels.call import Call, keep, own
+from home_dist.experts.kernels.grouped import add_product
 from home_dist.experts.kernels.operands import Operands, Precision
 from home_dist.experts.kernels.passes import Passes, TorchPasses
 from home_dist.experts.kernels.passes_native import CannotBuild, NativePasses
@@ -163,11 +164,3 @@ def _add_products(into: torch.Tensor, down: torch.Tensor, weights: torch.Tensor,
         else:
             into.copy_(torch.mm(part, weight))
         begun = True
-
-
-def add_product(into: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """into += a @ b; `into` has the type that is summed in."""
-    if into.dtype == b.dtype:
-        into.addmm_(a, b)
-    else:
-        into.add_(torch.mm(a, b))

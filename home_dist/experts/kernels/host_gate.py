@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from home_dist.experts.kernels.host import STORED, add_product, passes
+from home_dist.experts.kernels.grouped import add_back, add_product, by_group, weight_grad
+from home_dist.experts.kernels.host import STORED, passes
 from home_dist.experts.kernels.operands import Precision
 from home_dist.experts.kernels.passes import Passes
 
@@ -52,8 +53,8 @@ class _Gated(torch.autograd.Function):
         groups, gates, width = choice.shape
         rows, kind = x.shape[-2], stored or x.dtype
         down, up = down.to(kind), up.to(kind).view(groups, gates, -1, width)
-        low = _by_group(x.to(kind), down).unflatten(2, (gates, -1))
-        share = _by_group(x, choice).softmax(2).contiguous()
+        low = by_group(x.to(kind), down).unflatten(2, (gates, -1))
+        share = by_group(x, choice).softmax(2).contiguous()
         out = x.new_empty(groups, rows, width)
         buffer = _buffer(x, gates, kind)
         for g, some in _chunks(groups, rows, buffer):
@@ -93,10 +94,10 @@ class _Gated(torch.autograd.Function):
         scores_grad = share * (share_grad - (share * share_grad).sum(2, keepdim=True))
         low_grad = low_grad.flatten(2)
         if x_grad is not None:
-            _add_back(x_grad, low_grad, down)
-            _add_back(x_grad, scores_grad, choice)
-        down_grad = _weight_grad(low_grad, x.to(kind)).to(grad.dtype)
-        return x_grad, down_grad, up_grad.flatten(0, 1), _weight_grad(scores_grad, x), None, None, None
+            add_back(x_grad, low_grad, down)
+            add_back(x_grad, scores_grad, choice)
+        down_grad = weight_grad(low_grad, x.to(kind)).to(grad.dtype)
+        return x_grad, down_grad, up_grad.flatten(0, 1), weight_grad(scores_grad, x), None, None, None
 
 
 def _of(x: torch.Tensor, g: int) -> torch.Tensor:
@@ -126,32 +127,3 @@ def _wide(low: torch.Tensor, up: torch.Tensor, buffer: torch.Tensor) -> torch.Te
     for n in range(gates):
         torch.mm(low[:, n], up[n], out=wide[n])
     return wide
-
-
-def _by_group(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x (B, F) or (G, B, F) times weight (G, N, F): (G, B, N). Groups with one input are one product."""
-    if x.dim() == 3:
-        return torch.bmm(x, weight.transpose(1, 2))
-    return torch.mm(x, weight.flatten(0, 1).t()).unflatten(1, weight.shape[:2]).transpose(0, 1)
-
-
-def _weight_grad(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """That of `_by_group`'s weight; grad: (G, B, N)."""
-    if x.dim() == 3:
-        return torch.bmm(grad.transpose(1, 2), x)
-    return torch.mm(_side_by_side(grad).t(), x).unflatten(0, (len(grad), -1))
-
-
-def _add_back(into: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor) -> None:
-    """into += the gradient of `_by_group`'s x."""
-    if into.dim() == 2:
-        add_product(into, _side_by_side(grad), weight.flatten(0, 1))
-    elif into.dtype == weight.dtype:
-        into.baddbmm_(grad, weight)
-    else:
-        into.add_(torch.bmm(grad, weight))
-
-
-def _side_by_side(grad: torch.Tensor) -> torch.Tensor:
-    """(G, B, N) -> (B, G N)"""
-    return grad.transpose(0, 1).flatten(1)
