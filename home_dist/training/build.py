@@ -83,6 +83,7 @@ class Built:
     model: DistributedModelParallel
     optimizer: CombinedOptimizer
     plan: ShardingPlan
+    kernel: kernels.Kernel
 
 
 def build(inputs: Inputs, ranks: Ranks) -> Built:
@@ -90,7 +91,7 @@ def build(inputs: Inputs, ranks: Ranks) -> Built:
     config = inputs.config
     torch.manual_seed(config.train.seed)
     network = Network(inputs.schema, inputs.layout, config, torch.device("meta"))
-    kernels.select(network, config.kernel, ranks.device)
+    kernel = kernels.select(network, config.kernel, ranks.device)
     fuse_table_optimizer(network, config)
     plan = plan_sharding(network, inputs.layout, config.embedding, ranks.device)
     model = DistributedModelParallel(
@@ -101,4 +102,4 @@ def build(inputs: Inputs, ranks: Ranks) -> Built:
         sharders=sharders(),
     )
     initialise(model, config.embedding.init_std, config.train.seed)
-    return Built(model, build_optimizer(model, config), plan)
+    return Built(model, build_optimizer(model, config), plan, kernel)

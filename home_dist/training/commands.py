@@ -15,7 +15,7 @@ from home_dist.training.events import EventLog
 from home_dist.training.observer import Observer
 from home_dist.training.ranks import Ranks, together
 from home_dist.training.run_folder import RunFolder
-from home_dist.training.tables import Screen, derived, detected, evaluation_table, plan_table, slice_table
+from home_dist.training.tables import Screen, derived, detected, evaluation_table, kernel_taken, plan_table, slice_table
 from home_dist.training.trainer import Trainer, total_steps
 
 
@@ -46,6 +46,7 @@ def train(config: RunConfig, ranks: Ranks) -> None:
         return
     screen.say(derived(inputs, ranks, steps))
     built = together(lambda: build(inputs, ranks))
+    screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))
     screen.table(plan_table(plan_rows(built.plan, inputs.layout)))
     if newest is not None:
         load(newest, built.model, built.optimizer)
@@ -75,6 +76,7 @@ def evaluate_run(run_dir: Path, checkpoint: Path | None, splits: tuple[str, ...]
         raise CheckpointError(f"{folder.checkpoints}: no complete checkpoint yet; run `home-dist train` first.")
     inputs = together(lambda: open_inputs(config, schema, splits))
     built = together(lambda: build(inputs, ranks))
+    screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))
     state = load(chosen, built.model, None)
     screen.say(f"checkpoint: {chosen}, step {state.step:,}")
     evaluate_splits(inputs, built.model, ranks, screen)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from home_dist.config import KernelSection
 from home_dist.embeddings.sharding import PlanRow
-from home_dist.experts.kernels import choose
+from home_dist.experts.kernels import Kernel, choose
 from home_dist.metrics import Slice, TaskMetrics, mean_row
 from home_dist.training.build import Inputs
 from home_dist.training.ranks import Ranks
@@ -29,6 +29,10 @@ class Screen:
         if not self._quiet:
             self._console.print(text, markup=False)
 
+    def say_if(self, text: str) -> None:
+        if text:
+            self.say(text)
+
     def table(self, table: Table) -> None:
         if not self._quiet:
             self._console.print(table)
@@ -44,6 +48,11 @@ def detected(ranks: Ranks, kernel: KernelSection) -> str:
     plural = "s" if ranks.world_size > 1 else ""
     chosen = choose(ranks.device, kernel)
     return f"devices: {ranks.world_size} rank{plural} on {what} | backend: {backend} | expert kernel: {chosen}"
+
+
+def kernel_taken(ranks: Ranks, wanted: KernelSection, taken: Kernel) -> str:
+    """What a model's widths made of the kernel that was detected; empty if it is the one taken."""
+    return "" if taken == choose(ranks.device, wanted) else f"expert kernel of this model: {taken}"
 
 
 def derived(inputs: Inputs, ranks: Ranks, steps: int) -> str:
