@@ -25,6 +25,9 @@ _BLOCK_BYTES = 8 << 20
 
 T = TypeVar("T", torch.Tensor, torch.Tensor | None)
 
+_SPLIT_ROWS = 256
+"""From here on, products of half as many samples are no slower."""
+
 STORED = {"fp32": None, "bf16": torch.bfloat16}
 
 
@@ -65,6 +68,14 @@ def _blocks(operands: Operands, rows: int) -> Iterator[tuple[int, slice]]:
         for first in range(at, at + count, step):
             yield index, slice(first, min(first + step, at + count))
         at += count
+
+
+def _halves(block: torch.Tensor) -> list[slice]:
+    """Samples, of which a block's gradient is held at a time: all; half of them if the block is one expert, as it cannot be
+    made smaller otherwise."""
+    experts, rows, _ = block.shape
+    middle = rows // 2 if experts == 1 and rows >= _SPLIT_ROWS else 0
+    return [slice(0, middle), slice(middle, rows)] if middle else [slice(0, rows)]
 
 
 class _Mixed(torch.autograd.Function):
@@ -126,7 +137,11 @@ class _Mixed(torch.autograd.Function):
             bias_grads.insert(0, grad.new_empty(below.shape[0], below.shape[2]))
             for _, some in blocks:
                 torch.bmm(down[some].transpose(1, 2), below[some], out=weight_grads[0][some])
-                bias_grads[0][some] = using.relu_backward_(below[some], torch.bmm(down[some], weights[depth][some]))
+                sums = [
+                    using.relu_backward_(below[some, rows], torch.bmm(down[some, rows], weights[depth][some]))
+                    for rows in _halves(below[some])
+                ]
+                bias_grads[0][some] = sum(sums[1:], sums[0])
             down = below
             del below
         weight_grads.insert(0, torch.empty_like(weights[0]))
