@@ -1,7 +1,7 @@
 """The expert bank against experts in a Python loop, and against its own matrix products: speed, memory, launches.
 
     python benchmarks/expert_bank.py --quick    # under a minute: few repeats, the large shape at an eighth of its batch
-    python benchmarks/expert_bank.py            # some twenty minutes: torch.compile and the scaling plot as well
+    python benchmarks/expert_bank.py            # some ten minutes: torch.compile and the scaling plot as well
 
 All systems of a comparison take turns in one process, and ratios are of medians. The full run writes results/expert_bank.json,
 from which `--table` makes the Markdown table and the plot anew.
@@ -56,7 +56,7 @@ class Shape:
             self.bank.kernel = kernel
             out = self.bank.mixed([self.x], self.gates)
         else:
-            out = (compiled or self.loop)(self.x, self.gates)
+            out = (self.loop if compiled is None else compiled)(self.x, self.gates)
         out.backward(self.pull)
         return out
 
@@ -95,7 +95,7 @@ def measure_shape(name: str, quick: bool) -> dict[str, Any]:
         start = time.perf_counter()
         shape.step(None, compiled)
         result["compile_seconds"] = time.perf_counter() - start
-    repeats = {"small": 9, "middle": 5, "large": 3} if quick else {"small": 41, "middle": 21, "large": 7}
+    repeats = {"small": 9, "middle": 5, "large": 3} if quick else {"small": 21, "middle": 9, "large": 3}
     result["seconds"] = medians(shape.systems(compiled), repeats[name], at_least=0.02)
     result["peak_bytes"] = shape.peaks(compiled)
     result["flops"], result["moved_bytes"] = flops(*sizes), moved_bytes(*sizes)
@@ -108,7 +108,7 @@ def measure_bf16(quick: bool) -> dict[str, Any]:
         return {"skipped": kernel.reason}
     shape = Shape(*SHAPES["middle"])
     steps = {p: lambda p=p: shape.step(Kernel("cpu", p)) for p in ("fp32", "bf16")}
-    return {"seconds": medians(steps, 5 if quick else 21)}
+    return {"seconds": medians(steps, 5 if quick else 9)}
 
 
 def home_steps(
@@ -139,7 +139,7 @@ def home_steps(
 def measure_home(quick: bool) -> dict[str, Any]:
     samples = 1024
     steps, leaves = home_steps(2, 512, samples)
-    seconds = medians(steps, 3 if quick else 15)
+    seconds = medians(steps, 3 if quick else 9)
     return {
         "samples": samples,
         "seconds": seconds,
@@ -183,7 +183,7 @@ def measure_scaling() -> dict[str, Any]:
             sizes = {**SCALING_BASE, axis: value}
             shape = Shape(*(sizes[letter] for letter in "BFHDEK"))
             steps = shape.systems(floors=False)
-            seconds = medians(steps, 7, at_least=0.02)
+            seconds = medians(steps, 3, at_least=0.01)
             found[axis].append({"value": value, "seconds": seconds, "peak_bytes": shape.peaks()})
     return found
 
@@ -223,7 +223,7 @@ def main() -> None:
     text = table(result)
     print(text)
     if not options.quick:
-        RESULTS.with_suffix(".md").write_text(text + "\n")
+        RESULTS.with_suffix(".md").write_text("\n".join([text, "", *(f"- {line}" for line in claims(result) if line), ""]))
         plot(result, RESULTS.with_suffix(".png"))
     print("\n".join(claims(result)))
 

@@ -14,10 +14,13 @@ NAMES = {
 
 
 def table(result: dict[str, Any]) -> str:
+    of_one = result["threads"] == 1
+    clock = "processor time of 1 thread" if of_one else f"{result['threads']} threads"
     lines = [
-        f"torch {result['torch']}, {result['threads']} threads, {result['instructions']}; {result['passes']}."
+        f"torch {result['torch']}, {clock}, {result['instructions']}; {result['passes']}."
         " Forward and backward; HoME's experts; fp32.",
         "",
+        *(() if of_one else disturbed(result)),
         "| shape | system | ms | speed, floor = 1 | peak MB | of the loop's | GFLOP/s |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -51,10 +54,16 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def disturbed(result: dict[str, Any]) -> list[str]:
+    if result["share_of_cores"] >= 0.9:
+        return []
+    got = f"{result['share_of_cores']:.0%}"
+    return [f"note: this process got {got} of the cores that it asked for; others disturb the timing (see --threads 1)", ""]
+
+
 def claims(result: dict[str, Any]) -> Iterator[str]:
-    if result["share_of_cores"] < 0.9:
-        got = f"{result['share_of_cores']:.0%}"
-        yield f"note: this process got {got} of the cores that it asked for; others disturb the timing (see --threads 1)"
+    if result["threads"] > 1:
+        yield from disturbed(result)
     for name, shape in result["shapes"].items():
         seconds, peak = shape["seconds"], shape["peak_bytes"]
         if name != "small":

@@ -166,6 +166,22 @@ def test_experts_that_no_gate_sees_are_not_computed(backend, norm):
         torch.testing.assert_close(made.bank.norm.running_mean[list(seen)], whole.bank.norm.running_mean[list(seen)])
 
 
+@pytest.mark.parametrize("backend", ["eager", "cpu"])
+@pytest.mark.parametrize("seen", [None, (0, 2, 4)], ids=["all", "some"])  # of input 1 none
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_inputs_as_one_tensor(backend, seen, precision):
+    found = []
+    for together in (False, True):
+        made = Case().make(torch.float32)
+        made.bank.kernel = Kernel(backend, precision)
+        inputs = torch.stack(made.inputs).detach().requires_grad_() if together else made.inputs
+        out = made.bank.mixed(inputs, made.gates, seen=seen)
+        grads = torch.autograd.grad((out * made.pull).sum(), inputs if together else list(inputs), materialize_grads=True)
+        found.append((out.detach(), grads[0] if together else torch.stack(grads)))
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two)
+
+
 def test_memory_of_a_step_is_that_of_hidden_activations_and_raw_outputs():
     """The activated outputs never exist as a whole, nor do gradients of hidden activations."""
     made = Case(experts=(16,), samples=2048, in_dim=8, hidden=(32,), out_dim=16, gates=2).make(torch.float32)
