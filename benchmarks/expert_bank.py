@@ -1,7 +1,7 @@
 """The expert bank against experts in a Python loop, and against its own matrix products: speed, memory, launches.
 
     python benchmarks/expert_bank.py --quick    # under a minute: few repeats, the large shape at an eighth of its batch
-    python benchmarks/expert_bank.py            # some ten minutes: torch.compile and the scaling plot as well
+    python benchmarks/expert_bank.py            # some eight minutes: torch.compile and the scaling plot as well
 
 All systems of a comparison take turns in one process, and ratios are of medians. The full run writes results/expert_bank.json,
 from which `--table` makes the Markdown table and the plot anew.
