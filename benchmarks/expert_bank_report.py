@@ -86,9 +86,8 @@ def claims(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _claim(name: str, value: float, goal: float, at_most: bool = False) -> str:
-    value = round(value, 2)
     met = value <= goal if at_most else value >= goal
-    return f"claim: {name} = {value:.2f} (goal {'<=' if at_most else '>='} {goal:g}): {'met' if met else 'short'}"
+    return f"claim: {name} = {value:.3f} (goal {'<=' if at_most else '>='} {goal:g}): {'met' if met else 'short'}"
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
