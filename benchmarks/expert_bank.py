@@ -18,14 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from expert_bank_measures import flops, launches, medians, moved_bytes, peak_bytes, share_of_cores
-from expert_bank_peers import HomeOfModules, Loop, floor, home
-from expert_bank_report import claims, plot, table
 
-from home_dist.config import KernelSection
-from home_dist.experts import ExpertBank
-from home_dist.experts.kernels import EAGER, Kernel, KernelUser, choose, host
-from home_dist.models import TaskGroups
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.expert_bank_measures import flops, launches, medians, moved_bytes, peak_bytes, share_of_cores  # noqa: E402
+from benchmarks.expert_bank_peers import HomeOfModules, Loop, floor, home  # noqa: E402
+from benchmarks.expert_bank_report import claims, plot, table  # noqa: E402
+from home_dist.config import KernelSection  # noqa: E402
+from home_dist.experts import ExpertBank  # noqa: E402
+from home_dist.experts.kernels import EAGER, Kernel, KernelUser, choose, host  # noqa: E402
+from home_dist.models import TaskGroups  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "expert_bank.json"
 SHAPES = {"small": (512, 128, 64, 32, 8, 4), "middle": (2048, 512, 256, 128, 12, 6), "large": (4096, 1024, 512, 256, 24, 12)}

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.claims import claim
+
 NAMES = {
     "floor": "matrix products alone",
     "loop": "loop over experts",
@@ -86,8 +88,7 @@ def claims(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _claim(name: str, value: float, goal: float, at_most: bool = False) -> str:
-    met = value <= goal if at_most else value >= goal
-    return f"claim: {name} = {value:.3f} (goal {'<=' if at_most else '>='} {goal:g}): {'met' if met else 'short'}"
+    return claim(name, value, goal, at_most, form=".3f")
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

@@ -34,6 +34,7 @@ import torch.multiprocessing as mp
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.claims import claim  # noqa: E402
 from home_dist.insight_section import InsightSection  # noqa: E402
 from home_dist.metrics import gauc_over_ranks  # noqa: E402
 
@@ -152,11 +153,6 @@ def measure_cost(steps: int, ranks: int, folder: str) -> dict[str, Any]:
     }
 
 
-def claim(name: str, value: float, goal: float, at_most: bool = False) -> str:
-    met = value <= goal if at_most else value >= goal
-    return f"claim: {name} = {value:.3g} (goal {'<=' if at_most else '>='} {goal:g}): {'met' if met else 'short'}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
@@ -172,9 +168,9 @@ def main() -> None:
         f"{gauc['torchrec_seconds_for_all']:.1f} s on one rank, another metric\n"
         f"a look costs {statistics.median(cost['steps_per_look']):.2f} steps of training (HoME on the sample, ranks: {ranks})"
     )
-    print(claim("GAUC, speed of pandas and scikit-learn", gauc["pandas_seconds_for_all"] / gauc["seconds"], 50))
-    print(claim("GAUC, distance to the oracle", gauc["apart"], 1e-9, at_most=True))
-    print(claim(f"insight every {cost['every_steps']} steps, share of time", cost["share"], 0.02, at_most=True))
+    print(claim("GAUC, speed of pandas and scikit-learn", gauc["pandas_seconds_for_all"] / gauc["seconds"], 50, form=".3g"))
+    print(claim("GAUC, distance to the oracle", gauc["apart"], 1e-9, at_most=True, form=".3g"))
+    print(claim(f"insight every {cost['every_steps']} steps, share of time", cost["share"], 0.02, at_most=True, form=".3g"))
     if not quick:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(result, indent=1) + "\n")

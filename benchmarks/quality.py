@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import quality_baselines as baselines  # noqa: E402
+from benchmarks.claims import claim  # noqa: E402
 from home_dist.cli import silence_libraries  # noqa: E402
 from home_dist.config import DistributedSection  # noqa: E402
 from home_dist.metrics import Bootstrap, bootstrap, log_loss  # noqa: E402
@@ -197,8 +198,7 @@ def _claims(result: dict[str, Any]) -> list[str]:
             (f"mean test {metric} of HoME, against the better baseline", best),
             (f"mean test {metric} of HoME", goal),
         ):
-            met = "met" if value >= bound else "short"
-            lines.append(f"claim: {text} = {value:.4f} (goal >= {bound:.4f}): {met}")
+            lines.append(claim(text, value, bound, form=".4f", goal_form=".4f"))
     return lines
 
 

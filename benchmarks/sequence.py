@@ -22,6 +22,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.claims import claim  # noqa: E402
 from benchmarks.expert_bank_measures import medians, peak_bytes  # noqa: E402
 from benchmarks.sequence_peers import FullAttention, PaddedDin  # noqa: E402
 from home_dist.sequence.din import Din  # noqa: E402
@@ -146,7 +147,7 @@ def _search(length: int, repeats: int) -> dict[str, Any]:
 def _recall(full: FullAttention, twin: Twin, soft: Sim, history: History) -> dict[str, float]:
     """Share of the k events that full attention (with TWIN's weights) weighs most, which each search finds. Soft search is
     untrained here: what it finds by training is a matter of data."""
-    owners = history.owners()
+    owners = history.owners
     exact = twin.attention.scores(twin.attention.keys(history.events), twin.attention.queries(history.targets), owners).mean(1)
     wanted = set(best_within(exact, history.lengths, owners, K)[0].tolist())
     found = {
@@ -185,18 +186,13 @@ def _claims(result: dict[str, Any]) -> list[str]:
     speed = din["seconds"]["padded"] / din["seconds"]["jagged"]
     memory = din["peak_bytes"]["jagged"] / din["peak_bytes"]["padded"]
     lines = [
-        _claim("jagged DIN, samples/s of padded", speed, 3.0),
-        _claim("jagged DIN, peak memory of padded", memory, 1 / 3, True),
+        claim("jagged DIN, samples/s of padded", speed, 3.0, goal_form=".2f"),
+        claim("jagged DIN, peak memory of padded", memory, 1 / 3, at_most=True, goal_form=".2f"),
     ]
     for name in ("SIM, hard search", "SIM, soft search", "TWIN"):
         ratio = longest["seconds"]["full attention"] / longest["seconds"][name]
-        lines.append(_claim(f"{name} at 100,000 events, speed of full attention", ratio, 20.0))
+        lines.append(claim(f"{name} at 100,000 events, speed of full attention", ratio, 20.0, goal_form=".2f"))
     return lines
-
-
-def _claim(name: str, value: float, goal: float, at_most: bool = False) -> str:
-    met = value <= goal if at_most else value >= goal
-    return f"claim: {name} = {value:.2f} (goal {'<=' if at_most else '>='} {goal:.2f}): {'met' if met else 'short'}"
 
 
 if __name__ == "__main__":

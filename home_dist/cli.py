@@ -127,12 +127,11 @@ def prepare(
 
     def body() -> None:
         from home_dist.prepare.generic import prepare_log
+        from home_dist.prepare.summary import part_lines
 
         report = prepare_log(description, out, lambda text: print(text, flush=True))
-        for name, part in report["splits"].items():
-            first, last = part["days"]
-            positives = ", ".join(f"{task} {count:,}" for task, count in part["positives"].items())
-            print(f"{name}: {first} to {last}, {part['rows']:,} rows, {part['users']:,} users; positives: {positives}")
+        for line in part_lines(report):
+            print(line)
         print(f"written to {out}")
 
     _run(body)

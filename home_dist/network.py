@@ -136,7 +136,7 @@ class FeatureVector(nn.Module):
         c = torch.cat(contexts, 1) if contexts else events.new_zeros(len(events), 0)
         history = History(events, c, q, lengths, event_ids, target_ids)
         newest = self.sections[sequence.name].newest
-        return history if newest is None else history.take(*newest_within(lengths, history.owners(), newest))
+        return history if newest is None else history.take(*newest_within(lengths, history.owners, newest))
 
     def _target_rows(self, item: IdInput, ids: Events, small: torch.Tensor) -> torch.Tensor | None:
         """(B,): a target's table rows, 0 where a filled sample has none; None for a target of several ids."""

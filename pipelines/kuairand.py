@@ -15,6 +15,7 @@ import typer
 
 from home_dist.errors import UserError
 from home_dist.prepare.kuairand import Options, prepare_kuairand
+from home_dist.prepare.summary import part_lines
 
 
 def main(
@@ -45,10 +46,8 @@ def main(
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
-    for name, split in report["splits"].items():
-        first, last = split["days"]
-        positives = ", ".join(f"{task} {count:,}" for task, count in split["positives"].items())
-        print(f"{name}: {first} to {last}, {split['rows']:,} rows, {split['users']:,} users; positives: {positives}")
+    for line in part_lines(report):
+        print(line)
     print(f"written to {out}")
 
 

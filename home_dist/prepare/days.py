@@ -26,6 +26,11 @@ class Days:
         """(N,) the first moment of local days (N,)."""
         return days * DAY_MS - self.utc_offset_ms
 
+    def span(self, position: int) -> list[str]:
+        """First and last day of the part at a position in SPLITS."""
+        bounds = (self.train, self.validation, self.test, self.end)
+        return [day_name(bounds[position]), day_name(bounds[position + 1] - 1)]
+
     def split_of(self, days: Ints) -> NDArray[np.int8]:
         """(N,) -1: before the training part, 0, 1, 2: position in SPLITS."""
         return (np.searchsorted([self.train, self.validation, self.test], days, side="right") - 1).astype(np.int8)

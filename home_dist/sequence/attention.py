@@ -22,7 +22,7 @@ class TargetAttention(nn.Module):
     def forward(self, history: History) -> torch.Tensor:
         """Returns (B, heads * head_dim)."""
         whole = torch.cat([history.events, history.contexts], 1)
-        owners = history.owners()
+        owners = history.owners
         scores = self.scores(self.keys(whole), self.queries(history.targets), owners)
         return self.attend(scores, self.values(whole), owners, len(history.lengths))
 

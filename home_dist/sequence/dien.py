@@ -29,7 +29,7 @@ class Dien(Encoder):
         self.gates_state = nn.Linear(width, 3 * width)
 
     def forward(self, history: History) -> Encoded:
-        samples, owners = len(history.lengths), history.owners()
+        samples, owners = len(history.lengths), history.owners
         whole = torch.cat([history.events, history.contexts], 1)
         if not len(whole):
             # Every parameter gets a gradient in every step, even of zero: data-parallel training waits for all of them.

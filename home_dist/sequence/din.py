@@ -34,7 +34,7 @@ class Din(Encoder):
         self.unit = nn.Sequential(*layers)
 
     def forward(self, history: History) -> Encoded:
-        owners, samples = history.owners(), len(history.lengths)
+        owners, samples = history.owners, len(history.lengths)
         whole = torch.cat([history.events, history.contexts], 1)
         of_target = self.target(history.targets).index_select(0, owners)
         first = self.event(whole) + of_target + self.product(history.events * history.targets.index_select(0, owners))

@@ -1,6 +1,7 @@
 """What an encoder reads of a batch's histories, and what it gives back."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -23,8 +24,9 @@ class History:
     target_ids: dict[str, torch.Tensor] = field(default_factory=dict)
     """By the same columns: (B,) table rows of the impression."""
 
+    @cached_property
     def owners(self) -> torch.Tensor:
-        """(N,): the sample of each event."""
+        """(N,): the sample of each event. Made once: several steps of an encoder ask for it."""
         samples = torch.arange(len(self.lengths), device=self.lengths.device)
         return torch.repeat_interleave(samples, self.lengths, output_size=len(self.events))
 

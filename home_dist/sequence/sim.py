@@ -48,7 +48,7 @@ class Sim(Encoder):
             )
 
     def forward(self, history: History) -> Encoded:
-        owners = history.owners()
+        owners = history.owners
         if self.search == "hard":
             return Encoded(self.attention(self._same_category(history, owners)))
         with torch.no_grad():
@@ -62,13 +62,13 @@ class Sim(Encoder):
     def relevance(self, history: History) -> torch.Tensor:
         """(N,): r_t. (W_a q) . (W_b e_t) = (W_b^T W_a q) . e_t: one product per sample in place of one per event."""
         wanted = self.of_target(history.targets.detach()) @ self.of_event.weight
-        return dots_within(history.events.detach(), wanted, history.lengths, history.owners())
+        return dots_within(history.events.detach(), wanted, history.lengths, history.owners)
 
     def _prediction(self, history: History) -> torch.Tensor:
         """(B, K). Reads at most SAMPLED events of a history, in place of the rest of which they count several times."""
         positions, kept = some_within(history.lengths, SAMPLED)
         some = history.take(positions, kept)
-        pooled = sum_within(self.relevance(some).unsqueeze(1) * some.events.detach(), some.owners(), len(kept))
+        pooled = sum_within(self.relevance(some).unsqueeze(1) * some.events.detach(), some.owners, len(kept))
         length = history.lengths.clamp(min=1).to(pooled.dtype)
         # A sum over 10,000 events must not drown the target beside it: divided by the root of their number.
         pooled = pooled * (length.sqrt() / kept.clamp(min=1)).unsqueeze(1)

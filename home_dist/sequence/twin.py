@@ -35,8 +35,8 @@ class Twin(Encoder):
         # What is not chosen has no influence, so that the search needs no gradient: the chosen are scored once more.
         with torch.no_grad():
             searched = self.search_scores(history, queries)
-        chosen = history.take(*best_within(searched, history.lengths, history.owners(), self.most))
-        owners = chosen.owners()
+        chosen = history.take(*best_within(searched, history.lengths, history.owners, self.most))
+        owners = chosen.owners
         scores = self.scores(chosen, owners, queries)
         values = self.attention.values(torch.cat([chosen.events, chosen.contexts], 1))
         return Encoded(self.attention.attend(scores, values, owners, samples))
@@ -50,7 +50,7 @@ class Twin(Encoder):
     def search_scores(self, history: History, queries: torch.Tensor) -> torch.Tensor:
         """(N,): the mean over heads, in which the heads' products add up to one of whole vectors."""
         keys, item = self._keys(history)
-        owners, heads = history.owners(), self.attention.heads
+        owners, heads = history.owners, self.attention.heads
         if len(keys) * len(queries) <= 4 * len(item):
             products = (queries @ keys.t())[owners, item]  # each sample with each item is less work than each event
         else:

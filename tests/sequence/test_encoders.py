@@ -107,7 +107,7 @@ def test_twins_first_stage_finds_what_full_attention_weighs_most():
     encoder, history = make("twin", most=3), draw([9, 2, 6])
     everything = make("twin", most=100)
     everything.load_state_dict(encoder.state_dict())
-    owners = history.owners()
+    owners = history.owners
     full = everything.scores(history, owners, everything.attention.queries(history.targets)).mean(1)
     kept, counts = best_within(full, history.lengths, owners, 3)
     assert counts.tolist() == [3, 2, 3]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from home_dist.errors import DataError
 from home_dist.prepare.asof import AsOf, Ints, codes
-from home_dist.prepare.days import DAY_MS, SPLITS, choose_days, day_name, local_days
+from home_dist.prepare.days import DAY_MS, SPLITS, choose_days, local_days
 from home_dist.prepare.generic.source import Columns, read_log
 from home_dist.prepare.generic.spec import HistorySection, LabelSection, PastSection, load_spec
 from home_dist.prepare.prepared import Prepared
@@ -99,13 +99,12 @@ def prepare_log(description: Path, out: Path, say: Callable[[str], None]) -> dic
     group = keys if keys.dtype.kind == "i" else user  # GAUC groups by whole numbers
     whole = pa.table({"group": pa.array(group), "time_ms": pa.array(time), **prepared.columns})
     splits = {name: whole.take(users_together(user, time, split == index)) for index, name in enumerate(SPLITS)}
-    bounds_of_days = (days.train, days.validation, days.test, days.end)
     report = {
         "rows_in": len(log),
         "rows_before_the_training_days": int((split < 0).sum()),
         "splits": {
             name: {
-                "days": [day_name(bounds_of_days[i]), day_name(bounds_of_days[i + 1] - 1)],
+                "days": days.span(i),
                 "rows": int((split == i).sum()),
                 "users": len(np.unique(user[split == i])),
                 "positives": {t.name: int(labels.happened[t.name][split == i].sum()) for t in tasks},

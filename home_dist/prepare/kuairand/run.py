@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from home_dist.prepare.days import SPLITS, Days, choose_days, day_name, local_days
+from home_dist.prepare.days import SPLITS, Days, choose_days, local_days
 from home_dist.prepare.kuairand.columns import add_history, add_ids, add_labels
 from home_dist.prepare.kuairand.files import read_source
 from home_dist.prepare.kuairand.log import Log, clean_log
@@ -88,12 +88,11 @@ def _report(
     prepared: Prepared,
     splits: dict[str, pa.Table],
 ) -> dict[str, Any]:
-    bounds = (days.train, days.validation, days.test, days.end)
     per_split = {}
     for index, (name, table) in enumerate(splits.items()):
         rows = split == index
         per_split[name] = {
-            "days": [day_name(bounds[index]), day_name(bounds[index + 1] - 1)],
+            "days": days.span(index),
             "rows": table.num_rows,
             "users": len(np.unique(log.user[rows])),
             "videos": len(np.unique(log.video[rows])),

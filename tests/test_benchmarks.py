@@ -1,0 +1,21 @@
+"""The benchmarks start as scripts from anywhere; what they measure is run by hand."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.ranks import REPOSITORY
+
+SCRIPTS = sorted(p for p in (REPOSITORY / "benchmarks").glob("*.py") if "__main__" in p.read_text())
+
+
+def test_there_are_benchmarks():
+    assert {"expert_bank.py", "insight.py", "quality.py", "sequence.py"} <= {p.name for p in SCRIPTS}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_a_benchmark_tells_its_options(script, tmp_path):
+    ended = subprocess.run([sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert "--quick" in ended.stdout
