@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from home_dist.experts import ExpertBank
-from home_dist.experts.kernels import EAGER, Kernel, eager, host
+from home_dist.experts.kernels import EAGER, Kernel, eager, host, products, products_native
 from home_dist.experts.kernels.activation import Activation
 from home_dist.experts.kernels.passes import TorchPasses
 from tests.experts.cases import CASES, Case, Made, compare, distances, reference
@@ -68,13 +68,32 @@ def test_bf16_equals_eager_in_bf16(backend, case):
     assert distances(found, exact.results(run("eager", exact)))["output"] < 1e-2
 
 
-def test_blocks_of_experts_change_nothing(monkeypatch):
-    expected = Case(experts=(5, 3)).make(torch.float64)
-    expected = expected.results(run("cpu", expected))
-    for size in (1, 20_000):
-        monkeypatch.setattr(host, "_BLOCK_BYTES", size)
-        made = Case(experts=(5, 3)).make(torch.float64)
-        compare(made.results(run("cpu", made)), expected, 1e-12)
+@pytest.mark.parametrize("library", [True, False], ids=["native", "torch"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_blocks_of_experts_change_nothing(monkeypatch, library, threads):
+    # As many experts as threads divide are dealt to them, the others are computed by all.
+    expected = Case(experts=(5, 1, 3)).make(torch.float64)
+    expected = expected.results(run("eager", expected))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for size in (1, 20_000):
+            monkeypatch.setattr(products, "BLOCK_BYTES", size)
+            monkeypatch.setattr(products_native, "BLOCK_BYTES", size)
+            monkeypatch.setattr(products_native, "_CHUNK_BYTES", size)
+            monkeypatch.setattr(products_native, "_LEAST_ROWS", 3)
+            if not library:
+                monkeypatch.setattr(host, "routine", lambda kind: None)
+            made = Case(experts=(5, 1, 3)).make(torch.float64)
+            compare(made.results(run("cpu", made)), expected, 1e-12)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_products_of_the_library_within_torch_are_at_hand():
+    assert products_native.routine(torch.float32)
+    assert products_native.routine(torch.float64)
+    assert products_native.routine(torch.bfloat16) is None
 
 
 def test_results_do_not_depend_on_the_number_of_threads():

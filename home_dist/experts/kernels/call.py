@@ -41,18 +41,19 @@ class Call:
         return biases[-1] if len(biases) == len(self.operands.weights) else None
 
 
-def keep(ctx: Any, y: torch.Tensor, hidden: list[torch.Tensor]) -> None:
-    """For the backward to write over. Not by save_for_backward, which would hold all of it until the backward's end."""
+def keep(ctx: Any, y: torch.Tensor, hidden: list[list[torch.Tensor]]) -> None:
+    """For the backward to write over; hidden: by layer, each in one or more parts. Not by save_for_backward, which would hold
+    all of it until the backward's end."""
     ctx.y, ctx.hidden = y, hidden
 
 
-def own(ctx: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def own(ctx: Any) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
     """What was kept; copies of it if the graph is to serve again."""
     if ctx.y is None:
         raise RuntimeError("this graph has been through a backward; pass retain_graph=True to the first one for a second")
     y, hidden = ctx.y, ctx.hidden
     if _graph_is_kept():
-        return y.clone(), [h.clone() for h in hidden]
+        return y.clone(), [[part.clone() for part in layer] for layer in hidden]
     ctx.y = ctx.hidden = None
     return y, hidden
 

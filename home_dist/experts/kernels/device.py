@@ -66,7 +66,7 @@ class _Mixed(torch.autograd.Function):
         out = mix(y, activation, gates)
         if call.keep:
             ctx.call, ctx.indices = call, indices
-            keep(ctx, y, hidden)
+            keep(ctx, y, [[layer] for layer in hidden])
             ctx.save_for_backward(gates, mask, *activation, inputs, *weights)
         return out
 
@@ -89,7 +89,7 @@ class _Mixed(torch.autograd.Function):
         bias_grads: list[torch.Tensor] = []
         none = triton_products.NONE
         for depth in range(len(weights) - 1, 0, -1):
-            below = hidden.pop()
+            [below] = hidden.pop()
             weight_grads.insert(0, product(down.transpose(1, 2), below, indices.each, indices, none, bf16, full=True)[0])
             _, parts = product(down, weights[depth], indices.each, indices, triton_products.RELU_BACKWARD, bf16, below=below)
             bias_grads.insert(0, parts.sum(1))

@@ -17,7 +17,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 class Passes(Protocol):
-    """y: (E, B, D) before the activation; gates: (K, B, E); grad: (K, B, D); all else as in passes.cpp.
+    """y: (E, B, D) before the activation; gates: (K, B, E); grad: (K, B, D); all else as in native/*.hpp.
 
     Those of the feature gate: wide: (L, B, F) before the sigmoid; share: (B, L); x, grad: (B, F).
     """

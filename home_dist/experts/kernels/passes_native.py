@@ -1,4 +1,4 @@
-"""passes.cpp, compiled for this processor when it is first needed: once per machine, in some seconds.
+"""The library in native/, compiled for this processor when it is first needed: once per machine, in some seconds.
 
 The library is kept in the user's cache under a name made of the source, the compiler and the processor. It is written to a
 name of its own and then renamed, so that ranks that build at the same time do not disturb each other.
@@ -20,7 +20,7 @@ import torch
 from home_dist.experts.kernels.activation import Activation
 from home_dist.experts.kernels.places import Places
 
-_SOURCE = Path(__file__).with_name("passes.cpp")
+_SOURCES = Path(__file__).with_name("native")
 _FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 _TIMEOUT = 120.0  # seconds; it takes 5
 _NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}
@@ -40,23 +40,23 @@ class NativePasses:
         self._library = _library()
 
     def bias_relu_(self, x: torch.Tensor, bias: torch.Tensor) -> None:
-        self._call("bias_relu", x, x, bias, *x.shape)
+        self.call("bias_relu", x, x, bias, *x.shape)
 
     def relu_backward_(self, x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
         sums = _like(x, x.shape[0], x.shape[2])
-        self._call("relu_backward", x, x, grad, sums, *x.shape)
+        self.call("relu_backward", x, x, grad, sums, *x.shape)
         return sums
 
     def moments(self, y: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         experts, _, width = y.shape
         mean, squares = _like(y, experts, width), _like(y, experts, width)
-        self._call("moments", y, y, mask, mean, squares, *y.shape)
+        self.call("moments", y, y, mask, mean, squares, *y.shape)
         return mean, squares
 
     def mix(self, y: torch.Tensor, activation: Activation, gates: torch.Tensor) -> torch.Tensor:
         experts, rows, width = y.shape
         out = _like(y, len(gates), rows, width)
-        self._call("mix", y, y, activation.scale, activation.shift, *_strided(gates), out, len(gates), experts, rows, width)
+        self.call("mix", y, y, activation.scale, activation.shift, *_strided(gates), out, len(gates), experts, rows, width)
         return out
 
     def mix_sums(
@@ -66,7 +66,7 @@ class NativePasses:
         gate_grad, shift_grad = _like(y, *gates.shape), _like(y, experts, width)
         scale_grad = None if activation.scale is None else _like(y, experts, width)
         results = (gate_grad, shift_grad, scale_grad)
-        self._call("mix_sums", y, grad, y, *activation, *_strided(gates), *results, len(gates), experts, rows, width)
+        self.call("mix_sums", y, grad, y, *activation, *_strided(gates), *results, len(gates), experts, rows, width)
         return results
 
     def mix_inner_(
@@ -81,10 +81,10 @@ class NativePasses:
     ) -> None:
         experts, rows, width = y.shape
         statistics = (away, along, mask)
-        self._call("mix_inner", y, grad, y, *activation, *statistics, *_strided(gates), len(gates), experts, rows, width)
+        self.call("mix_inner", y, grad, y, *activation, *statistics, *_strided(gates), len(gates), experts, rows, width)
 
     def gate(self, wide: torch.Tensor, share: torch.Tensor, x: torch.Tensor, inside: bool, out: torch.Tensor) -> None:
-        self._call("gate", wide, wide, share, x, out, int(inside), *wide.shape)
+        self.call("gate", wide, wide, share, x, out, int(inside), *wide.shape)
 
     def gate_backward_(
         self,
@@ -97,34 +97,31 @@ class NativePasses:
         x_grad: torch.Tensor | None,
         add: bool,
     ) -> None:
-        self._call("gate_backward", wide, grad, wide, share, x, share_grad, x_grad, int(add), int(inside), *wide.shape)
+        self.call("gate_backward", wide, grad, wide, share, x, share_grad, x_grad, int(add), int(inside), *wide.shape)
 
     def gate_weights(self, scores: torch.Tensor, places: Places) -> torch.Tensor:
         gates, rows, width = scores.shape
         out = scores.new_empty(gates, rows, places.experts)
         sizes = (places.main, gates, rows, width, places.experts)
-        self._call("gate_weights", scores, *_strided(scores), places.experts_of, places.alone, out, *sizes)
+        self.call("gate_weights", scores, *_strided(scores), places.experts_of, places.alone, out, *sizes)
         return out
 
     def gate_weights_backward(self, grad: torch.Tensor, scores: torch.Tensor, places: Places) -> torch.Tensor:
         score_grad = torch.empty_like(scores)
         sizes = (places.main, *scores.shape, places.experts)
-        self._call(
-            "gate_weights_backward", scores, grad, *_strided(scores), places.experts_of, places.alone, score_grad, *sizes
-        )
+        self.call("gate_weights_backward", scores, grad, *_strided(scores), places.experts_of, places.alone, score_grad, *sizes)
         return score_grad
 
-    def _call(self, name: str, stored: torch.Tensor, *arguments: torch.Tensor | int | None) -> None:
+    def call(self, name: str, stored: torch.Tensor, *arguments: Any) -> None:
+        """stored: a tensor of the type that activations are stored in. Tensors are passed as pointers; pointers as they are."""
         function = getattr(self._library, f"{name}_{_NAMES[stored.dtype]}")
         function(*(_plain(a) for a in arguments))
 
 
-def _plain(argument: torch.Tensor | int | None) -> Any:
-    if argument is None:
-        return None
+def _plain(argument: Any) -> Any:
     if isinstance(argument, int):
         return ctypes.c_int64(argument)
-    return ctypes.c_void_p(argument.data_ptr())
+    return ctypes.c_void_p(argument.data_ptr()) if isinstance(argument, torch.Tensor) else argument
 
 
 def _like(stored: torch.Tensor, *shape: int) -> torch.Tensor:
@@ -143,7 +140,8 @@ def _library() -> ctypes.CDLL:
         raise CannotBuild("no C++ compiler")
     try:
         asked = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True, timeout=20, check=True)
-        key = "\n".join([_SOURCE.read_text(), " ".join(_FLAGS), compiler, asked.stdout, _processor()])
+        texts = [path.read_text() for path in sorted(_SOURCES.iterdir()) if path.suffix in (".hpp", ".cpp")]
+        key = "\n".join([*texts, " ".join(_FLAGS), compiler, asked.stdout, _processor()])
         library = _folder() / f"passes-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
         if not library.exists():
             _compile(compiler, library)
@@ -159,7 +157,7 @@ def _compile(compiler: str, library: Path) -> None:
         made = Path(folder) / library.name
         # Not every architecture's compiler knows -march=native.
         for target in (["-march=native"], ["-mcpu=native"], []):
-            command = [*compiler.split(), *_FLAGS, *target, str(_SOURCE), "-o", str(made)]
+            command = [*compiler.split(), *_FLAGS, *target, str(_SOURCES / "library.cpp"), "-o", str(made)]
             ended = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
             if ended.returncode == 0:
                 break

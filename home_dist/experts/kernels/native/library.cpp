@@ -1,0 +1,66 @@
+// The library's functions, by type: see the headers for what they do.
+
+#include "bank.hpp"
+#include "gates.hpp"
+#include "layers.hpp"
+#include "mixture.hpp"
+
+#define PASSES(NAME, S, A)                                                                                                    \
+  extern "C" {                                                                                                                \
+  void bias_relu_##NAME(S* x, const A* bias, Size m, Size b, Size c) { bias_relu(x, bias, m, b, c); }                         \
+  void relu_backward_##NAME(S* x, const S* g, A* sums, Size m, Size b, Size c) { relu_backward(x, g, sums, m, b, c); }        \
+  void moments_##NAME(const S* y, const A* mask, A* mean, A* squares, Size m, Size b, Size d) {                               \
+    moments(y, mask, mean, squares, m, b, d);                                                                                 \
+  }                                                                                                                           \
+  void mix_##NAME(const S* y, const A* scale, const A* shift, const A* gates, Size gk, Size gb, A* out, Size k, Size e, Size b, \
+                  Size d) {                                                                                                   \
+    mix(y, scale, shift, gates, gk, gb, out, k, e, b, d);                                                                     \
+  }                                                                                                                           \
+  void mix_sums_##NAME(const A* grad, const S* y, const A* scale, const A* shift, const A* mean, const A* rstd,               \
+                       const A* gates, Size gk, Size gb, A* gate_grad, A* shift_grad, A* scale_grad, Size k, Size e, Size b,  \
+                       Size d) {                                                                                              \
+    mix_sums(grad, y, scale, shift, mean, rstd, gates, gk, gb, gate_grad, shift_grad, scale_grad, k, e, b, d);                \
+  }                                                                                                                           \
+  void mix_inner_##NAME(const A* grad, S* y, const A* scale, const A* shift, const A* mean, const A* rstd, const A* away,     \
+                        const A* along, const A* mask, const A* gates, Size gk, Size gb, Size k, Size e, Size b, Size d) {    \
+    mix_inner(grad, y, scale, shift, mean, rstd, away, along, mask, gates, gk, gb, k, e, b, d);                               \
+  }                                                                                                                           \
+  void gate_##NAME(const S* wide, const A* share, const A* x, A* out, Size inside, Size l, Size b, Size f) {                  \
+    gate(wide, share, x, out, inside, l, b, f);                                                                               \
+  }                                                                                                                           \
+  void gate_backward_##NAME(const A* grad, S* wide, const A* share, const A* x, A* share_grad, A* x_grad, Size add, Size inside,\
+                            Size l, Size b, Size f) {                                                                         \
+    gate_backward(grad, wide, share, x, share_grad, x_grad, add, inside, l, b, f);                                            \
+  }                                                                                                                           \
+  void gate_weights_##NAME(const A* scores, Size sk, Size sb, const Size* places, const Size* alone, A* out, Size main,       \
+                           Size k, Size b, Size s, Size e) {                                                                  \
+    gate_weights(scores, sk, sb, places, alone, out, main, k, b, s, e);                                                       \
+  }                                                                                                                           \
+  void gate_weights_backward_##NAME(const A* grad, const A* scores, Size sk, Size sb, const Size* places, const Size* alone,  \
+                                    A* score_grad, Size main, Size k, Size b, Size s, Size e) {                               \
+    gate_weights_backward(grad, scores, sk, sb, places, alone, score_grad, main, k, b, s, e);                                 \
+  }                                                                                                                           \
+  }
+
+#define BANK(NAME, A)                                                                                                         \
+  extern "C" {                                                                                                                \
+  void bank_##NAME(Gemm<A> gemm, const A* const* x, const A* const* weights, const A* const* biases, A* const* hidden,        \
+                   A* const* y, const A* mask, A* mean, A* squares, const Size* widths, Size layers, Size e, Size b) {        \
+    bank(gemm, x, weights, biases, hidden, y, mask, mean, squares, widths, layers, e, b);                                     \
+  }                                                                                                                           \
+  void bank_backward_##NAME(Gemm<A> gemm, const A* const* y, const A* const* weights, A* const* hidden,                       \
+                            A* const* weight_grads, A* const* bias_grads, A* near, Size chunk, const Size* widths,            \
+                            Size layers, Size e, Size b) {                                                                    \
+    bank_backward(gemm, y, weights, hidden, weight_grads, bias_grads, near, chunk, widths, layers, e, b);                     \
+  }                                                                                                                           \
+  void bank_inputs_##NAME(Gemm<A> gemm, const A* const* down, const A* const* x, const A* weights, A* weight_grads,           \
+                          A* const* x_grads, const Size* starts, Size inputs, Size f, Size h, Size e, Size b) {               \
+    bank_inputs(gemm, down, x, weights, weight_grads, x_grads, starts, inputs, f, h, e, b);                                   \
+  }                                                                                                                           \
+  }
+
+BANK(fp32, float)
+BANK(fp64, double)
+PASSES(fp32, float, float)
+PASSES(fp64, double, double)
+PASSES(bf16, bf16, float)
