@@ -7,7 +7,9 @@ GAUC: two ranks hold rows of all users in no order; the time is from there to th
 pandas' groupby with scikit-learn's roc_auc_score has all rows in one process. It is timed on some of the users, and its time
 for all is that times the ratio of users; on the same users both results must agree. TorchRec's GAUC is another metric (each
 session counts the same, equal scores count as lost) and wants sessions in order on one rank: its time includes putting them in
-order. It fills all sessions up to the longest, and is timed on a tenth of the users for the memory that takes.
+order. It fills all sessions up to the longest, and is timed on a tenth of the users for the memory that takes. TorchEasyRec's
+GroupedAUC, which loops over users, is taken from a checkout of it (`--easyrec-path`), as this one module needs nothing else of
+it; it is timed on the users that pandas is timed on, in one process.
 
 Cost: HoME on the sample, on 2 ranks (--quick: 1), looked at every 10th step, so that each interval between two lines of
 progress has one look in it. The share that a look has of an interval gives its cost in steps, and that the cost for the default
@@ -15,6 +17,7 @@ of every 100th. What looking at embedding tables costs comes with a checkpoint, 
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -107,23 +110,47 @@ def with_torchrec(rows: tuple[np.ndarray, ...]) -> float:
     return time.perf_counter() - began
 
 
-def measure_gauc(rows: int, users: int, sampled: int, folder: str) -> dict[str, Any]:
+def with_easyrec(checkout: Path, rows: tuple[np.ndarray, ...]) -> tuple[float, float]:
+    """GAUC, in which each user counts the same, and seconds."""
+    place = checkout / "tzrec" / "metrics" / "grouped_auc.py"
+    spec = importlib.util.spec_from_file_location("grouped_auc", place)
+    if spec is None or spec.loader is None or not place.is_file():
+        sys.exit(f"{place} is not there: give --easyrec-path the folder of a checkout of TorchEasyRec")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    metric = module.GroupedAUC()
+    label, score, user = (torch.from_numpy(c) for c in rows)
+    began = time.perf_counter()
+    metric.update(score, label.long(), user)
+    return float(metric.compute()), time.perf_counter() - began
+
+
+def measure_gauc(rows: int, users: int, sampled: int, folder: str, easyrec: Path | None) -> dict[str, Any]:
     mp.spawn(_rank, args=(folder, rows, users, sampled), nprocs=RANKS)
     result = json.loads(Path(folder, "gauc.json").read_text())
     whole = table(rows, users)
     chosen = some(whole[2], users, sampled)
     value, seconds = with_pandas(tuple(c[chosen] for c in whole))
     there = len(np.unique(whole[2]))
-    return result | {
-        "rows": rows,
-        "users": there,
-        "pandas_users": sampled,
-        "pandas_rows": int(chosen.sum()),
-        "pandas_seconds": seconds,
-        "pandas_seconds_for_all": seconds * there / len(np.unique(whole[2][chosen])),
-        "torchrec_seconds_for_all": 10 * with_torchrec(table(rows // 10, users // 10)),
-        "apart": abs(value - result["of_sampled"]),
-    }
+    for_all = there / len(np.unique(whole[2][chosen]))
+    peer: dict[str, Any] = {}
+    if easyrec is not None:
+        found, taken = with_easyrec(easyrec, tuple(c[chosen] for c in whole))
+        peer = {"easyrec_seconds": taken, "easyrec_seconds_for_all": taken * for_all, "easyrec_value": found}
+    return (
+        result
+        | peer
+        | {
+            "rows": rows,
+            "users": there,
+            "pandas_users": sampled,
+            "pandas_rows": int(chosen.sum()),
+            "pandas_seconds": seconds,
+            "pandas_seconds_for_all": seconds * for_all,
+            "torchrec_seconds_for_all": 10 * with_torchrec(table(rows // 10, users // 10)),
+            "apart": abs(value - result["of_sampled"]),
+        }
+    )
 
 
 def measure_cost(steps: int, ranks: int, folder: str) -> dict[str, Any]:
@@ -153,19 +180,32 @@ def measure_cost(steps: int, ranks: int, folder: str) -> dict[str, Any]:
     }
 
 
+def _easyrec(gauc: dict[str, Any]) -> str:
+    if "easyrec_seconds" not in gauc:
+        return "TorchEasyRec's loop: not timed; give a checkout of it by --easyrec-path"
+    ratio = gauc["easyrec_seconds_for_all"] / gauc["seconds"]
+    return (
+        f"TorchEasyRec's loop over users: {gauc['easyrec_seconds_for_all']:,.0f} s, from {gauc['easyrec_seconds']:.1f} s for "
+        f"{gauc['pandas_users']:,} users, {ratio:,.0f} times as long"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+    parser.add_argument("--easyrec-path", type=Path, help="a checkout of TorchEasyRec, to time its metric as well")
+    options = parser.parse_args()
+    quick = options.quick
     rows, users, sampled = (500_000, 50_000, 300) if quick else (10_000_000, 1_000_000, 20_000)
     steps, ranks = (30, 1) if quick else (200, RANKS)
     with tempfile.TemporaryDirectory() as folder:
-        gauc, cost = measure_gauc(rows, users, sampled, folder), measure_cost(steps, ranks, folder)
+        gauc, cost = measure_gauc(rows, users, sampled, folder, options.easyrec_path), measure_cost(steps, ranks, folder)
     result = {"quick": quick, "cores": len(os.sched_getaffinity(0)), "torch": torch.__version__, "gauc": gauc, "insight": cost}
     print(
         f"GAUC of {rows:,} rows, {gauc['users']:,} users: {gauc['seconds']:.2f} s on {RANKS} ranks | pandas and scikit-learn "
         f"{gauc['pandas_seconds_for_all']:,.0f} s, from {gauc['pandas_seconds']:.1f} s for {sampled:,} users | torchrec "
         f"{gauc['torchrec_seconds_for_all']:.1f} s on one rank, another metric\n"
+        f"{_easyrec(gauc)}\n"
         f"a look costs {statistics.median(cost['steps_per_look']):.2f} steps of training (HoME on the sample, ranks: {ranks})"
     )
     print(claim("GAUC, speed of pandas and scikit-learn", gauc["pandas_seconds_for_all"] / gauc["seconds"], 50, form=".3g"))

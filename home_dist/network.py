@@ -25,6 +25,10 @@ class StepOutput:
 
     logits: torch.Tensor
     """(B, K)"""
+    labels: torch.Tensor
+    """(B, K)"""
+    weights: torch.Tensor
+    """(B, K), 0 where there is no label, or no sample."""
     loss_sums: torch.Tensor
     """(K,): per task, the weighted sum of its samples' losses."""
     weight_sums: torch.Tensor
@@ -201,6 +205,8 @@ class Head(nn.Module):
             loss = loss + extra
         output = StepOutput(
             logits.detach(),
+            batch.labels,
+            weights,
             sums.detach(),
             weights.sum(0),
             batch.mask.sum(),

@@ -12,19 +12,23 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from home_dist.data.batch import Batch
+from home_dist.insight.clock import StepClock
 from home_dist.insight.figures import Figures, figures
 from home_dist.insight.sums import Sums, gradients, over_ranks, statistics
 from home_dist.insight_section import InsightSection
 from home_dist.models import TaskGroups
-from home_dist.network import Head
+from home_dist.network import Network
 from home_dist.schema import Schema
 
 
 class Collector:
-    def __init__(self, model: nn.Module, schema: Schema, config: InsightSection):
-        [self.head] = [m for m in model.modules() if isinstance(m, Head)]
+    def __init__(self, model: nn.Module, optimizer: Optimizer, schema: Schema, config: InsightSection):
+        [network] = [m for m in model.modules() if isinstance(m, Network)]
+        self.head = network.head
+        self.clock = StepClock(network, self.head, optimizer)
         self.config, self.tasks = config, TaskGroups.of(schema.task)
         self.anatomy = self.head.model.anatomy(self.tasks)
         self.columns = self.head.features.columns()
@@ -43,17 +47,20 @@ class Collector:
             yield
             return
         passed: dict[str, Any] = {}
+        before = self.seconds
         hooks = [
             self.head.model.register_forward_pre_hook(lambda _, given: passed.update(v=given[0].detach())),
             self.head.register_forward_hook(lambda _, given, __: passed.update(sums=self._look(passed["v"], given[0]))),
         ]
         try:
-            yield
+            with self.clock.step():
+                yield
         finally:
             for hook in hooks:
                 hook.remove()
+        sums = passed["sums"] | {"seconds": self.clock.seconds(self.seconds - before), "clocks": torch.ones(())}
         began = time.perf_counter()
-        keep(step, figures(over_ranks(passed["sums"]), self.anatomy, self.columns))
+        keep(step, figures(over_ranks(sums), self.anatomy, self.columns))
         self.seconds += time.perf_counter() - began
 
     def _look(self, v: torch.Tensor, batch: Batch) -> Sums:

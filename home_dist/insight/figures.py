@@ -19,7 +19,8 @@ Keys are "PART.FIGURE" as in sums.py. Figures of a part with E experts, K gates,
 | scale, scale_std | (G, features) or (G, F) | mean factor of a feature gate, by feature where it scales v |
 
 And without a part: loss, positives (share), input_cosine and shared_cosine (between tasks' gradients on v and on shared
-experts), all (tasks,) or (tasks, tasks). Gradients are those of a rank's samples: norms are root mean squares over ranks.
+experts), all (tasks,) or (tasks, tasks); seconds of a step's parts (clock.py), mean over ranks. Gradients are those of a rank's
+samples: norms are root mean squares over ranks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,8 @@ def figures(sums: Sums, anatomy: Anatomy, columns: Mapping[str, Sequence[int]]) 
     for name, _ in anatomy.scalers:
         own = {key: values[f"{name}.{key}"] for key in ("scale", "scale_squares")}
         found |= {f"{name}.{key}": value for key, value in _scales(own, samples, columns).items()}
+    if "seconds" in values:
+        found["seconds"] = values["seconds"] / values["clocks"]
     if "losses" in values:
         weights = np.maximum(values["weights"], 1e-12)
         found["loss"], found["positives"] = values["losses"] / weights, values["positives"] / weights

@@ -55,6 +55,8 @@ def uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(content.getvalue()).decode()
 
 
+_SHARES = ("#cbd5e1", "#d9730d", "#2563a8", "#2a9d76", "#8a6d3b", "#b5379b")
+
 Line = tuple[str, Sequence[float], Sequence[float]]
 """Label, steps, values."""
 
@@ -233,7 +235,7 @@ def factors(title: str, names: Sequence[str], values: Floats, most: int = 8) -> 
 
 def time_shares(title: str, steps: Sequence[float], parts: Mapping[str, Sequence[float]]) -> str:
     figure, axes = pyplot.subplots(figsize=(3.6, 2.3))
-    axes.stackplot(steps, *parts.values(), labels=list(parts), colors=("#cbd5e1", "#d9730d", "#2563a8"))
+    axes.stackplot(steps, *parts.values(), labels=list(parts), colors=_SHARES[: len(parts)])
     axes.set_ylim(0, 1)
     axes.set_xlim(min(steps), max(max(steps), min(steps) + 1))
     axes.set_title(title)

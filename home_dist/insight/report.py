@@ -5,9 +5,12 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
+import numpy as np
+
 from home_dist.config import config_text
 from home_dist.errors import ConfigError
 from home_dist.insight import plots
+from home_dist.insight.clock import PARTS
 from home_dist.insight.findings import Finding
 from home_dist.insight.page import Cell, Section, grid, page, picture, table
 from home_dist.insight.report_inside import inside_sections
@@ -190,6 +193,15 @@ def _curves(runs: Sequence[RunRecord]) -> Section:
         if shown:
             parts.append(picture(plots.lines(task, shown, plots.RUN_COLOURS), f"loss of {task} over steps"))
     if first.curves:
+        for name in first.curves[-1].get("running", {}):
+            shown = []
+            for task in first.tasks:
+                there = [c for c in first.curves if not math.isnan(c.get("running", {}).get(name, {}).get(task, math.nan))]
+                if there:
+                    shown.append((task, [c["step"] for c in there], [c["running"][name][task] for c in there]))
+            if shown:
+                title = f"{name.replace('_', ' ').replace('auc', 'AUC')} in training"
+                parts.append(picture(plots.lines(title, shown), f"{title}, over steps"))
         for name in first.curves[-1]["auxiliary"]:
             there = [c for c in first.curves if name in c["auxiliary"]]
             line = (first.name, [c["step"] for c in there], [c["auxiliary"][name] for c in there])
@@ -203,8 +215,29 @@ def _curves(runs: Sequence[RunRecord]) -> Section:
             "insight": [c["insight"] for c in first.curves],
         }
         parts.append(picture(plots.time_shares("where the time goes", steps, shares), "share of time per step"))
-    about = "Each task's training loss, mean over the steps between two lines of progress."
+        parts += _breakdown(first)
+    about = (
+        "Each task's training loss, mean over the steps between two lines of progress, and running metrics of the samples in "
+        "between, as the model saw them before it learnt from them. Parts of a step: see home_dist/insight/clock.py."
+    )
     return Section("curves", "Curves", about, grid(parts) if parts else "")
+
+
+def _breakdown(run: RunRecord) -> list[str]:
+    """The parts of the steps that were looked at, as shares and in a table of medians."""
+    timed = [(r.step, r.figures["seconds"]) for r in run.records if "seconds" in r.figures]
+    timed = [(step, seconds) for step, seconds in timed if np.isfinite(seconds).all()]
+    if not timed:
+        return []
+    steps, seconds = [step for step, _ in timed], np.stack([found for _, found in timed])
+    shares = seconds / seconds.sum(1, keepdims=True)
+    shown = {part: shares[:, n].tolist() for n, part in enumerate(PARTS)}
+    medians = np.median(seconds, 0)
+    rows = [[part, f"{1000 * x:.1f}", f"{x / medians.sum():.0%}"] for part, x in zip(PARTS, medians, strict=True)]
+    return [
+        picture(plots.time_shares("parts of a step", steps, shown), "share of time by part of a step"),
+        table(["part of a step", "ms, median", "share"], rows),
+    ]
 
 
 def _calibration(runs: Sequence[RunRecord]) -> Iterator[Section]:

@@ -11,6 +11,7 @@ from home_dist.insight.store import Names
 from home_dist.insight.sums import EDGES
 from home_dist.metrics import TaskMetrics
 from home_dist.training.progress import Interval
+from home_dist.training.running import METRICS
 
 
 class EventLog:
@@ -33,6 +34,8 @@ class EventLog:
             "train/learning_rate": rate,
         }
         scalars |= {f"train_loss/{t}": loss for t, loss in zip(tasks, interval.task_losses, strict=True)}
+        for metric, values in interval.running.items():
+            scalars |= {f"train_{metric}/{t}": value for t, value in zip(tasks, values, strict=True)}
         scalars |= {f"train_auxiliary/{name}": loss for name, loss in interval.auxiliary.items()}
         self._write(scalars, step)
 
@@ -65,7 +68,8 @@ class EventLog:
         """TensorBoard's Custom Scalars tab: the experts of a layer in one plot."""
         if self._writer is None or not names.parts:
             return
-        plots: dict[str, dict[str, list[Any]]] = {"tasks": {"loss": ["Multiline", [f"train_loss/{t}" for t in names.tasks]]}}
+        of_tasks = {name: ["Multiline", [f"train_{name}/{t}" for t in names.tasks]] for name in ("loss", *METRICS)}
+        plots: dict[str, dict[str, list[Any]]] = {"tasks": of_tasks}
         for n, part in enumerate(names.parts):
             layer = plots.setdefault(f"layer {n}", {})
             for figure in ("std", "zero_rate", "gradient"):

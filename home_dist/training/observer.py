@@ -42,7 +42,7 @@ class Observer:
         self._counted = (0.0, time.perf_counter())
         if not self.on:
             return
-        self.collector = Collector(built.model, schema, config.insight)
+        self.collector = Collector(built.model, built.optimizer, schema, config.insight)
         self.names = Names.of(self.collector.anatomy, self.collector.tasks, list(self.collector.columns))
         self.judge = Judge(self.names, config.insight.rules)
         if ranks.first:
@@ -70,6 +70,7 @@ class Observer:
             "loss": interval.loss,
             "task_losses": dict(zip(self.tasks, interval.task_losses, strict=True)),
             "auxiliary": interval.auxiliary,
+            "running": {name: dict(zip(self.tasks, values, strict=True)) for name, values in interval.running.items()},
             "samples_per_second": interval.samples_per_second,
             "learning_rate": rate,
             "waiting": interval.wait_share,

@@ -21,6 +21,8 @@ class Interval:
     """Of the ranks' time, what they spent waiting for data."""
     auxiliary: dict[str, float] = field(default_factory=dict)
     """Losses that are no task's, by name: means over steps and ranks."""
+    running: dict[str, list[float]] = field(default_factory=dict)
+    """Metrics of the interval's samples by name, one value per task, see running.py."""
 
 
 class Meter:

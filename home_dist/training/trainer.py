@@ -1,6 +1,7 @@
 """The training loop: TorchRec's pipeline, checkpoints, the progress line."""
 
 import time
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -16,6 +17,7 @@ from home_dist.training.events import EventLog
 from home_dist.training.observer import Observer
 from home_dist.training.optimizers import Schedule
 from home_dist.training.ranks import Ranks
+from home_dist.training.running import Running
 from home_dist.training.tables import Screen
 
 _SLOW_STEPS = 2  # the first ones allocate and are left out of rates
@@ -52,6 +54,7 @@ class Trainer:
         schedule = Schedule(self.built.optimizer, self.config.train, total)
         pipeline = self._pipeline()
         meter = progress.Meter(len(self.tasks))
+        running = self._running()
         epochs = self.reader.epochs(state.position.epoch, self.config.train.epochs)
         batches = islice(epochs, total - state.step)
         waited, began, first = self.reader.wait_seconds, time.perf_counter(), state.step
@@ -62,12 +65,16 @@ class Trainer:
             with self.observer.step(state.step + 1):
                 output: StepOutput = pipeline.progress(batches)
             meter.add(output)
+            if running is not None:
+                running.add(output)
             state = self._after(state, output, total)
             if state.step == first + _SLOW_STEPS:
                 meter.restart_clock()
                 waited, began = self.reader.wait_seconds, time.perf_counter()
             if state.step % self.config.log.every_steps == 0 or state.finished:
                 interval = meter.close(self.reader.wait_seconds - waited)
+                if running is not None:
+                    interval = replace(interval, running=running.close())
                 waited = self.reader.wait_seconds
                 pace = (time.perf_counter() - began) / max(1, state.step - first - _SLOW_STEPS)
                 self.screen.say(progress.line(state.step, total, interval, self.ranks.world_size, pace * (total - state.step)))
@@ -81,6 +88,10 @@ class Trainer:
         if isinstance(pipeline, TrainPipelineSparseDist):
             pipeline.detach()
         return state
+
+    def _running(self) -> Running | None:
+        samples, ranks = self.config.metrics.running_samples, self.ranks
+        return Running(len(self.tasks), samples, ranks.world_size, ranks.rank, ranks.device) if samples else None
 
     def _pipeline(self) -> TrainPipelineSparseDist | TrainPipelineBase:
         model, optimizer, device = self.built.model, self.built.optimizer, self.ranks.device

@@ -73,6 +73,8 @@ def test_a_page_needs_nothing_else(page):
     assert not re.search(r"url\(|@import", html)
     pictures = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)"', html)
     assert len(pictures) > 15
+    alts = {alt for _, alt in pictures}
+    assert {"AUC in training, over steps", "share of time by part of a step"} <= alts
     for content, alt in pictures:
         assert ElementTree.fromstring(base64.b64decode(content)).tag.endswith("svg")
         assert alt

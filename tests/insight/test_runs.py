@@ -8,6 +8,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from home_dist.insight.clock import PARTS
 from home_dist.insight.store import CURVES, TABLES, Store
 from home_dist.metrics import auc
 from tests.distributed.test_training import newest, tensors
@@ -44,11 +45,18 @@ def test_records_are_there(watched):
         assert record.figures["0.histogram"].sum(1) == pytest.approx(np.ones(6), abs=1e-5)
         assert record.figures["0.scale"].shape == (3, len(names.features))
         assert 0.2 < record.figures["positives"][2] < 0.8
+        seconds = record.figures["seconds"]
+        assert len(seconds) == len(PARTS)
+        assert (seconds > 0).all()
+        assert seconds.sum() < 60
     curves = store.lines(CURVES)
     assert [c["step"] for c in curves] == list(range(1, 23))
     assert curves[4]["loss"] == pytest.approx(sum(curves[4]["task_losses"].values()))
     assert curves[-1]["loss"] == pytest.approx(float(ended.losses()[22]), abs=1e-4)
     assert max(c["insight"] for c in curves) > 0
+    for name, low, high in (("auc", 0, 1), ("normalized_entropy", 0, 5), ("calibration", 0, 5)):
+        values = [c["running"][name]["watch"] for c in curves]
+        assert all(low < v < high for v in values), (name, values)
 
 
 def test_tables_are_looked_at_with_each_checkpoint(watched):
@@ -111,8 +119,8 @@ def test_a_resumed_run_has_each_record_once(watched, data, tmp_path):
     stores = [Store(f / "run" / "insight") for f in (folder, tmp_path)]
     for one, two in zip(*(s.records() for s in stores), strict=True):
         assert one.step == two.step
-        assert all(np.array_equal(one.figures[name], two.figures[name]) for name in one.figures)
+        assert all(np.array_equal(one.figures[name], two.figures[name]) for name in one.figures if name != "seconds")
     assert stores[0].lines(TABLES) == stores[1].lines(TABLES)
-    losses = [[(c["step"], c["task_losses"]) for c in s.lines(CURVES)] for s in stores]
+    losses = [[(c["step"], c["task_losses"], str(c["running"])) for c in s.lines(CURVES)] for s in stores]
     assert losses[0] == losses[1]
     assert json.loads((tmp_path / "run" / "insight" / CURVES).read_text().splitlines()[-1])["step"] == 22

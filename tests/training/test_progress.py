@@ -16,7 +16,7 @@ from home_dist.training.events import EventLog
 def output(loss: float, penalty: float | None) -> StepOutput:
     auxiliary = {} if penalty is None else {"l2_constraint": torch.tensor(penalty)}
     sums, weights = torch.tensor([loss * 4, 2.0]), torch.tensor([4.0, 2.0])
-    return StepOutput(torch.zeros(4, 2), sums, weights, torch.tensor(4.0), 0, 1, auxiliary)
+    return StepOutput(*torch.zeros(3, 4, 2), sums, weights, torch.tensor(4.0), 0, 1, auxiliary)
 
 
 def _body(rank: int, world: int, folder: str) -> None:
