@@ -3,7 +3,8 @@
     python benchmarks/expert_bank.py --quick    # under a minute: few repeats, the large shape at an eighth of its batch
     python benchmarks/expert_bank.py            # some eight minutes: torch.compile and the scaling plot as well
 
-All systems of a comparison take turns in one process, and ratios are of medians. The full run writes results/expert_bank.json,
+All systems of a comparison take turns in one process, set as home-dist sets its own (home_dist/process.py), and ratios are of
+medians. The full run writes results/expert_bank.json,
 from which `--table` makes the Markdown table and the plot anew.
 """
 
@@ -17,10 +18,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from home_dist import process  # noqa: E402
+
+process.prepare()
+
+import torch  # noqa: E402
 
 from benchmarks.expert_bank_measures import flops, launches, medians, moved_bytes, peak_bytes, share_of_cores  # noqa: E402
 from benchmarks.expert_bank_peers import HomeOfModules, Loop, floor, home  # noqa: E402

@@ -4,23 +4,25 @@
     python benchmarks/sequence.py --quick    # fewer repeats and shorter histories at most, under 50 s
 
 All figures are forward and backward on the CPU, medians of alternating repeats within one run. A search reads embeddings that
-are looked up in any case, here as below: what is compared is the work on them.
+are looked up in any case, here as below: what is compared is the work on them. All of it runs in a process set as home-dist
+sets its own (home_dist/process.py).
 """
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as home-dist does, before torch is imported
-
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from home_dist import process  # noqa: E402
+
+process.prepare()
+
+import torch  # noqa: E402
 
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.expert_bank_measures import medians, peak_bytes  # noqa: E402

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
+from home_dist import process
 from home_dist.config import load_config
 from home_dist.errors import UserError
 
@@ -195,9 +196,7 @@ def _leave(code: int, message: str | None) -> NoReturn:
 
 
 def main() -> None:
-    # Threads that wait for each other sleep instead of spinning: on a machine with other work, spinning threads keep the one
-    # that they wait for off its core (a tenth of the samples/s was seen). OpenMP reads this when torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    process.prepare()
     app()
 
 
