@@ -13,7 +13,15 @@ from torch import nn
 from home_dist.config import RunConfig
 from home_dist.data import Reader
 from home_dist.errors import ConfigError
-from home_dist.metrics import Slice, TaskMetrics, calibration_curve, evaluate_slices, evaluate_tasks, gather_rows
+from home_dist.metrics import (
+    Slice,
+    TaskMetrics,
+    calibration_curve,
+    evaluate_slices,
+    evaluate_tasks,
+    gather_rows,
+    gauc_over_ranks,
+)
 from home_dist.schema import InputLayout, Schema
 from home_dist.training.ranks import Ranks
 
@@ -98,9 +106,22 @@ def evaluate(
     found = scored(model, reader, ranks, slice_columns(layout, chosen))
     found, notes = without_broken(found, tasks)
     groups = found.groups if grouped else None
-    rows = (tasks, found.labels, found.weights, found.scores, groups)
-    slices = list(evaluate_slices(chosen, found.slices, *rows, at_least=config.metrics.slice_rows))
-    return Evaluation(evaluate_tasks(*rows), slices, found, grouped, notes)
+    rows = (tasks, found.labels, found.weights, found.scores)
+    slices = list(evaluate_slices(chosen, found.slices, *rows, groups, at_least=config.metrics.slice_rows))
+    metrics = evaluate_tasks(*rows)
+    return Evaluation(_with_gauc(metrics, found, ranks) if grouped else metrics, slices, found, grouped, notes)
+
+
+def _with_gauc(metrics: Sequence[TaskMetrics], found: Scored, ranks: Ranks) -> list[TaskMetrics]:
+    """GAUC sorts all rows by user, what takes longest of all: each rank does it for the users that a hash gives to it."""
+    share = slice(ranks.rank, None, ranks.world_size)
+    groups, result = torch.from_numpy(found.groups[share]), []
+    for k, task in enumerate(metrics):
+        labels, scores, weights = (torch.from_numpy(c[share, k]) for c in (found.labels, found.scores, found.weights))
+        gauc = gauc_over_ranks(labels, scores, groups, weights)
+        used, left_out = gauc.groups_used, gauc.groups_left_out
+        result.append(replace(task, gauc=gauc.value, gauc_groups=used, gauc_groups_left_out=left_out))
+    return result
 
 
 def without_broken(found: Scored, tasks: Sequence[str]) -> tuple[Scored, list[str]]:

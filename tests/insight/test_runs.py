@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from home_dist.insight.clock import PARTS
 from home_dist.insight.store import CURVES, TABLES, Store
-from home_dist.metrics import auc
+from home_dist.metrics import auc, evaluate_tasks
 from tests.distributed.test_training import newest, tensors
 from tests.factory import make_config
 from tests.insight.conftest import OPTIONS, WATCHED
@@ -76,6 +76,11 @@ def test_evaluation_has_slices_calibration_and_scores(watched, tmp_path):
     tree = json.loads((folder / "run" / "evaluation.json").read_text())
     with np.load(folder / "run" / "scores" / "test.npz") as file:
         scores = {name: file[name] for name in file.files}
+    columns = (scores[name] for name in ("labels", "weights", "scores", "groups"))
+    for metrics in evaluate_tasks(["like", "follow", "watch"], *columns):  # in one process, from scores of fp32
+        told = tree["test"][metrics.task]
+        for name in ("auc", "gauc", "gauc_groups", "gauc_groups_left_out", "log_loss", "calibration_error"):
+            assert told[name] == pytest.approx(getattr(metrics, name), rel=1e-5), (metrics.task, name)
     assert scores["scores"].shape == (175, 3)
     assert tree["test"]["like"]["auc"] == pytest.approx(auc(scores["labels"][:, 0], scores["scores"][:, 0]), abs=1e-6)
     by_tab = [s for s in tree["slices"]["test"] if s["feature"] == "tab"]
