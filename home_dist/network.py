@@ -52,7 +52,6 @@ class FeatureVector(nn.Module):
         replicated = [i for i in layout.inputs if i.table.replicated]
         self.replicated = ReplicatedTables(replicated, config.embedding.init_std)
         self._small_column = {i.key: n for n, i in enumerate(layout.at("small"))}
-        self._bag_keys = [i.key for i in layout.at("bag")]
         self.dropout = config.embedding.dropout
         self.encoders = nn.ModuleDict()
         width = layout.dense_width + sum(i.table.dim for i in layout.features)
@@ -66,7 +65,9 @@ class FeatureVector(nn.Module):
     def columns(self) -> dict[str, list[int]]:
         """By feature, where it stands in v; a statistic stands there by its bucket's vector and by its value."""
         of_dim = [i for dim in self.replicated.dims for i in self.layout.at("small") if i.table.dim == dim]
-        later = [i for place in ("small_list", "bag", "event") for i in self.layout.features if i.place == place]
+        later = [
+            i for place in ("small_list", "bag", "weighted_bag", "event") for i in self.layout.features if i.place == place
+        ]
         parts = [(i.key, i.table.dim) for i in [*of_dim, *later]]
         dense = [(f.name, f.width if isinstance(f, DenseFeature) else 1) for f in self.layout.dense]
         found: dict[str, list[int]] = {}
@@ -80,47 +81,47 @@ class FeatureVector(nn.Module):
             at += width
         return found
 
-    def forward(self, batch: Batch, bags: KeyedTensor | None, events: Events | None) -> tuple[torch.Tensor, dict[str, Encoded]]:
-        """bags, events: what the sharded collections found. Returns v (B, F), and by sequence what its encoder found."""
+    def forward(
+        self, batch: Batch, bags: KeyedTensor | None, weighted: KeyedTensor | None, events: Events | None
+    ) -> tuple[torch.Tensor, dict[str, Encoded]]:
+        """bags, weighted, events: what the sharded collections found. Returns v (B, F), and what each encoder found."""
         single = self.replicated.single(batch.small)
         lists = batch.small_lists.to_dict() if batch.small_lists.keys() else {}
+        weights = batch.list_weights.to_dict() if self.layout.weighted else {}
         parts = [x.flatten(1) for x in single.values()]
-        parts += [self._listed(lists, i) for i in self.layout.features if i.place == "small_list"]
+        parts += [self._listed(lists, i, weights) for i in self.layout.features if i.place == "small_list"]
         if bags is not None:
-            parts.append(self._bags(bags))
+            parts.append(_in_order(bags, [i.key for i in self.layout.at("bag")]))
+        if weighted is not None:
+            parts.append(_in_order(weighted, [i.key for i in self.layout.at("weighted_bag")]))
         if events is not None:
-            parts += [_pooled(events[i.key], i) for i in self.layout.features if i.place == "event"]
+            parts += [_pooled(events[i.key], i, weights.get(i.key)) for i in self.layout.features if i.place == "event"]
         ids = batch.events.to_dict() if batch.events.keys() else {}
         encoded = {
-            s.name: self.encoders[s.name](self._history(s, single, lists, events or {}, ids, batch.small))
+            s.name: self.encoders[s.name](self._history(s, single, lists, weights, events or {}, ids, batch.small))
             for s in self.layout.sequences
         }
         parts += [e.vector for e in encoded.values()]
         looked_up = nn.functional.dropout(torch.cat(parts, 1), self.dropout, self.training)
         return torch.cat([looked_up, batch.dense], 1), encoded
 
-    def _bags(self, bags: KeyedTensor) -> torch.Tensor:
-        """(B, width): in the layout's order. TorchRec's follows the sharding plan, which another number of ranks may change."""
-        if bags.keys() == self._bag_keys:
-            return bags.values()
-        found = bags.to_dict()
-        return torch.cat([found[key] for key in self._bag_keys], 1)
-
-    def _listed(self, lists: Events, item: IdInput) -> torch.Tensor:
+    def _listed(self, lists: Events, item: IdInput, weights: Events) -> torch.Tensor:
         """A multi-valued feature of a replicated table, (B, dim)."""
         ids = lists[item.key]
-        return _pooled(JaggedTensor(values=self.replicated.listed(ids, item), lengths=ids.lengths()), item)
+        found = JaggedTensor(values=self.replicated.listed(ids, item), lengths=ids.lengths())
+        return _pooled(found, item, weights.get(item.key))
 
     def _history(
         self,
         sequence: SequenceInput,
         single: dict[int, torch.Tensor],
         lists: Events,
+        weights: Events,
         found: Events,
         ids: Events,
         small: torch.Tensor,
     ) -> History:
-        """found, ids: of the EmbeddingCollection, embeddings and table rows by key; small: Batch.small."""
+        """weights: of weighted lists; found, ids: embeddings and rows of the EmbeddingCollection; small: Batch.small."""
         shared, targets, contexts = [], [], []
         event_ids, target_ids = {}, {}
         for event in sequence.fields:
@@ -131,7 +132,7 @@ class FeatureVector(nn.Module):
                 contexts.append(values)
                 continue
             shared.append(values)
-            targets.append(self._target(event.target, single, lists, found))
+            targets.append(self._target(event.target, single, lists, weights, found))
             of_target = self._target_rows(event.target, ids, small)
             if of_target is not None:
                 event_ids[field.column], target_ids[field.column] = rows.values(), of_target
@@ -153,19 +154,31 @@ class FeatureVector(nn.Module):
             return last[torch.where(lengths > 0, lengths.cumsum(0) - lengths, len(values))]
         return small[:, self._small_column[item.key]]
 
-    def _target(self, item: IdInput, single: dict[int, torch.Tensor], lists: Events, found: Events) -> torch.Tensor:
+    def _target(
+        self, item: IdInput, single: dict[int, torch.Tensor], lists: Events, weights: Events, found: Events
+    ) -> torch.Tensor:
         """(B, dim)"""
         if item.place == "event":
-            return _pooled(found[item.key], item)
+            return _pooled(found[item.key], item, weights.get(item.key))
         if item.place == "small_list":
-            return self._listed(lists, item)
+            return self._listed(lists, item, weights)
         dim, index = self.replicated.position(self._small_column[item.key])
         return single[dim][:, index]
 
 
-def _pooled(ids: JaggedTensor, item: IdInput) -> torch.Tensor:
-    """(n, dim) values of jagged samples -> (B, dim): their sum or mean; zero for samples without any."""
+def _in_order(bags: KeyedTensor, keys: list[str]) -> torch.Tensor:
+    """(B, width): in the layout's order. TorchRec's follows the sharding plan, which another number of ranks may change."""
+    if bags.keys() == keys:
+        return bags.values()
+    found = bags.to_dict()
+    return torch.cat([found[key] for key in keys], 1)
+
+
+def _pooled(ids: JaggedTensor, item: IdInput, weights: JaggedTensor | None = None) -> torch.Tensor:
+    """(n, dim) values of jagged samples -> (B, dim): their sum or mean; zero for samples without any. weights: (n,)."""
     values, lengths = ids.values(), ids.lengths()
+    if weights is not None:
+        values = values * weights.values().unsqueeze(1)
     sample = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths, output_size=len(values))
     total = values.new_zeros(len(lengths), values.shape[1]).index_add_(0, sample, values)
     return total / lengths.clamp(min=1).unsqueeze(1) if item.pooling == "mean" else total
@@ -191,8 +204,10 @@ class Head(nn.Module):
         weights = torch.tensor([config.train.task_weights.get(t.name, 1.0) for t in tasks])
         self.register_buffer("task_weight", weights, persistent=False)
 
-    def forward(self, batch: Batch, bags: KeyedTensor | None, events: Events | None) -> tuple[torch.Tensor, StepOutput]:
-        v, encoded = self.features(batch, bags, events)
+    def forward(
+        self, batch: Batch, bags: KeyedTensor | None, weighted: KeyedTensor | None, events: Events | None
+    ) -> tuple[torch.Tensor, StepOutput]:
+        v, encoded = self.features(batch, bags, weighted, events)
         logits = self.logits(v, batch.dense, batch.mask)
         weights = batch.weights * batch.mask.unsqueeze(1)
         losses = nn.functional.binary_cross_entropy_with_logits(logits, batch.labels, weight=weights, reduction="none")
@@ -235,17 +250,19 @@ class Head(nn.Module):
 
 
 class Network(nn.Module):
-    """Batch -> (loss, StepOutput). TorchRec shards `bags` and `events`; `head` is replicated."""
+    """Batch -> (loss, StepOutput). TorchRec shards `bags`, `weighted_bags` and `events`; `head` is replicated."""
 
     def __init__(self, schema: Schema, layout: InputLayout, config: RunConfig, device: torch.device):
         """device: of the sharded collections before sharding; "meta" allocates nothing."""
         super().__init__()
         self.bags = bag_collection(layout, device)
+        self.weighted_bags = bag_collection(layout, device, weighted=True)
         self.events = event_collection(layout, device)
         self.head = Head(schema, layout, config)
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, StepOutput]:
         # TorchRec's pipeline traces this method: keep it to look-ups and one call.
         bags = self.bags(batch.bags) if self.bags is not None else None
+        weighted = self.weighted_bags(batch.weighted_bags) if self.weighted_bags is not None else None
         events = self.events(batch.events) if self.events is not None else None
-        return self.head(batch, bags, events)
+        return self.head(batch, bags, weighted, events)

@@ -57,12 +57,12 @@ def test_columns_tell_where_a_feature_stands():
     assert len(order) >= 2
     columns = vector.columns()
     assert columns.keys() == {f.name for f in make_schema().feature}
-    v, _ = vector(batch, keyed(bags, order), events)
+    v, _ = vector(batch, keyed(bags, order), None, events)
 
     def touched(change):
         before = [batch.small.clone(), batch.dense.clone(), {k: b.clone() for k, b in bags.items()}]
         change()
-        other, _ = vector(batch, keyed(bags, order), events)
+        other, _ = vector(batch, keyed(bags, order), None, events)
         batch.small, batch.dense = before[:2]
         bags.update(before[2])
         return (v != other).any(0).nonzero().flatten().tolist()
@@ -85,7 +85,7 @@ def test_the_plan_does_not_change_the_order():
     vector = FeatureVector(layout, config, len(TASKS))
     batch, bags, events = looked_up(layout)
     order = [i.key for i in layout.at("bag")]
-    first, second = (vector(batch, keyed(bags, keys), events)[0] for keys in (order, order[::-1]))
+    first, second = (vector(batch, keyed(bags, keys), None, events)[0] for keys in (order, order[::-1]))
     assert torch.equal(first, second)
 
 
@@ -114,7 +114,7 @@ def test_a_loss_of_the_model_enters_the_loss_and_is_told_apart():
         batch, bags, events = looked_up(layout)
         batch.labels, batch.weights = torch.ones(ROWS, 3), torch.ones(ROWS, 3)
         batch.mask, batch.epoch, batch.step = torch.tensor([1.0, 1, 0]), 0, 1
-        loss, output = head(batch, keyed(bags, [i.key for i in layout.at("bag")]), events)
+        loss, output = head(batch, keyed(bags, [i.key for i in layout.at("bag")]), None, events)
         losses.append(loss)
         told.append(output)
         torch.testing.assert_close(output.loss_sums, told[0].loss_sums)

@@ -19,11 +19,12 @@ from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema, Statist
 class Lists:
     """Columns whose lists are equally long in each row, as for the fields of one history.
 
-    offsets: (rows + 1,) int64; values: (n, columns) int64.
+    offsets: (rows + 1,) int64; values: (n, columns) int64; weights: (n,) float32 of a weighted feature.
     """
 
     offsets: NDArray[np.int64]
     values: NDArray[np.int64]
+    weights: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class Decoder:
     def _table(self, group: RowGroup) -> pa.Table:
         path = self.files.paths[group.file]
         try:
-            return open_parquet(path).read_row_group(group.group, columns=list(self.files.columns), use_threads=False)
+            file = open_parquet(path, self.files.dictionaries)
+            return file.read_row_group(group.group, columns=list(self.files.columns), use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(
@@ -146,6 +148,8 @@ class _Source:
 
     def ids(self, item: IdInput) -> NDArray[np.int64]:
         """(rows,)"""
+        if item.rows_of is not None:
+            return _kept(item, item.rows_of(self.column(item.column)))
         return self._checked_ids(item, _numpy(self._without_nulls(item.column)).astype(np.int64, copy=False))
 
     def _checked_ids(self, item: IdInput, ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -157,32 +161,52 @@ class _Source:
                 "Correct the table's rows in the schema or prepare the data again",
                 bad,
             )
-        if item.table.rows < item.declared_rows:
-            return np.where(ids < item.table.rows, ids, 0)
-        return ids
+        return _kept(item, ids)
 
     def lists(self, items: tuple[IdInput, ...]) -> Lists:
         offsets, flat = None, []
         for item in items:
-            array = self._without_nulls(item.column)
-            if pa.types.is_fixed_size_list(array.type):
-                array = array.cast(pa.list_(array.type.value_type))
-            # Both respect a sliced array's own offset, unlike .values.
-            own, values = _numpy(array.offsets).astype(np.int64), array.flatten()
-            own = own - own[0]
-            if values.null_count:
-                bad = np.zeros(len(array), bool)
-                bad[np.searchsorted(own, np.flatnonzero(np.asarray(values.is_null())), side="right") - 1] = True
-                raise self.fail(item.column, "null within a list. Drop it in the pipeline", bad)
+            own, values = self._flat(item.column, nulls=item.rows_of is not None)
             if offsets is None:
                 offsets = own
             elif not np.array_equal(own, offsets):
                 problem = f"its lists differ in length from those of {items[0].column!r}, with which it forms a history"
                 raise self.fail(item.column, problem, np.diff(own) != np.diff(offsets))
-            flat.append(self._checked_ids(item, _numpy(values).astype(np.int64, copy=False)))
+            if item.rows_of is not None:
+                flat.append(_kept(item, item.rows_of(values)))
+            else:
+                flat.append(self._checked_ids(item, _numpy(values).astype(np.int64, copy=False)))
         if offsets is None:
             raise ValueError("a group of list columns has at least one column")
-        return Lists(offsets, np.stack(flat, 1))
+        weights = None if items[0].weights is None else self._list_weights(items[0].weights, items[0].column, offsets)
+        return Lists(offsets, np.stack(flat, 1), weights)
+
+    def _flat(self, name: str, nulls: bool) -> tuple[NDArray[np.int64], pa.Array]:
+        """A list column's offsets from 0 on, (rows + 1,), and its values; with `nulls`, a list may be null, which counts as an
+        empty one, and so may be a value."""
+        array = self.column(name) if nulls else self._without_nulls(name)
+        if pa.types.is_fixed_size_list(array.type):
+            array = array.cast(pa.list_(array.type.value_type))
+        # flatten() leaves out what lies under null lists and respects a sliced array's own offset, unlike .offsets and .values.
+        lengths = _numpy(pc.fill_null(pc.list_value_length(array), 0)).astype(np.int64)
+        offsets, values = np.concatenate([[0], np.cumsum(lengths)]), array.flatten()
+        if values.null_count and not nulls:
+            bad = np.zeros(len(array), bool)
+            bad[np.searchsorted(offsets, np.flatnonzero(np.asarray(values.is_null())), side="right") - 1] = True
+            raise self.fail(name, "null within a list. Drop it in the pipeline", bad)
+        return offsets, values
+
+    def _list_weights(self, name: str, ids: str, offsets: NDArray[np.int64]) -> NDArray[np.float32]:
+        own, values = self._flat(name, nulls=True)
+        if not np.array_equal(own, offsets):
+            problem = f"its lists differ in length from those of {ids!r}, which they weight"
+            raise self.fail(name, problem, np.diff(own) != np.diff(offsets))
+        weights = _numpy(pc.fill_null(values, float("nan"))).astype(np.float32)
+        if not np.isfinite(weights).all():
+            bad = np.zeros(len(offsets) - 1, bool)
+            bad[np.searchsorted(offsets, np.flatnonzero(~np.isfinite(weights)), side="right") - 1] = True
+            raise self.fail(name, "a weight is NaN, null or infinite. Correct it in the pipeline", bad)
+        return weights
 
     def buckets(self, feature: StatisticFeature) -> NDArray[np.int64]:
         """(rows,): 0 for null, else 1 + the number of boundaries that are not above the value."""
@@ -248,6 +272,11 @@ class _Source:
         return _numpy(self._without_nulls(name)).astype(np.int64, copy=False)
 
 
+def _kept(item: IdInput, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Without the tail that the run cuts off the table."""
+    return np.where(rows < item.table.rows, rows, 0) if item.table.rows < item.declared_rows else rows
+
+
 def _numpy(array: pa.Array) -> NDArray:
     # Booleans are bits in Arrow and always need a copy.
     return array.to_numpy(zero_copy_only=False)
@@ -256,4 +285,7 @@ def _numpy(array: pa.Array) -> NDArray:
 def _join(parts: Sequence[Lists]) -> Lists:
     starts = np.cumsum([0] + [len(p.values) for p in parts[:-1]])
     offsets = [parts[0].offsets[:1]] + [p.offsets[1:] + start for p, start in zip(parts, starts, strict=True)]
-    return Lists(np.concatenate(offsets), np.concatenate([p.values for p in parts]))
+    weights = [p.weights for p in parts if p.weights is not None]
+    return Lists(
+        np.concatenate(offsets), np.concatenate([p.values for p in parts]), np.concatenate(weights) if weights else None
+    )

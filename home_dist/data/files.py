@@ -10,11 +10,14 @@ import pyarrow.parquet as pq
 
 from home_dist.data.order import RowGroup
 from home_dist.errors import DataError
-from home_dist.schema import DenseFeature, InputLayout, Schema
+from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema
+from home_dist.schema.values import fits_key
 
 _KINDS = {
     "integer": "whole numbers",
     "integers": "lists of whole numbers",
+    "text": "texts",
+    "texts": "lists of texts",
     "number": "numbers",
     "numbers": "lists of numbers",
 }
@@ -27,6 +30,8 @@ class DataFiles:
     paths: tuple[str, ...]
     groups: tuple[RowGroup, ...]
     columns: tuple[str, ...]
+    dictionaries: tuple[str, ...] = ()
+    """Columns of texts, as Parquet names what they hold: read as dictionaries and not text by text."""
 
     @property
     def rows(self) -> int:
@@ -57,15 +62,22 @@ def open_files(folder: str | Path, schema: Schema, layout: InputLayout) -> DataF
         groups.extend(RowGroup(index, g, rows) for g, rows in enumerate(sizes) if rows)
     if not groups:
         raise DataError(f"{folder}: its {len(paths)} Parquet files hold no rows. Prepare the data again.")
-    return DataFiles(tuple(map(str, paths)), tuple(groups), tuple(needed))
+    texts = [c for c, kind in needed.items() if kind in ("text", "texts")]
+    return DataFiles(tuple(map(str, paths)), tuple(groups), tuple(needed), tuple(_leaves(file, texts)))
 
 
-def open_parquet(path: str | Path) -> pq.ParquetFile:
+def _leaves(file: pq.ParquetFile, columns: list[str]) -> list[str]:
+    """Parquet's paths of what columns hold: a writer names the elements of a list as it likes."""
+    paths = [file.schema.column(i).path for i in range(len(file.schema))]
+    return [p for p in paths if p.split(".")[0] in columns]
+
+
+def open_parquet(path: str | Path, dictionaries: tuple[str, ...] = ()) -> pq.ParquetFile:
     try:
         if Path(path).stat().st_size == 0:
             raise DataError(f"{path}: the file is empty (0 bytes). Write it again or remove it.")
         # Only with checksums is a flipped bit within a page told from a value; files without them are read as they are.
-        return pq.ParquetFile(path, page_checksum_verification=True)
+        return pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=list(dictionaries))
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
@@ -80,7 +92,9 @@ def needed_columns(schema: Schema, layout: InputLayout) -> dict[str, str]:
         if item.key in layout.statistics:
             needed[item.column] = "number"
         else:
-            needed[item.column] = "integers" if item.is_list else "integer"
+            needed[item.column] = _kind_of(item)
+        if item.weights is not None:
+            needed[item.weights] = "numbers"
     for feature in layout.dense:
         wide = isinstance(feature, DenseFeature) and feature.width > 1
         needed[feature.column] = "numbers" if wide else "number"
@@ -91,6 +105,11 @@ def needed_columns(schema: Schema, layout: InputLayout) -> dict[str, str]:
     if schema.group_column:
         needed.setdefault(schema.group_column, "integer")
     return needed
+
+
+def _kind_of(item: IdInput) -> str:
+    one = "integer" if item.rows_of is None else item.rows_of.type
+    return f"{one}s" if item.is_list else one
 
 
 def _check_columns(path: Path, there: pa.Schema, needed: Mapping[str, str]) -> None:
@@ -111,9 +130,11 @@ def _check_columns(path: Path, there: pa.Schema, needed: Mapping[str, str]) -> N
 
 
 def _fits(found: pa.DataType, kind: str) -> bool:
-    if kind in ("integers", "numbers"):
+    if kind in ("integers", "numbers", "texts"):
         is_list = pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)
-        return is_list and _fits(found.value_type, "integer" if kind == "integers" else "number")
+        return is_list and _fits(found.value_type, kind[:-1])
+    if kind == "text":
+        return fits_key(found, "text")
     if pa.types.is_integer(found):
         return True
     return kind == "number" and (pa.types.is_floating(found) or pa.types.is_boolean(found))

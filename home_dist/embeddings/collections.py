@@ -14,8 +14,9 @@ from home_dist.schema import IdInput, InputLayout, Table
 _BLOCK = 65536  # rows that one random stream fills
 
 
-def bag_collection(layout: InputLayout, device: torch.device) -> EmbeddingBagCollection | None:
-    inputs = layout.at("bag")
+def bag_collection(layout: InputLayout, device: torch.device, weighted: bool = False) -> EmbeddingBagCollection | None:
+    """weighted: of the tables whose every list has weights."""
+    inputs = layout.at("weighted_bag" if weighted else "bag")
     configs = [
         EmbeddingBagConfig(
             name=table.name,
@@ -26,7 +27,7 @@ def bag_collection(layout: InputLayout, device: torch.device) -> EmbeddingBagCol
         )
         for table, users in _by_table(inputs)
     ]
-    return EmbeddingBagCollection(tables=configs, device=device) if configs else None
+    return EmbeddingBagCollection(tables=configs, is_weighted=weighted, device=device) if configs else None
 
 
 def event_collection(layout: InputLayout, device: torch.device) -> EmbeddingCollection | None:

@@ -5,15 +5,15 @@ that a history uses, or that are pooled in two ways, live in an EmbeddingCollect
 tables live in an EmbeddingBagCollection (pooled where they are stored).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from home_dist.config import RunConfig
 from home_dist.errors import ConfigError
-from home_dist.schema.spec import DenseFeature, IdFeature, Schema, SequenceSpec, StatisticFeature
+from home_dist.schema.spec import DenseFeature, IdFeature, Pooling, Schema, SequenceSpec, StatisticFeature
+from home_dist.schema.values import HashValues, RowsOf, open_values
 
-Pooling = Literal["none", "sum", "mean"]
-Place = Literal["small", "small_list", "bag", "event"]
+Place = Literal["small", "small_list", "bag", "weighted_bag", "event"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Table:
 
 @dataclass(frozen=True)
 class IdInput:
-    """A column of table rows. `key` names it in the batch: a KeyedJaggedTensor's key, or a column of `Batch.small`.
+    """A column of ids. `key` names it in the batch: a KeyedJaggedTensor's key, or a column of `Batch.small`.
 
-    place: "small" a column of Batch.small; "small_list" a key of Batch.small_lists; "bag" a key of Batch.bags; "event" a key
-    of Batch.events.
+    place: "small" a column of Batch.small; "small_list" a key of Batch.small_lists; "bag" a key of Batch.bags; "weighted_bag" a
+    key of Batch.weighted_bags; "event" a key of Batch.events.
     """
 
     key: str
@@ -42,6 +42,10 @@ class IdInput:
     place: Place
     declared_rows: int
     """Bound of the ids in the file; ids from table.rows up to it are read as 0."""
+    weights: str | None = None
+    """Column of a weighted list's weights."""
+    rows_of: RowsOf | None = field(default=None, compare=False)
+    """Rows of the column's values; None for a column that holds rows."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,11 @@ class InputLayout:
         fields = tuple(e.field for s in self.sequences for e in s.fields)
         return self.features + fields
 
+    @property
+    def weighted(self) -> tuple[IdInput, ...]:
+        """Lists that are pooled after the look-up, by weights that the batch carries beside them."""
+        return tuple(i for i in self.features if i.weights is not None and i.place != "weighted_bag")
+
     def at(self, place: Place) -> tuple[IdInput, ...]:
         return tuple(i for i in self.inputs if i.place == place)
 
@@ -100,13 +109,25 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
     tables = _tables(schema, config)
     pooled = _tables_pooled_at_home(features, sequences)
 
+    specs = {t.name: t for t in schema.table}
+    opened: dict[str, RowsOf | None] = {}
+
     def place(table: Table, is_list: bool) -> Place:
         if table.replicated:
             return "small_list" if is_list else "small"
-        return "bag" if table.name in pooled else "event"
+        return pooled.get(table.name, "event")
 
-    def id_input(key: str, column: str, table: Table, pooling: Pooling, is_list: bool, declared: int) -> IdInput:
-        return IdInput(key, column, table, is_list, pooling, place(table, is_list), declared)
+    def rows_of(table: Table) -> RowsOf | None:
+        spec = specs[table.name]
+        if table.name not in opened and spec.values is not None:
+            rows = table.rows if isinstance(spec.values, HashValues) else spec.rows
+            opened[table.name] = open_values(table.name, spec.values, rows, config.schema_path().parent)
+        return opened.get(table.name)
+
+    def id_input(
+        key: str, column: str, table: Table, pooling: Pooling, is_list: bool, declared: int, weights: str | None = None
+    ) -> IdInput:
+        return IdInput(key, column, table, is_list, pooling, place(table, is_list), declared, weights, rows_of(table))
 
     by_name: dict[str, IdInput] = {}
     statistics: dict[str, StatisticFeature] = {}
@@ -121,10 +142,11 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
                 feature.pooling,
                 feature.pooling != "none",
                 declared[feature.table],
+                feature.weights,
             )
         elif isinstance(feature, StatisticFeature):
             buckets = Table(feature.name, feature.buckets, config.embedding.small_dim, replicated=True)
-            by_name[feature.name] = id_input(feature.name, feature.column, buckets, "none", False, feature.buckets)
+            by_name[feature.name] = IdInput(feature.name, feature.column, buckets, False, "none", "small", feature.buckets)
             statistics[feature.name] = feature
             if config.embedding.dense_statistics:
                 dense.append(feature)
@@ -167,9 +189,12 @@ def _tables(schema: Schema, config: RunConfig) -> dict[str, Table]:
         there = ", ".join(schema.table_rows())
         raise ConfigError(f"embedding.tables.{unknown[0]}: {config.schema_path()} has no such table; there are: {there}")
     tables = {}
+    specs = {t.name: t for t in schema.table}
     for name, declared in schema.table_rows().items():
         own = settings.get(name)
         rows = min(declared, own.keep_rows) if own and own.keep_rows else declared
+        if own and own.keep_rows == 1 and isinstance(specs[name].values, HashValues):
+            raise ConfigError(f"embedding.tables.{name}.keep_rows: 1 leaves no row to hash to; use at least 2")
         replicated = rows <= config.embedding.replicate_rows and not (own and own.sharding)
         dim = (own.dim if own else None) or (config.embedding.small_dim if replicated else config.embedding.dim)
         if not replicated and dim % 4:
@@ -178,12 +203,13 @@ def _tables(schema: Schema, config: RunConfig) -> dict[str, Table]:
     return tables
 
 
-def _tables_pooled_at_home(features: list, sequences: list[SequenceSpec]) -> set[str]:
-    """Names of the tables whose every use is one and the same pooling: these can be an embedding bag."""
+def _tables_pooled_at_home(features: list, sequences: list[SequenceSpec]) -> dict[str, Place]:
+    """The place of the tables whose every use is one and the same pooling: these can be an embedding bag."""
     poolings: dict[str, set[str]] = {}
     for feature in features:
         if isinstance(feature, IdFeature):
             poolings.setdefault(feature.table, set()).add(feature.pooling)
     in_history = {e.table for s in sequences for e in s.events}
-    # A bag of one id is that id under either pooling, so "none" goes along with both.
-    return {t for t, p in poolings.items() if t not in in_history and len(p - {"none"}) <= 1}
+    # A bag of one id is that id under any pooling, so "none" goes along with each.
+    alike = {t: p - {"none"} for t, p in poolings.items() if t not in in_history and len(p - {"none"}) <= 1}
+    return {t: "weighted_bag" if "weighted" in p else "bag" for t, p in alike.items()}

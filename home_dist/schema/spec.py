@@ -10,37 +10,53 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from home_dist.errors import ConfigError, problem_lines
+from home_dist.schema.base import Name, Spec
+from home_dist.schema.values import HashValues, TableValues
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-
-
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+Pooling = Literal["none", "sum", "mean", "weighted"]
 
 
-class TableSpec(_Spec):
+class TableSpec(Spec):
     """An embedding table. Row 0 stands for "missing or out of vocabulary"."""
 
     name: Name
     rows: int = Field(ge=1)
     """Valid ids are 0 .. rows - 1."""
+    values: TableValues | None = None
+    """How what stands in the columns becomes rows: by a vocabulary or a hash; by default the columns hold rows."""
+
+    @model_validator(mode="after")
+    def _room(self) -> "TableSpec":
+        if isinstance(self.values, HashValues) and self.rows < 2:
+            raise ValueError(
+                f"table {self.name!r}: rows must be at least 2, as row 0 is for missing values and none is hashed to it"
+            )
+        return self
 
 
-class IdFeature(_Spec):
-    """A categorical column that holds rows of a table, one per sample or a list of them."""
+class IdFeature(Spec):
+    """A categorical column of one id per sample or a list of them; its table says what row an id has."""
 
     kind: Literal["id"] = "id"
     name: Name
     column: str
     table: Name
-    pooling: Literal["none", "sum", "mean"] = "none"
-    """"none" for a column of integers, "sum" or "mean" for a column of lists."""
+    pooling: Pooling = "none"
+    """"none" for a column of one id, "sum", "mean" or "weighted" (the sum of vectors times weights) for a column of lists."""
+    weights: str | None = None
+    """With "weighted": column of lists of numbers, as long as those of ids."""
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> "IdFeature":
+        if (self.pooling == "weighted") != (self.weights is not None):
+            raise ValueError(f"feature {self.name!r}: pooling 'weighted' and a column of weights go together")
+        return self
 
 
-class StatisticFeature(_Spec):
+class StatisticFeature(Spec):
     """A number per sample that is looked up by bucket and, standardised, read as it is.
 
     Null means "not known". Bucket 0 is for null, bucket i > 0 for boundaries[i - 2] <= value < boundaries[i - 1];
@@ -66,7 +82,7 @@ class StatisticFeature(_Spec):
         return len(self.boundaries) + 2
 
 
-class DenseFeature(_Spec):
+class DenseFeature(Spec):
     """A number (width 1) or a list of `width` numbers per sample, read as (value - mean) / std. Null and NaN are refused."""
 
     kind: Literal["dense"] = "dense"
@@ -80,8 +96,8 @@ class DenseFeature(_Spec):
 Feature = Annotated[IdFeature | StatisticFeature | DenseFeature, Field(discriminator="kind")]
 
 
-class EventField(_Spec):
-    """One column of a history: a list of table rows per sample, in the events' order of time, oldest first."""
+class EventField(Spec):
+    """One column of a history: a list of ids per sample, in the events' order of time, oldest first."""
 
     column: str
     table: Name
@@ -89,14 +105,14 @@ class EventField(_Spec):
     """The id feature of the impression that this field is compared with; it must use the same table."""
 
 
-class SequenceSpec(_Spec):
+class SequenceSpec(Spec):
     """A user history. All of its columns have lists of the same length in a sample."""
 
     name: Name
     events: tuple[EventField, ...] = Field(min_length=1)
 
 
-class TaskSpec(_Spec):
+class TaskSpec(Spec):
     """A binary task: its label column (0 or 1), and optionally the column of its label weights (0: no label here)."""
 
     name: Name
@@ -107,7 +123,7 @@ class TaskSpec(_Spec):
     """Share of positives in the training part; the tower's bias starts at its log-odds."""
 
 
-class Schema(_Spec):
+class Schema(Spec):
     version: Literal[1] = 1
     group_column: str | None = None
     """Integer column by which GAUC groups samples, normally the user."""

@@ -18,7 +18,7 @@ from home_dist.network import Network
 
 def fuse_table_optimizer(network: Network, config: RunConfig) -> None:
     """Before sharding: rows of sharded tables are updated inside the backward."""
-    parameters = [p for m in (network.bags, network.events) if m is not None for p in m.parameters()]
+    parameters = [p for m in (network.bags, network.weighted_bags, network.events) if m is not None for p in m.parameters()]
     if parameters:
         apply_optimizer_in_backward(RowWiseAdagrad, parameters, _table_settings(config))
 
