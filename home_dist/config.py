@@ -63,10 +63,13 @@ class EmbeddingSection(_Section):
     replicate_rows: int = Field(default=1024, ge=0)
     """Tables of at most so many rows whose features have one id per sample are kept whole on every rank: a look-up is then
     cheaper than an exchange. They are trained with the dense parameters."""
+    optimizer: Literal["row_wise_adagrad", "adagrad", "sgd"] = "row_wise_adagrad"
+    """Of sharded tables, fused into their backward: those that FBGEMM has on every device. Row-wise Adagrad keeps one number
+    per row (and, of a table sharded column-wise, per shard), Adagrad one per weight, SGD none."""
     lr: float = Field(default=0.05, gt=0)
-    """Learning rate of RowWiseAdagrad, fused into the backward of sharded tables."""
+    """Learning rate of sharded tables."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """L2 decay of the rows of sharded tables that a step touches."""
+    """Must be 0: see the message. The key is there for the files of runs from before."""
     replicated_weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled decay (AdamW) of the small tables kept on every rank."""
     init_std: float = Field(default=0.01, gt=0)
@@ -75,6 +78,16 @@ class EmbeddingSection(_Section):
     dense_statistics: bool = True
     """Statistics enter standardised as well as by bucket."""
     tables: dict[str, TableSection] = Field(default_factory=dict)
+
+    @field_validator("weight_decay")
+    @classmethod
+    def _decay_has_effect(cls, value: float) -> float:
+        if value:
+            raise ValueError(
+                "FBGEMM 1.8 takes a decay of sharded tables' rows and ignores it, with every optimizer; set it to 0. The small "
+                "tables kept whole on every rank have replicated_weight_decay"
+            )
+        return value
 
 
 class TrainSection(_Section):

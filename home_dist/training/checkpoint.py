@@ -136,13 +136,20 @@ def load(checkpoint: Path, model: DistributedModelParallel, optimizer: KeyedOpti
     together(lambda: _read_shards(checkpoint, tensors))
     model.load_state_dict(tensors["model"])
     if optimizer is not None:
-        optimizer.load_state_dict(tensors["optimizer"])
+        loaded = tensors["optimizer"]
+        stateless: dict[str, Any] = {key: {} for key, state in optimizer.state_dict()["state"].items() if not state}
+        optimizer.load_state_dict({**loaded, "state": {**loaded["state"], **stateless}})
     return read_state(checkpoint)
 
 
 def _tensors(model: DistributedModelParallel, optimizer: KeyedOptimizer | None) -> dict[str, Any]:
-    state = {"model": model.state_dict()}
-    return state if optimizer is None else {**state, "optimizer": optimizer.state_dict()}
+    """Parameters that the optimizer keeps nothing for are left out: torch.distributed.checkpoint takes an empty dictionary for
+    an object, of which it writes the first rank's alone, and then misses it for a table that lies on another rank."""
+    tensors = {"model": model.state_dict()}
+    if optimizer is None:
+        return tensors
+    whole = optimizer.state_dict()
+    return {**tensors, "optimizer": {**whole, "state": {key: state for key, state in whole["state"].items() if state}}}
 
 
 def _write_shards(writing: Path, model: DistributedModelParallel, optimizer: KeyedOptimizer) -> None:

@@ -1,4 +1,4 @@
-"""Optimizers: RowWiseAdagrad fused into the backward of sharded tables, AdamW for the rest, one schedule for both."""
+"""Optimizers: one fused into the backward of sharded tables, AdamW for the rest, one schedule for both."""
 
 import math
 from typing import Any
@@ -15,23 +15,29 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from home_dist.config import RunConfig, TrainSection
 from home_dist.network import Network
 
+# torch's classes name FBGEMM's fused ones.
+_TABLE_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "row_wise_adagrad": RowWiseAdagrad,
+    "adagrad": torch.optim.Adagrad,
+    "sgd": torch.optim.SGD,
+}
+
 
 def fuse_table_optimizer(network: Network, config: RunConfig) -> None:
     """Before sharding: rows of sharded tables are updated inside the backward."""
     parameters = [p for m in (network.bags, network.weighted_bags, network.events) if m is not None for p in m.parameters()]
     if parameters:
-        apply_optimizer_in_backward(RowWiseAdagrad, parameters, _table_settings(config))
+        apply_optimizer_in_backward(_TABLE_OPTIMIZERS[config.embedding.optimizer], parameters, _table_settings(config))
 
 
 def _table_settings(config: RunConfig) -> dict[str, Any]:
-    return {"lr": config.embedding.lr, "weight_decay": config.embedding.weight_decay}
+    return {"lr": config.embedding.lr}
 
 
 def build_optimizer(model: DistributedModelParallel, config: RunConfig) -> CombinedOptimizer:
     """All parameters of the sharded model, in four groups whose state one state dict holds.
 
-    TorchRec's fused optimizer leaves out data-parallel tables, whose gradients are all-reduced: they get a
-    RowWiseAdagrad of their own.
+    TorchRec's fused optimizer leaves out data-parallel tables, whose gradients are all-reduced: they get one of their own.
     """
     groups: dict[str, dict[str, nn.Parameter]] = {"tables": {}, "replicated": {}, "matrices": {}, "vectors": {}}
     for name, parameter in in_backward_optimizer_filter(model.named_parameters()):
@@ -40,8 +46,8 @@ def build_optimizer(model: DistributedModelParallel, config: RunConfig) -> Combi
     parts: list[tuple[str, KeyedOptimizer]] = []
     for group, parameters in groups.items():
         if parameters and group == "tables":
-            settings = _table_settings(config)
-            parts.append((group, KeyedOptimizerWrapper(parameters, lambda p, s=settings: RowWiseAdagrad(p, **s))))
+            kind, settings = _TABLE_OPTIMIZERS[config.embedding.optimizer], _table_settings(config)
+            parts.append((group, KeyedOptimizerWrapper(parameters, lambda p, k=kind, s=settings: k(p, **s))))
         elif parameters:
             wrapped = KeyedOptimizerWrapper(
                 parameters, lambda p, d=decay[group]: torch.optim.AdamW(p, lr=config.train.lr, weight_decay=d, fused=True)
