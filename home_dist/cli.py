@@ -6,9 +6,10 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
+import typer.core
 
 from home_dist import process
 from home_dist.config import load_config
@@ -119,8 +120,22 @@ def sweep(
     _run(body)
 
 
-@app.command()
-def prepare(
+class _LogByDefault(typer.core.TyperGroup):
+    """`prepare LOG.toml OUT` is `prepare log LOG.toml OUT`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        known = args and (args[0] in self.commands or args[0].startswith("-"))
+        return super().resolve_command(ctx, args if known else ["log", *args])
+
+
+prepare = typer.Typer(
+    cls=_LogByDefault, no_args_is_help=True, help="Make a data folder: of a described log, of Parquet files, or generated."
+)
+app.add_typer(prepare, name="prepare")
+
+
+@prepare.command("log")
+def prepare_described(
     description: Annotated[Path, typer.Argument(help="TOML file that describes a log; README shows one.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; it must not hold anything yet.")],
 ) -> None:
@@ -134,6 +149,46 @@ def prepare(
         for line in part_lines(report):
             print(line)
         print(f"written to {out}")
+
+    _run(body)
+
+
+@prepare.command("fit")
+def prepare_fit(
+    draft: Annotated[Path, typer.Argument(help="TOML file that says what the columns are and how to fit; README shows one.")],
+    data: Annotated[Path, typer.Argument(help="Folder with train/*.parquet; schema.toml and vocabularies/ are written to it.")],
+) -> None:
+    """Fit vocabularies, boundaries and scales on the training part of Parquet files of your own, in one pass."""
+
+    def body() -> None:
+        from home_dist.prepare.fit import fit_data
+
+        schema = fit_data(draft, data, lambda text: print(text, flush=True))
+        for table in schema.table:
+            print(f"table {table.name}: {table.rows:,} rows")
+        print(f"written to {data / 'schema.toml'}")
+
+    _run(body)
+
+
+@app.command()
+def buckets(
+    folder: Annotated[Path, typer.Argument(help="A data folder or a run.dir.")],
+    feature: Annotated[list[str] | None, typer.Argument(help="Statistics; by default all.")] = None,
+) -> None:
+    """Show which values each bucket of a statistic holds."""
+
+    def body() -> None:
+        from home_dist.schema import StatisticFeature, load_schema
+
+        known = {f.name: f for f in load_schema(folder / "schema.toml").feature if isinstance(f, StatisticFeature)}
+        for name in feature or known:
+            if name not in known:
+                raise UserError(f"{name}: no statistic of {folder / 'schema.toml'}; there are: {', '.join(known) or 'none'}")
+            print(f"{name} (column {known[name].column})")
+            for bucket in range(known[name].buckets):
+                held = known[name].values_of(bucket)
+                print(f"  {bucket:>4}  " + ("missing" if held is None else f"{held[0]!r} <= value < {held[1]!r}"))
 
     _run(body)
 

@@ -235,7 +235,7 @@ class _Source:
         else:
             values, missing = self._finite_or_null(feature.column)
             values = np.where(missing, feature.mean, values)[:, None]
-        return ((values - feature.mean) / feature.std).astype(np.float32)
+        return ((values - np.asarray(feature.mean)) / np.asarray(feature.std)).astype(np.float32)
 
     def _wide(self, feature: DenseFeature) -> NDArray[np.float64]:
         array = self._without_nulls(feature.column)

@@ -45,9 +45,9 @@ def plan_sharding(model: nn.Module, layout: InputLayout, config: EmbeddingSectio
         if pinned == "data_parallel" and table.name in one_by_one and device.type == "cpu":
             # FBGEMM 1.8's dense look-up sums over each sample's ids there, although asked for one vector per id.
             raise ConfigError(
-                f"embedding.tables.{table.name}.sharding: data_parallel does not work on a CPU for a table that a "
-                "history uses or that is pooled in several ways. Choose another sharding, or raise embedding.replicate_rows to keep the table "
-                "whole on every rank."
+                f"embedding.tables.{table.name}.sharding: data_parallel does not work on a CPU for a table that a history uses "
+                "or that is pooled in several ways. Choose another sharding, or raise embedding.replicate_rows to keep "
+                "the table whole on every rank."
             )
         kernels = [EmbeddingComputeKernel.DENSE.value if pinned == "data_parallel" else EmbeddingComputeKernel.FUSED.value]
         constraints[table.name] = ParameterConstraints(sharding_types=[pinned] if pinned else _PLANNED, compute_kernels=kernels)

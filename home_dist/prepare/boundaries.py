@@ -1,9 +1,48 @@
 """Buckets and scale of a statistic, fitted on the training part."""
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from home_dist.prepare.sketch import Sketch
 from home_dist.schema.spec import StatisticFeature
+from home_dist.section import Section
+
+
+class Buckets(Section):
+    """How a statistic's range is cut. Missing values have a bucket of their own beside these."""
+
+    by: Literal["quantile", "equal_width", "logarithmic"] = "quantile"
+    """Equally many values per bucket, equally wide ones, or equally wide ones of the logarithm: there, values that are not
+    above 0 share a bucket."""
+    count: int = Field(default=20, ge=2)
+
+
+def choose_boundaries(buckets: Buckets, seen: Sketch) -> tuple[float, ...]:
+    """Strictly increasing, of at most `count` buckets (one more for values not above 0); none where all values are equal.
+
+    No bucket but that of missing values is left empty by the values seen, unless their range has gaps.
+    """
+    if not seen.count or seen.low == seen.high:
+        return ()
+    match buckets.by:
+        case "quantile":
+            found = seen.quantiles(np.linspace(0, 1, buckets.count + 1)[1:-1])
+            if not (found > seen.low).any():  # one value fills all quantiles: the others are told apart from it
+                found = seen.weighted()[0]
+                found = found[found > seen.low][:1] if (found > seen.low).any() else np.array([seen.high])
+        case "equal_width":
+            found = np.linspace(seen.low, seen.high, buckets.count + 1)[1:-1]
+        case "logarithmic":
+            if seen.high <= 0:
+                return ()
+            found = np.geomspace(seen.low_positive, seen.high, buckets.count + 1)[1:-1]
+            if seen.low <= 0:
+                found = np.concatenate([[seen.low_positive], found])
+    kept = np.unique(found)
+    return tuple(float(b) for b in kept[(kept > seen.low) & (kept <= seen.high)])
 
 
 def rounded(values: NDArray[np.float64], training: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -17,15 +56,25 @@ def rounded(values: NDArray[np.float64], training: NDArray[np.bool_]) -> NDArray
     return (np.round(values / step) * step + 0.0).astype(np.float32)
 
 
-def fit_statistic(name: str, column: str, training: NDArray[np.float32], buckets: int = 20) -> StatisticFeature | None:
+def fit_statistic(
+    name: str,
+    column: str,
+    training: NDArray[np.float32],
+    buckets: int = 20,
+    cut: Buckets | tuple[float, ...] | None = None,
+) -> StatisticFeature | None:
     """From the training part's values (n,), NaN where unknown. None if they tell nothing: all unknown, or all equal.
 
-    Boundaries are quantiles, each a value of the data; equal ones and the smallest value, which no bucket would lie
-    below, are left out.
+    Without `cut`, boundaries are exact quantiles, each a value of the data; equal ones and the smallest value, which no bucket
+    would lie below, are left out. `cut` has other ones chosen, or gives them.
     """
     known = training[~np.isnan(training)].astype(np.float64)
     if not len(known) or known.min() == known.max():
         return None
+    if isinstance(cut, Buckets):
+        seen = Sketch()
+        seen.add(known)
+        cut = choose_boundaries(cut, seen)
     inner = np.linspace(0, 1, buckets + 1)[1:-1]
     quantiles = np.unique(np.quantile(known, inner, method="inverted_cdf"))
     # Two values of which one fills all quantiles are still told apart.
@@ -36,7 +85,7 @@ def fit_statistic(name: str, column: str, training: NDArray[np.float32], buckets
     return StatisticFeature(
         name=name,
         column=column,
-        boundaries=tuple(float(b) for b in boundaries),
+        boundaries=tuple(float(b) for b in boundaries) if cut is None else cut,
         mean=round(float(known.mean()), 6),
         std=max(round(std, 6), 1e-6),
     )

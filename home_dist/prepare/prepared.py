@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from home_dist.prepare.asof import Ints
-from home_dist.prepare.boundaries import fit_statistic, rounded
+from home_dist.prepare.boundaries import Buckets, fit_statistic, rounded
 from home_dist.prepare.vocabulary import Keys, Vocabulary, fit_vocabulary
 from home_dist.prepare.write import list_array
 from home_dist.schema import IdFeature, StatisticFeature, TableSpec
@@ -46,13 +46,20 @@ class Prepared:
         self.features.append(IdFeature(name=name, column=name, table=table, pooling="mean"))
 
     def add_statistics(
-        self, numbers: Mapping[str, NDArray[np.float64]], training: NDArray[np.bool_], buckets: int
+        self,
+        numbers: Mapping[str, NDArray[np.float64]],
+        training: NDArray[np.bool_],
+        buckets: int,
+        cuts: Mapping[str, Buckets | tuple[float, ...]] | None = None,
     ) -> list[StatisticFeature]:
-        """Those of the numbers (N,), NaN where unknown, that tell something in the training part."""
+        """Those of the numbers (N,), NaN where unknown, that tell something in the training part.
+
+        cuts: other boundaries than quantiles, by number.
+        """
         fitted = []
         for name, values in numbers.items():
             stored = rounded(values, training)
-            statistic = fit_statistic(name, f"stat_{name}", stored[training], buckets)
+            statistic = fit_statistic(name, f"stat_{name}", stored[training], buckets, (cuts or {}).get(name))
             if statistic is not None:
                 fitted.append(statistic)
                 self.columns[statistic.column] = pa.array(stored, from_pandas=True)

@@ -4,6 +4,7 @@ A pipeline writes it, a run reads it. It states facts about the data (columns, t
 choices about the model (widths, sharding, encoders) are in the run's configuration.
 """
 
+import math
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from home_dist.errors import ConfigError, problem_lines
 from home_dist.schema.base import Name, Spec
 from home_dist.schema.values import HashValues, TableValues
 
+Deviation = Annotated[float, Field(gt=0)]
 Pooling = Literal["none", "sum", "mean", "weighted"]
 
 
@@ -68,7 +70,7 @@ class StatisticFeature(Spec):
     column: str
     boundaries: tuple[float, ...]
     mean: float = 0.0
-    std: float = Field(default=1.0, gt=0)
+    std: Deviation = 1.0
 
     @field_validator("boundaries")
     @classmethod
@@ -81,16 +83,33 @@ class StatisticFeature(Spec):
     def buckets(self) -> int:
         return len(self.boundaries) + 2
 
+    def values_of(self, bucket: int) -> tuple[float, float] | None:
+        """Bucket i holds low <= value < high; None for bucket 0, that of missing values."""
+        if not 0 <= bucket < self.buckets:
+            raise IndexError(bucket)
+        edges = (-math.inf, *self.boundaries, math.inf)
+        return None if bucket == 0 else (edges[bucket - 1], edges[bucket])
+
 
 class DenseFeature(Spec):
-    """A number (width 1) or a list of `width` numbers per sample, read as (value - mean) / std. Null and NaN are refused."""
+    """A number (width 1) or a list of `width` numbers per sample, read as (value - mean) / std. Null and NaN are refused.
+
+    mean and std are one number for all, or one per place of the list.
+    """
 
     kind: Literal["dense"] = "dense"
     name: Name
     column: str
     width: int = Field(default=1, ge=1)
-    mean: float = 0.0
-    std: float = Field(default=1.0, gt=0)
+    mean: float | tuple[float, ...] = 0.0
+    std: Deviation | tuple[Deviation, ...] = 1.0
+
+    @model_validator(mode="after")
+    def _one_per_place(self) -> "DenseFeature":
+        for key, value in (("mean", self.mean), ("std", self.std)):
+            if isinstance(value, tuple) and len(value) != self.width:
+                raise ValueError(f"feature {self.name!r}: {key} has {len(value)} numbers, but width is {self.width}")
+        return self
 
 
 Feature = Annotated[IdFeature | StatisticFeature | DenseFeature, Field(discriminator="kind")]

@@ -69,6 +69,7 @@ def prepare_log(description: Path, out: Path, say: Callable[[str], None]) -> dic
         with np.errstate(invalid="ignore", divide="ignore"):
             numbers[number.column] = np.where(values >= 0, np.log1p(values), np.nan) if number.log else values
     numbers = {n: np.where(np.isfinite(v), v, np.nan) for n, v in numbers.items()}
+    cuts = {n.column: cut for n in spec.number if (cut := n.buckets or n.boundaries) is not None}
     for past in spec.past:
         numbers |= _past(past, log, time, days.start_ms(day), labels)
 
@@ -85,7 +86,7 @@ def prepare_log(description: Path, out: Path, say: Callable[[str], None]) -> dic
         prepared.add_number("hour", local // (DAY_MS // 24) % 24, 24)
         prepared.add_number("weekday", (local // DAY_MS + 3) % 7, 7)  # 1970-01-01 was a Thursday; 0 is Monday
     sequences = tuple(_history(h, prepared, log, user, time, labels) for h in spec.history)
-    statistics = prepared.add_statistics(numbers, training, spec.buckets)
+    statistics = prepared.add_statistics(numbers, training, spec.buckets, cuts)
     tasks = tuple(_task(section, prepared, labels, training) for section in spec.label)
     schema = Schema(
         group_column="group",

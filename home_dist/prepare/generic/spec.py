@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from home_dist.errors import ConfigError, problem_lines
+from home_dist.prepare.boundaries import Buckets
 from home_dist.section import Section
 
 Count = Annotated[int, Field(ge=1)]
@@ -52,6 +53,18 @@ class NumberSection(Section):
     column: Name
     log: bool = False
     """Take log(1 + x); negative values then count as missing."""
+    buckets: Buckets | None = None
+    """How its range is cut; by default into as many quantiles as `buckets` of the description says."""
+    boundaries: tuple[float, ...] | None = Field(default=None, min_length=1)
+    """Given ones instead, after the logarithm if it is taken."""
+
+    @model_validator(mode="after")
+    def _one_cut(self) -> "NumberSection":
+        if self.buckets is not None and self.boundaries is not None:
+            raise ValueError(f"number {self.column!r}: give buckets or boundaries, not both")
+        if self.boundaries is not None and any(not a < b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
+            raise ValueError(f"number {self.column!r}: boundaries must increase strictly")
+        return self
 
 
 class PastSection(Section):

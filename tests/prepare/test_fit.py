@@ -1,0 +1,200 @@
+"""`home-dist prepare fit` against Counter and numpy over the same files, and what a reader makes of it."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from home_dist.cli import app
+from home_dist.config import RunConfig
+from home_dist.data import Reader, open_files
+from home_dist.errors import ConfigError, DataError
+from home_dist.prepare.fit import fit_data
+from home_dist.schema import Schema, build_layout, load_schema
+
+DRAFT = """
+table = [
+  { name = "city", values = { kind = "vocabulary", type = "text", min_count = 3, unknown_rows = 2 } },
+  { name = "author", values = { kind = "vocabulary", type = "integer", max_rows = 20 } },
+  { name = "tag", rows = 50, values = { kind = "hash", type = "text", seed = 4 } },
+]
+feature = [
+  { kind = "id", name = "city", column = "city", table = "city" },
+  { kind = "id", name = "author", column = "author", table = "author" },
+  { kind = "id", name = "tags", column = "tags", table = "tag", pooling = "sum" },
+  { kind = "statistic", name = "plays", column = "plays", buckets = { by = "logarithmic", count = 5 } },
+  { kind = "statistic", name = "rate", column = "rate" },
+  { kind = "statistic", name = "age", column = "age", boundaries = [18, 30.5] },
+  { kind = "dense", name = "size", column = "size" },
+  { kind = "dense", name = "vector", column = "vector", width = 2 },
+  { kind = "dense", name = "raw", column = "size", standardise = false },
+]
+sequence = [{ name = "watched", events = [{ column = "watched", table = "author", target = "author" }] }]
+task = [
+  { name = "like", group = "g", column = "like", weight_column = "known" },
+  { name = "share", group = "g", column = "share", base_rate = 0.25 },
+]
+"""
+
+
+def rows(count: int, seed: int) -> dict[str, list]:
+    rng = np.random.default_rng(seed)
+
+    def maybe(values):
+        return [None if rng.random() < 0.2 else v for v in values]
+
+    return {
+        "city": maybe(rng.choice(["a", "b", "c", "d", "e"], count, p=[0.5, 0.3, 0.15, 0.04, 0.01]).tolist()),
+        "author": maybe((rng.zipf(1.5, count) % 1000).tolist()),
+        "watched": [(rng.zipf(1.5, n) % 1000).tolist() for n in rng.integers(0, 4, count)],
+        "tags": [[f"t{i}" for i in rng.integers(0, 9, n)] for n in rng.integers(0, 3, count)],
+        "plays": maybe(np.round(rng.lognormal(2, 2, count)).tolist()),
+        "rate": maybe(rng.normal(0.2, 3, count).tolist()),
+        "age": maybe(rng.integers(10, 40, count).tolist()),
+        "size": rng.normal(1000, 5, count).tolist(),
+        "vector": rng.normal([0, 50], [1, 9], (count, 2)).tolist(),
+        "like": rng.integers(0, 2, count).tolist(),
+        "known": (rng.random(count) < 0.5).astype(float).tolist(),
+        "share": rng.integers(0, 2, count).tolist(),
+    }
+
+
+def write(folder: Path, seed: int = 0) -> dict[str, list]:
+    """Returns the training part's rows."""
+    parts = [rows(120, seed), rows(80, seed + 1)]
+    for split, tables in (("train", parts), ("validation", [rows(50, seed + 2)])):
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        for number, columns in enumerate(tables):
+            pq.write_table(pa.table(columns), folder / split / f"{number}.parquet", row_group_size=50)
+    return {name: parts[0][name] + parts[1][name] for name in parts[0]}
+
+
+def fitted(folder: Path, draft: str = DRAFT) -> Schema:
+    (folder / "draft.toml").write_text(draft)
+    return fit_data(folder / "draft.toml", folder, lambda text: None)
+
+
+def test_what_is_fitted_is_that_of_the_training_part(tmp_path):
+    whole = write(tmp_path)
+    schema = fitted(tmp_path)
+    assert schema == load_schema(tmp_path / "schema.toml")
+    features, tables = {f.name: f for f in schema.feature}, {t.name: t for t in schema.table}
+
+    cities = Counter(c for c in whole["city"] if c is not None)
+    kept = sorted((c for c, n in cities.items() if n >= 3), key=lambda c: (-cities[c], c))
+    found = pq.read_table(tmp_path / "vocabularies" / "city.parquet").to_pylist()
+    assert found == [{"value": c, "row": 3 + i, "count": cities[c]} for i, c in enumerate(kept)]
+    assert tables["city"].rows == 3 + len(kept)
+    authors = Counter([a for a in whole["author"] if a is not None] + [a for w in whole["watched"] for a in w])
+    kept = sorted((a for a, n in authors.items() if n >= 2), key=lambda a: (-authors[a], a))[:19]
+    assert pq.read_table(tmp_path / "vocabularies" / "author.parquet")["value"].to_pylist() == kept
+    assert tables["author"].rows == 20
+    assert tables["tag"].rows == 50
+
+    rate = np.array([r for r in whole["rate"] if r is not None])
+    expected = np.quantile(rate, np.linspace(0, 1, 21)[1:-1], method="inverted_cdf")
+    assert features["rate"].boundaries == tuple(expected)
+    assert (features["rate"].mean, features["rate"].std) == pytest.approx((rate.mean(), rate.std()))
+    plays = np.array([p for p in whole["plays"] if p is not None])
+    low = plays[plays > 0].min()
+    edges = np.geomspace(low, plays.max(), 6)[1:-1]
+    assert features["plays"].boundaries == pytest.approx(([low] if plays.min() <= 0 else []) + edges.tolist())
+    assert features["age"].boundaries == (18, 30.5)
+    size, vector = np.array(whole["size"]), np.array(whole["vector"])
+    assert (features["size"].mean, features["size"].std) == pytest.approx((size.mean(), size.std()))
+    assert features["vector"].mean == pytest.approx(vector.mean(0).tolist())
+    assert features["vector"].std == pytest.approx(vector.std(0).tolist())
+    assert (features["raw"].mean, features["raw"].std) == (0, 1)
+    like, known = np.array(whole["like"]), np.array(whole["known"])
+    assert [t.base_rate for t in schema.task] == pytest.approx([(like * known).sum() / known.sum(), 0.25])
+
+
+def test_other_parts_change_nothing(tmp_path):
+    write(tmp_path / "a")
+    write(tmp_path / "b")
+    pq.write_table(pa.table(rows(500, seed=99)), tmp_path / "b" / "validation" / "0.parquet")
+    assert fitted(tmp_path / "a") == fitted(tmp_path / "b")
+
+
+def test_a_reader_applies_it(tmp_path):
+    write(tmp_path)
+    schema = fitted(tmp_path)
+    raw = pq.read_table(tmp_path / "validation").to_pylist()
+    config = RunConfig.model_validate({"run": {"dir": "x"}, "data": {"path": str(tmp_path)}, "sequence": [{"name": "watched"}]})
+    layout = build_layout(schema, config)
+    reader = Reader(open_files(tmp_path / "validation", schema, layout), schema, layout, batch_size=50)
+    (batch,) = reader.epoch(0)
+    small = {i.key: batch.small[:, n].tolist() for n, i in enumerate(layout.at("small"))}
+    vocabulary = pq.read_table(tmp_path / "vocabularies" / "author.parquet").to_pydict()
+    row_of = dict(zip(vocabulary["value"], vocabulary["row"], strict=True))
+    assert small["author"] == [row_of.get(r["author"], 0) for r in raw]
+    features = {f.name: f for f in schema.feature}
+    for name in ("plays", "rate", "age"):
+        for row, bucket in zip(raw, small[name], strict=True):
+            held = features[name].values_of(bucket)
+            assert (held is None) == (row[name] is None)
+            if held is not None:
+                assert held[0] <= row[name] < held[1]
+    at = len(("plays", "rate", "age"))
+    whole = pq.read_table(tmp_path / "train").to_pydict()
+    vector, training = np.array([r["vector"] for r in raw]), np.array(whole["vector"])
+    standardised = (vector - training.mean(0)) / training.std(0)
+    np.testing.assert_allclose(batch.dense[:, at + 1 : at + 3].numpy(), standardised, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "error", "message"),
+    [
+        (
+            'type = "integer", max_rows = 20',
+            'type = "text"',
+            DataError,
+            r"0\.parquet: column 'author' has type int64, but .* text",
+        ),
+        ('column = "size" }', 'column = "sise" }', DataError, r"0\.parquet: column 'sise' is missing; the file has: city, "),
+        (
+            'column = "vector", width = 2',
+            'column = "vector", width = 3',
+            DataError,
+            "column 'vector'.*lists of 3 numbers are needed",
+        ),
+        ('name = "tag", rows = 50', 'name = "tag"', ConfigError, "table 'tag': rows are missing"),
+        (
+            'name = "city", values',
+            'name = "city", rows = 9, values',
+            ConfigError,
+            "table 'city': rows follow from its vocabulary",
+        ),
+        ("boundaries = [18, 30.5]", "boundaries = [30.5, 18]", ConfigError, "boundaries must increase strictly"),
+        (
+            'by = "logarithmic"',
+            'by = "log"',
+            ConfigError,
+            "buckets.by: Input should be 'quantile', 'equal_width' or 'logarithmic'",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(tmp_path, before, after, error, message):
+    write(tmp_path)
+    assert DRAFT.count(before) == 1
+    with pytest.raises(error, match=message):
+        fitted(tmp_path, DRAFT.replace(before, after))
+    assert not (tmp_path / "schema.toml").exists()
+
+
+def test_buckets_can_be_read_back(tmp_path, capsys):
+    write(tmp_path)
+    fitted(tmp_path)
+    app(["buckets", str(tmp_path), "age"], standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(maxsplit=1)[1] for line in lines[1:]] == [
+        "missing",
+        "-inf <= value < 18.0",
+        "18.0 <= value < 30.5",
+        "30.5 <= value < inf",
+    ]
+    with pytest.raises(DataError, match="is there already"):
+        fitted(tmp_path)
