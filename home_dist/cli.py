@@ -171,6 +171,25 @@ def prepare_fit(
     _run(body)
 
 
+@prepare.command("frozen")
+def prepare_frozen(
+    source: Annotated[Path, typer.Argument(help="Parquet file, or a folder of them, with a row per item.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; a feature's `frozen` names it.")],
+    key: Annotated[str, typer.Option(help="Column of item ids.")],
+    vector: Annotated[str, typer.Option(help="Column of vectors, lists of equally many numbers.")],
+    half: Annotated[bool, typer.Option(help="Store float16.")] = False,
+) -> None:
+    """Write vectors of items as a frozen table, which all ranks of a host read from one memory-mapped copy."""
+
+    def body() -> None:
+        from home_dist.prepare.frozen import write_frozen
+
+        rows, width = write_frozen(source, key, vector, out, half)
+        print(f"{rows:,} vectors of width {width} written to {out}")
+
+    _run(body)
+
+
 @app.command()
 def buckets(
     folder: Annotated[Path, typer.Argument(help="A data folder or a run.dir.")],

@@ -55,6 +55,13 @@ class TableSection(_Section):
     """Pins the way TorchRec shards the table; by default its planner chooses among the first three."""
 
 
+class PretrainedSection(_Section):
+    dim: int = Field(default=16, ge=1)
+    """Width that the vectors are projected to."""
+    normalise: bool = False
+    """Divide each vector by its length first."""
+
+
 class EmbeddingSection(_Section):
     dim: int = Field(default=16, ge=4, multiple_of=4)
     """Width of sharded tables."""
@@ -78,6 +85,8 @@ class EmbeddingSection(_Section):
     dense_statistics: bool = True
     """Statistics enter standardised as well as by bucket."""
     tables: dict[str, TableSection] = Field(default_factory=dict)
+    pretrained: dict[str, PretrainedSection] = Field(default_factory=dict)
+    """By pre-trained feature."""
 
     @field_validator("weight_decay")
     @classmethod

@@ -9,6 +9,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 from home_dist.config import RunConfig
 from home_dist.data.batch import Batch
 from home_dist.embeddings.collections import bag_collection, event_collection
+from home_dist.embeddings.pretrained import Pretrained
 from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.experts import Towers
 from home_dist.models import TaskGroups, build_model
@@ -54,7 +55,8 @@ class FeatureVector(nn.Module):
         self._small_column = {i.key: n for n, i in enumerate(layout.at("small"))}
         self.dropout = config.embedding.dropout
         self.encoders = nn.ModuleDict()
-        width = layout.dense_width + sum(i.table.dim for i in layout.features)
+        self.pretrained = Pretrained(layout.pretrained)
+        width = sum(w for _, w in self.pretrained.widths) + layout.dense_width + sum(i.table.dim for i in layout.features)
         self.sections = {s.name: s for s in config.sequence}
         for sequence in layout.sequences:
             encoder = build_encoder(self.sections[sequence.name], sequence.fields, tasks)
@@ -68,7 +70,7 @@ class FeatureVector(nn.Module):
         later = [
             i for place in ("small_list", "bag", "weighted_bag", "event") for i in self.layout.features if i.place == place
         ]
-        parts = [(i.key, i.table.dim) for i in [*of_dim, *later]]
+        parts = [(i.key, i.table.dim) for i in [*of_dim, *later]] + self.pretrained.widths
         dense = [(f.name, f.width if isinstance(f, DenseFeature) else 1) for f in self.layout.dense]
         found: dict[str, list[int]] = {}
         at = 0
@@ -96,6 +98,8 @@ class FeatureVector(nn.Module):
             parts.append(_in_order(weighted, [i.key for i in self.layout.at("weighted_bag")]))
         if events is not None:
             parts += [_pooled(events[i.key], i, weights.get(i.key)) for i in self.layout.features if i.place == "event"]
+        if self.layout.pretrained:
+            parts += self.pretrained(batch.vectors)
         ids = batch.events.to_dict() if batch.events.keys() else {}
         encoded = {
             s.name: self.encoders[s.name](self._history(s, single, lists, weights, events or {}, ids, batch.small))

@@ -27,6 +27,7 @@ class Assembler:
         self.weighted_keys = [i.key for i in layout.at("weighted_bag")]
         self.weights_keys = [i.key for i in layout.weighted]
         self.event_keys = [i.key for i in layout.at("event")]
+        self.pretrained = layout.pretrained
         self.list_keys = [i.key for i in layout.at("small_list")]
 
     def __call__(self, picks: Picks, epoch: int, step: int) -> Batch:
@@ -43,6 +44,7 @@ class Assembler:
             list_weights=_weights(self.weights_keys, jagged),
             small=self._gather(picks, "small", len(self.columns.small), np.int64),
             dense=self._gather(picks, "dense", self.dense_width, np.float32),
+            vectors=self._vectors(picks),
             labels=self._gather(picks, "labels", self.tasks, np.float32),
             weights=self._gather(picks, "weights", self.tasks, np.float32),
             mask=mask,
@@ -58,6 +60,24 @@ class Assembler:
         for rows, index in picks:
             np.take(getattr(rows, name), index, axis=0, out=out[at : at + len(index)], mode="clip")
             at += len(index)
+        return torch.from_numpy(out)
+
+    def _vectors(self, picks: Picks) -> torch.Tensor:
+        """Frozen tables are read here, batch by batch: a window's vectors would take more memory than all else of it."""
+        out = np.zeros((self.size, sum(i.width + 1 for i in self.pretrained)), np.float32)
+        column = 0
+        for number, item in enumerate(self.pretrained):
+            at = 0
+            for rows, index in picks:
+                part = out[at : at + len(index), column : column + item.width + 1]
+                values, missing = rows.vectors[number].values[index], rows.vectors[number].missing[index]
+                if item.frozen is None:
+                    part[:, :-1] = values
+                else:
+                    part[~missing, :-1] = item.frozen.vectors[values[~missing]]
+                part[:, -1] = missing
+                at += len(index)
+            column += item.width + 1
         return torch.from_numpy(out)
 
     def _groups(self, picks: Picks) -> torch.Tensor:

@@ -31,6 +31,8 @@ class Batch(Pipelineable):
     """(B, S) int64: ids of replicated tables and buckets of statistics."""
     dense: torch.Tensor
     """(B, P) float32, standardised."""
+    vectors: torch.Tensor
+    """(B, sum of width + 1) float32: each pre-trained feature's vector, and 1 where it is missing."""
     labels: torch.Tensor
     """(B, K) float32, 0 or 1."""
     weights: torch.Tensor

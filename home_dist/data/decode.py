@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from home_dist.data.files import DataFiles, open_parquet
 from home_dist.data.order import RowGroup
 from home_dist.errors import DataError
-from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema, StatisticFeature
+from home_dist.schema import DenseFeature, IdInput, InputLayout, PretrainedInput, Schema, StatisticFeature
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,17 @@ class Lists:
 
 
 @dataclass(frozen=True)
+class Vectors:
+    """A pre-trained feature. values: (rows, width) float32, or, of a frozen table, (rows,) its positions, -1 where missing.
+
+    missing: (rows,).
+    """
+
+    values: NDArray
+    missing: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Rows:
     """Decoded rows. Columns of `small`, `single` and `lists` are in the order of `Columns`."""
 
@@ -35,6 +46,7 @@ class Rows:
     single: NDArray[np.int64]
     lists: tuple[Lists, ...]
     dense: NDArray[np.float32]
+    vectors: tuple[Vectors, ...]
     labels: NDArray[np.float32]
     weights: NDArray[np.float32]
     groups: NDArray[np.int64]
@@ -78,6 +90,7 @@ class Decoder:
             single=np.concatenate([p.single for p in parts]),
             lists=tuple(_join([p.lists[i] for p in parts]) for i in range(len(self.columns.lists))),
             dense=np.concatenate([p.dense for p in parts]),
+            vectors=tuple(_join_vectors([p.vectors[i] for p in parts]) for i in range(len(self.layout.pretrained))),
             labels=np.concatenate([p.labels for p in parts]),
             weights=np.concatenate([p.weights for p in parts]),
             groups=np.concatenate([p.groups for p in parts]),
@@ -108,6 +121,7 @@ class Decoder:
             single=single,
             lists=tuple(source.lists(items) for items in self.columns.lists),
             dense=self._dense(source),
+            vectors=tuple(source.vectors(item) for item in self.layout.pretrained),
             labels=np.stack([source.labels(t.column) for t in self.schema.task], 1),
             weights=np.stack([source.weights(t.weight_column) for t in self.schema.task], 1),
             groups=source.groups(self.schema.group_column),
@@ -249,6 +263,23 @@ class _Source:
             raise self.fail(feature.column, "NaN, null or infinite. Fill it in the pipeline", bad)
         return values
 
+    def vectors(self, item: PretrainedInput) -> Vectors:
+        array = self.column(item.column)
+        if item.frozen is not None:
+            positions = item.frozen.positions(array)
+            return Vectors(positions, positions < 0)
+        missing = np.asarray(array.is_null())
+        lengths = np.asarray(pc.fill_null(pc.list_value_length(array), item.width))
+        if (lengths != item.width).any():
+            raise self.fail(item.column, f"lists of {item.width} numbers, or null, are needed", lengths != item.width)
+        values = np.zeros((len(array), item.width), np.float32)
+        flat = array.flatten()  # without what lies under null lists
+        values[~missing] = _numpy(pc.fill_null(flat.cast(pa.float32()), float("nan"))).reshape(-1, item.width)
+        bad = np.asarray(~np.isfinite(values).all(axis=1))
+        if bad.any():
+            raise self.fail(item.column, "NaN, null or infinite within a vector. Write null for the whole vector", bad)
+        return Vectors(values, missing)
+
     def labels(self, name: str) -> NDArray[np.float32]:
         values = _numpy(self._without_nulls(name)).astype(np.float32)
         bad = (values != 0) & (values != 1)
@@ -280,6 +311,10 @@ def _kept(item: IdInput, rows: NDArray[np.int64]) -> NDArray[np.int64]:
 def _numpy(array: pa.Array) -> NDArray:
     # Booleans are bits in Arrow and always need a copy.
     return array.to_numpy(zero_copy_only=False)
+
+
+def _join_vectors(parts: Sequence[Vectors]) -> Vectors:
+    return Vectors(np.concatenate([p.values for p in parts]), np.concatenate([p.missing for p in parts]))
 
 
 def _join(parts: Sequence[Lists]) -> Lists:

@@ -95,6 +95,8 @@ def needed_columns(schema: Schema, layout: InputLayout) -> dict[str, str]:
             needed[item.column] = _kind_of(item)
         if item.weights is not None:
             needed[item.weights] = "numbers"
+    for vectors in layout.pretrained:
+        needed[vectors.column] = "numbers" if vectors.frozen is None else vectors.frozen.type
     for feature in layout.dense:
         wide = isinstance(feature, DenseFeature) and feature.width > 1
         needed[feature.column] = "numbers" if wide else "number"

@@ -1,12 +1,13 @@
 """What the columns of a data set mean: features, histories, tables, tasks and their groups."""
 
-from home_dist.schema.layout import EventInput, IdInput, InputLayout, SequenceInput, Table, build_layout
+from home_dist.schema.layout import EventInput, IdInput, InputLayout, PretrainedInput, SequenceInput, Table, build_layout
 from home_dist.schema.spec import (
     DenseFeature,
     EventField,
     Feature,
     IdFeature,
     Pooling,
+    PretrainedFeature,
     Schema,
     SequenceSpec,
     StatisticFeature,
@@ -25,6 +26,8 @@ __all__ = [
     "IdInput",
     "InputLayout",
     "Pooling",
+    "PretrainedFeature",
+    "PretrainedInput",
     "Schema",
     "SequenceInput",
     "SequenceSpec",

@@ -8,9 +8,10 @@ tables live in an EmbeddingBagCollection (pooled where they are stored).
 from dataclasses import dataclass, field
 from typing import Literal
 
-from home_dist.config import RunConfig
+from home_dist.config import PretrainedSection, RunConfig
 from home_dist.errors import ConfigError
-from home_dist.schema.spec import DenseFeature, IdFeature, Pooling, Schema, SequenceSpec, StatisticFeature
+from home_dist.schema.frozen import FrozenTable, open_frozen
+from home_dist.schema.spec import DenseFeature, IdFeature, Pooling, PretrainedFeature, Schema, SequenceSpec, StatisticFeature
 from home_dist.schema.values import HashValues, RowsOf, open_values
 
 Place = Literal["small", "small_list", "bag", "weighted_bag", "event"]
@@ -61,6 +62,19 @@ class SequenceInput:
 
 
 @dataclass(frozen=True)
+class PretrainedInput:
+    """Vectors of `width` in the batch, projected to `dim`."""
+
+    name: str
+    column: str
+    width: int
+    dim: int
+    normalise: bool
+    frozen: FrozenTable | None = field(default=None, compare=False)
+    """By the column's ids; None for a column of vectors."""
+
+
+@dataclass(frozen=True)
 class InputLayout:
     features: tuple[IdInput, ...]
     """Id features and bucketised statistics in the order in which they stand in the feature vector."""
@@ -69,6 +83,7 @@ class InputLayout:
     dense: tuple[DenseFeature | StatisticFeature, ...]
     sequences: tuple[SequenceInput, ...]
     tables: tuple[Table, ...]
+    pretrained: tuple[PretrainedInput, ...] = ()
 
     @property
     def inputs(self) -> tuple[IdInput, ...]:
@@ -95,6 +110,13 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
     for pattern in config.data.exclude:
         if not any(_excluded(f.name, (pattern,)) for f in schema.feature):
             raise ConfigError(f"data.exclude: {pattern!r} matches no feature of {config.schema_path()}")
+    known = {f.name for f in schema.feature if isinstance(f, PretrainedFeature)}
+    for name in config.embedding.pretrained:
+        if name not in known:
+            there = ", ".join(sorted(known)) or "none"
+            raise ConfigError(
+                f"embedding.pretrained.{name}: no pre-trained feature of {config.schema_path()}; there are: {there}"
+            )
     for key, names in config.model.named_features().items():
         missing = sorted(set(names) - {f.name for f in features})
         if missing:
@@ -132,6 +154,7 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
     by_name: dict[str, IdInput] = {}
     statistics: dict[str, StatisticFeature] = {}
     dense: list[DenseFeature | StatisticFeature] = []
+    pretrained: list[PretrainedInput] = []
     declared = schema.table_rows()
     for feature in features:
         if isinstance(feature, IdFeature):
@@ -150,6 +173,8 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
             statistics[feature.name] = feature
             if config.embedding.dense_statistics:
                 dense.append(feature)
+        elif isinstance(feature, PretrainedFeature):
+            pretrained.append(_pretrained(feature, config))
         else:
             dense.append(feature)
 
@@ -166,7 +191,15 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
         inputs.append(SequenceInput(sequence.name, tuple(fields)))
     used = {i.table for i in by_name.values()} | {e.field.table for s in inputs for e in s.fields}
     ordered = tuple(t for t in tables.values() if t in used)
-    return InputLayout(tuple(by_name.values()), statistics, tuple(dense), tuple(inputs), ordered)
+    return InputLayout(tuple(by_name.values()), statistics, tuple(dense), tuple(inputs), ordered, tuple(pretrained))
+
+
+def _pretrained(feature: PretrainedFeature, config: RunConfig) -> PretrainedInput:
+    own = config.embedding.pretrained.get(feature.name, PretrainedSection())
+    table = None
+    if feature.frozen is not None:
+        table = open_frozen(feature.name, config.schema_path().parent / feature.frozen, feature.width, feature.type)
+    return PretrainedInput(feature.name, feature.column, feature.width, own.dim, own.normalise, table)
 
 
 def _excluded(name: str, patterns: tuple[str, ...]) -> bool:

@@ -14,7 +14,7 @@ import tomli_w
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from home_dist.errors import ConfigError, problem_lines
-from home_dist.schema.base import Name, Spec
+from home_dist.schema.base import KeyType, Name, Spec
 from home_dist.schema.values import HashValues, TableValues
 
 Deviation = Annotated[float, Field(gt=0)]
@@ -112,7 +112,23 @@ class DenseFeature(Spec):
         return self
 
 
-Feature = Annotated[IdFeature | StatisticFeature | DenseFeature, Field(discriminator="kind")]
+class PretrainedFeature(Spec):
+    """A vector per sample that stays as it is: a model projects it. Null means that there is none.
+
+    Either the column holds lists of `width` numbers; or it holds ids, and `frozen` is a folder beside the schema with a table
+    of vectors by id (home_dist/schema/frozen.py). Ids that it does not hold are missing.
+    """
+
+    kind: Literal["pretrained"] = "pretrained"
+    name: Name
+    column: str
+    width: int = Field(ge=1)
+    frozen: str | None = None
+    type: KeyType = "integer"
+    """Of the ids, with `frozen`."""
+
+
+Feature = Annotated[IdFeature | StatisticFeature | DenseFeature | PretrainedFeature, Field(discriminator="kind")]
 
 
 class EventField(Spec):

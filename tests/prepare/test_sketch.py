@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from home_dist.prepare.boundaries import Buckets, choose_boundaries
+from home_dist.prepare.boundaries import Buckets, choose_boundaries, fit_statistic
 from home_dist.prepare.sketch import SIZE, Sketch
 
 SHARES = np.linspace(0, 1, 41)[1:-1]
@@ -106,3 +106,12 @@ def test_each_kind_of_boundary():
     assert choose_boundaries(Buckets(by="quantile", count=3), filled(values)) == (0.0, 10.0)
     assert choose_boundaries(Buckets(by="quantile", count=4), filled([1.0] * 99 + [2.0])) == (2.0,)
     assert choose_boundaries(Buckets(by="quantile"), filled([1.0] * 99)) == ()
+
+
+def test_a_statistic_takes_chosen_or_given_boundaries():
+    training = np.array([0, 10, np.nan, 20, 90], np.float32)
+    chosen = fit_statistic("x", "x", training, cut=Buckets(by="equal_width", count=3))
+    given_ones = fit_statistic("x", "x", training, cut=(5.0, 6.0))
+    assert (chosen.boundaries, given_ones.boundaries) == ((30.0, 60.0), (5.0, 6.0))
+    assert chosen.mean == given_ones.mean == 30
+    assert fit_statistic("x", "x", training, buckets=2).boundaries == (10.0,)

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 
 from home_dist.errors import ConfigError, problem_lines
 from home_dist.prepare.boundaries import Buckets
-from home_dist.schema import IdFeature, SequenceSpec, TaskSpec
+from home_dist.schema import IdFeature, PretrainedFeature, SequenceSpec, TaskSpec
 from home_dist.schema.base import KeyType, Name, Spec
 from home_dist.schema.values import HashValues
 
@@ -52,7 +52,7 @@ class DraftDense(Spec):
     standardise: bool = True
 
 
-DraftFeature = Annotated[IdFeature | DraftStatistic | DraftDense, Field(discriminator="kind")]
+DraftFeature = Annotated[IdFeature | PretrainedFeature | DraftStatistic | DraftDense, Field(discriminator="kind")]
 
 
 class Draft(Spec):

@@ -16,9 +16,20 @@ from home_dist.prepare.boundaries import choose_boundaries
 from home_dist.prepare.fit.counts import Counts, write_vocabulary
 from home_dist.prepare.fit.draft import Draft, DraftDense, DraftStatistic, DraftVocabulary, load_draft
 from home_dist.prepare.sketch import Sketch
-from home_dist.schema import DenseFeature, Feature, IdFeature, Schema, StatisticFeature, TableSpec, TaskSpec, save_schema
+from home_dist.schema import (
+    DenseFeature,
+    Feature,
+    IdFeature,
+    PretrainedFeature,
+    Schema,
+    StatisticFeature,
+    TableSpec,
+    TaskSpec,
+    save_schema,
+)
 from home_dist.schema.values import VocabularyValues, fits_key
 
+_AS_IS = (IdFeature, PretrainedFeature)  # nothing of them is fitted
 _BATCH = 65536  # rows that are in memory at a time
 _KEYS = {"integer": pa.int64(), "text": pa.string()}
 
@@ -52,7 +63,7 @@ def fit_data(draft_path: Path, data: Path, say: Callable[[str], None], training:
         raise DataError(f"{data / training}: holds no *.parquet files. The training part must lie there.")
     fit = _Fit(
         counts={t.name: Counts(_KEYS[t.values.type]) for t in draft.table if isinstance(t.values, DraftVocabulary)},
-        sketches={f.name: [Sketch() for _ in range(_width(f))] for f in draft.feature if not isinstance(f, IdFeature)},
+        sketches={f.name: [Sketch() for _ in range(_width(f))] for f in draft.feature if not isinstance(f, _AS_IS)},
         rates={t.name: _Rate() for t in draft.task},
     )
     rows = 0
@@ -85,7 +96,7 @@ def _batches(path: Path, draft: Draft) -> Iterable[pa.RecordBatch]:
         file = pq.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
         raise _unreadable(path, error) from None
-    wanted = {f.column for f in draft.feature if not isinstance(f, IdFeature)}
+    wanted = {f.column for f in draft.feature if not isinstance(f, _AS_IS)}
     for table in draft.table:
         if isinstance(table.values, DraftVocabulary):
             for column in _columns_of(draft, table.name):
@@ -122,7 +133,7 @@ def _gather(fit: _Fit, draft: Draft, batch: pa.RecordBatch, path: Path) -> None:
             values = batch.column(column)
             counts.add(values.flatten() if pa.types.is_list(values.type) or pa.types.is_large_list(values.type) else values)
     for feature in draft.feature:
-        if not isinstance(feature, IdFeature):
+        if not isinstance(feature, _AS_IS):
             numbers = _numbers(batch.column(feature.column), feature, path)
             for place, sketch in enumerate(fit.sketches[feature.name]):
                 sketch.add(numbers[:, place])
@@ -161,7 +172,7 @@ def _schema(draft: Draft, fit: _Fit, data: Path, path: Path) -> Schema:
         else:
             tables.append(TableSpec(name=table.name, rows=table.rows or 1, values=table.values))
     try:
-        features = [f if isinstance(f, IdFeature) else _fitted(f, fit.sketches[f.name]) for f in draft.feature]
+        features = [f if isinstance(f, _AS_IS) else _fitted(f, fit.sketches[f.name]) for f in draft.feature]
         return Schema(
             group_column=draft.group_column,
             time_column=draft.time_column,

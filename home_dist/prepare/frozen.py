@@ -1,0 +1,94 @@
+"""Parquet files of item ids and vectors -> a frozen table. Only the keys are held in memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from home_dist.errors import DataError
+from home_dist.schema.frozen import KEYS, VECTORS, keys_of
+
+_BATCH = 16384
+
+
+def write_frozen(source: Path, key: str, vector: str, out: Path, half: bool = False) -> tuple[int, int]:
+    """source: a Parquet file or a folder of them. Returns rows and width. Raises DataError; `out` is whole or absent.
+
+    half: as float16. Rows whose vector is null are left out: they are missing ones.
+    """
+    paths = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
+    if not paths:
+        raise DataError(f"{source}: holds no *.parquet files.")
+    if out.exists():
+        raise DataError(f"{out}: is there already. Remove it, or choose another folder to write to.")
+    parts = [_keys(path, key, vector) for path in paths]
+    keys, widths = np.concatenate([k for k, _ in parts]), {w for _, width in parts for w in width}
+    if len(widths) != 1:
+        raise DataError(f"{source}: column {vector!r}: vectors of widths {sorted(widths)[:5]}; all must be equally wide.")
+    width = widths.pop()
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    if (ordered[1:] == ordered[:-1]).any():
+        at = int(order[1:][ordered[1:] == ordered[:-1]][0])
+        raise DataError(
+            f"{source}: column {key!r}: the id of vector {at} stands twice (or two texts share a hash); once is needed."
+        )
+    target = np.empty(len(keys), np.int64)
+    target[order] = np.arange(len(keys))
+    writing = out.with_name(out.name + ".writing")
+    try:
+        writing.mkdir(parents=True)
+        np.save(writing / KEYS, ordered)
+        kind = np.float16 if half else np.float32
+        vectors = np.lib.format.open_memmap(writing / VECTORS, mode="w+", dtype=kind, shape=(len(keys), width))
+        at = 0
+        for path in paths:
+            for batch in _batches(path, key, vector):
+                values = _vectors(path, vector, batch.column(vector), width)
+                vectors[target[at : at + len(values)]] = values
+                at += len(values)
+        vectors.flush()
+        writing.rename(out)
+    except OSError as error:
+        raise DataError(f"{writing}: cannot be written: {error}. Make room, or choose another folder.") from None
+    return len(keys), width
+
+
+def _batches(path: Path, key: str, vector: str):  # type: ignore[no-untyped-def]
+    """Batches of the rows that have both."""
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        for column in (key, vector):
+            if column not in file.schema_arrow.names:
+                raise DataError(f"{path}: column {column!r} is missing; there are: {', '.join(file.schema_arrow.names[:40])}.")
+        for batch in file.iter_batches(_BATCH, columns=[key, vector]):
+            yield batch.filter(pc.and_(pc.is_valid(batch.column(key)), pc.is_valid(batch.column(vector))))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}). Write it again.") from None
+
+
+def _keys(path: Path, key: str, vector: str) -> tuple[NDArray[np.int64], set[int]]:
+    """(n,), and the widths of the vectors."""
+    parts, widths = [np.zeros(0, np.int64)], set()
+    for batch in _batches(path, key, vector):
+        values, vectors = batch.column(key), batch.column(vector)
+        if pa.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        if not (pa.types.is_integer(values.type) or pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+            raise DataError(f"{path}: column {key!r} has type {values.type}, but whole numbers or texts are needed.")
+        is_list = pa.types.is_list(vectors.type) or pa.types.is_large_list(vectors.type)
+        if not (is_list or pa.types.is_fixed_size_list(vectors.type)) or not pa.types.is_floating(vectors.type.value_type):
+            raise DataError(f"{path}: column {vector!r} has type {vectors.type}, but lists of numbers are needed.")
+        parts.append(keys_of(values))
+        widths |= set(pc.unique(pc.list_value_length(vectors)).to_pylist())
+    return np.concatenate(parts), widths
+
+
+def _vectors(path: Path, name: str, column: pa.Array, width: int) -> NDArray[np.float32]:
+    flat = np.asarray(pc.fill_null(column.flatten(), float("nan"))).astype(np.float32).reshape(-1, width)
+    if not np.isfinite(flat).all():
+        raise DataError(f"{path}: column {name!r}: NaN, null or infinite within a vector. Write null for the whole vector.")
+    return flat
