@@ -53,6 +53,20 @@ class TableSection(_Section):
     """Keep only the first rows; larger ids become 0. Pipelines order vocabularies by frequency, so this cuts the tail."""
     sharding: Literal["table_wise", "row_wise", "column_wise", "data_parallel"] | None = None
     """Pins the way TorchRec shards the table; by default its planner chooses among the first three."""
+    managed: Literal["lfu", "lru", "hashed"] | None = None
+    """Of a hashed table: rows are not shared by ids but given to them as they come, and taken from the rarest (lfu) or the
+    longest unseen (lru) when there are no more. Such a table is sharded row-wise, and its run stays on its number of ranks."""
+
+    @model_validator(mode="after")
+    def _managed_as_torchrec_can(self) -> "TableSection":
+        if self.managed == "hashed":
+            raise ValueError(
+                "managed: TorchRec's hashed kind does not train on a CPU: FBGEMM 1.8's zero_collision_hash only reads there "
+                "and inserts no ids. Use 'lfu' or 'lru', which its sorted kind does"
+            )
+        if self.managed and self.sharding not in (None, "row_wise"):
+            raise ValueError(f"sharding: TorchRec shards managed ids row-wise only, not {self.sharding}")
+        return self
 
 
 class PretrainedSection(_Section):

@@ -8,12 +8,13 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
 from home_dist.config import RunConfig
 from home_dist.data.batch import Batch
-from home_dist.embeddings.collections import bag_collection, event_collection
+from home_dist.embeddings.collections import bag_collection, event_collection, managed_tables
 from home_dist.embeddings.pretrained import Pretrained
 from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.experts import Towers
 from home_dist.models import TaskGroups, build_model
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema, SequenceInput
+from home_dist.schema.layout import ONE_BY_ONE
 from home_dist.sequence import Encoded, History, build_encoder
 from home_dist.sequence.jagged import newest_within
 
@@ -68,7 +69,7 @@ class FeatureVector(nn.Module):
         """By feature, where it stands in v; a statistic stands there by its bucket's vector and by its value."""
         of_dim = [i for dim in self.replicated.dims for i in self.layout.at("small") if i.table.dim == dim]
         later = [
-            i for place in ("small_list", "bag", "weighted_bag", "event") for i in self.layout.features if i.place == place
+            i for place in ("small_list", "bag", "weighted_bag", *ONE_BY_ONE) for i in self.layout.features if i.place == place
         ]
         parts = [(i.key, i.table.dim) for i in [*of_dim, *later]] + self.pretrained.widths
         dense = [(f.name, f.width if isinstance(f, DenseFeature) else 1) for f in self.layout.dense]
@@ -87,6 +88,7 @@ class FeatureVector(nn.Module):
         self, batch: Batch, bags: KeyedTensor | None, weighted: KeyedTensor | None, events: Events | None
     ) -> tuple[torch.Tensor, dict[str, Encoded]]:
         """bags, weighted, events: what the sharded collections found. Returns v (B, F), and what each encoder found."""
+        events = events or {}
         single = self.replicated.single(batch.small)
         lists = batch.small_lists.to_dict() if batch.small_lists.keys() else {}
         weights = batch.list_weights.to_dict() if self.layout.weighted else {}
@@ -96,13 +98,15 @@ class FeatureVector(nn.Module):
             parts.append(_in_order(bags, [i.key for i in self.layout.at("bag")]))
         if weighted is not None:
             parts.append(_in_order(weighted, [i.key for i in self.layout.at("weighted_bag")]))
-        if events is not None:
-            parts += [_pooled(events[i.key], i, weights.get(i.key)) for i in self.layout.features if i.place == "event"]
+        for place in ONE_BY_ONE:
+            parts += [_pooled(events[i.key], i, weights.get(i.key)) for i in self.layout.features if i.place == place]
         if self.layout.pretrained:
             parts += self.pretrained(batch.vectors)
         ids = batch.events.to_dict() if batch.events.keys() else {}
+        if self.layout.at("managed"):
+            ids |= batch.managed.to_dict()
         encoded = {
-            s.name: self.encoders[s.name](self._history(s, single, lists, weights, events or {}, ids, batch.small))
+            s.name: self.encoders[s.name](self._history(s, single, lists, weights, events, ids, batch.small))
             for s in self.layout.sequences
         }
         parts += [e.vector for e in encoded.values()]
@@ -130,8 +134,8 @@ class FeatureVector(nn.Module):
         event_ids, target_ids = {}, {}
         for event in sequence.fields:
             field = event.field
-            rows = (ids if field.place == "event" else lists)[field.key]
-            values = found[field.key].values() if field.place == "event" else self.replicated.listed(rows, field)
+            rows = (ids if field.place in ONE_BY_ONE else lists)[field.key]
+            values = found[field.key].values() if field.place in ONE_BY_ONE else self.replicated.listed(rows, field)
             if event.target is None:
                 contexts.append(values)
                 continue
@@ -151,7 +155,7 @@ class FeatureVector(nn.Module):
         """(B,): a target's table rows, 0 where a filled sample has none; None for a target of several ids."""
         if item.is_list:
             return None
-        if item.place == "event":
+        if item.place in ONE_BY_ONE:
             rows = ids[item.key]
             values, lengths = rows.values(), rows.lengths().long()
             last = torch.cat([values, values.new_zeros(1)])
@@ -162,7 +166,7 @@ class FeatureVector(nn.Module):
         self, item: IdInput, single: dict[int, torch.Tensor], lists: Events, weights: Events, found: Events
     ) -> torch.Tensor:
         """(B, dim)"""
-        if item.place == "event":
+        if item.place in ONE_BY_ONE:
             return _pooled(found[item.key], item, weights.get(item.key))
         if item.place == "small_list":
             return self._listed(lists, item, weights)
@@ -209,8 +213,15 @@ class Head(nn.Module):
         self.register_buffer("task_weight", weights, persistent=False)
 
     def forward(
-        self, batch: Batch, bags: KeyedTensor | None, weighted: KeyedTensor | None, events: Events | None
+        self,
+        batch: Batch,
+        bags: KeyedTensor | None,
+        weighted: KeyedTensor | None,
+        events: Events | None,
+        managed: Events | None = None,
     ) -> tuple[torch.Tensor, StepOutput]:
+        if managed is not None:
+            events = {**(events or {}), **managed}
         v, encoded = self.features(batch, bags, weighted, events)
         logits = self.logits(v, batch.dense, batch.mask)
         weights = batch.weights * batch.mask.unsqueeze(1)
@@ -254,7 +265,7 @@ class Head(nn.Module):
 
 
 class Network(nn.Module):
-    """Batch -> (loss, StepOutput). TorchRec shards `bags`, `weighted_bags` and `events`; `head` is replicated."""
+    """Batch -> (loss, StepOutput). TorchRec shards `bags`, `weighted_bags`, `events` and `managed`; `head` is replicated."""
 
     def __init__(self, schema: Schema, layout: InputLayout, config: RunConfig, device: torch.device):
         """device: of the sharded collections before sharding; "meta" allocates nothing."""
@@ -262,6 +273,7 @@ class Network(nn.Module):
         self.bags = bag_collection(layout, device)
         self.weighted_bags = bag_collection(layout, device, weighted=True)
         self.events = event_collection(layout, device)
+        self.managed = managed_tables(layout, device)
         self.head = Head(schema, layout, config)
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, StepOutput]:
@@ -269,4 +281,5 @@ class Network(nn.Module):
         bags = self.bags(batch.bags) if self.bags is not None else None
         weighted = self.weighted_bags(batch.weighted_bags) if self.weighted_bags is not None else None
         events = self.events(batch.events) if self.events is not None else None
-        return self.head(batch, bags, weighted, events)
+        managed = self.managed(batch.managed)[0] if self.managed is not None else None
+        return self.head(batch, bags, weighted, events, managed)

@@ -27,6 +27,7 @@ class Assembler:
         self.weighted_keys = [i.key for i in layout.at("weighted_bag")]
         self.weights_keys = [i.key for i in layout.weighted]
         self.event_keys = [i.key for i in layout.at("event")]
+        self.managed_keys = [i.key for i in layout.at("managed")]
         self.pretrained = layout.pretrained
         self.list_keys = [i.key for i in layout.at("small_list")]
 
@@ -40,6 +41,7 @@ class Assembler:
             bags=_keyed(self.bag_keys, jagged),
             weighted_bags=_keyed(self.weighted_keys, jagged, weighted=True),
             events=_keyed(self.event_keys, jagged),
+            managed=_keyed(self.managed_keys, jagged),
             small_lists=_keyed(self.list_keys, jagged),
             list_weights=_weights(self.weights_keys, jagged),
             small=self._gather(picks, "small", len(self.columns.small), np.int64),

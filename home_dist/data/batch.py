@@ -23,10 +23,12 @@ class Batch(Pipelineable):
     """Ids for the EmbeddingBagCollection that weights what it sums, with their weights."""
     events: KeyedJaggedTensor
     """Ids for the EmbeddingCollection: histories, and their targets as histories of length 1."""
+    managed: KeyedJaggedTensor
+    """Hashes of ids for tables that give out their rows themselves: histories and targets as in `events`."""
     small_lists: KeyedJaggedTensor
     """Lists of ids of replicated tables."""
     list_weights: KeyedJaggedTensor
-    """float32 weights of those lists of `events` and `small_lists` that are pooled by weights."""
+    """float32 weights of those lists of `events`, `managed` and `small_lists` that are pooled by weights."""
     small: torch.Tensor
     """(B, S) int64: ids of replicated tables and buckets of statistics."""
     dense: torch.Tensor

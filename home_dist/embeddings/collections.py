@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollection, EmbeddingConfig, PoolingType
 
+from home_dist.embeddings.managed import ManagedCollisionEmbeddingCollection, managed_collection
 from home_dist.schema import IdInput, InputLayout, Table
 
 _BLOCK = 65536  # rows that one random stream fills
@@ -38,6 +39,11 @@ def event_collection(layout: InputLayout, device: torch.device) -> EmbeddingColl
         for table, users in _by_table(layout.at("event"))
     ]
     return EmbeddingCollection(tables=configs, device=device) if configs else None
+
+
+def managed_tables(layout: InputLayout, device: torch.device) -> ManagedCollisionEmbeddingCollection | None:
+    users = [(table, [i.key for i in inputs]) for table, inputs in _by_table(layout.at("managed"))]
+    return managed_collection(users, dist.get_world_size() if dist.is_initialized() else 1, device)
 
 
 def _by_table(inputs: Sequence[IdInput]) -> list[tuple[Table, list[IdInput]]]:

@@ -15,6 +15,7 @@ from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import EnumerableShardingSpec, ModuleSharder, ShardingPlan, ShardingType
 
 from home_dist.config import EmbeddingSection
+from home_dist.embeddings.managed import ManagedSharder
 from home_dist.errors import ConfigError
 from home_dist.schema import InputLayout, Table
 
@@ -31,8 +32,8 @@ class BagSharder(EmbeddingBagCollectionSharder):
         return offered if row_wise in offered else [*offered, row_wise]
 
 
-def sharders() -> list[ModuleSharder[nn.Module]]:
-    return [BagSharder(), EmbeddingCollectionSharder()]
+def sharders(config: EmbeddingSection) -> list[ModuleSharder[nn.Module]]:
+    return [BagSharder(), EmbeddingCollectionSharder(), ManagedSharder(config.init_std)]
 
 
 def plan_sharding(model: nn.Module, layout: InputLayout, config: EmbeddingSection, device: torch.device) -> ShardingPlan:
@@ -50,13 +51,14 @@ def plan_sharding(model: nn.Module, layout: InputLayout, config: EmbeddingSectio
                 "the table whole on every rank."
             )
         kernels = [EmbeddingComputeKernel.DENSE.value if pinned == "data_parallel" else EmbeddingComputeKernel.FUSED.value]
+        pinned = "row_wise" if table.managed else pinned
         constraints[table.name] = ParameterConstraints(sharding_types=[pinned] if pinned else _PLANNED, compute_kernels=kernels)
     planner = EmbeddingShardingPlanner(topology=_topology(device, world), constraints=constraints)
     group = dist.group.WORLD
     if group is None:
         raise ConfigError("sharding needs a process group; start the program through `home-dist` or torchrun")
     try:
-        return planner.collective_plan(model, sharders(), group)
+        return planner.collective_plan(model, sharders(config), group)
     except PlannerError as error:
         biggest = max(layout.tables, key=lambda t: t.rows * t.dim)
         raise ConfigError(

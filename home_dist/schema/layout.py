@@ -12,9 +12,11 @@ from home_dist.config import PretrainedSection, RunConfig
 from home_dist.errors import ConfigError
 from home_dist.schema.frozen import FrozenTable, open_frozen
 from home_dist.schema.spec import DenseFeature, IdFeature, Pooling, PretrainedFeature, Schema, SequenceSpec, StatisticFeature
-from home_dist.schema.values import HashValues, RowsOf, open_values
+from home_dist.schema.values import HashValues, ManagedKeys, RowsOf, open_values
 
-Place = Literal["small", "small_list", "bag", "weighted_bag", "event"]
+Place = Literal["small", "small_list", "bag", "weighted_bag", "event", "managed"]
+ONE_BY_ONE: tuple[Place, ...] = ("event", "managed")
+"""Looked up one vector per id, and pooled by the network."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Table:
     rows: int
     dim: int
     replicated: bool
+    managed: Literal["lfu", "lru"] | None = None
+    """Its rows are given to ids as they come: the batch holds 62-bit hashes."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class IdInput:
     """A column of ids. `key` names it in the batch: a KeyedJaggedTensor's key, or a column of `Batch.small`.
 
     place: "small" a column of Batch.small; "small_list" a key of Batch.small_lists; "bag" a key of Batch.bags; "weighted_bag" a
-    key of Batch.weighted_bags; "event" a key of Batch.events.
+    key of Batch.weighted_bags; "event" a key of Batch.events; "managed" a key of Batch.managed.
     """
 
     key: str
@@ -137,10 +141,14 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
     def place(table: Table, is_list: bool) -> Place:
         if table.replicated:
             return "small_list" if is_list else "small"
+        if table.managed:
+            return "managed"
         return pooled.get(table.name, "event")
 
     def rows_of(table: Table) -> RowsOf | None:
         spec = specs[table.name]
+        if table.managed and isinstance(spec.values, HashValues):
+            return ManagedKeys(spec.values)
         if table.name not in opened and spec.values is not None:
             rows = table.rows if isinstance(spec.values, HashValues) else spec.rows
             opened[table.name] = open_values(table.name, spec.values, rows, config.schema_path().parent)
@@ -149,6 +157,7 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
     def id_input(
         key: str, column: str, table: Table, pooling: Pooling, is_list: bool, declared: int, weights: str | None = None
     ) -> IdInput:
+        declared = table.rows if table.managed else declared
         return IdInput(key, column, table, is_list, pooling, place(table, is_list), declared, weights, rows_of(table))
 
     by_name: dict[str, IdInput] = {}
@@ -228,11 +237,17 @@ def _tables(schema: Schema, config: RunConfig) -> dict[str, Table]:
         rows = min(declared, own.keep_rows) if own and own.keep_rows else declared
         if own and own.keep_rows == 1 and isinstance(specs[name].values, HashValues):
             raise ConfigError(f"embedding.tables.{name}.keep_rows: 1 leaves no row to hash to; use at least 2")
-        replicated = rows <= config.embedding.replicate_rows and not (own and own.sharding)
+        managed = own.managed if own else None
+        if managed and not isinstance(specs[name].values, HashValues):
+            raise ConfigError(
+                f"embedding.tables.{name}.managed: the table's columns must hold ids, not rows: its entry in "
+                f'{config.schema_path()} needs values = {{ kind = "hash", ... }}'
+            )
+        replicated = rows <= config.embedding.replicate_rows and not (own and own.sharding) and not managed
         dim = (own.dim if own else None) or (config.embedding.small_dim if replicated else config.embedding.dim)
         if not replicated and dim % 4:
             raise ConfigError(f"embedding.tables.{name}.dim: {dim} is not a multiple of 4, which sharded tables need")
-        tables[name] = Table(name, rows, dim, replicated)
+        tables[name] = Table(name, rows, dim, replicated, managed if managed != "hashed" else None)
     return tables
 
 

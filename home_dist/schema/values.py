@@ -82,6 +82,20 @@ class HashRows(_Keyed):
         return rows_of_hashes(hash_keys(values, self.seed), self.rows)
 
 
+MANAGED_BITS = 62
+"""TorchRec deals ids below 2^62 to ranks by their size: hashes are dealt evenly, and two ids of one are not to be expected."""
+
+
+class ManagedKeys(_Keyed):
+    """Not rows, but hashes that TorchRec's managed collisions find rows for; a missing value is an id of its own, 0."""
+
+    def __init__(self, values: HashValues):
+        self.type, self.seed = values.type, values.seed
+
+    def _rows(self, values: pa.Array) -> NDArray[np.int64]:
+        return (hash_keys(values, self.seed) >> np.uint64(64 - MANAGED_BITS)).astype(np.int64)
+
+
 class VocabularyRows(_Keyed):
     """Looks values up among sorted ones: integers as they are, texts by their hash, and then compared."""
 

@@ -99,7 +99,7 @@ def build(inputs: Inputs, ranks: Ranks) -> Built:
         env=ShardingEnv.from_process_group(torch.distributed.group.WORLD),
         device=ranks.device,
         plan=plan,
-        sharders=sharders(),
+        sharders=sharders(config.embedding),
     )
     initialise(model, config.embedding.init_std, config.train.seed)
     return Built(model, build_optimizer(model, config), plan, kernel)

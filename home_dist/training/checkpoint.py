@@ -22,6 +22,7 @@ from torchrec.optim.keyed import KeyedOptimizer
 
 import home_dist
 from home_dist.data import ReaderPosition
+from home_dist.embeddings.managed import ShardedManaged
 from home_dist.errors import CheckpointError
 from home_dist.training.ranks import OtherRankFailed, together
 
@@ -132,6 +133,7 @@ def load(checkpoint: Path, model: DistributedModelParallel, optimizer: KeyedOpti
         # AdamW makes its state in its first step, and loading fills what is there. The values that this step of zero
         # gradients changes (by weight decay) are overwritten below.
         optimizer.init_state()
+    together(lambda: _refuse_other_ranks(checkpoint, model))
     tensors = _tensors(model, optimizer)
     together(lambda: _read_shards(checkpoint, tensors))
     model.load_state_dict(tensors["model"])
@@ -140,6 +142,15 @@ def load(checkpoint: Path, model: DistributedModelParallel, optimizer: KeyedOpti
         stateless: dict[str, Any] = {key: {} for key, state in optimizer.state_dict()["state"].items() if not state}
         optimizer.load_state_dict({**loaded, "state": {**loaded["state"], **stateless}})
     return read_state(checkpoint)
+
+
+def _refuse_other_ranks(checkpoint: Path, model: DistributedModelParallel) -> None:
+    before, now = read_state(checkpoint).world_size, dist.get_world_size()
+    if before != now and any(isinstance(m, ShardedManaged) for m in model.modules()):
+        raise CheckpointError(
+            f"{checkpoint}: was written by {before} ranks, but there are {now}: tables with managed ids keep each rank's "
+            f"range of ids, which TorchRec does not deal anew. Start {before} ranks."
+        )
 
 
 def _tensors(model: DistributedModelParallel, optimizer: KeyedOptimizer | None) -> dict[str, Any]:

@@ -25,7 +25,12 @@ _TABLE_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 
 def fuse_table_optimizer(network: Network, config: RunConfig) -> None:
     """Before sharding: rows of sharded tables are updated inside the backward."""
-    parameters = [p for m in (network.bags, network.weighted_bags, network.events) if m is not None for p in m.parameters()]
+    parameters = [
+        p
+        for m in (network.bags, network.weighted_bags, network.events, network.managed)
+        if m is not None
+        for p in m.parameters()
+    ]
     if parameters:
         apply_optimizer_in_backward(_TABLE_OPTIMIZERS[config.embedding.optimizer], parameters, _table_settings(config))
 
