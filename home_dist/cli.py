@@ -171,6 +171,29 @@ def prepare_fit(
     _run(body)
 
 
+@prepare.command("synthetic")
+def prepare_synthetic(
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not hold anything yet.")],
+    rows: Annotated[int, typer.Option(help="Impressions, of all splits together.")] = 100_000,
+    users: Annotated[int, typer.Option(help="Users.")] = 10_000,
+    items: Annotated[int, typer.Option(help="Items.")] = 100_000,
+    max_history: Annotated[int, typer.Option(help="Events of the longest history; the median is 30.")] = 1000,
+    vector_width: Annotated[int, typer.Option(help="Width of pre-trained vectors.")] = 32,
+    rows_per_file: Annotated[int, typer.Option(help="Impressions per Parquet file.")] = 100_000,
+    seed: Annotated[int, typer.Option(help="The same seed and sizes give the same bytes.")] = 0,
+) -> None:
+    """Generate a log of any size: Zipf-distributed ids, long histories, every kind of feature, planted groups of tasks."""
+
+    def body() -> None:
+        from home_dist.prepare.synthetic import Sizes, write_synthetic
+
+        sizes = Sizes(rows, users, items, max_history, vector_width, rows_per_file, seed)
+        write_synthetic(out, sizes, lambda text: print(text, flush=True))
+        print(f"written to {out}")
+
+    _run(body)
+
+
 @prepare.command("frozen")
 def prepare_frozen(
     source: Annotated[Path, typer.Argument(help="Parquet file, or a folder of them, with a row per item.")],

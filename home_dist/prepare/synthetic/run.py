@@ -1,0 +1,114 @@
+"""Writes the generated log: parts, frozen table, draft, and what is fitted; whole or absent, in bounded memory."""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from home_dist.errors import ConfigError, DataError
+from home_dist.prepare.fit import fit_data
+from home_dist.prepare.synthetic.rows import draft, frozen_vectors, item_ids, tables
+from home_dist.prepare.synthetic.world import World
+from home_dist.schema import Schema
+from home_dist.schema.frozen import KEYS, VECTORS
+
+FROZEN = "item_video"
+_CHUNK = 8192  # impressions that are generated together
+_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+_MOST_WIDE = 256
+_PARQUET = {"write_page_checksum": True, "store_schema": False}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    rows: int
+    users: int
+    items: int
+    max_history: int
+    vector_width: int
+    rows_per_file: int
+    seed: int
+
+    def check(self) -> None:
+        for name, low, high in (
+            ("rows", 10, 2**40),
+            ("users", 2, 2**31),
+            ("items", 64, 2**31),
+            ("max_history", 1, 10**6),
+            ("vector_width", 1, _MOST_WIDE),
+            ("rows_per_file", 1, 2**40),
+            ("seed", 0, 2**31),
+        ):
+            if not low <= getattr(self, name) <= high:
+                option = "--" + name.replace("_", "-")
+                raise ConfigError(f"{option} {getattr(self, name)}: must be from {low} to {high:,}")
+
+
+def write_synthetic(out: Path, sizes: Sizes, say: Callable[[str], None]) -> Schema:
+    """The same sizes and seed give the same bytes. Raises ConfigError or DataError; `out` is whole or absent."""
+    sizes.check()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out}: is there already. Remove it, or choose another folder to write to.")
+    writing = out.with_name(out.name + ".writing")
+    world = World(sizes.seed, sizes.users, sizes.items, sizes.max_history)
+    try:
+        if writing.exists():
+            shutil.rmtree(writing)
+        writing.mkdir(parents=True)
+        _write_frozen(world, writing / FROZEN, sizes.vector_width)
+        first, began = 0, time.monotonic()
+        for split, share in _SHARES.items():
+            count = sizes.rows - first if split == "test" else round(sizes.rows * share)
+            _write_split(world, sizes, writing / split, first, count, say, began)
+            first += count
+        (writing / "draft.toml").write_text(draft(FROZEN, sizes.vector_width))
+        say("fitting vocabularies, boundaries and scales on train/")
+        schema = fit_data(writing / "draft.toml", writing, lambda text: None)
+        if out.exists():
+            out.rmdir()
+        writing.rename(out)
+    except OSError as error:
+        raise DataError(f"{writing}: cannot be written: {error}. Make room, or choose another folder.") from None
+    return schema
+
+
+def _write_frozen(world: World, folder: Path, width: int) -> None:
+    """Every item but each tenth has a vector."""
+    folder.mkdir()
+    known = world.items - (world.items + 9) // 10
+    keys = np.lib.format.open_memmap(folder / KEYS, mode="w+", dtype=np.int64, shape=(known,))
+    vectors = np.lib.format.open_memmap(folder / VECTORS, mode="w+", dtype=np.float32, shape=(known, width))
+    at = 0
+    for first in range(0, world.items, _CHUNK):
+        items = np.arange(first, min(first + _CHUNK, world.items))
+        items = items[items % 10 != 0]
+        keys[at : at + len(items)] = item_ids(items)
+        vectors[at : at + len(items)] = frozen_vectors(world, items, width)
+        at += len(items)
+    keys.flush()
+    vectors.flush()
+
+
+def _write_split(
+    world: World, sizes: Sizes, folder: Path, first: int, count: int, say: Callable[[str], None], began: float
+) -> None:
+    folder.mkdir()
+    for number, start in enumerate(range(first, first + count, sizes.rows_per_file)):
+        stop = min(start + sizes.rows_per_file, first + count)
+        path, writer = folder / f"part-{number:05d}.parquet", None
+        try:
+            for at in range(start, stop, _CHUNK):
+                for table in tables(world, at, min(_CHUNK, stop - at), sizes.vector_width):
+                    writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd", **_PARQUET)
+                    writer.write_table(table)
+                done = min(at + _CHUNK, stop)
+                pace = done / max(1e-9, time.monotonic() - began)
+                left = (sizes.rows - done) / pace
+                say(f"{folder.name}: {done - first:,} of {count:,} rows | {pace:,.0f} rows/s | ETA {left:,.0f} s")
+        finally:
+            if writer is not None:
+                writer.close()
