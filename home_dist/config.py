@@ -90,7 +90,7 @@ class EmbeddingSection(_Section):
     lr: float = Field(default=0.05, gt=0)
     """Learning rate of sharded tables."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Must be 0: see the message. The key is there for the files of runs from before."""
+    """Must be 0: sharded tables' rows do not decay. The key is there for the files of runs from before."""
     replicated_weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled decay (AdamW) of the small tables kept on every rank."""
     init_std: float = Field(default=0.01, gt=0)
@@ -107,8 +107,8 @@ class EmbeddingSection(_Section):
     def _decay_has_effect(cls, value: float) -> float:
         if value:
             raise ValueError(
-                "FBGEMM 1.8 takes a decay of sharded tables' rows and ignores it, with every optimizer; set it to 0. The small "
-                "tables kept whole on every rank have replicated_weight_decay"
+                "FBGEMM 1.8 takes a decay of sharded tables' rows and, on a CPU, ignores it with every optimizer; set it to 0. "
+                "The small tables kept whole on every rank have replicated_weight_decay"
             )
         return value
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -127,9 +126,9 @@ tensorboard = false
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_a_model_learns_from_all_of_it_and_a_run_goes_on_exactly(tmp_path):
-    data = written(tmp_path / "data", rows=16_000, max_history=20_000)
+    data = written(tmp_path / "data", rows=10_000, max_history=10_000)
     figures = {}
-    for name, stops in (("straight", [80]), ("stopped", [37, 80])):
+    for name, stops in (("straight", [50]), ("stopped", [21, 50])):
         config = tmp_path / f"{name}.toml"
         config.write_text(CONFIG.format(run=tmp_path / name, data=data, kind="twin", batch=128))
         for stop in stops:
@@ -137,10 +136,8 @@ def test_a_model_learns_from_all_of_it_and_a_run_goes_on_exactly(tmp_path):
             ended = run(2, "train", config, *overrides, timeout=170)
             assert ended.codes == [0, 0], ended.text
         figures[name] = json.loads((tmp_path / name / "evaluation.json").read_text())
-        losses = re.findall(r"\| loss ([\d.]+)", ended.outputs[0])
-        assert losses
     assert figures["straight"] == figures["stopped"]
-    test = figures["straight"]["splits"]["test"] if "splits" in figures["straight"] else figures["straight"]["test"]
+    test = figures["straight"]["test"]
     assert test["effective_view"]["auc"] > 0.6
     assert test["complete_view"]["auc"] > 0.6
 
