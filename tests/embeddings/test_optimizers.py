@@ -56,7 +56,7 @@ def found(tmp_path_factory):
         port = free_port()
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": REPOSITORY}
         started = [subprocess.Popen(command, env=environment(r, ranks, port), **pipes) for r in range(ranks)]
-        ended = finish(started, timeout=170)
+        ended = finish(started, timeout=400)
         assert ended.codes == [0] * ranks, ended.text
         for name in CASES:
             results[ranks, name] = [torch.load(out / f"{name}.{r}.pt") for r in range(ranks)]
