@@ -102,6 +102,16 @@ class CheckpointSection(_Section):
     every_steps: int | None = Field(default=None, ge=1)
     """Steps between checkpoints; one is written at the end in any case."""
     keep_last: int = Field(default=3, ge=1)
+    """The newest ones stay."""
+    keep_every: int | None = Field(default=None, ge=1)
+    """Those whose step is a multiple of this stay as well."""
+    best: Literal["auc", "gauc", "log_loss"] | None = None
+    """Evaluates the validation split at each checkpoint, and keeps the one with the best mean over tasks as well."""
+    asynchronous: bool = True
+    """Training goes on while a checkpoint is written, from a copy in memory."""
+    damaged: Literal["refuse", "skip"] = "refuse"
+    """What a run does that finds its newest checkpoint damaged: end with an error, or set it aside and go on from the newest
+    intact one."""
 
 
 class LogSection(_Section):

@@ -1,15 +1,17 @@
 """`home-dist train` and `home-dist evaluate`, as every rank runs them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
 from home_dist.config import RunConfig
 from home_dist.embeddings.sharding import plan_rows
-from home_dist.errors import CheckpointError
+from home_dist.errors import CheckpointError, ConfigError
+from home_dist.metrics import mean_row
 from home_dist.schema import load_schema
 from home_dist.training.build import Inputs, build, open_inputs
-from home_dist.training.checkpoint import Checkpoints, TrainState, load, read_state
+from home_dist.training.checkpoint import Checkpoints, Saver, TrainState, load, read_record, read_state
 from home_dist.training.evaluate import Evaluation, evaluate, record, slice_columns
 from home_dist.training.events import EventLog
 from home_dist.training.observer import Observer
@@ -28,12 +30,14 @@ def train(config: RunConfig, ranks: Ranks) -> None:
     together(lambda: slice_columns(inputs.layout, config.metrics.slices))
     folder = RunFolder(config.run.dir)
     together(lambda: folder.claim(config, schema) if ranks.first else None)
-    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep_last)
-    newest = checkpoints.newest()
+    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint)
+    newest = _newest(checkpoints, screen, ranks)
     reader = inputs.training_reader(ranks)
     state = TrainState(0, 0, False, reader.position(0, 0), ranks.world_size)
     if newest is not None:
         state = together(lambda: read_state(newest))
+        for change in read_record(newest).other_versions():
+            screen.say(f"note: {newest} was written with {change}: the run need not go on bit for bit")
         position = state.position
         together(lambda: reader.resume(position))
 
@@ -53,7 +57,9 @@ def train(config: RunConfig, ranks: Ranks) -> None:
         screen.say(f"resuming from {newest}: step {state.step:,} of {steps:,}")
     log = EventLog(folder.tensorboard if ranks.first and config.log.tensorboard else None, state.step)
     observer = Observer(built, inputs.schema, config, folder.insight, log, ranks, screen, state.step)
-    state = Trainer(inputs, built, reader, checkpoints, log, observer, ranks, screen).run(state, steps)
+    saver = Saver(checkpoints, config.model_dump(mode="json", exclude_none=True, by_alias=True), config.checkpoint.asynchronous)
+    validate = _validation(inputs, built.model, ranks) if config.checkpoint.best else None
+    state = Trainer(inputs, built, reader, saver, log, observer, ranks, screen, validate).run(state, steps)
     for split, found in evaluate_splits(inputs, built.model, ranks, screen).items():
         log.evaluation(state.step, split, found.tasks)
         if ranks.first:
@@ -65,13 +71,34 @@ def train(config: RunConfig, ranks: Ranks) -> None:
     )
 
 
+def _newest(checkpoints: Checkpoints, screen: Screen, ranks: Ranks) -> Path | None:
+    """The one to go on from; with `[checkpoint] damaged = "skip"` the first rank sets damaged ones aside before."""
+    if checkpoints.keep.damaged == "skip":
+        for note in together(lambda: checkpoints.set_damaged_aside() if ranks.first else []):
+            screen.say(f"note: {note}")
+    return checkpoints.newest()
+
+
+def _validation(inputs: Inputs, model: nn.Module, ranks: Ranks) -> Callable[[], dict[str, float]]:
+    """Measures the validation split: means over tasks, by "validation/auc" and so on."""
+    if "validation" not in inputs.files:
+        raise ConfigError("checkpoint.best needs a validation split: set data.validation, or leave checkpoint.best out")
+
+    def measure() -> dict[str, float]:
+        reader = inputs.evaluation_reader("validation", ranks)
+        found = mean_row(evaluate(model, reader, inputs.schema, inputs.layout, inputs.config, ranks).tasks)
+        return {f"validation/{name}": getattr(found, name) for name in ("auc", "gauc", "log_loss")}
+
+    return measure
+
+
 def evaluate_run(run_dir: Path, checkpoint: Path | None, splits: tuple[str, ...], ranks: Ranks) -> None:
     """Evaluates a run's newest, or the given, checkpoint. Raises UserError."""
     screen = Screen(ranks.first)
     folder = RunFolder(run_dir)
     config, schema = together(folder.open)
     screen.say(detected(ranks, config.kernel))
-    chosen = checkpoint or Checkpoints(folder.checkpoints, config.checkpoint.keep_last).newest()
+    chosen = checkpoint or Checkpoints(folder.checkpoints, config.checkpoint).newest()
     if chosen is None:
         raise CheckpointError(f"{folder.checkpoints}: no complete checkpoint yet; run `home-dist train` first.")
     inputs = together(lambda: open_inputs(config, schema, splits))
