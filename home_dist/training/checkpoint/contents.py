@@ -12,6 +12,7 @@ blocks change, a new block takes the mean of the old ones that it covers, weight
 gradient over all columns is that mean of the blocks' mean squares.
 """
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -95,26 +96,19 @@ def table_of(name: str) -> str | None:
 
 def weight_pieces(model: DistributedModelParallel) -> Iterator[Piece]:
     """This rank's share of parameters and statistics, without copies. What all ranks hold is shared out among them."""
-    for number, (name, value) in enumerate(model.state_dict().items()):
-        table = table_of(name)
-        logical = f"dense/{name}" if table is None else f"tables/{table}/weight"
-        if hasattr(value, "local_shards"):
-            for shard in value.local_shards():
-                yield Piece(logical, tuple(value.size()), tuple(shard.metadata.shard_offsets), shard.tensor)
-        elif _mine(number):
-            yield Piece.whole(logical, value)
+    yield from (p for p, shared in _weights(model) if not shared or _mine(p.name))
 
 
 def optimizer_pieces(model: DistributedModelParallel, optimizer: KeyedOptimizer) -> Iterator[Piece]:
     """This rank's share of all optimizers' state."""
     plans = table_plans(model)
-    for number, (name, key, value) in enumerate(_optimizer_state(optimizer)):
+    for name, key, value in _optimizer_state(optimizer):
         table = table_of(name)
         if table is None:
-            if _mine(number):
+            if _mine(name):
                 yield Piece.whole(f"dense_optimizer/{name}/{key}", value)
         elif not hasattr(value, "local_shards"):
-            if _mine(number):
+            if _mine(name):
                 if key == "steps":
                     value = value.long()
                 elif value.shape[1] == 1:
@@ -142,18 +136,19 @@ def _place(size: tuple[int, ...], shard: Any, blocks: Columns) -> tuple[int, int
 
 def load_weights(model: DistributedModelParallel, stored: Stored) -> None:
     """Fills parameters and statistics in place. Raises ValueError for what does not fit."""
-    stored.read(_all_weights(model))
+    stored.read(piece for piece, _ in _weights(model))
 
 
-def _all_weights(model: DistributedModelParallel) -> Iterator[Piece]:
+def _weights(model: DistributedModelParallel) -> Iterator[tuple[Piece, bool]]:
+    """Parameters and statistics on this rank, and whether all ranks hold the same."""
     for name, value in model.state_dict().items():
         table = table_of(name)
         logical = f"dense/{name}" if table is None else f"tables/{table}/weight"
         if hasattr(value, "local_shards"):
             for shard in value.local_shards():
-                yield Piece(logical, tuple(value.size()), tuple(shard.metadata.shard_offsets), shard.tensor)
+                yield Piece(logical, tuple(value.size()), tuple(shard.metadata.shard_offsets), shard.tensor), False
         else:
-            yield Piece.whole(logical, value)
+            yield Piece.whole(logical, value), True
 
 
 def load_optimizer(
@@ -226,7 +221,9 @@ def _optimizer_state(optimizer: KeyedOptimizer) -> Iterator[tuple[str, str, Any]
 
 def _fused_modules(model: nn.Module) -> Iterator[tuple[list[str], Any]]:
     """FBGEMM's modules on this rank, each with the names of its tables."""
-    for module in model.modules():
+    # TorchRec keeps look-ups in plain lists, where modules() does not find them.
+    lookups = [lookup for module in model.modules() for lookup in getattr(module, "_lookups", ())]
+    for module in (m for lookup in lookups for m in lookup.modules()):
         inner, tables = getattr(module, "_emb_module", None), getattr(getattr(module, "_config", None), "embedding_tables", ())
         if tables and hasattr(inner, "iter_cpu"):
             yield [t.name for t in tables], inner
@@ -245,5 +242,6 @@ def _set_fused_steps(model: nn.Module, stored: Stored) -> None:
         module.iter_cpu.fill_(steps)  # FBGEMM counts on with this one, and takes over the other only where it is 0
 
 
-def _mine(number: int) -> bool:
-    return number % dist.get_world_size() == dist.get_rank()
+def _mine(name: str) -> bool:
+    """Whether this rank writes what all ranks hold. By name: ranks without a shard of some table list fewer tensors."""
+    return zlib.crc32(name.encode()) % dist.get_world_size() == dist.get_rank()

@@ -68,7 +68,7 @@ class Piece:
             offsets = tuple(o + first if d == axis else o for d, o in enumerate(self.offsets))
             yield Piece(self.name, self.shape, offsets, part)
 
-    def _chunk(self) -> ChunkStorageMetadata:
+    def chunk(self) -> ChunkStorageMetadata:
         return ChunkStorageMetadata(torch.Size(self.offsets), self.values.shape)
 
 
@@ -83,7 +83,11 @@ class _Writing(SavePlanner):
         return SavePlan([_write_item(p) for p in self.pieces.values()])
 
     def create_global_plan(self, all_plans: list[SavePlan]) -> tuple[list[SavePlan], Metadata]:
-        return create_default_global_save_plan(all_plans)
+        plans, metadata = create_default_global_save_plan(all_plans)
+        for name, there in metadata.state_dict_metadata.items():
+            if isinstance(there, TensorStorageMetadata) and sum(c.sizes.numel() for c in there.chunks) != there.size.numel():
+                raise ValueError(f"the ranks' pieces of {name} do not make up the whole of it")
+        return plans, metadata
 
     def finish_plan(self, new_plan: SavePlan) -> SavePlan:
         return new_plan
@@ -93,7 +97,7 @@ class _Writing(SavePlanner):
 
 
 def _write_item(piece: Piece) -> WriteItem:
-    data = TensorWriteData(piece._chunk(), TensorProperties(dtype=piece.values.dtype), torch.Size(piece.shape))
+    data = TensorWriteData(piece.chunk(), TensorProperties(dtype=piece.values.dtype), torch.Size(piece.shape))
     return WriteItem(MetadataIndex(piece.name, piece.offsets), WriteItemType.SHARD, tensor_data=data)
 
 
@@ -157,24 +161,25 @@ class Stored:
 
 class _Reading(LoadPlanner):
     def __init__(self, pieces: Sequence[Piece], tensors: dict[str, TensorStorageMetadata]):
-        self.pieces, self.tensors = pieces, tensors
+        """Raises ValueError for what is not there."""
+        self.pieces = pieces
+        self.items: list[ReadItem] = []
+        for number, piece in enumerate(pieces):
+            if piece.name not in tensors:
+                raise ValueError(f"it holds no {piece.name}")
+            there = tensors[piece.name]
+            if tuple(there.size) != piece.shape:
+                raise ValueError(f"{piece.name} is {tuple(there.size)} there, {piece.shape} here")
+            found = create_read_items_for_chunk_list(piece.name, there, [piece.chunk()])
+            if sum(item.lengths.numel() for item in found) != piece.values.numel():
+                raise ValueError(f"{piece.name} has gaps")
+            self.items += [replace(item, dest_index=replace(item.dest_index, index=number)) for item in found]
 
     def set_up_planner(self, state_dict: Any, metadata: Metadata | None = None, is_coordinator: bool = False) -> None:
         """There is nothing but the pieces."""
 
     def create_local_plan(self) -> LoadPlan:
-        items = []
-        for number, piece in enumerate(self.pieces):
-            if piece.name not in self.tensors:
-                raise ValueError(f"it holds no {piece.name}")
-            there = self.tensors[piece.name]
-            if tuple(there.size) != piece.shape:
-                raise ValueError(f"{piece.name} is {tuple(there.size)} there, {piece.shape} here")
-            found = create_read_items_for_chunk_list(piece.name, there, [piece._chunk()])
-            if sum(item.lengths.numel() for item in found) != piece.values.numel():
-                raise ValueError(f"{piece.name} has gaps")
-            items += [replace(item, dest_index=replace(item.dest_index, index=number)) for item in found]
-        return LoadPlan(items)
+        return LoadPlan(self.items)
 
     def create_global_plan(self, global_plan: list[LoadPlan]) -> list[LoadPlan]:
         return global_plan
