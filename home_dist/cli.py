@@ -1,5 +1,6 @@
 """home-dist: train, evaluate, inspect, checkpoints, doctor and the rest."""
 
+import json
 import logging
 import os
 import sys
@@ -23,12 +24,20 @@ Overrides = Annotated[
 
 
 @app.command()
-def train(config: Annotated[Path, typer.Argument(help="TOML file of the run.")], overrides: Overrides = None) -> None:
+def train(
+    config: Annotated[Path, typer.Argument(help="TOML file of the run.")],
+    overrides: Overrides = None,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option("--from", help="A checkpoint or run.dir that a new run begins with; [checkpoint.warm_start] says more."),
+    ] = None,
+) -> None:
     """Train a model. The same command goes on with a run that was interrupted."""
 
     def body() -> None:
         notes: list[str] = []
-        settings = _alike_on_all_ranks(lambda: load_config(config, overrides or [], notes))
+        begin = [f"checkpoint.warm_start.from={json.dumps(str(warm_start))}"] if warm_start else []
+        settings = _alike_on_all_ranks(lambda: load_config(config, [*(overrides or []), *begin], notes))
         if os.environ.get("RANK", "0") == "0":
             for note in notes:
                 print(f"note: {note}", flush=True)

@@ -19,6 +19,7 @@ from home_dist.training.ranks import Ranks, together
 from home_dist.training.run_folder import RunFolder
 from home_dist.training.tables import Screen, derived, detected, evaluation_table, kernel_taken, plan_table, slice_table
 from home_dist.training.trainer import Trainer, total_steps
+from home_dist.training.warm_start import WarmStart
 
 
 def train(config: RunConfig, ranks: Ranks) -> None:
@@ -55,6 +56,10 @@ def train(config: RunConfig, ranks: Ranks) -> None:
     if newest is not None:
         load(newest, built.model, built.optimizer)
         screen.say(f"resuming from {newest}: step {state.step:,} of {steps:,}")
+    elif config.checkpoint.warm_start is not None:
+        section = config.checkpoint.warm_start
+        for line in together(lambda: WarmStart(section, inputs).fill(built.model)):
+            screen.say(line)
     log = EventLog(folder.tensorboard if ranks.first and config.log.tensorboard else None, state.step)
     observer = Observer(built, inputs.schema, config, folder.insight, log, ranks, screen, state.step)
     saver = Saver(checkpoints, config.model_dump(mode="json", exclude_none=True, by_alias=True), config.checkpoint.asynchronous)

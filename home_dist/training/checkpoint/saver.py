@@ -70,6 +70,10 @@ class Saver:
         self.stalls.append(time.perf_counter() - began)
         return final
 
+    @property
+    def writing(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
     def check(self) -> None:
         """Raises what a save in the background has failed with, without waiting for one that is under way."""
         if self._thread is not None and not self._thread.is_alive():
