@@ -31,7 +31,7 @@ Map = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where a checkpoint keeps a table: rows first .. first + rows - 1 of a tensor."""
 
     tensor: str
@@ -50,7 +50,7 @@ class WarmStart:
         schema = self.schema.only(self.config.data.tasks) if self.config.data.tasks else self.schema
         self.layout = build_layout(schema, self.config)
         self.stored, _ = open_stored(self.checkpoint)
-        self.places = dict(_places(self.layout, self.stored))
+        self.places = dict(table_places(self.layout, self.stored))
         self.tables = all_tables(inputs.layout)
         here = set(self.tables)
         for new, old in section.rename.items():
@@ -150,7 +150,7 @@ def replicated_tables(layout: InputLayout) -> ReplicatedTables:
     return ReplicatedTables([i for i in layout.inputs if i.table.replicated], 0.0)
 
 
-def _places(layout: InputLayout, stored: Stored) -> Iterator[tuple[str, _Place]]:
+def table_places(layout: InputLayout, stored: Stored) -> Iterator[tuple[str, Place]]:
     small = replicated_tables(layout)
     for table in all_tables(layout).values():
         if table.replicated:
@@ -160,7 +160,7 @@ def _places(layout: InputLayout, stored: Stored) -> Iterator[tuple[str, _Place]]
             tensor, first = f"tables/{table.name}/weight", 0
         if tensor not in stored.tensors:
             raise CheckpointError(f"{stored.folder}: it holds no {tensor}, which its run's schema asks for. Use another one.")
-        yield table.name, _Place(tensor, first, table.rows)
+        yield table.name, Place(tensor, first, table.rows)
 
 
 def _targets(model: nn.Module, layout: InputLayout, table: Table) -> Iterator[tuple[int, int, torch.Tensor]]:
@@ -175,7 +175,7 @@ def _targets(model: nn.Module, layout: InputLayout, table: Table) -> Iterator[tu
             yield shard.first_row, shard.first_column, shard.values
 
 
-def _gather(stored: Stored, place: _Place, rows: Map, column: int, out: torch.Tensor) -> None:
+def _gather(stored: Stored, place: Place, rows: Map, column: int, out: torch.Tensor) -> None:
     """out[i] = row rows[i] of the stored table, where that is not -1; the table is read block by block."""
     wanted = np.flatnonzero(rows >= 0)
     order = wanted[np.argsort(rows[wanted], kind="stable")]
