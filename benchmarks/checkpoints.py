@@ -3,11 +3,11 @@
     python benchmarks/checkpoints.py            # 1 GB of tables and their optimizers' state on 2 ranks: some minutes
     python benchmarks/checkpoints.py --quick    # a tenth of it, under 50 s; writes nothing
 
-Stall: the time for which `Saver.save` keeps the training thread, the copy of all tensors, over the time of the same save without
-a thread. Steps: how much slower the steps are that run while a checkpoint is written; on a CPU, training and writing share cores.
-Bytes/s: from the copy to the renamed folder, with every file fsynced, read again for its SHA-256 and named in the manifest,
-against plain writes of the same number of bytes by the same ranks at once, each fsynced. Load: verification against the manifest
-and filling model and optimizers, on 2 ranks as saved, and on 1 rank under another plan.
+Stall: the time for which `Saver.save` keeps the training thread, the copy of all tensors, over the time of the same save
+without a thread. Steps: how much slower the steps are that run while a checkpoint is written; on a CPU, training and writing
+share cores. Bytes/s: from the copy to the renamed folder, with every file fsynced, read again for its SHA-256 and named in the
+manifest, against plain writes of the same number of bytes by the same ranks at once, each fsynced. Load: verification against
+the manifest and filling model and optimizers, on 2 ranks as saved, and on 1 rank under another plan.
 """
 
 import argparse

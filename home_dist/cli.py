@@ -147,6 +147,67 @@ def prepare(
     _run(body)
 
 
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run.dir for its newest checkpoint, RUN/best, or a checkpoint's folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must not be there yet.")],
+    format: Annotated[str, typer.Option(help="safetensors, program or delta.")] = "safetensors",
+    embeddings: Annotated[str, typer.Option(help="Of a program's sharded tables: fp32, fp16 or int8.")] = "fp32",
+    compiled: Annotated[bool, typer.Option("--compiled", help="Compile the program with AOTInductor too (minutes).")] = False,
+    since: Annotated[Path | None, typer.Option(help="The checkpoint that a delta is from.")] = None,
+    shard_bytes: Annotated[int, typer.Option(min=1, help="Size from which safetensors go on in another file.")] = 2 * 10**9,
+) -> None:
+    """Write what others load: safetensors with an index, a scoring program, or the rows changed since another checkpoint."""
+
+    def body() -> None:
+        if format not in ("safetensors", "program", "delta"):
+            raise UserError(f"--format {format}: allowed are safetensors, program, delta")
+        if embeddings not in ("fp32", "fp16", "int8"):
+            raise UserError(f"--embeddings {embeddings}: allowed are fp32, fp16, int8")
+        if (since is None) == (format == "delta"):
+            raise UserError("--since names the older checkpoint of --format delta, and is for it alone")
+        from home_dist.export.source import Source
+        from home_dist.export.weights import export_delta, export_weights
+
+        source = Source.open(run)
+        if format == "safetensors":
+            export_weights(source, out, shard_bytes)
+        elif since is not None:
+            for table, rows in export_delta(source, Source.open(since), out).items():
+                print(f"table {table}: {rows:,} of {source.table_shape(table)[0]:,} rows changed")
+        else:
+            from home_dist.export.program import export_program
+            from home_dist.training.ranks import form_ranks
+
+            ranks = form_ranks(source.config.distributed)
+            for p in export_program(source, out, embeddings, compiled, ranks):  # type: ignore[arg-type]
+                auc = f"AUC {p.trainer_auc:.4f} -> {p.program_auc:.4f}"
+                print(f"task {p.task}: largest difference to the trainer {p.largest_difference:.2e}, {auc} on the test split")
+        print(f"written to {out}")
+
+    _run(body)
+
+
+@app.command()
+def score(
+    program: Annotated[Path, typer.Argument(help="Folder that `home-dist export --format program` wrote.")],
+    data: Annotated[Path, typer.Argument(help="A Parquet file, or a folder of them, with the program's columns.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must not be there yet.")],
+    keep: Annotated[list[str] | None, typer.Option(help="A column to copy beside the scores; several times.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows that are scored together.")] = 4096,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Run the program that AOTInductor compiled.")] = False,
+) -> None:
+    """Score Parquet files with an exported program: a column of probabilities per task."""
+
+    def body() -> None:
+        from home_dist.export.scoring import score_files
+
+        count = score_files(program, data, out, keep or [], rows, compiled)
+        print(f"{count:,} rows scored, written to {out}")
+
+    _run(body)
+
+
 checkpoints = typer.Typer(no_args_is_help=True, help="List, verify, show, compare and remove checkpoints.")
 app.add_typer(checkpoints, name="checkpoints")
 _Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint's folder, a run.dir for its newest one, or RUN/best.")]

@@ -7,7 +7,7 @@ tensors' bytes one after another; everything here is read back by the library al
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,9 +47,11 @@ class Stream:
         return Stream(name, values.dtype, tuple(values.shape), lambda: iter([values]))
 
 
-def write_sharded(folder: Path, groups: dict[str, Sequence[Stream]], shard_bytes: int, metadata: dict[str, str]) -> dict[str, str]:
-    """Writes PART-00001-of-0000N.safetensors for each part of `groups`, no two parts in one file, and the index of all in Hugging
-    Face's convention. A tensor lies in one file, however large. Returns file by tensor."""
+def write_sharded(
+    folder: Path, groups: Mapping[str, Sequence[Stream]], shard_bytes: int, metadata: dict[str, str]
+) -> dict[str, str]:
+    """Writes PART-00001-of-0000N.safetensors for each part of `groups`, no two parts in one file, and the index of all in
+    Hugging Face's convention. A tensor lies in one file, however large. Returns file by tensor."""
     where: dict[str, str] = {}
     for part, streams in groups.items():
         shards: list[list[Stream]] = []
@@ -87,7 +89,7 @@ def write_file(path: Path, streams: Sequence[Stream], metadata: dict[str, str]) 
             written = 0
             for block in stream.blocks():
                 flat = block.detach().to(stream.dtype).contiguous().reshape(-1)
-                written += file.write(memoryview(flat.view(torch.uint8).numpy()))
+                written += file.write(flat.view(torch.uint8).numpy().tobytes())
             if written != stream.bytes:
                 raise ValueError(f"{stream.name}: {written} bytes instead of {stream.bytes}")
         file.flush()

@@ -1,9 +1,10 @@
-"""`home-dist export --format safetensors`: a checkpoint for whoever has the safetensors library; and `--format delta`: the rows of
+"""`home-dist export --format safetensors`: a checkpoint for whoever has the safetensors library; `--format delta`: the rows of
 tables that changed since another checkpoint, to update a server with."""
 
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def export_weights(source: Source, out: Path, shard_bytes: int = SHARD_BYTES) ->
     groups = {
         "dense": [_dense(source, name) for name in source.dense()],
         "tables": [
-            Stream(f"tables.{table}.weight", torch.float32, source.table_shape(table), lambda t=table: source.rows(t))
+            Stream(f"tables.{table}.weight", torch.float32, source.table_shape(table), partial(source.rows, table))
             for table in sorted(source.places)
         ],
     }
@@ -70,8 +71,8 @@ def write_meaning(source: Source, folder: Path) -> None:
 
 
 def export_delta(source: Source, since: Source, out: Path) -> dict[str, int]:
-    """Folder `out`: for each table with changes `tables.NAME.rows` (n,) and `tables.NAME.values` (n, dim), and dense tensors that
-    differ, whole. Returns by table how many rows. Raises CheckpointError where no rows can be told apart."""
+    """Folder `out`: for each table with changes `tables.NAME.rows` (n,) and `tables.NAME.values` (n, dim), and dense tensors
+    that differ, whole. Returns by table how many rows. Raises CheckpointError where no rows can be told apart."""
     changed: dict[str, torch.Tensor] = {}
     for table in sorted(source.places):
         if table not in since.places or since.table_shape(table)[1] != source.table_shape(table)[1]:
@@ -87,7 +88,7 @@ def export_delta(source: Source, since: Source, out: Path) -> dict[str, int]:
         if len(rows):
             groups["tables"].append(Stream.of(f"tables.{table}.rows", rows))
             shape = (len(rows), source.table_shape(table)[1])
-            values = Stream(f"tables.{table}.values", torch.float32, shape, lambda t=table, r=rows: _picked(source, t, r))
+            values = Stream(f"tables.{table}.values", torch.float32, shape, partial(_picked, source, table, rows))
             groups["tables"].append(values)
     metadata = source.metadata() | {"since": since.checkpoint.name, "since_step": str(since.record.state.step)}
 
