@@ -48,7 +48,7 @@ RANKS, DIM, BATCH = 2, 64, 1024
 TABLES = ("user", "video", "author")
 
 
-def write_data(folder: Path, rows: int) -> Schema:
+def write_data(folder: Path, rows: int, samples: int = BATCH * RANKS * 8) -> Schema:
     """Random ids of three tables, one label."""
     schema = Schema.model_validate(
         {
@@ -58,7 +58,6 @@ def write_data(folder: Path, rows: int) -> Schema:
         }
     )
     random = np.random.default_rng(0)
-    samples = BATCH * RANKS * 8
     columns = {t: random.integers(0, rows, samples).astype(np.int32) for t in TABLES}
     (folder / "train").mkdir(parents=True)
     table = pa.table(columns | {"like": random.integers(0, 2, samples).astype(np.int8)})

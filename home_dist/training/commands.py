@@ -1,6 +1,7 @@
 """`home-dist train` and `home-dist evaluate`, as every rank runs them."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from torch import nn
@@ -31,6 +32,12 @@ def train(config: RunConfig, ranks: Ranks) -> None:
     together(lambda: slice_columns(inputs.layout, config.metrics.slices))
     folder = RunFolder(config.run.dir)
     together(lambda: folder.claim(config, schema) if ranks.first else None)
+    with ExitStack() as lock:
+        together(lambda: lock.enter_context(folder.locked()) if ranks.first else None)
+        _train(config, ranks, screen, inputs, folder)
+
+
+def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, folder: RunFolder) -> None:
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint)
     newest = _newest(checkpoints, screen, ranks)
     reader = inputs.training_reader(ranks)

@@ -96,7 +96,7 @@ def test_a_program_scores_as_the_trainer(embeddings, bound, trained, tmp_path):
     # Any batch size, one with empty lists only included, gives the trainer's scores of each row.
     kept = np.load(trained / "run" / "scores" / "test.npz")
     rows = pq.read_table(trained / "data" / "test")
-    for size in (1, 7, 4096):
+    for size in (1, 7) if embeddings == "fp32" else (4096,):
         out = tmp_path / f"scores-{size}"
         call("score", tmp_path / "program", trained / "data" / "test", "--out", out, "--keep", "row_id", "--rows", size)
         found = pq.read_table(out)

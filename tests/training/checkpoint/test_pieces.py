@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributed.checkpoint.api import CheckpointException
 
 from home_dist.errors import CheckpointError
 from home_dist.training.checkpoint import open_stored, pieces
@@ -56,15 +57,20 @@ def test_boxes_are_read_back_whatever_they_were_written_in(data):
 
 
 def test_what_does_not_fit_is_named(tmp_path):
-    write_pieces(tmp_path, [Piece("x", (4, 2), (0, 0), torch.zeros(2, 2))], None)
+    write_pieces(tmp_path, [Piece.whole("x", torch.zeros(4, 2))], None)
     stored = Stored(tmp_path)
     for piece, message in (
         (Piece.whole("y", torch.zeros(1)), "holds no y"),
         (Piece.whole("x", torch.zeros(5, 2)), r"x is \(4, 2\) there, \(5, 2\) here"),
-        (Piece.whole("x", torch.zeros(4, 2)), "x has gaps"),
+        (Piece("x", (4, 2), (3, 0), torch.zeros(2, 2)), "x has gaps"),
     ):
         with pytest.raises(ValueError, match=message):
             stored.read([piece])
+
+
+def test_half_a_tensor_is_not_written(tmp_path):
+    with pytest.raises(CheckpointException, match="pieces of x do not make up the whole"):
+        write_pieces(tmp_path, [Piece("x", (4, 2), (0, 0), torch.zeros(2, 2))], None)
 
 
 class Evil:
