@@ -257,7 +257,7 @@ def _attempt(kind: str, trial: Trial, codes: list[int]) -> Outcome:
     codes.append(job.wait(TIMEOUT))
     logs, recovery = [job.log], job.seconds_to_first_step() if kind in DAMAGE else None
     for start in range(2):
-        if codes[-1] == 0:
+        if codes[-1] == 0 and trial.checkpoints.newest() is not None:
             break
         again = trial.start(f"again-{start}")
         codes.append(again.wait(TIMEOUT))
@@ -265,7 +265,7 @@ def _attempt(kind: str, trial: Trial, codes: list[int]) -> Outcome:
         if recovery is None:
             recovery = again.seconds_to_first_step()
     problem, samples = "", 0
-    if codes[-1] != 0:
+    if codes[-1] != 0 or trial.checkpoints.newest() is None:
         problem = f"does not end well: {logs[-1].read_text()[-300:]}"
     else:
         tensors, samples, step = read(trial.checkpoints)
