@@ -52,7 +52,9 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="run.dir of a run.")],
     split: Annotated[list[str] | None, typer.Option(help="train, validation or test; may be given several times.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="A checkpoint of the run; by default the newest.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A checkpoint of the run, or RUN/best; by default the newest.")
+    ] = None,
 ) -> None:
     """Evaluate a run's checkpoint, on any number of ranks."""
 

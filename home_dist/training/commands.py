@@ -4,15 +4,17 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from home_dist.config import RunConfig
 from home_dist.embeddings.sharding import plan_rows
-from home_dist.errors import CheckpointError, ConfigError
+from home_dist.errors import ConfigError
 from home_dist.metrics import mean_row
 from home_dist.schema import load_schema
 from home_dist.training.build import Inputs, build, open_inputs
 from home_dist.training.checkpoint import Checkpoints, Saver, TrainState, load, read_record, read_state
+from home_dist.training.checkpoint.looking import find
 from home_dist.training.evaluate import Evaluation, evaluate, record, slice_columns
 from home_dist.training.events import EventLog
 from home_dist.training.observer import Observer
@@ -88,7 +90,9 @@ def _newest(checkpoints: Checkpoints, screen: Screen, ranks: Ranks) -> Path | No
     if checkpoints.keep.damaged == "skip":
         for note in together(lambda: checkpoints.set_damaged_aside() if ranks.first else []):
             screen.say(f"note: {note}")
-    return checkpoints.newest()
+    found = [checkpoints.newest() if ranks.first else None]
+    torch.distributed.broadcast_object_list(found)  # a shared file system may show the ranks different states of the folder
+    return found[0]
 
 
 def _validation(inputs: Inputs, model: nn.Module, ranks: Ranks) -> Callable[[], dict[str, float]]:
@@ -110,9 +114,7 @@ def evaluate_run(run_dir: Path, checkpoint: Path | None, splits: tuple[str, ...]
     folder = RunFolder(run_dir)
     config, schema = together(folder.open)
     screen.say(detected(ranks, config.kernel))
-    chosen = checkpoint or Checkpoints(folder.checkpoints, config.checkpoint).newest()
-    if chosen is None:
-        raise CheckpointError(f"{folder.checkpoints}: no complete checkpoint yet; run `home-dist train` first.")
+    chosen = together(lambda: find(checkpoint or run_dir))
     inputs = together(lambda: open_inputs(config, schema, splits))
     built = together(lambda: build(inputs, ranks))
     screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))

@@ -82,6 +82,8 @@ class RunFolder:
                 raise ConfigError(
                     f"run.dir {self.path}: another process trains into it. Wait for it or end it, or choose another run.dir."
                 ) from None
+            except OSError:
+                pass  # a file system without locks
             yield
 
     def open(self) -> tuple[RunConfig, Schema]:

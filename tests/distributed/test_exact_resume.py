@@ -14,7 +14,7 @@ from home_dist.training.checkpoint import TrainState, open_stored
 from tests.factory import make_config, make_data
 from tests.ranks import REPOSITORY, Ended, environment, finish, free_port, settings
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 # Progress lines less often than checkpoints, so that the sums of an interval must come back too.
 OPTIONS = settings(
@@ -45,7 +45,7 @@ def told(state: TrainState) -> str:
     return json.dumps(replace(state, position=replace(state.position, dealt=None)).to_json())
 
 
-@pytest.mark.parametrize(("ranks", "seed"), [(2, 0), pytest.param(1, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("ranks", "seed"), [(2, 0), (1, 1)])
 def test_stopped_at_random_steps(ranks, seed, tmp_path):
     data = make_data(tmp_path / "data", rows=130 * ranks, files=3, row_group=60)
     config = make_config(tmp_path, data, batch_size=32)

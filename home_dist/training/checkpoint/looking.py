@@ -34,7 +34,11 @@ def find(path: Path) -> Path:
     there = checkpoints_of(run)
     found = there.best() if best else there.newest()
     if found is None:
-        what = "no checkpoint was measured; set checkpoint.best" if best else "no complete checkpoint yet"
+        what = (
+            "no checkpoint was measured; set checkpoint.best"
+            if best
+            else "no complete checkpoint yet; run `home-dist train` first"
+        )
         raise CheckpointError(f"{there.folder}: {what}.")
     return found
 

@@ -90,6 +90,6 @@ def versions() -> dict[str, str]:
 def code_hash() -> str:
     """Of this package's source files, which tells two states of the code apart where the version is the same."""
     folder, digest = Path(home_dist.__file__).parent, hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".cpp")):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".cpp", ".hpp")):
         digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
