@@ -116,7 +116,7 @@ def optimizer_pieces(model: DistributedModelParallel, optimizer: KeyedOptimizer)
                 yield Piece.whole(f"tables/{table}/{key}", value)
         else:
             size, blocks, logical = tuple(value.size()), plans[table].blocks, f"tables/{table}/{key}"
-            for shard in value.local_shards():
+            for shard in _filled(value):
                 if shard.tensor.dim() == 2:
                     yield Piece(logical, size, tuple(shard.metadata.shard_offsets), shard.tensor)
                 else:
@@ -125,6 +125,11 @@ def optimizer_pieces(model: DistributedModelParallel, optimizer: KeyedOptimizer)
     for table, steps in _fused_steps(model).items():
         if plans[table].sharding != "data_parallel" and plans[table].shards[0].rank == dist.get_rank():
             yield Piece.whole(f"tables/{table}/steps", torch.tensor(steps))
+
+
+def _filled(value: Any) -> list[Any]:
+    """Local shards; with more ranks than rows some are empty, and lie beyond the last row."""
+    return [shard for shard in value.local_shards() if shard.tensor.numel()]
 
 
 def _place(size: tuple[int, ...], shard: Any, blocks: Columns) -> tuple[int, int, tuple[int, int]]:
@@ -177,7 +182,7 @@ def load_optimizer(
                 pieces.append(Piece.whole(f"tables/{table}/{key}", value))
         else:
             size, blocks = tuple(value.size()), plans[table].blocks
-            for shard in value.local_shards():
+            for shard in _filled(value):
                 if shard.tensor.dim() == 2:
                     pieces.append(Piece(f"tables/{table}/{key}", size, tuple(shard.metadata.shard_offsets), shard.tensor))
                 else:
