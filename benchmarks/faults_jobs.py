@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from home_dist import cli
 from home_dist.config import load_config
 from home_dist.training import commands, ranks
-from home_dist.training.checkpoint import loading, manifest, saver
+from home_dist.training.checkpoint import loading, saver
 
 RANKS = 2
 Act = Callable[[], None]
@@ -29,7 +29,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "a step": (saver.Saver, "check"),
     "the copy": (saver.Saver, "_copied"),
     "the start of a save": (saver.Saver, "_begin"),
-    "the shards": (saver, "_write_shards"),
+    "the shards": (saver, "write_pieces"),
     "the hashes": (saver, "_own_files"),
     "the manifest": (saver, "write_manifest"),
     "the last rename": (saver, "sync"),
@@ -191,6 +191,3 @@ def _alive(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-__all__ = ["POINTS", "RANKS", "Fault", "Job", "manifest", "start"]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,8 @@ from home_dist.training.checkpoint.manifest import Files, cannot_write, entry, s
 from home_dist.training.checkpoint.pieces import METADATA, Piece, write_pieces
 from home_dist.training.checkpoint.state import Record, TrainState, versions
 from home_dist.training.ranks import OtherRankFailed, together
+
+Result = TypeVar("Result")
 
 
 class Saver:
@@ -122,15 +124,25 @@ class Saver:
         return run
 
     def _write(self, final: Path, pieces: list[Piece], record: Record, meter: Any | None) -> None:
-        writing, group = final.with_name(final.name + WRITING), self.group
+        writing = final.with_name(final.name + WRITING)
+
+        def together_writing(action: Callable[[], Result]) -> Result:
+            def guarded() -> Result:
+                try:
+                    return action()
+                except (dcp.api.CheckpointException, OSError, RuntimeError) as error:
+                    raise cannot_write(writing, error) from None
+
+            return together(guarded, self.group)
+
         try:
-            together(lambda: self._begin(writing), group)
-            together(lambda: _write_shards(writing, pieces, group), group)
+            together_writing(lambda: self._begin(writing))
+            together_writing(lambda: write_pieces(writing, pieces, self.group))
             parts: list[tuple[Files, Any]] = [({}, None)] * dist.get_world_size()
-            dist.all_gather_object(parts, (together(lambda: _own_files(writing), group), meter), group)
+            dist.all_gather_object(parts, (together_writing(lambda: _own_files(writing)), meter), self.group)
             files = {name: e for part, _ in parts for name, e in part.items()}
             whole = replace(record, state=replace(record.state, meter=[m for _, m in parts] if meter is not None else None))
-            together(lambda: self._seal(writing, final, whole, files), group)
+            together_writing(lambda: self._seal(writing, final, whole, files))
         except (CheckpointError, OtherRankFailed):
             if not dist.get_rank():
                 shutil.rmtree(writing, ignore_errors=True)  # all ranks have stopped writing; what is there fills the disk
@@ -140,38 +152,22 @@ class Saver:
         """On the first rank: an empty folder to write to."""
         if dist.get_rank():
             return
-        try:
-            self.checkpoints.folder.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.clear_unfinished()
-            writing.mkdir()
-        except OSError as error:
-            raise cannot_write(writing, error) from None
+        self.checkpoints.folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoints.clear_unfinished()
+        writing.mkdir()
 
     def _seal(self, writing: Path, final: Path, record: Record, files: Files) -> None:
         """On the first rank: the manifest, the final name, and old ones removed."""
         if dist.get_rank():
             return
-        try:
-            write_durably(writing / STATE, json.dumps(record.to_json(), indent=1).encode())
-            write_manifest(writing, files | {name: entry(writing / name) for name in (METADATA, STATE)})
-            sync(writing)
-            writing.rename(final)
-            sync(self.checkpoints.folder)
-            self.checkpoints.prune()
-        except OSError as error:
-            raise cannot_write(writing, error) from None
-
-
-def _write_shards(writing: Path, pieces: list[Piece], group: dist.ProcessGroup | None) -> None:
-    try:
-        write_pieces(writing, pieces, group)
-    except (dcp.api.CheckpointException, OSError, RuntimeError) as error:
-        raise cannot_write(writing, error) from None
+        write_durably(writing / STATE, json.dumps(record.to_json(), indent=1).encode())
+        write_manifest(writing, files | {name: entry(writing / name) for name in (METADATA, STATE)})
+        sync(writing)
+        writing.rename(final)
+        sync(self.checkpoints.folder)
+        self.checkpoints.prune()
 
 
 def _own_files(writing: Path) -> Files:
     # torch.distributed.checkpoint names a rank's files __RANK_N.distcp.
-    try:
-        return {p.name: entry(p) for p in writing.glob(f"__{dist.get_rank()}_*")}
-    except OSError as error:
-        raise cannot_write(writing, error) from None
+    return {p.name: entry(p) for p in writing.glob(f"__{dist.get_rank()}_*")}
