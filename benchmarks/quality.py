@@ -123,7 +123,7 @@ def _scores(run: Path, ranks: Ranks, test: baselines.Part) -> NDArray:
     config, schema = folder.open()
     inputs = open_inputs(config, schema, ("test",))
     built = build(inputs, ranks)
-    newest = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).newest()
+    newest = Checkpoints(folder.checkpoints, config.checkpoint).newest()
     if newest is None:
         raise SystemExit(f"{folder.checkpoints}: the run left no checkpoint")
     load(newest, built.model, None)

@@ -1,5 +1,6 @@
-"""home-dist: train, evaluate, inspect, doctor."""
+"""home-dist: train, evaluate, inspect, checkpoints, doctor and the rest."""
 
+import json
 import logging
 import os
 import sys
@@ -24,12 +25,20 @@ Overrides = Annotated[
 
 
 @app.command()
-def train(config: Annotated[Path, typer.Argument(help="TOML file of the run.")], overrides: Overrides = None) -> None:
+def train(
+    config: Annotated[Path, typer.Argument(help="TOML file of the run.")],
+    overrides: Overrides = None,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option("--from", help="A checkpoint or run.dir that a new run begins with; [checkpoint.warm_start] says more."),
+    ] = None,
+) -> None:
     """Train a model. The same command goes on with a run that was interrupted."""
 
     def body() -> None:
         notes: list[str] = []
-        settings = _alike_on_all_ranks(lambda: load_config(config, overrides or [], notes))
+        begin = [f"checkpoint.warm_start.from={json.dumps(str(warm_start))}"] if warm_start else []
+        settings = _alike_on_all_ranks(lambda: load_config(config, [*(overrides or []), *begin], notes))
         if os.environ.get("RANK", "0") == "0":
             for note in notes:
                 print(f"note: {note}", flush=True)
@@ -44,7 +53,9 @@ def train(config: Annotated[Path, typer.Argument(help="TOML file of the run.")],
 def evaluate(
     run: Annotated[Path, typer.Argument(help="run.dir of a run.")],
     split: Annotated[list[str] | None, typer.Option(help="train, validation or test; may be given several times.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="A checkpoint of the run; by default the newest.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A checkpoint of the run, or RUN/best; by default the newest.")
+    ] = None,
 ) -> None:
     """Evaluate a run's checkpoint, on any number of ranks."""
 
@@ -231,6 +242,151 @@ def buckets(
             for bucket in range(known[name].buckets):
                 held = known[name].values_of(bucket)
                 print(f"  {bucket:>4}  " + ("missing" if held is None else f"{held[0]!r} <= value < {held[1]!r}"))
+
+    _run(body)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run.dir for its newest checkpoint, RUN/best, or a checkpoint's folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must not be there yet.")],
+    format: Annotated[str, typer.Option(help="safetensors, program or delta.")] = "safetensors",
+    embeddings: Annotated[str, typer.Option(help="Of a program's sharded tables: fp32, fp16 or int8.")] = "fp32",
+    compiled: Annotated[bool, typer.Option("--compiled", help="Compile the program with AOTInductor too (minutes).")] = False,
+    since: Annotated[Path | None, typer.Option(help="The checkpoint that a delta is from.")] = None,
+    shard_bytes: Annotated[int, typer.Option(min=1, help="Size from which safetensors go on in another file.")] = 2 * 10**9,
+) -> None:
+    """Write what others load: safetensors with an index, a scoring program, or the rows changed since another checkpoint."""
+
+    def body() -> None:
+        if format not in ("safetensors", "program", "delta"):
+            raise UserError(f"--format {format}: allowed are safetensors, program, delta")
+        if embeddings not in ("fp32", "fp16", "int8"):
+            raise UserError(f"--embeddings {embeddings}: allowed are fp32, fp16, int8")
+        if (since is None) == (format == "delta"):
+            raise UserError("--since names the older checkpoint of --format delta, and is for it alone")
+        from home_dist.export.source import Source
+        from home_dist.export.weights import export_delta, export_weights
+
+        source = Source.open(run)
+        if format == "safetensors":
+            export_weights(source, out, shard_bytes)
+        elif since is not None:
+            for table, rows in export_delta(source, Source.open(since), out).items():
+                print(f"table {table}: {rows:,} of {source.table_shape(table)[0]:,} rows changed")
+        else:
+            from home_dist.export.program import export_program
+            from home_dist.training.ranks import form_ranks
+
+            ranks = form_ranks(source.config.distributed)
+            for p in export_program(source, out, embeddings, compiled, ranks):  # type: ignore[arg-type]
+                auc = f"AUC {p.trainer_auc:.4f} -> {p.program_auc:.4f}"
+                print(f"task {p.task}: largest difference to the trainer {p.largest_difference:.2e}, {auc} on the test split")
+        print(f"written to {out}")
+
+    _run(body)
+
+
+@app.command()
+def score(
+    program: Annotated[Path, typer.Argument(help="Folder that `home-dist export --format program` wrote.")],
+    data: Annotated[Path, typer.Argument(help="A Parquet file, or a folder of them, with the program's columns.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must not be there yet.")],
+    keep: Annotated[list[str] | None, typer.Option(help="A column to copy beside the scores; several times.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows that are scored together.")] = 4096,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Run the program that AOTInductor compiled.")] = False,
+) -> None:
+    """Score Parquet files with an exported program: a column of probabilities per task."""
+
+    def body() -> None:
+        from home_dist.export.scoring import score_files
+
+        count = score_files(program, data, out, keep or [], rows, compiled)
+        print(f"{count:,} rows scored, written to {out}")
+
+    _run(body)
+
+
+checkpoints = typer.Typer(no_args_is_help=True, help="List, verify, show, compare and remove checkpoints.")
+app.add_typer(checkpoints, name="checkpoints")
+_Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint's folder, a run.dir for its newest one, or RUN/best.")]
+
+
+@checkpoints.command("ls")
+def checkpoints_ls(run: Annotated[Path, typer.Argument(help="run.dir of a run.")]) -> None:
+    """List a run's checkpoints with their metrics, and which of them stay."""
+
+    def body() -> None:
+        from home_dist.training.checkpoint import looking
+        from home_dist.training.tables import Screen
+
+        Screen(True).table(looking.listing(run))
+
+    _run(body)
+
+
+@checkpoints.command("verify")
+def checkpoints_verify(
+    path: Annotated[Path, typer.Argument(help="A checkpoint's folder, or a run.dir for all of them.")],
+) -> None:
+    """Check every file against the manifest's size and SHA-256; what is damaged is named, the newest intact one offered."""
+
+    def body() -> None:
+        from home_dist.training.checkpoint import looking
+
+        for line in looking.verified(path):
+            print(line, flush=True)
+
+    _run(body)
+
+
+@checkpoints.command("show")
+def checkpoints_show(path: _Checkpoint) -> None:
+    """Show what is in a checkpoint: step, metrics, versions, tables with shapes and norms, dense parameters."""
+
+    def body() -> None:
+        from home_dist.training.checkpoint import looking
+        from home_dist.training.tables import Screen
+
+        text, *tables = looking.shown(looking.find(path))
+        screen = Screen(True)
+        screen.say(text)
+        for table in tables:
+            screen.table(table)
+
+    _run(body)
+
+
+@checkpoints.command("diff")
+def checkpoints_diff(before: _Checkpoint, after: _Checkpoint) -> None:
+    """Show what changed between two checkpoints: settings, versions, metrics, rows of tables, dense parameters."""
+
+    def body() -> None:
+        from home_dist.training.checkpoint import looking
+        from home_dist.training.tables import Screen
+
+        text, table = looking.compared(looking.find(before), looking.find(after))
+        screen = Screen(True)
+        screen.say(text)
+        screen.table(table)
+
+    _run(body)
+
+
+@checkpoints.command("prune")
+def checkpoints_prune(
+    run: Annotated[Path, typer.Argument(help="run.dir of a run that is not training.")],
+    keep_last: Annotated[int | None, typer.Option(min=1, help="Instead of the run's own checkpoint.keep_last.")] = None,
+    keep_every: Annotated[int | None, typer.Option(min=1, help="Instead of the run's own checkpoint.keep_every.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+) -> None:
+    """Remove checkpoints that the rules do not keep."""
+
+    def body() -> None:
+        from home_dist.training.checkpoint import looking
+
+        for line in looking.pruned(run, keep_last, keep_every, dry_run):
+            print(line)
 
     _run(body)
 

@@ -18,6 +18,7 @@ class ReplicatedTables(nn.Module):
         tables = {i.table.name: i.table for i in inputs}
         self.dims = sorted({t.dim for t in tables.values()})
         self._offset: dict[str, int] = {}
+        self._weight = {name: str(table.dim) for name, table in tables.items()}
         self.weights = nn.ParameterDict()
         for dim in self.dims:
             rows = 0
@@ -33,6 +34,10 @@ class ReplicatedTables(nn.Module):
             self.register_buffer(f"columns_{dim}", torch.tensor(self._columns[dim], dtype=torch.int64), persistent=False)
             offsets = torch.tensor([self._offset[i.table.name] for i in chosen], dtype=torch.int64)
             self.register_buffer(f"offsets_{dim}", offsets, persistent=False)
+
+    def place(self, table: str) -> tuple[str, int]:
+        """Which of `weights` a table lies in, and its first row there."""
+        return self._weight[table], self._offset[table]
 
     def single(self, small: torch.Tensor) -> dict[int, torch.Tensor]:
         """small: (B, S) ids, by column -> per width the embeddings of its columns, (B, columns, dim)."""

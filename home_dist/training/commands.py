@@ -1,15 +1,20 @@
 """`home-dist train` and `home-dist evaluate`, as every rank runs them."""
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from home_dist.config import RunConfig
 from home_dist.embeddings.sharding import plan_rows
-from home_dist.errors import CheckpointError
+from home_dist.errors import ConfigError
+from home_dist.metrics import mean_row
 from home_dist.schema import load_schema
 from home_dist.training.build import Inputs, build, open_inputs
-from home_dist.training.checkpoint import Checkpoints, TrainState, load, read_state
+from home_dist.training.checkpoint import Checkpoints, Saver, TrainState, load, read_record, read_state
+from home_dist.training.checkpoint.looking import find
 from home_dist.training.evaluate import Evaluation, evaluate, record, slice_columns
 from home_dist.training.events import EventLog
 from home_dist.training.observer import Observer
@@ -17,6 +22,7 @@ from home_dist.training.ranks import Ranks, together
 from home_dist.training.run_folder import RunFolder
 from home_dist.training.tables import Screen, derived, detected, evaluation_table, kernel_taken, plan_table, slice_table
 from home_dist.training.trainer import Trainer, total_steps
+from home_dist.training.warm_start import WarmStart
 
 
 def train(config: RunConfig, ranks: Ranks) -> None:
@@ -28,12 +34,20 @@ def train(config: RunConfig, ranks: Ranks) -> None:
     together(lambda: slice_columns(inputs.layout, config.metrics.slices))
     folder = RunFolder(config.run.dir)
     together(lambda: folder.claim(config, schema) if ranks.first else None)
-    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep_last)
-    newest = checkpoints.newest()
+    with ExitStack() as lock:
+        together(lambda: lock.enter_context(folder.locked()) if ranks.first else None)
+        _train(config, ranks, screen, inputs, folder)
+
+
+def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, folder: RunFolder) -> None:
+    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint)
+    newest = _newest(checkpoints, screen, ranks)
     reader = inputs.training_reader(ranks)
     state = TrainState(0, 0, False, reader.position(0, 0), ranks.world_size)
     if newest is not None:
         state = together(lambda: read_state(newest))
+        for change in read_record(newest).other_versions():
+            screen.say(f"note: {newest} was written with {change}: the run need not go on bit for bit")
         position = state.position
         together(lambda: reader.resume(position))
 
@@ -51,9 +65,15 @@ def train(config: RunConfig, ranks: Ranks) -> None:
     if newest is not None:
         load(newest, built.model, built.optimizer)
         screen.say(f"resuming from {newest}: step {state.step:,} of {steps:,}")
+    elif config.checkpoint.warm_start is not None:
+        section = config.checkpoint.warm_start
+        for line in together(lambda: WarmStart(section, inputs).fill(built.model)):
+            screen.say(line)
     log = EventLog(folder.tensorboard if ranks.first and config.log.tensorboard else None, state.step)
     observer = Observer(built, inputs.schema, config, folder.insight, log, ranks, screen, state.step)
-    state = Trainer(inputs, built, reader, checkpoints, log, observer, ranks, screen).run(state, steps)
+    saver = Saver(checkpoints, config.model_dump(mode="json", exclude_none=True, by_alias=True), config.checkpoint.asynchronous)
+    validate = _validation(inputs, built.model, ranks) if config.checkpoint.best else None
+    state = Trainer(inputs, built, reader, saver, log, observer, ranks, screen, validate).run(state, steps)
     for split, found in evaluate_splits(inputs, built.model, ranks, screen).items():
         log.evaluation(state.step, split, found.tasks)
         if ranks.first:
@@ -65,15 +85,36 @@ def train(config: RunConfig, ranks: Ranks) -> None:
     )
 
 
+def _newest(checkpoints: Checkpoints, screen: Screen, ranks: Ranks) -> Path | None:
+    """The one to go on from; with `[checkpoint] damaged = "skip"` the first rank sets damaged ones aside before."""
+    if checkpoints.keep.damaged == "skip":
+        for note in together(lambda: checkpoints.set_damaged_aside() if ranks.first else []):
+            screen.say(f"note: {note}")
+    found = [checkpoints.newest() if ranks.first else None]
+    torch.distributed.broadcast_object_list(found)  # a shared file system may show the ranks different states of the folder
+    return found[0]
+
+
+def _validation(inputs: Inputs, model: nn.Module, ranks: Ranks) -> Callable[[], dict[str, float]]:
+    """Measures the validation split: means over tasks, by "validation/auc" and so on."""
+    if "validation" not in inputs.files:
+        raise ConfigError("checkpoint.best needs a validation split: set data.validation, or leave checkpoint.best out")
+
+    def measure() -> dict[str, float]:
+        reader = inputs.evaluation_reader("validation", ranks)
+        found = mean_row(evaluate(model, reader, inputs.schema, inputs.layout, inputs.config, ranks).tasks)
+        return {f"validation/{name}": getattr(found, name) for name in ("auc", "gauc", "log_loss")}
+
+    return measure
+
+
 def evaluate_run(run_dir: Path, checkpoint: Path | None, splits: tuple[str, ...], ranks: Ranks) -> None:
     """Evaluates a run's newest, or the given, checkpoint. Raises UserError."""
     screen = Screen(ranks.first)
     folder = RunFolder(run_dir)
     config, schema = together(folder.open)
     screen.say(detected(ranks, config.kernel))
-    chosen = checkpoint or Checkpoints(folder.checkpoints, config.checkpoint.keep_last).newest()
-    if chosen is None:
-        raise CheckpointError(f"{folder.checkpoints}: no complete checkpoint yet; run `home-dist train` first.")
+    chosen = together(lambda: find(checkpoint or run_dir))
     inputs = together(lambda: open_inputs(config, schema, splits))
     built = together(lambda: build(inputs, ranks))
     screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))

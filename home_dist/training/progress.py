@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -43,6 +44,24 @@ class Meter:
         for name, loss in output.auxiliary.items():
             self._auxiliary[name] = self._auxiliary[name] + loss if name in self._auxiliary else loss.double()
         self._steps += 1
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint within an interval must hold for the resumed run to tell the interval's losses the same."""
+        sums = None if self._sums is None else self._sums.tolist()
+        return {"sums": sums, "auxiliary": {n: float(x) for n, x in self._auxiliary.items()}, "steps": self._steps}
+
+    def resume(self, states: list[dict[str, Any]], device: torch.device) -> None:
+        """states: of all ranks of the run that was stopped. On another number of ranks the first one takes all sums."""
+        rank, world = dist.get_rank(), dist.get_world_size()
+        mine = [states[rank]] if len(states) == world else states if rank == 0 else []
+        for state in mine:
+            if state["sums"] is not None:
+                sums = torch.tensor(state["sums"], dtype=torch.float64, device=device)
+                self._sums = sums if self._sums is None else self._sums + sums
+            for name, loss in state["auxiliary"].items():
+                extra = torch.tensor(loss, dtype=torch.float64, device=device)
+                self._auxiliary[name] = self._auxiliary[name] + extra if name in self._auxiliary else extra
+            self._steps += state["steps"]
 
     def restart_clock(self) -> None:
         """Leaves the steps so far out of the rate, because the first ones are slow."""

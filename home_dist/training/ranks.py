@@ -76,10 +76,11 @@ def leave_ranks() -> None:
         dist.destroy_process_group()
 
 
-def together(action: Callable[[], Result]) -> Result:
+def together(action: Callable[[], Result], group: dist.ProcessGroup | None = None) -> Result:
     """Runs `action` on each rank; when it fails on some, all ranks stop, and only the first of these tells why.
 
-    Raises that rank's UserError there and OtherRankFailed on all others, so that the message stands once.
+    Raises that rank's UserError there and OtherRankFailed on all others, so that the message stands once. group: of all ranks,
+    for a thread that must not disturb the others' collectives.
     """
     result, error = None, None
     try:
@@ -87,7 +88,7 @@ def together(action: Callable[[], Result]) -> Result:
     except UserError as caught:
         error = caught
     codes: list[int | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(codes, error.exit_code if error else None)
+    dist.all_gather_object(codes, error.exit_code if error else None, group)
     failed = [rank for rank, code in enumerate(codes) if code is not None]
     if failed:
         if error is not None and failed[0] == dist.get_rank():

@@ -1,6 +1,9 @@
 """The folder of a run: what is in it, and that no other run writes into it."""
 
+import fcntl
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +68,23 @@ class RunFolder:
                 "Restore the data or choose another run.dir."
             )
         save_config(config, self.config)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within it no other process trains into the folder. The lock goes with the process, however that ends.
+
+        Raises ConfigError where one does: such as ranks that live on after their launcher was killed.
+        """
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"run.dir {self.path}: another process trains into it. Wait for it or end it, or choose another run.dir."
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+            yield
 
     def open(self) -> tuple[RunConfig, Schema]:
         """The configuration and schema of the run that is there. Raises ConfigError when there is none."""

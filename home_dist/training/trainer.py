@@ -1,6 +1,7 @@
 """The training loop: TorchRec's pipeline, checkpoints, the progress line."""
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -9,10 +10,11 @@ from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipeline
 
 from home_dist.config import TrainSection
 from home_dist.data import Reader
+from home_dist.data.batch import Batch
 from home_dist.network import StepOutput
 from home_dist.training import progress
 from home_dist.training.build import Built, Inputs
-from home_dist.training.checkpoint import Checkpoints, TrainState
+from home_dist.training.checkpoint import Saver, TrainState
 from home_dist.training.events import EventLog
 from home_dist.training.observer import Observer
 from home_dist.training.optimizers import Schedule
@@ -38,25 +40,41 @@ class Trainer:
         inputs: Inputs,
         built: Built,
         reader: Reader,
-        checkpoints: Checkpoints,
+        saver: Saver,
         log: EventLog,
         observer: Observer,
         ranks: Ranks,
         screen: Screen,
+        validate: Callable[[], dict[str, float]] | None = None,
     ):
+        """validate: measures the model, for choosing the best checkpoint; every rank calls it."""
         self.config = inputs.config
-        self.built, self.reader, self.checkpoints = built, reader, checkpoints
+        self.built, self.reader, self.saver, self.validate = built, reader, saver, validate
         self.log, self.observer, self.ranks, self.screen = log, observer, ranks, screen
         self.tasks = [t.name for t in inputs.schema.task]
 
     def run(self, state: TrainState, total: int) -> TrainState:
         """Trains up to step `total`. Returns the state after it, which is also the newest checkpoint."""
+        try:
+            state = self._run(state, total)
+            self.saver.wait()
+            return state
+        except Exception as error:
+            cause = self.saver.settle(error)
+            if cause is error:
+                raise
+            raise cause from None
+
+    def _run(self, state: TrainState, total: int) -> TrainState:
         schedule = Schedule(self.built.optimizer, self.config.train, total)
         pipeline = self._pipeline()
         meter = progress.Meter(len(self.tasks))
         running = self._running()
+        if state.meter is not None:
+            meter.resume(state.meter, self.ranks.device)
+        measured = {k: v for k, v in state.metrics.items() if k == "loss"}
         epochs = self.reader.epochs(state.position.epoch, self.config.train.epochs)
-        batches = islice(epochs, total - state.step)
+        batches = self._until_validation(epochs, state.step, total)
         waited, began, first = self.reader.wait_seconds, time.perf_counter(), state.step
         self.built.model.train()
         while state.step < total:
@@ -68,6 +86,7 @@ class Trainer:
             if running is not None:
                 running.add(output)
             state = self._after(state, output, total)
+            self.saver.check()
             if state.step == first + _SLOW_STEPS:
                 meter.restart_clock()
                 waited, began = self.reader.wait_seconds, time.perf_counter()
@@ -80,9 +99,16 @@ class Trainer:
                 self.screen.say(progress.line(state.step, total, interval, self.ranks.world_size, pace * (total - state.step)))
                 self.log.step(state.step, interval, rate, self.tasks)
                 self.observer.interval(state.step, interval, rate)
+                measured = {"loss": interval.loss}
             every = self.config.checkpoint.every_steps
             if state.finished or (every and state.step % every == 0):
-                self.checkpoints.save(self.built.model, self.built.optimizer, state)
+                if self.validate is not None:
+                    if isinstance(pipeline, TrainPipelineSparseDist):
+                        pipeline.detach()  # the next step attaches it again
+                    measured |= self.validate()
+                    batches = self._until_validation(epochs, state.step, total)
+                state = replace(state, metrics=measured)
+                self.saver.save(self.built.model, self.built.optimizer, state, meter.state())
                 self.observer.tables(state.step, epoch_over=state.position.epoch > 0)
         epochs.close()
         if isinstance(pipeline, TrainPipelineSparseDist):
@@ -100,6 +126,12 @@ class Trainer:
             # pipeline's tracing of the model would stop.
             return TrainPipelineBase(model, optimizer, device)
         return TrainPipelineSparseDist(model, optimizer, device, execute_all_batches=True)
+
+    def _until_validation(self, batches: Iterator[Batch], step: int, total: int) -> Iterator[Batch]:
+        """What the pipeline may take: it reads ahead, and must have nothing in flight when the model is used without it."""
+        every = self.config.checkpoint.every_steps
+        until = total if self.validate is None or not every else min(total, step - step % every + every)
+        return islice(batches, until - step)
 
     def _after(self, state: TrainState, output: StepOutput, total: int) -> TrainState:
         step = state.step + 1

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from home_dist.config import load_config
+from home_dist.config import CheckpointSection, load_config
 from home_dist.schema import load_schema
 from home_dist.training import ranks
 from home_dist.training.build import Built, build, open_inputs
-from home_dist.training.checkpoint import Checkpoints, TrainState, load
+from home_dist.training.checkpoint import Checkpoints, Saver, TrainState, load
 
 ROWS, STEPS, SAMPLES = 64, 12, 8
 
@@ -68,9 +68,9 @@ def main(path: str, out: str, *cases: str) -> None:
         first.model.train()
         seen = train(first, keys, few, range(STEPS), formed.rank)
         middle = state(first)
-        checkpoints = Checkpoints(Path(out) / f"{name}.checkpoints", keep_last=1)
+        saver = Saver(Checkpoints(Path(out) / f"{name}.checkpoints", CheckpointSection()), {}, asynchronous=False)
         position = inputs.training_reader(formed).position(0, 0)
-        saved = checkpoints.save(first.model, first.optimizer, TrainState(STEPS, 0, False, position, formed.world_size))
+        saved = saver.save(first.model, first.optimizer, TrainState(STEPS, 0, False, position, formed.world_size))
         straight = train(first, keys, few, range(STEPS, 2 * STEPS), formed.rank)
         seeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": 1})})
         other = build(replace(inputs, config=seeded), formed)

@@ -11,12 +11,12 @@ import torch
 from torchrec.distributed import DistributedModelParallel
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from home_dist.config import RunConfig, load_config
+from home_dist.config import CheckpointSection, RunConfig, load_config
 from home_dist.embeddings.collections import table_shards
 from home_dist.schema import load_schema
 from home_dist.training import ranks
 from home_dist.training.build import Built, build, open_inputs
-from home_dist.training.checkpoint import Checkpoints, TrainState, load
+from home_dist.training.checkpoint import Checkpoints, Saver, TrainState, load
 
 ROWS, SAMPLES, STEPS = 12, 16, 3
 """Ids are so few that most of them repeat, in a sample and in a batch."""
@@ -72,9 +72,9 @@ def main(path: str, out: str, *cases: str) -> None:
         before = shards(first.model)
         train(first, keys, range(STEPS), formed.rank)
         after = shards(first.model)
-        checkpoints = Checkpoints(Path(out) / f"{name}.checkpoints", keep_last=1)
+        saver = Saver(Checkpoints(Path(out) / f"{name}.checkpoints", CheckpointSection()), {}, asynchronous=False)
         position = inputs.training_reader(formed).position(0, 0)
-        saved = checkpoints.save(first.model, first.optimizer, TrainState(STEPS, 0, False, position, formed.world_size))
+        saved = saver.save(first.model, first.optimizer, TrainState(STEPS, 0, False, position, formed.world_size))
         train(first, keys, range(STEPS, 2 * STEPS), formed.rank)
         other = built(seed=1)
         load(saved, other.model, other.optimizer)

@@ -1,0 +1,1 @@
+"""What others load: sharded safetensors, the rows that changed, a scoring program."""

@@ -1,0 +1,177 @@
+"""`home-dist export --format program`: the scoring model as a torch.export program, with how near it is to the trainer.
+
+Folder: program.pt2, on request program.aot.pt2 (compiled by AOTInductor for this machine's kind of processor), program.json
+(inputs and outputs), report.json (parity), and what gives ids a meaning.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from home_dist.errors import ConfigError, UserError
+from home_dist.export.columns import parquet_files, read_batches
+from home_dist.export.scorer import Embeddings, Inputs, Scorer, input_names
+from home_dist.export.source import Source, written_whole
+from home_dist.export.weights import write_meaning
+from home_dist.metrics import evaluate_tasks
+from home_dist.sequence.history import History
+from home_dist.training.build import build, open_inputs
+from home_dist.training.checkpoint import load
+from home_dist.training.evaluate import score
+from home_dist.training.ranks import Ranks
+
+PROGRAM, COMPILED, ABOUT, REPORT = "program.pt2", "program.aot.pt2", "program.json", "report.json"
+_MOST = 1 << 30
+_EXAMPLE_ROWS = 8
+Scoring = Callable[[Inputs], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Of one task on the test split, the program against the trainer."""
+
+    task: str
+    largest_difference: float
+    """Of probabilities."""
+    trainer_auc: float
+    program_auc: float
+
+    @property
+    def auc_loss(self) -> float:
+        return self.trainer_auc - self.program_auc
+
+
+def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: bool, ranks: Ranks) -> list[Parity]:
+    """ranks: a single one, on which the trainer scores the test split. Returns the report, empty without a test split.
+
+    Raises ConfigError for networks that torch.export cannot take.
+    """
+    scorer, names = Scorer(source, embeddings), input_names(source.layout)
+    program = exported(scorer, names)
+    found: list[Parity] = []
+
+    def write(folder: Path) -> None:
+        torch.export.save(program, folder / PROGRAM)
+        if compiled:
+            torch._inductor.aoti_compile_and_package(program, package_path=str(folder / COMPILED))
+        about = {
+            **source.metadata(),
+            "embeddings": embeddings,
+            "tasks": scorer.tasks,
+            "inputs": {n: {"dtype": _dtype_of(n), "first_dimension": g or "samples"} for n, g in names.items()},
+        }
+        (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+        write_meaning(source, folder)
+        if source.config.data.test:
+            found.extend(parity(source, open_program(folder), ranks))
+            report = {
+                "split": "test",
+                "embeddings": embeddings,
+                "largest_difference": max(p.largest_difference for p in found),
+                "largest_auc_loss": float(np.nanmax([p.auc_loss for p in found] or [np.nan])),
+                "tasks": [asdict(p) | {"auc_loss": p.auc_loss} for p in found],
+                "bytes": {p.name: p.stat().st_size for p in sorted(folder.glob("*.pt2"))},
+            }
+            (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+
+    written_whole(out, write)
+    return found
+
+
+def _dtype_of(name: str) -> str:
+    return "float64" if name.startswith(("number.", "vector.")) else "int64"
+
+
+def exported(scorer: Scorer, names: dict[str, str | None]) -> torch.export.ExportedProgram:
+    samples = torch.export.Dim("samples", min=1, max=_MOST)
+    groups = {
+        g: torch.export.Dim(f"events_{n}", min=0, max=_MOST) for n, g in enumerate(sorted({g for g in names.values() if g}))
+    }
+    shapes = {name: {0: samples if group is None else groups[group]} for name, group in names.items()}
+    try:
+        with torch.no_grad(), _traceable():
+            return torch.export.export(scorer, (example(scorer, names),), dynamic_shapes=(shapes,), strict=True)
+    except Exception as error:  # torch.export has many ways to refuse a network
+        first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        raise ConfigError(
+            f"torch.export does not take this network: {first[:300]}. Histories of kind din without `newest` "
+            "are known to work; --format safetensors exports any network's weights."
+        ) from None
+
+
+@contextmanager
+def _traceable() -> Iterator[None]:
+    """The lock within a cached property is beyond torch's tracer: within this, an ordinary property stands for it."""
+    cached = History.__dict__["owners"]
+    setattr(History, "owners", property(cached.func))  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(History, "owners", cached)  # noqa: B010
+
+
+def example(scorer: Scorer, names: dict[str, str | None]) -> Inputs:
+    """Inputs of the right kinds, with 1 + (row % 3) values per list."""
+    widths = {f"vector.{f.column}": getattr(f, "width", 1) for f in scorer.layout.dense}
+    lengths = torch.arange(_EXAMPLE_ROWS) % 3 + 1
+    inputs: Inputs = {}
+    for name in names:
+        kind = name.partition(".")[0]
+        if kind == "list":
+            inputs[name] = torch.zeros(int(lengths.sum()), dtype=torch.int64)
+        elif kind == "lengths":
+            inputs[name] = lengths.clone()
+        elif kind == "vector":
+            inputs[name] = torch.zeros(_EXAMPLE_ROWS, widths[name], dtype=torch.float64)
+        else:
+            inputs[name] = torch.zeros(_EXAMPLE_ROWS, dtype=torch.float64 if kind == "number" else torch.int64)
+    return inputs
+
+
+@dataclass(frozen=True)
+class Program:
+    run: Scoring
+    inputs: dict[str, str | None]
+    tasks: list[str]
+    about: dict[str, Any]
+
+    def scores(self, files: list[Path], rows: int) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
+        """(table with the file's columns, probabilities (n, K)) per batch, in the files' order."""
+        for file in files:
+            for table, inputs in read_batches(file, self.inputs, rows):
+                with torch.no_grad():
+                    yield table, self.run({n: inputs[n] for n in self.inputs}).numpy()
+
+
+def open_program(folder: Path, compiled: bool = False) -> Program:
+    """Raises UserError where no program is."""
+    path = folder / (COMPILED if compiled else PROGRAM)
+    if not (folder / ABOUT).is_file() or not path.is_file():
+        wanted = "--compiled" if compiled else "--format program"
+        raise UserError(f"{path}: no program is there. Write one with home-dist export RUN {wanted}.")
+    about = json.loads((folder / ABOUT).read_text())
+    inputs = {n: None if i["first_dimension"] == "samples" else i["first_dimension"] for n, i in about["inputs"].items()}
+    run = torch._inductor.aoti_load_package(str(path)) if compiled else torch.export.load(path).module()
+    return Program(run, inputs, about["tasks"], about)
+
+
+def parity(source: Source, program: Program, ranks: Ranks, rows: int = 1000) -> list[Parity]:
+    """On the run's test split, whose rows both read in the files' order."""
+    inputs = open_inputs(source.config, source.schema, ("test",))
+    model = build(inputs, ranks).model
+    load(source.checkpoint, model, None)
+    expected, labels, weights, _ = score(model, inputs.evaluation_reader("test", ranks), ranks)
+    files = parquet_files(Path(source.config.data.path) / source.config.data.test)
+    found = np.concatenate([scores for _, scores in program.scores(files, rows)]).astype(np.float64)
+    if found.shape != expected.shape:
+        raise UserError(f"the program scored {found.shape}, the trainer {expected.shape} rows and tasks")
+    names = [t.name for t in source.schema.task]
+    measured = [evaluate_tasks(names, labels, weights, scores, None) for scores in (expected, found)]
+    apart = np.abs(found - expected).max(0)
+    return [Parity(n, float(d), a.auc, b.auc) for n, d, a, b in zip(names, apart, *measured, strict=True)]

@@ -1,0 +1,77 @@
+"""A run's checkpoint as exports read it: its tables by name, wherever they lie, and the dense part."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from home_dist.config import RunConfig
+from home_dist.errors import ConfigError
+from home_dist.schema import InputLayout, Schema, build_layout
+from home_dist.training.checkpoint import open_stored
+from home_dist.training.checkpoint.looking import find
+from home_dist.training.checkpoint.pieces import Stored
+from home_dist.training.checkpoint.state import Record
+from home_dist.training.run_folder import RunFolder
+from home_dist.training.warm_start import Place, table_places
+
+_REPLICATED = "dense/head.features.replicated."
+
+
+@dataclass(frozen=True)
+class Source:
+    checkpoint: Path
+    config: RunConfig
+    schema: Schema
+    layout: InputLayout
+    stored: Stored
+    record: Record
+    places: dict[str, Place]
+
+    @staticmethod
+    def open(path: Path) -> "Source":
+        """path: a checkpoint, a run.dir or RUN/best. Raises CheckpointError or ConfigError."""
+        checkpoint = find(path)
+        config, schema = RunFolder(checkpoint.parent.parent).open()
+        schema = schema.only(config.data.tasks) if config.data.tasks else schema
+        layout = build_layout(schema, config)
+        stored, record = open_stored(checkpoint)
+        return Source(checkpoint, config, schema, layout, stored, record, dict(table_places(layout, stored)))
+
+    def table_shape(self, table: str) -> tuple[int, int]:
+        place = self.places[table]
+        return place.rows, self.stored.shape(place.tensor)[1]
+
+    def rows(self, table: str) -> Iterator[torch.Tensor]:
+        """A table's rows, block after block; each block (n, dim)."""
+        place = self.places[table]
+        if place.rows == self.stored.shape(place.tensor)[0]:
+            yield from (values for _, values in self.stored.rows(place.tensor))
+        else:
+            yield self.stored.box(place.tensor, (place.first, 0), self.table_shape(table))
+
+    def dense(self) -> list[str]:
+        """Names of all other parameters and statistics."""
+        return [n for n in self.stored.tensors if n.startswith("dense/") and not n.startswith(_REPLICATED)]
+
+    def metadata(self) -> dict[str, str]:
+        versions = self.record.versions
+        return {"checkpoint": self.checkpoint.name, "step": str(self.record.state.step), "home_dist": versions["home_dist"]}
+
+
+def written_whole(out: Path, write: Callable[[Path], None]) -> None:
+    """Writes a folder under a temporary name and renames it. Raises ConfigError where something is there."""
+    if out.exists():
+        raise ConfigError(f"{out} is there already. Remove it, or choose another --out.")
+    writing = out.with_name(out.name + ".writing")
+    try:
+        shutil.rmtree(writing, ignore_errors=True)
+        writing.mkdir(parents=True)
+        write(writing)
+        writing.rename(out)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written: {error}. Make room, or choose another --out.") from None
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)

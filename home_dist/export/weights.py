@@ -1,0 +1,136 @@
+"""`home-dist export --format safetensors`: a checkpoint for whoever has the safetensors library; `--format delta`: the rows of
+tables that changed since another checkpoint, to update a server with."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+
+import tomli_w
+import torch
+
+from home_dist.errors import CheckpointError
+from home_dist.export.source import Source, written_whole
+from home_dist.export.streams import Stream, write_sharded
+from home_dist.schema import StatisticFeature
+from home_dist.training.checkpoint.looking import changed_rows
+from home_dist.training.warm_start import vocabulary_path
+
+SHARD_BYTES = 2 * 10**9
+
+
+def export_weights(source: Source, out: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    """Folder `out`: dense-*.safetensors, tables-*.safetensors, their index, and what gives their rows a meaning."""
+    groups = {
+        "dense": [_dense(source, name) for name in source.dense()],
+        "tables": [
+            Stream(f"tables.{table}.weight", torch.float32, source.table_shape(table), partial(source.rows, table))
+            for table in sorted(source.places)
+        ],
+    }
+
+    def write(folder: Path) -> None:
+        write_sharded(folder, groups, shard_bytes, source.metadata())
+        write_meaning(source, folder)
+
+    written_whole(out, write)
+
+
+def _dense(source: Source, name: str) -> Stream:
+    stored = source.stored
+    return Stream(name.removeprefix("dense/"), stored.dtype(name), stored.shape(name), lambda: iter([stored.whole(name)]))
+
+
+def write_meaning(source: Source, folder: Path) -> None:
+    """schema.toml, config.toml, boundaries.json, vocabularies/ and export.json."""
+    (folder / "schema.toml").write_text(tomli_w.dumps(source.schema.model_dump(exclude_none=True, mode="json")))
+    (folder / "config.toml").write_text(tomli_w.dumps(source.record.config))
+    statistics = {f.name: f for f in source.schema.feature if isinstance(f, StatisticFeature)}
+    boundaries = {n: {"boundaries": list(f.boundaries), "mean": f.mean, "std": f.std} for n, f in statistics.items()}
+    (folder / "boundaries.json").write_text(json.dumps(boundaries, indent=1) + "\n")
+    missing = []
+    for table in sorted(set(source.places) - set(statistics)):
+        path = vocabulary_path(source.config, table)
+        if path.is_file():
+            (folder / "vocabularies").mkdir(exist_ok=True)
+            shutil.copy(path, folder / "vocabularies")
+        else:
+            missing.append(table)
+    tables = {t: dict(zip(("rows", "dim"), source.table_shape(t), strict=True)) for t in sorted(source.places)}
+    told = {
+        **source.metadata(),
+        "samples": source.record.state.samples,
+        "metrics": source.record.state.metrics,
+        "tasks": [t.name for t in source.schema.task],
+        "tables": tables,
+        "tables_without_vocabulary": missing,
+    }
+    (folder / "export.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+def export_delta(source: Source, since: Source, out: Path) -> dict[str, int]:
+    """Folder `out`: for each table with changes `tables.NAME.rows` (n,) and `tables.NAME.values` (n, dim), and dense tensors
+    that differ, whole. Returns by table how many rows. Raises CheckpointError where no rows can be told apart."""
+    changed: dict[str, torch.Tensor] = {}
+    for table in sorted(source.places):
+        if table not in since.places or since.table_shape(table)[1] != source.table_shape(table)[1]:
+            there = since.table_shape(table) if table in since.places else "no such table"
+            raise CheckpointError(
+                f"table {table!r} is {source.table_shape(table)} in {source.checkpoint}, but {there} in {since.checkpoint}: "
+                "a delta needs tables of the same name and width. Export the whole with --format safetensors."
+            )
+        changed[table] = torch.cat(list(_changed(source, since, table)))
+    dense = [n for n in source.dense() if not _same(source, since, n)]
+    groups = {"dense": [_dense(source, n) for n in dense], "tables": []}
+    for table, rows in changed.items():
+        if len(rows):
+            groups["tables"].append(Stream.of(f"tables.{table}.rows", rows))
+            shape = (len(rows), source.table_shape(table)[1])
+            values = Stream(f"tables.{table}.values", torch.float32, shape, partial(_picked, source, table, rows))
+            groups["tables"].append(values)
+    metadata = source.metadata() | {"since": since.checkpoint.name, "since_step": str(since.record.state.step)}
+
+    def write(folder: Path) -> None:
+        write_sharded(folder, groups, SHARD_BYTES, metadata)
+
+    written_whole(out, write)
+    return {t: len(r) for t, r in changed.items()}
+
+
+def _changed(source: Source, since: Source, table: str) -> Iterator[torch.Tensor]:
+    """Numbers of changed rows; rows that only the newer one has are changed."""
+    first = 0
+    for now, before in zip_longest(source.rows(table), _like(source, since, table)):
+        if now is None:
+            break
+        shared = min(len(now), 0 if before is None else len(before))
+        differ = torch.ones(len(now), dtype=torch.bool)
+        if shared:
+            differ[:shared] = changed_rows(now[:shared], before[:shared])
+        yield first + differ.nonzero().flatten()
+        first += len(now)
+
+
+def _like(source: Source, since: Source, table: str) -> Iterator[torch.Tensor]:
+    """The older rows, in blocks that begin where those of the newer one do."""
+    place, rows, first = since.places[table], since.table_shape(table)[0], 0
+    for now in source.rows(table):
+        count = max(0, min(len(now), rows - first))
+        yield since.stored.box(place.tensor, (place.first + min(first, rows), 0), (count, now.shape[1]))
+        first += len(now)
+
+
+def _picked(source: Source, table: str, rows: torch.Tensor) -> Iterator[torch.Tensor]:
+    first = 0
+    for block in source.rows(table):
+        mine = rows[(rows >= first) & (rows < first + len(block))]
+        yield block[mine - first]
+        first += len(block)
+
+
+def _same(source: Source, since: Source, name: str) -> bool:
+    if name not in since.stored.tensors or since.stored.shape(name) != source.stored.shape(name):
+        return False
+    return not bool(changed_rows(source.stored.whole(name), since.stored.whole(name)).any())

@@ -1,0 +1,129 @@
+"""The checkpoints of a run: which there are, which stay, which is the newest, the best, the newest intact one."""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from home_dist.config import CheckpointSection
+from home_dist.errors import CheckpointError
+from home_dist.training.checkpoint.manifest import MANIFEST, Damaged, check, damaged, read_manifest, verify
+from home_dist.training.checkpoint.state import Record
+
+STATE, WRITING, ASIDE = "state.json", ".writing", ".damaged"
+_SMALLER_IS_BETTER = ("loss", "log_loss")
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """In `folder`, each as a folder `step-00000123`. Other names are checkpoints that are being written or were set aside."""
+
+    folder: Path
+    keep: CheckpointSection
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def complete(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        named = (p for p in self.folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name))
+        return sorted((p for p in named if (p / MANIFEST).is_file()), key=step_of)
+
+    def newest(self) -> Path | None:
+        return next(reversed(self.complete()), None)
+
+    def best(self) -> Path | None:
+        """By `[checkpoint] best`; None where nothing was measured."""
+        name = f"validation/{self.keep.best}"
+        measured = [(value, p) for p in self.complete() if (value := metrics_of(p).get(name)) is not None and value == value]
+        if not self.keep.best or not measured:
+            return None
+        sign = -1 if self.keep.best in _SMALLER_IS_BETTER else 1
+        return max(measured, key=lambda m: (sign * m[0], step_of(m[1])))[1]
+
+    def kept(self) -> set[Path]:
+        there = self.complete()
+        kept = set(there[-self.keep.keep_last :])
+        if self.keep.keep_every:
+            kept |= {p for p in there if step_of(p) % self.keep.keep_every == 0}
+        return kept | {p for p in (self.best(),) if p is not None}
+
+    def prune(self, dry: bool = False) -> list[Path]:
+        """Removes what the rules do not keep; returns it."""
+        gone = sorted(set(self.complete()) - self.kept(), key=step_of)
+        for old in [] if dry else gone:
+            # Without its manifest it is no checkpoint any more, so that one removed halfway is none either.
+            (old / MANIFEST).unlink()
+            shutil.rmtree(old)
+        return gone
+
+    def clear_unfinished(self) -> list[Path]:
+        """Removes what an interrupted save or prune left; returns it."""
+        left = list(self.folder.glob(f"step-*{WRITING}"))
+        left += [p for p in self.folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name) and not (p / MANIFEST).exists()]
+        for path in left:
+            shutil.rmtree(path)
+        return left
+
+    def newest_intact(self, before: Path | None = None) -> Path | None:
+        """The newest one, or the newest before another one, all of whose files agree with its manifest."""
+        for path in reversed(self.complete()):
+            if before is not None and step_of(path) >= step_of(before):
+                continue
+            try:
+                verify(path)
+                read_record(path)
+            except CheckpointError:
+                continue
+            return path
+        return None
+
+    def set_damaged_aside(self) -> list[str]:
+        """Renames damaged checkpoints that are newer than the newest intact one; returns a line about each."""
+        notes = []
+        for path in reversed(self.complete()):
+            try:
+                verify(path)
+                read_record(path)
+            except CheckpointError as error:
+                aside = path.with_name(path.name + ASIDE)
+                if aside.exists():
+                    shutil.rmtree(aside)
+                path.rename(aside)
+                notes.append(f"{error} Set aside as {aside}.")
+                continue
+            break
+        return notes
+
+    def with_offer(self, checkpoint: Path, error: Damaged) -> Damaged:
+        """The error, with what can be done about it."""
+        intact = self.newest_intact(before=checkpoint)
+        if intact is None:
+            return Damaged(f"{error} No intact checkpoint is before it. Remove {checkpoint} to start anew.")
+        return Damaged(
+            f"{error} The newest intact checkpoint is {intact}: --set checkpoint.damaged=skip, or removing {checkpoint}, "
+            "goes on from it."
+        )
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def read_record(checkpoint: Path) -> Record:
+    """state.json, checked against the manifest. Raises Damaged."""
+    check(checkpoint, STATE, read_manifest(checkpoint))
+    try:
+        return Record.from_json(json.loads((checkpoint / STATE).read_text()))
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise damaged(checkpoint, STATE, f"{type(error).__name__}: {error}") from None
+
+
+def metrics_of(checkpoint: Path) -> dict[str, float]:
+    try:
+        return read_record(checkpoint).state.metrics
+    except CheckpointError:
+        return {}

@@ -1,0 +1,87 @@
+"""Checkpoint -> sharded model and optimizers, on any number of ranks and under any plan."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torchrec.distributed import DistributedModelParallel
+from torchrec.optim.keyed import KeyedOptimizer
+
+from home_dist.config import CheckpointSection
+from home_dist.embeddings.managed import ShardedManaged
+from home_dist.errors import CheckpointError
+from home_dist.training.checkpoint.contents import load_optimizer, load_weights
+from home_dist.training.checkpoint.folder import Checkpoints, read_record
+from home_dist.training.checkpoint.manifest import Damaged, damaged, first_line, read_manifest, verify
+from home_dist.training.checkpoint.pieces import METADATA, Stored
+from home_dist.training.checkpoint.state import Record, TrainState
+from home_dist.training.ranks import together
+
+Found = TypeVar("Found")
+
+
+def load(checkpoint: Path, model: DistributedModelParallel, optimizer: KeyedOptimizer | None) -> TrainState:
+    """Fills the sharded model and, if given, the optimizer; every rank calls it.
+
+    Each rank checks a share of the files against the manifest before any of them is read. Raises CheckpointError.
+    """
+    together(lambda: _offering(checkpoint, _verify_share))
+    record = together(lambda: read_record(checkpoint))
+    together(lambda: _refuse_other_ranks(checkpoint, record, model))
+    together(lambda: _fill(checkpoint, record, model, optimizer))
+    return record.state
+
+
+def read_state(checkpoint: Path) -> TrainState:
+    """Raises CheckpointError for a missing or damaged one, which offers an intact one."""
+    return _offering(checkpoint, read_record).state
+
+
+def open_stored(checkpoint: Path) -> tuple[Stored, Record]:
+    """For reading on one process, all files checked. Raises CheckpointError."""
+    verify(checkpoint)
+    return _open(checkpoint), read_record(checkpoint)
+
+
+def _open(checkpoint: Path) -> Stored:
+    try:
+        return Stored(checkpoint)
+    except (pickle.UnpicklingError, ValueError, OSError, EOFError, AttributeError, IndexError, KeyError, TypeError) as error:
+        raise damaged(checkpoint, METADATA, f"{error}, so that it is not trusted") from None
+
+
+def _offering(checkpoint: Path, action: Callable[[Path], Found]) -> Found:
+    try:
+        return action(checkpoint)
+    except Damaged as error:
+        raise Checkpoints(checkpoint.parent, CheckpointSection()).with_offer(checkpoint, error) from None
+
+
+def _verify_share(checkpoint: Path) -> None:
+    names = sorted(read_manifest(checkpoint))
+    verify(checkpoint, names[dist.get_rank() :: dist.get_world_size()])
+
+
+def _refuse_other_ranks(checkpoint: Path, record: Record, model: DistributedModelParallel) -> None:
+    before, now = record.state.world_size, dist.get_world_size()
+    if before != now and any(isinstance(m, ShardedManaged) for m in model.modules()):
+        raise CheckpointError(
+            f"{checkpoint}: was written by {before} ranks, but there are {now}: tables with managed ids keep each rank's "
+            f"range of ids, which TorchRec does not deal anew. Start {before} ranks."
+        )
+
+
+def _fill(checkpoint: Path, record: Record, model: DistributedModelParallel, optimizer: KeyedOptimizer | None) -> None:
+    stored = _open(checkpoint)
+    try:
+        if optimizer is not None:
+            load_optimizer(model, optimizer, stored, record.plan)
+        load_weights(model, stored)
+    except (dcp.api.CheckpointException, RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{checkpoint}: does not fit this model: {first_line(error)}. "
+            "It was written with another schema or [model]; use the run's own config.toml."
+        ) from None

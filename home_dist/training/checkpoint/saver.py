@@ -1,0 +1,173 @@
+"""Writes checkpoints whole or not at all, and while training goes on.
+
+A save copies this rank's share of all tensors on the CPU, which is all that training waits for; a thread writes the copy, over
+a process group of its own. Files go into `step-00000123.writing`, are fsynced, and the folder is renamed when the manifest lies
+in it, so that a folder with the final name is complete.
+"""
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torchrec.distributed import DistributedModelParallel
+from torchrec.optim.keyed import KeyedOptimizer
+
+from home_dist.errors import CheckpointError, UserError
+from home_dist.training.checkpoint.contents import optimizer_pieces, table_plans, weight_pieces
+from home_dist.training.checkpoint.folder import STATE, WRITING, Checkpoints
+from home_dist.training.checkpoint.manifest import Files, cannot_write, entry, sync, write_durably, write_manifest
+from home_dist.training.checkpoint.pieces import METADATA, Piece, write_pieces
+from home_dist.training.checkpoint.state import Record, TrainState, versions
+from home_dist.training.ranks import OtherRankFailed, together
+
+Result = TypeVar("Result")
+
+
+class Saver:
+    """Every rank has one and calls it at the same steps."""
+
+    def __init__(self, checkpoints: Checkpoints, config: dict[str, Any], asynchronous: bool):
+        """config: of the run, to be kept in each checkpoint."""
+        self.checkpoints, self.config = checkpoints, config
+        # Two threads must not talk over one group: the order of their messages would differ from rank to rank.
+        self.group = dist.new_group(backend="gloo") if asynchronous else None
+        self.stalls: list[float] = []
+        """Seconds that training waited for each save."""
+        self.seconds: list[float] = []
+        """Seconds from the copy to the renamed folder, per save."""
+        self._asynchronous = asynchronous
+        self._copies: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(
+        self, model: DistributedModelParallel, optimizer: KeyedOptimizer, state: TrainState, meter: Any | None = None
+    ) -> Path:
+        """Begins a checkpoint, and with asynchronous=False ends it. meter: what this rank wants back in TrainState.meter.
+
+        Raises what a save before it failed with. CheckpointError is raised on one rank, OtherRankFailed on the others; what
+        was there before stays.
+        """
+        began = time.perf_counter()
+        self.wait()
+        final = self.checkpoints.path(state.step)
+        if final not in self.checkpoints.complete():
+            pieces = [*weight_pieces(model), *optimizer_pieces(model, optimizer)]
+            record = Record(state, table_plans(model), self.config, versions())
+            if self._asynchronous:
+                job = self._job(final, self._copied(pieces), record, meter)
+                self._thread = threading.Thread(target=job, name="checkpoint", daemon=True)
+                self._thread.start()
+            else:
+                self._write(final, pieces, record, meter)
+                self.seconds.append(time.perf_counter() - began)
+        self.stalls.append(time.perf_counter() - began)
+        return final
+
+    @property
+    def writing(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def check(self) -> None:
+        """Raises what a save in the background has failed with, without waiting for one that is under way."""
+        if self._thread is not None and not self._thread.is_alive():
+            self.wait()
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises what a save in the background has failed with."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def settle(self, error: Exception) -> Exception:
+        """After training failed with `error`: lets a save that is under way end, which other ranks take part in. Returns the
+        error to raise: that of a save, where it explains that contact to another rank was lost."""
+        try:
+            self.wait()
+        except (UserError, OtherRankFailed) as cause:
+            return error if isinstance(error, (UserError, OtherRankFailed)) else cause
+        except Exception:
+            return error
+        return error
+
+    def _copied(self, pieces: Iterable[Piece]) -> list[Piece]:
+        """On the CPU, in memory that the next save uses again."""
+        found = []
+        for piece in pieces:
+            copy = self._copies.get((piece.name, piece.offsets))
+            if copy is None or copy.shape != piece.values.shape or copy.dtype != piece.values.dtype:
+                copy = self._copies[piece.name, piece.offsets] = torch.empty_like(piece.values, device="cpu")
+            copy.copy_(piece.values.detach())
+            found.append(replace(piece, values=copy))
+        return found
+
+    def _job(self, final: Path, pieces: list[Piece], record: Record, meter: Any | None) -> Callable[[], None]:
+        def run() -> None:
+            began = time.perf_counter()
+            try:
+                self._write(final, pieces, record, meter)
+                self.seconds.append(time.perf_counter() - began)
+            except BaseException as error:  # handed over to the training thread, who raises it
+                self._error = error
+
+        return run
+
+    def _write(self, final: Path, pieces: list[Piece], record: Record, meter: Any | None) -> None:
+        writing = final.with_name(final.name + WRITING)
+
+        def together_writing(action: Callable[[], Result]) -> Result:
+            def guarded() -> Result:
+                try:
+                    return action()
+                except (dcp.api.CheckpointException, OSError, RuntimeError) as error:
+                    raise cannot_write(writing, error) from None
+
+            return together(guarded, self.group)
+
+        try:
+            together_writing(lambda: self._begin(writing))
+            together_writing(lambda: write_pieces(writing, pieces, self.group))
+            parts: list[tuple[Files, Any]] = [({}, None)] * dist.get_world_size()
+            dist.all_gather_object(parts, (together_writing(lambda: _own_files(writing)), meter), self.group)
+            files = {name: e for part, _ in parts for name, e in part.items()}
+            whole = replace(record, state=replace(record.state, meter=[m for _, m in parts] if meter is not None else None))
+            together_writing(lambda: self._seal(writing, final, whole, files))
+        except (CheckpointError, OtherRankFailed):
+            if not dist.get_rank():
+                shutil.rmtree(writing, ignore_errors=True)  # all ranks have stopped writing; what is there fills the disk
+            raise
+
+    def _begin(self, writing: Path) -> None:
+        """On the first rank: an empty folder to write to."""
+        if dist.get_rank():
+            return
+        self.checkpoints.folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoints.clear_unfinished()
+        writing.mkdir()
+
+    def _seal(self, writing: Path, final: Path, record: Record, files: Files) -> None:
+        """On the first rank: the manifest, the final name, and old ones removed."""
+        if dist.get_rank():
+            return
+        write_durably(writing / STATE, json.dumps(record.to_json(), indent=1).encode())
+        write_manifest(writing, files | {name: entry(writing / name) for name in (METADATA, STATE)})
+        sync(writing)
+        writing.rename(final)
+        sync(self.checkpoints.folder)
+        self.checkpoints.prune()
+
+
+def _own_files(writing: Path) -> Files:
+    # torch.distributed.checkpoint names a rank's files __RANK_N.distcp.
+    return {p.name: entry(p) for p in writing.glob(f"__{dist.get_rank()}_*")}

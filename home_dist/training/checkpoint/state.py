@@ -1,0 +1,95 @@
+"""What a checkpoint holds beside tensors, as its state.json."""
+
+import hashlib
+import platform
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import home_dist
+from home_dist.data import ReaderPosition
+from home_dist.training.checkpoint.contents import TablePlan
+
+FORMAT = 2
+_LIBRARIES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a run stands. Random numbers of a step are a function of (train.seed, step, rank), and the order of the data one of
+    (train.seed, epoch): there is no state of a generator to keep."""
+
+    step: int
+    """Optimizer steps done."""
+    samples: int
+    """Samples trained on so far, all ranks together."""
+    finished: bool
+    position: ReaderPosition
+    world_size: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What was measured when it was written, such as "loss" and "validation/auc"."""
+    meter: list[dict[str, Any]] | None = None
+    """By rank: sums of the progress line's interval that the checkpoint lies in."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "position": self.position.to_json()}
+
+    @staticmethod
+    def from_json(tree: dict[str, Any]) -> "TrainState":
+        known = {k: v for k, v in tree.items() if k in TrainState.__dataclass_fields__}
+        return TrainState(**{**known, "position": ReaderPosition.from_json(tree["position"])})
+
+
+@dataclass(frozen=True)
+class Record:
+    """All of state.json."""
+
+    state: TrainState
+    plan: dict[str, TablePlan]
+    config: dict[str, Any]
+    """As RunConfig writes it."""
+    versions: dict[str, str]
+    """Of Python and libraries; "code" is a hash of home_dist's own sources."""
+
+    def to_json(self) -> dict[str, Any]:
+        plan = {table: p.to_json() for table, p in self.plan.items()}
+        parts = {"plan": plan, "config": self.config, "versions": self.versions}
+        return {"format": FORMAT, **self.state.to_json(), **parts}
+
+    @staticmethod
+    def from_json(tree: dict[str, Any]) -> "Record":
+        """Raises KeyError, TypeError or ValueError for what is no such record."""
+        if tree["format"] != FORMAT:
+            raise ValueError(f"format {tree['format']}, but this home_dist reads format {FORMAT}")
+        plan = {table: TablePlan.from_json(p) for table, p in tree["plan"].items()}
+        return Record(TrainState.from_json(tree), plan, tree["config"], tree["versions"])
+
+    def other_versions(self) -> list[str]:
+        """What has changed since: a resumed run is then not bound to be the same bit for bit."""
+        now = versions()
+        return [
+            f"{name} {self.versions.get(name, 'missing')} then, {now.get(name, 'missing')} now"
+            for name in sorted(self.versions.keys() | now)
+            if self.versions.get(name) != now.get(name)
+        ]
+
+
+@cache
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "home_dist": home_dist.__version__, "code": code_hash()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def code_hash() -> str:
+    """Of this package's source files, which tells two states of the code apart where the version is the same."""
+    folder, digest = Path(home_dist.__file__).parent, hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".cpp", ".hpp")):
+        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,69 @@
+"""A run stopped at random steps, again and again, is the run that was never stopped: losses, parameters, metrics, all bits."""
+
+import json
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from home_dist.training.checkpoint import TrainState, open_stored
+from tests.factory import make_config, make_data
+from tests.ranks import REPOSITORY, Ended, environment, finish, free_port, settings
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+# Progress lines less often than checkpoints, so that the sums of an interval must come back too.
+OPTIONS = settings(
+    checkpoint__every_steps=1,
+    checkpoint__keep_last=100,
+    checkpoint__best="gauc",
+    embedding__dropout=0.1,
+    log__every_steps=5,
+    insight__every_steps=4,
+    embedding__tables__video__sharding="row_wise",
+    embedding__tables__tag__sharding="data_parallel",
+    embedding__weight_decay=0.01,
+)
+
+
+def trained(ranks: int, config: Path, name: str, stops: list[int]) -> Ended:
+    port = free_port()
+    command = [sys.executable, "-W", "ignore", "-m", "tests.distributed.stops_ranks", str(config), name]
+    command += [",".join(map(str, stops)), *OPTIONS]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": REPOSITORY}
+    ended = finish([subprocess.Popen(command, env=environment(r, ranks, port), **pipes) for r in range(ranks)], 300)
+    assert ended.codes == [0] * ranks, ended.text
+    return ended
+
+
+def told(state: TrainState) -> str:
+    """A resumed run writes out what its epoch was dealt, which the other one need not."""
+    return json.dumps(replace(state, position=replace(state.position, dealt=None)).to_json())
+
+
+@pytest.mark.parametrize(("ranks", "seed"), [(2, 0), (1, 1)])
+def test_stopped_at_random_steps(ranks, seed, tmp_path):
+    data = make_data(tmp_path / "data", rows=130 * ranks, files=3, row_group=60)
+    config = make_config(tmp_path, data, batch_size=32)
+    whole = trained(ranks, config, "whole", [])
+    steps = [int(p.name.split("-")[1]) for p in (tmp_path / "run" / "whole" / "checkpoints").glob("step-*")]
+    assert len(steps) == max(steps) == 10
+    stops = sorted(random.Random(seed).sample(range(1, max(steps)), 3))
+    stopped = trained(ranks, config, "stopped", stops)
+    assert [f"stopped after {s}" in stopped.outputs[0] for s in stops] == [True] * len(stops)
+    assert stopped.losses() == whole.losses()
+    folders = [tmp_path / "run" / name for name in ("whole", "stopped")]
+    for step in range(1, max(steps) + 1):
+        (expected, record), (found, again) = (open_stored(f / "checkpoints" / f"step-{step:08d}") for f in folders)
+        assert told(record.state) == told(again.state)
+        assert expected.tensors.keys() == found.tensors.keys()
+        assert [n for n in expected.tensors if not torch.equal(expected.whole(n), found.whole(n))] == []
+    assert expected.shape("tables/tag/momentum1") == (1, 1500)
+    assert int(expected.whole("tables/tag/steps")) == max(steps)
+    assert float(expected.whole("tables/video/momentum1").max()) > 0
+    evaluations = [json.loads((f / "evaluation.json").read_text()) for f in folders]
+    assert evaluations[0] == evaluations[1]

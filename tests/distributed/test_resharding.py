@@ -1,0 +1,54 @@
+"""A checkpoint of any number of ranks and any sharding, loaded on any other: parameters and optimizer state, bit for bit."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.factory import make_config, make_data
+from tests.ranks import REPOSITORY, environment, finish, free_port
+
+pytestmark = pytest.mark.distributed
+
+KINDS = ("table_wise", "row_wise", "column_wise", "data_parallel")
+# Every kind beside every other. TorchRec has no data-parallel look-up without pooling on a CPU, which video needs.
+CASES = [f"{KINDS[n]},{KINDS[(n + 1) % 4]},{KINDS[n % 3]}" for n in range(4)]
+
+
+def lines(ranks: int, phase: str, config: Path, folder: Path, cases: list[str]) -> list[dict]:
+    port = free_port()
+    command = [sys.executable, "-m", "tests.distributed.reshard_ranks", phase, str(config), str(folder), *cases]
+    quiet = {"PYTHONWARNINGS": "ignore"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": REPOSITORY}
+    started = [subprocess.Popen(command, env=environment(r, ranks, port) | quiet, **pipes) for r in range(ranks)]
+    ended = finish(started, timeout=600)
+    assert ended.codes == [0] * ranks, ended.text
+    return [json.loads(line) for line in ended.outputs[0].splitlines() if line.startswith("{")]
+
+
+def prepared(folder: Path) -> Path:
+    return make_config(folder, make_data(folder / "data", rows=300, files=2, row_group=60), batch_size=16)
+
+
+def test_from_two_ranks_to_one(tmp_path):
+    """Column-wise to data-parallel, data-parallel to row-wise, row-wise to column-wise."""
+    config = prepared(tmp_path)
+    (saved,) = lines(2, "save", config, tmp_path, ["column_wise,data_parallel,row_wise"])
+    assert saved["tensors"] > 40
+    assert saved["blocks"] == {"user": 4, "tag": 0, "video": 1}
+    (loaded,) = lines(1, "load", config, tmp_path, ["data_parallel,row_wise,column_wise"])
+    assert loaded["of"] == saved["tensors"]
+    assert loaded["differ"] == []
+
+
+@pytest.mark.slow
+def test_all_shardings_on_one_two_and_four_ranks(tmp_path):
+    config = prepared(tmp_path)
+    worlds = (1, 2, 4)
+    saved = [entry for world in worlds for entry in lines(world, "save", config, tmp_path, CASES)]
+    assert len(saved) == len(worlds) * len(CASES)
+    loaded = [entry for world in worlds for entry in lines(world, "load", config, tmp_path, CASES)]
+    assert len({(e["from"], e["to"]) for e in loaded}) == len(saved) ** 2
+    assert [e for e in loaded if e["differ"]] == []

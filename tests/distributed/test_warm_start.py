@@ -1,0 +1,106 @@
+"""A run that begins with another's tables and dense part: rows by key in a grown vocabulary, other names, other ranks."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from home_dist.schema import Schema, save_schema
+from home_dist.training.checkpoint import open_stored
+from tests.factory import make_config, make_data, make_schema
+from tests.ranks import run, settings
+
+pytestmark = pytest.mark.distributed
+
+# Nothing is learned, so that what a run ends with is what it began with.
+FROZEN = settings(train__lr=1e-30, embedding__lr=1e-30, embedding__replicated_weight_decay=0, train__max_steps=1)
+
+
+def write_vocabulary(data, table: str, keys: list) -> None:
+    (data / "vocabularies").mkdir(exist_ok=True)
+    rows = pa.array(np.arange(1, len(keys) + 1), pa.int32())
+    pq.write_table(pa.table({"value": keys, "row": rows, "count": rows}), data / "vocabularies" / f"{table}.parquet")
+
+
+def grown(schema: Schema) -> Schema:
+    tree = schema.model_dump(exclude_none=True, mode="json")
+    for table in tree["table"]:
+        table["rows"] = {"user": 3600, "tab": 7}.get(table["name"], table["rows"])
+        table["name"] = {"tag": "topic"}.get(table["name"], table["name"])
+    for feature in tree["feature"]:
+        if feature.get("table") == "tag":
+            feature["table"] = "topic"
+        if feature["name"] == "rate":
+            feature["boundaries"] = [-1.0, 0.5, 1.0]
+    return Schema.model_validate(tree)
+
+
+@pytest.mark.slow
+def test_rows_by_key_other_names_and_other_ranks(tmp_path):
+    random = np.random.default_rng(0)
+    old = make_data(tmp_path / "old", rows=300, files=2)
+    new = make_data(tmp_path / "new", rows=300, files=2)
+    save_schema(grown(make_schema()), new / "schema.toml")
+    keys = {"user": random.permutation(50_000)[:2999].tolist(), "tab": ["a", "b", "c", "d"]}
+    later = {
+        "user": random.permutation([*keys["user"][100:], *range(60_000, 60_700)]).tolist(),
+        "tab": ["d", "new", "a", "c", "b", "newer"],
+    }
+    for name in keys:
+        write_vocabulary(old, name, keys[name])
+        write_vocabulary(new, name, later[name])
+    first = run(2, "train", make_config(tmp_path / "a", old), *settings(train__max_steps=3))
+    assert first.codes == [0, 0], first.text
+    config = make_config(tmp_path / "b", new)
+    options = [*FROZEN, *settings(train__seed=7), "--from", tmp_path / "a" / "run"]
+    options += ["--set", "checkpoint.warm_start.rename={topic = 'tag'}"]
+    begun = run(1, "train", config, *options)
+    assert begun.codes == [0], begun.text
+    plain = run(1, "train", make_config(tmp_path / "c", new), *FROZEN, *settings(train__seed=7))
+    assert plain.codes == [0], plain.text
+    there, _ = open_stored(next((tmp_path / "a" / "run" / "checkpoints").glob("step-*")))
+    here, _ = open_stored(next((tmp_path / "b" / "run" / "checkpoints").glob("step-*")))
+    fresh, _ = open_stored(next((tmp_path / "c" / "run" / "checkpoints").glob("step-*")))
+
+    def expected(before: np.ndarray, untouched: np.ndarray, old_keys: list, new_keys: list) -> np.ndarray:
+        out = untouched.copy()
+        out[0] = before[0]
+        for row, key in enumerate(new_keys, 1):
+            if key in old_keys:
+                out[row] = before[1 + old_keys.index(key)]
+        return out
+
+    def table(stored, name: str) -> np.ndarray:
+        return stored.whole(f"tables/{name}/weight").numpy()
+
+    user = expected(table(there, "user"), table(fresh, "user"), keys["user"], later["user"])
+    np.testing.assert_array_equal(table(here, "user"), user)
+    np.testing.assert_array_equal(table(here, "topic"), table(there, "tag"))
+    np.testing.assert_array_equal(table(here, "video"), table(there, "video"))
+    small = [s.whole("dense/head.features.replicated.weights.4").numpy() for s in (there, fresh, here)]
+    # tab (5 rows, now 7), level (4), and the buckets of rate (5), whose boundaries have moved.
+    assert [len(s) for s in small] == [14, 16, 16]
+    np.testing.assert_array_equal(small[2][:7], expected(small[0][:5], small[1][:7], keys["tab"], later["tab"]))
+    np.testing.assert_array_equal(small[2][7:11], small[0][5:9])
+    np.testing.assert_array_equal(small[2][11:], small[1][11:])
+    towers = [s.whole("dense/head.towers.weights.0").numpy() for s in (there, fresh, here)]
+    np.testing.assert_array_equal(towers[2], towers[0])
+    assert not np.array_equal(towers[1], towers[0])
+    lines = begun.outputs[0].splitlines()
+    for line in (
+        f"warm start from {tmp_path}/a/run/checkpoints/step-00000003",
+        "  table user: 2,900 of 3,600 rows, by key; 700 keep their first values",
+        "  table topic: 1,500 of 1,500 rows of tag, row by row",
+        "  table rate: its boundaries are others; first values stay",
+        "  table tab: 5 of 7 rows, by key; 2 keep their first values",
+        "  dense head.towers.weights.0: taken",
+    ):
+        assert line in lines, begun.text
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    data = make_data(tmp_path / "data", rows=100, files=1)
+    config = make_config(tmp_path, data)
+    missing = run(1, "train", config, "--from", tmp_path / "nothing")
+    assert missing.codes == [4]
+    assert f"{tmp_path}/nothing: no run is there" in missing.text
