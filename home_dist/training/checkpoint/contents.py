@@ -242,7 +242,9 @@ def _fused_steps(model: nn.Module) -> dict[str, int]:
 
 def _set_fused_steps(model: nn.Module, stored: Stored) -> None:
     for names, module in _fused_modules(model):
-        steps = max(int(stored.whole(f"tables/{name}/steps")) for name in names)
+        # An optimizer that keeps nothing, as plain SGD of a data-parallel table, has left no counter.
+        counters = [f"tables/{name}/steps" for name in names]
+        steps = max((int(stored.whole(c)) for c in counters if c in stored.tensors), default=0)
         module.iter.fill_(steps)
         module.iter_cpu.fill_(steps)  # FBGEMM counts on with this one, and takes over the other only where it is 0
 
