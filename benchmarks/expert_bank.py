@@ -103,7 +103,7 @@ def measure_shape(name: str, quick: bool) -> dict[str, Any]:
         start = time.perf_counter()
         shape.step(None, compiled)
         result["compile_seconds"] = time.perf_counter() - start
-    repeats = {"small": 9, "middle": 5, "large": 3} if quick else {"small": 21, "middle": 9, "large": 3}
+    repeats = {"small": 9, "middle": 5, "large": 3} if quick else {"small": 21, "middle": 9, "large": 7}
     result["seconds"] = medians(shape.systems(compiled), repeats[name], at_least=0.02)
     result["peak_bytes"] = shape.peaks(compiled)
     result["flops"], result["moved_bytes"] = flops(*sizes), moved_bytes(*sizes)

@@ -15,7 +15,7 @@ from home_dist.experts.kernels.products import BLOCK_BYTES, Forward, Layers
 _CHUNK_BYTES = 512 << 10
 """Of one expert's gradient that a thread holds between a product and the pass over it; half of a core's own cache."""
 
-_LEAST_ROWS = 256
+_LEAST_ROWS = 128
 """Products of fewer samples are slower."""
 
 _ROUTINES = {torch.float32: "sgemm_", torch.float64: "dgemm_"}
@@ -83,8 +83,11 @@ class NativeProducts:
         weight_grads = [torch.empty_like(w) for w in layers.weights[1:]]
         bias_grads = [torch.empty_like(b) for b in layers.biases[: layers.hidden]]
         widest = max(widths[1:])
-        chunk = min(max(_CHUNK_BYTES // (widest * x.element_size()), _LEAST_ROWS), rows)
-        near = x.new_empty(torch.get_num_threads(), chunk, widest)
+        threads = torch.get_num_threads()
+        # All threads together hold at most half of what one expert's hidden activations take.
+        most = min(_CHUNK_BYTES // (widest * x.element_size()), rows // (2 * threads))
+        chunk = min(max(most, _LEAST_ROWS), rows)
+        near = x.new_empty(threads, chunk, widest)
         self._call(
             "bank_backward",
             x,
