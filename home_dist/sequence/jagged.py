@@ -24,12 +24,21 @@ _LONG = 256
 """Mean length from which a product per sample is cheaper than a copy of the sample's vector for each of its events."""
 
 
+_TOGETHER = 4
+
+
 def dots_within(values: torch.Tensor, vectors: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
     """values: (N, D); vectors: (B, D), one per sample. Returns (N,): each event times its sample's vector."""
     if len(values) < _LONG * len(lengths):
         return (values * vectors.index_select(0, owners)).sum(1)
-    parts = values.split(lengths.tolist())
-    return torch.cat([torch.mv(part, vector) for part, vector in zip(parts, vectors, strict=True)])
+    # Of some samples at once, each event with all of their vectors: reading the events is what takes the time, and a product
+    # with one column reads them at half the speed of one with several.
+    parts = torch.stack([lengths[n : n + _TOGETHER].sum() for n in range(0, len(lengths), _TOGETHER)]).tolist()
+    found = []
+    for n, part, own in zip(range(0, len(lengths), _TOGETHER), values.split(parts), owners.split(parts), strict=True):
+        products = torch.mm(part, vectors[n : n + _TOGETHER].t())
+        found.append(products.gather(1, (own - n).unsqueeze(1)).squeeze(1))
+    return torch.cat(found)
 
 
 def some_within(lengths: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from home_dist.sequence.dien import Dien
 from home_dist.sequence.din import Din
 from home_dist.sequence.history import Encoder, History
-from home_dist.sequence.jagged import best_within, newest_within, softmax_within
+from home_dist.sequence.jagged import best_within, dots_within, newest_within, softmax_within
 from home_dist.sequence.sim import Sim
 from home_dist.sequence.twin import Twin
 from tests.sequence import references
@@ -199,3 +199,12 @@ def test_softmax_within_is_stable_and_sums_to_one():
     owners = torch.tensor([0, 0, 2, 2, 2])
     weights = softmax_within(torch.tensor([[1000.0], [1001.0], [-1e4], [0.0], [0.0]]), owners, 3)
     torch.testing.assert_close(weights[:, 0], torch.tensor([0.2689, 0.7311, 0.0, 0.5, 0.5]), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [[300], [900, 0, 400], [500, 300, 700, 100, 2, 600, 0, 1200, 900], [3, 0, 5]])
+def test_products_within_long_and_short_histories(lengths):
+    lengths = torch.tensor(lengths)
+    values, vectors = torch.randn(int(lengths.sum()), 6).double(), torch.randn(len(lengths), 6).double()
+    owners = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    expected = torch.stack([values[n] @ vectors[owner] for n, owner in enumerate(owners.tolist())])
+    torch.testing.assert_close(dots_within(values, vectors, lengths, owners), expected)
