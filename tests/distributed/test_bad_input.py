@@ -103,7 +103,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+FAST = ("damaged", "null id", "missing column", "no rows", "weight", "id too large", "id in a history")
+"""One of each way to find it; all of them start two ranks."""
+
+
+@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
 def test_bad_data_ends_every_rank_with_one_message(name, good_data, tmp_path):
     break_it, expected = CASES[name]
     data = shutil.copytree(good_data, tmp_path / "data")

@@ -70,6 +70,7 @@ def test_kinds_differ(curves):
     assert len({curves[1, name][10] for name in RUNS}) == len(RUNS)
 
 
+@pytest.mark.slow
 def test_one_task_alone_has_embeddings_of_its_own(data, tmp_path):
     config = make_config(tmp_path, data)
     alone = settings(model__kind="single_task", data__tasks="['follow']", train__max_steps=2, train__task_weights__like=2)

@@ -106,6 +106,7 @@ def test_a_run_goes_on_on_another_number_of_ranks(data, tmp_path):
     assert sorted(ended.losses()) == list(range(12, 49))
 
 
+@pytest.mark.slow  # tests/e2e does the same to the sample
 def test_a_complete_run_is_not_overwritten(undisturbed, data):
     source, options, _ = undisturbed
     before = sorted((p, p.stat().st_mtime_ns) for p in (source / "run" / "checkpoints").rglob("*"))
