@@ -39,9 +39,12 @@ def environment(rank: int, started: int, port: int, world_size: int | None = Non
     return {**os.environ, **{k: str(v) for k, v in variables.items()}}
 
 
-def start(ranks: int, *args: object, world_size: int | None = None) -> list[subprocess.Popen[str]]:
+def start(
+    ranks: int, *args: object, world_size: int | None = None, module: str = "home_dist.cli"
+) -> list[subprocess.Popen[str]]:
+    """Starts `python -m module args` on each rank."""
     port = free_port()
-    command = [sys.executable, "-m", "home_dist.cli", *map(str, args)]
+    command = [sys.executable, "-m", module, *map(str, args)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": REPOSITORY}
     return [subprocess.Popen(command, env=environment(r, ranks, port, world_size), **pipes) for r in range(ranks)]
 
@@ -58,6 +61,13 @@ def finish(processes: list[subprocess.Popen[str]], timeout: float = 120) -> Ende
 
 def run(ranks: int, *args: object, world_size: int | None = None, timeout: float = 120) -> Ended:
     return finish(start(ranks, *args, world_size=world_size), timeout)
+
+
+def run_module(ranks: int, module: str, *args: object, timeout: float = 400) -> Ended:
+    """A module of the tests on each rank; all must end well."""
+    ended = finish(start(ranks, *args, module=module), timeout)
+    assert ended.codes == [0] * ranks, ended.text
+    return ended
 
 
 def free_port() -> int:

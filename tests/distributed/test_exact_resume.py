@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import torch
 
 from home_dist.training.checkpoint import TrainState, open_stored
 from tests.factory import make_config, make_data
-from tests.ranks import REPOSITORY, Ended, environment, finish, free_port, settings
+from tests.ranks import Ended, run_module, settings
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -26,18 +24,11 @@ OPTIONS = settings(
     insight__every_steps=4,
     embedding__tables__video__sharding="row_wise",
     embedding__tables__tag__sharding="data_parallel",
-    embedding__weight_decay=0.01,
 )
 
 
 def trained(ranks: int, config: Path, name: str, stops: list[int]) -> Ended:
-    port = free_port()
-    command = [sys.executable, "-W", "ignore", "-m", "tests.distributed.stops_ranks", str(config), name]
-    command += [",".join(map(str, stops)), *OPTIONS]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": REPOSITORY}
-    ended = finish([subprocess.Popen(command, env=environment(r, ranks, port), **pipes) for r in range(ranks)], 300)
-    assert ended.codes == [0] * ranks, ended.text
-    return ended
+    return run_module(ranks, "tests.distributed.stops_ranks", config, name, ",".join(map(str, stops)), *OPTIONS)
 
 
 def told(state: TrainState) -> str:

@@ -1,14 +1,12 @@
 """Every kind of model and of encoder trains sharded by a change of its kind alone, and on two ranks as on one."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
 from home_dist.model_section import KINDS
 from tests.factory import make_config, make_data
-from tests.ranks import REPOSITORY, Ended, environment, finish, free_port, run, settings
+from tests.ranks import Ended, run, run_module, settings
 
 pytestmark = pytest.mark.distributed
 
@@ -43,12 +41,7 @@ def curves(data, tmp_path_factory):
     for ranks in (1, 2):
         config = make_config(tmp_path_factory.mktemp(f"ranks{ranks}"), data, batch_size=64 // ranks)
         lines = [f"{name} {COMMON} {options}".strip() for name, options in RUNS.items()]
-        command = [sys.executable, "-m", "tests.distributed.train_kinds", str(config), *lines]
-        port = free_port()
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": REPOSITORY}
-        started = [subprocess.Popen(command, env=environment(r, ranks, port), **pipes) for r in range(ranks)]
-        ended = finish(started, timeout=400)
-        assert ended.codes == [0] * ranks, ended.text
+        ended = run_module(ranks, "tests.distributed.train_kinds", config, *lines)
         _, *parts = re.split(r"^=== ", ended.outputs[0], flags=re.MULTILINE)
         for name, part in zip(RUNS, parts, strict=True):
             assert part.startswith(name + "\n")

@@ -1,14 +1,12 @@
 """A checkpoint of any number of ranks and any sharding, loaded on any other: parameters and optimizer state, bit for bit."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.factory import make_config, make_data
-from tests.ranks import REPOSITORY, environment, finish, free_port
+from tests.ranks import run_module
 
 pytestmark = pytest.mark.distributed
 
@@ -18,13 +16,7 @@ CASES = [f"{KINDS[n]},{KINDS[(n + 1) % 4]},{KINDS[n % 3]}" for n in range(4)]
 
 
 def lines(ranks: int, phase: str, config: Path, folder: Path, cases: list[str]) -> list[dict]:
-    port = free_port()
-    command = [sys.executable, "-m", "tests.distributed.reshard_ranks", phase, str(config), str(folder), *cases]
-    quiet = {"PYTHONWARNINGS": "ignore"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": REPOSITORY}
-    started = [subprocess.Popen(command, env=environment(r, ranks, port) | quiet, **pipes) for r in range(ranks)]
-    ended = finish(started, timeout=600)
-    assert ended.codes == [0] * ranks, ended.text
+    ended = run_module(ranks, "tests.distributed.reshard_ranks", phase, config, folder, *cases, timeout=600)
     return [json.loads(line) for line in ended.outputs[0].splitlines() if line.startswith("{")]
 
 

@@ -1,8 +1,5 @@
 """Managed ids: no two share a row, they read what a dictionary of float64 vectors would hold, and a run goes on exactly."""
 
-import subprocess
-import sys
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +11,7 @@ from home_dist.schema import build_layout, load_schema, save_schema
 from home_dist.schema.values import HashValues
 from tests.embeddings.train_managed import ROWS, STEPS
 from tests.factory import make_config, make_data
-from tests.ranks import REPOSITORY, environment, finish, free_port, run, settings
+from tests.ranks import run, run_module, settings
 
 pytestmark = pytest.mark.distributed
 LR = 0.1
@@ -50,13 +47,8 @@ def found(tmp_path_factory):
         out = folder / f"ranks{ranks}"
         out.mkdir()
         config = make_config(out, data)
-        command = [sys.executable, "-m", "tests.embeddings.train_managed", str(config), str(out)]
-        command += [f"{name} {options}" for name, options in CASES.items()]
-        port = free_port()
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": REPOSITORY}
-        started = [subprocess.Popen(command, env=environment(r, ranks, port), **pipes) for r in range(ranks)]
-        ended = finish(started, timeout=400)
-        assert ended.codes == [0] * ranks, ended.text
+        cases = [f"{name} {options}" for name, options in CASES.items()]
+        run_module(ranks, "tests.embeddings.train_managed", config, out, *cases)
         for name in CASES:
             results[ranks, name] = [torch.load(out / f"{name}.{r}.pt") for r in range(ranks)]
     return results

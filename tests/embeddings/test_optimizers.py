@@ -1,9 +1,6 @@
 """Every optimizer of sharded tables, on ids that repeat within a sample and a batch: against plain float64 code that gets the
 gradient of dense autograd, on one and two ranks; and through a checkpoint, bit for bit."""
 
-import subprocess
-import sys
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +11,7 @@ from home_dist.errors import ConfigError
 from home_dist.schema import IdFeature, load_schema, save_schema
 from tests.embeddings.update_tables import STEPS, draw, factors
 from tests.factory import make_config, make_data
-from tests.ranks import REPOSITORY, environment, finish, free_port, run, settings
+from tests.ranks import run, run_module, settings
 
 pytestmark = pytest.mark.distributed
 LR = 0.1
@@ -51,13 +48,7 @@ def found(tmp_path_factory):
         out.mkdir()
         # The batch is not read: ids are drawn, so that they repeat.
         config = make_config(out, data)
-        command = [sys.executable, "-m", "tests.embeddings.update_tables", str(config), str(out)]
-        command += [f"{name} {options}" for name, options in CASES.items()]
-        port = free_port()
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": REPOSITORY}
-        started = [subprocess.Popen(command, env=environment(r, ranks, port), **pipes) for r in range(ranks)]
-        ended = finish(started, timeout=400)
-        assert ended.codes == [0] * ranks, ended.text
+        run_module(ranks, "tests.embeddings.update_tables", config, out, *(f"{name} {o}" for name, o in CASES.items()))
         for name in CASES:
             results[ranks, name] = [torch.load(out / f"{name}.{r}.pt") for r in range(ranks)]
     return results
