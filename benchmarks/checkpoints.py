@@ -22,14 +22,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as home-dist does, before torch is imported
+from home_dist.process import prepare
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+prepare()
+
+import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+import torch.multiprocessing as mp  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

@@ -13,7 +13,7 @@ from home_dist.errors import ConfigError
 from home_dist.metrics import mean_row
 from home_dist.schema import load_schema
 from home_dist.training.build import Inputs, build, open_inputs
-from home_dist.training.checkpoint import Checkpoints, Saver, TrainState, load, read_record, read_state
+from home_dist.training.checkpoint import Checkpoints, Saver, TrainState, load, read_offering
 from home_dist.training.checkpoint.looking import find
 from home_dist.training.evaluate import Evaluation, evaluate, record, slice_columns
 from home_dist.training.events import EventLog
@@ -45,8 +45,9 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
     reader = inputs.training_reader(ranks)
     state = TrainState(0, 0, False, reader.position(0, 0), ranks.world_size)
     if newest is not None:
-        state = together(lambda: read_state(newest))
-        for change in read_record(newest).other_versions():
+        written = together(lambda: read_offering(newest))
+        state = written.state
+        for change in written.other_versions():
             screen.say(f"note: {newest} was written with {change}: the run need not go on bit for bit")
         position = state.position
         together(lambda: reader.resume(position))

@@ -105,7 +105,8 @@ class Trainer:
                 if self.validate is not None:
                     if isinstance(pipeline, TrainPipelineSparseDist):
                         pipeline.detach()  # the next step attaches it again
-                    measured |= self.validate()
+                    # A new dict: a save that is still being written holds the one before.
+                    measured = measured | self.validate()
                     batches = self._until_validation(epochs, state.step, total)
                 state = replace(state, metrics=measured)
                 self.saver.save(self.built.model, self.built.optimizer, state, meter.state())

@@ -52,6 +52,7 @@ class WarmStart:
         self.stored, _ = open_stored(self.checkpoint)
         self.places = dict(table_places(self.layout, self.stored))
         self.tables = all_tables(inputs.layout)
+        self.small = replicated_tables(inputs.layout)
         here = set(self.tables)
         for new, old in section.rename.items():
             if new not in here:
@@ -82,12 +83,23 @@ class WarmStart:
         rows, how = self._rows(before, table)
         if rows is None:
             return f"{how}; first values stay"
-        for first, column, values in _targets(model, self.inputs.layout, table):
+        for first, column, values in self._targets(model, table):
             _gather(self.stored, self.places[name], rows[first : first + len(values)], column, values)
         taken = int((rows >= 0).sum())
         renamed = f" of {name}" if name != table.name else ""
         rest = table.rows - taken
         return f"{taken:,} of {table.rows:,} rows{renamed}, {how}" + (f"; {rest:,} keep their first values" if rest else "")
+
+    def _targets(self, model: nn.Module, table: Table) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """(first row, first column, values) of what of a table lies on this rank."""
+        if table.replicated:
+            weight, first = self.small.place(table.name)
+            whole = next(v for n, v in model.state_dict().items() if n.endswith(f"features.replicated.weights.{weight}"))
+            yield 0, 0, whole[first : first + table.rows]
+            return
+        for shard in table_shards(model):
+            if shard.table == table.name:
+                yield shard.first_row, shard.first_column, shard.values
 
     def _rows(self, before: Table, now: Table) -> tuple[Map | None, str]:
         statistics = [{f.name: f for f in s.feature if f.kind == "statistic"} for s in (self.schema, self.inputs.schema)]
@@ -161,18 +173,6 @@ def table_places(layout: InputLayout, stored: Stored) -> Iterator[tuple[str, Pla
         if tensor not in stored.tensors:
             raise CheckpointError(f"{stored.folder}: it holds no {tensor}, which its run's schema asks for. Use another one.")
         yield table.name, Place(tensor, first, table.rows)
-
-
-def _targets(model: nn.Module, layout: InputLayout, table: Table) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """(first row, first column, values) of what of a table lies on this rank."""
-    if table.replicated:
-        weight, first = replicated_tables(layout).place(table.name)
-        whole = next(v for n, v in model.state_dict().items() if n.endswith(f"features.replicated.weights.{weight}"))
-        yield 0, 0, whole[first : first + table.rows]
-        return
-    for shard in table_shards(model):
-        if shard.table == table.name:
-            yield shard.first_row, shard.first_column, shard.values
 
 
 def _gather(stored: Stored, place: Place, rows: Map, column: int, out: torch.Tensor) -> None:

@@ -6,11 +6,15 @@ What is stopped is the trainer, right after a checkpoint is on disk; the model, 
 """
 
 import sys
+import time
 from typing import Any
 
 from home_dist.config import load_config
 from home_dist.training import commands, ranks
 from home_dist.training.checkpoint import Saver
+
+WRITING_SECONDS = 0.2
+"""Longer than a step, which must change nothing of what is being written."""
 
 
 class Stop(Exception):
@@ -22,7 +26,7 @@ def main(path: str, name: str, stops: str, *overrides: str) -> None:
     formed = ranks.form_ranks(config.distributed)
     config = load_config(path, [*(o for o in overrides if o != "--set"), f"run.dir={config.run.dir}/{name}"])
     left = [int(step) for step in stops.split(",") if step]
-    save = Saver.save
+    save, write = Saver.save, Saver._write
 
     def stopping(self: Saver, model: Any, optimizer: Any, state: Any, meter: Any = None) -> Any:
         saved = save(self, model, optimizer, state, meter)
@@ -31,7 +35,11 @@ def main(path: str, name: str, stops: str, *overrides: str) -> None:
             raise Stop
         return saved
 
-    Saver.save = stopping
+    def slowly(self: Saver, *args: Any) -> None:
+        time.sleep(WRITING_SECONDS)
+        write(self, *args)
+
+    Saver.save, Saver._write = stopping, slowly
     while True:
         try:
             commands.train(config, formed)

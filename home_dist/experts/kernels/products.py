@@ -33,6 +33,11 @@ class Layers:
         """Layers but the last."""
         return len(self.weights) - 1
 
+    @property
+    def widths(self) -> list[int]:
+        """Of the inputs, and of each layer's output."""
+        return [self.inputs[0].shape[1], *(w.shape[1] for w in self.weights)]
+
 
 class Forward(NamedTuple):
     y: torch.Tensor

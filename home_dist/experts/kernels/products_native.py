@@ -52,7 +52,7 @@ class NativeProducts:
 
     def forward(self, layers: Layers, keep: bool, of_batch: bool, mask: torch.Tensor | None) -> Forward:
         x, rows, total = layers.inputs[0], len(layers.inputs[0]), sum(layers.experts)
-        widths = [x.shape[1], *(w.shape[1] for w in layers.weights)]
+        widths = layers.widths
         y = x.new_empty(total, rows, widths[-1])
         hidden = [_in_blocks(x, total, rows, width) for width in widths[1:-1]] if keep else []
         moments = (x.new_empty(total, widths[-1]), x.new_empty(total, widths[-1])) if of_batch else None
@@ -79,7 +79,7 @@ class NativeProducts:
         if not hidden:
             return [], []
         x, rows = layers.inputs[0], len(layers.inputs[0])
-        widths = [x.shape[1], *(w.shape[1] for w in layers.weights)]
+        widths = layers.widths
         weight_grads = [torch.empty_like(w) for w in layers.weights[1:]]
         bias_grads = [torch.empty_like(b) for b in layers.biases[: layers.hidden]]
         widest = max(widths[1:])

@@ -6,8 +6,8 @@ every other file (manifest.py).
 """
 
 from home_dist.training.checkpoint.folder import Checkpoints, read_record
-from home_dist.training.checkpoint.loading import load, open_stored, read_state
+from home_dist.training.checkpoint.loading import load, open_stored, read_offering
 from home_dist.training.checkpoint.saver import Saver
 from home_dist.training.checkpoint.state import Record, TrainState
 
-__all__ = ["Checkpoints", "Record", "Saver", "TrainState", "load", "open_stored", "read_record", "read_state"]
+__all__ = ["Checkpoints", "Record", "Saver", "TrainState", "load", "open_stored", "read_offering", "read_record"]

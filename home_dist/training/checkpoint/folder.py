@@ -37,9 +37,11 @@ class Checkpoints:
 
     def best(self) -> Path | None:
         """By `[checkpoint] best`; None where nothing was measured."""
+        if not self.keep.best:
+            return None
         name = f"validation/{self.keep.best}"
         measured = [(value, p) for p in self.complete() if (value := metrics_of(p).get(name)) is not None and value == value]
-        if not self.keep.best or not measured:
+        if not measured:
             return None
         sign = -1 if self.keep.best in _SMALLER_IS_BETTER else 1
         return max(measured, key=lambda m: (sign * m[0], step_of(m[1])))[1]
@@ -71,31 +73,22 @@ class Checkpoints:
     def newest_intact(self, before: Path | None = None) -> Path | None:
         """The newest one, or the newest before another one, all of whose files agree with its manifest."""
         for path in reversed(self.complete()):
-            if before is not None and step_of(path) >= step_of(before):
-                continue
-            try:
-                verify(path)
-                read_record(path)
-            except CheckpointError:
-                continue
-            return path
+            if (before is None or step_of(path) < step_of(before)) and problem_of(path) is None:
+                return path
         return None
 
     def set_damaged_aside(self) -> list[str]:
         """Renames damaged checkpoints that are newer than the newest intact one; returns a line about each."""
         notes = []
         for path in reversed(self.complete()):
-            try:
-                verify(path)
-                read_record(path)
-            except CheckpointError as error:
-                aside = path.with_name(path.name + ASIDE)
-                if aside.exists():
-                    shutil.rmtree(aside)
-                path.rename(aside)
-                notes.append(f"{error} Set aside as {aside}.")
-                continue
-            break
+            problem = problem_of(path)
+            if problem is None:
+                break
+            aside = path.with_name(path.name + ASIDE)
+            if aside.exists():
+                shutil.rmtree(aside)
+            path.rename(aside)
+            notes.append(f"{problem} Set aside as {aside}.")
         return notes
 
     def with_offer(self, checkpoint: Path, error: Damaged) -> Damaged:
@@ -120,6 +113,16 @@ def read_record(checkpoint: Path) -> Record:
         return Record.from_json(json.loads((checkpoint / STATE).read_text()))
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise damaged(checkpoint, STATE, f"{type(error).__name__}: {error}") from None
+
+
+def problem_of(checkpoint: Path) -> CheckpointError | None:
+    """What is wrong with it; None where all files agree with its manifest."""
+    try:
+        verify(checkpoint)
+        read_record(checkpoint)
+    except CheckpointError as error:
+        return error
+    return None
 
 
 def metrics_of(checkpoint: Path) -> dict[str, float]:

@@ -35,9 +35,9 @@ def load(checkpoint: Path, model: DistributedModelParallel, optimizer: KeyedOpti
     return record.state
 
 
-def read_state(checkpoint: Path) -> TrainState:
+def read_offering(checkpoint: Path) -> Record:
     """Raises CheckpointError for a missing or damaged one, which offers an intact one."""
-    return _offering(checkpoint, read_record).state
+    return _offering(checkpoint, read_record)
 
 
 def open_stored(checkpoint: Path) -> tuple[Stored, Record]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from home_dist.config import CheckpointSection
 from home_dist.errors import CheckpointError
-from home_dist.training.checkpoint import Checkpoints, open_stored, read_state
+from home_dist.training.checkpoint import Checkpoints, open_stored, read_offering
 from home_dist.training.checkpoint.manifest import entry, write_manifest
 from tests.training.checkpoint.stored import write_checkpoint
 
@@ -64,7 +64,7 @@ def test_another_format_is_refused(tmp_path):
     manifest = json.loads((path / "manifest.json").read_text())
     write_manifest(path, manifest["files"] | {"state.json": entry(path / "state.json")})
     with pytest.raises(CheckpointError, match="format 1, but this home_dist reads format 2"):
-        read_state(path)
+        read_offering(path)
 
 
 @given(
