@@ -99,7 +99,7 @@ class FeatureVector(nn.Module):
         if weighted is not None:
             parts.append(_in_order(weighted, [i.key for i in self.layout.at("weighted_bag")]))
         for place in ONE_BY_ONE:
-            parts += [_pooled(events[i.key], i, weights.get(i.key)) for i in self.layout.features if i.place == place]
+            parts += [pooled(events[i.key], i, weights.get(i.key)) for i in self.layout.features if i.place == place]
         if self.layout.pretrained:
             parts += self.pretrained(batch.vectors)
         ids = batch.events.to_dict() if batch.events.keys() else {}
@@ -117,7 +117,7 @@ class FeatureVector(nn.Module):
         """A multi-valued feature of a replicated table, (B, dim)."""
         ids = lists[item.key]
         found = JaggedTensor(values=self.replicated.listed(ids, item), lengths=ids.lengths())
-        return _pooled(found, item, weights.get(item.key))
+        return pooled(found, item, weights.get(item.key))
 
     def _history(
         self,
@@ -167,7 +167,7 @@ class FeatureVector(nn.Module):
     ) -> torch.Tensor:
         """(B, dim)"""
         if item.place in ONE_BY_ONE:
-            return _pooled(found[item.key], item, weights.get(item.key))
+            return pooled(found[item.key], item, weights.get(item.key))
         if item.place == "small_list":
             return self._listed(lists, item, weights)
         dim, index = self.replicated.position(self._small_column[item.key])
@@ -182,7 +182,7 @@ def _in_order(bags: KeyedTensor, keys: list[str]) -> torch.Tensor:
     return torch.cat([found[key] for key in keys], 1)
 
 
-def _pooled(ids: JaggedTensor, item: IdInput, weights: JaggedTensor | None = None) -> torch.Tensor:
+def pooled(ids: JaggedTensor, item: IdInput, weights: JaggedTensor | None = None) -> torch.Tensor:
     """(n, dim) values of jagged samples -> (B, dim): their sum or mean; zero for samples without any. weights: (n,)."""
     values, lengths = ids.values(), ids.lengths()
     if weights is not None:

@@ -1,6 +1,6 @@
 """Parquet batches -> the inputs of a scoring program. No labels are needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 
 from home_dist.errors import DataError
+from home_dist.export.inputs import Input
+from home_dist.schema import PretrainedInput
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -21,48 +24,75 @@ def parquet_files(path: Path) -> list[Path]:
     return files
 
 
-def columns_of(inputs: dict[str, str | None]) -> list[str]:
-    return sorted({name.partition(".")[2] for name in inputs if not name.startswith("lengths.")})
-
-
-def read_batches(file: Path, inputs: dict[str, str | None], rows: int) -> Iterator[tuple[pa.Table, dict[str, torch.Tensor]]]:
+def read_batches(file: Path, inputs: Iterable[Input], rows: int) -> Iterator[tuple[pa.Table, dict[str, torch.Tensor]]]:
     """Batches of at most `rows` rows with all of their columns, and as inputs. Raises DataError naming file and column."""
+    needed = sorted({i.column for i in inputs if i.column})
     try:
         opened = pq.ParquetFile(file)
-        missing = sorted(set(columns_of(inputs)) - set(opened.schema_arrow.names))
+        missing = sorted(set(needed) - set(opened.schema_arrow.names))
         if missing:
             raise DataError(f"{file}: column {missing[0]!r} is missing; the program needs it.")
         for batch in opened.iter_batches(rows):
             table = pa.Table.from_batches([batch])
             yield table, dict(_tensors(file, table, inputs))
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise DataError(f"{file}: it cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def _tensors(file: Path, table: pa.Table, inputs: dict[str, str | None]) -> Iterator[tuple[str, torch.Tensor]]:
-    lengths: dict[str, np.ndarray[Any, Any]] = {}
-    for name, group in inputs.items():
-        kind, _, column = name.partition(".")
-        if kind == "lengths":
+def _tensors(file: Path, table: pa.Table, inputs: Iterable[Input]) -> Iterator[tuple[str, torch.Tensor]]:
+    lengths: dict[str, NDArray[np.int64]] = {}
+    for item in inputs:
+        if item.kind == "lengths":
             continue
-        array = table.column(column).combine_chunks()
+        array = table.column(item.column).combine_chunks()
         array = array if isinstance(array, pa.Array) else array.chunk(0)
-        if array.null_count and kind != "number":
-            raise DataError(f"{file}: column {column!r}: null where a value is needed. Fill it in.")
-        if kind == "ids":
-            yield name, torch.from_numpy(np.array(array.cast(pa.int64())))
-        elif kind == "number":
-            values = pc.fill_null(array.cast(pa.float64()), float("nan"))
-            yield name, torch.from_numpy(np.array(values))
-        elif kind == "vector":
-            flat = np.array(array.flatten().cast(pa.float64()))
-            yield name, torch.from_numpy(flat.reshape(len(array), -1))
-        else:
-            own = np.array(pc.list_value_length(array).cast(pa.int64()))
-            if group in lengths and not np.array_equal(own, lengths[group]):
-                raise DataError(f"{file}: column {column!r}: its lists differ in length from the others of {group!r}")
-            if group is not None:
-                lengths[group] = own
-            yield name, torch.from_numpy(np.array(array.flatten().cast(pa.int64())))
+        wrong = f"{file}: column {item.column!r}"
+        if item.group is not None:
+            own = np.asarray(pc.fill_null(pc.list_value_length(array), 0)).astype(np.int64)
+            if item.group in lengths and not np.array_equal(own, lengths[item.group]):
+                raise DataError(f"{wrong}: its lists differ in length from the others of {item.group!r}")
+            lengths[item.group] = own
+        yield item.name, torch.from_numpy(np.require(_values(wrong, item, array), requirements=["C", "W"]))
     for group, own in lengths.items():
         yield f"lengths.{group}", torch.from_numpy(own)
+
+
+def _values(wrong: str, item: Input, array: pa.Array) -> NDArray[Any]:
+    """Raises DataError, whose message begins with `wrong`."""
+    if item.pretrained is not None:
+        return _pretrained(wrong, item.pretrained, array)
+    if item.kind == "number":
+        return np.asarray(pc.fill_null(array.cast(pa.float64()), float("nan")))
+    if item.rows_of is not None:  # which gives row 0 to null
+        return item.rows_of(array if item.group is None else array.flatten())
+    flat = array if item.kind == "ids" else array.flatten()
+    if array.null_count or flat.null_count:
+        raise DataError(f"{wrong}: null where a value is needed. Fill it in.")
+    if item.kind == "vector":
+        return np.asarray(flat.cast(pa.float64())).reshape(len(array), -1)
+    if item.kind == "weights":
+        weights = np.asarray(flat.cast(pa.float32()))
+        if not np.isfinite(weights).all():
+            raise DataError(f"{wrong}: a weight is NaN or infinite. Correct it.")
+        return weights
+    return np.asarray(flat.cast(pa.int64()))
+
+
+def _pretrained(wrong: str, item: PretrainedInput, array: pa.Array) -> NDArray[np.float32]:
+    """(n, width + 1): the vector, and whether it is missing."""
+    found = np.zeros((len(array), item.width + 1), np.float32)
+    if item.frozen is not None:
+        positions = item.frozen.positions(array)
+        there = positions >= 0
+        found[there, :-1] = item.frozen.vectors[positions[there]]
+    else:
+        there = ~np.asarray(array.is_null())
+        lengths = np.asarray(pc.fill_null(pc.list_value_length(array), item.width))
+        if (lengths != item.width).any():
+            raise DataError(f"{wrong}: lists of {item.width} numbers, or null, are needed.")
+        vectors = np.asarray(pc.fill_null(array.flatten().cast(pa.float32()), float("nan")))
+        found[there, :-1] = vectors.reshape(-1, item.width)
+        if not np.isfinite(found).all():
+            raise DataError(f"{wrong}: NaN, null or infinite within a vector. Write null for the whole vector.")
+    found[:, -1] = ~there
+    return found

@@ -7,19 +7,23 @@ Folder: program.pt2, on request program.aot.pt2 (compiled by AOTInductor for thi
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from home_dist.config import RunConfig, load_config
 from home_dist.errors import ConfigError, UserError
 from home_dist.export.columns import parquet_files, read_batches
-from home_dist.export.scorer import Embeddings, Inputs, Scorer, input_names
+from home_dist.export.inputs import Input, inputs_of
+from home_dist.export.managed import ManagedRows
+from home_dist.export.scorer import Embeddings, Inputs, Scorer
 from home_dist.export.source import Source, written_whole
 from home_dist.export.weights import write_meaning
 from home_dist.metrics import evaluate_tasks
+from home_dist.schema import build_layout, load_schema
 from home_dist.sequence.history import History
 from home_dist.training.build import build, open_inputs
 from home_dist.training.checkpoint import load
@@ -52,8 +56,8 @@ def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: 
 
     Raises ConfigError for networks that torch.export cannot take.
     """
-    scorer, names = Scorer(source, embeddings), input_names(source.layout)
-    program = exported(scorer, names)
+    scorer, inputs = Scorer(source, embeddings), inputs_of(source.layout)
+    program = exported(scorer, inputs)
     found: list[Parity] = []
 
     def write(folder: Path) -> None:
@@ -64,11 +68,12 @@ def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: 
             **source.metadata(),
             "embeddings": embeddings,
             "tasks": scorer.tasks,
-            "inputs": {n: {"dtype": _dtype_of(n), "first_dimension": g or "samples"} for n, g in names.items()},
+            "inputs": {n: _told(i) for n, i in inputs.items()},
         }
         (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
         write_meaning(source, folder)
-        if source.config.data.test:
+        managed = any(t.managed for t in source.layout.tables) and source.record.state.world_size > 1
+        if source.config.data.test and not managed:
             found.extend(parity(source, open_program(folder), ranks))
             report = {
                 "split": "test",
@@ -84,19 +89,28 @@ def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: 
     return found
 
 
-def _dtype_of(name: str) -> str:
-    return "float64" if name.startswith(("number.", "vector.")) else "int64"
+def _told(item: Input) -> dict[str, Any]:
+    """For whoever feeds a program without home_dist."""
+    told: dict[str, Any] = {"dtype": str(item.dtype).removeprefix("torch."), "first_dimension": item.group or "samples"}
+    if item.kind == "lengths":
+        told["first_dimension"] = "samples"
+    if item.rows_of is not None:
+        told |= {"column": item.column, "holds": f"rows of table {item.table}, by its values in schema.toml"}
+    if item.pretrained is not None:
+        told |= {"column": item.column, "width": item.width, "holds": "the vector, and 1 where it is missing, with zeros"}
+    return told
 
 
-def exported(scorer: Scorer, names: dict[str, str | None]) -> torch.export.ExportedProgram:
+def exported(scorer: Scorer, inputs: dict[str, Input]) -> torch.export.ExportedProgram:
     samples = torch.export.Dim("samples", min=1, max=_MOST)
     groups = {
-        g: torch.export.Dim(f"events_{n}", min=0, max=_MOST) for n, g in enumerate(sorted({g for g in names.values() if g}))
+        g: torch.export.Dim(f"events_{n}", min=0, max=_MOST)
+        for n, g in enumerate(sorted({i.group for i in inputs.values() if i.group}))
     }
-    shapes = {name: {0: samples if group is None else groups[group]} for name, group in names.items()}
+    shapes = {n: {0: groups[i.group] if i.group and i.kind != "lengths" else samples} for n, i in inputs.items()}
     try:
         with torch.no_grad(), _traceable():
-            return torch.export.export(scorer, (example(scorer, names),), dynamic_shapes=(shapes,), strict=True)
+            return torch.export.export(scorer, (example(inputs),), dynamic_shapes=(shapes,), strict=True)
     except Exception as error:  # torch.export has many ways to refuse a network
         first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise ConfigError(
@@ -116,28 +130,20 @@ def _traceable() -> Iterator[None]:
         setattr(History, "owners", cached)  # noqa: B010
 
 
-def example(scorer: Scorer, names: dict[str, str | None]) -> Inputs:
+def example(inputs: dict[str, Input]) -> Inputs:
     """Inputs of the right kinds, with 1 + (row % 3) values per list."""
-    widths = {f"vector.{f.column}": getattr(f, "width", 1) for f in scorer.layout.dense}
     lengths = torch.arange(_EXAMPLE_ROWS) % 3 + 1
-    inputs: Inputs = {}
-    for name in names:
-        kind = name.partition(".")[0]
-        if kind == "list":
-            inputs[name] = torch.zeros(int(lengths.sum()), dtype=torch.int64)
-        elif kind == "lengths":
-            inputs[name] = lengths.clone()
-        elif kind == "vector":
-            inputs[name] = torch.zeros(_EXAMPLE_ROWS, widths[name], dtype=torch.float64)
-        else:
-            inputs[name] = torch.zeros(_EXAMPLE_ROWS, dtype=torch.float64 if kind == "number" else torch.int64)
-    return inputs
+    found: Inputs = {}
+    for name, item in inputs.items():
+        count = int(lengths.sum()) if item.group else _EXAMPLE_ROWS
+        found[name] = lengths.clone() if item.kind == "lengths" else torch.zeros(count, *item.shape, dtype=item.dtype)
+    return found
 
 
 @dataclass(frozen=True)
 class Program:
     run: Scoring
-    inputs: dict[str, str | None]
+    inputs: list[Input]
     tasks: list[str]
     about: dict[str, Any]
 
@@ -146,7 +152,7 @@ class Program:
         for file in files:
             for table, inputs in read_batches(file, self.inputs, rows):
                 with torch.no_grad():
-                    yield table, self.run({n: inputs[n] for n in self.inputs}).numpy()
+                    yield table, self.run({i.name: inputs[i.name] for i in self.inputs}).numpy()
 
 
 def open_program(folder: Path, compiled: bool = False) -> Program:
@@ -156,9 +162,25 @@ def open_program(folder: Path, compiled: bool = False) -> Program:
         wanted = "--compiled" if compiled else "--format program"
         raise UserError(f"{path}: no program is there. Write one with home-dist export RUN {wanted}.")
     about = json.loads((folder / ABOUT).read_text())
-    inputs = {n: None if i["first_dimension"] == "samples" else i["first_dimension"] for n, i in about["inputs"].items()}
     run = torch._inductor.aoti_load_package(str(path)) if compiled else torch.export.load(path).module()
-    return Program(run, inputs, about["tasks"], about)
+    return Program(run, _inputs(folder), about["tasks"], about)
+
+
+def _inputs(folder: Path) -> list[Input]:
+    """With what turns a column's values into rows, from the files in the folder."""
+    config = load_config(folder / "config.toml", [f"data.path={folder}", f"data.schema={folder / 'schema.toml'}"])
+    found = inputs_of(build_layout(load_schema(config.schema_path()), config)).values()
+    return [
+        replace(item, rows_of=ManagedRows(item.rows_of, folder / "managed" / f"{item.table}.parquet"))
+        if item.rows_of is not None and item.table is not None and _managed(config, item.table)
+        else item
+        for item in found
+    ]
+
+
+def _managed(config: RunConfig, table: str) -> bool:
+    section = config.embedding.tables.get(table)
+    return section is not None and section.managed is not None
 
 
 def parity(source: Source, program: Program, ranks: Ranks, rows: int = 1000) -> list[Parity]:

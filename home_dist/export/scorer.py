@@ -6,9 +6,13 @@ Inputs are by column of the Parquet files, as they stand there:
     "number.COLUMN"       (B,) float64     a statistic or a dense number; NaN where a statistic is null
     "vector.COLUMN"       (B, width) float64
     "list.COLUMN"         (N,) int64       all lists of a column one after another
+    "weights.COLUMN"      (N,) float32     of the values of a weighted list
     "lengths.GROUP"       (B,) int64       of the lists of a feature or, once, of the fields of a history
+    "pretrained.FEATURE"  (B, width + 1) float32    its vector, and 1 where it is missing
 
-Ids outside of a table, as those that `keep_rows` cuts off, are looked up as row 0.
+Columns of raw ids, whose table has a vocabulary, a hash or managed ids, are "ids.TABLE/COLUMN" and "list.TABLE/COLUMN": the
+program takes rows, and columns.py turns ids into them, because texts are no tensors. Ids outside of a table, as those that
+`keep_rows` cuts off, are looked up as row 0.
 """
 
 from dataclasses import dataclass
@@ -19,12 +23,17 @@ from torch import nn
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from home_dist.errors import ConfigError
+from home_dist.export.inputs import id_name, list_groups
 from home_dist.export.source import Source
-from home_dist.network import Head
+from home_dist.network import Head, pooled
 from home_dist.schema import DenseFeature, IdInput, InputLayout, StatisticFeature
+from home_dist.schema.layout import ONE_BY_ONE, Place
 
 Embeddings = Literal["fp32", "fp16", "int8"]
 Inputs = dict[str, torch.Tensor]
+POOLED: tuple[Place, ...] = ("bag", "weighted_bag")
+LOOKED_UP: tuple[Place, ...] = (*POOLED, *ONE_BY_ONE)
+PLACES: tuple[Place, ...] = ("small_list", *LOOKED_UP)
 
 
 class StoredTable(nn.Module):
@@ -83,18 +92,22 @@ class _Lists:
 
 @dataclass
 class _Batch:
+    """What the network's head reads of a Batch."""
+
     small: torch.Tensor
     small_lists: _Lists
     events: _Lists
+    managed: _Lists
+    list_weights: _Lists
     dense: torch.Tensor
+    vectors: torch.Tensor
 
 
 class Scorer(nn.Module):
     def __init__(self, source: Source, embeddings: Embeddings = "fp32"):
-        """Raises ConfigError for a network that has parts which this module does not know."""
+        """Raises ConfigError for a checkpoint that does not fit its configuration."""
         super().__init__()
         self.layout: InputLayout = source.layout
-        _refuse_unknown(source)
         self.tasks = [t.name for t in source.schema.task]
         self.head = Head(source.schema, source.layout, source.config)
         self.tables = nn.ModuleDict(
@@ -123,48 +136,52 @@ class Scorer(nn.Module):
         """(B, K) probabilities, tasks in the schema's order."""
         small = [self._small(i, inputs) for i in self.layout.at("small")]
         samples = self._samples(inputs)
+        lists = {place: {i.key: self._ids(i, inputs) for i in self.layout.at(place)} for place in PLACES}
+        weights = {i.key: self._weights(i, inputs) for i in self.layout.features if i.weights is not None}
+        vectors = [inputs[f"pretrained.{i.name}"] for i in self.layout.pretrained]
         batch = _Batch(
-            torch.stack(small, 1) if small else torch.zeros(samples, 0, dtype=torch.int64),
-            _Lists({i.key: self._ids(i, inputs) for i in self.layout.at("small_list")}),
-            _Lists({i.key: self._ids(i, inputs) for i in self.layout.at("event")}),
-            self._dense(inputs, samples),
+            small=torch.stack(small, 1) if small else torch.zeros(samples, 0, dtype=torch.int64),
+            small_lists=_Lists(lists["small_list"]),
+            events=_Lists(lists["event"]),
+            managed=_Lists(lists["managed"]),
+            list_weights=_Lists({i.key: weights[i.key] for i in self.layout.weighted}),
+            dense=self._dense(inputs, samples),
+            vectors=torch.cat(vectors, 1) if vectors else torch.zeros(samples, 0),
         )
-        bags = {i.key: self._pooled(i, self._ids(i, inputs)) for i in self.layout.at("bag")}
-        events = {i.key: self._looked_up(i, batch.events.found[i.key]) for i in self.layout.at("event")}
-        v, _ = self.head.features(batch, _Lists(bags) if bags else None, None, events or None)
+        found = {i.key: self._looked_up(i, lists[i.place][i.key]) for i in self.layout.inputs if i.place in LOOKED_UP}
+        bags, weighted = (
+            {i.key: pooled(found[i.key], i, weights.get(i.key)) for i in self.layout.at(place)} for place in POOLED
+        )
+        events = {i.key: found[i.key] for place in ONE_BY_ONE for i in self.layout.at(place)}
+        v, _ = self.head.features(batch, _Lists(bags) if bags else None, _Lists(weighted) if weighted else None, events)
         return torch.sigmoid(self.head.logits(v, batch.dense, None))
 
     def _samples(self, inputs: Inputs) -> int:
         # Every network has a column with one value per sample, or the lengths of one with lists.
-        name = next(n for n in inputs if not n.startswith("list."))
+        name = next(n for n in inputs if not n.startswith(("list.", "weights.")))
         return inputs[name].shape[0]
 
     def _small(self, item: IdInput, inputs: Inputs) -> torch.Tensor:
         if item.key not in self.layout.statistics:
-            return _within(inputs[f"ids.{item.column}"], item)
+            return _within(inputs[id_name(item)], item)
         values = inputs[f"number.{item.column}"]
         bucket = torch.bucketize(values, getattr(self, f"boundaries_{item.key}"), right=True) + 1
         return torch.where(values.isnan(), 0, bucket)
 
     def _ids(self, item: IdInput, inputs: Inputs) -> JaggedTensor:
         if not item.is_list:
-            ids = _within(inputs[f"ids.{item.column}"], item)
+            ids = _within(inputs[id_name(item)], item)
             return JaggedTensor(values=ids, lengths=torch.ones_like(ids))
-        return JaggedTensor(
-            values=_within(inputs[f"list.{item.column}"], item), lengths=inputs[f"lengths.{self.groups[item.key]}"]
-        )
+        return JaggedTensor(values=_within(inputs[id_name(item)], item), lengths=self._lengths(item, inputs))
+
+    def _weights(self, item: IdInput, inputs: Inputs) -> JaggedTensor:
+        return JaggedTensor(values=inputs[f"weights.{item.weights}"], lengths=self._lengths(item, inputs))
+
+    def _lengths(self, item: IdInput, inputs: Inputs) -> torch.Tensor:
+        return inputs[f"lengths.{self.groups[item.key]}"]
 
     def _looked_up(self, item: IdInput, ids: JaggedTensor) -> JaggedTensor:
         return JaggedTensor(values=self.tables[item.table.name](ids.values()), lengths=ids.lengths())
-
-    def _pooled(self, item: IdInput, ids: JaggedTensor) -> torch.Tensor:
-        """(B, dim)"""
-        values, lengths = self._looked_up(item, ids).values(), ids.lengths()
-        if not item.is_list:
-            return values
-        owners = torch.repeat_interleave(torch.arange(len(lengths)), lengths, output_size=len(values))
-        total = values.new_zeros(len(lengths), values.shape[1]).index_add_(0, owners, values)
-        return total / lengths.clamp(min=1).unsqueeze(1) if item.pooling == "mean" else total
 
     def _dense(self, inputs: Inputs, samples: int) -> torch.Tensor:
         parts = []
@@ -178,47 +195,5 @@ class Scorer(nn.Module):
         return torch.cat(parts, 1) if parts else torch.zeros(samples, 0)
 
 
-def _refuse_unknown(source: Source) -> None:
-    """Parts that a program does not compute yet."""
-    for item in source.layout.inputs:
-        what = ""
-        if item.rows_of is not None:
-            what = f"column {item.column!r} holds ids that a vocabulary or a hash turns into rows"
-        elif item.weights is not None:
-            what = f"column {item.column!r} is pooled with weights"
-        elif item.place == "managed":
-            what = f"table {item.table.name!r} has managed ids"
-        if what:
-            raise ConfigError(f"{source.checkpoint}: {what}, which a program cannot do yet. Use --format safetensors.")
-    for pretrained in source.layout.pretrained:
-        raise ConfigError(
-            f"{source.checkpoint}: feature {pretrained.name!r} is pre-trained, which a program cannot do yet. "
-            "Use --format safetensors."
-        )
-
-
 def _within(ids: torch.Tensor, item: IdInput) -> torch.Tensor:
     return torch.where((ids >= 0) & (ids < item.table.rows), ids, 0)
-
-
-def list_groups(layout: InputLayout) -> dict[str, str]:
-    """By key of a list column: the group whose lengths it shares, a sequence's name or its own column."""
-    fields = {e.field.key: s.name for s in layout.sequences for e in s.fields}
-    return {i.key: fields.get(i.key, i.column) for i in layout.inputs if i.is_list}
-
-
-def input_names(layout: InputLayout) -> dict[str, str | None]:
-    """All inputs of a program, each with the group that gives its first dimension; None for B."""
-    groups, names = list_groups(layout), dict[str, str | None]()
-    for item in layout.inputs:
-        if item.key in layout.statistics:
-            names[f"number.{item.column}"] = None
-        elif item.is_list:
-            names[f"lengths.{groups[item.key]}"] = None
-            names[f"list.{item.column}"] = groups[item.key]
-        else:
-            names[f"ids.{item.column}"] = None
-    for feature in layout.dense:
-        wide = isinstance(feature, DenseFeature) and feature.width > 1
-        names[f"vector.{feature.column}" if wide else f"number.{feature.column}"] = None
-    return names

@@ -12,9 +12,12 @@ import tomli_w
 import torch
 
 from home_dist.errors import CheckpointError
+from home_dist.export.managed import write_managed
 from home_dist.export.source import Source, written_whole
 from home_dist.export.streams import Stream, write_sharded
-from home_dist.schema import StatisticFeature
+from home_dist.schema import PretrainedFeature, StatisticFeature
+from home_dist.schema.frozen import KEYS, VECTORS
+from home_dist.schema.values import VocabularyValues
 from home_dist.training.checkpoint.looking import changed_rows
 from home_dist.training.warm_start import vocabulary_path
 
@@ -44,20 +47,28 @@ def _dense(source: Source, name: str) -> Stream:
 
 
 def write_meaning(source: Source, folder: Path) -> None:
-    """schema.toml, config.toml, boundaries.json, vocabularies/ and export.json."""
+    """schema.toml, config.toml, boundaries.json, vocabularies/, managed/, frozen tables and export.json."""
     (folder / "schema.toml").write_text(tomli_w.dumps(source.schema.model_dump(exclude_none=True, mode="json")))
     (folder / "config.toml").write_text(tomli_w.dumps(source.record.config))
     statistics = {f.name: f for f in source.schema.feature if isinstance(f, StatisticFeature)}
     boundaries = {n: {"boundaries": list(f.boundaries), "mean": f.mean, "std": f.std} for n, f in statistics.items()}
     (folder / "boundaries.json").write_text(json.dumps(boundaries, indent=1) + "\n")
+    data = source.config.schema_path().parent
+    values = {t.name: t.values for t in source.schema.table}
+    managed = write_managed(source, folder)
     missing = []
     for table in sorted(set(source.places) - set(statistics)):
-        path = vocabulary_path(source.config, table)
-        if path.is_file():
-            (folder / "vocabularies").mkdir(exist_ok=True)
-            shutil.copy(path, folder / "vocabularies")
-        else:
+        own, path = values.get(table), vocabulary_path(source.config, table)
+        if isinstance(own, VocabularyValues):
+            _copy(data / own.file, folder / own.file)
+        elif path.is_file():
+            _copy(path, folder / "vocabularies" / path.name)
+        elif own is None:
             missing.append(table)
+    for feature in source.schema.feature:
+        if isinstance(feature, PretrainedFeature) and feature.frozen is not None:
+            for name in (KEYS, VECTORS):
+                _copy(data / feature.frozen / name, folder / feature.frozen / name, link=True)
     tables = {t: dict(zip(("rows", "dim"), source.table_shape(t), strict=True)) for t in sorted(source.places)}
     told = {
         **source.metadata(),
@@ -66,8 +77,23 @@ def write_meaning(source: Source, folder: Path) -> None:
         "tasks": [t.name for t in source.schema.task],
         "tables": tables,
         "tables_without_vocabulary": missing,
+        "tables_with_managed_ids": managed,
     }
     (folder / "export.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+def _copy(path: Path, target: Path, link: bool = False) -> None:
+    """link: as a hard link where that can be, for frozen tables, which are large, and are written anew and never changed."""
+    if target.exists():  # of another feature that reads the same
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if link:
+            target.hardlink_to(path)
+            return
+    except OSError:
+        pass
+    shutil.copy(path, target)
 
 
 def export_delta(source: Source, since: Source, out: Path) -> dict[str, int]:
