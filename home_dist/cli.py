@@ -436,7 +436,8 @@ def silence_libraries() -> None:
     for name in ("torchrec", "torch.fx", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(torch|torchrec|fbgemm_gpu)\b")
-    warnings.filterwarnings("ignore", message=".*ShardedTensor", category=FutureWarning)
+    for text in (".*ShardedTensor", ".*LeafSpec"):
+        warnings.filterwarnings("ignore", message=text, category=FutureWarning)
 
 
 def _leave(code: int, message: str | None) -> NoReturn:

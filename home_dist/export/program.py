@@ -5,6 +5,7 @@ Folder: program.pt2, on request program.aot.pt2 (compiled by AOTInductor for thi
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -114,8 +115,8 @@ def exported(scorer: Scorer, inputs: dict[str, Input]) -> torch.export.ExportedP
     except Exception as error:  # torch.export has many ways to refuse a network
         first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise ConfigError(
-            f"torch.export does not take this network: {first[:300]}. Histories of kind din without `newest` "
-            "are known to work; --format safetensors exports any network's weights."
+            f"torch.export does not take this network: {first[:300]}. Histories of kind din, sim and twin "
+            "are known to work, dien's loop over time is not; --format safetensors exports any network's weights."
         ) from None
 
 
@@ -162,6 +163,8 @@ def open_program(folder: Path, compiled: bool = False) -> Program:
         wanted = "--compiled" if compiled else "--format program"
         raise UserError(f"{path}: no program is there. Write one with home-dist export RUN {wanted}.")
     about = json.loads((folder / ABOUT).read_text())
+    # It warns of sizes that depend on the data, which need no attention.
+    logging.getLogger("torch._export.serde.serialize").setLevel(logging.ERROR)
     run = torch._inductor.aoti_load_package(str(path)) if compiled else torch.export.load(path).module()
     return Program(run, _inputs(folder), about["tasks"], about)
 

@@ -2,6 +2,9 @@
 
 Letters: N events of all samples together, those of a sample side by side; B samples; owners (N,) tells each event's sample.
 Nothing here builds a padded (B, T, D) tensor.
+
+Which of several ways is fastest depends on the data, so that a program, which is traced once for all, takes the way that is
+right for any: `torch.compiler.is_exporting()`.
 """
 
 import torch
@@ -29,7 +32,7 @@ _TOGETHER = 4
 
 def dots_within(values: torch.Tensor, vectors: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
     """values: (N, D); vectors: (B, D), one per sample. Returns (N,): each event times its sample's vector."""
-    if len(values) < _LONG * len(lengths):
+    if torch.compiler.is_exporting() or len(values) < _LONG * len(lengths):
         return (values * vectors.index_select(0, owners)).sum(1)
     # Of some samples at once, each event with all of their vectors: reading the events is what takes the time, and a product
     # with one column reads them at half the speed of one with several.
@@ -76,17 +79,18 @@ def best_within(
     Of equal scores any may be taken.
     """
     kept = lengths.clamp(max=most)
-    samples, longest = len(lengths), int(lengths.max()) if len(lengths) else 0
-    if longest <= most:
-        return torch.arange(len(scores), device=scores.device), lengths
     place = torch.arange(len(owners), device=owners.device) - starts(lengths).index_select(0, owners)
-    if samples * longest <= 4 * len(scores):
-        # Scores alone, one number per event, fit a rectangle that is mostly full: a selection, linear in T, and no sort.
-        table = scores.new_full((samples, longest), -torch.inf)
-        table[owners, place] = scores
-        taken = torch.zeros(samples, longest, dtype=torch.bool, device=scores.device)
-        taken.scatter_(1, table.topk(most, 1, sorted=False).indices, True)
-        return taken[owners, place].nonzero().flatten(), kept
+    if not torch.compiler.is_exporting():
+        samples, longest = len(lengths), int(lengths.max()) if len(lengths) else 0
+        if longest <= most:
+            return torch.arange(len(scores), device=scores.device), lengths
+        if samples * longest <= 4 * len(scores):
+            # Scores alone, one number per event, fit a rectangle that is mostly full: a selection, linear in T, and no sort.
+            table = scores.new_full((samples, longest), -torch.inf)
+            table[owners, place] = scores
+            taken = torch.zeros(samples, longest, dtype=torch.bool, device=scores.device)
+            taken.scatter_(1, table.topk(most, 1, sorted=False).indices, True)
+            return taken[owners, place].nonzero().flatten(), kept
     order = scores.argsort(descending=True, stable=True)
     order = order[owners[order].argsort(stable=True)]  # by sample, and within it from the best
     return order[place < most].sort().values, kept

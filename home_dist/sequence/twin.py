@@ -51,7 +51,7 @@ class Twin(Encoder):
         """(N,): the mean over heads, in which the heads' products add up to one of whole vectors."""
         keys, item = self._keys(history)
         owners, heads = history.owners, self.attention.heads
-        if len(keys) * len(queries) <= 4 * len(item):
+        if not torch.compiler.is_exporting() and len(keys) * len(queries) <= 4 * len(item):
             products = (queries @ keys.t())[owners, item]  # each sample with each item is less work than each event
         else:
             products = dots_within(keys.index_select(0, item), queries, history.lengths, owners)
@@ -67,7 +67,7 @@ class Twin(Encoder):
 def _distinct(history: History) -> tuple[torch.Tensor, torch.Tensor]:
     """Distinct items of a batch, by all their ids: an event of each (M,), and each event's item (N,) in 0 .. M - 1."""
     positions = torch.arange(len(history.events), device=history.events.device)
-    if not history.event_ids or not len(positions):
+    if torch.compiler.is_exporting() or not history.event_ids or not len(positions):
         return positions, positions
     item, count = torch.zeros_like(positions), 1
     for ids in history.event_ids.values():
