@@ -24,7 +24,8 @@ _WINDOW = 1 << 20
 
 
 class Running:
-    """Of the steps since the last `close`, of so many samples of each. Every rank has one and closes it at the same steps.
+    """Of the steps since the last `close` or `restart`, of so many samples of each. Every rank has one and closes it at the
+    same steps.
 
     TorchRec counts equal scores of a positive and a negative by chance, not half: these are for watching; evaluations are
     exact.
@@ -54,10 +55,17 @@ class Running:
         if len(self._held) == _HELD_STEPS:
             self._count()
 
+    def restart(self) -> None:
+        """Forgets the steps so far. At a checkpoint: a resumed run then tells the same as one that went on, and no checkpoint
+        has to hold the samples that AUC is of."""
+        self._held, self._classes = [], torch.zeros_like(self._classes)
+        for metric in self._metrics.values():
+            metric.reset()
+
     def close(self) -> dict[str, list[float]]:
         """By metric, one value per task; NaN where there was no positive or no negative."""
         self._count()
-        classes, self._classes = self._classes, torch.zeros_like(self._classes)
+        classes = self._classes
         dist.all_reduce(classes)
         defined = (classes > 0).all(0).tolist()
         found = {}
@@ -66,7 +74,7 @@ class Running:
             kind = "window" if name == "auc" else "lifetime"  # since the reset
             by_task = [next(v for key, v in values.items() if key.startswith(f"{task}|{kind}_")) for task in self._tasks]
             found[name] = [value if there else math.nan for value, there in zip(by_task, defined, strict=True)]
-            metric.reset()
+        self.restart()
         return found
 
     @torch.no_grad()

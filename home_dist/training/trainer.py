@@ -110,6 +110,8 @@ class Trainer:
                     batches = self._until_validation(epochs, state.step, total)
                 state = replace(state, metrics=measured)
                 self.saver.save(self.built.model, self.built.optimizer, state, meter.state())
+                if running is not None:
+                    running.restart()
                 self.observer.tables(state.step, epoch_over=state.position.epoch > 0)
         epochs.close()
         if isinstance(pipeline, TrainPipelineSparseDist):

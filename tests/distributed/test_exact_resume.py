@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from home_dist.insight.store import CURVES, Store
 from home_dist.training.checkpoint import TrainState, open_stored
 from tests.factory import make_config, make_data
 from tests.ranks import Ended, run_module, settings
@@ -56,5 +57,10 @@ def test_stopped_at_random_steps(ranks, seed, tmp_path):
     assert expected.shape("tables/tag/momentum1") == (1, 1500)
     assert int(expected.whole("tables/tag/steps")) == max(steps)
     assert float(expected.whole("tables/video/momentum1").max()) > 0
+    curves = [Store(f / "insight").lines(CURVES) for f in folders]
+    told_of = ("step", "task_losses", "auxiliary", "running")
+    first, again = ([[line[name] for name in told_of] for line in lines] for lines in curves)
+    assert str(first) == str(again)  # as text, in which NaN equals NaN
+    assert first[0][3]["auc"].keys() == {"like", "follow", "watch"}
     evaluations = [json.loads((f / "evaluation.json").read_text()) for f in folders]
     assert evaluations[0] == evaluations[1]
