@@ -25,7 +25,7 @@ LINTED := home_dist launchers pipelines benchmarks tests requirements
 LINTED_HERE = $(wildcard $(LINTED))
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev train test test-all lint format doctor lock clean
+.PHONY: help install dev train test test-slow test-all lint format doctor lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -47,6 +47,9 @@ dev: $(DEV) ## what tests and linters need as well
 
 test: $(DEV) ## the fast tests
 	$(VENV)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(DEV) ## the slow tests
+	$(VENV)/bin/python -m pytest -m slow $(PYTEST_ARGS)
 
 test-all: $(DEV) ## all tests
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)

@@ -34,23 +34,29 @@ def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("data"), rows=960, files=3, row_group=60)
 
 
+QUICK = ("single_task", "mmoe", "home", "pepnet", "dien", "sim")
+"""The fast tests' share: each exchanges something else between ranks."""
+
+
 @pytest.fixture(scope="module")
-def curves(data, tmp_path_factory):
-    """By number of ranks and kind: step -> loss."""
+def curves(request, data, tmp_path_factory):
+    """By number of ranks and kind: step -> loss, of the kinds that are asked for."""
     found = {}
+    asked = {i.callspec.params.get("kind") for i in request.session.items if hasattr(i, "callspec")}
+    runs = {name: options for name, options in RUNS.items() if name in (asked & RUNS.keys() or QUICK)}
     for ranks in (1, 2):
         config = make_config(tmp_path_factory.mktemp(f"ranks{ranks}"), data, batch_size=64 // ranks)
-        lines = [f"{name} {COMMON} {options}".strip() for name, options in RUNS.items()]
+        lines = [f"{name} {COMMON} {options}".strip() for name, options in runs.items()]
         ended = run_module(ranks, "tests.distributed.train_kinds", config, *lines)
         _, *parts = re.split(r"^=== ", ended.outputs[0], flags=re.MULTILINE)
-        for name, part in zip(RUNS, parts, strict=True):
+        for name, part in zip(runs, parts, strict=True):
             assert part.startswith(name + "\n")
             assert f"model: {name if name in KINDS else 'home'} |" in part
             found[ranks, name] = {s: float(loss) for s, loss in Ended([0], [part]).losses().items()}
     return found
 
 
-@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[] if kind in QUICK else [pytest.mark.slow]) for kind in RUNS])
 def test_one_and_two_ranks_give_the_same_falling_loss_curve(kind, curves):
     one, two = curves[1, kind], curves[2, kind]
     assert one.keys() == two.keys() == set(range(1, 31))
@@ -60,7 +66,8 @@ def test_one_and_two_ranks_give_the_same_falling_loss_curve(kind, curves):
 
 def test_kinds_differ(curves):
     """So that what was compared was not one model many times."""
-    assert len({curves[1, name][10] for name in RUNS}) == len(RUNS)
+    losses = [curve[10] for (ranks, _), curve in curves.items() if ranks == 1]
+    assert len(set(losses)) == len(losses) > 1
 
 
 @pytest.mark.slow
@@ -75,6 +82,7 @@ def test_one_task_alone_has_embeddings_of_its_own(data, tmp_path):
     assert ["│ follow" in again.text, "│ like" in again.text] == [True, False]
 
 
+@pytest.mark.slow
 def test_the_command_line_changes_the_kind_and_tells_what_it_left_out(data, tmp_path):
     config = make_config(tmp_path, data)
     ended = run(1, "train", config, *settings(model__kind="cgc", train__max_steps=2))

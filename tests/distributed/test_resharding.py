@@ -24,6 +24,7 @@ def prepared(folder: Path) -> Path:
     return make_config(folder, make_data(folder / "data", rows=300, files=2, row_group=60), batch_size=16)
 
 
+@pytest.mark.slow
 def test_from_two_ranks_to_one(tmp_path):
     """Column-wise to data-parallel, data-parallel to row-wise, row-wise to column-wise."""
     config = prepared(tmp_path)

@@ -143,6 +143,7 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_finishes_it(undisturbed
     assert [n for n in expected if not torch.equal(expected[n], found[n])] == []
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_by_name(undisturbed, data, tmp_path):
     source, options, _ = undisturbed
     config = continued(source, tmp_path, data, 18)

@@ -89,6 +89,7 @@ def test_again_says_complete_and_changes_nothing(trained):
     assert before == {p: p.stat().st_mtime_ns for p in (folder / "checkpoints").rglob("*")}
 
 
+@pytest.mark.slow
 def test_more_steps_go_on_from_the_checkpoint(trained, tmp_path):
     folder, _ = trained
     subprocess.run(["cp", "-r", str(folder), str(tmp_path / "run")], check=True)
