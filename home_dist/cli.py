@@ -405,7 +405,7 @@ def _run(body: Callable[[], None]) -> None:
     try:
         body()
     except UserError as error:
-        _leave(error.exit_code, f"error: {error}")
+        _leave(error.exit_code, f"{error.prefix}{error}")
     except Exception as error:
         from home_dist.training import ranks
 

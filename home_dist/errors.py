@@ -11,6 +11,7 @@ class UserError(Exception):
     """Base of all errors whose message is written for users."""
 
     exit_code = 2
+    prefix = "error: "
 
 
 class ConfigError(UserError):

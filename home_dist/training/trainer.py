@@ -18,7 +18,8 @@ from home_dist.training.checkpoint import Saver, TrainState
 from home_dist.training.events import EventLog
 from home_dist.training.observer import Observer
 from home_dist.training.optimizers import Schedule
-from home_dist.training.ranks import Ranks
+from home_dist.training.preemption import Preempted, Preemption
+from home_dist.training.ranks import OtherRankFailed, Ranks
 from home_dist.training.running import Running
 from home_dist.training.tables import Screen
 
@@ -56,7 +57,8 @@ class Trainer:
     def run(self, state: TrainState, total: int) -> TrainState:
         """Trains up to step `total`. Returns the state after it, which is also the newest checkpoint."""
         try:
-            state = self._run(state, total)
+            with Preemption() as preemption:
+                state = self._run(state, total, preemption)
             self.saver.wait()
             return state
         except Exception as error:
@@ -65,7 +67,7 @@ class Trainer:
                 raise
             raise cause from None
 
-    def _run(self, state: TrainState, total: int) -> TrainState:
+    def _run(self, state: TrainState, total: int, preemption: Preemption) -> TrainState:
         schedule = Schedule(self.built.optimizer, self.config.train, total)
         pipeline = self._pipeline()
         meter = progress.Meter(len(self.tasks))
@@ -101,6 +103,14 @@ class Trainer:
                 self.observer.interval(state.step, interval, rate)
                 measured = {"loss": interval.loss}
             every = self.config.checkpoint.every_steps
+            leaves = preemption.asked() and not state.finished
+            if leaves:
+                state = replace(state, metrics=measured)
+                path = self.saver.save(self.built.model, self.built.optimizer, state, meter.state())
+                self.saver.wait()
+                if not self.ranks.first:
+                    raise OtherRankFailed(Preempted.exit_code)
+                raise Preempted(f"asked to leave at step {state.step:,} of {total:,}; the same command goes on from {path}")
             if state.finished or (every and state.step % every == 0):
                 if self.validate is not None:
                     if isinstance(pipeline, TrainPipelineSparseDist):
