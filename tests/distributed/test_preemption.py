@@ -68,15 +68,18 @@ def test_one_rank_is_asked_and_all_leave_at_one_step(folder):
     assert [n for n in expected.tensors if not torch.equal(expected.whole(n), found.whole(n))] == []
 
 
-def test_torchrun_hands_on_what_a_scheduler_sends(folder):
-    path = config(folder, "torchrun")
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGUSR1])
+def test_torchrun_hands_on_what_a_scheduler_sends(folder, sent):
+    name = f"torchrun-{sent.name}"
+    path = config(folder, name)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-endpoint", "localhost:0"]
+    command += ["--signals-to-handle", "SIGTERM,SIGUSR1"]
     command += ["--rdzv-backend", "c10d", "-m", "home_dist.cli", "train", str(path), *OPTIONS]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": REPOSITORY}
     launcher = subprocess.Popen(command, **pipes)
-    before = signalled([launcher], launcher, launcher, signal.SIGTERM)
+    before = signalled([launcher], launcher, launcher, sent)
     ended = finish([launcher], timeout=60)
     assert ended.codes[0] != 0
-    step = int(newest(folder, "torchrun").name.removeprefix("step-"))
+    step = int(newest(folder, name).name.removeprefix("step-"))
     assert 10 < step < 100, before + ended.text
     assert f"asked to leave at step {step} of 100" in ended.text
