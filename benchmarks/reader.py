@@ -7,10 +7,10 @@
 Impressions have 20 ids, 10 statistics, two histories of mean length 30 and 8 labels. Systems take turns, `--repeats` times, and
 medians are told. `bare`: pyarrow decodes the same columns of the same files and throws them away, by its dataset scanner or row
 group by row group on threads, whichever is faster. `ours`: the Reader of one rank, an epoch in shuffled order, batches thrown
-away. Peers read a part of the rows, unshuffled, with as many workers as there are cores: torch-rechub's ParquetIterableDataset in
-a DataLoader, and FuxiCTR's ParquetBlockDataLoader (of release 2.3.0; later ones fail at lists). Lists are padded to their longest
-for them, as they refuse ragged ones, and row groups are as large as a batch, as torch-rechub 0.9 fails at lists that are cut. They
-are run by the interpreter of another environment, for example
+away. Peers read a part of the rows, unshuffled, with as many workers as there are cores: torch-rechub's ParquetIterableDataset
+in a DataLoader, and FuxiCTR's ParquetBlockDataLoader (of release 2.3.0; later ones fail at lists). Lists are padded to their
+longest for them, as they refuse ragged ones, and row groups are as large as a batch, as torch-rechub 0.9 fails at lists that
+are cut. They are run by the interpreter of another environment, for example
 
     python3.11 -m venv PEERS && PEERS/bin/pip install torch torch-rechub==0.9.0 fuxictr==2.3.0 polars==0.20.31 pandas
 
@@ -151,7 +151,7 @@ def open_reader(folder: Path, part: str, memory_mb: int, run: Path) -> Any:
     layout = build_layout(schema, config)
     options: dict[str, Any] = {"lanes": config.data.lanes, "window_rows": config.data.window_rows, "seed": 0}
     if "memory_mb" in _data_keys():
-        options |= {"memory_mb": config.data.memory_mb, "threads": config.data.threads}
+        options |= {"memory_mb": config.data.memory_mb, "threads": min(4, len(os.sched_getaffinity(0)))}
     return Reader(open_files(folder / part, schema, layout), schema, layout, batch_size=BATCH, **options)
 
 

@@ -1,5 +1,7 @@
-"""Reads padded files with a peer's reader and prints rows and seconds. Started by benchmarks/reader.py, by the interpreter of an
-environment that has the peers and not home_dist."""
+"""Reads padded files with a peer's reader and prints rows and seconds.
+
+Started by benchmarks/reader.py, by the interpreter of an environment that has the peers and not home_dist.
+"""
 
 import json
 import sys
