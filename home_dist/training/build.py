@@ -13,6 +13,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 from home_dist.config import RunConfig
 from home_dist.data import DataFiles, Reader, open_files
 from home_dist.data.bad_rows import BadRowLog
+from home_dist.data.side_files import with_local_schema
 from home_dist.data.sources import join
 from home_dist.embeddings.collections import initialise
 from home_dist.embeddings.sharding import plan_sharding, sharders
@@ -93,7 +94,7 @@ def open_inputs(config: RunConfig, schema: Schema, splits: tuple[str, ...] = ("t
             there = ", ".join(t.name for t in schema.task)
             raise ConfigError(f"{key.format(unknown[0])}: no such task; there are: {there}")
     schema = schema.only(config.data.tasks) if config.data.tasks else schema
-    layout = build_layout(schema, config)
+    layout = build_layout(schema, with_local_schema(config))
     folders = {s: getattr(config.data, s) for s in splits}
     files = {s: open_files(join(config.data.path, f), schema, layout) for s, f in folders.items() if f}
     if "train" in splits and "train" not in files:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from home_dist.config import RunConfig
+from home_dist.data.side_files import with_local_schema
 from home_dist.embeddings.sharding import plan_rows
 from home_dist.errors import ConfigError
 from home_dist.metrics import mean_row
@@ -30,7 +31,7 @@ def train(config: RunConfig, ranks: Ranks) -> None:
     """Starts a run, goes on with one that was interrupted, or says that it is complete. Raises UserError."""
     screen = Screen(ranks.first)
     screen.say(detected(ranks, config.kernel))
-    schema = together(lambda: load_schema(config.schema_path()))
+    schema = together(lambda: load_schema(with_local_schema(config).schema_path()))
     inputs = together(lambda: open_inputs(config, schema))
     together(lambda: slice_columns(inputs.layout, config.metrics.slices))
     folder = RunFolder(config.run.dir)

@@ -48,8 +48,8 @@ class Trainer:
         validate: Callable[[], dict[str, float]] | None = None,
         bad_rows: Callable[[int], None] | None = None,
     ):
-        """validate: measures the model, for choosing the best checkpoint. bad_rows: tells of rows that were left out. Every rank
-        calls both."""
+        """validate: measures the model, for choosing the best checkpoint. bad_rows: tells of rows that were left out. Every
+        rank calls both."""
         self.config = inputs.config
         self.built, self.reader, self.saver, self.validate = built, reader, saver, validate
         self.log, self.observer, self.ranks, self.screen = log, observer, ranks, screen
