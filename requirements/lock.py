@@ -17,6 +17,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 RESOLVER = "pip==26.3"  # older ones download the wheels in a dry run
 CUDA = re.compile(r"^(nvidia-|cuda-|triton$|fbgemm-gpu$)")
+# Of what a run needs, for what tests need beside it: botocore, under the S3 server of the tests, takes no later dateutil.
+BOUNDS = ["python-dateutil<3"]
 HEADER = "# Written by `make lock` from pyproject.toml: do not edit by hand.\n"
 
 
@@ -48,7 +50,7 @@ def main() -> None:
         sys.exit("The locks hold what Python 3.11 on Linux needs: make them there.")
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    runtime = project["dependencies"] + extras["gpu"]
+    runtime = project["dependencies"] + extras["gpu"] + BOUNDS
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         subprocess.run([sys.executable, "-m", "venv", str(scratch / "venv")], check=True)

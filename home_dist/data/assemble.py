@@ -11,10 +11,10 @@ from home_dist.data.batch import Batch
 from home_dist.data.decode import Columns, Rows
 from home_dist.schema import InputLayout
 
-_Jagged = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32] | None]
-"""Values (n,), lengths (size,), and weights (n,) of a weighted list."""
-Picks = Sequence[tuple[Rows, NDArray[np.int64]]]
-"""Rows of several windows and which of them a batch takes, in order."""
+_Jagged = tuple[list[NDArray], NDArray[np.int32], list[NDArray[np.float32]] | None]
+"""Values in pieces, lengths (size,), and weights in pieces of a weighted list."""
+Picks = Sequence[tuple[Rows, int, int]]
+"""Rows, in the order of reading, and from and up to which of them a batch takes."""
 
 
 class Assembler:
@@ -32,7 +32,7 @@ class Assembler:
         self.list_keys = [i.key for i in layout.at("small_list")]
 
     def __call__(self, picks: Picks, epoch: int, step: int) -> Batch:
-        real = sum(len(index) for _, index in picks)
+        real = sum(stop - start for _, start, stop in picks)
         fill = self.size - real
         jagged = self._jagged(picks, fill)
         mask = torch.ones(self.size)
@@ -59,9 +59,9 @@ class Assembler:
         """(size, width), zero in filled samples."""
         out: NDArray = np.zeros((self.size, width), dtype)
         at = 0
-        for rows, index in picks:
-            np.take(getattr(rows, name), index, axis=0, out=out[at : at + len(index)], mode="clip")
-            at += len(index)
+        for rows, start, stop in picks:
+            out[at : at + stop - start] = getattr(rows, name)[start:stop]
+            at += stop - start
         return torch.from_numpy(out)
 
     def _vectors(self, picks: Picks) -> torch.Tensor:
@@ -70,24 +70,24 @@ class Assembler:
         column = 0
         for number, item in enumerate(self.pretrained):
             at = 0
-            for rows, index in picks:
-                part = out[at : at + len(index), column : column + item.width + 1]
-                values, missing = rows.vectors[number].values[index], rows.vectors[number].missing[index]
+            for rows, start, stop in picks:
+                part = out[at : at + stop - start, column : column + item.width + 1]
+                values, missing = rows.vectors[number].values[start:stop], rows.vectors[number].missing[start:stop]
                 if item.frozen is None:
                     part[:, :-1] = values
                 else:
                     part[~missing, :-1] = item.frozen.vectors[values[~missing]]
                 part[:, -1] = missing
-                at += len(index)
+                at += stop - start
             column += item.width + 1
         return torch.from_numpy(out)
 
     def _groups(self, picks: Picks) -> torch.Tensor:
         out = np.full(self.size, -1, np.int64)
         at = 0
-        for rows, index in picks:
-            out[at : at + len(index)] = rows.groups[index]
-            at += len(index)
+        for rows, start, stop in picks:
+            out[at : at + stop - start] = rows.groups[start:stop]
+            at += stop - start
         return torch.from_numpy(out)
 
     def _jagged(self, picks: Picks, fill: int) -> dict[str, _Jagged]:
@@ -95,48 +95,50 @@ class Assembler:
         jagged: dict[str, _Jagged] = {}
         lengths = np.ones(self.size, np.int32)
         lengths[self.size - fill :] = 0
+        single = np.empty((len(self.columns.single), self.size - fill), np.int64)
+        at = 0
+        for rows, start, stop in picks:
+            single[:, at : at + stop - start] = rows.single[start:stop].T
+            at += stop - start
         for column, item in enumerate(self.columns.single):
-            values = [rows.single[index, column] for rows, index in picks]
-            jagged[item.key] = (np.concatenate(values) if values else np.zeros(0, np.int64), lengths, None)
+            jagged[item.key] = ([single[column]], lengths, None)
         for group, items in enumerate(self.columns.lists):
-            taken = [_take_lists(rows.lists[group].offsets, index) for rows, index in picks]
-            parts = [rows.lists[group].values[flat] for (rows, _), (flat, _) in zip(picks, taken, strict=True)]
-            both = np.concatenate(parts) if parts else np.zeros((0, len(items)), np.int64)
-            counts = np.concatenate([n for _, n in taken] + [np.zeros(fill, np.int32)]).astype(np.int32)
+            counts = np.zeros(self.size, np.int32)
+            bounds, at = [], 0
+            for rows, start, stop in picks:
+                offsets = rows.lists[group].offsets[start : stop + 1]
+                np.subtract(offsets[1:], offsets[:-1], out=counts[at : at + stop - start], casting="same_kind")
+                bounds.append((rows.lists[group], int(offsets[0]), int(offsets[-1])))
+                at += stop - start
             weights = None
             if items[0].weights is not None:
-                found = [(rows.lists[group].weights, flat) for (rows, _), (flat, _) in zip(picks, taken, strict=True)]
-                weights = np.concatenate([np.zeros(0, np.float32), *(w[flat] for w, flat in found if w is not None)])
+                weights = [x.weights[first:end] for x, first, end in bounds if x.weights is not None]
             for column, item in enumerate(items):
-                jagged[item.key] = (both[:, column], counts, weights)
+                jagged[item.key] = ([x.values[column][first:end] for x, first, end in bounds], counts, weights)
         return jagged
-
-
-def _take_lists(offsets: NDArray[np.int64], index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Positions of the values of the lists `index`, one list after another, and the lists' lengths."""
-    starts = offsets[index]
-    lengths = offsets[index + 1] - starts
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths), lengths.astype(np.int32)
 
 
 def _keyed(keys: list[str], jagged: dict[str, _Jagged], weighted: bool = False) -> KeyedJaggedTensor:
     """weighted: with weights, 1 for ids that have none."""
     if not keys:
         return KeyedJaggedTensor.empty(values_dtype=torch.int64, lengths_dtype=torch.int32)
-    values = np.concatenate([jagged[k][0] for k in keys])
-    lengths = np.concatenate([jagged[k][1] for k in keys])
+    values = _joined([piece for k in keys for piece in jagged[k][0]], np.int64)
+    lengths = _joined([jagged[k][1] for k in keys], np.int32)
     weights = None
     if weighted:
-        found = [jagged[k] for k in keys]
-        weights = torch.from_numpy(np.concatenate([np.ones(len(v), np.float32) if w is None else w for v, _, w in found]))
-    return KeyedJaggedTensor(keys, torch.from_numpy(values), lengths=torch.from_numpy(lengths), weights=weights)
+        found: list[NDArray] = []
+        for pieces, _, own in (jagged[k] for k in keys):
+            found += [np.ones(len(p), np.float32) for p in pieces] if own is None else own
+        weights = _joined(found, np.float32)
+    return KeyedJaggedTensor(keys, values, lengths=lengths, weights=weights)
 
 
 def _weights(keys: list[str], jagged: dict[str, _Jagged]) -> KeyedJaggedTensor:
     if not keys:
         return KeyedJaggedTensor.empty(values_dtype=torch.float32, lengths_dtype=torch.int32)
-    values = np.concatenate([w for w in (jagged[k][2] for k in keys) if w is not None])
-    lengths = np.concatenate([jagged[k][1] for k in keys])
-    return KeyedJaggedTensor(keys, torch.from_numpy(values), lengths=torch.from_numpy(lengths))
+    values = _joined([piece for k in keys for piece in jagged[k][2] or ()], np.float32)
+    return KeyedJaggedTensor(keys, values, lengths=_joined([jagged[k][1] for k in keys], np.int32))
+
+
+def _joined(pieces: list[NDArray], dtype: type) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([np.zeros(0, dtype), *pieces], dtype=dtype, casting="same_kind"))

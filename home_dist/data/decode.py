@@ -1,30 +1,52 @@
 """Parquet row groups -> checked arrays of one window, column by column, without a Python loop over rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
+import fbgemm_gpu  # noqa: F401  its operators
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
 
-from home_dist.data.files import DataFiles, open_parquet
-from home_dist.data.order import RowGroup
+from home_dist.data.bad_rows import BadRow, BadRowLog, shown
+from home_dist.data.files import DataFiles
+from home_dist.data.parts import Part, PartReader
+from home_dist.data.sampling import Sampler
 from home_dist.errors import DataError
 from home_dist.schema import DenseFeature, IdInput, InputLayout, PretrainedInput, Schema, StatisticFeature
+
+_FEW_BOUNDARIES = 64
 
 
 @dataclass(frozen=True)
 class Lists:
     """Columns whose lists are equally long in each row, as for the fields of one history.
 
-    offsets: (rows + 1,) int64; values: (n, columns) int64; weights: (n,) float32 of a weighted feature.
+    offsets: (rows + 1,) int64; values: per column (n,), int32 or int64; weights: (n,) float32 of a weighted feature.
     """
 
     offsets: NDArray[np.int64]
-    values: NDArray[np.int64]
+    values: tuple[NDArray, ...]
     weights: NDArray[np.float32] | None = None
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        return np.diff(self.offsets).astype(np.int32)
+
+    def take(self, index: NDArray[np.int64]) -> "Lists":
+        """FBGEMM's operator copies whole lists: some 20 times as fast as an index of each value."""
+        chosen, lengths = torch.from_numpy(index.astype(np.int32)), torch.from_numpy(self.lengths)
+        total = int(lengths.numpy()[index].sum())
+        taken = []
+        new = lengths.numpy()[index]
+        for values in (*self.values, *(() if self.weights is None else (self.weights,))):
+            found = torch.ops.fbgemm.permute_1D_sparse_data(chosen, lengths, torch.from_numpy(values), None, total)[1]
+            taken.append(found.numpy())
+        offsets = np.zeros(len(index) + 1, np.int64)
+        np.cumsum(new, out=offsets[1:])
+        return Lists(offsets, tuple(taken[: len(self.values)]), None if self.weights is None else taken[-1])
 
 
 @dataclass(frozen=True)
@@ -40,10 +62,10 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Rows:
-    """Decoded rows. Columns of `small`, `single` and `lists` are in the order of `Columns`."""
+    """Decoded rows. Columns of `small` and `single`, (rows, columns), and `lists` are in the order of `Columns`."""
 
-    small: NDArray[np.int64]
-    single: NDArray[np.int64]
+    small: NDArray
+    single: NDArray
     lists: tuple[Lists, ...]
     dense: NDArray[np.float32]
     vectors: tuple[Vectors, ...]
@@ -53,6 +75,19 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.groups)
+
+    def take(self, index: NDArray[np.int64]) -> "Rows":
+        """The rows `index`, in this order."""
+        return Rows(
+            small=np.take(self.small, index, axis=0),
+            single=np.take(self.single, index, axis=0),
+            lists=tuple(x.take(index) for x in self.lists),
+            dense=np.take(self.dense, index, axis=0),
+            vectors=tuple(Vectors(np.take(v.values, index, axis=0), v.missing[index]) for v in self.vectors),
+            labels=np.take(self.labels, index, axis=0),
+            weights=np.take(self.weights, index, axis=0),
+            groups=self.groups[index],
+        )
 
 
 @dataclass(frozen=True)
@@ -73,62 +108,86 @@ class Columns:
         return Columns(layout.at("small"), single, (*together, *alone))
 
 
+@dataclass(frozen=True)
+class Decoded:
+    rows: Rows
+    kept: NDArray[np.int64] | None = None
+    """Numbers of the rows among those that were read; None: all of them."""
+    bad: dict[int, BadRow] = field(default_factory=dict)
+    """The others, by their number."""
+
+
+class BadRows(DataError):
+    """Rows whose values cannot be used, and why: `problem` is the same for all rows that have it."""
+
+    def __init__(self, message: str, column: str, problem: str, bad: NDArray[np.bool_]):
+        super().__init__(message)
+        self.column, self.problem, self.bad = column, problem, bad
+
+
 class Decoder:
-    """Reads row groups of one split. Raises DataError naming file, column and row."""
+    """Reads row groups, or slices of them, of one split. Raises DataError naming file, column and row."""
 
-    def __init__(self, files: DataFiles, schema: Schema, layout: InputLayout):
-        self.files, self.schema, self.layout = files, schema, layout
+    def __init__(
+        self,
+        files: DataFiles,
+        schema: Schema,
+        layout: InputLayout,
+        sampler: Sampler | None = None,
+        bad_rows: BadRowLog | None = None,
+    ):
+        """bad_rows: takes rows that cannot be used, which otherwise are errors."""
+        self.schema, self.layout, self.bad_rows = schema, layout, bad_rows
         self.columns = Columns.of(layout)
+        self.parts = PartReader(files, sampler)
 
-    def read(self, groups: Sequence[RowGroup]) -> Rows:
-        """The rows of the given row groups, one after another."""
-        parts = [self._decode(_Source(self.files.paths[g.file], self._table(g))) for g in groups]
-        if len(parts) == 1:
-            return parts[0]
-        return Rows(
-            small=np.concatenate([p.small for p in parts]),
-            single=np.concatenate([p.single for p in parts]),
-            lists=tuple(_join([p.lists[i] for p in parts]) for i in range(len(self.columns.lists))),
-            dense=np.concatenate([p.dense for p in parts]),
-            vectors=tuple(_join_vectors([p.vectors[i] for p in parts]) for i in range(len(self.layout.pretrained))),
-            labels=np.concatenate([p.labels for p in parts]),
-            weights=np.concatenate([p.weights for p in parts]),
-            groups=np.concatenate([p.groups for p in parts]),
-        )
-
-    def _table(self, group: RowGroup) -> pa.Table:
-        path = self.files.paths[group.file]
-        try:
-            file = open_parquet(path, self.files.dictionaries)
-            return file.read_row_group(group.group, columns=list(self.files.columns), use_threads=False)
-        except (pa.ArrowInvalid, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(
-                f"{path}: row group {group.group} cannot be read, the file may be damaged ({reason}). Write the file again."
-            ) from None
+    def decode(self, parts: Sequence[Part]) -> Decoded:
+        """The rows of the given parts, one after another."""
+        kept: NDArray[np.int64] | None = None
+        bad: dict[int, BadRow] = {}
+        while True:
+            try:
+                return Decoded(self._decode(_Source(parts)), kept, bad)
+            except BadRows as error:
+                if self.bad_rows is None:
+                    raise
+                if kept is None:
+                    kept = np.arange(len(error.bad))
+                bad |= zip(kept[error.bad].tolist(), _described(parts, error), strict=True)
+                # What is left is decoded anew: bad rows are few.
+                bounds = np.cumsum([p.table.num_rows for p in parts])[:-1]
+                parts = [p.only(good) for p, good in zip(parts, np.split(~error.bad, bounds), strict=True)]
+                kept = kept[~error.bad]
 
     def _decode(self, source: "_Source") -> Rows:
-        count = source.table.num_rows
-        small = np.empty((count, len(self.columns.small)), np.int64)
-        for index, item in enumerate(self.columns.small):
-            statistic = self.layout.statistics.get(item.key)
-            small[:, index] = source.buckets(statistic) if statistic else source.ids(item)
-        single = np.empty((count, len(self.columns.single)), np.int64)
-        for index, item in enumerate(self.columns.single):
-            single[:, index] = source.ids(item)
+        tasks = self.schema.task
+        count = source.rows
+        small = source.ids([i for i in self.columns.small if i.key not in self.layout.statistics])
+        if self.layout.statistics:
+            ids, small = small, np.empty((count, len(self.columns.small)), small.dtype)
+            place = 0
+            for index, item in enumerate(self.columns.small):
+                statistic = self.layout.statistics.get(item.key)
+                small[:, index] = ids[:, place] if statistic is None else source.buckets(statistic)
+                place += statistic is None
+        labels, weights = np.empty((count, len(tasks)), np.float32), np.ones((count, len(tasks)), np.float32)
+        for index, task in enumerate(tasks):
+            labels[:, index] = source.labels(task.column)
+            if task.weight_column is not None:
+                weights[:, index] = source.weights(task.weight_column)
         return Rows(
             small=small,
-            single=single,
+            single=source.ids(self.columns.single),
             lists=tuple(source.lists(items) for items in self.columns.lists),
             dense=self._dense(source),
             vectors=tuple(source.vectors(item) for item in self.layout.pretrained),
-            labels=np.stack([source.labels(t.column) for t in self.schema.task], 1),
-            weights=np.stack([source.weights(t.weight_column) for t in self.schema.task], 1),
+            labels=labels,
+            weights=weights,
             groups=source.groups(self.schema.group_column),
         )
 
     def _dense(self, source: "_Source") -> NDArray[np.float32]:
-        dense = np.empty((source.table.num_rows, self.layout.dense_width), np.float32)
+        dense = np.empty((source.rows, self.layout.dense_width), np.float32)
         at = 0
         for feature in self.layout.dense:
             width = feature.width if isinstance(feature, DenseFeature) else 1
@@ -138,11 +197,16 @@ class Decoder:
 
 
 class _Source:
-    """One row group's table, with the file's name for messages."""
+    """What was read from row groups, one after another, with where it stands for messages."""
 
-    def __init__(self, path: str, table: pa.Table):
-        self.path, self.table = path, table
+    def __init__(self, parts: Sequence[Part]):
+        self.parts = parts
+        tables = [p.table for p in parts]
+        # Files may hold a column in integers of several sizes.
+        self.table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+        self.rows = self.table.num_rows
         self._read: dict[str, pa.Array] = {}
+        self._numbers: dict[str, tuple[NDArray, NDArray[np.bool_] | None]] = {}
 
     def column(self, name: str) -> pa.Array:
         if name not in self._read:
@@ -150,9 +214,16 @@ class _Source:
             self._read[name] = chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks()
         return self._read[name]
 
-    def fail(self, column: str, problem: str, bad: NDArray[np.bool_] | None = None) -> DataError:
-        first = "" if bad is None else f" (first in row {int(np.argmax(bad))} of its row group; {int(bad.sum())} in all)"
-        return DataError(f"{Path(self.path)}: column {column!r}: {problem}{first}")
+    def fail(self, column: str, problem: str, bad: NDArray[np.bool_], reason: str | None = None) -> BadRows:
+        """bad: (rows,); reason: the problem, where that names the first row's value."""
+        first, at = int(np.argmax(bad)), 0
+        for part in self.parts:
+            if first < at + part.table.num_rows:
+                break
+            at += part.table.num_rows
+        count = int(bad[at : at + part.table.num_rows].sum())
+        where = f"first in row {part.row(first - at)} of its row group; {count} in all"
+        return BadRows(f"{part.path}: column {column!r}: {problem} ({where})", column, reason or problem, bad)
 
     def _without_nulls(self, name: str) -> pa.Array:
         values = self.column(name)
@@ -160,84 +231,120 @@ class _Source:
             raise self.fail(name, "null where a value is needed. Fill it in the pipeline", np.asarray(values.is_null()))
         return values
 
-    def ids(self, item: IdInput) -> NDArray[np.int64]:
-        """(rows,)"""
-        if item.rows_of is not None:
-            return _kept(item, item.rows_of(self.column(item.column)))
-        return self._checked_ids(item, _numpy(self._without_nulls(item.column)).astype(np.int64, copy=False))
+    def values(self, name: str, dtype: type | None = None) -> NDArray:
+        """(rows,) without nulls, in memory of its own."""
+        column = self.table.column(name)
+        if column.null_count:
+            bad = np.asarray(self.column(name).is_null())
+            raise self.fail(name, "null where a value is needed. Fill it in the pipeline", bad)
+        return _concatenated(column.chunks, dtype)
 
-    def _checked_ids(self, item: IdInput, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    def ids(self, items: Sequence[IdInput]) -> NDArray:
+        """(rows, items)"""
+        out = np.empty((self.rows, len(items)), _dtype(items))
+        for index, item in enumerate(items):
+            if item.rows_of is not None:
+                out[:, index] = _kept(item, item.rows_of(self.column(item.column)))
+            else:
+                out[:, index] = self._checked_ids(item, self.values(item.column))
+        return out
+
+    def _checked_ids(self, item: IdInput, ids: NDArray, offsets: NDArray[np.int64] | None = None) -> NDArray:
+        """ids: one per row, or with `offsets` those of the rows' lists, one after another."""
         if len(ids) and (ids.min() < 0 or ids.max() >= item.declared_rows):
             bad = (ids < 0) | (ids >= item.declared_rows)
             raise self.fail(
                 item.column,
                 f"id {int(ids[bad][0])} is outside of table {item.table.name!r}, whose rows are 0 to {item.declared_rows - 1}. "
                 "Correct the table's rows in the schema or prepare the data again",
-                bad,
+                bad if offsets is None else _rows_with(bad, offsets),
+                f"id outside of table {item.table.name!r}",
             )
         return _kept(item, ids)
 
     def lists(self, items: tuple[IdInput, ...]) -> Lists:
         offsets, flat = None, []
         for item in items:
-            own, values = self._flat(item.column, nulls=item.rows_of is not None)
+            if item.rows_of is not None:
+                own, found = self._flat(item.column)
+                values = _permutable(_kept(item, item.rows_of(found)))
+            else:
+                own, values = self._flat_numbers(item.column)
             if offsets is None:
                 offsets = own
             elif not np.array_equal(own, offsets):
                 problem = f"its lists differ in length from those of {items[0].column!r}, with which it forms a history"
                 raise self.fail(item.column, problem, np.diff(own) != np.diff(offsets))
-            if item.rows_of is not None:
-                flat.append(_kept(item, item.rows_of(values)))
-            else:
-                flat.append(self._checked_ids(item, _numpy(values).astype(np.int64, copy=False)))
+            flat.append(values if item.rows_of is not None else _permutable(self._checked_ids(item, values, own)))
         if offsets is None:
             raise ValueError("a group of list columns has at least one column")
         weights = None if items[0].weights is None else self._list_weights(items[0].weights, items[0].column, offsets)
-        return Lists(offsets, np.stack(flat, 1), weights)
+        return Lists(offsets, tuple(flat), weights)
 
-    def _flat(self, name: str, nulls: bool) -> tuple[NDArray[np.int64], pa.Array]:
-        """A list column's offsets from 0 on, (rows + 1,), and its values; with `nulls`, a list may be null, which counts as an
-        empty one, and so may be a value."""
-        array = self.column(name) if nulls else self._without_nulls(name)
-        if pa.types.is_fixed_size_list(array.type):
-            array = array.cast(pa.list_(array.type.value_type))
+    def _flat(self, name: str) -> tuple[NDArray[np.int64], pa.Array]:
+        """A list column's offsets from 0 on, (rows + 1,), and its values. A list may be null, which counts as an empty one, and
+        so may be a value."""
+        array = _plain_lists(self.column(name))
         # flatten() leaves out what lies under null lists and respects a sliced array's own offset, unlike .offsets and .values.
-        lengths = _numpy(pc.fill_null(pc.list_value_length(array), 0)).astype(np.int64)
-        offsets, values = np.concatenate([[0], np.cumsum(lengths)]), array.flatten()
-        if values.null_count and not nulls:
-            bad = np.zeros(len(array), bool)
-            bad[np.searchsorted(offsets, np.flatnonzero(np.asarray(values.is_null())), side="right") - 1] = True
+        return _offsets([_numpy(pc.fill_null(pc.list_value_length(array), 0))]), array.flatten()
+
+    def _flat_numbers(self, name: str) -> tuple[NDArray[np.int64], NDArray]:
+        """The same without nulls; values in memory of their own."""
+        column = self.table.column(name)
+        if column.null_count:
+            self._without_nulls(name)
+        chunks = [_plain_lists(chunk) for chunk in column.chunks]
+        offsets = _offsets([_numpy(pc.list_value_length(chunk)) for chunk in chunks])
+        values = [chunk.flatten() for chunk in chunks]
+        if any(v.null_count for v in values):
+            bad = _rows_with(np.concatenate([np.asarray(v.is_null()) for v in values]), offsets)
             raise self.fail(name, "null within a list. Drop it in the pipeline", bad)
-        return offsets, values
+        return offsets, _concatenated(values)
 
     def _list_weights(self, name: str, ids: str, offsets: NDArray[np.int64]) -> NDArray[np.float32]:
-        own, values = self._flat(name, nulls=True)
+        own, values = self._flat(name)
         if not np.array_equal(own, offsets):
             problem = f"its lists differ in length from those of {ids!r}, which they weight"
             raise self.fail(name, problem, np.diff(own) != np.diff(offsets))
         weights = _numpy(pc.fill_null(values, float("nan"))).astype(np.float32)
         if not np.isfinite(weights).all():
-            bad = np.zeros(len(offsets) - 1, bool)
-            bad[np.searchsorted(offsets, np.flatnonzero(~np.isfinite(weights)), side="right") - 1] = True
+            bad = _rows_with(~np.isfinite(weights), offsets)
             raise self.fail(name, "a weight is NaN, null or infinite. Correct it in the pipeline", bad)
         return weights
 
-    def buckets(self, feature: StatisticFeature) -> NDArray[np.int64]:
+    def buckets(self, feature: StatisticFeature) -> NDArray:
         """(rows,): 0 for null, else 1 + the number of boundaries that are not above the value."""
         values, missing = self._finite_or_null(feature.column)
-        bucket = np.searchsorted(np.asarray(feature.boundaries), values, side="right") + 1
-        bucket[missing] = 0
+        boundaries = np.asarray(feature.boundaries)
+        if len(boundaries) < _FEW_BOUNDARIES:  # a pass per boundary takes less than a search per value
+            bucket: NDArray = np.ones(len(values), np.uint8)
+            above = np.empty(len(values), bool)
+            for boundary in _in_type_of(values, boundaries):
+                np.greater_equal(values, boundary, out=above)
+                np.add(bucket, above.view(np.uint8), out=bucket)
+        else:
+            bucket = np.searchsorted(boundaries, values.astype(np.float64), side="right") + 1
+        if missing is not None:
+            bucket[missing] = 0
         return bucket
 
-    def _finite_or_null(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Values with 0 where null, and where that is."""
-        array = self.column(name)
-        missing = np.asarray(array.is_null())
-        values = _numpy(pc.fill_null(array, False if pa.types.is_boolean(array.type) else 0)).astype(np.float64)
-        finite = np.isfinite(values)
-        if not finite.all():
-            raise self.fail(name, "NaN or infinite. Write null where a value is not known", ~finite)
-        return values, missing
+    def _finite_or_null(self, name: str) -> tuple[NDArray, NDArray[np.bool_] | None]:
+        """Values, float32 or float64, with 0 where null, and where that is, if anywhere."""
+        if name not in self._numbers:
+            column = self.table.column(name)
+            dtype = np.float32 if column.type == pa.float32() else np.float64
+            missing = None
+            if column.null_count:
+                array = self.column(name)
+                missing = np.asarray(array.is_null())
+                values = _numpy(pc.fill_null(array, False if pa.types.is_boolean(array.type) else 0)).astype(dtype)
+            else:
+                values = self.values(name, dtype)
+            finite = np.isfinite(values)
+            if not finite.all():
+                raise self.fail(name, "NaN or infinite. Write null where a value is not known", ~finite)
+            self._numbers[name] = values, missing
+        return self._numbers[name]
 
     def standardised(self, feature: DenseFeature | StatisticFeature) -> NDArray[np.float32]:
         """(rows, width)"""
@@ -245,10 +352,11 @@ class _Source:
             values = self._wide(feature)
         elif isinstance(feature, DenseFeature):
             self._without_nulls(feature.column)
-            values = self._finite_or_null(feature.column)[0][:, None]
+            values = self._finite_or_null(feature.column)[0].astype(np.float64)[:, None]
         else:
             values, missing = self._finite_or_null(feature.column)
-            values = np.where(missing, feature.mean, values)[:, None]
+            values = values.astype(np.float64) if missing is None else np.where(missing, feature.mean, values)
+            values = values[:, None]
         return ((values - np.asarray(feature.mean)) / np.asarray(feature.std)).astype(np.float32)
 
     def _wide(self, feature: DenseFeature) -> NDArray[np.float64]:
@@ -280,17 +388,15 @@ class _Source:
             raise self.fail(item.column, "NaN, null or infinite within a vector. Write null for the whole vector", bad)
         return Vectors(values, missing)
 
-    def labels(self, name: str) -> NDArray[np.float32]:
-        values = _numpy(self._without_nulls(name)).astype(np.float32)
+    def labels(self, name: str) -> NDArray:
+        values = self.values(name)
         bad = (values != 0) & (values != 1)
         if bad.any():
             problem = f"label {values[bad][0]:g} is neither 0 nor 1. Correct the label rule in the pipeline"
-            raise self.fail(name, problem, bad)
+            raise self.fail(name, problem, bad, "label neither 0 nor 1")
         return values
 
-    def weights(self, name: str | None) -> NDArray[np.float32]:
-        if name is None:
-            return np.ones(self.table.num_rows, np.float32)
+    def weights(self, name: str) -> NDArray[np.float32]:
         values = _numpy(self._without_nulls(name)).astype(np.float32)
         bad = ~(np.isfinite(values) & (values >= 0))
         if bad.any():
@@ -299,28 +405,71 @@ class _Source:
 
     def groups(self, name: str | None) -> NDArray[np.int64]:
         if name is None:
-            return np.zeros(self.table.num_rows, np.int64)
+            return np.zeros(self.rows, np.int64)
         return _numpy(self._without_nulls(name)).astype(np.int64, copy=False)
 
 
-def _kept(item: IdInput, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def _described(parts: Sequence[Part], error: BadRows) -> list[BadRow]:
+    rows, at = [], 0
+    for part in parts:
+        bad = np.flatnonzero(error.bad[at : at + part.table.num_rows])
+        values = part.table.column(error.column).take(pa.array(bad)).to_pylist()
+        rows += [
+            BadRow(part.path, part.group.group, part.row(int(i)), error.column, error.problem, shown(value))
+            for i, value in zip(bad, values, strict=True)
+        ]
+        at += part.table.num_rows
+    return rows
+
+
+def _kept(item: IdInput, rows: NDArray) -> NDArray:
     """Without the tail that the run cuts off the table."""
     return np.where(rows < item.table.rows, rows, 0) if item.table.rows < item.declared_rows else rows
+
+
+def _rows_with(bad: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(values of all lists,) -> (rows,): the rows whose lists hold one."""
+    found = np.zeros(len(offsets) - 1, bool)
+    found[np.searchsorted(offsets, np.flatnonzero(bad), side="right") - 1] = True
+    return found
+
+
+def _dtype(items: Sequence[IdInput]) -> type:
+    """Of rows of these tables; managed tables have hashes."""
+    small = all(i.declared_rows <= 2**31 and i.table.managed is None for i in items)
+    return np.int32 if small else np.int64
+
+
+def _permutable(ids: NDArray) -> NDArray:
+    """In a type that FBGEMM's operators take."""
+    return ids if ids.dtype in (np.int32, np.int64) else ids.astype(np.int64)
+
+
+def _in_type_of(values: NDArray, boundaries: NDArray[np.float64]) -> NDArray:
+    """What values of a smaller type can be compared with instead: the least number of that type that is not below."""
+    if values.dtype == np.float64:
+        return boundaries
+    near = boundaries.astype(values.dtype)
+    return np.where(near < boundaries, np.nextafter(near, np.array(np.inf, values.dtype)), near)
+
+
+def _plain_lists(array: pa.Array) -> pa.Array:
+    return array.cast(pa.list_(array.type.value_type)) if pa.types.is_fixed_size_list(array.type) else array
+
+
+def _offsets(lengths: Sequence[NDArray]) -> NDArray[np.int64]:
+    together = np.concatenate([np.zeros(0, np.int64), *lengths])
+    offsets = np.zeros(len(together) + 1, np.int64)
+    np.cumsum(together, out=offsets[1:])
+    return offsets
+
+
+def _concatenated(chunks: Sequence[pa.Array], dtype: type | None = None) -> NDArray:
+    """Copied once, which Arrow's own joining of chunks would do before."""
+    pieces = [_numpy(c) for c in chunks] or [np.zeros(0, dtype or np.int64)]
+    return np.concatenate(pieces, dtype=dtype, casting="unsafe")
 
 
 def _numpy(array: pa.Array) -> NDArray:
     # Booleans are bits in Arrow and always need a copy.
     return array.to_numpy(zero_copy_only=False)
-
-
-def _join_vectors(parts: Sequence[Vectors]) -> Vectors:
-    return Vectors(np.concatenate([p.values for p in parts]), np.concatenate([p.missing for p in parts]))
-
-
-def _join(parts: Sequence[Lists]) -> Lists:
-    starts = np.cumsum([0] + [len(p.values) for p in parts[:-1]])
-    offsets = [parts[0].offsets[:1]] + [p.offsets[1:] + start for p, start in zip(parts, starts, strict=True)]
-    weights = [p.weights for p in parts if p.weights is not None]
-    return Lists(
-        np.concatenate(offsets), np.concatenate([p.values for p in parts]), np.concatenate(weights) if weights else None
-    )

@@ -2,16 +2,20 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from home_dist.data.order import RowGroup
+from home_dist.data.sources import Found, Store, find_files, unreachable
 from home_dist.errors import DataError
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema
 from home_dist.schema.values import fits_key
+
+_REMOTE_THREADS = 16  # footers of an object store are waited for, not computed
+_SIZED_GROUPS = 16  # of a file, whose values are counted
 
 _KINDS = {
     "integer": "whole numbers",
@@ -29,9 +33,17 @@ class DataFiles:
 
     paths: tuple[str, ...]
     groups: tuple[RowGroup, ...]
-    columns: tuple[str, ...]
+    columns: Mapping[str, str]
+    """What is needed, with its kind."""
     dictionaries: tuple[str, ...] = ()
     """Columns of texts, as Parquet names what they hold: read as dictionaries and not text by text."""
+    store: Store = field(default_factory=Store)
+    names: tuple[str, ...] = ()
+    """The paths below the split's folder."""
+    partitions: tuple[Mapping[str, str | None], ...] = ()
+    """Per file, the needed columns that its folders' names hold and not the file itself."""
+    row_values: float = 1.0
+    """Single values of a row, those in its lists included: the most that any row group has on average."""
 
     @property
     def rows(self) -> int:
@@ -39,49 +51,119 @@ class DataFiles:
 
     def fingerprint(self) -> str:
         """Of the files' names and row groups, which a position in an epoch refers to."""
-        names = [Path(p).name for p in self.paths]
-        return hashlib.sha256(repr((names, [tuple(g) for g in self.groups])).encode()).hexdigest()[:16]
+        last = [p.rsplit("/", 1)[-1] for p in self.paths]
+        names = last if len(set(last)) == len(last) else list(self.names)
+        groups = [(g.file, g.group, g.rows) for g in self.groups]
+        return hashlib.sha256(repr((names, groups)).encode()).hexdigest()[:16]
+
+    def shown(self, file: int) -> str:
+        return self.store.show(self.paths[file])
 
 
-def open_files(folder: str | Path, schema: Schema, layout: InputLayout) -> DataFiles:
-    """Reads the footers of a folder's Parquet files. Raises DataError naming file and column."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(
-            f"{folder}: no such folder. Set data.path and the name of the split (data.train, ...) to prepared data."
-        )
-    paths = sorted(folder.rglob("*.parquet"))
-    if not paths:
-        raise DataError(f"{folder}: holds no *.parquet files. Prepare the data first, or correct data.path.")
+def open_files(place: object, schema: Schema, layout: InputLayout) -> DataFiles:
+    """Reads the footers of the Parquet files of a folder, a glob or a URL. Raises DataError naming file and column."""
+    store, found = find_files(str(place))
+    return open_found(store, found, schema, layout)
+
+
+def open_found(store: Store, found: list[Found], schema: Schema, layout: InputLayout) -> DataFiles:
     needed = needed_columns(schema, layout)
-    groups: list[RowGroup] = []
-    for index, path in enumerate(paths):
-        file = open_parquet(path)
-        _check_columns(path, file.schema_arrow, needed)
-        sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
-        groups.extend(RowGroup(index, g, rows) for g, rows in enumerate(sizes) if rows)
+    if store.local:
+        footers = [_footer(store, file, needed) for file in found]
+    else:
+        with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
+            footers = list(pool.map(lambda file: _footer(store, file, needed), found))
+    groups = [RowGroup(i, g, rows) for i, f in enumerate(footers) for g, rows in enumerate(f.sizes) if rows]
     if not groups:
-        raise DataError(f"{folder}: its {len(paths)} Parquet files hold no rows. Prepare the data again.")
-    texts = [c for c, kind in needed.items() if kind in ("text", "texts")]
-    return DataFiles(tuple(map(str, paths)), tuple(groups), tuple(needed), tuple(_leaves(file, texts)))
+        where = store.show(found[0].path.rsplit("/", 1)[0])
+        raise DataError(f"{where}: its {len(found)} Parquet files hold no rows. Prepare the data again.")
+    return DataFiles(
+        paths=tuple(f.path for f in found),
+        groups=tuple(groups),
+        columns=needed,
+        dictionaries=tuple(dict.fromkeys(leaf for f in footers for leaf in f.leaves)),
+        store=store,
+        names=tuple(f.name for f in found),
+        partitions=tuple(f.partition for f in footers),
+        row_values=max(f.row_values for f in footers),
+    )
 
 
-def _leaves(file: pq.ParquetFile, columns: list[str]) -> list[str]:
-    """Parquet's paths of what columns hold: a writer names the elements of a list as it likes."""
-    paths = [file.schema.column(i).path for i in range(len(file.schema))]
-    return [p for p in paths if p.split(".")[0] in columns]
+@dataclass(frozen=True)
+class _Footer:
+    """What is kept of a file's footer."""
+
+    sizes: list[int]
+    leaves: list[str]
+    partition: Mapping[str, str | None]
+    row_values: float
 
 
-def open_parquet(path: str | Path, dictionaries: tuple[str, ...] = ()) -> pq.ParquetFile:
+def _footer(store: Store, file: Found, needed: Mapping[str, str]) -> _Footer:
+    opened = open_parquet(store, file.path)
+    there = opened.schema_arrow
+    partition = {c: v for c, v in file.partition.items() if c in needed and there.get_field_index(c) < 0}
+    for column, value in partition.items():
+        partition_value(store.show(file.path), column, value, needed[column])
+    _check_columns(store.show(file.path), there, {c: k for c, k in needed.items() if c not in partition})
+    metadata = opened.metadata
+    leaves = [opened.schema.column(i).path for i in range(len(opened.schema))]
+    read = [i for i, leaf in enumerate(leaves) if leaf.split(".")[0] in needed]
+    texts = [leaves[i] for i in read if needed[leaves[i].split(".")[0]] in ("text", "texts")]
+    sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+    most = float(len(needed))
+    for g in range(0, len(sizes), -(-len(sizes) // _SIZED_GROUPS) if sizes else 1):
+        group = metadata.row_group(g)
+        if group.num_rows:
+            most = max(most, sum(group.column(i).num_values for i in read) / group.num_rows)
+    return _Footer(sizes, texts, partition, most)
+
+
+def partition_value(path: str, column: str, value: str | None, kind: str) -> pa.Scalar:
+    """Raises DataError for a folder's value that is none of the kind."""
+    if kind == "text":
+        return pa.scalar(value, pa.string())
     try:
-        if Path(path).stat().st_size == 0:
-            raise DataError(f"{path}: the file is empty (0 bytes). Write it again or remove it.")
+        if kind == "integer":
+            return pa.scalar(None if value is None else int(value), pa.int64())
+        if kind == "number":
+            return pa.scalar(None if value is None else float(value), pa.float64())
+    except (ValueError, OverflowError):
+        pass
+    raise DataError(
+        f"{path}: partition {column}={value}: {_KINDS[kind]} are needed. Correct the schema's entry for the column, or give "
+        "the files a column of that name."
+    )
+
+
+def open_parquet(
+    store: Store,
+    path: str,
+    dictionaries: tuple[str, ...] = (),
+    metadata: pq.FileMetaData | None = None,
+    buffer_size: int = 0,
+) -> pq.ParquetFile:
+    """metadata: the file's footer, where it has been read before. buffer_size: of a column, to read it piece by piece."""
+    shown = store.show(path)
+    try:
+        file = store.filesystem.open_input_file(path)
+        if file.size() == 0:
+            raise DataError(f"{shown}: the file is empty (0 bytes). Write it again or remove it.")
         # Only with checksums is a flipped bit within a page told from a value; files without them are read as they are.
-        return pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=list(dictionaries))
+        return pq.ParquetFile(
+            file,
+            page_checksum_verification=True,
+            read_dictionary=list(dictionaries),
+            metadata=metadata,
+            buffer_size=buffer_size,
+            pre_buffer=not store.local and not buffer_size,
+        )
     except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and not store.local:
+            raise unreachable(store, path, error) from None
         reason = str(error).splitlines()[0]
         raise DataError(
-            f"{path}: no readable Parquet file, it may be truncated ({reason}). Write it again or remove it."
+            f"{shown}: no readable Parquet file, it may be truncated ({reason}). Write it again or remove it."
         ) from None
 
 
@@ -114,7 +196,7 @@ def _kind_of(item: IdInput) -> str:
     return f"{one}s" if item.is_list else one
 
 
-def _check_columns(path: Path, there: pa.Schema, needed: Mapping[str, str]) -> None:
+def _check_columns(path: str, there: pa.Schema, needed: Mapping[str, str]) -> None:
     for column, kind in needed.items():
         position = there.get_field_index(column)
         if position < 0:

@@ -8,6 +8,7 @@ number, the steps done, and what remains is known exactly: it can be dealt anew 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +18,20 @@ _GROUPS, _ROWS = 1, 2  # what a random stream is for; part of its seed
 
 
 class RowGroup(NamedTuple):
-    """Row group `group` of file `file` (an index into the sorted list of files) with `rows` rows."""
+    """Row group `group` of file `file` (an index into the sorted list of files) with `rows` rows, or a slice of it."""
 
     file: int
     group: int
     rows: int
+    """That are read into the epoch."""
+    start: int = 0
+    """The slice's first row within the row group."""
+    sampled_from: int | None = None
+    """The slice's rows in the file, where `rows` are only a sample of them."""
+
+    @property
+    def stop(self) -> int:
+        return self.start + (self.rows if self.sampled_from is None else self.sampled_from)
 
 
 class Fragment(NamedTuple):
@@ -57,16 +67,32 @@ class Windows:
         return [Fragment(w, 0, self.rows(w)) for w in range(len(self.groups))]
 
 
+def cut(groups: Sequence[RowGroup], whole_rows: int, slice_rows: int) -> list[RowGroup]:
+    """Row groups of more than `whole_rows` rows in slices of at most `slice_rows`, all about as long."""
+    pieces = []
+    for group in groups:
+        parts = 1 if group.rows <= whole_rows else -(-group.rows // slice_rows)
+        bounds = [group.rows * i // parts for i in range(parts + 1)]
+        pieces += [group._replace(start=a, rows=b - a) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return pieces
+
+
 def make_windows(groups: Sequence[RowGroup], window_rows: int, seed: int | None, epoch: int) -> Windows:
-    """Groups row groups into windows of at least `window_rows` rows (the last may have fewer)."""
-    order = range(len(groups)) if seed is None else _random(seed, epoch, _GROUPS).permutation(len(groups)).tolist()
+    """Groups row groups into windows of at least `window_rows` rows (the last may have fewer).
+
+    Slices of one row group stay together and in order, as a row group can only be read from its begin to its end.
+    """
+    runs = [list(run) for _, run in groupby(groups, key=lambda g: (g.file, g.group))]
+    order = range(len(runs)) if seed is None else _random(seed, epoch, _GROUPS).permutation(len(runs)).tolist()
     windows: list[tuple[RowGroup, ...]] = []
     current: list[RowGroup] = []
-    for index in order:
-        current.append(groups[index])
-        if sum(g.rows for g in current) >= window_rows:
+    rows = 0
+    for group in (g for index in order for g in runs[index]):
+        current.append(group)
+        rows += group.rows
+        if rows >= window_rows:
             windows.append(tuple(current))
-            current = []
+            current, rows = [], 0
     if current:
         windows.append(tuple(current))
     return Windows(tuple(windows), seed, epoch)

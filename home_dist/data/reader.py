@@ -1,20 +1,20 @@
-"""One rank's reader of a split: batches in the epoch's order, read ahead by a thread, resumable exactly."""
+"""One rank's reader of a split: batches in the epoch's order, read ahead by threads, resumable exactly."""
 
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from home_dist.data.ahead import Ahead, Piece
 from home_dist.data.assemble import Assembler, Picks
+from home_dist.data.bad_rows import BadRowLog
 from home_dist.data.batch import Batch
-from home_dist.data.decode import Decoder, Rows
+from home_dist.data.decode import Decoder
 from home_dist.data.files import DataFiles
-from home_dist.data.order import Deal, Fragment, Windows, deal, lanes_for, make_windows
+from home_dist.data.order import Deal, Fragment, Windows, cut, deal, lanes_for, make_windows
+from home_dist.data.sampling import Sampler
 from home_dist.errors import CheckpointError
 from home_dist.schema import InputLayout, Schema
 
@@ -33,6 +33,9 @@ class ReaderPosition:
     global_batch: int
     fingerprint: str
     dealt: tuple[tuple[Fragment, ...], ...] | None = None
+    window_rows: int | None = None
+    whole_rows: int | None = None
+    """What the epoch's windows were made with, see `Sizes`; None in positions from before row groups were cut."""
 
     def to_json(self) -> dict[str, Any]:
         dealt = None if self.dealt is None else [[list(f) for f in lane] for lane in self.dealt]
@@ -43,6 +46,29 @@ class ReaderPosition:
         dealt = tree["dealt"]
         lanes = None if dealt is None else tuple(tuple(Fragment(*f) for f in lane) for lane in dealt)
         return ReaderPosition(**{**tree, "dealt": lanes})
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How an epoch is cut into windows: those of one epoch stay as they are, whatever the budget is when it goes on."""
+
+    window_rows: int
+    whole_rows: int | None
+    """Row groups of more rows are read in slices of `window_rows`; None: all are read whole."""
+
+    @staticmethod
+    def of(memory_mb: float, row_bytes: float, window_rows: int, lanes: int) -> "Sizes":
+        """Half of the budget is for the windows that the lanes stand in, if one rank has all lanes, and half for those ahead.
+
+        A window has up to `window_rows` + `whole_rows` rows.
+        """
+        of_a_lane = max(1, int(memory_mb * 2**20 / 2 / lanes / row_bytes))
+        window_rows = max(1, min(window_rows, of_a_lane // 2))
+        return Sizes(window_rows, of_a_lane - window_rows)
+
+
+_VALUE_BYTES = 8
+"""Of a decoded value in memory; what decoding itself takes for a moment is not counted."""
 
 
 class Reader:
@@ -65,21 +91,46 @@ class Reader:
         lanes: int = 1,
         window_rows: int = 16384,
         prefetch: int = 4,
+        memory_mb: float = 1024,
+        threads: int = 1,
+        pin_memory: bool = False,
+        sample: Mapping[str, float] | None = None,
+        sample_seed: int = 0,
+        bad_rows: BadRowLog | None = None,
     ):
+        """memory_mb: bound of decoded rows in memory. threads: that decode; the order of rows does not depend on them.
+
+        bad_rows: takes rows that cannot be used; a batch has then samples of mask 0 at its end instead, and steps stay as they
+        are. Without it they are errors.
+        """
         self.files, self.batch_size = files, batch_size
         self.rank, self.world_size = rank, world_size
         self.seed, self.window_rows, self.prefetch = seed, window_rows, prefetch
+        self.threads, self.pin_memory = threads, pin_memory
         self.lanes = lanes_for(world_size, lanes)
         self.global_batch = batch_size * world_size
-        self.decoder = Decoder(files, schema, layout)
+        self.sampler = Sampler(files, sample, sample_seed) if sample else None
+        self._fingerprint = self.sampler.fingerprint() if self.sampler else files.fingerprint()
+        self.bad_rows = bad_rows
+        self.decoder = Decoder(files, schema, layout, self.sampler, bad_rows)
         self.assemble = Assembler(layout, len(schema.task), batch_size)
+        row_bytes = files.row_values * _VALUE_BYTES
+        self.sizes = Sizes.of(memory_mb, row_bytes, window_rows, lanes)
+        self.most_rows = int(memory_mb * 2**20 / row_bytes)
         self.wait_seconds = 0.0
         """How long the consumer has waited for batches so far."""
-        self._resumed: tuple[int, int, Deal] | None = None  # epoch, steps done in it, its deal
+        self._resumed: tuple[int, int, Deal, Sizes] | None = None  # epoch, steps done in it, its deal and windows
         self._latest: tuple[int, Deal] | None = None
 
     def windows(self, epoch: int) -> Windows:
-        return make_windows(self.files.groups, self.window_rows, self.seed, epoch)
+        return self._windows(epoch, self._resumed[3] if self._resumed and self._resumed[0] == epoch else self.sizes)
+
+    def _windows(self, epoch: int, sizes: Sizes) -> Windows:
+        whole = sizes.whole_rows
+        groups = list(self.files.groups) if whole is None else cut(self.files.groups, whole, sizes.window_rows)
+        if self.sampler is not None:
+            groups = self.sampler.sample(groups)
+        return make_windows(groups, sizes.window_rows, self.seed, epoch)
 
     def _deal(self, epoch: int) -> Deal:
         if self._resumed and self._resumed[0] == epoch:
@@ -102,8 +153,12 @@ class Reader:
 
     def position(self, epoch: int, steps: int) -> ReaderPosition:
         """The position after `steps` steps of `epoch`, as a batch's `epoch` and `step` tell them."""
-        redealt = self._deal(epoch).lanes if self._resumed and self._resumed[0] == epoch else None
-        return ReaderPosition(epoch, steps, self.lanes, self.global_batch, self.files.fingerprint(), redealt)
+        resumed = self._resumed and self._resumed[0] == epoch
+        redealt = self._deal(epoch).lanes if resumed else None
+        sizes = self._resumed[3] if self._resumed and resumed else self.sizes
+        return ReaderPosition(
+            epoch, steps, self.lanes, self.global_batch, self._fingerprint, redealt, sizes.window_rows, sizes.whole_rows
+        )
 
     def resume(self, position: ReaderPosition) -> None:
         """Goes on at `position`. With the same lanes and global batch, the batches that follow are those that would have
@@ -111,20 +166,23 @@ class Reader:
 
         Raises CheckpointError when the files are not those of the position and it lies within an epoch.
         """
-        if position.steps and position.fingerprint != self.files.fingerprint():
+        if position.steps and position.fingerprint != self._fingerprint:
             raise CheckpointError(
                 "the training data's files changed since the checkpoint, which lies within an epoch, so that it cannot be told "
                 "which rows were trained on. Restore the files, or start a new run in another run.dir."
             )
+        within = position.steps > 0 or position.dealt is not None
+        sizes = Sizes(position.window_rows or self.window_rows, position.whole_rows) if within else self.sizes
         begun = position.dealt
         if begun is None:
-            begun = deal(self.windows(position.epoch).whole(), position.lanes, position.global_batch).lanes
+            whole = self._windows(position.epoch, sizes).whole()
+            begun = deal(whole, position.lanes, position.global_batch).lanes
         before = Deal(begun, position.global_batch)
         if (position.lanes, position.global_batch) == (self.lanes, self.global_batch):
-            self._resumed = (position.epoch, position.steps, before)
+            self._resumed = (position.epoch, position.steps, before, sizes)
         else:
             rest = before.remaining(position.steps)
-            self._resumed = (position.epoch, 0, deal(rest, self.lanes, self.global_batch))
+            self._resumed = (position.epoch, 0, deal(rest, self.lanes, self.global_batch), sizes)
 
     def epoch(self, epoch: int) -> Generator[Batch, None, None]:
         """One epoch's batches, from its position on."""
@@ -172,40 +230,24 @@ class Reader:
         dealt, windows = self._deal(epoch), self.windows(epoch)
         share = self.lanes // self.world_size
         mine = range(self.rank * share, (self.rank + 1) * share)
-        opened = _OpenWindows(self.decoder, windows)
         first, quota = self.steps_done(epoch), dealt.quota
-        lanes = [_Lane(dealt.lanes[i], quota[i], opened, skip=first * quota[i]) for i in mine]
-        for step in range(first, dealt.steps):
-            picks = [pick for lane in lanes for pick in lane.take()]
-            yield self.assemble(picks, epoch, step + 1)
-
-
-class _OpenWindows:
-    """Decoded windows that lanes of this rank stand in; a window is dropped when its last reader leaves it."""
-
-    def __init__(self, decoder: Decoder, windows: Windows):
-        self.decoder, self.windows = decoder, windows
-        self._open: dict[int, tuple[Rows, NDArray[np.int64]]] = {}
-        self._readers: dict[int, int] = {}
-
-    def enter(self, window: int) -> tuple[Rows, NDArray[np.int64]]:
-        if window not in self._open:
-            rows = self.decoder.read(self.windows.groups[window])
-            self._open[window] = (rows, self.windows.permutation(window))
-        self._readers[window] = self._readers.get(window, 0) + 1
-        return self._open[window]
-
-    def leave(self, window: int) -> None:
-        self._readers[window] -= 1
-        if not self._readers[window]:
-            del self._open[window], self._readers[window]
+        lanes = [_Lane(dealt.lanes[i], quota[i], skip=first * quota[i]) for i in mine]
+        coming = sorted((step, fragment) for lane in lanes for step, fragment in lane.coming())
+        ahead = Ahead(self.decoder, windows, [f for _, f in coming], self.threads, max(1, len(lanes)), self.most_rows)
+        try:
+            for step in range(first, dealt.steps):
+                picks = [pick for lane in lanes for pick in lane.take(ahead)]
+                batch = self.assemble(picks, epoch, step + 1)
+                yield batch.pin_memory() if self.pin_memory else batch
+        finally:
+            ahead.close()
 
 
 class _Lane:
     """Runs through a lane's fragments, `quota` rows at a time."""
 
-    def __init__(self, fragments: tuple[Fragment, ...], quota: int, opened: _OpenWindows, skip: int):
-        self.quota, self.opened = quota, opened
+    def __init__(self, fragments: tuple[Fragment, ...], quota: int, skip: int):
+        self.quota = quota
         self.fragments: list[Fragment] = []
         for fragment in fragments:
             passed = min(skip, fragment.rows)
@@ -213,22 +255,28 @@ class _Lane:
             if passed < fragment.rows:
                 self.fragments.append(fragment._replace(start=fragment.start + passed))
         self.fragments.reverse()  # the next one is popped from the end
-        self._current: tuple[Rows, NDArray[np.int64]] | None = None
+        self._current: Piece | None = None
+        self._at = 0
 
-    def take(self) -> Picks:
+    def coming(self) -> Iterator[tuple[int, Fragment]]:
+        """The fragments, each with the number of steps until the lane comes to it."""
+        rows = 0
+        for fragment in reversed(self.fragments):
+            yield rows // self.quota, fragment
+            rows += fragment.rows
+
+    def take(self, ahead: Ahead) -> Picks:
         picks, wanted = [], self.quota
         while wanted and self.fragments:
             fragment = self.fragments[-1]
             if self._current is None:
-                self._current = self.opened.enter(fragment.window)
-            rows, permutation = self._current
-            stop = min(fragment.start + wanted, fragment.stop)
-            picks.append((rows, permutation[fragment.start : stop]))
-            wanted -= stop - fragment.start
-            if stop < fragment.stop:
-                self.fragments[-1] = fragment._replace(start=stop)
-            else:
+                self._current, self._at = ahead.enter(fragment), 0
+            count = min(wanted, fragment.rows - self._at)
+            picks.append(self._current.pick(self._at, self._at + count))
+            wanted -= count
+            self._at += count
+            if self._at == fragment.rows:
                 self.fragments.pop()
-                self.opened.leave(fragment.window)
+                ahead.leave(fragment)
                 self._current = None
         return picks

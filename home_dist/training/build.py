@@ -1,7 +1,9 @@
 """Configuration + data -> a sharded model with its optimizer, on every rank."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torchrec.distributed import DistributedModelParallel
@@ -10,6 +12,9 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from home_dist.config import RunConfig
 from home_dist.data import DataFiles, Reader, open_files
+from home_dist.data.bad_rows import BadRowLog
+from home_dist.data.side_files import with_local_schema
+from home_dist.data.sources import join
 from home_dist.embeddings.collections import initialise
 from home_dist.embeddings.sharding import plan_sharding, sharders
 from home_dist.errors import ConfigError
@@ -21,6 +26,7 @@ from home_dist.training.ranks import Ranks
 
 # Evaluation holds no gradients, so that larger batches fit.
 _EVALUATION_FACTOR = 4
+_DECODERS = 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,9 @@ class Inputs:
             seed=train.seed,
             lanes=data.lanes,
             window_rows=data.window_rows,
-            prefetch=data.prefetch,
+            sample=data.sample,
+            sample_seed=train.seed,
+            **self._reading("train", ranks),
         )
 
     def evaluation_reader(self, split: str, ranks: Ranks) -> Reader:
@@ -58,8 +66,24 @@ class Inputs:
             world_size=ranks.world_size,
             lanes=1,
             window_rows=self.config.data.window_rows,
-            prefetch=self.config.data.prefetch,
+            **self._reading(split, ranks),
         )
+
+    def _reading(self, split: str, ranks: Ranks) -> dict[str, Any]:
+        data = self.config.data
+        threads = data.threads or max(1, min(_DECODERS, len(os.sched_getaffinity(0)) // ranks.local_world_size))
+        on_gpu = ranks.device.type == "cuda"
+        bad_rows = None
+        if data.on_bad_row != "fail":
+            file = Path(self.config.run.dir, "quarantine", f"{split}.rank-{ranks.rank:05d}.jsonl")
+            bad_rows = BadRowLog(file if data.on_bad_row == "quarantine" else None)
+        return {
+            "prefetch": data.prefetch,
+            "memory_mb": data.memory_mb,
+            "threads": threads,
+            "pin_memory": on_gpu,
+            "bad_rows": bad_rows,
+        }
 
 
 def open_inputs(config: RunConfig, schema: Schema, splits: tuple[str, ...] = ("train", "validation", "test")) -> Inputs:
@@ -70,9 +94,9 @@ def open_inputs(config: RunConfig, schema: Schema, splits: tuple[str, ...] = ("t
             there = ", ".join(t.name for t in schema.task)
             raise ConfigError(f"{key.format(unknown[0])}: no such task; there are: {there}")
     schema = schema.only(config.data.tasks) if config.data.tasks else schema
-    layout = build_layout(schema, config)
+    layout = build_layout(schema, with_local_schema(config))
     folders = {s: getattr(config.data, s) for s in splits}
-    files = {s: open_files(Path(config.data.path) / f, schema, layout) for s, f in folders.items() if f}
+    files = {s: open_files(join(config.data.path, f), schema, layout) for s, f in folders.items() if f}
     if "train" in splits and "train" not in files:
         raise ConfigError("data.train is empty: name the folder of the training files")
     return Inputs(config, schema, layout, files)

@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from home_dist.config import RunConfig
+from home_dist.data.side_files import with_local_schema
 from home_dist.embeddings.sharding import plan_rows
 from home_dist.errors import ConfigError
 from home_dist.metrics import mean_row
 from home_dist.schema import load_schema
+from home_dist.training.bad_rows import BadRowReport
 from home_dist.training.build import Inputs, build, open_inputs
 from home_dist.training.checkpoint import Checkpoints, Saver, TrainState, load, read_offering
 from home_dist.training.checkpoint.looking import find
@@ -29,7 +31,7 @@ def train(config: RunConfig, ranks: Ranks) -> None:
     """Starts a run, goes on with one that was interrupted, or says that it is complete. Raises UserError."""
     screen = Screen(ranks.first)
     screen.say(detected(ranks, config.kernel))
-    schema = together(lambda: load_schema(config.schema_path()))
+    schema = together(lambda: load_schema(with_local_schema(config).schema_path()))
     inputs = together(lambda: open_inputs(config, schema))
     together(lambda: slice_columns(inputs.layout, config.metrics.slices))
     folder = RunFolder(config.run.dir)
@@ -74,7 +76,9 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
     observer = Observer(built, inputs.schema, config, folder.insight, log, ranks, screen, state.step)
     saver = Saver(checkpoints, config.model_dump(mode="json", exclude_none=True, by_alias=True), config.checkpoint.asynchronous)
     validate = _validation(inputs, built.model, ranks) if config.checkpoint.best else None
-    state = Trainer(inputs, built, reader, saver, log, observer, ranks, screen, validate).run(state, steps)
+    bad_rows = BadRowReport(reader, ranks, screen, log, folder.bad_rows)
+    trainer = Trainer(inputs, built, reader, saver, log, observer, ranks, screen, validate, bad_rows)
+    state = trainer.run(state, steps)
     for split, found in evaluate_splits(inputs, built.model, ranks, screen).items():
         log.evaluation(state.step, split, found.tasks)
         if ranks.first:

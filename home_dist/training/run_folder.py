@@ -23,6 +23,9 @@ _FREE = (
     "data.schema",
     "data.prefetch",
     "data.lanes",
+    "data.memory_mb",
+    "data.threads",
+    "data.on_bad_row",
     "data.validation",
     "data.test",
 )
@@ -39,6 +42,8 @@ class RunFolder:
         self.evaluation = self.path / "evaluation.json"
         self.insight = self.path / "insight"
         self.scores = self.path / "scores"
+        self.quarantine = self.path / "quarantine"
+        self.bad_rows = self.path / "bad_rows.json"
 
     def claim(self, config: RunConfig, schema: Schema) -> None:
         """Writes config.toml and schema.toml, or checks that those in the folder describe the same run.

@@ -47,11 +47,14 @@ class Trainer:
         ranks: Ranks,
         screen: Screen,
         validate: Callable[[], dict[str, float]] | None = None,
+        bad_rows: Callable[[int], None] | None = None,
     ):
-        """validate: measures the model, for choosing the best checkpoint; every rank calls it."""
+        """validate: measures the model, for choosing the best checkpoint. bad_rows: tells of rows that were left out. Every
+        rank calls both."""
         self.config = inputs.config
         self.built, self.reader, self.saver, self.validate = built, reader, saver, validate
         self.log, self.observer, self.ranks, self.screen = log, observer, ranks, screen
+        self.bad_rows = bad_rows
         self.tasks = [t.name for t in inputs.schema.task]
 
     def run(self, state: TrainState, total: int) -> TrainState:
@@ -101,6 +104,8 @@ class Trainer:
                 self.screen.say(progress.line(state.step, total, interval, self.ranks.world_size, pace * (total - state.step)))
                 self.log.step(state.step, interval, rate, self.tasks)
                 self.observer.interval(state.step, interval, rate)
+                if self.bad_rows is not None:
+                    self.bad_rows(state.step)
                 measured = {"loss": interval.loss}
             every = self.config.checkpoint.every_steps
             leaves = preemption.asked() and not state.finished

@@ -1,0 +1,144 @@
+"""Windows read ahead: decoded by threads, in the order in which a rank's lanes come to them, within a bound of rows.
+
+A window is decoded once. What of it a fragment needs is put into the order of reading there and then, and the rest dropped.
+"""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from home_dist.data.decode import Decoded, Decoder, Rows
+from home_dist.data.order import Fragment, RowGroup, Windows
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A fragment's rows, in the order of reading."""
+
+    rows: Rows
+    bounds: NDArray[np.int64] | None = None
+    """(rows of the fragment + 1,): how many good rows come before; None where all are good."""
+
+    def pick(self, start: int, stop: int) -> tuple[Rows, int, int]:
+        """Rows start .. stop - 1 of the fragment, of which bad ones are missing."""
+        if self.bounds is None:
+            return self.rows, start, stop
+        return self.rows, int(self.bounds[start]), int(self.bounds[stop])
+
+
+@dataclass
+class _Task:
+    window: int
+    fragments: list[Fragment]
+    after: "threading.Event | None" = None
+    """The slice before it in the same row group has been read: a row group is read from its begin to its end."""
+    read: threading.Event = field(default_factory=threading.Event)
+    future: "Future[dict[Fragment, Piece]] | None" = None
+    held: int = 0
+    """Rows that are in memory or will be."""
+
+
+class Ahead:
+    """Used by one thread, which enters the fragments about in the order that they were given in, and leaves each."""
+
+    def __init__(
+        self, decoder: Decoder, windows: Windows, fragments: Sequence[Fragment], threads: int, most: int, most_rows: int
+    ):
+        """most: windows that are decoded before they are entered; most_rows: rows in memory, those of entered ones included."""
+        self.decoder, self.windows, self.most, self.most_rows = decoder, windows, most, most_rows
+        tasks: dict[int, _Task] = {}
+        for fragment in fragments:
+            tasks.setdefault(fragment.window, _Task(fragment.window, [])).fragments.append(fragment)
+        self._order = self._in_reading_order(list(tasks.values()))
+        self._place = {task.window: place for place, task in enumerate(self._order)}
+        self._next = 0  # of the order: which task is given to the threads next
+        self._rows = 0
+        self._waiting = 0  # windows that no lane has entered yet
+        self._entered: set[int] = set()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    def _in_reading_order(self, tasks: list[_Task]) -> list[_Task]:
+        """Windows with slices of row groups take the places of such windows in the windows' own order."""
+        places = [i for i, task in enumerate(tasks) if self._sliced(task.window)]
+        ordered = sorted((tasks[i] for i in places), key=lambda task: task.window)
+        latest: dict[tuple[int, int], _Task] = {}
+        for place, task in zip(places, ordered, strict=True):
+            tasks[place] = task
+            for group in self.windows.groups[task.window]:
+                before = latest.get((group.file, group.group))
+                if before is not None and before is not task:
+                    task.after = before.read
+                latest[group.file, group.group] = task
+        return tasks
+
+    def _sliced(self, window: int) -> bool:
+        return any(not self.decoder.parts.whole(g) for g in self.windows.groups[window])
+
+    def enter(self, fragment: Fragment) -> Piece:
+        place = self._place[fragment.window]
+        while self._next <= place:
+            self._start()
+        self._fill()
+        task = self._order[place]
+        if fragment.window not in self._entered:
+            self._entered.add(fragment.window)
+            self._waiting -= 1
+        if task.future is None:
+            raise ValueError("a task that was started has a future")
+        return task.future.result().pop(fragment)
+
+    def leave(self, fragment: Fragment) -> None:
+        task = self._order[self._place[fragment.window]]
+        task.held -= fragment.rows
+        self._rows -= fragment.rows
+        if not task.held:
+            task.future = None
+        self._fill()
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _fill(self) -> None:
+        while self._next < len(self._order) and self._waiting < self.most:
+            if self._rows + sum(f.rows for f in self._order[self._next].fragments) > self.most_rows:
+                return
+            self._start()
+
+    def _start(self) -> None:
+        task = self._order[self._next]
+        self._next += 1
+        self._waiting += 1
+        task.held = sum(f.rows for f in task.fragments)
+        self._rows += task.held
+        task.future = self._pool.submit(self._decode, task)
+
+    def _decode(self, task: _Task) -> dict[Fragment, Piece]:
+        groups: tuple[RowGroup, ...] = self.windows.groups[task.window]
+        try:
+            if task.after is not None:
+                task.after.wait()  # it was started before, so that it is being read or has been
+            parts = [self.decoder.parts.read(group) for group in groups]
+        finally:
+            task.read.set()
+        decoded = self.decoder.decode(parts)
+        del parts
+        order = self.windows.permutation(task.window)
+        if decoded.kept is not None:
+            return {f: self._without_bad(decoded, order[f.start : f.stop]) for f in task.fragments}
+        if len(task.fragments) == 1 and task.fragments[0].rows == len(order) and self.windows.seed is None:
+            return {task.fragments[0]: Piece(decoded.rows)}
+        return {f: Piece(decoded.rows.take(np.ascontiguousarray(order[f.start : f.stop]))) for f in task.fragments}
+
+    def _without_bad(self, decoded: Decoded, order: NDArray[np.int64]) -> Piece:
+        if decoded.kept is None or self.decoder.bad_rows is None:
+            raise ValueError("rows are left out only where bad ones are taken")
+        place = np.full(len(decoded.kept) + len(decoded.bad), -1)
+        place[decoded.kept] = np.arange(len(decoded.kept))
+        good = place[order] >= 0
+        # Rows of this rank's fragments alone, so that a window that two ranks read is not counted twice.
+        self.decoder.bad_rows.add([decoded.bad[i] for i in order[~good].tolist()])
+        return Piece(decoded.rows.take(place[order[good]]), np.concatenate([[0], np.cumsum(good)]))

@@ -1,0 +1,67 @@
+"""Rows that cannot be used, where a run goes on without them: counted per reason, and written down where it is told to."""
+
+import json
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from home_dist.errors import DataError
+
+
+class BadRow(NamedTuple):
+    file: str
+    row_group: int
+    row: int
+    """Within the row group."""
+    column: str
+    reason: str
+    value: str
+
+
+class BadRowLog:
+    """Of one rank and split; safe for several threads. A row that is read again, as in another epoch, is not counted again."""
+
+    def __init__(self, file: Path | None = None):
+        """file: SPLIT.RANK.jsonl, to append to. Rows that files beside it hold for the split already are not written again."""
+        self.file, self.counts = file, Counter[str]()
+        self._lock = threading.Lock()
+        self._seen: set[tuple[str, int, int]] = set()
+        self._written = set(self._there()) if file is not None else set()
+
+    def _there(self) -> list[tuple[str, int, int]]:
+        if self.file is None or not self.file.parent.is_dir():
+            return []
+        found = []
+        for path in self.file.parent.glob(f"{self.file.name.split('.')[0]}.*.jsonl"):
+            for line in path.read_text().splitlines():
+                try:
+                    entry = json.loads(line)
+                    found.append((entry["file"], entry["row_group"], entry["row"]))
+                except (json.JSONDecodeError, KeyError, TypeError):
+                    continue  # a line that a killed process did not finish
+        return found
+
+    def add(self, rows: list[BadRow]) -> None:
+        """Raises DataError when they cannot be written."""
+        with self._lock:
+            new = [r for r in rows if r[:3] not in self._seen]
+            self._seen.update(r[:3] for r in new)
+            self.counts.update(f"{r.column}: {r.reason}" for r in new)
+            new = [r for r in new if r[:3] not in self._written]
+            if self.file is None or not new:
+                return
+            try:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                with self.file.open("a") as out:
+                    out.writelines(json.dumps(r._asdict()) + "\n" for r in new)
+            except OSError as error:
+                raise DataError(
+                    f"{self.file}: bad rows cannot be written down: {error}. Make room, or set on_bad_row."
+                ) from None
+
+
+def shown(value: Any) -> str:
+    """A value of a bad row, for people."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."

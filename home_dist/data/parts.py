@@ -1,0 +1,130 @@
+"""Row groups and slices of them, read as Arrow tables: safe for several threads."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from home_dist.data.files import DataFiles, open_parquet, partition_value
+from home_dist.data.order import RowGroup
+from home_dist.data.sampling import Sampler
+from home_dist.errors import DataError
+
+_FOOTERS = 64  # kept, so that a row group does not cost the parsing of its file's footer
+_STREAMS = 4  # row groups that are open to be read in slices; slices come in order, so that more are not needed
+_STREAM_ROWS = 8192
+_STREAM_BUFFER = 1 << 18  # bytes of a column
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one row group."""
+
+    table: pa.Table
+    path: str
+    group: RowGroup
+    chosen: NDArray[np.int64] | None = None
+    """Which of the slice's rows they are, where only some were taken."""
+
+    def row(self, index: int) -> int:
+        """Number in the row group of a row of the table."""
+        return self.group.start + (index if self.chosen is None else int(self.chosen[index]))
+
+    def only(self, kept: NDArray[np.bool_]) -> "Part":
+        """Those of its rows."""
+        chosen = np.flatnonzero(kept)
+        return Part(self.table.take(chosen), self.path, self.group, chosen if self.chosen is None else self.chosen[chosen])
+
+
+class PartReader:
+    def __init__(self, files: DataFiles, sampler: Sampler | None = None):
+        self.files, self.sampler = files, sampler
+        self._columns = [tuple(c for c in files.columns if c not in p) for p in files.partitions]
+        self._sizes = {(g.file, g.group): g.rows for g in files.groups}
+        self._footers: OrderedDict[int, pq.FileMetaData] = OrderedDict()
+        self._streams: OrderedDict[tuple[int, int], _Stream] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def whole(self, group: RowGroup) -> bool:
+        return group.start == 0 and group.stop == self._sizes[group.file, group.group]
+
+    def read(self, group: RowGroup) -> Part:
+        """Slices of a row group are cheap in the order of their rows, by one thread at a time."""
+        path = self.files.shown(group.file)
+        try:
+            table = self._whole(group) if self.whole(group) else self._slice(group)
+        except (pa.ArrowInvalid, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"{path}: row group {group.group} cannot be read, the file may be damaged ({reason}). Write the file again."
+            ) from None
+        chosen = None
+        if group.sampled_from is not None and self.sampler is not None:
+            chosen = self.sampler.chosen(group)
+            table = table.take(chosen)
+        for column, value in self.files.partitions[group.file].items():
+            scalar = partition_value(path, column, value, self.files.columns[column])
+            table = table.append_column(column, pa.repeat(scalar, table.num_rows))
+        return Part(table, path, group, chosen)
+
+    def _whole(self, group: RowGroup) -> pa.Table:
+        return self._open(group.file).read_row_group(group.group, columns=list(self._columns[group.file]), use_threads=False)
+
+    def _slice(self, group: RowGroup) -> pa.Table:
+        key = group.file, group.group
+        with self._lock:
+            stream = self._streams.get(key)
+        if stream is None or stream.at > group.start:
+            file = self._open(group.file, _STREAM_BUFFER)
+            columns = list(self._columns[group.file])
+            batches = file.iter_batches(_STREAM_ROWS, row_groups=[group.group], columns=columns, use_threads=False)
+            stream = _Stream(batches)
+        table = stream.read(group.start, group.stop)
+        with self._lock:
+            self._streams[key] = stream
+            self._streams.move_to_end(key)
+            if group.stop == self._sizes[key]:
+                del self._streams[key]
+            elif len(self._streams) > _STREAMS:
+                self._streams.popitem(last=False)
+        return table
+
+    def _open(self, file: int, buffer_size: int = 0) -> pq.ParquetFile:
+        with self._lock:
+            footer = self._footers.get(file)
+        opened = open_parquet(self.files.store, self.files.paths[file], self.files.dictionaries, footer, buffer_size)
+        with self._lock:
+            self._footers[file] = opened.metadata
+            self._footers.move_to_end(file)
+            if len(self._footers) > _FOOTERS:
+                self._footers.popitem(last=False)
+        return opened
+
+
+class _Stream:
+    """A row group, from its begin to its end."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]):
+        self.batches, self.at = batches, 0
+        self.left: pa.RecordBatch | None = None
+
+    def read(self, start: int, stop: int) -> pa.Table:
+        """Rows start .. stop - 1; those before are passed over."""
+        taken = []
+        while self.at < stop:
+            batch = self.left if self.left is not None else next(self.batches, None)
+            if batch is None:
+                raise pa.ArrowInvalid("fewer rows than its footer says")
+            end = self.at + len(batch)
+            first, last = max(start - self.at, 0), min(stop, end) - self.at
+            if first < last:
+                taken.append(batch.slice(first, last - first))
+            used = min(stop, end) - self.at
+            self.left = batch.slice(used) if used < len(batch) else None
+            self.at += used
+        return pa.Table.from_batches(taken)

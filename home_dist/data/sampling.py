@@ -1,0 +1,75 @@
+"""A sample of the rows of some files, the same in every epoch: which rows is a pure function of seed, file and row group.
+
+How many rows a slice of a row group keeps is known without reading it, so that the steps of an epoch are.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from home_dist.data.files import DataFiles
+from home_dist.data.order import RowGroup
+from home_dist.data.sources import matches
+from home_dist.errors import DataError
+
+_SAMPLE = 3  # what the random streams are for, beside those of order.py
+_ORDER, _ROUNDING = 1, 2
+
+
+class Sampler:
+    def __init__(self, files: DataFiles, rates: Mapping[str, float], seed: int):
+        """rates: by pattern of the files' names below the split's folder; the first that matches a file counts."""
+        self.files, self.seed = files, seed
+        self.rates = [next((r for p, r in rates.items() if matches(n, p)), 1.0) for n in files.names]
+        for pattern in rates:
+            if not any(matches(n, pattern) for n in files.names):
+                there = ", ".join(files.names[:3])
+                raise DataError(f"data.sample: {pattern!r} matches none of the training files, such as {there}. Correct it.")
+        self._keys = [int.from_bytes(hashlib.sha256(n.encode()).digest()[:8], "little") for n in files.names]
+        self._sizes = {(g.file, g.group): g.rows for g in files.groups}
+
+    def sample(self, pieces: Sequence[RowGroup]) -> list[RowGroup]:
+        """With the rows that each keeps; those that keep none are left out. Raises DataError when nothing is left."""
+        kept = []
+        chosen = np.zeros(0, np.int64)
+        for piece in pieces:
+            if self.rates[piece.file] >= 1:
+                kept.append(piece)
+                continue
+            size = self._sizes[piece.file, piece.group]
+            if piece.rows == size:
+                rows = self._count(piece.file, piece.group, size)
+            else:
+                if piece.start == 0:  # slices of a row group stand together
+                    chosen = self._of_group(piece.file, piece.group)
+                rows = int(np.diff(np.searchsorted(chosen, [piece.start, piece.stop]))[0])
+            if rows:
+                kept.append(piece._replace(rows=rows, sampled_from=piece.rows))
+        if not kept:
+            raise DataError("data.sample leaves no row of the training files. Raise its rates.")
+        return kept
+
+    def chosen(self, piece: RowGroup) -> NDArray[np.int64]:
+        """(piece.rows,): numbers within the slice, rising."""
+        of_group = self._of_group(piece.file, piece.group)
+        first, last = np.searchsorted(of_group, [piece.start, piece.stop])
+        return of_group[first:last] - piece.start
+
+    def fingerprint(self) -> str:
+        said = repr((self.files.fingerprint(), self.rates, self.seed))
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+    def _of_group(self, file: int, group: int) -> NDArray[np.int64]:
+        """Rows of a row group that are kept, rising: however it is cut into slices."""
+        size = self._sizes[file, group]
+        order = self._random(file, group, _ORDER).permutation(size)
+        return np.sort(order[: self._count(file, group, size)])
+
+    def _count(self, file: int, group: int, size: int) -> int:
+        return int(self.rates[file] * size + self._random(file, group, _ROUNDING).random())
+
+    def _random(self, file: int, group: int, what: int) -> np.random.Generator:
+        key = (self.seed, _SAMPLE, what, self._keys[file], group)
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))

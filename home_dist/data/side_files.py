@@ -1,0 +1,75 @@
+"""What lies beside remote data and is read whole: schema, vocabularies, frozen tables. Copied once per host for its ranks."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from pyarrow import fs
+
+from home_dist.config import RunConfig
+from home_dist.data.sources import is_remote, join, list_files, open_store, unreachable
+from home_dist.errors import ConfigError, DataError
+from home_dist.schema import PretrainedFeature, Schema, load_schema
+from home_dist.schema.values import VocabularyValues
+
+_DONE = ".complete"
+
+
+def with_local_schema(config: RunConfig) -> RunConfig:
+    """The configuration with data.schema on this machine, or as it is where that is so already.
+
+    Raises DataError or ConfigError.
+    """
+    data = config.data
+    place = data.data_schema or join(data.path, "schema.toml")
+    if not is_remote(place):
+        return config
+    store, path = open_store(place)
+    folder, name = path.rsplit("/", 1)
+    try:
+        info = store.filesystem.get_file_info(path)
+    except OSError as error:
+        raise unreachable(store, path, error) from None
+    if not info.is_file:
+        raise ConfigError(
+            f"{store.show(path)}: no such file. A data folder needs a schema.toml that says what its columns mean; copy it "
+            "there, or set data.schema."
+        )
+    key = hashlib.sha256(repr((store.show(path), info.size, info.mtime_ns)).encode()).hexdigest()[:16]
+    there = Path(tempfile.gettempdir(), f"home_dist-{os.getuid()}", key)
+    there.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (there.parent / f"{key}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first rank of the host copies, the others find it done
+        if not (there / _DONE).exists():
+            shutil.rmtree(there)
+            there.mkdir(mode=0o700)
+            try:
+                _copy(store.filesystem, [path], folder, there)
+                schema = load_schema(there / name)
+                _copy(store.filesystem, [f"{folder}/{file}" for file in _vocabularies(schema)], folder, there)
+                tables = [i.path for table in _frozen(schema) for i in list_files(store, f"{folder}/{table}")]
+                _copy(store.filesystem, tables, folder, there)
+            except OSError as error:
+                raise unreachable(store, folder, error) from None
+            (there / _DONE).touch()
+    return config.model_copy(update={"data": data.model_copy(update={"data_schema": str(there / name)})})
+
+
+def _vocabularies(schema: Schema) -> list[str]:
+    return sorted({t.values.file for t in schema.table if isinstance(t.values, VocabularyValues)})
+
+
+def _frozen(schema: Schema) -> list[str]:
+    return sorted({f.frozen for f in schema.feature if isinstance(f, PretrainedFeature) and f.frozen is not None})
+
+
+def _copy(filesystem: fs.FileSystem, paths: list[str], folder: str, to: Path) -> None:
+    for path in paths:
+        target = to / path.removeprefix(folder).lstrip("/")
+        if not target.resolve().is_relative_to(to.resolve()):
+            raise DataError(f"{path}: a file of the schema must lie below the schema's folder. Copy it there.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fs.copy_files(path, str(target), source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())

@@ -1,0 +1,241 @@
+"""Where data lies: globs, partitions, and a real S3 server on loopback."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import fs
+
+from home_dist.config import load_config
+from home_dist.data import Reader, open_files
+from home_dist.data.side_files import with_local_schema
+from home_dist.data.sources import Found, find_files, join, matches
+from home_dist.errors import DataError, UserError
+from home_dist.schema import build_layout, save_schema
+from tests.factory import make_config, make_data, make_rows, make_schema
+from tests.ranks import REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def server():
+    """moto's S3 server; gives its endpoint."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture
+def credentials(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+def upload(endpoint, folder, bucket):
+    to = fs.S3FileSystem(
+        access_key="someone", secret_key="secret", endpoint_override=endpoint, region="us-east-1", allow_bucket_creation=True
+    )
+    to.create_dir(bucket)
+    fs.copy_files(str(folder), f"{bucket}/data", source_filesystem=fs.LocalFileSystem(), destination_filesystem=to)
+
+
+def batches(files, schema, layout, **changes):
+    reader = Reader(files, schema, layout, **{"batch_size": 32, "seed": 1, "lanes": 2, "window_rows": 50, **changes})
+    return [(b.dense, b.events.values(), b.labels) for b in reader.epoch(0)]
+
+
+@pytest.mark.parametrize("memory_mb", [1024, 0.05])
+def test_a_bucket_gives_what_the_folder_gives(server, credentials, tmp_path, memory_mb):
+    data = make_data(tmp_path / "data", rows=200, files=2, row_group=60)
+    schema = make_schema()
+    layout = build_layout(schema, load_config(make_config(tmp_path, data)))
+    bucket = f"like-{str(memory_mb).replace('.', '-')}"
+    upload(server, data, bucket)
+    remote = open_files(f"s3://{bucket}/data/train?endpoint_override={server}&region=us-east-1", schema, layout)
+    local = open_files(data / "train", schema, layout)
+    assert remote.fingerprint() == local.fingerprint()
+    found, expected = (batches(f, schema, layout, threads=3, memory_mb=memory_mb) for f in (remote, local))
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert all(a.equal(b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_training_on_a_bucket_gives_what_the_folder_gives(server, credentials, tmp_path):
+    """With the schema beside the data and a vocabulary beside that."""
+    data = make_data(tmp_path / "data", rows=600)
+    schema = make_schema().model_dump(exclude_none=True)
+    schema["table"][0]["values"] = {"kind": "vocabulary", "type": "integer", "file": "vocabularies/user.parquet"}
+    save_schema(type(make_schema()).model_validate(schema), data / "schema.toml")
+    (data / "vocabularies").mkdir()
+    keys = np.arange(2999)
+    pq.write_table(pa.table({"value": keys, "row": keys + 1}), data / "vocabularies" / "user.parquet")
+    upload(server, data, "trained")
+    losses = []
+    for name, place in (("here", str(data)), ("there", f"s3://trained/data?endpoint_override={server}&region=us-east-1")):
+        run = make_config(tmp_path, data, name=name)
+        command = [sys.executable, "-m", "home_dist.cli", "train", str(run), "--set", f"data.path={place}"]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)}
+        ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        losses.append(re.findall(r"loss ([\d.]+)", ended.stdout))
+    assert losses[0] == losses[1]
+    assert losses[0]
+
+
+def test_a_missing_bucket_is_told(server, credentials):
+    with pytest.raises(DataError, match=r"s3://nowhere/data: there is no bucket 'nowhere'. Correct data.path"):
+        find_files(f"s3://nowhere/data?endpoint_override={server}&region=us-east-1")
+
+
+def test_a_missing_folder_of_a_bucket_is_told(server, credentials, tmp_path):
+    upload(server, make_data(tmp_path / "data", rows=20), "there")
+    with pytest.raises(DataError, match=r"s3://there/other: no such folder"):
+        find_files(f"s3://there/other?endpoint_override={server}&region=us-east-1")
+
+
+def test_an_endpoint_that_does_not_answer_is_told_in_bounded_time(credentials):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    began = time.monotonic()
+    with pytest.raises(DataError, match="the store cannot be reached"):
+        find_files(f"s3://bucket/data?endpoint_override=http://127.0.0.1:{port}&region=us-east-1")
+    assert time.monotonic() - began < 30
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    """What S3 answers to requests without, or with wrong, credentials."""
+
+    def do_GET(self):
+        body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        self.send_response(403)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+def test_missing_credentials_are_told(monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as refusing:
+        threading.Thread(target=refusing.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(DataError, match=r"the store refuses access .*AWS_ACCESS_KEY_ID"):
+                find_files(f"s3://bucket/data?endpoint_override=http://127.0.0.1:{refusing.server_port}&region=us-east-1")
+        finally:
+            refusing.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("ftp://host/data", "Schemes are"),
+        ("s3://bucket/data?colour=red", "cannot be opened"),
+        ("/nowhere/at/all", "no such folder"),
+    ],
+)
+def test_places_that_cannot_be_are_told(credentials, place, says):
+    with pytest.raises(DataError, match=says):
+        find_files(place)
+
+
+def test_a_schema_that_is_not_beside_remote_data_is_told(server, credentials, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "x").write_text("x")
+    upload(server, tmp_path / "data", "bare")
+    config = load_config(make_config(tmp_path, tmp_path))
+    place = f"s3://bare/data?endpoint_override={server}&region=us-east-1"
+    config = config.model_copy(update={"data": config.data.model_copy(update={"path": place})})
+    with pytest.raises(UserError, match=r"s3://bare/data/schema.toml: no such file"):
+        with_local_schema(config)
+
+
+def test_a_url_of_a_file_is_a_folder(tmp_path):
+    make_data(tmp_path / "some data", rows=20, splits=("train",))
+    _, found = find_files(f"file://{tmp_path}/some%20data/train")
+    assert [f.name for f in found] == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+
+
+def test_what_is_not_written_yet_is_no_data(tmp_path):
+    for name in ("a.parquet", ".b.parquet", "_c.parquet", "_temporary/d.parquet", "date=1/e.parquet", "f.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [f.name for f in find_files(str(tmp_path))[1]] == ["a.parquet", "date=1/e.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("date=2024-01-0[12]", ["date=2024-01-01/a.parquet", "date=2024-01-02/a.parquet"]),
+        ("date=2024-01-0?/a.parquet", ["date=2024-01-01/a.parquet", "date=2024-01-02/a.parquet"]),
+        ("*02-*", ["date=2024-02-01/a.parquet"]),
+    ],
+)
+def test_globs_of_folders_and_files(tmp_path, pattern, found):
+    for date in ("2024-01-01", "2024-01-02", "2024-02-01"):
+        (tmp_path / f"date={date}").mkdir()
+        (tmp_path / f"date={date}" / "a.parquet").touch()
+    assert [f.name for f in find_files(join(str(tmp_path), pattern))[1]] == found
+    with pytest.raises(DataError, match=r"holds no \*.parquet files that matches"):
+        find_files(join(str(tmp_path), "date=1999*"))
+
+
+def test_values_of_partitions():
+    assert Found("x", "a=1/b=x%20y/c.parquet", 0).partition == {"a": "1", "b": "x y"}
+    assert Found("x", "a=__HIVE_DEFAULT_PARTITION__/c=d.parquet", 0).partition == {"a": None}
+    assert matches("a/b/c", "")
+    assert not matches("a", "a/b")
+
+
+def test_partitions_are_columns(tmp_path):
+    """`tab`, integers, and `rate`, numbers with a missing one, stand in the folders' names alone."""
+    schema = make_schema()
+    layout = build_layout(schema, load_config(make_config(tmp_path, tmp_path)))
+    folder = tmp_path / "train"
+    for number, rate in enumerate(("0.5", "-2", "__HIVE_DEFAULT_PARTITION__")):
+        part = folder / f"tab={number}" / f"rate={rate}"
+        part.mkdir(parents=True)
+        pq.write_table(make_rows(40, seed=number).drop(["tab", "rate"]), part / "x.parquet", row_group_size=15)
+    files = open_files(folder, schema, layout)
+    seen = []
+    for batch in Reader(files, schema, layout, batch_size=16, seed=1, window_rows=50).epoch(0):
+        seen += [tuple(row) for row in batch.small[batch.mask.bool()].tolist()]
+    assert sorted(set(seen)) == [(0, 3), (1, 1), (2, 0)]
+    assert [seen.count(x) for x in sorted(set(seen))] == [40, 40, 40]
+    shutil.move(folder / "tab=0", folder / "tab=x")
+    with pytest.raises(DataError, match="partition tab=x: whole numbers are needed"):
+        open_files(folder, schema, layout)
