@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
+from home_dist.prepare.whole import refuse_existing, written_whole
 from home_dist.schema.frozen import KEYS, VECTORS, keys_of
 
 _BATCH = 16384
@@ -22,8 +23,7 @@ def write_frozen(source: Path, key: str, vector: str, out: Path, half: bool = Fa
     paths = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
     if not paths:
         raise DataError(f"{source}: holds no *.parquet files.")
-    if out.exists():
-        raise DataError(f"{out}: is there already. Remove it, or choose another folder to write to.")
+    refuse_existing(out)
     parts = [_keys(path, key, vector) for path in paths]
     keys, widths = np.concatenate([k for k, _ in parts]), {w for _, width in parts for w in width}
     if len(widths) != 1:
@@ -38,9 +38,7 @@ def write_frozen(source: Path, key: str, vector: str, out: Path, half: bool = Fa
         )
     target = np.empty(len(keys), np.int64)
     target[order] = np.arange(len(keys))
-    writing = out.with_name(out.name + ".writing")
-    try:
-        writing.mkdir(parents=True)
+    with written_whole(out) as writing:
         np.save(writing / KEYS, ordered)
         kind = np.float16 if half else np.float32
         vectors = np.lib.format.open_memmap(writing / VECTORS, mode="w+", dtype=kind, shape=(len(keys), width))
@@ -51,9 +49,6 @@ def write_frozen(source: Path, key: str, vector: str, out: Path, half: bool = Fa
                 vectors[target[at : at + len(values)]] = values
                 at += len(values)
         vectors.flush()
-        writing.rename(out)
-    except OSError as error:
-        raise DataError(f"{writing}: cannot be written: {error}. Make room, or choose another folder.") from None
     return len(keys), width
 
 

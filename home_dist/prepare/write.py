@@ -1,7 +1,6 @@
 """A prepared data set on disk: Parquet files per split, schema, vocabularies, report; whole or absent."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from home_dist.errors import DataError
 from home_dist.prepare.vocabulary import Vocabulary
+from home_dist.prepare.whole import written_whole
 from home_dist.schema import Schema, save_schema
 
 ROW_GROUP = 16384
@@ -27,24 +26,14 @@ def write_prepared(
     report: Mapping[str, Any],
 ) -> None:
     """Writes beside `out` first and renames when all of it is there. Raises DataError when `out` holds something."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: is there already. Remove it, or choose another folder to write to.")
-    writing = out.with_name(out.name + ".writing")
-    try:
-        if writing.exists():
-            shutil.rmtree(writing)
-        (writing / "vocabularies").mkdir(parents=True)
+    with written_whole(out) as writing:
+        (writing / "vocabularies").mkdir()
         for name, table in splits.items():
             _write_split(writing / name, table, files.get(name, 1))
         for name, vocabulary in vocabularies.items():
             vocabulary.save(writing / "vocabularies" / f"{name}.parquet")
         save_schema(schema, writing / "schema.toml")
         (writing / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-        if out.exists():
-            out.rmdir()
-        writing.rename(out)
-    except OSError as error:
-        raise DataError(f"{writing}: cannot be written: {error}. Make room, or choose another folder.") from None
 
 
 def _write_split(folder: Path, table: pa.Table, files: int) -> None:

@@ -1,14 +1,13 @@
 """A log described in TOML: which columns are keys, times, labels, features and histories."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from home_dist.errors import ConfigError, problem_lines
 from home_dist.prepare.boundaries import Buckets
 from home_dist.section import Section
+from home_dist.toml_file import read_model
 
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -146,11 +145,4 @@ class LogSpec(Section):
 
 def load_spec(path: Path) -> LogSpec:
     """Raises ConfigError, one line per problem."""
-    try:
-        return LogSpec.model_validate(tomllib.loads(path.read_text()))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. Give a TOML file that describes your log; README shows one.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in problem_lines(error))) from None
+    return read_model(path, LogSpec, "Give a TOML file that describes your log; README shows one.")

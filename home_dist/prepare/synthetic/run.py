@@ -1,6 +1,5 @@
 """Writes the generated log: parts, frozen table, draft, and what is fitted; whole or absent, in bounded memory."""
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from home_dist.errors import ConfigError, DataError
+from home_dist.errors import ConfigError
 from home_dist.prepare.fit import fit_data
 from home_dist.prepare.synthetic.rows import draft, frozen_vectors, item_ids, tables
 from home_dist.prepare.synthetic.world import World
+from home_dist.prepare.whole import written_whole
 from home_dist.schema import Schema
 from home_dist.schema.frozen import KEYS, VECTORS
 
@@ -51,14 +51,8 @@ class Sizes:
 def write_synthetic(out: Path, sizes: Sizes, say: Callable[[str], None]) -> Schema:
     """The same sizes and seed give the same bytes. Raises ConfigError or DataError; `out` is whole or absent."""
     sizes.check()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: is there already. Remove it, or choose another folder to write to.")
-    writing = out.with_name(out.name + ".writing")
     world = World(sizes.seed, sizes.users, sizes.items, sizes.max_history)
-    try:
-        if writing.exists():
-            shutil.rmtree(writing)
-        writing.mkdir(parents=True)
+    with written_whole(out) as writing:
         _write_frozen(world, writing / FROZEN, sizes.vector_width)
         first, began = 0, time.monotonic()
         for split, share in _SHARES.items():
@@ -68,11 +62,6 @@ def write_synthetic(out: Path, sizes: Sizes, say: Callable[[str], None]) -> Sche
         (writing / "draft.toml").write_text(draft(FROZEN, sizes.vector_width))
         say("fitting vocabularies, boundaries and scales on train/")
         schema = fit_data(writing / "draft.toml", writing, lambda text: None)
-        if out.exists():
-            out.rmdir()
-        writing.rename(out)
-    except OSError as error:
-        raise DataError(f"{writing}: cannot be written: {error}. Make room, or choose another folder.") from None
     return schema
 
 
