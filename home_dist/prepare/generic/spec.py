@@ -81,6 +81,12 @@ class PastSection(Section):
     """Counts what lies before the impression, or before its local day: better for rare labels of a user, see README."""
 
 
+def past_name(past: PastSection) -> str:
+    """What its statistics' names begin with."""
+    name = "_".join(past.by)
+    return name if past.days is None else f"{name}_{past.days:g}d".replace(".", "p")
+
+
 class HistorySection(Section):
     """What the same user was shown strictly before."""
 
@@ -127,6 +133,10 @@ class LogSpec(Section):
             repeated = sorted({n for n in names if names.count(n) > 1})
             if repeated:
                 raise ValueError(f"{what} {repeated[0]!r} is declared twice")
+        pasts = [past_name(p) for p in self.past]
+        for name in pasts:
+            if pasts.count(name) > 1:
+                raise ValueError(f"past {name!r} is declared twice; put all rates into one entry, or give another `days`")
         asked = [(f"past by {', '.join(p.by)}: rates", r) for p in self.past for r in p.rates]
         asked += [(f"history {h.name!r}: outcomes", o) for h in self.history for o in h.outcomes]
         asked += [(f"history {h.name!r}: only", h.only) for h in self.history if h.only is not None]
