@@ -185,8 +185,9 @@ def prepare_fit(
 
     def body() -> None:
         from home_dist.prepare.fit import fit_data
+        from home_dist.prepare.progress import Progress
 
-        schema = fit_data(draft, data, lambda text: print(text, flush=True))
+        schema = fit_data(draft, data, Progress())
         for table in schema.table:
             print(f"table {table.name}: {table.rows:,} rows")
         print(f"written to {data / 'schema.toml'}")
@@ -208,10 +209,11 @@ def prepare_synthetic(
     """Generate a log of any size: Zipf-distributed ids, long histories, every kind of feature, planted groups of tasks."""
 
     def body() -> None:
+        from home_dist.prepare.progress import Progress
         from home_dist.prepare.synthetic import Sizes, write_synthetic
 
         sizes = Sizes(rows, users, items, max_history, vector_width, rows_per_file, seed)
-        write_synthetic(out, sizes, lambda text: print(text, flush=True))
+        write_synthetic(out, sizes, Progress())
         print(f"written to {out}")
 
     _run(body)
@@ -229,8 +231,9 @@ def prepare_frozen(
 
     def body() -> None:
         from home_dist.prepare.frozen import write_frozen
+        from home_dist.prepare.progress import Progress
 
-        rows, width = write_frozen(source, key, vector, out, half)
+        rows, width = write_frozen(source, key, vector, out, half, Progress())
         print(f"{rows:,} vectors of width {width} written to {out}")
 
     _run(body)

@@ -9,13 +9,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
+from home_dist.prepare.progress import Progress, Say
 from home_dist.prepare.whole import refuse_existing, written_whole
 from home_dist.schema.frozen import KEYS, VECTORS, keys_of
 
 _BATCH = 16384
 
 
-def write_frozen(source: Path, key: str, vector: str, out: Path, half: bool = False) -> tuple[int, int]:
+def _quiet(text: str) -> None:
+    pass
+
+
+def write_frozen(source: Path, key: str, vector: str, out: Path, half: bool = False, say: Say = _quiet) -> tuple[int, int]:
     """source: a Parquet file or a folder of them. Returns rows and width. Raises DataError; `out` is whole or absent.
 
     half: as float16. Rows whose vector is null are left out: they are missing ones.
@@ -43,11 +48,13 @@ def write_frozen(source: Path, key: str, vector: str, out: Path, half: bool = Fa
         kind = np.float16 if half else np.float32
         vectors = np.lib.format.open_memmap(writing / VECTORS, mode="w+", dtype=kind, shape=(len(keys), width))
         at = 0
-        for path in paths:
-            for batch in _batches(path, key, vector):
-                values = _vectors(path, vector, batch.column(vector), width)
-                vectors[target[at : at + len(values)]] = values
-                at += len(values)
+        with Progress.of(say).step("vectors", len(keys)) as advance:
+            for path in paths:
+                for batch in _batches(path, key, vector):
+                    values = _vectors(path, vector, batch.column(vector), width)
+                    vectors[target[at : at + len(values)]] = values
+                    at += len(values)
+                    advance(len(values))
         vectors.flush()
     return len(keys), width
 

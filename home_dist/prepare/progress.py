@@ -12,6 +12,8 @@ from rich.progress import Task as Bar
 from rich.text import Text
 
 Advance = Callable[[int], None]
+Say = Callable[[str], None]
+"""Takes a line of text. A Progress is one, too, which may have bars."""
 EVERY_S = 5.0
 """Between lines where there is no terminal."""
 
@@ -19,9 +21,16 @@ EVERY_S = 5.0
 class Progress:
     """say: takes the lines; by default they are printed. bars: whether there is a terminal; by default found out."""
 
-    def __init__(self, say: Callable[[str], None] | None = None, bars: bool | None = None):
-        self.say = say or (lambda text: print(text, flush=True))
+    def __init__(self, say: Say | None = None, bars: bool | None = None):
+        self._say = say or (lambda text: print(text, flush=True))
         self._bars = (sys.stdout.isatty() and say is None) if bars is None else bars
+
+    @classmethod
+    def of(cls, say: Say) -> "Progress":
+        return say if isinstance(say, Progress) else cls(say)
+
+    def __call__(self, text: str) -> None:
+        self._say(text)
 
     @contextmanager
     def step(self, title: str, rows: int, done: int = 0, unit: str = "rows") -> Iterator[Advance]:
@@ -51,11 +60,11 @@ class Progress:
                     pace = (reached - done) / (now - began)
                     left = (rows - reached) / max(pace, 1e-9)
                     share = reached / max(rows, 1)
-                    self.say(f"{title}: {reached:,} of {rows:,} {unit} {share:4.0%} | {pace:,.0f} {unit}/s | ETA {left:,.0f} s")
+                    self(f"{title}: {reached:,} of {rows:,} {unit} {share:4.0%} | {pace:,.0f} {unit}/s | ETA {left:,.0f} s")
 
             yield advance
         took = max(time.monotonic() - began, 1e-9)
-        self.say(f"{title}: {reached:,} {unit} in {took:,.1f} s | {(reached - done) / took:,.0f} {unit}/s")
+        self(f"{title}: {reached:,} {unit} in {took:,.1f} s | {(reached - done) / took:,.0f} {unit}/s")
 
 
 class _Pace(ProgressColumn):

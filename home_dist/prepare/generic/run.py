@@ -30,7 +30,7 @@ from home_dist.prepare.generic.plan import CELLS, Plan
 from home_dist.prepare.generic.sizes import chunk_rows, partitions
 from home_dist.prepare.generic.source import chunks_of
 from home_dist.prepare.generic.spec import LogSpec, load_spec, past_name
-from home_dist.prepare.progress import Progress
+from home_dist.prepare.progress import Progress, Say
 from home_dist.prepare.report import Told, make_report
 from home_dist.prepare.whole import refuse_existing, written_whole
 from home_dist.prepare.write import file_bounds, part_name
@@ -50,13 +50,13 @@ class Options:
     """By default as many as the memory asks for."""
 
 
-def prepare_log(description: Path, out: Path, progress: Progress, options: Options | None = None) -> dict[str, Any]:
+def prepare_log(description: Path, out: Path, say: Say, options: Options | None = None) -> dict[str, Any]:
     """Reads the described log and writes `out`; returns the report.
 
     Raises ConfigError or DataError for bad input, and leaves nothing then. What is done lies in a folder beside `out` while it
     runs: a run that was killed goes on there, at the tasks that it was in.
     """
-    options = options or Options()
+    options, progress = options or Options(), Progress.of(say)
     spec = load_spec(description)
     refuse_existing(out)
     found = Found.of(spec, description.parent)
@@ -64,7 +64,7 @@ def prepare_log(description: Path, out: Path, progress: Progress, options: Optio
     try:
         work = Work(out.with_name(out.name + ".work"), _fingerprint(spec, found), engine, progress)
         if work.goes_on:
-            progress.say(f"going on in {work.folder}, which an earlier run of the same description left")
+            progress(f"going on in {work.folder}, which an earlier run of the same description left")
         report = _Preparation(spec, work, options, engine.processes).all(found, out)
         work.remove()
         return report
@@ -109,7 +109,7 @@ class _Preparation:
         parts = self.options.partitions or partitions(spec, inputs.types, rows, share, self.processes)
         plan = Plan(spec, inputs.log_types, inputs.types, inputs.sides, work.choose("partitions", min(parts, CELLS)))
         chunk = work.choose("chunk", chunk_rows(inputs.log_types, rows, share, self.processes))
-        work.progress.say(
+        work.progress(
             f"{spec.log}: {rows:,} rows in {len(inputs.files)} files, {len(spec.side)} side tables | {plan.parts} partitions, "
             f"{self.processes} processes"
         )

@@ -1,7 +1,5 @@
 """Writes the generated log: parts, frozen table, draft, and what is fitted; whole or absent, in bounded memory."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pyarrow.parquet as pq
 
 from home_dist.errors import ConfigError
 from home_dist.prepare.fit import fit_data
+from home_dist.prepare.progress import Advance, Progress, Say
 from home_dist.prepare.synthetic.rows import draft, frozen_vectors, item_ids, tables
 from home_dist.prepare.synthetic.world import World
 from home_dist.prepare.whole import written_whole
@@ -48,20 +47,20 @@ class Sizes:
                 raise ConfigError(f"{option} {getattr(self, name)}: must be from {low} to {high:,}")
 
 
-def write_synthetic(out: Path, sizes: Sizes, say: Callable[[str], None]) -> Schema:
+def write_synthetic(out: Path, sizes: Sizes, say: Say) -> Schema:
     """The same sizes and seed give the same bytes. Raises ConfigError or DataError; `out` is whole or absent."""
     sizes.check()
     world = World(sizes.seed, sizes.users, sizes.items, sizes.max_history)
     with written_whole(out) as writing:
         _write_frozen(world, writing / FROZEN, sizes.vector_width)
-        first, began = 0, time.monotonic()
-        for split, share in _SHARES.items():
-            count = sizes.rows - first if split == "test" else round(sizes.rows * share)
-            _write_split(world, sizes, writing / split, first, count, say, began)
-            first += count
+        progress, first = Progress.of(say), 0
+        with progress.step("writing", sizes.rows) as advance:
+            for split, share in _SHARES.items():
+                count = sizes.rows - first if split == "test" else round(sizes.rows * share)
+                _write_split(world, sizes, writing / split, first, count, advance)
+                first += count
         (writing / "draft.toml").write_text(draft(FROZEN, sizes.vector_width))
-        say("fitting vocabularies, boundaries and scales on train/")
-        schema = fit_data(writing / "draft.toml", writing, lambda text: None)
+        schema = fit_data(writing / "draft.toml", writing, progress)
     return schema
 
 
@@ -82,9 +81,7 @@ def _write_frozen(world: World, folder: Path, width: int) -> None:
     vectors.flush()
 
 
-def _write_split(
-    world: World, sizes: Sizes, folder: Path, first: int, count: int, say: Callable[[str], None], began: float
-) -> None:
+def _write_split(world: World, sizes: Sizes, folder: Path, first: int, count: int, advance: Advance) -> None:
     folder.mkdir()
     for number, start in enumerate(range(first, first + count, sizes.rows_per_file)):
         stop = min(start + sizes.rows_per_file, first + count)
@@ -94,10 +91,7 @@ def _write_split(
                 for table in tables(world, at, min(_CHUNK, stop - at), sizes.vector_width):
                     writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd", **_PARQUET)
                     writer.write_table(table)
-                done = min(at + _CHUNK, stop)
-                pace = done / max(1e-9, time.monotonic() - began)
-                left = (sizes.rows - done) / pace
-                say(f"{folder.name}: {done - first:,} of {count:,} rows | {pace:,.0f} rows/s | ETA {left:,.0f} s")
+                advance(min(_CHUNK, stop - at))
         finally:
             if writer is not None:
                 writer.close()
