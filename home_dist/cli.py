@@ -169,9 +169,12 @@ def prepare_described(
             raise UserError(f"--engine {engine}: allowed are {', '.join(KINDS)}")
         options = Options(engine, processes or len(os.sched_getaffinity(0)), int(memory * 1e9))
         report = prepare_log(description, out, Progress(), options)
+        from home_dist.insight.preparation import write_page
+
+        write_page(report, out / "report.html")
         for line in part_lines(report):
             print(line)
-        print(f"written to {out}")
+        print(f"written to {out}; {out / 'report.html'} shows rows, labels and features")
 
     _run(body)
 

@@ -90,7 +90,11 @@ def _sums(tables: Sequence[pa.Table]) -> dict[str, np.ndarray]:
 def _histogram(seen: Counted, feature: StatisticFeature) -> dict[str, Any]:
     """Of the training part, as stored."""
     values, counts = seen.weighted()
-    held, edges = np.histogram(values, bins=min(_BINS, len(values)), weights=counts)
+    # Values are multiples of a step: bins are whole numbers of steps wide, or some would hold more of them than others.
+    step = float(np.diff(values).min())
+    wide = step * np.ceil(((seen.high - seen.low) / step + 1) / _BINS)
+    edges = np.arange(seen.low - step / 2, seen.high + wide, wide)
+    held = np.histogram(values, bins=edges, weights=counts)[0]
     return {
         "edges": [round(float(e), 6) for e in edges],
         "rows": [int(c) for c in held],
