@@ -52,8 +52,8 @@ def file_bounds(rows: int, files: int) -> list[int]:
     return [rows * i // files for i in range(files + 1)]
 
 
-def write_file(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
-    """Tables one after another, as row groups of ROW_GROUP rows whatever their own sizes are."""
+def write_file(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, level: int = 9) -> None:
+    """Tables one after another, as row groups of ROW_GROUP rows whatever their own sizes are. level: of zstd."""
     # Few distinct values are small as a dictionary. Ids and histories are smaller byte by byte: the bytes of a user's history
     # repeat from one impression to the next, which the packed bits of a dictionary hide from zstd.
     few = [f.name for f in schema if pa.types.is_floating(f.type) or pa.types.is_int8(f.type)]
@@ -62,7 +62,7 @@ def write_file(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> Non
         path,
         schema,
         compression="zstd",
-        compression_level=9,
+        compression_level=level,
         use_dictionary=few,
         column_encoding=dict.fromkeys(bytewise, "BYTE_STREAM_SPLIT"),
         write_page_checksum=True,

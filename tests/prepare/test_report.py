@@ -2,6 +2,8 @@
 
 import datetime
 import json
+import subprocess
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 
@@ -95,3 +97,27 @@ def test_the_page_shows_it_and_needs_no_network(prepared, tmp_path):
     assert "older than the training days" in page.text
     rate = report["splits"]["train"]["positives"]["like"] / report["splits"]["train"]["rows"]
     assert f"{rate:.3%}" in page.text
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_the_command_writes_both(prepared, tmp_path):
+    folder, _ = prepared
+
+    def command(*args: object) -> subprocess.CompletedProcess[str]:
+        start = [sys.executable, "-m", "home_dist.cli", "prepare"]
+        whole = [*start, str(folder / "mylog.toml"), str(tmp_path / "out"), *map(str, args)]
+        return subprocess.run(whole, capture_output=True, text=True, timeout=120)
+
+    wrong = command("--engine", "spark")
+    assert wrong.returncode == 2
+    assert wrong.stderr == "error: --engine spark: allowed are local, ray\n"
+    right = command("--memory", "0.5", "--processes", "2")
+    assert right.returncode == 0, right.stderr
+    assert "what was known before: 2,000 rows" in right.stdout
+    assert "test: 20" in right.stdout
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert (tmp_path / "out" / "report.json").read_bytes() == (folder / "out" / "report.json").read_bytes()
+    again = command()
+    assert again.returncode == 3
+    assert "is there already" in again.stderr

@@ -27,6 +27,9 @@ def unmatched(scanned: Sequence[Path]) -> dict[str, int]:
     return dict(zip(sums.column("side").to_pylist(), sums.column("rows_sum").to_pylist(), strict=True))
 
 
+_LEVEL = 3  # higher ones take most of a large log's time, and save little
+
+
 def days_of(plan: Plan, scanned: Sequence[Path]) -> Days:
     parts, spec = plan.spec.split, plan.spec
     day = np.concatenate([pq.read_table(f / DAYS).column("day").to_numpy() for f in scanned])
@@ -164,7 +167,7 @@ def write_part(files: Sequence[tuple[Path, int]], columns: Sequence[str], first:
     with pa.memory_map(str(files[0][0])) as source:
         schema = pa.schema([pa.ipc.open_file(source).schema.field(n) for n in columns])
     batches = read_rows(files, first, last)
-    write_file(folder / PART, (pa.Table.from_batches([b.select(columns)]) for b in batches), schema)
+    write_file(folder / PART, (pa.Table.from_batches([b.select(columns)]) for b in batches), schema, _LEVEL)
 
 
 PART = "part.parquet"

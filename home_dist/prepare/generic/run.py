@@ -94,10 +94,12 @@ class _Preparation:
         except UserError:
             self.work.remove()  # of no use once the input is corrected
             raise
-        each = -(-rows // plan.parts)
+        each = [rows * (n + 1) // plan.parts - rows * n // plan.parts for n in range(plan.parts)]
         gathered = self._gather(plan, each, scanned, days)
         fitted = self._fit(days, gathered)
-        encoded = self.work.run("encode", "encoding", [Task(partial(encode, plan, fitted, g), each) for g in gathered])
+        encoded = self.work.run(
+            "encode", "encoding", [Task(partial(encode, plan, fitted, g), n) for g, n in zip(gathered, each, strict=True)]
+        )
         self.work.drop("gather")
         return self._write(plan, rows, scanned, gathered, encoded, fitted, out)
 
@@ -117,19 +119,19 @@ class _Preparation:
         scanned = work.run("scan", "reading", [Task(partial(scan.scan, plan, c), c.last - c.first) for c in chunks])
         return plan, rows, scanned, finish.days_of(plan, scanned)
 
-    def _gather(self, plan: Plan, each: int, scanned: Sequence[Path], days: Days) -> list[Path]:
-        """each: rows of a partition, about."""
-        numbers, back = range(plan.parts), []
+    def _gather(self, plan: Plan, each: Sequence[int], scanned: Sequence[Path], days: Days) -> list[Path]:
+        """each: rows of the partitions, about."""
+        back = []
         for key, by in enumerate(plan.elsewhere):
             spilled = [f / scan.keyed(key) for f in scanned]
-            tasks = [Task(partial(past.count_keyed, plan, key, n, spilled), each) for n in numbers]
+            tasks = [Task(partial(past.count_keyed, plan, key, n, spilled), rows) for n, rows in enumerate(each)]
             back.append([f / past.BACK for f in self.work.run(f"past-{key}", f"counting by {', '.join(by)}", tasks)])
         if plan.rates:
             spilled, hours = [f / scan.TIMES for f in scanned], finish.hours_before(scanned)
-            tasks = [Task(partial(past.count_everyone, plan, n, spilled, hours), each) for n in numbers]
+            tasks = [Task(partial(past.count_everyone, plan, n, spilled, hours), rows) for n, rows in enumerate(each)]
             back.append([f / past.BACK for f in self.work.run("everyone", "base rates", tasks)])
         users = [f / scan.USERS for f in scanned]
-        tasks = [Task(partial(gather, plan, days, n, users, back), each) for n in numbers]
+        tasks = [Task(partial(gather, plan, days, n, users, back), rows) for n, rows in enumerate(each)]
         gathered = self.work.run("gather", "what was known before", tasks)
         for stage in ("scan", *(f"past-{key}" for key in range(len(plan.elsewhere))), "everyone"):
             self.work.drop(stage)
