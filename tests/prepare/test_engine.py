@@ -1,5 +1,6 @@
 """The same bytes come out however a log is cut, whatever engine ran the tasks, and although the run was killed."""
 
+import gzip
 import hashlib
 import importlib.util
 import os
@@ -233,12 +234,17 @@ def test_a_work_folder_keeps_what_is_whole(tmp_path):
     work = Work(tmp_path / "w", {"a": 1}, LocalEngine(1), QUIET)
     with pytest.raises(RuntimeError):
         work.run("s", "s", [Task(action(n, n == 2), 1) for n in range(4)])
+    with pytest.raises(DataError, match="another run is at work"):
+        Work(tmp_path / "w", {"a": 1}, LocalEngine(1), QUIET)
+    work.close()
     again = Work(tmp_path / "w", {"a": 1}, LocalEngine(1), QUIET)
     assert again.goes_on
     folders = again.run("s", "s", [Task(action(n, False), 1) for n in range(4)])
     assert ran == [0, 1, 2, 2, 3]
     assert [(f / "found").read_text() for f in folders] == ["0", "1", "2", "3"]
+    again.close()
     assert not Work(tmp_path / "w", {"a": 2}, LocalEngine(1), QUIET).goes_on
+    assert not (tmp_path / "w" / "s").exists()
 
 
 def _die() -> None:
@@ -268,6 +274,10 @@ def test_csv_is_read_in_blocks_as_if_at_once(tmp_path, monkeypatch):
     source.convert(tmp_path / "a.csv", tmp_path / "out")
     found, expected = pq.read_table(tmp_path / "out" / source.CONVERTED), pacsv.read_csv(tmp_path / "a.csv")
     assert found.to_pylist() == expected.to_pylist()
+    with gzip.open(tmp_path / "a.csv.gz", "wt") as file:
+        file.write(lines[0] + "\n")
+    source.convert(tmp_path / "a.csv.gz", tmp_path / "out")
+    assert pq.read_table(tmp_path / "out" / source.CONVERTED).equals(found)
     (tmp_path / "b.csv").write_text("a,b\n1,2\n1,2,3\n")
     with pytest.raises(DataError, match=r"b\.csv: cannot be read"):
         source.convert(tmp_path / "b.csv", tmp_path / "out")

@@ -1,12 +1,15 @@
 """The work folder of a run: a folder per finished task, so that a run that was killed goes on at the task it was in."""
 
+import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from home_dist.errors import DataError
 from home_dist.prepare.engine.engines import Engine
 from home_dist.prepare.progress import Progress
 
@@ -27,17 +30,19 @@ class Work:
     """Stages, one after the other; each is a list of tasks that may run in any order."""
 
     def __init__(self, folder: Path, fingerprint: dict[str, Any], engine: Engine, progress: Progress):
-        """fingerprint: what the tasks depend on; a folder of another one is emptied first."""
+        """fingerprint: what the tasks depend on; a folder of another one is emptied first. Raises DataError while another run
+        is at work in the folder."""
         self.folder, self._engine, self.progress = folder, engine, progress
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(folder)
         plan = folder / _PLAN
         wanted = json.loads(json.dumps(fingerprint))
         there = json.loads(plan.read_text()) if plan.is_file() else {}
         self.goes_on = there.get("fingerprint") == wanted
         self._chosen: dict[str, int] = there.get("chosen", {}) if self.goes_on else {}
         self._fingerprint = wanted
-        if not self.goes_on and folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        if not self.goes_on:
+            _empty(folder)
         self._save()
 
     def _save(self) -> None:
@@ -75,6 +80,25 @@ class Work:
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+
+def _locked(folder: Path) -> int:
+    """The system takes the lock away when the process ends, however it does."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise DataError(f"{folder}: another run is at work there. Wait for it, or choose another folder to write to.") from None
+    return lock
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ numbers, and sums of others are taken in one order.
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -62,12 +63,12 @@ def prepare_log(description: Path, out: Path, say: Say, options: Options | None 
     found = Found.of(spec, description.parent)
     engine = KINDS[options.engine](options.processes)
     try:
-        work = Work(out.with_name(out.name + ".work"), _fingerprint(spec, found), engine, progress)
-        if work.goes_on:
-            progress(f"going on in {work.folder}, which an earlier run of the same description left")
-        report = _Preparation(spec, work, options, engine.processes).all(found, out)
-        work.remove()
-        return report
+        with closing(Work(out.with_name(out.name + ".work"), _fingerprint(spec, found), engine, progress)) as work:
+            if work.goes_on:
+                progress(f"going on in {work.folder}, which an earlier run of the same description left")
+            report = _Preparation(spec, work, options, engine.processes).all(found, out)
+            work.remove()
+            return report
     except OSError as error:
         raise DataError(
             f"{out}: cannot be written: {error}. Make room, or choose another folder; the same command then goes on."
