@@ -37,12 +37,20 @@ def count_past(past: PastSection, key: Ints, time: Ints, spec: LogSpec, table: p
     return found
 
 
+def _in_order(table: pa.Table, key: Ints) -> tuple[pa.Table, Ints, Ints]:
+    """Rows in order of their keys and times, with both: a search per row is several times as fast when its neighbour's found
+    the same pages of memory."""
+    time = table.column("time").to_numpy()
+    order = np.lexsort((time, key))
+    return table.take(pa.array(order)), key[order], time[order]
+
+
 def count_keyed(plan: Plan, number: int, part: int, spilled: Sequence[Path], folder: Path) -> None:
     """All [[past]] entries of the key set of that number, in one partition of its keys."""
     table = read_part(spilled, part)
     by = plan.elsewhere[number]
     key = codes(*(table.column(f"key_{i}").combine_chunks() for i in range(len(by))))
-    time = table.column("time").to_numpy()
+    table, key, time = _in_order(table, key)
     found: dict[str, Ints] = {}
     for past in plan.spec.past:
         if past.by == by:
@@ -54,8 +62,7 @@ def count_keyed(plan: Plan, number: int, part: int, spilled: Sequence[Path], fol
 def count_everyone(plan: Plan, part: int, spilled: Sequence[Path], hours: pa.Table, folder: Path) -> None:
     """Base rates in whole hours. hours: of the whole log, hour and sums of labels in all hours before it."""
     table = read_part(spilled, part)
-    time = table.column("time").to_numpy()
-    hour = time // HOUR_MS
+    table, hour, time = _in_order(table, table.column("time").to_numpy() // HOUR_MS)
     events = AsOf(hour, time, hour, time)  # an hour is the key: what came before it stands in `hours`
     at = np.searchsorted(hours.column("hour").to_numpy(), hour)
     back = {"row": table.column("row")}
