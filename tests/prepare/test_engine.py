@@ -281,3 +281,20 @@ def test_csv_is_read_in_blocks_as_if_at_once(tmp_path, monkeypatch):
     (tmp_path / "b.csv").write_text("a,b\n1,2\n1,2,3\n")
     with pytest.raises(DataError, match=r"b\.csv: cannot be read"):
         source.convert(tmp_path / "b.csv", tmp_path / "out")
+
+
+def test_a_column_of_lists_needs_no_separator(prepared, tmp_path):
+    """And dictionaries, within lists or not, say the same as plain texts."""
+    write(tmp_path)
+    side = pacsv.read_csv(tmp_path / "video.csv")
+    split = [[t for t in text.split("|") if t] or None for text in side["tags"].to_pylist()]
+    lists = pa.array(split, pa.list_(pa.string()))
+    encoded = pa.ListArray.from_arrays(lists.offsets, lists.values.dictionary_encode(), mask=lists.is_null())
+    side = side.set_column(side.column_names.index("tags"), "tags", encoded)
+    side = side.set_column(side.column_names.index("author"), "author", side["author"].dictionary_encode())
+    pq.write_table(side, tmp_path / "video.parquet")
+    text = DESCRIPTION.replace("video.csv", "video.parquet").replace('"tags", separator = "|"', '"tags"')
+    (tmp_path / "mylog.toml").write_text(text)
+    prepare_log(tmp_path / "mylog.toml", tmp_path / "out", QUIET)
+    mine, theirs = digest(tmp_path / "out"), digest(prepared / "out")
+    assert {n for n in mine if mine[n] != theirs[n]} == {"report.json"}  # which names the side table's file

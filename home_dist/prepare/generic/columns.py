@@ -69,6 +69,8 @@ def is_text(kind: pa.DataType) -> bool:
 
 def plain(kind: pa.DataType) -> pa.DataType:
     """Without dictionaries, which differ from file to file."""
+    if pa.types.is_list(kind):
+        return pa.list_(plain(kind.value_type))
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 

@@ -67,7 +67,7 @@ def gather(plan: Plan, days: Days, part: int, users: Sequence[Path], back: Seque
 
     pq.write_table(_cells(cells_of(hashed[training]), {n: v[training] for n, v in numbers.items()}), folder / CELLS_FILE)
     pq.write_table(_label_sums(plan, table, day, split), folder / LABELS_FILE)
-    pq.write_table(_seen(plan, whole, user, split), folder / SEEN_FILE)
+    pq.write_table(_seen(numbers, user, split), folder / SEEN_FILE)
     chosen = pa.array(np.flatnonzero(training))
     for number, section in enumerate(spec.id):
         values = table.column(f"id_{section.column}").combine_chunks().take(chosen)
@@ -116,15 +116,12 @@ def _label_sums(plan: Plan, table: pa.Table, day: Ints, split: NDArray[np.int8])
     return pa.table(found)
 
 
-def _seen(plan: Plan, whole: pa.Table, user: Ints, split: NDArray[np.int8]) -> pa.Table:
+def _seen(numbers: dict[str, NDArray[np.float64]], user: Ints, split: NDArray[np.int8]) -> pa.Table:
     """A row per split: rows, users, and of each statistic how many rows have it."""
-    columns: dict[str, list[int]] = {"rows": [], "users": []}
-    for index in range(len(SPLITS)):
-        rows = np.flatnonzero(split == index)
-        columns["rows"].append(len(rows))
-        columns["users"].append(len(np.unique(user[rows][user[rows] >= 0])))
-        chosen = whole.take(pa.array(rows))
-        for name in whole.column_names:
-            if name.startswith("stat_"):
-                columns.setdefault(name, []).append(len(rows) - chosen.column(name).null_count)
-    return pa.table(columns)
+
+    def by_split(rows: NDArray[np.bool_]) -> Ints:
+        return np.bincount(split[rows & (split >= 0)], minlength=len(SPLITS))
+
+    users = [len(np.unique(user[(split == index) & (user >= 0)])) for index in range(len(SPLITS))]
+    columns = {"rows": by_split(split >= 0), "users": np.asarray(users)}
+    return pa.table(columns | {f"stat_{name}": by_split(~np.isnan(values)) for name, values in numbers.items()})

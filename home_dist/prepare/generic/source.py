@@ -1,5 +1,6 @@
 """The files of a log and of its side tables: found, brought to Parquet, and read in parts."""
 
+import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +75,10 @@ def convert(source: Path, folder: Path) -> None:
                         writer.write_batch(batch)
             return
         except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
             column = _to_widen(str(error))
-            if column is None or isinstance(error, OSError):
+            if column is None:
                 raise _unreadable(source, error) from None
             name = there.names[column]
             kind = kinds.get(name, there.field(name).type)
