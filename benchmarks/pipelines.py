@@ -1,6 +1,6 @@
 """Rows/s and memory of `home-dist prepare LOG.toml`, against the same transformation written by hand in pandas.
 
-    python benchmarks/pipelines.py                   # 1 million rows, 3 times each in turn: some minutes
+    python benchmarks/pipelines.py                   # 500,000 rows, 3 times each in turn: some minutes
     python benchmarks/pipelines.py --quick           # 150,000 rows, once each, under 50 s; writes nothing
     python benchmarks/pipelines.py --rows 50000000   # this library alone: the log is made file by file and streamed through
 
@@ -305,7 +305,7 @@ def main() -> None:
             run = stream(Path(work), chosen.rows, chosen.processes, memory)
             result = kept | {"streams": [*(s for s in kept.get("streams", []) if s["rows"] != run["rows"]), run]}
         else:
-            result = kept | compare(Path(work), 150_000 if chosen.quick else 1_000_000, 1 if chosen.quick else 3, memory)
+            result = kept | compare(Path(work), 150_000 if chosen.quick else 500_000, 1 if chosen.quick else 3, memory)
             result |= {"cores": len(os.sched_getaffinity(0)), "arrow": pa.__version__}
     text = table(result)
     print(text)

@@ -160,6 +160,7 @@ def prepare_described(
     """
 
     def body() -> None:
+        from home_dist.insight.preparation import write_page
         from home_dist.prepare.engine import KINDS
         from home_dist.prepare.generic import Options, prepare_log
         from home_dist.prepare.progress import Progress
@@ -169,8 +170,6 @@ def prepare_described(
             raise UserError(f"--engine {engine}: allowed are {', '.join(KINDS)}")
         options = Options(engine, processes or len(os.sched_getaffinity(0)), int(memory * 1e9))
         report = prepare_log(description, out, Progress(), options)
-        from home_dist.insight.preparation import write_page
-
         write_page(report, out / "report.html")
         for line in part_lines(report):
             print(line)

@@ -283,6 +283,28 @@ def test_csv_is_read_in_blocks_as_if_at_once(tmp_path, monkeypatch):
         source.convert(tmp_path / "b.csv", tmp_path / "out")
 
 
+def test_times_before_1970_are_times(tmp_path):
+    """Base rates are counted by hours since 1970."""
+    random = np.random.default_rng(0)
+    minutes = np.sort(random.choice(5 * 24 * 60, 600, replace=False))
+    like = random.integers(0, 2, 600)
+    rows = {}
+    for name, start in (("early", -7 * 86_400_000), ("late", 700 * 86_400_000)):
+        folder = tmp_path / name
+        (folder / "log").mkdir(parents=True)
+        times = pa.array(start + minutes * 60_000).cast(pa.timestamp("ms"))
+        log = {"user": np.arange(600) % 7, "ms": times, "video": np.arange(600) % 5, "like": like}
+        pq.write_table(pa.table(log), folder / "log" / "1.parquet")
+        (folder / "mylog.toml").write_text(
+            'log = "log/*"\nuser = "user"\ntime = "ms"\nsplit = { train_days = 3, validation_days = 1, test_days = 1 }\n'
+            'label = [{ name = "like", group = "a", column = "like" }]\nid = [{ column = "video" }]\n'
+            'past = [{ by = ["video"], rates = ["like"] }]\n'
+        )
+        prepare_log(folder / "mylog.toml", folder / "out", QUIET, Options(partitions=3))
+        rows[name] = pq.read_table(folder / "out" / "train").drop(["time_ms"])
+    assert rows["early"].equals(rows["late"])
+
+
 def test_a_column_of_lists_needs_no_separator(prepared, tmp_path):
     """And dictionaries, within lists or not, say the same as plain texts."""
     write(tmp_path)

@@ -36,7 +36,7 @@ def gather(plan: Plan, days: Days, part: int, users: Sequence[Path], back: Seque
     hashed = user_hashes(table.column("user").combine_chunks(), row)
     user = codes(table.column("user").combine_chunks())
     order = np.lexsort((time, user, hashed))  # stable, and what was dealt is in the log's order
-    # What came back is in order of rows as soon as it is sorted, and may lack rows.
+    # What came back finds its rows by their numbers; rows whose keys are missing were not sent.
     returned: dict[str, NDArray] = {}
     for files in back:
         returned |= _aligned(read_part(files, part), row)

@@ -63,7 +63,7 @@ def open_inputs(spec: LogSpec, found: Found, work: Work) -> Inputs:
         tasks.append(Task(partial(write_side, paths, section.files, section.key, kind, wanted), 1))
         types |= own | {section.key: types[section.key]}
     _check(spec, Types(spec.log, types))
-    folders = work.run("side", "side tables", tasks) if tasks else []
+    folders = work.run("side", "joining", tasks, "tables") if tasks else []
     sides = tuple((f / SIDE, s.key) for f, s in zip(folders, spec.side, strict=True))
     return Inputs(files, {n: t for n, t in log_types.items() if n in used}, types, sides)
 

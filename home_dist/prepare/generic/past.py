@@ -62,13 +62,13 @@ def count_keyed(plan: Plan, number: int, part: int, spilled: Sequence[Path], fol
 def count_everyone(plan: Plan, part: int, spilled: Sequence[Path], hours: pa.Table, folder: Path) -> None:
     """Base rates in whole hours. hours: of the whole log, hour and sums of labels in all hours before it."""
     table = read_part(spilled, part)
-    table, hour, time = _in_order(table, table.column("time").to_numpy() // HOUR_MS)
-    events = AsOf(hour, time, hour, time)  # an hour is the key: what came before it stands in `hours`
-    at = np.searchsorted(hours.column("hour").to_numpy(), hour)
+    place = np.searchsorted(hours.column("hour").to_numpy(), table.column("time").to_numpy() // HOUR_MS)
+    table, place, time = _in_order(table, place)
+    events = AsOf(place, time, place, time)  # an hour is the key: what came before it stands in `hours`
     back = {"row": table.column("row")}
     for name in plan.rates:
         sums = [
-            events.sum(flags(table, f"{what}_{name}")) + hours.column(f"{what}_{name}").to_numpy()[at]
+            events.sum(flags(table, f"{what}_{name}")) + hours.column(f"{what}_{name}").to_numpy()[place]
             for what in ("happened", "known")
         ]
         back[f"base_{name}"] = pa.array(base_rates(sums[0], sums[1]))
