@@ -97,6 +97,7 @@ def _locked(folder: Path) -> int:
 
 
 def _empty(folder: Path) -> None:
+    (folder / _PLAN).unlink(missing_ok=True)  # first, so that no run goes on with what is half removed
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 

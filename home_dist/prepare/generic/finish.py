@@ -19,15 +19,15 @@ from home_dist.prepare.generic.scan import DAYS, HOURS, UNMATCHED
 from home_dist.prepare.write import write_file
 from home_dist.schema import EventField, IdFeature, Schema, SequenceSpec, StatisticFeature, TableSpec, TaskSpec
 
+PART = "part.parquet"
+_LEVEL = 3  # higher ones take most of a large log's time, and save little
+
 
 def unmatched(scanned: Sequence[Path]) -> dict[str, int]:
     """By side table: rows of the log whose key it does not hold."""
     every = pa.concat_tables([pq.read_table(f / UNMATCHED) for f in scanned])
     sums = every.group_by("side").aggregate([("rows", "sum")]).sort_by("side")
     return dict(zip(sums.column("side").to_pylist(), sums.column("rows_sum").to_pylist(), strict=True))
-
-
-_LEVEL = 3  # higher ones take most of a large log's time, and save little
 
 
 def days_of(plan: Plan, scanned: Sequence[Path]) -> Days:
@@ -168,9 +168,6 @@ def write_part(files: Sequence[tuple[Path, int]], columns: Sequence[str], first:
         schema = pa.schema([pa.ipc.open_file(source).schema.field(n) for n in columns])
     batches = read_rows(files, first, last)
     write_file(folder / PART, (pa.Table.from_batches([b.select(columns)]) for b in batches), schema, _LEVEL)
-
-
-PART = "part.parquet"
 
 
 def split_files(encoded: Sequence[Path], rows: Sequence[int], split: int) -> list[tuple[Path, int]]:
