@@ -149,17 +149,31 @@ app.add_typer(prepare, name="prepare")
 def prepare_described(
     description: Annotated[Path, typer.Argument(help="TOML file that describes a log; README shows one.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; it must not hold anything yet.")],
+    engine: Annotated[str, typer.Option(help="local: processes of this machine; ray: a cluster.")] = "local",
+    processes: Annotated[int | None, typer.Option(min=1, help="Tasks at a time; by default one per core.")] = None,
+    memory: Annotated[float, typer.Option(min=0.1, help="GB for all processes together, about; the rest is on disk.")] = 2.0,
 ) -> None:
-    """Turn a log of impressions into a data folder: labels, as-of statistics, histories, vocabularies, splits by day."""
+    """Turn a log of impressions into a data folder: labels, as-of statistics, histories, vocabularies, splits by day.
+
+    The log is cut into partitions, and may be larger than memory. A run that was killed goes on where it stopped, by the same
+    command.
+    """
 
     def body() -> None:
-        from home_dist.prepare.generic import prepare_log
+        from home_dist.insight.preparation import write_page
+        from home_dist.prepare.engine import KINDS
+        from home_dist.prepare.generic import Options, prepare_log
+        from home_dist.prepare.progress import Progress
         from home_dist.prepare.summary import part_lines
 
-        report = prepare_log(description, out, lambda text: print(text, flush=True))
+        if engine not in KINDS:
+            raise UserError(f"--engine {engine}: allowed are {', '.join(KINDS)}")
+        options = Options(engine, processes or len(os.sched_getaffinity(0)), int(memory * 1e9))
+        report = prepare_log(description, out, Progress(), options)
+        write_page(report, out / "report.html")
         for line in part_lines(report):
             print(line)
-        print(f"written to {out}")
+        print(f"written to {out}; {out / 'report.html'} shows rows, labels and features")
 
     _run(body)
 
@@ -173,8 +187,9 @@ def prepare_fit(
 
     def body() -> None:
         from home_dist.prepare.fit import fit_data
+        from home_dist.prepare.progress import Progress
 
-        schema = fit_data(draft, data, lambda text: print(text, flush=True))
+        schema = fit_data(draft, data, Progress())
         for table in schema.table:
             print(f"table {table.name}: {table.rows:,} rows")
         print(f"written to {data / 'schema.toml'}")
@@ -196,10 +211,11 @@ def prepare_synthetic(
     """Generate a log of any size: Zipf-distributed ids, long histories, every kind of feature, planted groups of tasks."""
 
     def body() -> None:
+        from home_dist.prepare.progress import Progress
         from home_dist.prepare.synthetic import Sizes, write_synthetic
 
         sizes = Sizes(rows, users, items, max_history, vector_width, rows_per_file, seed)
-        write_synthetic(out, sizes, lambda text: print(text, flush=True))
+        write_synthetic(out, sizes, Progress())
         print(f"written to {out}")
 
     _run(body)
@@ -217,8 +233,9 @@ def prepare_frozen(
 
     def body() -> None:
         from home_dist.prepare.frozen import write_frozen
+        from home_dist.prepare.progress import Progress
 
-        rows, width = write_frozen(source, key, vector, out, half)
+        rows, width = write_frozen(source, key, vector, out, half, Progress())
         print(f"{rows:,} vectors of width {width} written to {out}")
 
     _run(body)

@@ -18,6 +18,7 @@ from home_dist.model_section import DEFAULT_KIND, KINDS, HomeModel, ModelSection
 from home_dist.section import Rate, without_foreign_keys
 from home_dist.section import Section as _Section
 from home_dist.sequence_section import DEFAULT_ENCODER, ENCODERS, SequenceSection
+from home_dist.toml_file import read_toml
 
 SampleRate = Annotated[float, Field(gt=0, le=1)]
 
@@ -243,12 +244,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), notes: list[str
     gets a line that names them. Raises ConfigError, with one line per problem.
     """
     path = Path(path)
-    try:
-        tree = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. Give the path of a run's TOML file, such as configs/*.toml.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    tree = read_toml(path, "Give the path of a run's TOML file, such as configs/*.toml.")
     written = _kinds_of(tree)
     for override in overrides:
         _apply(tree, override)

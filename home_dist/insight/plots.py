@@ -1,59 +1,22 @@
-"""Pictures of a report: SVG in data URIs, so that a page needs nothing else."""
+"""Pictures of a run's report."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib
-
-matplotlib.use("svg")
-
 import numpy as np
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from home_dist.insight.figures import Floats
 from home_dist.insight.sums import EDGES
+from home_dist.insight.svg import pyplot, uri
 
 RUN_COLOURS = ("#2563a8", "#d9730d")
 """Of the run, and of the one that it is compared with."""
 KIND_COLOURS = {"shared": "#2563a8", "group": "#2a9d76", "task": "#d9730d"}
 _LINES = ("#2563a8", "#d9730d", "#2a9d76", "#b5379b", "#8a6d3b", "#6b7280", "#c0392b", "#4f46b8", "#0e8fa3", "#7a9a01")
-
-matplotlib.rcParams.update(
-    {
-        "font.family": "DejaVu Sans",
-        "font.size": 8,
-        "axes.titlesize": 9,
-        "axes.titlelocation": "left",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": "#9aa3af",
-        "axes.labelcolor": "#4b5563",
-        "axes.grid": True,
-        "grid.color": "#e5e7eb",
-        "grid.linewidth": 0.7,
-        "axes.axisbelow": True,
-        "xtick.color": "#4b5563",
-        "ytick.color": "#4b5563",
-        "legend.frameon": False,
-        "svg.hashsalt": "home_dist",
-        "figure.constrained_layout.use": True,
-    }
-)
-
-
-def uri(figure: Figure) -> str:
-    """Ends the figure."""
-    content = io.BytesIO()
-    figure.savefig(content, format="svg", metadata={"Date": None}, transparent=True)
-    pyplot.close(figure)
-    return "data:image/svg+xml;base64," + base64.b64encode(content.getvalue()).decode()
-
 
 _SHARES = ("#cbd5e1", "#d9730d", "#2563a8", "#2a9d76", "#8a6d3b", "#b5379b")
 

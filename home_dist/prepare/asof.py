@@ -46,6 +46,14 @@ class AsOf:
         other.first[self._query_keys < 0] = 0
         return other
 
+    def of(self, rows: Ints) -> "AsOf":
+        """The same, of some of the queries only."""
+        other = object.__new__(AsOf)
+        other.__dict__.update(self.__dict__)
+        other.first, other.last = self.first[rows], self.last[rows]
+        other._query_keys, other._query_times = self._query_keys[rows], self._query_times[rows]
+        return other
+
     def count(self) -> Ints:
         """(Q,) number of events."""
         return self.last - self.first

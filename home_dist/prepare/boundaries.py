@@ -1,6 +1,6 @@
 """Buckets and scale of a statistic, fitted on the training part."""
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,20 @@ class Buckets(Section):
     count: int = Field(default=20, ge=2)
 
 
-def choose_boundaries(buckets: Buckets, seen: Sketch) -> tuple[float, ...]:
+class Seen(Protocol):
+    """What is known of a column's values."""
+
+    count: int
+    low: float
+    high: float
+    low_positive: float
+
+    def weighted(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]: ...
+
+    def quantiles(self, shares: NDArray[np.float64]) -> NDArray[np.float64]: ...
+
+
+def choose_boundaries(buckets: Buckets, seen: Seen) -> tuple[float, ...]:
     """Strictly increasing, of at most `count` buckets (one more for values not above 0); none where all values are equal.
 
     No bucket but that of missing values is left empty by the values seen, unless their range has gaps.
@@ -51,9 +64,52 @@ def rounded(values: NDArray[np.float64], training: NDArray[np.bool_]) -> NDArray
     Finer than most buckets, exact in float32, and small on disk. NaN stays NaN.
     """
     known = values[training & ~np.isnan(values)]
-    spread = float(known.std()) if len(known) else 0.0
-    step = 2.0 ** np.floor(np.log2(spread / 6)) if spread > 0 else 1.0
+    return round_to(rounding_step(float(known.std()) if len(known) else 0.0), values)
+
+
+def rounding_step(spread: float) -> float:
+    """spread: standard deviation of the training part."""
+    return float(2.0 ** np.floor(np.log2(spread / 6))) if spread > 0 else 1.0
+
+
+def round_to(step: float, values: NDArray[np.float64]) -> NDArray[np.float32]:
     return (np.round(values / step) * step + 0.0).astype(np.float32)
+
+
+class Counted:
+    """All values of a column, each once and with its count; for columns of few distinct values. It has what boundaries are
+    chosen by, as a Sketch has, but exactly."""
+
+    def __init__(self, values: NDArray[np.float64], counts: NDArray[np.int64]):
+        """(m,) rising, and how often each was seen. Needs a value."""
+        self._values, self._counts = values, counts
+        self.count, self.low, self.high = int(counts.sum()), float(values[0]), float(values[-1])
+        positive = values[values > 0]
+        self.low_positive = float(positive[0]) if len(positive) else float("inf")
+
+    def weighted(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        return self._values, self._counts
+
+    def quantiles(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+        """As numpy's inverted_cdf."""
+        place = np.ceil(self.count * shares - 1).clip(0, self.count - 1)
+        return self._values[np.searchsorted(np.cumsum(self._counts), place, side="right")]
+
+    def scale(self) -> tuple[float, float]:
+        """Mean and standard deviation."""
+        mean = float((self._values * self._counts).sum() / self.count)
+        return mean, float(np.sqrt(((self._values - mean) ** 2 * self._counts).sum() / self.count))
+
+
+def fit_counted(
+    name: str, column: str, seen: Counted, buckets: int, cut: Buckets | tuple[float, ...] | None = None
+) -> StatisticFeature | None:
+    """As `fit_statistic`, which has the values one by one."""
+    if seen.low == seen.high:
+        return None
+    boundaries = cut if isinstance(cut, tuple) else choose_boundaries(cut or Buckets(count=buckets), seen)
+    mean, std = seen.scale()
+    return StatisticFeature(name=name, column=column, boundaries=boundaries, mean=round(mean, 6), std=max(round(std, 6), 1e-6))
 
 
 def fit_statistic(

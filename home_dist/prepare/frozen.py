@@ -9,12 +9,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
+from home_dist.prepare.progress import Progress, Say
+from home_dist.prepare.whole import refuse_existing, written_whole
 from home_dist.schema.frozen import KEYS, VECTORS, keys_of
 
 _BATCH = 16384
 
 
-def write_frozen(source: Path, key: str, vector: str, out: Path, half: bool = False) -> tuple[int, int]:
+def _quiet(text: str) -> None:
+    pass
+
+
+def write_frozen(source: Path, key: str, vector: str, out: Path, half: bool = False, say: Say = _quiet) -> tuple[int, int]:
     """source: a Parquet file or a folder of them. Returns rows and width. Raises DataError; `out` is whole or absent.
 
     half: as float16. Rows whose vector is null are left out: they are missing ones.
@@ -22,8 +28,7 @@ def write_frozen(source: Path, key: str, vector: str, out: Path, half: bool = Fa
     paths = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
     if not paths:
         raise DataError(f"{source}: holds no *.parquet files.")
-    if out.exists():
-        raise DataError(f"{out}: is there already. Remove it, or choose another folder to write to.")
+    refuse_existing(out)
     parts = [_keys(path, key, vector) for path in paths]
     keys, widths = np.concatenate([k for k, _ in parts]), {w for _, width in parts for w in width}
     if len(widths) != 1:
@@ -38,22 +43,19 @@ def write_frozen(source: Path, key: str, vector: str, out: Path, half: bool = Fa
         )
     target = np.empty(len(keys), np.int64)
     target[order] = np.arange(len(keys))
-    writing = out.with_name(out.name + ".writing")
-    try:
-        writing.mkdir(parents=True)
+    with written_whole(out) as writing:
         np.save(writing / KEYS, ordered)
         kind = np.float16 if half else np.float32
         vectors = np.lib.format.open_memmap(writing / VECTORS, mode="w+", dtype=kind, shape=(len(keys), width))
         at = 0
-        for path in paths:
-            for batch in _batches(path, key, vector):
-                values = _vectors(path, vector, batch.column(vector), width)
-                vectors[target[at : at + len(values)]] = values
-                at += len(values)
+        with Progress.of(say).step("vectors", len(keys)) as advance:
+            for path in paths:
+                for batch in _batches(path, key, vector):
+                    values = _vectors(path, vector, batch.column(vector), width)
+                    vectors[target[at : at + len(values)]] = values
+                    at += len(values)
+                    advance(len(values))
         vectors.flush()
-        writing.rename(out)
-    except OSError as error:
-        raise DataError(f"{writing}: cannot be written: {error}. Make room, or choose another folder.") from None
     return len(keys), width
 
 

@@ -1,8 +1,7 @@
 """A prepared data set on disk: Parquet files per split, schema, vocabularies, report; whole or absent."""
 
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from home_dist.errors import DataError
 from home_dist.prepare.vocabulary import Vocabulary
+from home_dist.prepare.whole import written_whole
 from home_dist.schema import Schema, save_schema
 
 ROW_GROUP = 16384
@@ -27,45 +26,60 @@ def write_prepared(
     report: Mapping[str, Any],
 ) -> None:
     """Writes beside `out` first and renames when all of it is there. Raises DataError when `out` holds something."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: is there already. Remove it, or choose another folder to write to.")
-    writing = out.with_name(out.name + ".writing")
-    try:
-        if writing.exists():
-            shutil.rmtree(writing)
-        (writing / "vocabularies").mkdir(parents=True)
+    with written_whole(out) as writing:
+        (writing / "vocabularies").mkdir()
         for name, table in splits.items():
             _write_split(writing / name, table, files.get(name, 1))
         for name, vocabulary in vocabularies.items():
             vocabulary.save(writing / "vocabularies" / f"{name}.parquet")
         save_schema(schema, writing / "schema.toml")
         (writing / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-        if out.exists():
-            out.rmdir()
-        writing.rename(out)
-    except OSError as error:
-        raise DataError(f"{writing}: cannot be written: {error}. Make room, or choose another folder.") from None
 
 
 def _write_split(folder: Path, table: pa.Table, files: int) -> None:
     folder.mkdir()
+    bounds = file_bounds(table.num_rows, files)
+    for index, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        write_file(folder / part_name(index), [table.slice(start, stop - start)], table.schema)
+
+
+def part_name(index: int) -> str:
+    return f"part-{index:05d}.parquet"
+
+
+def file_bounds(rows: int, files: int) -> list[int]:
+    """Where the files of a split begin, and its number of rows at the end."""
+    return [rows * i // files for i in range(files + 1)]
+
+
+def write_file(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, level: int = 9) -> None:
+    """Tables one after another, as row groups of ROW_GROUP rows whatever their own sizes are. level: of zstd."""
     # Few distinct values are small as a dictionary. Ids and histories are smaller byte by byte: the bytes of a user's history
     # repeat from one impression to the next, which the packed bits of a dictionary hide from zstd.
-    few = [f.name for f in table.schema if pa.types.is_floating(f.type) or pa.types.is_int8(f.type)]
-    bytewise = {f.name + (".list.element" if pa.types.is_list(f.type) else "") for f in table.schema if f.name not in few}
-    bounds = [table.num_rows * i // files for i in range(files + 1)]
-    for index, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
-        pq.write_table(
-            table.slice(start, stop - start),
-            folder / f"part-{index:05d}.parquet",
-            row_group_size=ROW_GROUP,
-            compression="zstd",
-            compression_level=9,
-            use_dictionary=few,
-            column_encoding=dict.fromkeys(bytewise, "BYTE_STREAM_SPLIT"),
-            write_page_checksum=True,
-            store_schema=False,
-        )
+    few = [f.name for f in schema if pa.types.is_floating(f.type) or pa.types.is_int8(f.type)]
+    bytewise = {f.name + (".list.element" if pa.types.is_list(f.type) else "") for f in schema if f.name not in few}
+    with pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        compression_level=level,
+        use_dictionary=few,
+        column_encoding=dict.fromkeys(bytewise, "BYTE_STREAM_SPLIT"),
+        write_page_checksum=True,
+        store_schema=False,
+    ) as writer:
+        held: list[pa.Table] = []
+        count = 0
+        for table in tables:
+            held.append(table)
+            count += table.num_rows
+            while count >= ROW_GROUP:
+                whole = pa.concat_tables(held)
+                # One chunk, as it would be in a table that was never in parts: the bytes are then the same.
+                writer.write_table(whole.slice(0, ROW_GROUP).combine_chunks(), row_group_size=ROW_GROUP)
+                held, count = [whole.slice(ROW_GROUP)], count - ROW_GROUP
+        if count:
+            writer.write_table(pa.concat_tables(held).combine_chunks(), row_group_size=ROW_GROUP)
 
 
 def users_together(users: NDArray[np.int64], times: NDArray[np.int64], chosen: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from home_dist.errors import DataError
 from home_dist.schema.base import KeyType
-from home_dist.schema.hashing import hash_texts
+from home_dist.schema.hashing import as_int64, hash_texts
 
 KEYS, VECTORS = "keys.npy", "vectors.npy"
 _PROBES = 4096
@@ -39,8 +39,7 @@ class FrozenTable:
 def keys_of(values: pa.Array) -> NDArray[np.int64]:
     """(n,); those of nulls are of no meaning."""
     if pa.types.is_integer(values.type):
-        integers = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
-        return integers.view(np.int64) if integers.dtype == np.uint64 else integers.astype(np.int64, copy=False)
+        return as_int64(pc.fill_null(values, 0))
     return hash_texts(values, 0).view(np.int64)
 
 

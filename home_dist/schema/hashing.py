@@ -29,6 +29,12 @@ def mix(x: Hashes) -> Hashes:
         return x ^ (x >> np.uint64(31))
 
 
+def as_int64(values: pa.Array) -> NDArray[np.int64]:
+    """(n,) integers without nulls; those of 64 bits without a sign are read as if they had one."""
+    array = values.to_numpy(zero_copy_only=False)
+    return array.view(np.int64) if array.dtype == np.uint64 else array.astype(np.int64, copy=False)
+
+
 def hash_integers(values: NDArray, seed: int) -> Hashes:
     """values: (n,) of any integer type; an integer's width does not change its hash."""
     wide = values if values.dtype == np.uint64 else values.astype(np.int64, copy=False).view(np.uint64)

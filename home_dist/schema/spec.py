@@ -5,17 +5,16 @@ choices about the model (widths, sharding, encoders) are in the run's configurat
 """
 
 import math
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tomli_w
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from home_dist.errors import ConfigError, problem_lines
 from home_dist.schema.base import KeyType, Name, Spec
 from home_dist.schema.values import HashValues, TableValues
+from home_dist.toml_file import read_model
 
 Deviation = Annotated[float, Field(gt=0)]
 Pooling = Literal["none", "sum", "mean", "weighted"]
@@ -221,20 +220,11 @@ def _some(names: Iterable[str], most: int = 12) -> str:
 
 def load_schema(path: str | Path) -> Schema:
     """Reads a schema.toml. Raises ConfigError, which names the file and the entry."""
-    path = Path(path)
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file. A data folder needs a schema.toml that says what its columns mean; "
-            "the pipelines write one, or set data.schema to one of your own."
-        ) from None
-    try:
-        return Schema.model_validate(tomllib.loads(text.decode()))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in problem_lines(error))) from None
+    absent = (
+        "A data folder needs a schema.toml that says what its columns mean; the pipelines write one, or set data.schema to one "
+        "of your own."
+    )
+    return read_model(Path(path), Schema, absent)
 
 
 def save_schema(schema: Schema, path: str | Path) -> None:

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from home_dist.errors import DataError
 from home_dist.schema.base import KeyType, Seed, Spec
-from home_dist.schema.hashing import Hashes, hash_integers, hash_texts, rows_of_hashes
+from home_dist.schema.hashing import Hashes, as_int64, hash_integers, hash_texts, rows_of_hashes
 
 _KEY_SEED = 0  # of texts within a vocabulary, and of values out of it
 
@@ -112,7 +112,7 @@ class VocabularyRows(_Keyed):
         self._texts = keys.take(pa.array(order)).cast(pa.large_string()) if self.type == "text" else None
 
     def _codes(self, values: pa.Array) -> NDArray:
-        return hash_texts(values, self._seed) if self.type == "text" else _int64(values)
+        return hash_texts(values, self._seed) if self.type == "text" else as_int64(values)
 
     def _rows(self, values: pa.Array) -> NDArray[np.int64]:
         unknown = np.zeros(len(values), np.int64)
@@ -144,12 +144,8 @@ def open_values(table: str, values: VocabularyValues | HashValues, rows: int, fo
     wrong = f"{path}: vocabulary of table {table!r}"
     if not path.is_file():
         raise DataError(f"{wrong}: no such file. It belongs beside the schema; prepare the data again or copy it there.")
-    if values.sha256 is not None:
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != values.sha256:
-                raise DataError(
-                    f"{wrong}: is not the one that the schema was fitted with. Restore it or prepare the data again."
-                )
+    if values.sha256 is not None and file_sha256(path) != values.sha256:
+        raise DataError(f"{wrong}: is not the one that the schema was fitted with. Restore it or prepare the data again.")
     try:
         found = pq.read_table(path, columns=["value", "row"]).combine_chunks()
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
@@ -174,6 +170,11 @@ def open_values(table: str, values: VocabularyValues | HashValues, rows: int, fo
     return VocabularyRows(values, keys, of_row)
 
 
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fits_key(found: pa.DataType, wanted: KeyType) -> bool:
     if pa.types.is_dictionary(found):
         found = found.value_type
@@ -182,8 +183,3 @@ def fits_key(found: pa.DataType, wanted: KeyType) -> bool:
 
 def _nulls(values: pa.Array) -> NDArray[np.bool_]:
     return np.asarray(values.is_null())
-
-
-def _int64(values: pa.Array) -> NDArray[np.int64]:
-    array = values.to_numpy(zero_copy_only=False)
-    return array.view(np.int64) if array.dtype == np.uint64 else array.astype(np.int64, copy=False)

@@ -14,10 +14,12 @@ from home_dist.errors import ConfigError, DataError
 from home_dist.prepare.days import DAY_MS
 from home_dist.prepare.generic import prepare_log
 from home_dist.prepare.kuairand import Options, prepare_kuairand
+from home_dist.prepare.progress import Progress
 from tests.factory import CONFIG
 from tests.prepare.raw import START_MS, make_log, side_tables, write_raw
 from tests.ranks import run
 
+QUIET = Progress(lambda text: None)
 DESCRIPTION = """
 log = "raw/log_*.csv"
 user = "user_id"
@@ -112,7 +114,7 @@ def rows_of(out: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("generic")
-    prepare_log(write(folder), folder / "out", lambda text: None)
+    prepare_log(write(folder), folder / "out", QUIET)
     return folder
 
 
@@ -169,7 +171,7 @@ def test_nothing_looks_into_the_future(prepared, tmp_path):
     moment = START_MS + 4 * DAY_MS + DAY_MS // 2
     kept, later = log["time_ms"] < moment, other["time_ms"] >= moment
     changed = {name: np.concatenate([values[kept], other[name][later]]) for name, values in log.items()}
-    prepare_log(write(tmp_path, log=changed), tmp_path / "out", lambda text: None)
+    prepare_log(write(tmp_path, log=changed), tmp_path / "out", QUIET)
 
     def early(out: Path) -> list[str]:
         return sorted(json.dumps(r, sort_keys=True) for r in rows_of(out) if r["time_ms"] < moment)
@@ -194,7 +196,7 @@ def test_texts_timestamps_and_parquet_say_the_same_as_numbers(prepared, tmp_path
     side = side.set_column(0, "video_id", pa.array([f"v{v:02d}" for v in side["video_id"].to_pylist()]))
     pacsv.write_csv(side, tmp_path / "raw" / "video_features_basic_small.csv")
     (tmp_path / "mylog.toml").write_text(DESCRIPTION.replace("log_*.csv", "log_*.parquet"))
-    prepare_log(tmp_path / "mylog.toml", tmp_path / "out", lambda text: None)
+    prepare_log(tmp_path / "mylog.toml", tmp_path / "out", QUIET)
     mine, theirs = (
         sorted(json.dumps({k: v for k, v in r.items() if k != "group"}, sort_keys=True) for r in rows_of(f / "out"))
         for f in (tmp_path, prepared)
@@ -223,7 +225,7 @@ def test_it_trains(prepared, tmp_path):
 )
 def test_a_wrong_description_names_the_key(change, expected, tmp_path):
     with pytest.raises(ConfigError) as error:
-        prepare_log(write(tmp_path, DESCRIPTION.replace(*change)), tmp_path / "out", lambda text: None)
+        prepare_log(write(tmp_path, DESCRIPTION.replace(*change)), tmp_path / "out", QUIET)
     for part in expected:
         assert part in str(error.value), error.value
     assert not (tmp_path / "out").exists()
@@ -243,7 +245,7 @@ def test_a_wrong_description_names_the_key(change, expected, tmp_path):
 )
 def test_a_log_that_does_not_fit_is_named(change, expected, tmp_path):
     with pytest.raises(DataError) as error:
-        prepare_log(write(tmp_path, DESCRIPTION.replace(*change)), tmp_path / "out", lambda text: None)
+        prepare_log(write(tmp_path, DESCRIPTION.replace(*change)), tmp_path / "out", QUIET)
     for part in expected:
         assert part in str(error.value), error.value
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out*"))

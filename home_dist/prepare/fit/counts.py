@@ -1,6 +1,5 @@
 """How often each value of a table's columns was seen, batch by batch. Memory grows with distinct values, not with rows."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from home_dist.prepare.fit.draft import DraftVocabulary
-from home_dist.schema.values import VocabularyValues
+from home_dist.schema.values import VocabularyValues, file_sha256
 
 _PENDING = 1 << 20  # counted values that may wait to be merged
 
@@ -56,6 +55,4 @@ def write_vocabulary(found: pa.Table, draft: DraftVocabulary, folder: Path, name
     path = folder / file
     path.parent.mkdir(exist_ok=True)
     pq.write_table(found, path, compression="zstd", store_schema=False, write_page_checksum=True)
-    with path.open("rb") as written:
-        digest = hashlib.file_digest(written, "sha256").hexdigest()
-    return VocabularyValues(type=draft.type, file=file, unknown_rows=draft.unknown_rows, sha256=digest)
+    return VocabularyValues(type=draft.type, file=file, unknown_rows=draft.unknown_rows, sha256=file_sha256(path))

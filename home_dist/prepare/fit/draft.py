@@ -1,16 +1,16 @@
 """A schema before it is fitted: what the columns are, and how to fit what depends on the training part."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from home_dist.errors import ConfigError, problem_lines
+from home_dist.errors import ConfigError
 from home_dist.prepare.boundaries import Buckets
 from home_dist.schema import IdFeature, PretrainedFeature, SequenceSpec, TaskSpec
 from home_dist.schema.base import KeyType, Name, Spec
 from home_dist.schema.values import HashValues
+from home_dist.toml_file import read_model
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -66,14 +66,7 @@ class Draft(Spec):
 
 def load_draft(path: Path) -> Draft:
     """Raises ConfigError, one line per problem."""
-    try:
-        draft = Draft.model_validate(tomllib.loads(path.read_text()))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. Give a TOML file that says what the columns are; README shows one.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in problem_lines(error))) from None
+    draft = read_model(path, Draft, "Give a TOML file that says what the columns are; README shows one.")
     for table in draft.table:
         fitted = isinstance(table.values, DraftVocabulary)
         if fitted == (table.rows is not None):

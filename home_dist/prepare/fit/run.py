@@ -1,6 +1,6 @@
 """One pass over the training part's files, in batches; then schema.toml and vocabularies beside it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from home_dist.errors import ConfigError, DataError, problem_lines
 from home_dist.prepare.boundaries import choose_boundaries
 from home_dist.prepare.fit.counts import Counts, write_vocabulary
 from home_dist.prepare.fit.draft import Draft, DraftDense, DraftStatistic, DraftVocabulary, load_draft
+from home_dist.prepare.progress import Progress, Say
 from home_dist.prepare.sketch import Sketch
 from home_dist.schema import (
     DenseFeature,
@@ -49,7 +50,7 @@ class _Fit:
     rates: dict[str, _Rate] = field(default_factory=dict)
 
 
-def fit_data(draft_path: Path, data: Path, say: Callable[[str], None], training: str = "train") -> Schema:
+def fit_data(draft_path: Path, data: Path, say: Say, training: str = "train") -> Schema:
     """Fits on `data`/`training` and writes `data`/schema.toml and `data`/vocabularies.
 
     Vocabularies take memory by distinct values, the rest a few MB per column, however many rows there are. Raises ConfigError
@@ -66,12 +67,11 @@ def fit_data(draft_path: Path, data: Path, say: Callable[[str], None], training:
         sketches={f.name: [Sketch() for _ in range(_width(f))] for f in draft.feature if not isinstance(f, _AS_IS)},
         rates={t.name: _Rate() for t in draft.task},
     )
-    rows = 0
-    for number, path in enumerate(paths):
-        for batch in _batches(path, draft):
-            _gather(fit, draft, batch, path)
-            rows += batch.num_rows
-        say(f"{path.name}: {number + 1} of {len(paths)} files, {rows:,} rows")
+    with Progress.of(say).step("fitting", sum(_rows(path) for path in paths)) as advance:
+        for path in paths:
+            for batch in _batches(path, draft):
+                _gather(fit, draft, batch, path)
+                advance(batch.num_rows)
     try:
         schema = _schema(draft, fit, data, draft_path)
         writing = data / "schema.toml.writing"
@@ -109,6 +109,13 @@ def _batches(path: Path, draft: Draft) -> Iterable[pa.RecordBatch]:
             raise DataError(f"{path}: column {column!r} is missing; the file has: {there}. Correct the draft or the data.")
     try:
         yield from file.iter_batches(_BATCH, columns=sorted(wanted))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _rows(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
     except (pa.ArrowInvalid, OSError) as error:
         raise _unreadable(path, error) from None
 

@@ -1,180 +1,207 @@
-"""All steps in order: a described log -> splits with schema, vocabularies and report."""
+"""All steps in order: a described log -> splits with schema, vocabularies and report.
 
-from collections.abc import Callable
+Each step is a list of tasks over parts of the log (chunks of files, partitions of users, of keys, of hours) that read Arrow
+tables, write Arrow tables, and know nothing of each other. What comes out does not depend on how the log was cut, on the
+number of processes, or on the engine that ran the tasks: rows stand in the order of their users' hashes, counts are whole
+numbers, and sums of others are taken in one order.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from home_dist.errors import DataError
-from home_dist.prepare.asof import AsOf, Ints, codes
-from home_dist.prepare.days import DAY_MS, SPLITS, choose_days, local_days
-from home_dist.prepare.generic.source import Columns, read_log
-from home_dist.prepare.generic.spec import HistorySection, LabelSection, PastSection, load_spec
-from home_dist.prepare.prepared import Prepared
-from home_dist.prepare.rates import base_rates, log_odds
-from home_dist.prepare.write import list_array, users_together, write_prepared
-from home_dist.schema import EventField, Schema, SequenceSpec, TableSpec, TaskSpec
+from home_dist import __version__
+from home_dist.errors import DataError, UserError
+from home_dist.prepare.days import SPLITS, Days
+from home_dist.prepare.engine import KINDS, Lost, Task, Work
+from home_dist.prepare.generic import finish, past, scan
+from home_dist.prepare.generic.encode import FOUND_FILE, Fitted, encode
+from home_dist.prepare.generic.gather import SEEN_FILE, gather
+from home_dist.prepare.generic.inputs import Found, open_inputs
+from home_dist.prepare.generic.plan import CELLS, Plan
+from home_dist.prepare.generic.sizes import chunk_rows, partitions
+from home_dist.prepare.generic.source import chunks_of
+from home_dist.prepare.generic.spec import LogSpec, load_spec, past_name
+from home_dist.prepare.progress import Progress, Say
+from home_dist.prepare.report import Told, make_report
+from home_dist.prepare.whole import refuse_existing, written_whole
+from home_dist.prepare.write import file_bounds, part_name
+from home_dist.schema import save_schema
 
-AGE_BOUNDS_MS = tuple(int(h * 3_600_000) for h in (1 / 6, 1, 6, 24, 72, 168, 720))
-
-
-class Labels:
-    """(N,) each, by name: whether it happened, and whether that is known."""
-
-    def __init__(self, sections: tuple[LabelSection, ...], log: Columns):
-        self.happened: dict[str, NDArray[np.int8]] = {}
-        self.known: dict[str, NDArray[np.int8]] = {}
-        for section in sections:
-            values = log.numbers(section.column)
-            known = ~np.isnan(values)
-            if section.known is not None:
-                known &= log.numbers(section.known) > 0
-            if section.at_least is not None:
-                positive = values >= section.at_least
-            else:
-                bad = known & (values != 0) & (values != 1)
-                if bad.any():
-                    raise DataError(
-                        f"{log.name}: column {section.column!r} of label {section.name!r} holds {values[bad][0]:g}; 0 or 1 is "
-                        "needed. For a threshold, set the label's at_least."
-                    )
-                positive = values == 1
-            self.happened[section.name] = (positive & known).astype(np.int8)
-            self.known[section.name] = known.astype(np.int8)
+MEMORY_BYTES = 2 << 30
 
 
-def prepare_log(description: Path, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Options:
+    engine: str = "local"
+    """Or "ray"."""
+    processes: int = 1
+    memory: int = MEMORY_BYTES
+    """Bytes that all processes together should take, about; what does not fit waits on disk."""
+    partitions: int | None = None
+    """By default as many as the memory asks for."""
+
+
+def prepare_log(description: Path, out: Path, say: Say, options: Options | None = None) -> dict[str, Any]:
     """Reads the described log and writes `out`; returns the report.
 
-    Raises ConfigError or DataError for bad input, and writes nothing then. The log is held in memory.
+    Raises ConfigError or DataError for bad input, and leaves nothing then. What is done lies in a folder beside `out` while it
+    runs: a run that was killed goes on there, at the tasks that it was in.
     """
+    options, progress = options or Options(), Progress.of(say)
     spec = load_spec(description)
-    log, time = read_log(spec, description.parent)
-    say(f"{spec.log}: {len(log):,} rows, {len(spec.side)} side tables")
-    day = local_days(time, spec.utc_offset_hours)
-    parts = spec.split
-    days = choose_days(day, parts.train_days, parts.validation_days, parts.test_days, spec.utc_offset_hours)
-    split = days.split_of(day)
-    training = split == 0
-    labels = Labels(spec.label, log)
-    user = log.codes(spec.user)
-
-    say("counting what was known before each impression")
-    numbers = {}
-    for number in spec.number:
-        values = log.numbers(number.column)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            numbers[number.column] = np.where(values >= 0, np.log1p(values), np.nan) if number.log else values
-    numbers = {n: np.where(np.isfinite(v), v, np.nan) for n, v in numbers.items()}
-    cuts = {n.column: cut for n in spec.number if (cut := n.buckets or n.boundaries) is not None}
-    for past in spec.past:
-        numbers |= _past(past, log, time, days.start_ms(day), labels)
-
-    say("vocabularies and histories")
-    prepared = Prepared()
-    for section in spec.id:
-        if section.separator is not None or log.is_list(section.column):
-            keys, bounds = log.lists(section.column, section.separator)
-            prepared.add_list(section.column, section.column, keys, bounds, training, section.min_count)
-        else:
-            prepared.add_id(section.column, log.keys(section.column), training, section.min_count)
-    if spec.calendar:
-        local = time + days.utc_offset_ms
-        prepared.add_number("hour", local // (DAY_MS // 24) % 24, 24)
-        prepared.add_number("weekday", (local // DAY_MS + 3) % 7, 7)  # 1970-01-01 was a Thursday; 0 is Monday
-    sequences = tuple(_history(h, prepared, log, user, time, labels) for h in spec.history)
-    statistics = prepared.add_statistics(numbers, training, spec.buckets, cuts)
-    tasks = tuple(_task(section, prepared, labels, training) for section in spec.label)
-    schema = Schema(
-        group_column="group",
-        time_column="time_ms",
-        table=tuple(prepared.tables.values()),
-        feature=(*prepared.features, *statistics),
-        sequence=sequences,
-        task=tasks,
-    )
-    keys = log.keys(spec.user)
-    group = keys if keys.dtype.kind == "i" else user  # GAUC groups by whole numbers
-    whole = pa.table({"group": pa.array(group), "time_ms": pa.array(time), **prepared.columns})
-    splits = {name: whole.take(users_together(user, time, split == index)) for index, name in enumerate(SPLITS)}
-    report = {
-        "rows_in": len(log),
-        "rows_before_the_training_days": int((split < 0).sum()),
-        "splits": {
-            name: {
-                "days": days.span(i),
-                "rows": int((split == i).sum()),
-                "users": len(np.unique(user[split == i])),
-                "positives": {t.name: int(labels.happened[t.name][split == i].sum()) for t in tasks},
-                "unknown": {t.name: int((labels.known[t.name][split == i] == 0).sum()) for t in tasks},
-            }
-            for i, name in enumerate(SPLITS)
-        },
-        "vocabularies": {name: v.rows for name, v in prepared.vocabularies.items()},
-    }
-    write_prepared(out, splits, {"train": spec.train_files}, schema, prepared.vocabularies, report)
-    return report
+    refuse_existing(out)
+    found = Found.of(spec, description.parent)
+    engine = KINDS[options.engine](options.processes)
+    try:
+        with closing(Work(out.with_name(out.name + ".work"), _fingerprint(spec, found), engine, progress)) as work:
+            if work.goes_on:
+                progress(f"going on in {work.folder}, which an earlier run of the same description left")
+            report = _Preparation(spec, work, options, engine.processes).all(found, out)
+            work.remove()
+            return report
+    except OSError as error:
+        raise DataError(
+            f"{out}: cannot be written: {error}. Make room, or choose another folder; the same command then goes on."
+        ) from None
+    finally:
+        engine.close()
 
 
-def _past(past: PastSection, log: Columns, time: Ints, morning: Ints, labels: Labels) -> dict[str, NDArray[np.float64]]:
-    key = codes(*(log.codes(column) for column in past.by))
-    until = time if past.until == "impression" else morning
-    events = AsOf(key, time, key, until)
-    nobody = np.zeros(len(time), np.int64)
-    everyone = AsOf(nobody, time, nobody, time)
-    prefix = "_".join(past.by)
-    if past.days is not None:
-        events = events.since(int(past.days * DAY_MS))
-        prefix += f"_{past.days:g}d".replace(".", "p")
-    found = {f"{prefix}_count": np.log1p(events.count())}
-    for name in past.rates:
-        happened, known = labels.happened[name], labels.known[name]
-        base = base_rates(everyone.sum(happened), everyone.sum(known))
-        found[f"{prefix}_{name}"] = log_odds(events.sum(happened), events.sum(known), base, past.strength)
-    return found
+def _fingerprint(spec: LogSpec, found: Found) -> dict[str, Any]:
+    paths = [p.resolve() for group in (found.log, *found.sides) for p in group]
+    files = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
+    return {"version": __version__, "arrow": pa.__version__, "description": spec.model_dump(mode="json"), "files": files}
 
 
-def _history(section: HistorySection, prepared: Prepared, log: Columns, user: Ints, time: Ints, labels: Labels) -> SequenceSpec:
-    owner = user if section.only is None else np.where(labels.happened[section.only] > 0, user, -1)
-    offsets, index = AsOf(owner, time, user, time).latest(section.most)
-    events = []
+class _Preparation:
+    def __init__(self, spec: LogSpec, work: Work, options: Options, processes: int):
+        self.spec, self.work, self.options, self.processes = spec, work, options, processes
 
-    def add(name: str, table: str, values: NDArray[np.int32], target: str | None) -> None:
-        column = f"{section.name}_{name}"
-        prepared.columns[column] = list_array(values, offsets)
-        events.append(EventField(column=column, table=table, target=target))
+    def all(self, found: Found, out: Path) -> dict[str, Any]:
+        try:
+            plan, rows, scanned, days = self._read(found)
+        except Lost:
+            raise
+        except UserError:
+            self.work.remove()  # of no use once the input is corrected
+            raise
+        each = [rows * (n + 1) // plan.parts - rows * n // plan.parts for n in range(plan.parts)]
+        gathered = self._gather(plan, each, scanned, days)
+        fitted = self._fit(days, gathered)
+        encoded = self.work.run(
+            "encode", "encoding", [Task(partial(encode, plan, fitted, g), n) for g, n in zip(gathered, each, strict=True)]
+        )
+        self.work.drop("gather")
+        return self._write(plan, rows, scanned, gathered, encoded, fitted, out)
 
-    for column in section.fields:
-        add(column, column, prepared.vocabularies[column].encode(log.keys(column))[index], column)
-    passed = np.repeat(time, np.diff(offsets)) - time[index]
-    table = f"{section.name}_age"
-    prepared.tables[table] = TableSpec(name=table, rows=len(AGE_BOUNDS_MS) + 1)
-    add("age", table, np.searchsorted(AGE_BOUNDS_MS, passed, side="right").astype(np.int32), None)
-    if section.outcomes:
-        # One bit per label: which of them the event had.
-        bits = sum(labels.happened[name].astype(np.int32) << place for place, name in enumerate(section.outcomes))
-        table = f"{section.name}_outcome"
-        prepared.tables[table] = TableSpec(name=table, rows=1 << len(section.outcomes))
-        add("outcome", table, np.asarray(bits, np.int32)[index], None)
-    return SequenceSpec(name=section.name, events=tuple(events))
+    def _read(self, found: Found) -> tuple[Plan, int, list[Path], Days]:
+        """All that can find fault with the input."""
+        spec, work = self.spec, self.work
+        inputs = open_inputs(spec, found, work)
+        share, rows = self.options.memory // self.processes, inputs.rows
+        parts = self.options.partitions or partitions(spec, inputs.types, rows, share, self.processes)
+        plan = Plan(spec, inputs.log_types, inputs.types, inputs.sides, work.choose("partitions", min(parts, CELLS)))
+        chunk = work.choose("chunk", chunk_rows(inputs.log_types, rows, share, self.processes))
+        work.progress(
+            f"{spec.log}: {rows:,} rows in {len(inputs.files)} files, {len(spec.side)} side tables | {plan.parts} partitions, "
+            f"{self.processes} processes"
+        )
+        chunks = chunks_of(inputs.files, chunk)
+        scanned = work.run("scan", "reading", [Task(partial(scan.scan, plan, c), c.last - c.first) for c in chunks])
+        return plan, rows, scanned, finish.days_of(plan, scanned)
 
+    def _gather(self, plan: Plan, each: Sequence[int], scanned: Sequence[Path], days: Days) -> list[Path]:
+        """each: rows of the partitions, about."""
+        back = []
+        for key, by in enumerate(plan.elsewhere):
+            spilled = [f / scan.keyed(key) for f in scanned]
+            tasks = [Task(partial(past.count_keyed, plan, key, n, spilled), rows) for n, rows in enumerate(each)]
+            back.append([f / past.BACK for f in self.work.run(f"past-{key}", f"counting by {', '.join(by)}", tasks)])
+        if plan.rates:
+            spilled, hours = [f / scan.TIMES for f in scanned], finish.hours_before(scanned)
+            tasks = [Task(partial(past.count_everyone, plan, n, spilled, hours), rows) for n, rows in enumerate(each)]
+            back.append([f / past.BACK for f in self.work.run("everyone", "base rates", tasks)])
+        users = [f / scan.USERS for f in scanned]
+        tasks = [Task(partial(gather, plan, days, n, users, back), rows) for n, rows in enumerate(each)]
+        gathered = self.work.run("gather", "what was known before", tasks)
+        for stage in ("scan", *(f"past-{key}" for key in range(len(plan.elsewhere))), "everyone"):
+            self.work.drop(stage)
+        return gathered
 
-def _task(section: LabelSection, prepared: Prepared, labels: Labels, training: NDArray[np.bool_]) -> TaskSpec:
-    happened, known = labels.happened[section.name], labels.known[section.name]
-    prepared.columns[f"label_{section.name}"] = pa.array(happened)
-    weight = None
-    if not known.all():
-        weight = f"known_{section.name}"
-        prepared.columns[weight] = pa.array(known)
-    counted = training & (known > 0)
-    rate = round(float(happened[counted].mean()), 6) if counted.any() else 0.0
-    return TaskSpec(
-        name=section.name,
-        group=section.group,
-        column=f"label_{section.name}",
-        weight_column=weight,
-        base_rate=rate if 0 < rate < 1 else None,
-    )
+    def _fit(self, days: Days, gathered: Sequence[Path]) -> Fitted:
+        folder = self.work.folder / "vocabularies"
+        folder.mkdir(exist_ok=True)
+        paths = []
+        for number, section in enumerate(self.spec.id):
+            paths.append(folder / f"{section.column}.parquet")
+            finish.fit_vocabulary(gathered, number, section.min_count, paths[-1])
+        labels = finish.label_days(gathered)
+        rows = pc.sum(labels.column("rows")).as_py()
+        known = {x.name: pc.sum(labels.column(f"known_{x.name}")).as_py() == rows for x in self.spec.label}
+        return Fitted(days, tuple(paths), finish.fit_steps(gathered, self._statistics()), known)
+
+    def _statistics(self) -> list[str]:
+        """Names, in the order of the description."""
+        names = [n.column for n in self.spec.number]
+        for section in self.spec.past:
+            names += [f"{past_name(section)}_count", *(f"{past_name(section)}_{r}" for r in section.rates)]
+        return names
+
+    def _write(
+        self,
+        plan: Plan,
+        rows: int,
+        scanned: Sequence[Path],
+        gathered: Sequence[Path],
+        encoded: Sequence[Path],
+        fitted: Fitted,
+        out: Path,
+    ) -> dict[str, Any]:
+        spec, labels = self.spec, finish.label_days(gathered)
+        told = finish.statistics(plan, encoded, self._statistics())
+        schema = finish.schema_of(plan, fitted, [feature for _, feature in told.values()], labels)
+        seen = [pq.read_table(f / SEEN_FILE) for f in gathered]
+        columns = finish.stored_columns(encoded[0], schema)
+        tasks, places = [], []
+        for index, split in enumerate(SPLITS):
+            counts = [t.column("rows")[index].as_py() for t in seen]
+            files = finish.split_files(encoded, counts, index)
+            bounds = file_bounds(sum(counts), spec.train_files if index == 0 else 1)
+            for number, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
+                tasks.append(Task(partial(finish.write_part, files, columns, first, last), last - first))
+                places.append(f"{split}/{part_name(number)}")
+        written = self.work.run("write", "writing", tasks)
+        report = make_report(
+            Told(
+                log=spec.log,
+                rows=rows,
+                unmatched=finish.unmatched(scanned),
+                days=fitted.days,
+                labels=labels,
+                seen=seen,
+                ids=[pq.read_table(f / FOUND_FILE) for f in encoded],
+                vocabularies={p.stem: pq.read_metadata(p).num_rows + 1 for p in fitted.vocabularies},
+                schema=schema,
+                statistics=told,
+                asked=self._statistics(),
+            )
+        )
+        with written_whole(out) as folder:
+            for place, path in zip(places, written, strict=True):
+                (folder / place).parent.mkdir(exist_ok=True)
+                # A second name, so that a run that is killed here finds its files again.
+                (folder / place).hardlink_to(path / finish.PART)
+            shutil.copytree(self.work.folder / "vocabularies", folder / "vocabularies")
+            save_schema(schema, folder / "schema.toml")
+            (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+        return report

@@ -1,6 +1,8 @@
-"""The log and its side tables as columns of one length, in order of time."""
+"""The files of a log and of its side tables: found, brought to Parquet, and read in parts."""
 
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,148 +10,196 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from home_dist.errors import DataError
-from home_dist.prepare.asof import Ints
-from home_dist.prepare.generic.spec import LogSpec
-from home_dist.prepare.vocabulary import Keys, missing
+from home_dist.prepare.engine.spill import one_batch
+from home_dist.prepare.generic.columns import is_text, keys, plain
 
-_PER_MS = {"s": 0.001, "ms": 1, "us": 1000}
-
-
-class Columns:
-    """Columns by name, each (N,) rows; those of side tables as if the log had them."""
-
-    def __init__(self, table: pa.Table, name: str):
-        self.table, self.name = table, name
-
-    def __len__(self) -> int:
-        return self.table.num_rows
-
-    def column(self, name: str) -> pa.Array:
-        if name not in self.table.column_names:
-            there = ", ".join(self.table.column_names[:40])
-            raise DataError(f"{self.name}: column {name!r} is missing; there are: {there}. Correct the description.")
-        return self.table.column(name).combine_chunks()
-
-    def keys(self, name: str) -> Keys:
-        """Whole numbers, -1 where missing, or texts, empty where missing."""
-        column = self.column(name)
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
-            return np.asarray(pc.fill_null(column.cast(pa.int64()), -1))
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            return np.asarray(pc.fill_null(column, "").to_pylist(), dtype=np.str_)
-        raise self.wrong(name, column.type, "whole numbers or texts")
-
-    def codes(self, name: str) -> Ints:
-        """A number per distinct value, -1 where missing."""
-        keys = self.keys(name)
-        numbers = np.unique(keys, return_inverse=True)[1].astype(np.int64)
-        numbers[missing(keys)] = -1
-        return numbers
-
-    def numbers(self, name: str) -> NDArray[np.float64]:
-        """NaN where missing."""
-        column = self.column(name)
-        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)):
-            raise self.wrong(name, column.type, "numbers")
-        return np.asarray(pc.fill_null(column.cast(pa.float64()), np.nan))
-
-    def lists(self, name: str, separator: str | None) -> tuple[Keys, Ints]:
-        """Values of all rows one after another, and bounds of the rows (N + 1,)."""
-        column = self.column(name)
-        if separator is not None:
-            if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-                raise self.wrong(name, column.type, "texts, as it has a separator")
-            column = pc.split_pattern(pc.fill_null(column, ""), separator)
-        column = pc.fill_null(column, [])
-        values, bounds = column.flatten(), np.asarray(column.offsets).astype(np.int64)
-        flat = Columns(pa.table({name: pc.utf8_trim_whitespace(values) if separator is not None else values}), self.name)
-        keys = flat.keys(name)
-        there = ~missing(keys)
-        return keys[there], np.concatenate([[0], np.cumsum(there)])[bounds - bounds[0]]
-
-    def is_list(self, name: str) -> bool:
-        return pa.types.is_list(self.column(name).type) or pa.types.is_large_list(self.column(name).type)
-
-    def wrong(self, name: str, found: pa.DataType, needed: str) -> DataError:
-        return DataError(f"{self.name}: column {name!r} has type {found}, but {needed} are needed. Correct it or leave it out.")
+CONVERTED, SIDE = "table.parquet", "side.arrow"
+_BLOCK = 1 << 24  # bytes of a CSV file that are in memory at a time
+_READ = 65536
+# What Arrow takes a column of CSV for, in its order.
+_KINDS = (
+    pa.null(),
+    pa.int64(),
+    pa.bool_(),
+    pa.date32(),
+    pa.time32("s"),
+    pa.timestamp("s"),
+    pa.timestamp("ns"),
+    pa.float64(),
+    pa.string(),
+)
 
 
-def read_log(spec: LogSpec, folder: Path) -> tuple[Columns, Ints]:
-    """The log joined with its side tables, in order of time, and the times (N,) in milliseconds. Raises DataError."""
-    table = _read(_files(folder, spec.log))
-    if not table.num_rows:
-        raise DataError(f"{spec.log}: the log holds no rows.")
-    log = Columns(table, spec.log)
-    for side in spec.side:
-        joined = Columns(_read(_files(folder, side.files)), side.files)
-        own, wanted = joined.keys(side.key), log.keys(side.key)
-        if own.dtype.kind != wanted.dtype.kind:
-            raise DataError(
-                f"{side.files}: column {side.key!r} has type {joined.column(side.key).type}, in the log it has type "
-                f"{log.column(side.key).type}. Both must be whole numbers, or both texts."
-            )
-        values, counts = np.unique(own, return_counts=True)
-        if len(values) and counts.max() > 1:
-            raise DataError(
-                f"{side.files}: {side.key} = {values[counts.argmax()]} stands {counts.max()} times; once is needed."
-            )
-        order = np.argsort(own, kind="stable")
-        at = np.minimum(np.searchsorted(own, wanted, sorter=order), max(0, len(own) - 1))
-        rows = pa.array(order[at], mask=own[order[at]] != wanted) if len(own) else pa.nulls(len(log), pa.int64())
-        taken = joined.table.take(rows)
-        for name in taken.column_names:
-            if name == side.key:
-                continue
-            if name in table.column_names:
-                raise DataError(f"{side.files}: column {name!r} is in the log or another side table too. Rename one of them.")
-            table = table.append_column(name, taken.column(name))
-        log = Columns(table, spec.log)
-    times = _times(log, spec)
-    order = np.lexsort((log.codes(spec.user), times))
-    return Columns(table.take(order), spec.log), times[order]
+@dataclass(frozen=True)
+class File:
+    """A file of the log, number `index` of them in the order of their names."""
+
+    index: int
+    path: Path
+    rows: int
 
 
-def _times(log: Columns, spec: LogSpec) -> Ints:
-    column = log.column(spec.time)
-    if column.null_count:
-        raise DataError(f"{spec.log}: column {spec.time!r} has {column.null_count:,} empty values; each row needs a time.")
-    if pa.types.is_timestamp(column.type):
-        return np.asarray(column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64()))
-    if not pa.types.is_integer(column.type):
-        raise log.wrong(spec.time, column.type, "whole numbers or timestamps")
-    times = (np.asarray(column.cast(pa.int64())) / _PER_MS[spec.time_unit]).astype(np.int64)
-    if times.min() < 0 or times.max() > 4_102_444_800_000:  # the year 2100
-        raise DataError(
-            f"{spec.log}: column {spec.time!r} holds {np.asarray(column)[times.argmax()]}, which is no time since 1970 in "
-            f"{spec.time_unit}. Set time_unit to s, ms or us."
-        )
-    return times
+@dataclass(frozen=True)
+class Chunk:
+    """Rows first .. last - 1 of a file."""
+
+    file: File
+    first: int
+    last: int
 
 
-def _files(folder: Path, pattern: str) -> list[Path]:
+def find(folder: Path, pattern: str) -> list[Path]:
+    """Raises DataError when there is none, or when one is empty."""
     path = Path(pattern)
     found = sorted(path.parent.glob(path.name) if path.is_absolute() else folder.glob(pattern))
     if not found:
         raise DataError(f"{folder / pattern}: no such file. Correct the path in the description.")
+    for one in found:
+        if one.stat().st_size == 0:
+            raise DataError(f"{one}: the file is empty (0 bytes). Fetch it again or move it away.")
     return found
 
 
-def _read(paths: Iterable[Path]) -> pa.Table:
-    tables = []
-    for path in paths:
+def convert(source: Path, folder: Path) -> None:
+    """A CSV file -> folder/table.parquet, in blocks. Types are those that fit all values, as if the file were read at once."""
+    kinds: dict[str, pa.DataType] = {}
+    while True:
         try:
-            if path.stat().st_size == 0:
-                raise DataError(f"{path}: the file is empty (0 bytes). Fetch it again or move it away.")
-            tables.append(pq.read_table(path) if path.suffix == ".parquet" else pacsv.read_csv(path))
+            options = pacsv.ConvertOptions(column_types=kinds)
+            with pacsv.open_csv(source, pacsv.ReadOptions(block_size=_BLOCK), convert_options=options) as reader:
+                there = reader.schema
+                with pq.ParquetWriter(folder / CONVERTED, there, compression="zstd", compression_level=1) as writer:
+                    for batch in reader:
+                        writer.write_batch(batch)
+            return
         except (pa.ArrowInvalid, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(f"{path}: cannot be read ({reason}). It may be truncated or of another format.") from None
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
+            column = _to_widen(str(error))
+            if column is None:
+                raise _unreadable(source, error) from None
+            name = there.names[column]
+            kind = kinds.get(name, there.field(name).type)
+            if kind not in _KINDS[:-1]:
+                raise _unreadable(source, error) from None
+            kinds[name] = _KINDS[_KINDS.index(kind) + 1]
+
+
+def _to_widen(message: str) -> int | None:
+    """The number of the column whose values were not all of the kind that its first ones had."""
+    before, found, rest = message.partition("In CSV column #")
+    return int(rest.split(":")[0]) if found and not before and "conversion error" in rest else None
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    reason = str(error).splitlines()[0]
+    return DataError(f"{path}: cannot be read ({reason}). It may be truncated or of another format.")
+
+
+def look(paths: Sequence[Path], named: Sequence[Path]) -> tuple[list[File], dict[str, pa.DataType]]:
+    """Sizes and common types of files of one layout; named: as messages should name them."""
+    files, schemas = [], []
+    for index, (path, name) in enumerate(zip(paths, named, strict=True)):
+        try:
+            found = pq.ParquetFile(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _unreadable(name, error) from None
+        files.append(File(index, path, found.metadata.num_rows))
+        schemas.append(pa.schema([pa.field(f.name, plain(f.type)) for f in found.schema_arrow]))
     try:
-        return pa.concat_tables(tables, promote_options="permissive")
+        common = pa.unify_schemas(schemas, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(f"{', '.join(map(str, paths))}: the files' columns differ: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{', '.join(map(str, named))}: the files' columns differ: {str(error).splitlines()[0]}") from None
+    return files, {f.name: f.type for f in common}
+
+
+def chunks_of(files: Sequence[File], rows: int) -> list[Chunk]:
+    """All files in parts of at most so many rows."""
+    found = []
+    for file in files:
+        parts = max(1, -(-file.rows // rows))
+        bounds = [file.rows * i // parts for i in range(parts + 1)]
+        found += [Chunk(file, a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return found
+
+
+def read_chunk(chunk: Chunk, types: dict[str, pa.DataType]) -> pa.Table:
+    """The columns of `types` of a chunk's rows; those that its file lacks are null."""
+    try:
+        batches = list(_batches(chunk, types))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _unreadable(chunk.file.path, error) from None
+    rows = sum(b.num_rows for b in batches)
+    there = pa.Table.from_batches(batches) if batches else pa.table({})
+    columns = {}
+    for name, kind in types.items():
+        found = name in there.column_names
+        columns[name] = there.column(name).cast(kind).combine_chunks() if found else pa.nulls(rows, kind)
+    return pa.table(columns)
+
+
+def _batches(chunk: Chunk, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+    file = pq.ParquetFile(chunk.file.path)
+    wanted = [n for n in file.schema_arrow.names if n in types]
+    groups: list[int] = []
+    at, first = 0, 0
+    for number in range(file.metadata.num_row_groups):
+        rows = file.metadata.row_group(number).num_rows
+        if at < chunk.last and at + rows > chunk.first:
+            first = at if not groups else first
+            groups.append(number)
+        at += rows
+    at = first
+    for batch in file.iter_batches(_READ, row_groups=groups, columns=wanted, use_threads=False):
+        start, stop = max(chunk.first - at, 0), min(chunk.last - at, batch.num_rows)
+        if start < stop:
+            yield batch.slice(start, stop - start)
+        at += batch.num_rows
+        if at >= chunk.last:
+            return
+
+
+def write_side(
+    paths: Sequence[Path], named: str, key: str, kind: pa.DataType, types: dict[str, pa.DataType], out: Path
+) -> None:
+    """A side table in order of its key -> out/side.arrow, uncompressed, so that all tasks read one mapped copy."""
+    files, _ = look(paths, paths)
+    parts = [read_chunk(Chunk(f, 0, f.rows), types) for f in files]
+    table = pa.concat_tables(parts).combine_chunks()
+    own = keys(table.column(key).combine_chunks())
+    if own.type != kind:
+        raise DataError(
+            f"{named}: column {key!r} has type {types[key]}, in the log its keys are of type {kind}. Both must be whole "
+            "numbers, or both texts."
+        )
+    order = pc.sort_indices(own)
+    table, own = table.take(order), own.take(order)
+    equal = np.flatnonzero(np.asarray(pc.equal(own[1:], own[:-1])))
+    if len(equal):
+        value = own[int(equal[0])]
+        times = pc.sum(pc.equal(own, value)).as_py()
+        raise DataError(f"{named}: {key} = {value} stands {times} times; once is needed.")
+    table = table.set_column(table.column_names.index(key), key, own)
+    with pa.ipc.new_file(str(out / SIDE), table.schema) as writer:
+        writer.write_batch(one_batch(table))
+
+
+def join(table: pa.Table, side: Path, key: str) -> tuple[pa.Table, int]:
+    """`table` with the columns of a written side table, null where it does not hold the key, and how many rows that are."""
+    with pa.memory_map(str(side)) as source:
+        joined = pa.ipc.open_file(source).get_batch(0)
+        own, wanted = joined.column(key), keys(table.column(key).combine_chunks())
+        if is_text(own.type):
+            rows = pc.index_in(wanted, value_set=own)
+        elif len(own):
+            known, sought = np.asarray(own), np.asarray(wanted)
+            at = np.minimum(np.searchsorted(known, sought), len(known) - 1)
+            rows = pa.array(at, mask=known[at] != sought)
+        else:
+            rows = pa.nulls(len(wanted), pa.int64())
+        for name in joined.schema.names:
+            if name != key:
+                table = table.append_column(name, joined.column(name).take(rows))
+    return table, rows.null_count

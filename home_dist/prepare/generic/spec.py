@@ -1,14 +1,13 @@
 """A log described in TOML: which columns are keys, times, labels, features and histories."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from home_dist.errors import ConfigError, problem_lines
 from home_dist.prepare.boundaries import Buckets
 from home_dist.section import Section
+from home_dist.toml_file import read_model
 
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -82,6 +81,12 @@ class PastSection(Section):
     """Counts what lies before the impression, or before its local day: better for rare labels of a user, see README."""
 
 
+def past_name(past: PastSection) -> str:
+    """What its statistics' names begin with."""
+    name = "_".join(past.by)
+    return name if past.days is None else f"{name}_{past.days:g}d".replace(".", "p")
+
+
 class HistorySection(Section):
     """What the same user was shown strictly before."""
 
@@ -128,6 +133,10 @@ class LogSpec(Section):
             repeated = sorted({n for n in names if names.count(n) > 1})
             if repeated:
                 raise ValueError(f"{what} {repeated[0]!r} is declared twice")
+        pasts = [past_name(p) for p in self.past]
+        for name in pasts:
+            if pasts.count(name) > 1:
+                raise ValueError(f"past {name!r} is declared twice; put all rates into one entry, or give another `days`")
         asked = [(f"past by {', '.join(p.by)}: rates", r) for p in self.past for r in p.rates]
         asked += [(f"history {h.name!r}: outcomes", o) for h in self.history for o in h.outcomes]
         asked += [(f"history {h.name!r}: only", h.only) for h in self.history if h.only is not None]
@@ -146,11 +155,4 @@ class LogSpec(Section):
 
 def load_spec(path: Path) -> LogSpec:
     """Raises ConfigError, one line per problem."""
-    try:
-        return LogSpec.model_validate(tomllib.loads(path.read_text()))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. Give a TOML file that describes your log; README shows one.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in problem_lines(error))) from None
+    return read_model(path, LogSpec, "Give a TOML file that describes your log; README shows one.")

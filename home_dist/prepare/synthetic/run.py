@@ -1,18 +1,17 @@
 """Writes the generated log: parts, frozen table, draft, and what is fitted; whole or absent, in bounded memory."""
 
-import shutil
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from home_dist.errors import ConfigError, DataError
+from home_dist.errors import ConfigError
 from home_dist.prepare.fit import fit_data
+from home_dist.prepare.progress import Advance, Progress, Say
 from home_dist.prepare.synthetic.rows import draft, frozen_vectors, item_ids, tables
 from home_dist.prepare.synthetic.world import World
+from home_dist.prepare.whole import written_whole
 from home_dist.schema import Schema
 from home_dist.schema.frozen import KEYS, VECTORS
 
@@ -48,31 +47,20 @@ class Sizes:
                 raise ConfigError(f"{option} {getattr(self, name)}: must be from {low} to {high:,}")
 
 
-def write_synthetic(out: Path, sizes: Sizes, say: Callable[[str], None]) -> Schema:
+def write_synthetic(out: Path, sizes: Sizes, say: Say) -> Schema:
     """The same sizes and seed give the same bytes. Raises ConfigError or DataError; `out` is whole or absent."""
     sizes.check()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: is there already. Remove it, or choose another folder to write to.")
-    writing = out.with_name(out.name + ".writing")
     world = World(sizes.seed, sizes.users, sizes.items, sizes.max_history)
-    try:
-        if writing.exists():
-            shutil.rmtree(writing)
-        writing.mkdir(parents=True)
+    with written_whole(out) as writing:
         _write_frozen(world, writing / FROZEN, sizes.vector_width)
-        first, began = 0, time.monotonic()
-        for split, share in _SHARES.items():
-            count = sizes.rows - first if split == "test" else round(sizes.rows * share)
-            _write_split(world, sizes, writing / split, first, count, say, began)
-            first += count
+        progress, first = Progress.of(say), 0
+        with progress.step("writing", sizes.rows) as advance:
+            for split, share in _SHARES.items():
+                count = sizes.rows - first if split == "test" else round(sizes.rows * share)
+                _write_split(world, sizes, writing / split, first, count, advance)
+                first += count
         (writing / "draft.toml").write_text(draft(FROZEN, sizes.vector_width))
-        say("fitting vocabularies, boundaries and scales on train/")
-        schema = fit_data(writing / "draft.toml", writing, lambda text: None)
-        if out.exists():
-            out.rmdir()
-        writing.rename(out)
-    except OSError as error:
-        raise DataError(f"{writing}: cannot be written: {error}. Make room, or choose another folder.") from None
+        schema = fit_data(writing / "draft.toml", writing, progress)
     return schema
 
 
@@ -93,9 +81,7 @@ def _write_frozen(world: World, folder: Path, width: int) -> None:
     vectors.flush()
 
 
-def _write_split(
-    world: World, sizes: Sizes, folder: Path, first: int, count: int, say: Callable[[str], None], began: float
-) -> None:
+def _write_split(world: World, sizes: Sizes, folder: Path, first: int, count: int, advance: Advance) -> None:
     folder.mkdir()
     for number, start in enumerate(range(first, first + count, sizes.rows_per_file)):
         stop = min(start + sizes.rows_per_file, first + count)
@@ -105,10 +91,7 @@ def _write_split(
                 for table in tables(world, at, min(_CHUNK, stop - at), sizes.vector_width):
                     writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd", **_PARQUET)
                     writer.write_table(table)
-                done = min(at + _CHUNK, stop)
-                pace = done / max(1e-9, time.monotonic() - began)
-                left = (sizes.rows - done) / pace
-                say(f"{folder.name}: {done - first:,} of {count:,} rows | {pace:,.0f} rows/s | ETA {left:,.0f} s")
+                advance(min(_CHUNK, stop - at))
         finally:
             if writer is not None:
                 writer.close()

@@ -1,0 +1,159 @@
+"""The page of a preparation, from its report: what became of the rows, labels over days, how many rows have each feature,
+how statistics are spread. One file, no network."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from home_dist.insight.page import Cell, Section, grid, page, picture, table
+from home_dist.insight.svg import pyplot, uri
+
+_COLOURS = {"train": "#2563a8", "validation": "#d9730d", "test": "#2a9d76", None: "#9aa3af"}
+_Z = 1.96  # 95 %
+_FALLEN = 0.1
+"""A share of rows with a feature that falls by so much from training to a later split is marked."""
+
+
+def write_page(report: Mapping[str, Any], path: Path) -> None:
+    """report: what `home-dist prepare` leaves in report.json."""
+    splits = report["splits"]
+    facts = [
+        ("rows in", f"{report['rows_in']:,}"),
+        ("rows out", f"{report['rows_out']:,}"),
+        ("labels", str(len(splits["train"]["positives"]))),
+        ("ids", str(len(report["vocabularies"]))),
+        ("statistics", str(len(report["histograms"]))),
+    ]
+    first, last = splits["train"]["days"][0], splits["test"]["days"][1]
+    path.write_text(
+        page(
+            report["log"],
+            f"prepared data, {first} to {last}",
+            facts,
+            [_rows(report), _labels(report), _coverage(report), _statistics(report)],
+        )
+    )
+
+
+def _rows(report: Mapping[str, Any]) -> Section:
+    lines = [["read", f"{report['rows_in']:,}", ""]]
+    dropped = report["rows_before_the_training_days"]
+    lines.append(["dropped", f"{dropped:,}", "older than the training days; counted in what was known before later rows"])
+    for name, split in report["splits"].items():
+        begin, end = split["days"]
+        lines.append([name, f"{split['rows']:,}", f"{begin} to {end}, {split['users']:,} users"])
+    for name, rows in report["rows_without_a_row_in"].items():
+        share = rows / report["rows_in"]
+        lines.append([f"without a row in {name}", f"{rows:,}", f"{share:.1%}: its columns are missing there"])
+    days = report["days"]
+    figure, axes = pyplot.subplots(figsize=(5.4, 2.3))
+    axes.bar(range(len(days)), [d["rows"] for d in days], color=[_COLOURS[d["split"]] for d in days], width=0.8)
+    _day_ticks(axes, days)
+    axes.set_title("rows by day")
+    return Section(
+        "rows",
+        "Rows",
+        "What was read and what became of it. In pictures, training days are blue, validation days orange, test days green, "
+        "and older ones grey.",
+        table(["", "rows", ""], lines) + picture(uri(figure), "rows by day"),
+    )
+
+
+def _labels(report: Mapping[str, Any]) -> Section:
+    splits = report["splits"]
+    lines: list[list[str | Cell]] = []
+    for name in splits["train"]["positives"]:
+        for which, split in splits.items():
+            known = split["rows"] - split["unknown"][name]
+            happened = split["positives"][name]
+            low, high = _interval(happened, known)
+            rate = Cell(f"{happened / known:.3%}", f"{low:.3%} to {high:.3%}") if known else "-"
+            unknown = f"{split['unknown'][name] / split['rows']:.1%}"
+            lines.append([name if which == "train" else "", which, rate, f"{happened:,}", unknown])
+    head = ["label", "split", "rate", "positives", "unknown"]
+    pictures = [_rate_by_day(name, report["days"]) for name in splits["train"]["positives"]]
+    return Section(
+        "labels",
+        "Labels",
+        "Share of positives among rows where the label is known, with 95 % intervals. A rate that jumps at a day is a change "
+        "of the product, of logging, or of who was logged.",
+        table(head, lines) + grid(pictures),
+    )
+
+
+def _rate_by_day(name: str, days: Sequence[Mapping[str, Any]]) -> str:
+    figure, axes = pyplot.subplots(figsize=(3.6, 2.1))
+    for place, day in enumerate(days):
+        known, happened = day["known"][name], day["happened"][name]
+        if known:
+            low, high = _interval(happened, known)
+            colour = _COLOURS[day["split"]]
+            axes.plot([place, place], [low, high], color=colour, linewidth=1)
+            axes.plot(place, happened / known, "o", color=colour, markersize=3)
+    axes.set_ylim(bottom=0)
+    _day_ticks(axes, days)
+    axes.set_title(f"{name}: rate by day")
+    return picture(uri(figure), f"rate of {name} by day")
+
+
+def _day_ticks(axes: Any, days: Sequence[Mapping[str, Any]]) -> None:
+    step = -(-len(days) // 7)
+    chosen = range(0, len(days), step)
+    axes.set_xticks(chosen, [days[p]["day"][5:] for p in chosen])  # the year stands above
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+    axes.grid(axis="x", visible=False)
+
+
+def _coverage(report: Mapping[str, Any]) -> Section:
+    lines: list[list[str | Cell]] = []
+    for name, shares in report["coverage"].items():
+        line: list[str | Cell] = [name]
+        for split, share in shares.items():
+            fallen = split != "train" and shares["train"] - share > _FALLEN
+            line.append(Cell(f"{share:.1%}", kind="worse" if fallen else ""))
+        rows = report["vocabularies"].get(name)
+        line.append("" if rows is None else f"{rows:,}")
+        lines.append(line)
+    nothing = report["statistics_that_tell_nothing"]
+    left_out = f"<p>Left out, as they have one value or none in the training days: {escape(', '.join(nothing))}.</p>"
+    return Section(
+        "coverage",
+        "Features",
+        "Share of rows that have the feature; an id counts if it is in the vocabulary, which is of the training days. Red: "
+        "fallen by more than a tenth of the rows since the training days. Rows of an id's table: one is for missing values.",
+        table(["feature", *report["splits"], "rows of its table"], lines) + (left_out if nothing else ""),
+    )
+
+
+def _statistics(report: Mapping[str, Any]) -> Section:
+    pictures = []
+    for name, found in report["histograms"].items():
+        edges, rows = found["edges"], found["rows"]
+        figure, axes = pyplot.subplots(figsize=(3.0, 1.9))
+        for boundary in found["boundaries"]:
+            axes.axvline(boundary, color="#d9730d", linewidth=0.5, alpha=0.6)
+        axes.bar(edges[:-1], rows, width=np.diff(edges), align="edge", color="#2563a8", linewidth=0)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+        axes.set_title(name)
+        alt = f"histogram of {name}, mean {found['mean']:g}, standard deviation {found['std']:g}"
+        pictures.append(picture(uri(figure), alt, f"mean {found['mean']:.4g}, standard deviation {found['std']:.4g}"))
+    return Section(
+        "statistics",
+        "Statistics",
+        "Rows of the training days by value, missing values left out. Orange: boundaries of buckets.",
+        grid(pictures, "small"),
+    )
+
+
+def _interval(happened: int, known: int) -> tuple[float, float]:
+    """Wilson's, of a share."""
+    if not known:
+        return 0.0, 0.0
+    share, spread = happened / known, _Z * _Z / known
+    middle = (share + spread / 2) / (1 + spread)
+    half = _Z / (1 + spread) * math.sqrt(share * (1 - share) / known + spread / (4 * known))
+    return max(0.0, middle - half), min(1.0, middle + half)

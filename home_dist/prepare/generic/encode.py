@@ -1,0 +1,155 @@
+"""A partition's rows as they will be stored: ids as rows of tables, histories, numbers rounded; a file per split."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from home_dist.prepare.asof import AsOf, Ints
+from home_dist.prepare.boundaries import round_to
+from home_dist.prepare.days import DAY_MS, SPLITS, Days
+from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
+from home_dist.prepare.generic.columns import codes
+from home_dist.prepare.generic.gather import ROWS
+from home_dist.prepare.generic.plan import HOUR_MS, Plan, flags, groups
+from home_dist.prepare.generic.spec import HistorySection
+from home_dist.prepare.write import list_array
+
+AGE_BOUNDS_MS = tuple(int(h * HOUR_MS) for h in (1 / 6, 1, 6, 24, 72, 168, 720))
+STORED_FILE, FOUND_FILE = "stored.parquet", "found.parquet"
+_SLICE = 16384  # rows whose histories are in memory at a time
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What all partitions together say of the training part."""
+
+    days: Days
+    vocabularies: tuple[Path, ...]
+    """A file per [[id]]: column value, in the order of rows."""
+    steps: dict[str, float]
+    """What each statistic is rounded to."""
+    known: dict[str, bool]
+    """By label: whether it is known of all rows."""
+
+
+def split_file(split: int) -> str:
+    return f"{SPLITS[split]}.arrow"
+
+
+def encode(plan: Plan, fitted: Fitted, gathered: Path, folder: Path) -> None:
+    spec = plan.spec
+    table = read_part([gathered / ROWS], 0)
+    time, split = table.column("time").to_numpy(), table.column("split").to_numpy()
+    columns = {"group": pa.array(groups(table.column("user").combine_chunks())), "time_ms": pa.array(time)}
+    rows_of = {}
+    for section, path in zip(spec.id, fitted.vocabularies, strict=True):
+        keys = table.column(f"id_{section.column}").combine_chunks()
+        vocabulary = pq.read_table(path).column("value").combine_chunks()
+        columns[section.column] = rows_of[section.column] = _encoded(keys, vocabulary)
+    if spec.calendar:
+        local = time + fitted.days.utc_offset_ms
+        columns["hour"] = pa.array(local // HOUR_MS % 24, pa.int32())
+        columns["weekday"] = pa.array((local // DAY_MS + 3) % 7, pa.int32())  # 1970-01-01 was a Thursday; 0 is Monday
+    user = codes(table.column("user").combine_chunks())
+    histories = [History(h, table, user, time, rows_of) for h in spec.history]
+    after: dict[str, pa.Array] = {}
+    for name, step in fitted.steps.items():
+        after[f"stat_{name}"] = pa.array(round_to(step, _floats(table, f"stat_{name}")), from_pandas=True)
+    for label in spec.label:
+        after[f"label_{label.name}"] = table.column(f"happened_{label.name}").combine_chunks()
+        if not fitted.known[label.name]:
+            after[f"known_{label.name}"] = table.column(f"known_{label.name}").combine_chunks()
+
+    plain, later = pa.table(columns), pa.table(after)
+    del table, columns, after
+
+    def batches(chosen: Ints) -> Iterator[pa.RecordBatch]:
+        for first in range(0, max(1, len(chosen)), _SLICE):
+            rows = chosen[first : first + _SLICE]
+            some = plain.take(pa.array(rows))
+            for history in histories:
+                for name, values in history.of(rows).items():
+                    some = some.append_column(name, values)
+            taken = later.take(pa.array(rows))
+            for name in later.column_names:
+                some = some.append_column(name, taken.column(name))
+            yield one_batch(some)
+
+    schema = next(batches(np.zeros(0, np.int64))).schema
+    found = []
+    for index in range(len(SPLITS)):
+        chosen = np.flatnonzero(split == index)
+        write_batches(folder / split_file(index), batches(chosen) if len(chosen) else [], schema)
+        found.append({name: _known_rows(plain.column(name).combine_chunks(), chosen) for name in rows_of})
+    pq.write_table(pa.Table.from_pylist(found), folder / FOUND_FILE)
+    training = pa.array(np.flatnonzero(split == 0))
+    pq.write_table(_stored({n: later.column(f"stat_{n}").take(training) for n in fitted.steps}), folder / STORED_FILE)
+
+
+def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:
+    """(N,), NaN where null."""
+    return np.asarray(pc.fill_null(table.column(name), np.nan).combine_chunks())
+
+
+def _encoded(keys: pa.Array, vocabulary: pa.Array) -> pa.Array:
+    if pa.types.is_list(keys.type):
+        return list_array(_rows(keys.flatten(), vocabulary), np.asarray(keys.offsets).astype(np.int64))
+    return pa.array(_rows(keys, vocabulary))
+
+
+def _rows(keys: pa.Array, vocabulary: pa.Array) -> NDArray[np.int32]:
+    """(n,) rows of keys (n,); 0 for what is not in the vocabulary."""
+    return np.asarray(pc.fill_null(pc.add(pc.index_in(keys, value_set=vocabulary), 1), 0)).astype(np.int32)
+
+
+def _known_rows(column: pa.Array, chosen: Ints) -> int:
+    """How many of the chosen rows have a value that is in the vocabulary."""
+    taken = column.take(pa.array(chosen))
+    if pa.types.is_list(taken.type):
+        bounds = np.asarray(taken.offsets)
+        known = np.concatenate([[0], np.cumsum(np.asarray(taken.values) > 0)])
+        return int((known[bounds[1:]] > known[bounds[:-1]]).sum()) if len(taken) else 0
+    return int((np.asarray(taken) > 0).sum())
+
+
+def _stored(columns: dict[str, pa.ChunkedArray]) -> pa.Table:
+    """How often each stored value of each statistic stands in the training part."""
+    parts = []
+    for name, column in columns.items():
+        values, counts = np.unique(column.drop_null().to_numpy(), return_counts=True)
+        names = pa.array([name] * len(values), pa.string())
+        parts.append(pa.table({"number": names, "value": pa.array(values, pa.float32()), "count": counts}))
+    kinds = {"number": pa.string(), "value": pa.float32(), "count": pa.int64()}
+    return pa.concat_tables([pa.schema(kinds).empty_table(), *parts])
+
+
+class History:
+    """A [[history]] of a partition, made for some of its rows at a time."""
+
+    def __init__(self, section: HistorySection, table: pa.Table, user: Ints, time: Ints, rows_of: dict[str, pa.Array]):
+        """rows_of: encoded ids, (N,) each."""
+        owner = user if section.only is None else np.where(flags(table, f"happened_{section.only}") > 0, user, -1)
+        self._section, self._time = section, time
+        self._events = AsOf(owner, time, user, time)
+        self._fields = {name: np.asarray(rows_of[name]) for name in section.fields}
+        # One bit per label: which of them the event had.
+        bits = [flags(table, f"happened_{name}").astype(np.int32) << place for place, name in enumerate(section.outcomes)]
+        self._outcomes: NDArray[np.int32] | None = np.asarray(np.sum(bits, axis=0, dtype=np.int32)) if bits else None
+
+    def of(self, rows: Ints) -> dict[str, pa.ListArray]:
+        """(n,) each: columns for rows (n,) of the partition."""
+        section = self._section
+        offsets, index = self._events.of(rows).latest(section.most)
+        found = {f"{section.name}_{n}": list_array(values[index], offsets) for n, values in self._fields.items()}
+        passed = np.repeat(self._time[rows], np.diff(offsets)) - self._time[index]
+        age = np.searchsorted(AGE_BOUNDS_MS, passed, side="right").astype(np.int32)
+        found[f"{section.name}_age"] = list_array(age, offsets)
+        if self._outcomes is not None:
+            found[f"{section.name}_outcome"] = list_array(self._outcomes[index], offsets)
+        return found

@@ -1,0 +1,174 @@
+"""What all partitions together say: vocabularies, scales, boundaries, the schema, and the files of the splits."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from home_dist.prepare.boundaries import Counted, fit_counted, rounding_step
+from home_dist.prepare.days import Days, choose_days
+from home_dist.prepare.engine.spill import read_rows
+from home_dist.prepare.generic.encode import AGE_BOUNDS_MS, STORED_FILE, Fitted, split_file
+from home_dist.prepare.generic.gather import CELLS_FILE, LABELS_FILE, values_file
+from home_dist.prepare.generic.plan import Plan, merge_counts
+from home_dist.prepare.generic.scan import DAYS, HOURS, UNMATCHED
+from home_dist.prepare.write import write_file
+from home_dist.schema import EventField, IdFeature, Schema, SequenceSpec, StatisticFeature, TableSpec, TaskSpec
+
+PART = "part.parquet"
+_LEVEL = 3  # higher ones take most of a large log's time, and save little
+
+
+def unmatched(scanned: Sequence[Path]) -> dict[str, int]:
+    """By side table: rows of the log whose key it does not hold."""
+    every = pa.concat_tables([pq.read_table(f / UNMATCHED) for f in scanned])
+    sums = every.group_by("side").aggregate([("rows", "sum")]).sort_by("side")
+    return dict(zip(sums.column("side").to_pylist(), sums.column("rows_sum").to_pylist(), strict=True))
+
+
+def days_of(plan: Plan, scanned: Sequence[Path]) -> Days:
+    parts, spec = plan.spec.split, plan.spec
+    day = np.concatenate([pq.read_table(f / DAYS).column("day").to_numpy() for f in scanned])
+    return choose_days(day, parts.train_days, parts.validation_days, parts.test_days, spec.utc_offset_hours)
+
+
+def hours_before(scanned: Sequence[Path]) -> pa.Table:
+    """A row per hour of the log, in order of time: sums of labels in all hours before it."""
+    every = pa.concat_tables([pq.read_table(f / HOURS) for f in scanned])
+    names = [n for n in every.column_names if n != "hour"]
+    sums = every.group_by("hour").aggregate([(n, "sum") for n in names]).sort_by("hour")
+    found = {"hour": sums.column("hour")}
+    for name in names:
+        values = sums.column(f"{name}_sum").to_numpy()
+        found[name] = pa.array(np.cumsum(values) - values)
+    return pa.table(found)
+
+
+def fit_vocabulary(gathered: Sequence[Path], number: int, least: int, out: Path) -> None:
+    """-> `out`, columns value, row, count: by falling count in the training part, equally frequent ones by value.
+
+    Row 0 stands for missing and rarer values.
+    """
+    parts = [pq.read_table(f / values_file(number)) for f in gathered]
+    found = merge_counts(parts, parts[0].schema.field("value").type)
+    value = found.column("value")
+    there = pc.not_equal(value, "") if pa.types.is_string(value.type) else pc.greater_equal(value, 0)
+    found = found.filter(pc.and_(there, pc.greater_equal(found.column("count"), least)))
+    found = found.sort_by([("count", "descending"), ("value", "ascending")])
+    rows = pa.array(np.arange(1, len(found) + 1), pa.int32())
+    ordered = pa.table({"value": found.column("value"), "row": rows, "count": found.column("count")})
+    pq.write_table(ordered.combine_chunks(), out, compression="zstd", compression_level=19, store_schema=False)
+
+
+def fit_steps(gathered: Sequence[Path], names: Sequence[str]) -> dict[str, float]:
+    """What each statistic is rounded to, from its deviation; cells are added up in their order, by Chan's update."""
+    cells = pa.concat_tables([pq.read_table(f / CELLS_FILE) for f in gathered])
+    steps = {}
+    for name in names:
+        own = cells.filter(pc.equal(cells.column("number"), name)).sort_by("cell")
+        count, mean, squares = 0, 0.0, 0.0
+        rows = zip(*(own.column(c).to_pylist() for c in ("count", "mean", "squares")), strict=True)
+        for more, own_mean, own_squares in rows:
+            total = count + more
+            squares += own_squares + (own_mean - mean) ** 2 * count * more / total
+            mean += (own_mean - mean) * more / total
+            count = total
+        steps[name] = rounding_step(math.sqrt(squares / count) if count else 0.0)
+    return steps
+
+
+def statistics(plan: Plan, encoded: Sequence[Path], names: Sequence[str]) -> dict[str, tuple[Counted, StatisticFeature]]:
+    """Those that tell something in the training part."""
+    cuts = {n.column: cut for n in plan.spec.number if (cut := n.buckets or n.boundaries) is not None}
+    stored = pa.concat_tables([pq.read_table(f / STORED_FILE) for f in encoded])
+    sums = stored.group_by(["number", "value"]).aggregate([("count", "sum")])
+    found = {}
+    for name in names:
+        own = sums.filter(pc.equal(sums.column("number"), name)).sort_by("value")
+        if len(own) > 1:
+            seen = Counted(own.column("value").to_numpy().astype(np.float64), own.column("count_sum").to_numpy())
+            feature = fit_counted(name, f"stat_{name}", seen, plan.spec.buckets, cuts.get(name))
+            if feature is not None:
+                found[name] = (seen, feature)
+    return found
+
+
+def label_days(gathered: Sequence[Path]) -> pa.Table:
+    """A row per day of the log: its split, rows, and of each label how many are known and happened."""
+    every = pa.concat_tables([pq.read_table(f / LABELS_FILE) for f in gathered])
+    names = [n for n in every.column_names if n not in ("day", "split")]
+    sums = every.group_by(["day", "split"]).aggregate([(n, "sum") for n in names]).sort_by("day")
+    return sums.rename_columns({f"{n}_sum": n for n in names}).select(["day", "split", *names])
+
+
+def schema_of(plan: Plan, fitted: Fitted, found: Sequence[StatisticFeature], days: pa.Table) -> Schema:
+    """days: sums of labels by day."""
+    spec = plan.spec
+    tables, features = [], []
+
+    def add(name: str, size: int, pooling: bool = False) -> None:
+        tables.append(TableSpec(name=name, rows=size))
+        features.append(IdFeature(name=name, column=name, table=name, pooling="mean" if pooling else "none"))
+
+    for section, path in zip(spec.id, fitted.vocabularies, strict=True):
+        add(
+            section.column,
+            pq.read_metadata(path).num_rows + 1,
+            section.separator is not None or plan.known.is_list(section.column),
+        )
+    if spec.calendar:
+        add("hour", 24)
+        add("weekday", 7)
+    sequences = []
+    for history in spec.history:
+        events = [EventField(column=f"{history.name}_{f}", table=f, target=f) for f in history.fields]
+        own = {"age": len(AGE_BOUNDS_MS) + 1} | ({"outcome": 1 << len(history.outcomes)} if history.outcomes else {})
+        for what, size in own.items():
+            tables.append(TableSpec(name=f"{history.name}_{what}", rows=size))
+            events.append(EventField(column=f"{history.name}_{what}", table=f"{history.name}_{what}"))
+        sequences.append(SequenceSpec(name=history.name, events=tuple(events)))
+    return Schema(
+        group_column="group",
+        time_column="time_ms",
+        table=tuple(tables),
+        feature=(*features, *found),
+        sequence=tuple(sequences),
+        task=tuple(_task(x.name, x.group, fitted, days) for x in spec.label),
+    )
+
+
+def _task(name: str, group: str, fitted: Fitted, days: pa.Table) -> TaskSpec:
+    training = days.filter(pc.equal(days.column("split"), 0))
+    happened, known = (pc.sum(training.column(f"{what}_{name}")).as_py() for what in ("happened", "known"))
+    rate = round(happened / known, 6) if known else 0.0
+    return TaskSpec(
+        name=name,
+        group=group,
+        column=f"label_{name}",
+        weight_column=None if fitted.known[name] else f"known_{name}",
+        base_rate=rate if 0 < rate < 1 else None,
+    )
+
+
+def stored_columns(encoded: Path, schema: Schema) -> list[str]:
+    """Without statistics that tell nothing."""
+    told = {f.column for f in schema.feature}
+    with pa.memory_map(str(encoded / split_file(0))) as source:
+        there = pa.ipc.open_file(source).schema.names
+    return [n for n in there if not n.startswith("stat_") or n in told]
+
+
+def write_part(files: Sequence[tuple[Path, int]], columns: Sequence[str], first: int, last: int, folder: Path) -> None:
+    """Rows first .. last - 1 of a split, which lies in the partitions' files one after another, -> folder/part.parquet."""
+    with pa.memory_map(str(files[0][0])) as source:
+        schema = pa.schema([pa.ipc.open_file(source).schema.field(n) for n in columns])
+    batches = read_rows(files, first, last)
+    write_file(folder / PART, (pa.Table.from_batches([b.select(columns)]) for b in batches), schema, _LEVEL)
+
+
+def split_files(encoded: Sequence[Path], rows: Sequence[int], split: int) -> list[tuple[Path, int]]:
+    return [(folder / split_file(split), count) for folder, count in zip(encoded, rows, strict=True)]

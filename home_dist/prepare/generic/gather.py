@@ -1,0 +1,127 @@
+"""A partition of users, whole and in order: what its own log and the other partitions know; and what is fitted on all of them.
+
+Order: by the hash of the user, then by time, then as in the log.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from home_dist.prepare.asof import Ints
+from home_dist.prepare.days import SPLITS, Days, local_days
+from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
+from home_dist.prepare.generic.columns import codes
+from home_dist.prepare.generic.past import count_past
+from home_dist.prepare.generic.plan import Plan, cells_of, counted, flags, user_hashes
+from home_dist.prepare.generic.spec import past_name
+from home_dist.prepare.rates import log_odds
+
+ROWS, CELLS_FILE, LABELS_FILE, SEEN_FILE = "rows.arrow", "cells.parquet", "labels.parquet", "seen.parquet"
+
+
+def values_file(number: int) -> str:
+    """Of the id with that number in the description."""
+    return f"values-{number}.parquet"
+
+
+def gather(plan: Plan, days: Days, part: int, users: Sequence[Path], back: Sequence[Sequence[Path]], folder: Path) -> None:
+    """users: what was dealt to users' partitions; back: what each way of counting sent back."""
+    spec = plan.spec
+    table = read_part(users, part)
+    row, time = table.column("row").to_numpy(), table.column("time").to_numpy()
+    hashed = user_hashes(table.column("user").combine_chunks(), row)
+    user = codes(table.column("user").combine_chunks())
+    order = np.lexsort((time, user, hashed))  # stable, and what was dealt is in the log's order
+    # What came back finds its rows by their numbers; rows whose keys are missing were not sent.
+    returned: dict[str, NDArray] = {}
+    for files in back:
+        returned |= _aligned(read_part(files, part), row)
+    table = table.take(pa.array(order))
+    returned = {name: values[order] for name, values in returned.items()}
+    time, user, hashed = time[order], user[order], hashed[order]
+
+    numbers = {n.column: table.column(f"number_{n.column}").to_numpy() for n in spec.number}
+    for past in spec.past:
+        found = returned
+        if spec.user in past.by:
+            others = [_key(plan, table, name) for name in past.by if name != spec.user]
+            key = codes(table.column("user").combine_chunks(), *others)
+            found = count_past(past, key, time, spec, table)
+        name = past_name(past)
+        numbers[f"{name}_count"] = np.log1p(found[f"{name}_count"])
+        for rate in past.rates:
+            happened, known = found[f"{name}_happened_{rate}"], found[f"{name}_known_{rate}"]
+            numbers[f"{name}_{rate}"] = log_odds(happened, known, returned[f"base_{rate}"], past.strength)
+
+    day = local_days(time, spec.utc_offset_hours)
+    split = days.split_of(day)
+    training = split == 0
+    kept = [n for n in table.column_names if n.split("_")[0] not in ("number", "key")]
+    columns = {n: table.column(n) for n in kept} | {f"stat_{n}": pa.array(v, from_pandas=True) for n, v in numbers.items()}
+    whole = pa.table(columns | {"split": pa.array(split)})
+    write_batches(folder / ROWS, [one_batch(whole)], whole.schema)
+
+    pq.write_table(_cells(cells_of(hashed[training]), {n: v[training] for n, v in numbers.items()}), folder / CELLS_FILE)
+    pq.write_table(_label_sums(plan, table, day, split), folder / LABELS_FILE)
+    pq.write_table(_seen(numbers, user, split), folder / SEEN_FILE)
+    chosen = pa.array(np.flatnonzero(training))
+    for number, section in enumerate(spec.id):
+        values = table.column(f"id_{section.column}").combine_chunks().take(chosen)
+        pq.write_table(counted(values.flatten() if pa.types.is_list(values.type) else values), folder / values_file(number))
+
+
+def _aligned(back: pa.Table, row: Ints) -> dict[str, NDArray]:
+    """Columns of what came back, (N,) in the order of row (N,), which rises; 0 where nothing came back."""
+    at = np.searchsorted(row, back.column("row").to_numpy())
+    found = {}
+    for name in back.column_names:
+        if name != "row":
+            values = back.column(name).to_numpy()
+            found[name] = np.zeros(len(row), values.dtype)
+            found[name][at] = values
+    return found
+
+
+def _key(plan: Plan, table: pa.Table, name: str) -> pa.Array:
+    return table.column(f"key_{name}").combine_chunks()
+
+
+def _cells(cell: Ints, numbers: dict[str, NDArray[np.float64]]) -> pa.Table:
+    """Per cell and number: how many values are known, their mean, and the sum of squared distances from it."""
+    parts = []
+    for name, values in numbers.items():
+        there = ~np.isnan(values)
+        known = values[there]
+        cells, inverse, counts = np.unique(cell[there], return_inverse=True, return_counts=True)
+        mean = np.bincount(inverse, weights=known, minlength=len(cells)) / np.maximum(counts, 1)
+        squares = np.bincount(inverse, weights=(known - mean[inverse]) ** 2, minlength=len(cells)).astype(np.float64)
+        names = pa.array([name] * len(cells), pa.string())
+        parts.append(pa.table({"number": names, "cell": cells, "count": counts, "mean": mean, "squares": squares}))
+    kinds = {"number": pa.string(), "cell": pa.int64(), "count": pa.int64(), "mean": pa.float64(), "squares": pa.float64()}
+    return pa.concat_tables([pa.schema(kinds).empty_table(), *parts])
+
+
+def _label_sums(plan: Plan, table: pa.Table, day: Ints, split: NDArray[np.int8]) -> pa.Table:
+    """A row per day: its split, rows, and of each label how many are known and happened."""
+    distinct, first, inverse, counts = np.unique(day, return_index=True, return_inverse=True, return_counts=True)
+    found = {"day": distinct, "split": split[first], "rows": counts}
+    for section in plan.spec.label:
+        for what in ("happened", "known"):
+            name = f"{what}_{section.name}"
+            found[name] = np.bincount(inverse, weights=flags(table, name), minlength=len(distinct)).astype(np.int64)
+    return pa.table(found)
+
+
+def _seen(numbers: dict[str, NDArray[np.float64]], user: Ints, split: NDArray[np.int8]) -> pa.Table:
+    """A row per split: rows, users, and of each statistic how many rows have it."""
+
+    def by_split(rows: NDArray[np.bool_]) -> Ints:
+        return np.bincount(split[rows & (split >= 0)], minlength=len(SPLITS))
+
+    users = [len(np.unique(user[(split == index) & (user >= 0)])) for index in range(len(SPLITS))]
+    columns = {"rows": by_split(split >= 0), "users": np.asarray(users)}
+    return pa.table(columns | {f"stat_{name}": by_split(~np.isnan(values)) for name, values in numbers.items()})

@@ -1,0 +1,103 @@
+"""Before the log is read: its files as Parquet, the types of its columns against the description, the side tables."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from home_dist.errors import DataError
+from home_dist.prepare.engine import Task, Work
+from home_dist.prepare.generic.columns import Types
+from home_dist.prepare.generic.source import CONVERTED, SIDE, File, convert, find, look, write_side
+from home_dist.prepare.generic.spec import LogSpec
+
+
+@dataclass(frozen=True)
+class Found:
+    """Files of the log, and of each side table."""
+
+    log: list[Path]
+    sides: list[list[Path]]
+
+    @classmethod
+    def of(cls, spec: LogSpec, folder: Path) -> "Found":
+        """Raises DataError when there is none, or when one is empty."""
+        return cls(find(folder, spec.log), [find(folder, s.files) for s in spec.side])
+
+
+@dataclass(frozen=True)
+class Inputs:
+    files: list[File]
+    """Of the log."""
+    log_types: dict[str, pa.DataType]
+    """Columns of the log's own that are used."""
+    types: dict[str, pa.DataType]
+    """With those of side tables, used or not."""
+    sides: tuple[tuple[Path, str], ...]
+    """Written side tables, and their keys."""
+
+    @property
+    def rows(self) -> int:
+        return sum(f.rows for f in self.files)
+
+
+def open_inputs(spec: LogSpec, found: Found, work: Work) -> Inputs:
+    """Raises DataError for what does not fit the description."""
+    converted = _converted([found.log, *found.sides], work)
+    files, log_types = look(converted[0], found.log)
+    if not any(f.rows for f in files):
+        raise DataError(f"{spec.log}: the log holds no rows.")
+    used, types, tasks = _used(spec), dict(log_types), []
+    for section, paths, names in zip(spec.side, converted[1:], found.sides, strict=True):
+        own = look(paths, names)[1]
+        kind = Types(spec.log, types).key(section.key)
+        Types(section.files, own).key(section.key)
+        for name in own:
+            if name != section.key and name in types:
+                raise DataError(
+                    f"{section.files}: column {name!r} is in the log or another side table too. Rename one of them."
+                )
+        wanted = {n: t for n, t in own.items() if n in used}
+        tasks.append(Task(partial(write_side, paths, section.files, section.key, kind, wanted), 1))
+        types |= own | {section.key: types[section.key]}
+    _check(spec, Types(spec.log, types))
+    folders = work.run("side", "joining", tasks, "tables") if tasks else []
+    sides = tuple((f / SIDE, s.key) for f, s in zip(folders, spec.side, strict=True))
+    return Inputs(files, {n: t for n, t in log_types.items() if n in used}, types, sides)
+
+
+def _converted(groups: Sequence[list[Path]], work: Work) -> list[list[Path]]:
+    """CSV files as Parquet, in the same order."""
+    texts = [p for group in groups for p in group if p.suffix != ".parquet"]
+    if not texts:
+        return list(groups)
+    tasks = [Task(partial(convert, p), p.stat().st_size) for p in texts]
+    folders = work.run("convert", "reading CSV", tasks, "bytes")
+    written = {p: f / CONVERTED for p, f in zip(texts, folders, strict=True)}
+    return [[written.get(p, p) for p in group] for group in groups]
+
+
+def _used(spec: LogSpec) -> set[str]:
+    used = {spec.user, spec.time} | {i.column for i in spec.id} | {n.column for n in spec.number}
+    used |= {c for p in spec.past for c in p.by} | {s.key for s in spec.side}
+    return used | {x.column for x in spec.label} | {x.known for x in spec.label if x.known is not None}
+
+
+def _check(spec: LogSpec, types: Types) -> None:
+    """Every column that the description names is there, and of a type that its use needs."""
+    types.time(spec.time)
+    for name in dict.fromkeys([spec.user, *(c for p in spec.past for c in p.by)]):
+        types.key(name)
+    single = {f for h in spec.history for f in h.fields}
+    for section in spec.id:
+        many = section.separator is not None or types.is_list(section.column)
+        if many and section.column in single:
+            raise types.wrong(section.column, "whole numbers or texts, as a history has it,")
+        if many:
+            types.list_key(section.column, section.separator)
+        else:
+            types.key(section.column)
+    for column in [n.column for n in spec.number] + [c for x in spec.label for c in (x.column, x.known) if c is not None]:
+        types.number(column)

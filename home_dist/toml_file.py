@@ -1,0 +1,30 @@
+"""TOML files read into pydantic models, with messages for whoever wrote the file."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from home_dist.errors import ConfigError, problem_lines
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_toml(path: Path, absent: str) -> dict[str, Any]:
+    """absent: what to do when there is no such file. Raises ConfigError."""
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. {absent}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def read_model(path: Path, model: type[Model], absent: str) -> Model:
+    """Raises ConfigError, one line per problem."""
+    tree = read_toml(path, absent)
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in problem_lines(error))) from None

@@ -1,0 +1,123 @@
+"""What a preparation tells of itself, against counts by hand; and its page."""
+
+import datetime
+import json
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+
+from home_dist.insight.preparation import write_page
+from home_dist.prepare.generic import Options, prepare_log
+from tests.prepare.test_engine import QUIET, write
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    description = write(folder)
+    description.write_text(description.read_text().replace("train_days = 3", "train_days = 2"))
+    report = prepare_log(description, folder / "out", QUIET, Options(partitions=3))
+    return folder, report
+
+
+def test_the_report_is_what_a_loop_counts(prepared):
+    folder, report = prepared
+    parts = [pq.read_table(folder / "log" / f"{n}.parquet") for n in (1, 2)]
+    log = pa.concat_tables([*parts, pacsv.read_csv(folder / "log" / "3.csv").cast(parts[0].schema)]).to_pylist()
+    length = {r["video"]: r["length"] for r in pacsv.read_csv(folder / "video.csv").to_pylist()}
+    day_of = [(datetime.datetime.fromtimestamp(r["ms"] / 1000 - 3 * 3600, datetime.UTC)).date().isoformat() for r in log]
+    days = sorted(set(day_of))
+    split_of = dict(zip(days[-4:], ["train", "train", "validation", "test"], strict=True))
+    assert report["rows_in"] == len(log)
+    assert report["rows_before_the_training_days"] == sum(d not in split_of for d in day_of) > 0
+    assert report["rows_out"] == report["rows_in"] - report["rows_before_the_training_days"]
+    assert report["rows_without_a_row_in"] == {"video.csv": sum(r["video"] not in length for r in log)}
+    known, happened, users = Counter(), Counter(), {}
+    for row, day in zip(log, day_of, strict=True):
+        told = length.get(row["video"], 0) > 0 and row["seconds"] is not None
+        known[day] += told
+        happened[day] += told and row["seconds"] >= 3
+        users.setdefault(split_of.get(day), set()).add(row["user"])
+    assert [(d["day"], d["split"], d["known"]["view"], d["happened"]["view"]) for d in report["days"]] == [
+        (d, split_of.get(d), known[d], happened[d]) for d in days
+    ]
+    for name, split in report["splits"].items():
+        own = [d for d in days if split_of.get(d) == name]
+        assert split["days"] == [own[0], own[-1]]
+        assert split["positives"]["view"] == sum(happened[d] for d in own)
+        assert split["unknown"]["view"] == split["rows"] - sum(known[d] for d in own)
+        assert split["users"] == len(users[name] - {None, ""})
+        stored = pq.read_table(folder / "out" / name)
+        assert split["rows"] == len(stored)
+        for feature in ("length", "video_view"):
+            share = 1 - stored[f"stat_{feature}"].null_count / len(stored)
+            assert report["coverage"][feature][name] == pytest.approx(share, abs=1e-6)
+        authored = sum(a > 0 for a in stored["author"].to_pylist())
+        assert report["coverage"]["author"][name] == pytest.approx(authored / len(stored), abs=1e-6)
+        tagged = sum(any(t > 0 for t in tags) for tags in stored["tags"].to_pylist())
+        assert report["coverage"]["tags"][name] == pytest.approx(tagged / len(stored), abs=1e-6)
+    train = pq.read_table(folder / "out" / "train")
+    for name, found in report["histograms"].items():
+        values = train[f"stat_{name}"].drop_null().to_numpy()
+        assert sum(found["rows"]) == len(values)
+        assert found["mean"] == pytest.approx(values.mean(dtype=float), abs=1e-5)
+        assert found["std"] == pytest.approx(values.std(dtype=float), abs=1e-5)
+    assert json.loads((folder / "out" / "report.json").read_text()) == report
+
+
+class _Page(HTMLParser):
+    def __init__(self, text: str):
+        super().__init__()
+        self.pictures, self.text, self.links = [], "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if tag == "img":
+            self.pictures.append(found)
+        self.links += [v for k, v in found.items() if k in ("src", "href")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_shows_it_and_needs_no_network(prepared, tmp_path):
+    _, report = prepared
+    write_page(report, tmp_path / "report.html")
+    page = _Page((tmp_path / "report.html").read_text())
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    assert len(page.pictures) == 1 + 2 + len(report["histograms"])
+    assert f"{report['rows_before_the_training_days']:,}" in page.text
+    assert "older than the training days" in page.text
+    rate = report["splits"]["train"]["positives"]["like"] / report["splits"]["train"]["rows"]
+    assert f"{rate:.3%}" in page.text
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_the_command_writes_both(prepared, tmp_path):
+    folder, _ = prepared
+
+    def command(*args: object) -> subprocess.CompletedProcess[str]:
+        start = [sys.executable, "-m", "home_dist.cli", "prepare"]
+        whole = [*start, str(folder / "mylog.toml"), str(tmp_path / "out"), *map(str, args)]
+        return subprocess.run(whole, capture_output=True, text=True, timeout=120)
+
+    wrong = command("--engine", "spark")
+    assert wrong.returncode == 2
+    assert wrong.stderr == "error: --engine spark: allowed are local, ray\n"
+    right = command("--memory", "0.5", "--processes", "2")
+    assert right.returncode == 0, right.stderr
+    assert "what was known before: 2,000 rows" in right.stdout
+    assert "test: 20" in right.stdout
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert (tmp_path / "out" / "report.json").read_bytes() == (folder / "out" / "report.json").read_bytes()
+    again = command()
+    assert again.returncode == 3
+    assert "is there already" in again.stderr
