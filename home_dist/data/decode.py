@@ -1,6 +1,6 @@
 """Parquet row groups -> checked arrays of one window, column by column, without a Python loop over rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import fbgemm_gpu  # noqa: F401  its operators
@@ -18,6 +18,9 @@ from home_dist.errors import DataError
 from home_dist.schema import DenseFeature, IdInput, InputLayout, PretrainedInput, Schema, StatisticFeature
 
 _FEW_BOUNDARIES = 64
+_ONE = {"integer": pa.int64(), "number": pa.float64(), "text": pa.large_string()}
+_WIDEST = _ONE | {f"{kind}s": pa.list_(one) for kind, one in _ONE.items()}
+"""What any type of a kind can be cast to."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ class Decoder:
         bad: dict[int, BadRow] = {}
         while True:
             try:
-                return Decoded(self._decode(_Source(parts)), kept, bad)
+                return Decoded(self._decode(_Source(parts, self.parts.files.columns)), kept, bad)
             except BadRows as error:
                 if self.bad_rows is None:
                     raise
@@ -199,11 +202,10 @@ class Decoder:
 class _Source:
     """What was read from row groups, one after another, with where it stands for messages."""
 
-    def __init__(self, parts: Sequence[Part]):
+    def __init__(self, parts: Sequence[Part], kinds: Mapping[str, str]):
+        """kinds: of the columns, see needed_columns."""
         self.parts = parts
-        tables = [p.table for p in parts]
-        # Files may hold a column in integers of several sizes.
-        self.table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+        self.table = _together([p.table for p in parts], kinds)
         self.rows = self.table.num_rows
         self._read: dict[str, pa.Array] = {}
         self._numbers: dict[str, tuple[NDArray, NDArray[np.bool_] | None]] = {}
@@ -407,6 +409,17 @@ class _Source:
         if name is None:
             return np.zeros(self.rows, np.int64)
         return _numpy(self._without_nulls(name)).astype(np.int64, copy=False)
+
+
+def _together(tables: Sequence[pa.Table], kinds: Mapping[str, str]) -> pa.Table:
+    """One table, also of files that hold a column in different types."""
+    if len(tables) == 1:
+        return tables[0]
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        schema = pa.schema([(column, _WIDEST[kind]) for column, kind in kinds.items()])
+        return pa.concat_tables([t.select(schema.names).cast(schema, safe=False) for t in tables])
 
 
 def _described(parts: Sequence[Part], error: BadRows) -> list[BadRow]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from home_dist.config import RunConfig
-from home_dist.data.sources import is_remote, join, list_files, open_store, unreachable
+from home_dist.data.sources import join, list_files, open_store, unreachable
 from home_dist.errors import ConfigError, DataError
 from home_dist.schema import PretrainedFeature, Schema, load_schema
 from home_dist.schema.values import VocabularyValues
@@ -25,9 +25,9 @@ def with_local_schema(config: RunConfig) -> RunConfig:
     """
     data = config.data
     place = data.data_schema or join(data.path, "schema.toml")
-    if not is_remote(place):
-        return config
     store, path = open_store(place)
+    if store.local:
+        return _with_schema(config, path) if place.startswith("file://") else config
     folder, name = path.rsplit("/", 1)
     try:
         info = store.filesystem.get_file_info(path)
@@ -55,7 +55,11 @@ def with_local_schema(config: RunConfig) -> RunConfig:
             except OSError as error:
                 raise unreachable(store, folder, error) from None
             (there / _DONE).touch()
-    return config.model_copy(update={"data": data.model_copy(update={"data_schema": str(there / name)})})
+    return _with_schema(config, str(there / name))
+
+
+def _with_schema(config: RunConfig, path: str) -> RunConfig:
+    return config.model_copy(update={"data": config.data.model_copy(update={"data_schema": path})})
 
 
 def _vocabularies(schema: Schema) -> list[str]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -70,6 +71,35 @@ def test_every_input_of_every_sample_is_that_of_its_row(prepared):
             assert batch.groups[place] == row["user_key"]
     assert sorted(seen) == list(range(307))
     assert seen != sorted(seen)
+
+
+def test_files_may_hold_a_column_in_different_types(prepared, tmp_path):
+    """All of them in one window."""
+    schema, layout, files, _ = prepared
+    plain = pq.read_table(files.paths[0]).slice(0, 40)
+    other = {
+        "like": pa.bool_(),
+        "follow": pa.float32(),
+        "video": pa.uint64(),
+        "rate": pa.float32(),
+        "vector": pa.list_(pa.float32(), 3),
+        "tags": pa.large_list(pa.int64()),
+    }
+    changed = plain
+    for column, dtype in other.items():
+        changed = changed.set_column(plain.schema.get_field_index(column), column, plain.column(column).cast(dtype))
+    for name, table in (("a", plain), ("b", changed)):
+        (tmp_path / name).mkdir()
+        pq.write_table(table, tmp_path / name / f"{name}.parquet")
+    both = Reader(open_files(tmp_path, schema, layout), schema, layout, batch_size=40)
+    first, second = both.epoch(0)
+    for ours in (first, second):
+        assert numbers(ours) == numbers(first)
+        torch.testing.assert_close(ours.dense, first.dense)
+        assert ours.labels.equal(first.labels)
+        assert ours.small.equal(first.small)
+        for at in ("bags", "events", "small_lists"):
+            assert getattr(ours, at).values().equal(getattr(first, at).values())
 
 
 def test_filled_samples_are_masked_and_touch_no_table(prepared):

@@ -21,7 +21,7 @@ from home_dist.data import Reader, open_files
 from home_dist.data.side_files import with_local_schema
 from home_dist.data.sources import Found, find_files, join, matches
 from home_dist.errors import DataError, UserError
-from home_dist.schema import build_layout, save_schema
+from home_dist.schema import build_layout, load_schema, save_schema
 from tests.factory import make_config, make_data, make_rows, make_schema
 from tests.ranks import REPOSITORY
 
@@ -188,6 +188,8 @@ def test_a_url_of_a_file_is_a_folder(tmp_path):
     make_data(tmp_path / "some data", rows=20, splits=("train",))
     _, found = find_files(f"file://{tmp_path}/some%20data/train")
     assert [f.name for f in found] == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+    config = load_config(make_config(tmp_path, tmp_path), [f"data.path=file://{tmp_path}/some%20data"])
+    assert load_schema(with_local_schema(config).schema_path()) == make_schema()
 
 
 def test_what_is_not_written_yet_is_no_data(tmp_path):
