@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to be measured")
     chosen = parser.parse_args()
-    rows, repeats = (100_000, 2) if chosen.quick else (1_250_000, 5)
+    rows, repeats = (50_000, 2) if chosen.quick else (1_250_000, 5)
     result = measure(rows, repeats, chosen.folder)
     result |= {"quick": chosen.quick, "cores": len(os.sched_getaffinity(0)), "torch": torch.__version__, "repeats": repeats}
     text = table(result)
