@@ -307,7 +307,7 @@ def export(
 @app.command()
 def score(
     program: Annotated[Path, typer.Argument(help="Folder that `home-dist export --format program` wrote.")],
-    data: Annotated[Path, typer.Argument(help="A Parquet file, or a folder of them, with the program's columns.")],
+    data: Annotated[str, typer.Argument(help="Parquet files with the program's columns: a file, folder, glob or URL.")],
     out: Annotated[Path, typer.Option(help="Folder to write; it must not be there yet.")],
     keep: Annotated[list[str] | None, typer.Option(help="A column to copy beside the scores; several times.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows that are scored together.")] = 4096,

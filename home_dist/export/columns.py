@@ -7,39 +7,53 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from home_dist.data.files import open_parquet, partition_value
+from home_dist.data.sources import Found, Store, find_files
 from home_dist.errors import DataError
 from home_dist.export.inputs import Input
 from home_dist.schema import PretrainedInput
 
 
-def parquet_files(path: Path) -> list[Path]:
-    """Raises DataError."""
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
-    if not files:
-        raise DataError(f"{path}: no Parquet file is there. Name a file, or a folder with *.parquet files.")
-    return files
+def parquet_files(place: str) -> tuple[Store, list[Found]]:
+    """place: a file, or what `find_files` takes. Raises DataError."""
+    path = Path(place)
+    if path.is_file():
+        return Store(), [Found(place, path.name, path.stat().st_size)]
+    return find_files(place)
 
 
-def read_batches(file: Path, inputs: Iterable[Input], rows: int) -> Iterator[tuple[pa.Table, dict[str, torch.Tensor]]]:
+def read_batches(
+    store: Store, file: Found, inputs: Iterable[Input], rows: int
+) -> Iterator[tuple[pa.Table, dict[str, torch.Tensor]]]:
     """Batches of at most `rows` rows with all of their columns, and as inputs. Raises DataError naming file and column."""
-    needed = sorted({i.column for i in inputs if i.column})
+    needed, shown = {i.column: i for i in inputs if i.column}, store.show(file.path)
+    opened = open_parquet(store, file.path)
+    there = opened.schema_arrow.names
+    missing = sorted(needed.keys() - there - file.partition.keys())
+    if missing:
+        raise DataError(f"{shown}: column {missing[0]!r} is missing; the program needs it.")
+    partition = {c: partition_value(shown, c, v, _kind(needed[c])) for c, v in file.partition.items() if c in needed}
     try:
-        opened = pq.ParquetFile(file)
-        missing = sorted(set(needed) - set(opened.schema_arrow.names))
-        if missing:
-            raise DataError(f"{file}: column {missing[0]!r} is missing; the program needs it.")
         for batch in opened.iter_batches(rows):
             table = pa.Table.from_batches([batch])
-            yield table, dict(_tensors(file, table, inputs))
+            for column in partition.keys() - there:
+                table = table.append_column(column, pa.repeat(partition[column], len(table)))
+            yield table, dict(_tensors(shown, table, inputs))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise DataError(f"{file}: it cannot be read: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{shown}: it cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def _tensors(file: Path, table: pa.Table, inputs: Iterable[Input]) -> Iterator[tuple[str, torch.Tensor]]:
+def _kind(item: Input) -> str:
+    """Of what a folder's name holds."""
+    if item.kind == "number":
+        return "number"
+    return "integer" if item.rows_of is None else item.rows_of.type
+
+
+def _tensors(file: str, table: pa.Table, inputs: Iterable[Input]) -> Iterator[tuple[str, torch.Tensor]]:
     lengths: dict[str, NDArray[np.int64]] = {}
     for item in inputs:
         if item.kind == "lengths":

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from home_dist.config import RunConfig, load_config
+from home_dist.data.sources import Found, Store, join
 from home_dist.errors import ConfigError, UserError
 from home_dist.export.columns import parquet_files, read_batches
 from home_dist.export.inputs import Input, inputs_of
@@ -148,10 +149,10 @@ class Program:
     tasks: list[str]
     about: dict[str, Any]
 
-    def scores(self, files: list[Path], rows: int) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
+    def scores(self, store: Store, files: list[Found], rows: int) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
         """(table with the file's columns, probabilities (n, K)) per batch, in the files' order."""
         for file in files:
-            for table, inputs in read_batches(file, self.inputs, rows):
+            for table, inputs in read_batches(store, file, self.inputs, rows):
                 with torch.no_grad():
                     yield table, self.run({i.name: inputs[i.name] for i in self.inputs}).numpy()
 
@@ -192,8 +193,8 @@ def parity(source: Source, program: Program, ranks: Ranks, rows: int = 1000) -> 
     model = build(inputs, ranks).model
     load(source.checkpoint, model, None)
     expected, labels, weights, _ = score(model, inputs.evaluation_reader("test", ranks), ranks)
-    files = parquet_files(Path(source.config.data.path) / source.config.data.test)
-    found = np.concatenate([scores for _, scores in program.scores(files, rows)]).astype(np.float64)
+    store, files = parquet_files(join(source.config.data.path, source.config.data.test))
+    found = np.concatenate([scores for _, scores in program.scores(store, files, rows)]).astype(np.float64)
     if found.shape != expected.shape:
         raise UserError(f"the program scored {found.shape}, the trainer {expected.shape} rows and tasks")
     names = [t.name for t in source.schema.task]

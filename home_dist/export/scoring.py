@@ -11,9 +11,10 @@ from home_dist.export.program import open_program
 from home_dist.export.source import written_whole
 
 
-def score_files(folder: Path, data: Path, out: Path, keep: list[str], rows: int, compiled: bool) -> int:
+def score_files(folder: Path, data: str, out: Path, keep: list[str], rows: int, compiled: bool) -> int:
     """Writes one file of scores per file of data, its rows in the same order. Returns how many. Raises UserError."""
-    program, files, count = open_program(folder, compiled), parquet_files(data), 0
+    program, count = open_program(folder, compiled), 0
+    store, files = parquet_files(data)
     clash = sorted(set(keep) & set(program.tasks))
     if clash:
         raise DataError(f"--keep {clash[0]}: a task has this name, and its scores stand in that column")
@@ -21,13 +22,13 @@ def score_files(folder: Path, data: Path, out: Path, keep: list[str], rows: int,
     def write(target: Path) -> None:
         nonlocal count
         for file in files:
-            path = target / (file.relative_to(data) if data.is_dir() else file.name)
+            path = target / file.name
             path.parent.mkdir(parents=True, exist_ok=True)
             writer: pq.ParquetWriter | None = None
-            for table, scores in program.scores([file], rows):
+            for table, scores in program.scores(store, [file], rows):
                 missing = sorted(set(keep) - set(table.column_names))
                 if missing:
-                    raise DataError(f"{file}: --keep {missing[0]}: no such column")
+                    raise DataError(f"{store.show(file.path)}: --keep {missing[0]}: no such column")
                 columns = {name: table.column(name) for name in keep}
                 columns |= {task: pa.array(scores[:, k]) for k, task in enumerate(program.tasks)}
                 chunk = pa.table(columns)

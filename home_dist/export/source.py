@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from home_dist.config import RunConfig
+from home_dist.data.side_files import with_local_schema
 from home_dist.errors import ConfigError
 from home_dist.schema import InputLayout, Schema, build_layout
 from home_dist.training.checkpoint import open_stored
@@ -35,6 +36,7 @@ class Source:
         """path: a checkpoint, a run.dir or RUN/best. Raises CheckpointError or ConfigError."""
         checkpoint = find(path)
         config, schema = RunFolder(checkpoint.parent.parent).open()
+        config = with_local_schema(config)
         schema = schema.only(config.data.tasks) if config.data.tasks else schema
         layout = build_layout(schema, config)
         stored, record = open_stored(checkpoint)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from home_dist.config import RunConfig, WarmStartSection
+from home_dist.data.side_files import with_local_schema
 from home_dist.embeddings.collections import table_shards
 from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.errors import CheckpointError, ConfigError
@@ -46,7 +47,8 @@ class WarmStart:
         self.section, self.inputs = section, inputs
         self.checkpoint = find(Path(section.source))
         run = RunFolder(self.checkpoint.parent.parent)
-        self.config, self.schema = run.open()
+        there, self.schema = run.open()
+        self.config = with_local_schema(there)
         schema = self.schema.only(self.config.data.tasks) if self.config.data.tasks else self.schema
         self.layout = build_layout(schema, self.config)
         self.stored, _ = open_stored(self.checkpoint)
