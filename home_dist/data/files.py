@@ -52,7 +52,13 @@ class DataFiles:
     def fingerprint(self) -> str:
         """Of the files' names and row groups, which a position in an epoch refers to."""
         last = [p.rsplit("/", 1)[-1] for p in self.paths]
-        names = last if len(set(last)) == len(last) else list(self.names)
+        return self._digest(last if len(set(last)) == len(last) else list(self.names))
+
+    def older_fingerprint(self) -> str:
+        """As it was when only the last parts of the files' names were in it."""
+        return self._digest([p.rsplit("/", 1)[-1] for p in self.paths])
+
+    def _digest(self, names: list[str]) -> str:
         groups = [(g.file, g.group, g.rows) for g in self.groups]
         return hashlib.sha256(repr((names, groups)).encode()).hexdigest()[:16]
 

@@ -166,7 +166,10 @@ class Reader:
 
         Raises CheckpointError when the files are not those of the position and it lies within an epoch.
         """
-        if position.steps and position.fingerprint != self._fingerprint:
+        known = {self._fingerprint}
+        if position.window_rows is None and self.sampler is None:
+            known.add(self.files.older_fingerprint())
+        if position.steps and position.fingerprint not in known:
             raise CheckpointError(
                 "the training data's files changed since the checkpoint, which lies within an epoch, so that it cannot be told "
                 "which rows were trained on. Restore the files, or start a new run in another run.dir."

@@ -8,6 +8,7 @@ import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote
 
 from pyarrow import fs
@@ -109,7 +110,8 @@ def find_files(place: str) -> tuple[Store, list[Found]]:
     """
     store, path = open_store(place)
     parts = path.rstrip("/").split("/")
-    plain = next((i for i, part in enumerate(parts) if _GLOB.search(part)), len(parts))
+    literal = store.local and Path(path).is_dir()  # though its name has a glob's characters
+    plain = next((i for i, part in enumerate(parts) if _GLOB.search(part) and not literal), len(parts))
     base, pattern = "/".join(parts[:plain]) or ("/" if path.startswith("/") else "."), parts[plain:]
     files = []
     for info in list_files(store, base):
@@ -153,10 +155,7 @@ def unreachable(store: Store, path: str, error: OSError) -> DataError:
         return DataError(f"{where}: cannot be read: {text}. Check its permissions.")
     if "NO_SUCH_BUCKET" in text or "NoSuchBucket" in text:
         return DataError(f"{where}: there is no bucket {bucket!r}. Correct data.path, or its endpoint_override.")
-    if any(
-        sign in text
-        for sign in ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "INVALID_CLIENT_TOKEN", "SIGNATURE", "HTTP 403", "credential")
-    ):
+    if any(sign in text for sign in _REFUSED):
         return DataError(
             f"{where}: the store refuses access ({text}). Give credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
             "~/.aws/credentials, or a role of this machine; or check what they may read."

@@ -1,5 +1,7 @@
 """Exact resume whatever the budget, the sample, the threads and the ranks: each row that belongs to an epoch exactly once."""
 
+import hashlib
+import shutil
 from collections import Counter
 
 import hypothesis.strategies as st
@@ -119,6 +121,24 @@ def test_a_position_from_before_row_groups_were_cut_goes_on_as_it_was(prepared):
     tree = make_reader(prepared).position(0, 5).to_json()
     del tree["window_rows"], tree["whole_rows"]
     reader = make_reader(prepared, memory_mb=of_memory(prepared, 20))
+    reader.resume(ReaderPosition.from_json(tree))
+    assert read(reader) == whole[5:]
+
+
+def test_a_position_from_before_folders_were_in_the_fingerprint_goes_on(prepared, tmp_path):
+    """Files of one name in several folders."""
+    files, schema, layout = prepared
+    for number in (0, 2):
+        (tmp_path / f"day={number}").mkdir()
+        shutil.copy(files.paths[number], tmp_path / f"day={number}" / "part.parquet")
+    nested = open_files(tmp_path, schema, layout), schema, layout
+    reader = make_reader(nested)
+    whole = read(reader)
+    tree = reader.position(0, 5).to_json()
+    del tree["window_rows"], tree["whole_rows"]
+    groups = [(g.file, g.group, g.rows) for g in nested[0].groups]
+    tree["fingerprint"] = hashlib.sha256(repr((["part.parquet"] * 2, groups)).encode()).hexdigest()[:16]
+    assert tree["fingerprint"] != nested[0].fingerprint()
     reader.resume(ReaderPosition.from_json(tree))
     assert read(reader) == whole[5:]
 

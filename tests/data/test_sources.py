@@ -216,6 +216,12 @@ def test_globs_of_folders_and_files(tmp_path, pattern, found):
         find_files(join(str(tmp_path), "date=1999*"))
 
 
+def test_a_folder_may_have_a_name_that_looks_like_a_glob(tmp_path):
+    (tmp_path / "a[b]").mkdir()
+    (tmp_path / "a[b]" / "c.parquet").touch()
+    assert [f.name for f in find_files(str(tmp_path / "a[b]"))[1]] == ["c.parquet"]
+
+
 def test_values_of_partitions():
     assert Found("x", "a=1/b=x%20y/c.parquet", 0).partition == {"a": "1", "b": "x y"}
     assert Found("x", "a=__HIVE_DEFAULT_PARTITION__/c=d.parquet", 0).partition == {"a": None}
