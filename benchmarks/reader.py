@@ -268,12 +268,20 @@ def measure_waiting(steps: int, ranks: int) -> dict[str, Any]:
     return {"ranks": ranks, "steps": steps, "shares": shares, "share": statistics.mean(shares)}
 
 
+def disturbed(result: dict[str, Any]) -> list[str]:
+    if result["load_before"] < 0.5:
+        return []
+    loads = f"{result['load_before']:.1f} before and {result['load_after']:.1f} after"
+    return [f"Note: other programs ran on these cores, which disturbs the timing (load {loads})."]
+
+
 def table(result: dict[str, Any]) -> str:
     rates = result["speed"]["rows_per_second"]
     bare = max(rate for name, rate in rates.items() if name.startswith("bare"))
     lines = [
         f"{result['rows']:,} impressions, {result['cores']} cores, torch {result['torch']}, pyarrow {result['pyarrow']}, "
         f"batches of {BATCH:,}; medians of {result['repeats']}; peers on {result['peer_rows']:,} of the rows.",
+        *disturbed(result),
         "",
         "| reader | rows/s | of the bare scan |",
         "|---|---|---|",
@@ -322,8 +330,10 @@ def main() -> None:
     generate(folder, rows, peer_rows)
     result: dict[str, Any] = {"quick": chosen.quick, "rows": rows, "peer_rows": peer_rows, "repeats": repeats, "cores": cores}
     result |= {name: importlib.metadata.version(name) for name in ("torch", "pyarrow")}
+    result["load_before"] = os.getloadavg()[0]
     result["speed"] = measure_speed(folder, repeats, chosen.peers_python, cores)
     result["memory"] = measure_memory(folder)
+    result["load_after"] = os.getloadavg()[0]
     result["waiting"] = measure_waiting(*((30, 1) if chosen.quick else (60, 2)))
     print(table(result))
     for line in claims(result):

@@ -11,7 +11,8 @@ SCRIPTS = sorted(p for p in (REPOSITORY / "benchmarks").glob("*.py") if "__main_
 
 
 def test_there_are_benchmarks():
-    assert {"checkpoints.py", "expert_bank.py", "insight.py", "quality.py", "sequence.py"} <= {p.name for p in SCRIPTS}
+    there = {p.name for p in SCRIPTS}
+    assert {"checkpoints.py", "expert_bank.py", "insight.py", "quality.py", "reader.py", "sequence.py"} <= there
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
