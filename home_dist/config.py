@@ -58,6 +58,13 @@ class DataSection(_Section):
     sample: dict[str, SampleRate] = Field(default_factory=dict)
     """Shares of the training files' rows to read, by pattern of the files' names below their folder, such as
     "date=2024-01-0*" = 0.1; the first one that matches a file counts. The same rows in every epoch, by train.seed."""
+    follow: Literal["success", "rename"] | None = None
+    """Trains on what is in `train`, then on what arrives there: "success", folders that hold a file _SUCCESS; "rename", files
+    that get their final names when they are whole (until then hidden ones, or names that do not end in .parquet)."""
+    follow_poll_seconds: float = Field(default=30.0, gt=0)
+    """How often a following run that waits looks for new files."""
+    follow_idle_minutes: float | None = Field(default=None, ge=0)
+    """A following run ends when nothing has arrived for so long; by default it waits for ever."""
     on_bad_row: Literal["fail", "skip", "quarantine"] = "fail"
     """What becomes of a row with a value that cannot be used: an error that names it; or it is left out and counted, a sample
     of weight 0 in its place; or its file, row and reason are written to quarantine/ in the run's folder as well."""
@@ -230,6 +237,15 @@ class RunConfig(_Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"sequence {name!r} is listed twice")
+        if self.data.follow:
+            for key, wrong in (
+                ("train.epochs must be 1", self.train.epochs != 1),
+                ('train.decay must be "none"', self.train.decay != "none"),
+                ("data.sample must be empty", bool(self.data.sample)),
+                ("data.train must be a folder, no glob", any(c in self.data.train for c in "*?[")),
+            ):
+                if wrong:
+                    raise ValueError(f"{key} with data.follow: what is still to come has no end")
         return self
 
     def schema_path(self) -> Path:

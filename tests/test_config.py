@@ -124,3 +124,11 @@ def test_missing_and_broken_files(tmp_path):
     (tmp_path / "empty.toml").write_text("")
     with pytest.raises(ConfigError, match=r"run: Field required(.|\n)*data: Field required"):
         load_config(tmp_path / "empty.toml")
+
+
+@pytest.mark.parametrize("override", ["train.epochs=2", "train.decay=cosine", "data.sample={'a*'=0.5}", "data.train='date=*'"])
+def test_following_needs_data_without_an_end(file, override):
+    follows = ["data.follow=success", "train.decay=none"]
+    assert load_config(file, follows).data.follow == "success"
+    with pytest.raises(ConfigError, match=r"with data.follow: what is still to come has no end"):
+        load_config(file, [*follows, override])

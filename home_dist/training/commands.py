@@ -15,15 +15,18 @@ from home_dist.metrics import mean_row
 from home_dist.schema import load_schema
 from home_dist.training.bad_rows import BadRowReport
 from home_dist.training.build import Inputs, build, open_inputs
-from home_dist.training.checkpoint import Checkpoints, Saver, TrainState, load, read_offering
+from home_dist.training.checkpoint import Checkpoints, Saver, load, read_offering
 from home_dist.training.checkpoint.looking import find
 from home_dist.training.evaluate import Evaluation, evaluate, record, slice_columns
 from home_dist.training.events import EventLog
+from home_dist.training.following import Epochs, Following
 from home_dist.training.observer import Observer
+from home_dist.training.optimizers import Schedule
+from home_dist.training.preemption import Preemption
 from home_dist.training.ranks import Ranks, together
 from home_dist.training.run_folder import RunFolder
 from home_dist.training.tables import Screen, derived, detected, evaluation_table, kernel_taken, plan_table, slice_table
-from home_dist.training.trainer import Trainer, total_steps
+from home_dist.training.trainer import Trainer
 from home_dist.training.warm_start import WarmStart
 
 
@@ -32,7 +35,8 @@ def train(config: RunConfig, ranks: Ranks) -> None:
     screen = Screen(ranks.first)
     screen.say(detected(ranks, config.kernel))
     schema = together(lambda: load_schema(with_local_schema(config).schema_path()))
-    inputs = together(lambda: open_inputs(config, schema))
+    splits = ("validation", "test") if config.data.follow else ("train", "validation", "test")
+    inputs = together(lambda: open_inputs(config, schema, splits))
     together(lambda: slice_columns(inputs.layout, config.metrics.slices))
     folder = RunFolder(config.run.dir)
     together(lambda: folder.claim(config, schema) if ranks.first else None)
@@ -44,17 +48,18 @@ def train(config: RunConfig, ranks: Ranks) -> None:
 def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, folder: RunFolder) -> None:
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint)
     newest = _newest(checkpoints, screen, ranks)
-    reader = inputs.training_reader(ranks)
-    state = TrainState(0, 0, False, reader.position(0, 0), ranks.world_size)
+    source = Following(inputs, ranks, screen) if config.data.follow else Epochs(inputs, ranks)
+    state, preemption = source.begin(), Preemption()
     if newest is not None:
         written = together(lambda: read_offering(newest))
         state = written.state
         for change in written.other_versions():
             screen.say(f"note: {newest} was written with {change}: the run need not go on bit for bit")
-        position = state.position
-        together(lambda: reader.resume(position))
-
-    steps = total_steps(state, reader, config.train)
+    with preemption:
+        part = source.next(state, preemption)
+    if part is None:
+        return
+    state, reader, steps = part
     if state.step >= steps and folder.evaluation.is_file():
         screen.say(
             f"run complete: {folder.path} has trained its {state.step:,} steps; nothing to do. "
@@ -76,9 +81,14 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
     observer = Observer(built, inputs.schema, config, folder.insight, log, ranks, screen, state.step)
     saver = Saver(checkpoints, config.model_dump(mode="json", exclude_none=True, by_alias=True), config.checkpoint.asynchronous)
     validate = _validation(inputs, built.model, ranks) if config.checkpoint.best else None
-    bad_rows = BadRowReport(reader, ranks, screen, log, folder.bad_rows)
-    trainer = Trainer(inputs, built, reader, saver, log, observer, ranks, screen, validate, bad_rows)
-    state = trainer.run(state, steps)
+    schedule = Schedule(built.optimizer, config.train, steps)
+    while part is not None:
+        state, reader, steps = part
+        bad_rows = BadRowReport(reader, ranks, screen, log, folder.bad_rows)
+        trainer = Trainer(inputs, built, reader, saver, log, observer, ranks, screen, schedule, validate, bad_rows)
+        with preemption:
+            state = trainer.run(state, steps, preemption)
+            part = source.next(state, preemption)
     for split, found in evaluate_splits(inputs, built.model, ranks, screen).items():
         log.evaluation(state.step, split, found.tasks)
         if ranks.first:

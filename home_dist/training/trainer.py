@@ -8,7 +8,6 @@ from itertools import islice
 import torch
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 
-from home_dist.config import TrainSection
 from home_dist.data import Reader
 from home_dist.data.batch import Batch
 from home_dist.network import StepOutput
@@ -26,13 +25,6 @@ from home_dist.training.tables import Screen
 _SLOW_STEPS = 2  # the first ones allocate and are left out of rates
 
 
-def total_steps(state: TrainState, reader: Reader, config: TrainSection) -> int:
-    """Steps of the whole run, those done included."""
-    left = sum(reader.steps(e) - reader.steps_done(e) for e in range(state.position.epoch, config.epochs))
-    total = state.step + left
-    return min(total, config.max_steps) if config.max_steps is not None else total
-
-
 class Trainer:
     """Runs the steps from a state on."""
 
@@ -46,6 +38,7 @@ class Trainer:
         observer: Observer,
         ranks: Ranks,
         screen: Screen,
+        schedule: Schedule,
         validate: Callable[[], dict[str, float]] | None = None,
         bad_rows: Callable[[int], None] | None = None,
     ):
@@ -54,14 +47,13 @@ class Trainer:
         self.config = inputs.config
         self.built, self.reader, self.saver, self.validate = built, reader, saver, validate
         self.log, self.observer, self.ranks, self.screen = log, observer, ranks, screen
-        self.bad_rows = bad_rows
+        self.schedule, self.bad_rows = schedule, bad_rows
         self.tasks = [t.name for t in inputs.schema.task]
 
-    def run(self, state: TrainState, total: int) -> TrainState:
-        """Trains up to step `total`. Returns the state after it, which is also the newest checkpoint."""
+    def run(self, state: TrainState, total: int, preemption: Preemption) -> TrainState:
+        """Trains up to step `total`, within `preemption`. Returns the state after it, which is also the newest checkpoint."""
         try:
-            with Preemption() as preemption:
-                state = self._run(state, total, preemption)
+            state = self._run(state, total, preemption)
             self.saver.wait()
             return state
         except Exception as error:
@@ -71,19 +63,18 @@ class Trainer:
             raise cause from None
 
     def _run(self, state: TrainState, total: int, preemption: Preemption) -> TrainState:
-        schedule = Schedule(self.built.optimizer, self.config.train, total)
         pipeline = self._pipeline()
         meter = progress.Meter(len(self.tasks))
         running = self._running()
         if state.meter is not None:
             meter.resume(state.meter, self.ranks.device)
         measured = {k: v for k, v in state.metrics.items() if k == "loss"}
-        epochs = self.reader.epochs(state.position.epoch, self.config.train.epochs)
+        epochs = self.reader.epochs(state.position.epoch, max(self.config.train.epochs, state.position.epoch + 1))
         batches = self._until_validation(epochs, state.step, total)
         waited, began, first = self.reader.wait_seconds, time.perf_counter(), state.step
         self.built.model.train()
         while state.step < total:
-            rate = schedule.set(state.step)
+            rate = self.schedule.set(state.step)
             torch.manual_seed(_step_seed(self.config.train.seed, state.step, self.ranks.rank))
             with self.observer.step(state.step + 1):
                 output: StepOutput = pipeline.progress(batches)
@@ -163,6 +154,7 @@ class Trainer:
             finished=step == total,
             position=position,
             world_size=self.ranks.world_size,
+            rounds=state.rounds,
         )
 
 

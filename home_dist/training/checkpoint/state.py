@@ -32,6 +32,8 @@ class TrainState:
     """What was measured when it was written, such as "loss" and "validation/auc"."""
     meter: list[dict[str, Any]] | None = None
     """By rank: sums of the progress line's interval that the checkpoint lies in."""
+    rounds: list[list[str]] | None = None
+    """With `[data] follow`: the names of the files of each round, the position's epoch being the number of one."""
 
     def to_json(self) -> dict[str, Any]:
         return {**self.__dict__, "position": self.position.to_json()}

@@ -1,0 +1,122 @@
+"""What a run trains on: epochs of what is there, or, with `[data] follow`, data that goes on arriving.
+
+In the latter case what has arrived since the last look is a round, read like an epoch of its own. The checkpoint knows the
+files of every round, so that a resumed run reads the rest of its round and then what is new, on any number of ranks.
+"""
+
+import time
+from dataclasses import replace
+
+import torch.distributed as dist
+
+from home_dist.data import Reader, ReaderPosition
+from home_dist.data.arrivals import arrived
+from home_dist.data.files import open_found
+from home_dist.errors import DataError
+from home_dist.training.build import Inputs
+from home_dist.training.checkpoint import TrainState
+from home_dist.training.preemption import Preempted, Preemption
+from home_dist.training.ranks import OtherRankFailed, Ranks, together
+from home_dist.training.tables import Screen
+
+_TICK_SECONDS = 1.0
+"""How long a signal may wait, and the ranks for each other."""
+
+
+Part = tuple[TrainState, Reader, int]
+"""The state to go on from, a reader that stands there, and the number of the last step."""
+
+
+class Epochs:
+    """All of the run is one part."""
+
+    def __init__(self, inputs: Inputs, ranks: Ranks):
+        self.config, self.ranks = inputs.config.train, ranks
+        self.reader: Reader | None = inputs.training_reader(ranks)
+
+    def begin(self) -> TrainState:
+        """The state of a new run."""
+        if self.reader is None:
+            raise ValueError("the run has been given out")
+        return TrainState(0, 0, False, self.reader.position(0, 0), self.ranks.world_size)
+
+    def next(self, state: TrainState, preemption: Preemption) -> Part | None:
+        """None once the run has been given out. Raises CheckpointError for files that are not those of the state."""
+        reader, self.reader = self.reader, None
+        if reader is None:
+            return None
+        if state.step:
+            together(lambda: reader.resume(state.position))
+        first, most = state.position.epoch, self.config.max_steps
+        total = state.step + sum(reader.steps(e) - reader.steps_done(e) for e in range(first, self.config.epochs))
+        return state, reader, total if most is None else min(total, most)
+
+
+class Following:
+    """Every rank has one; the first one looks for files, and tells the others."""
+
+    def __init__(self, inputs: Inputs, ranks: Ranks, screen: Screen):
+        self.inputs, self.data, self.ranks, self.screen = inputs, inputs.config.data, ranks, screen
+        self._look_at = 0.0
+
+    def begin(self) -> TrainState:
+        """The state of a new run."""
+        lanes, batch = self.data.lanes, self.inputs.config.train.batch_size * self.ranks.world_size
+        return TrainState(0, 0, False, ReaderPosition(0, 0, lanes, batch, ""), self.ranks.world_size, rounds=[])
+
+    def next(self, state: TrainState, preemption: Preemption) -> Part | None:
+        """The round that `state` stands in or, after its end, what has arrived since; None when nothing came for
+        `follow_idle_minutes`, and after `max_steps`. Raises Preempted, or DataError for files of the round that are gone."""
+        rounds, most = state.rounds or [], self.inputs.config.train.max_steps
+        if most is not None and state.step >= most:
+            return None
+        current = state.position.epoch < len(rounds)
+        names = rounds[state.position.epoch] if current else self._wait({n for r in rounds for n in r}, preemption)
+        if names is None:
+            return None
+        reader = together(lambda: self._reader(names))
+        together(lambda: reader.resume(state.position))
+        epoch = state.position.epoch
+        left = reader.steps(epoch) - reader.steps_done(epoch)
+        self.screen.say(f"round {epoch}: {len(names):,} files, {reader.files.rows:,} rows, {left:,} steps to go")
+        total = state.step + left
+        state = replace(state, finished=False, rounds=rounds if current else [*rounds, names])
+        return state, reader, total if most is None else min(total, most)
+
+    def _reader(self, names: list[str]) -> Reader:
+        store, found = arrived(self.data)
+        there = {f.name: f for f in found}
+        gone = [n for n in names if n not in there]
+        if gone:
+            raise DataError(f"{self.data.path}: {gone[0]} was there when its round began, and is not now. Put it back.")
+        files = open_found(store, [there[n] for n in names], self.inputs.schema, self.inputs.layout)
+        return replace(self.inputs, files={**self.inputs.files, "train": files}).training_reader(self.ranks)
+
+    def _wait(self, known: set[str], preemption: Preemption) -> list[str] | None:
+        idle, began = self.data.follow_idle_minutes, time.monotonic()
+        self._look_at, told = began, False
+        while True:
+            news = together(lambda: self._look(known))
+            seen = [(news, idle is not None and time.monotonic() - began > 60 * idle)]
+            dist.broadcast_object_list(seen)
+            news, ends = seen[0]
+            if news:
+                return news
+            if preemption.asked():
+                if not self.ranks.first:
+                    raise OtherRankFailed(Preempted.exit_code)
+                raise Preempted("asked to leave while waiting for data; the same command goes on")
+            if ends:
+                self.screen.say(f"nothing new in {self.data.path} for {idle:g} minutes: the run ends")
+                return None
+            if not told:
+                self.screen.say(f"waiting for new files in {self.data.path}, {self.data.train}; {len(known):,} are trained on")
+                told = True
+            time.sleep(min(_TICK_SECONDS, self.data.follow_poll_seconds))
+
+    def _look(self, known: set[str]) -> list[str]:
+        """The names of new files, on the first rank when it is time to look again."""
+        if not self.ranks.first or time.monotonic() < self._look_at:
+            return []
+        self._look_at = time.monotonic() + self.data.follow_poll_seconds
+        return [f.name for f in arrived(self.data)[1] if f.name not in known]
