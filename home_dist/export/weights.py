@@ -120,6 +120,7 @@ def export_delta(source: Source, since: Source, out: Path) -> dict[str, int]:
 
     def write(folder: Path) -> None:
         write_sharded(folder, groups, SHARD_BYTES, metadata)
+        write_managed(source, folder)  # rows of managed ids have changed hands
 
     written_whole(out, write)
     return {t: len(r) for t, r in changed.items()}
