@@ -3,8 +3,8 @@
 Started by benchmarks/reader.py, by the interpreter of an environment that has the peers and not home_dist.
 """
 
+import argparse
 import json
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,8 +41,14 @@ def fuxictr(folder: Path, batch: int, workers: int) -> Iterable[dict[str, Any]]:
 
 
 def main() -> None:
-    name, folder, batch, workers = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    loader = {"torch-rechub": rechub, "FuxiCTR": fuxictr}[name](folder, batch, workers)
+    peers = {"torch-rechub": rechub, "FuxiCTR": fuxictr}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("peer", choices=peers)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("batch", type=int, help="rows")
+    parser.add_argument("workers", type=int, help="processes")
+    chosen = parser.parse_args()
+    loader = peers[chosen.peer](chosen.folder, chosen.batch, chosen.workers)
     began = time.perf_counter()
     rows = sum(len(part["label_0"]) for part in loader)
     print(json.dumps({"rows": rows, "seconds": time.perf_counter() - began}))
