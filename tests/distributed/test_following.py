@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 DAYS = {"day=1": 300, "day=2": 170}
 FOLLOW = {"data__follow": "success", "data__follow_poll_seconds": 0.2, "train__decay": "none", "train__epochs": 1}
 OPTIONS = settings(
-    **FOLLOW, data__validation="''", data__test="''", data__follow_idle_minutes=0.15, log__every_steps=1, embedding__dropout=0.1
+    **FOLLOW, data__validation="''", data__test="''", data__follow_idle_minutes=0.25, log__every_steps=1, embedding__dropout=0.1
 )
 
 
