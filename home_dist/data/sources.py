@@ -6,7 +6,7 @@ store follow a question mark, as in s3://bucket/data?region=eu-west-1 or ?endpoi
 
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote
@@ -113,19 +113,24 @@ def find_files(place: str) -> tuple[Store, list[Found]]:
     literal = store.local and Path(path).is_dir()  # though its name has a glob's characters
     plain = next((i for i, part in enumerate(parts) if _GLOB.search(part) and not literal), len(parts))
     base, pattern = "/".join(parts[:plain]) or ("/" if path.startswith("/") else "."), parts[plain:]
-    files = []
-    for info in list_files(store, base):
-        name = info.path.removeprefix(base).lstrip("/")
-        names = name.split("/")
-        hidden = any(part.startswith(("_", ".")) for part in names)
-        if not hidden and name.endswith(".parquet") and matches(name, "/".join(pattern)):
-            files.append(Found(info.path, name, info.size))
+    files = data_files(list_files(store, base), base, "/".join(pattern))
     if not files:
         matching = " that matches" if pattern else ""
         raise DataError(
             f"{store.show(path)}: holds no *.parquet files{matching}. Prepare the data first, or correct data.path or split."
         )
-    return store, sorted(files, key=lambda f: f.name.split("/"))
+    return store, files
+
+
+def data_files(infos: Iterable[fs.FileInfo], base: str, pattern: str = "") -> list[Found]:
+    """Those of the files below `base` that are data, in the order of their names."""
+    files = []
+    for info in infos:
+        name = info.path.removeprefix(base).lstrip("/")
+        hidden = any(part.startswith(("_", ".")) for part in name.split("/"))
+        if not hidden and name.endswith(".parquet") and matches(name, pattern):
+            files.append(Found(info.path, name, info.size))
+    return sorted(files, key=lambda f: f.name.split("/"))
 
 
 def matches(name: str, pattern: str) -> bool:

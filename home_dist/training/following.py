@@ -15,8 +15,8 @@ from home_dist.data.files import open_found
 from home_dist.errors import DataError
 from home_dist.training.build import Inputs
 from home_dist.training.checkpoint import TrainState
-from home_dist.training.preemption import Preempted, Preemption
-from home_dist.training.ranks import OtherRankFailed, Ranks, together
+from home_dist.training.preemption import Preemption
+from home_dist.training.ranks import Ranks, together
 from home_dist.training.tables import Screen
 
 _TICK_SECONDS = 1.0
@@ -103,9 +103,7 @@ class Following:
             if news:
                 return news
             if preemption.asked():
-                if not self.ranks.first:
-                    raise OtherRankFailed(Preempted.exit_code)
-                raise Preempted("asked to leave while waiting for data; the same command goes on")
+                preemption.leave(self.ranks, "asked to leave while waiting for data; the same command goes on")
             if ends:
                 self.screen.say(f"nothing new in {self.data.path} for {idle:g} minutes: the run ends")
                 return None

@@ -7,12 +7,13 @@ torchrun hands it on to its ranks, 30 seconds before it kills them. SIGUSR1 is t
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 
 from home_dist.errors import UserError
+from home_dist.training.ranks import OtherRankFailed, Ranks
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -57,6 +58,10 @@ class Preemption:
         count = torch.tensor([int(self._received)])
         self._pending = (dist.all_reduce(count, group=self._group, async_op=True), count)
         return found
+
+    def leave(self, ranks: Ranks, message: str) -> NoReturn:
+        """Every rank calls it, and the first one tells."""
+        raise Preempted(message) if ranks.first else OtherRankFailed(Preempted.exit_code)
 
     def _read(self) -> bool:
         if self._pending is None:

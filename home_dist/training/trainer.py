@@ -17,8 +17,8 @@ from home_dist.training.checkpoint import Saver, TrainState
 from home_dist.training.events import EventLog
 from home_dist.training.observer import Observer
 from home_dist.training.optimizers import Schedule
-from home_dist.training.preemption import Preempted, Preemption
-from home_dist.training.ranks import OtherRankFailed, Ranks
+from home_dist.training.preemption import Preemption
+from home_dist.training.ranks import Ranks
 from home_dist.training.running import Running
 from home_dist.training.tables import Screen
 
@@ -104,9 +104,8 @@ class Trainer:
                 state = replace(state, metrics=measured)
                 path = self.saver.save(self.built.model, self.built.optimizer, state, meter.state())
                 self.saver.wait()
-                if not self.ranks.first:
-                    raise OtherRankFailed(Preempted.exit_code)
-                raise Preempted(f"asked to leave at step {state.step:,} of {total:,}; the same command goes on from {path}")
+                where = f"step {state.step:,} of {total:,}"
+                preemption.leave(self.ranks, f"asked to leave at {where}; the same command goes on from {path}")
             if state.finished or (every and state.step % every == 0):
                 if self.validate is not None:
                     if isinstance(pipeline, TrainPipelineSparseDist):
