@@ -21,7 +21,6 @@ import importlib.util
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -154,21 +153,10 @@ def measure_gauc(rows: int, users: int, sampled: int, folder: str, easyrec: Path
 
 
 def measure_cost(steps: int, ranks: int, folder: str) -> dict[str, Any]:
-    from home_dist.insight.store import CURVES, Store  # here, as the ranks above need no network
+    from benchmarks.sample_run import curves  # here, as the ranks above need no network
 
-    run = Path(folder, "run")
-    options = {"run.dir": run, "train.max_steps": steps, "data.validation": "''", "data.test": "''", "log.every_steps": EVERY}
-    options |= {"insight.every_steps": EVERY}
-    several = ["torch.distributed.run", "--nproc-per-node", str(ranks), "--rdzv-backend", "c10d"]
-    several += ["--rdzv-endpoint", "localhost:0", "-m"]
-    command = [sys.executable, "-m", *(several if ranks > 1 else []), "home_dist.cli", "train"]
-    command += [str(ROOT / "configs" / "kuairand_pure.toml")]
-    command += [part for key, value in options.items() for part in ("--set", f"{key}={value}")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if ended.returncode:
-        sys.exit(f"the run failed:\n{ended.stdout}{ended.stderr}")
-    shares = [line["insight"] for line in Store(run / "insight").lines(CURVES)][1:]  # the first steps allocate
+    options = {"train.max_steps": steps, "log.every_steps": EVERY, "insight.every_steps": EVERY}
+    shares = [line["insight"] for line in curves(Path(folder, "run"), ranks, options)]
     looks = [EVERY * share / (1 - share) for share in shares]
     default = InsightSection().every_steps
     steps_per_look = statistics.median(looks)

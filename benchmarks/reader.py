@@ -250,21 +250,11 @@ def measure_memory(folder: Path) -> dict[str, Any]:
 
 
 def measure_waiting(steps: int, ranks: int) -> dict[str, Any]:
-    from home_dist.insight.store import CURVES, Store
+    from benchmarks.sample_run import curves
 
     with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder, "run")
-        options = {"run.dir": run, "train.max_steps": steps, "data.validation": "''", "data.test": "''", "log.every_steps": 10}
-        several = ["torch.distributed.run", "--nproc-per-node", str(ranks), "--rdzv-backend", "c10d"]
-        several += ["--rdzv-endpoint", "localhost:0", "-m"]
-        command = [sys.executable, "-m", *(several if ranks > 1 else []), "home_dist.cli", "train"]
-        command += [str(ROOT / "configs" / "kuairand_pure.toml")]
-        command += [part for key, value in options.items() for part in ("--set", f"{key}={value}")]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        if ended.returncode:
-            sys.exit(f"the run failed:\n{ended.stdout}{ended.stderr}")
-        shares = [line["waiting"] for line in Store(run / "insight").lines(CURVES)][1:]  # the first steps allocate
+        lines = curves(Path(folder, "run"), ranks, {"train.max_steps": steps, "log.every_steps": 10})
+    shares = [line["waiting"] for line in lines]
     return {"ranks": ranks, "steps": steps, "shares": shares, "share": statistics.mean(shares)}
 
 

@@ -12,6 +12,7 @@ from home_dist.data import Reader, open_files
 from home_dist.data.bad_rows import BadRowLog
 from home_dist.errors import DataError
 from home_dist.schema import build_layout, load_schema
+from tests.data.numbered import numbers
 from tests.factory import make_config, make_data
 
 BAD = {  # row: column, value, why
@@ -51,10 +52,6 @@ def prepared(tmp_path_factory):
 
 def make_reader(prepared, **changes) -> Reader:
     return Reader(*prepared, **{"batch_size": 8, "seed": 3, "lanes": 6, "window_rows": 40, **changes})
-
-
-def numbers(batch) -> list[int]:
-    return (batch.dense[batch.mask.bool(), 1] * 3 + 5).round().int().tolist()
 
 
 def test_they_are_errors_by_default(prepared):

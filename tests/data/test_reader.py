@@ -4,7 +4,6 @@ from collections import Counter
 from dataclasses import replace
 
 import hypothesis.strategies as st
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,24 +11,17 @@ import torch
 from hypothesis import given, settings
 
 from home_dist.config import load_config
-from home_dist.data import Batch, Reader, ReaderPosition, open_files
+from home_dist.data import Reader, open_files
 from home_dist.errors import CheckpointError
 from home_dist.schema import build_layout, load_schema
-from tests.factory import make_config, make_data
+from tests.data.numbered import make_numbered, numbers, read_in_stages
+from tests.factory import make_config
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Rows can be told apart: the dense value `age` is the row's number."""
     folder = tmp_path_factory.mktemp("reader")
-    data = make_data(folder / "data", rows=307, files=3, row_group=20)
-    count = 0
-    for path in sorted((data / "train").glob("*.parquet")):
-        table = pq.read_table(path)
-        numbers = np.arange(count, count + len(table), dtype=np.float32)
-        count += len(table)
-        table = table.set_column(table.schema.get_field_index("age"), "age", [numbers])
-        pq.write_table(table, path, row_group_size=20)
+    data = make_numbered(folder / "data", 307, (20, 20, 20))
     config = load_config(make_config(folder, data))
     schema = load_schema(config.schema_path())
     layout = build_layout(schema, config)
@@ -40,11 +32,6 @@ def prepared(tmp_path_factory):
 def make_reader(prepared, **changes) -> Reader:
     schema, layout, files, _ = prepared
     return Reader(files, schema, layout, **{"batch_size": 16, "seed": 3, "lanes": 4, "window_rows": 60, **changes})
-
-
-def numbers(batch: Batch) -> list[int]:
-    """The row numbers of a batch's real samples: dense is (rate, age, vector), age standardised by mean 5 and std 3."""
-    return (batch.dense[batch.mask.bool(), 1] * 3 + 5).round().int().tolist()
 
 
 def test_every_input_of_every_sample_is_that_of_its_row(prepared):
@@ -134,26 +121,13 @@ def test_epochs_in_a_row_are_each_epoch(prepared):
     )
 )
 def test_stops_and_other_numbers_of_ranks_lose_and_repeat_nothing(prepared, stages):
-    """A stage: (ranks, batch size, steps until the stop, lanes); the last runs to the end. The state goes through JSON."""
-    position, seen = None, Counter()
-    for number, (ranks, batch_size, stop, lanes) in enumerate(stages):
-        last, steps = number == len(stages) - 1, set()
-        reached = position
-        for rank in range(ranks):
-            reader = make_reader(prepared, batch_size=batch_size, rank=rank, world_size=ranks, lanes=lanes)
-            if position is not None:
-                reader.resume(position)
-            steps.add(reader.steps(0))
-            done = reader.steps_done(0)
-            for taken, batch in enumerate(reader.epoch(0)):
-                if taken == stop and not last:
-                    break
-                seen.update(numbers(batch))
-                done = batch.step
-            reached = ReaderPosition.from_json(reader.position(0, done).to_json())
-        assert len(steps) == 1
-        position = reached
-    assert seen == Counter(range(307))
+    """A stage: (ranks, batch size, steps until the stop, lanes)."""
+
+    def stage(ranks: int, batch_size: int, stop: int, lanes: int):
+        changes = {"batch_size": batch_size, "world_size": ranks, "lanes": lanes}
+        return ranks, stop, lambda rank: make_reader(prepared, rank=rank, **changes)
+
+    assert read_in_stages([stage(*s) for s in stages]) == Counter(range(307))
 
 
 def test_the_same_ranks_go_on_with_the_same_batches(prepared):

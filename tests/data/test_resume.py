@@ -5,7 +5,6 @@ import shutil
 from collections import Counter
 
 import hypothesis.strategies as st
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -15,7 +14,8 @@ from home_dist.data import Reader, ReaderPosition, open_files
 from home_dist.data.order import RowGroup, cut, make_windows
 from home_dist.errors import DataError
 from home_dist.schema import build_layout, load_schema
-from tests.factory import make_config, make_data
+from tests.data.numbered import make_numbered, numbers, read_in_stages
+from tests.factory import make_config
 
 ROWS = 523
 GROUPS = (7, 600, 41)
@@ -25,14 +25,7 @@ GROUPS = (7, 600, 41)
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
-    data = make_data(folder / "data", rows=ROWS, files=3)
-    count = 0
-    for path, size in zip(sorted((data / "train").glob("*.parquet")), GROUPS, strict=True):
-        table = pq.read_table(path)
-        numbers = np.arange(count, count + len(table), dtype=np.float32)
-        count += len(table)
-        table = table.set_column(table.schema.get_field_index("age"), "age", [numbers])
-        pq.write_table(table, path, row_group_size=size)
+    data = make_numbered(folder / "data", ROWS, GROUPS)
     config = load_config(make_config(folder, data))
     schema = load_schema(config.schema_path())
     layout = build_layout(schema, config)
@@ -41,10 +34,6 @@ def prepared(tmp_path_factory):
 
 def make_reader(prepared, **changes) -> Reader:
     return Reader(*prepared, **{"batch_size": 16, "seed": 3, "lanes": 4, "window_rows": 60, **changes})
-
-
-def numbers(batch) -> list[int]:
-    return (batch.dense[batch.mask.bool(), 1] * 3 + 5).round().int().tolist()
 
 
 def read(reader: Reader, epoch: int = 0) -> list[list[int]]:
@@ -77,25 +66,13 @@ def test_any_budget_sample_threads_and_stops_lose_and_repeat_nothing(prepared, s
     """A stage: (ranks, batch size, steps until the stop, lanes, rows that a lane has memory for, threads)."""
     sample = {} if rate is None else {"part-0000[12].*": rate}
     expected = {n for batch in read(make_reader(prepared, sample=sample)) for n in batch}
-    position, seen = None, Counter()
-    for number, (ranks, batch_size, stop, lanes, rows, threads) in enumerate(stages):
-        last, steps, reached = number == len(stages) - 1, set(), position
-        for rank in range(ranks):
-            changes = {"batch_size": batch_size, "rank": rank, "world_size": ranks, "lanes": lanes, "threads": threads}
-            reader = make_reader(prepared, memory_mb=of_memory(prepared, rows, lanes), sample=sample, **changes)
-            if position is not None:
-                reader.resume(position)
-            steps.add(reader.steps(0))
-            done = reader.steps_done(0)
-            for taken, batch in enumerate(reader.epoch(0)):
-                if taken == stop and not last:
-                    break
-                seen.update(numbers(batch))
-                done = batch.step
-            reached = ReaderPosition.from_json(reader.position(0, done).to_json())
-        assert len(steps) == 1
-        position = reached
-    assert seen == Counter(expected)
+
+    def stage(ranks: int, batch_size: int, stop: int, lanes: int, rows: int, threads: int):
+        changes = {"batch_size": batch_size, "world_size": ranks, "lanes": lanes, "threads": threads, "sample": sample}
+        changes["memory_mb"] = of_memory(prepared, rows, lanes)
+        return ranks, stop, lambda rank: make_reader(prepared, rank=rank, **changes)
+
+    assert read_in_stages([stage(*s) for s in stages]) == Counter(expected)
 
 
 @pytest.mark.parametrize("rows", [6, 40, 4000])
