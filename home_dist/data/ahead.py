@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from home_dist.data.decode import Decoded, Decoder, Rows
+from home_dist.data.decode import Decoded, Decoder
 from home_dist.data.order import Fragment, RowGroup, Windows
+from home_dist.data.rows import Rows
 
 
 @dataclass(frozen=True)
