@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from home_dist.config import load_config
 from home_dist.errors import UserError
 
 Result = TypeVar("Result")
+
+_SECONDS_FOR_THE_FIRST_RANK = 20.0
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 Overrides = Annotated[
@@ -440,11 +443,19 @@ def _run(body: Callable[[], None]) -> None:
 
 
 def _alike_on_all_ranks(action: Callable[[], Result]) -> Result:
-    """What fails before the ranks can talk fails on all ranks of a host alike: one of them tells."""
+    """What fails before the ranks can talk fails on all ranks of a host alike: the first of them tells.
+
+    The others stay for a while, because torchrun ends all ranks as soon as one has left: the first might not have
+    come to telling by then. One that is still there afterwards failed alone, and tells itself.
+    """
     try:
         return action()
     except UserError as error:
-        _leave(error.exit_code, f"error: {error}" if os.environ.get("LOCAL_RANK", "0") == "0" else None)
+        local_rank = os.environ.get("LOCAL_RANK", "0")
+        if local_rank == "0":
+            _leave(error.exit_code, f"error: {error}")
+        time.sleep(_SECONDS_FOR_THE_FIRST_RANK)
+        _leave(error.exit_code, f"error on rank {os.environ.get('RANK', local_rank)}: {error}")
 
 
 def silence_libraries() -> None:
