@@ -131,7 +131,7 @@ class Ahead:
         if decoded.kept is not None:
             return {f: self._without_bad(decoded, order[f.start : f.stop]) for f in task.fragments}
         if len(task.fragments) == 1 and task.fragments[0].rows == len(order) and self.windows.seed is None:
-            return {task.fragments[0]: Piece(decoded.rows)}
+            return {task.fragments[0]: Piece(decoded.rows.take(order))}
         return {f: Piece(decoded.rows.take(np.ascontiguousarray(order[f.start : f.stop]))) for f in task.fragments}
 
     def _without_bad(self, decoded: Decoded, order: NDArray[np.int64]) -> Piece:

@@ -48,7 +48,7 @@ class Assembler:
             dense=self._gather(picks, "dense", self.dense_width, np.float32),
             vectors=self._vectors(picks),
             labels=self._gather(picks, "labels", self.tasks, np.float32),
-            weights=self._gather(picks, "weights", self.tasks, np.float32),
+            weights=self._weights(picks),
             mask=mask,
             groups=self._groups(picks),
             epoch=epoch,
@@ -63,6 +63,13 @@ class Assembler:
             out[at : at + stop - start] = getattr(rows, name)[start:stop]
             at += stop - start
         return torch.from_numpy(out)
+
+    def _weights(self, picks: Picks) -> torch.Tensor:
+        if any(rows.weights is not None for rows, _, _ in picks):
+            return self._gather(picks, "weights", self.tasks, np.float32)
+        weights = torch.ones(self.size, self.tasks)
+        weights[sum(stop - start for _, start, stop in picks) :] = 0
+        return weights
 
     def _vectors(self, picks: Picks) -> torch.Tensor:
         """Frozen tables are read here, batch by batch: a window's vectors would take more memory than all else of it."""
@@ -98,7 +105,7 @@ class Assembler:
         single = np.empty((len(self.columns.single), self.size - fill), np.int64)
         at = 0
         for rows, start, stop in picks:
-            single[:, at : at + stop - start] = rows.single[start:stop].T
+            single[:, at : at + stop - start] = rows.single[:, start:stop]
             at += stop - start
         for column, item in enumerate(self.columns.single):
             jagged[item.key] = ([single[column]], lengths, None)

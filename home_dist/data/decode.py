@@ -1,4 +1,7 @@
-"""Parquet row groups -> checked arrays of one window, column by column, without a Python loop over rows."""
+"""Parquet row groups -> checked arrays of one window, column by column, without a Python loop over rows.
+
+Numbers stay where they were read, in the type that the file has: they are checked here, and copied when the rows are permuted.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +13,14 @@ from numpy.typing import NDArray
 
 from home_dist.data.bad_rows import BadRow, BadRowLog, shown
 from home_dist.data.files import DataFiles
+from home_dist.data.gather import Block, Cut, Pieces
 from home_dist.data.parts import Part, PartReader
-from home_dist.data.rows import Columns, Lists, Rows, Vectors
+from home_dist.data.rows import Columns, DecodedLists, DecodedRows, Vectors
 from home_dist.data.sampling import Sampler
+from home_dist.data.statistic import buckets, standardise
 from home_dist.errors import DataError
 from home_dist.schema import DenseFeature, IdInput, InputLayout, PretrainedInput, Schema, StatisticFeature
 
-_FEW_BOUNDARIES = 64
 _ONE = {"integer": pa.int64(), "number": pa.float64(), "text": pa.large_string()}
 _WIDEST = _ONE | {f"{kind}s": pa.list_(one) for kind, one in _ONE.items()}
 """What any type of a kind can be cast to."""
@@ -24,7 +28,7 @@ _WIDEST = _ONE | {f"{kind}s": pa.list_(one) for kind, one in _ONE.items()}
 
 @dataclass(frozen=True)
 class Decoded:
-    rows: Rows
+    rows: DecodedRows
     kept: NDArray[np.int64] | None = None
     """Numbers of the rows among those that were read; None: all of them."""
     bad: dict[int, BadRow] = field(default_factory=dict)
@@ -73,39 +77,34 @@ class Decoder:
                 parts = [p.only(good) for p, good in zip(parts, np.split(~error.bad, bounds), strict=True)]
                 kept = kept[~error.bad]
 
-    def _decode(self, source: "_Source") -> Rows:
-        tasks = self.schema.task
-        count = source.rows
-        small = source.ids([i for i in self.columns.small if i.key not in self.layout.statistics])
-        if self.layout.statistics:
-            ids, small = small, np.empty((count, len(self.columns.small)), small.dtype)
-            place = 0
-            for index, item in enumerate(self.columns.small):
-                statistic = self.layout.statistics.get(item.key)
-                small[:, index] = ids[:, place] if statistic is None else source.buckets(statistic)
-                place += statistic is None
-        labels, weights = np.empty((count, len(tasks)), np.float32), np.ones((count, len(tasks)), np.float32)
-        for index, task in enumerate(tasks):
-            labels[:, index] = source.labels(task.column)
-            if task.weight_column is not None:
-                weights[:, index] = source.weights(task.weight_column)
-        return Rows(
-            small=small,
-            single=source.ids(self.columns.single),
+    def _decode(self, source: "_Source") -> DecodedRows:
+        cut = source.cut
+        weights = {i: task.weight_column for i, task in enumerate(self.schema.task) if task.weight_column is not None}
+        group = self.schema.group_column
+        return DecodedRows(
+            columns=self.columns,
+            tasks=len(self.schema.task),
+            small=Block([self._small(source, i) for i in self.columns.small], cut),
+            single=Block([source.ids(i) for i in self.columns.single], cut),
             lists=tuple(source.lists(items) for items in self.columns.lists),
             dense=self._dense(source),
             vectors=tuple(source.vectors(item) for item in self.layout.pretrained),
-            labels=labels,
-            weights=weights,
-            groups=source.groups(self.schema.group_column),
+            labels=Block([source.labels(t.column) for t in self.schema.task], cut),
+            weights=Block([[source.weights(column)] for column in weights.values()], cut),
+            weighted=tuple(weights),
+            groups=Block([] if group is None else [source.values(group)], cut),
         )
+
+    def _small(self, source: "_Source", item: IdInput) -> Pieces:
+        statistic = self.layout.statistics.get(item.key)
+        return source.ids(item) if statistic is None else [source.buckets(statistic)]
 
     def _dense(self, source: "_Source") -> NDArray[np.float32]:
         dense = np.empty((source.rows, self.layout.dense_width), np.float32)
         at = 0
         for feature in self.layout.dense:
             width = feature.width if isinstance(feature, DenseFeature) else 1
-            dense[:, at : at + width] = source.standardised(feature)
+            source.standardised(feature, dense[:, at : at + width])
             at += width
         return dense
 
@@ -118,6 +117,7 @@ class _Source:
         self.parts = parts
         self.table = _together([p.table for p in parts], kinds)
         self.rows = self.table.num_rows
+        self.cut = Cut([len(chunk) for chunk in self.table.column(0).chunks] or [0])
         self._read: dict[str, pa.Array] = {}
         self._numbers: dict[str, tuple[NDArray, NDArray[np.bool_] | None]] = {}
 
@@ -144,27 +144,29 @@ class _Source:
             raise self.fail(name, "null where a value is needed. Fill it in the pipeline", np.asarray(values.is_null()))
         return values
 
-    def values(self, name: str, dtype: type | None = None) -> NDArray:
-        """(rows,) without nulls, in memory of its own."""
+    def values(self, name: str) -> Pieces:
+        """(rows,) without nulls."""
         column = self.table.column(name)
         if column.null_count:
-            bad = np.asarray(self.column(name).is_null())
-            raise self.fail(name, "null where a value is needed. Fill it in the pipeline", bad)
-        return _concatenated(column.chunks, dtype)
+            self._without_nulls(name)
+        return self._pieces([_numpy(chunk) for chunk in column.chunks], column.chunks)
 
-    def ids(self, items: Sequence[IdInput]) -> NDArray:
-        """(rows, items)"""
-        out = np.empty((self.rows, len(items)), _dtype(items))
-        for index, item in enumerate(items):
-            if item.rows_of is not None:
-                out[:, index] = _kept(item, item.rows_of(self.column(item.column)))
-            else:
-                out[:, index] = self._checked_ids(item, self.values(item.column))
-        return out
+    def _pieces(self, values: Pieces, chunks: Sequence[pa.Array]) -> Pieces:
+        """As they are where the column was read in the same pieces as the others, else as one."""
+        if values and tuple(map(len, chunks)) == self.cut.lengths:
+            return values
+        return [np.concatenate(values) if values else np.zeros(0, np.int64)]
 
-    def _checked_ids(self, item: IdInput, ids: NDArray, offsets: NDArray[np.int64] | None = None) -> NDArray:
-        """ids: one per row, or with `offsets` those of the rows' lists, one after another."""
-        if len(ids) and (ids.min() < 0 or ids.max() >= item.declared_rows):
+    def ids(self, item: IdInput) -> Pieces:
+        """(rows,)"""
+        if item.rows_of is not None:
+            return [_kept(item, item.rows_of(self.column(item.column)))]
+        return self._checked_ids(item, self.values(item.column))
+
+    def _checked_ids(self, item: IdInput, pieces: Pieces, offsets: NDArray[np.int64] | None = None) -> Pieces:
+        """pieces: one id per row, or with `offsets` those of the rows' lists, one after another."""
+        if any(len(p) and (p.min() < 0 or p.max() >= item.declared_rows) for p in pieces):
+            ids = np.concatenate(pieces)
             bad = (ids < 0) | (ids >= item.declared_rows)
             raise self.fail(
                 item.column,
@@ -173,14 +175,14 @@ class _Source:
                 bad if offsets is None else _rows_with(bad, offsets),
                 f"id outside of table {item.table.name!r}",
             )
-        return _kept(item, ids)
+        return [_kept(item, p) for p in pieces]
 
-    def lists(self, items: tuple[IdInput, ...]) -> Lists:
-        offsets, flat = None, []
+    def lists(self, items: tuple[IdInput, ...]) -> DecodedLists:
+        offsets, columns = None, []
         for item in items:
             if item.rows_of is not None:
                 own, found = self._flat(item.column)
-                values = _permutable(_kept(item, item.rows_of(found)))
+                values: Pieces = [_kept(item, item.rows_of(found))]
             else:
                 own, values = self._flat_numbers(item.column)
             if offsets is None:
@@ -188,11 +190,13 @@ class _Source:
             elif not np.array_equal(own, offsets):
                 problem = f"its lists differ in length from those of {items[0].column!r}, with which it forms a history"
                 raise self.fail(item.column, problem, np.diff(own) != np.diff(offsets))
-            flat.append(values if item.rows_of is not None else _permutable(self._checked_ids(item, values, own)))
+            columns.append(values if item.rows_of is not None else self._checked_ids(item, values, own))
         if offsets is None:
             raise ValueError("a group of list columns has at least one column")
-        weights = None if items[0].weights is None else self._list_weights(items[0].weights, items[0].column, offsets)
-        return Lists(offsets, tuple(flat), weights)
+        weights = None
+        if items[0].weights is not None:
+            weights = Block([[self._list_weights(items[0].weights, items[0].column, offsets)]], self.cut, offsets)
+        return DecodedLists(Block(columns, self.cut, offsets), weights)
 
     def _flat(self, name: str) -> tuple[NDArray[np.int64], pa.Array]:
         """A list column's offsets from 0 on, (rows + 1,), and its values. A list may be null, which counts as an empty one, and
@@ -201,8 +205,8 @@ class _Source:
         # flatten() leaves out what lies under null lists and respects a sliced array's own offset, unlike .offsets and .values.
         return _offsets([_numpy(pc.fill_null(pc.list_value_length(array), 0))]), array.flatten()
 
-    def _flat_numbers(self, name: str) -> tuple[NDArray[np.int64], NDArray]:
-        """The same without nulls; values in memory of their own."""
+    def _flat_numbers(self, name: str) -> tuple[NDArray[np.int64], Pieces]:
+        """The same without nulls."""
         column = self.table.column(name)
         if column.null_count:
             self._without_nulls(name)
@@ -212,7 +216,7 @@ class _Source:
         if any(v.null_count for v in values):
             bad = _rows_with(np.concatenate([np.asarray(v.is_null()) for v in values]), offsets)
             raise self.fail(name, "null within a list. Drop it in the pipeline", bad)
-        return offsets, _concatenated(values)
+        return offsets, self._pieces([_numpy(v) for v in values], chunks)
 
     def _list_weights(self, name: str, ids: str, offsets: NDArray[np.int64]) -> NDArray[np.float32]:
         own, values = self._flat(name)
@@ -228,15 +232,7 @@ class _Source:
     def buckets(self, feature: StatisticFeature) -> NDArray:
         """(rows,): 0 for null, else 1 + the number of boundaries that are not above the value."""
         values, missing = self._finite_or_null(feature.column)
-        boundaries = np.asarray(feature.boundaries)
-        if len(boundaries) < _FEW_BOUNDARIES:  # a pass per boundary takes less than a search per value
-            bucket: NDArray = np.ones(len(values), np.uint8)
-            above = np.empty(len(values), bool)
-            for boundary in _in_type_of(values, boundaries):
-                np.greater_equal(values, boundary, out=above)
-                np.add(bucket, above.view(np.uint8), out=bucket)
-        else:
-            bucket = np.searchsorted(boundaries, values.astype(np.float64), side="right") + 1
+        bucket = buckets(values, np.asarray(feature.boundaries, np.float64))
         if missing is not None:
             bucket[missing] = 0
         return bucket
@@ -252,25 +248,25 @@ class _Source:
                 missing = np.asarray(array.is_null())
                 values = _numpy(pc.fill_null(array, False if pa.types.is_boolean(array.type) else 0)).astype(dtype)
             else:
-                values = self.values(name, dtype)
+                values = np.concatenate(self.values(name), dtype=dtype, casting="unsafe")
             finite = np.isfinite(values)
             if not finite.all():
                 raise self.fail(name, "NaN or infinite. Write null where a value is not known", ~finite)
             self._numbers[name] = values, missing
         return self._numbers[name]
 
-    def standardised(self, feature: DenseFeature | StatisticFeature) -> NDArray[np.float32]:
-        """(rows, width)"""
+    def standardised(self, feature: DenseFeature | StatisticFeature, out: NDArray[np.float32]) -> None:
+        """out: (rows, width)"""
         if isinstance(feature, DenseFeature) and feature.width > 1:
-            values = self._wide(feature)
-        elif isinstance(feature, DenseFeature):
+            out[:] = (self._wide(feature) - np.asarray(feature.mean)) / np.asarray(feature.std)
+            return
+        if isinstance(feature, DenseFeature):
             self._without_nulls(feature.column)
-            values = self._finite_or_null(feature.column)[0].astype(np.float64)[:, None]
-        else:
-            values, missing = self._finite_or_null(feature.column)
-            values = values.astype(np.float64) if missing is None else np.where(missing, feature.mean, values)
-            values = values[:, None]
-        return ((values - np.asarray(feature.mean)) / np.asarray(feature.std)).astype(np.float32)
+        values, missing = self._finite_or_null(feature.column)
+        [mean], [deviation] = np.ravel(feature.mean), np.ravel(feature.std)
+        standardise(values, float(mean), float(deviation), out[:, 0])
+        if missing is not None:
+            out[missing] = 0  # as if it had the mean
 
     def _wide(self, feature: DenseFeature) -> NDArray[np.float64]:
         array = self._without_nulls(feature.column)
@@ -301,13 +297,14 @@ class _Source:
             raise self.fail(item.column, "NaN, null or infinite within a vector. Write null for the whole vector", bad)
         return Vectors(values, missing)
 
-    def labels(self, name: str) -> NDArray:
-        values = self.values(name)
-        bad = (values != 0) & (values != 1)
-        if bad.any():
+    def labels(self, name: str) -> Pieces:
+        pieces = self.values(name)
+        if not all(_zeros_and_ones(p) for p in pieces):
+            values = np.concatenate(pieces)
+            bad = (values != 0) & (values != 1)
             problem = f"label {values[bad][0]:g} is neither 0 nor 1. Correct the label rule in the pipeline"
             raise self.fail(name, problem, bad, "label neither 0 nor 1")
-        return values
+        return pieces
 
     def weights(self, name: str) -> NDArray[np.float32]:
         values = _numpy(self._without_nulls(name)).astype(np.float32)
@@ -315,11 +312,6 @@ class _Source:
         if bad.any():
             raise self.fail(name, "a label weight is negative or not finite. Use 0 where there is no label", bad)
         return values
-
-    def groups(self, name: str | None) -> NDArray[np.int64]:
-        if name is None:
-            return np.zeros(self.rows, np.int64)
-        return _numpy(self._without_nulls(name)).astype(np.int64, copy=False)
 
 
 def _together(tables: Sequence[pa.Table], kinds: Mapping[str, str]) -> pa.Table:
@@ -358,23 +350,10 @@ def _rows_with(bad: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np
     return found
 
 
-def _dtype(items: Sequence[IdInput]) -> type:
-    """Of rows of these tables; managed tables have hashes."""
-    small = all(i.declared_rows <= 2**31 and i.table.managed is None for i in items)
-    return np.int32 if small else np.int64
-
-
-def _permutable(ids: NDArray) -> NDArray:
-    """In a type that FBGEMM's operators take."""
-    return ids if ids.dtype in (np.int32, np.int64) else ids.astype(np.int64)
-
-
-def _in_type_of(values: NDArray, boundaries: NDArray[np.float64]) -> NDArray:
-    """What values of a smaller type can be compared with instead: the least number of that type that is not below."""
-    if values.dtype == np.float64:
-        return boundaries
-    near = boundaries.astype(values.dtype)
-    return np.where(near < boundaries, np.nextafter(near, np.array(np.inf, values.dtype)), near)
+def _zeros_and_ones(values: NDArray) -> bool:
+    if values.dtype.kind == "f":
+        return bool(((values == 0) | (values == 1)).all())
+    return not len(values) or bool(values.min() >= 0 and values.max() <= 1)
 
 
 def _plain_lists(array: pa.Array) -> pa.Array:
@@ -386,12 +365,6 @@ def _offsets(lengths: Sequence[NDArray]) -> NDArray[np.int64]:
     offsets = np.zeros(len(together) + 1, np.int64)
     np.cumsum(together, out=offsets[1:])
     return offsets
-
-
-def _concatenated(chunks: Sequence[pa.Array], dtype: type | None = None) -> NDArray:
-    """Copied once, which Arrow's own joining of chunks would do before."""
-    pieces = [_numpy(c) for c in chunks] or [np.zeros(0, dtype or np.int64)]
-    return np.concatenate(pieces, dtype=dtype, casting="unsafe")
 
 
 def _numpy(array: pa.Array) -> NDArray:

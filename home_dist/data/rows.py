@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-import fbgemm_gpu  # noqa: F401  its operators
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from home_dist.data.gather import Block
 from home_dist.schema import IdInput, InputLayout
 
 
@@ -20,23 +19,6 @@ class Lists:
     offsets: NDArray[np.int64]
     values: tuple[NDArray, ...]
     weights: NDArray[np.float32] | None = None
-
-    @property
-    def lengths(self) -> NDArray[np.int32]:
-        return np.diff(self.offsets).astype(np.int32)
-
-    def take(self, index: NDArray[np.int64]) -> "Lists":
-        """FBGEMM's operator copies whole lists: some 20 times as fast as an index of each value."""
-        chosen, lengths = torch.from_numpy(index.astype(np.int32)), torch.from_numpy(self.lengths)
-        total = int(lengths.numpy()[index].sum())
-        taken = []
-        new = lengths.numpy()[index]
-        for values in (*self.values, *(() if self.weights is None else (self.weights,))):
-            found = torch.ops.fbgemm.permute_1D_sparse_data(chosen, lengths, torch.from_numpy(values), None, total)[1]
-            taken.append(found.numpy())
-        offsets = np.zeros(len(index) + 1, np.int64)
-        np.cumsum(new, out=offsets[1:])
-        return Lists(offsets, tuple(taken[: len(self.values)]), None if self.weights is None else taken[-1])
 
 
 @dataclass(frozen=True)
@@ -52,31 +34,83 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Rows:
-    """Decoded rows. Columns of `small` and `single`, (rows, columns), and `lists` are in the order of `Columns`."""
+    """Rows in the order of reading. Columns of `small` and `single`, and `lists` are in the order of `Columns`."""
 
     small: NDArray
+    """(rows, columns) int32 or int64"""
     single: NDArray
+    """(columns, rows) int32 or int64"""
     lists: tuple[Lists, ...]
     dense: NDArray[np.float32]
+    """(rows, width)"""
     vectors: tuple[Vectors, ...]
     labels: NDArray[np.float32]
-    weights: NDArray[np.float32]
+    """(rows, tasks)"""
+    weights: NDArray[np.float32] | None
+    """(rows, tasks); None: all are 1."""
     groups: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.groups)
 
-    def take(self, index: NDArray[np.int64]) -> "Rows":
-        """The rows `index`, in this order."""
+
+@dataclass(frozen=True)
+class DecodedLists:
+    values: Block
+    weights: Block | None
+
+    def take(self, order: NDArray[np.int64], dtype: type) -> Lists:
+        offsets = self.values.offsets_of(order)
+        values = tuple(np.empty(offsets[-1], dtype) for _ in range(len(self.values)))
+        self.values.gather(order, values)
+        weights: NDArray[np.float32] | None = None
+        if self.weights is not None:
+            weights = np.empty(offsets[-1], np.float32)
+            self.weights.gather(order, [weights])
+        return Lists(offsets, values, weights)
+
+
+@dataclass(frozen=True)
+class DecodedRows:
+    """A window's rows where they were read: checked, and neither copied nor permuted yet."""
+
+    columns: "Columns"
+    tasks: int
+    small: Block
+    single: Block
+    lists: tuple[DecodedLists, ...]
+    dense: NDArray[np.float32]
+    vectors: tuple[Vectors, ...]
+    labels: Block
+    weights: Block
+    weighted: tuple[int, ...]
+    """The tasks that have a column of weights."""
+    groups: Block
+
+    def take(self, order: NDArray[np.int64]) -> Rows:
+        """The rows `order`, in this order: the only copy between what Parquet was decoded to and a batch."""
+        rows = len(order)
+        small: NDArray = np.empty((rows, len(self.small)), _dtype(self.columns.small))
+        self.small.gather(order, list(small.T))
+        single: NDArray = np.empty((len(self.single), rows), _dtype(self.columns.single))
+        self.single.gather(order, list(single))
+        labels: NDArray[np.float32] = np.empty((rows, self.tasks), np.float32)
+        self.labels.gather(order, list(labels.T))
+        weights: NDArray[np.float32] | None = None
+        if self.weighted:
+            weights = np.ones((rows, self.tasks), np.float32)
+            self.weights.gather(order, [weights[:, task] for task in self.weighted])
+        groups = np.zeros(rows, np.int64)
+        self.groups.gather(order, [groups] * len(self.groups))
         return Rows(
-            small=np.take(self.small, index, axis=0),
-            single=np.take(self.single, index, axis=0),
-            lists=tuple(x.take(index) for x in self.lists),
-            dense=np.take(self.dense, index, axis=0),
-            vectors=tuple(Vectors(np.take(v.values, index, axis=0), v.missing[index]) for v in self.vectors),
-            labels=np.take(self.labels, index, axis=0),
-            weights=np.take(self.weights, index, axis=0),
-            groups=self.groups[index],
+            small=small,
+            single=single,
+            lists=tuple(x.take(order, _dtype(c)) for x, c in zip(self.lists, self.columns.lists, strict=True)),
+            dense=np.take(self.dense, order, axis=0),
+            vectors=tuple(Vectors(np.take(v.values, order, axis=0), v.missing[order]) for v in self.vectors),
+            labels=labels,
+            weights=weights,
+            groups=groups,
         )
 
 
@@ -96,3 +130,9 @@ class Columns:
         together = tuple(tuple(e.field for e in s.fields) for s in layout.sequences)
         alone = tuple((i,) for i in layout.features if i.is_list)
         return Columns(layout.at("small"), single, (*together, *alone))
+
+
+def _dtype(items: tuple[IdInput, ...]) -> type:
+    """Of rows of these tables; managed tables have hashes."""
+    small = all(i.declared_rows <= 2**31 and i.table.managed is None for i in items)
+    return np.int32 if small else np.int64

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from home_dist.experts.kernels import host, passes_native
+from home_dist import native_library
+from home_dist.experts.kernels import host
 
 REPOSITORY = Path(__file__).parents[2]
 LOAD = "from home_dist.experts.kernels import host; print(host.passes().about)"
@@ -55,7 +56,7 @@ def test_a_folder_that_others_may_write_is_not_trusted(tmp_path, monkeypatch):
     open_folder.mkdir()
     open_folder.chmod(0o777)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert passes_native._folder() != open_folder
+    assert native_library._folder() != open_folder
 
 
 @needs_compiler

@@ -16,10 +16,11 @@ from home_dist.experts.kernels.activation import Activation, activation_of, thro
 from home_dist.experts.kernels.call import Call, keep, own
 from home_dist.experts.kernels.operands import Operands, Precision
 from home_dist.experts.kernels.passes import Passes, TorchPasses
-from home_dist.experts.kernels.passes_native import CannotBuild, NativePasses
+from home_dist.experts.kernels.passes_native import NativePasses
 from home_dist.experts.kernels.products import Layers, Products, TorchProducts, blocks
 from home_dist.experts.kernels.products_native import NativeProducts, routine
 from home_dist.layers.global_norm import Moments
+from home_dist.native_library import CannotBuild
 
 T = TypeVar("T", torch.Tensor, torch.Tensor | None)
 

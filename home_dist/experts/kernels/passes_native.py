@@ -1,17 +1,6 @@
-"""The library in native/, compiled for this processor when it is first needed: once per machine, in some seconds.
-
-The library is kept in the user's cache under a name made of the source, the compiler and the processor. It is written to a
-name of its own and then renamed, so that ranks that build at the same time do not disturb each other.
-"""
+"""The passes in native/, compiled for this processor when they are first needed."""
 
 import ctypes
-import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +8,11 @@ import torch
 
 from home_dist.experts.kernels.activation import Activation
 from home_dist.experts.kernels.places import Places
+from home_dist.native_library import native_library
 
-_SOURCES = Path(__file__).with_name("native")
-_FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
-_TIMEOUT = 120.0  # seconds; it takes 5
+_SOURCE = Path(__file__).parent / "native" / "passes.cpp"
+_FLAGS = ("-O3", "-std=c++20", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 _NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}
-
-
-class CannotBuild(Exception):
-    """Why the passes could not be compiled or loaded."""
 
 
 class NativePasses:
@@ -37,7 +22,7 @@ class NativePasses:
 
     def __init__(self) -> None:
         """Raises CannotBuild."""
-        self._library = _library()
+        self._library = native_library(_SOURCE, _FLAGS)
 
     def bias_relu_(self, x: torch.Tensor, bias: torch.Tensor) -> None:
         self.call("bias_relu", x, x, bias, *x.shape)
@@ -131,59 +116,3 @@ def _like(stored: torch.Tensor, *shape: int) -> torch.Tensor:
 
 def _strided(gates: torch.Tensor) -> tuple[torch.Tensor, int, int]:
     return gates, gates.stride(0), gates.stride(1)
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    compiler = os.environ.get("CXX") or next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-    if compiler is None:
-        raise CannotBuild("no C++ compiler")
-    try:
-        asked = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True, timeout=20, check=True)
-        texts = [path.read_text() for path in sorted(_SOURCES.iterdir()) if path.suffix in (".hpp", ".cpp")]
-        key = "\n".join([*texts, " ".join(_FLAGS), compiler, asked.stdout, _processor()])
-        library = _folder() / f"passes-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-        if not library.exists():
-            _compile(compiler, library)
-        return ctypes.CDLL(str(library))
-    except subprocess.CalledProcessError as error:
-        raise CannotBuild(f"{compiler} failed: {(error.stderr or error.stdout or '').strip()[:200]}") from None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CannotBuild(f"{compiler} failed: {error}") from None
-
-
-def _compile(compiler: str, library: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = Path(folder) / library.name
-        # Not every architecture's compiler knows -march=native.
-        for target in (["-march=native"], ["-mcpu=native"], []):
-            command = [*compiler.split(), *_FLAGS, *target, str(_SOURCES / "library.cpp"), "-o", str(made)]
-            ended = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
-            if ended.returncode == 0:
-                break
-        ended.check_returncode()
-        os.replace(made, library)
-
-
-def _folder() -> Path:
-    """Where libraries are kept: the user's cache, or a folder of this user's for temporary files."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    for folder in (Path(cache) / "home_dist", Path(tempfile.gettempdir()) / f"home_dist-{os.getuid()}"):
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError:
-            continue
-        # A folder that someone else owns or may write could hold someone else's code.
-        state = folder.stat()
-        if state.st_uid == os.getuid() and not state.st_mode & 0o022 and os.access(folder, os.W_OK):
-            return folder
-    raise CannotBuild("no folder to keep the compiled passes in")
-
-
-def _processor() -> str:
-    """What -march=native depends on: a home folder may serve machines of several kinds."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
