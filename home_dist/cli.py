@@ -35,6 +35,10 @@ def train(
         Path | None,
         typer.Option("--from", help="A checkpoint or run.dir that a new run begins with; [checkpoint.warm_start] says more."),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Trace some steps, and tell where their time went and what exchange was hidden.")
+    ] = False,
+    profile_steps: Annotated[int, typer.Option(min=1, help="How many, with --profile.")] = 10,
 ) -> None:
     """Train a model. The same command goes on with a run that was interrupted."""
 
@@ -47,7 +51,7 @@ def train(
                 print(f"note: {note}", flush=True)
         from home_dist.training import commands, ranks
 
-        commands.train(settings, ranks.form_ranks(settings.distributed))
+        commands.train(settings, ranks.form_ranks(settings.distributed), profile_steps if profile else 0)
 
     _run(body)
 

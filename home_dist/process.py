@@ -9,6 +9,8 @@ _SETTINGS = {
     # Large tensors lie in pages of 2 MB: with those of 4 KB, the first touch of each page takes longer than what is computed
     # in it (two thirds of the time of a search in a history of 100,000 events).
     "THP_MEM_ALLOC_ENABLE": "1",
+    # The profiler tells only of errors, not that it begins and ends.
+    "KINETO_LOG_LEVEL": "6",
 }
 
 

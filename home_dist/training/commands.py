@@ -23,6 +23,7 @@ from home_dist.training.following import Epochs, Following
 from home_dist.training.observer import Observer
 from home_dist.training.optimizers import Schedule
 from home_dist.training.preemption import Preemption
+from home_dist.training.profiling import Profile
 from home_dist.training.ranks import Ranks, together
 from home_dist.training.run_folder import RunFolder
 from home_dist.training.tables import Screen, derived, detected, evaluation_table, kernel_taken, plan_table, slice_table
@@ -30,7 +31,7 @@ from home_dist.training.trainer import Trainer
 from home_dist.training.warm_start import WarmStart
 
 
-def train(config: RunConfig, ranks: Ranks) -> None:
+def train(config: RunConfig, ranks: Ranks, profile_steps: int = 0) -> None:
     """Starts a run, goes on with one that was interrupted, or says that it is complete. Raises UserError."""
     screen = Screen(ranks.first)
     screen.say(detected(ranks, config.kernel))
@@ -42,10 +43,10 @@ def train(config: RunConfig, ranks: Ranks) -> None:
     together(lambda: folder.claim(config, schema) if ranks.first else None)
     with ExitStack() as lock:
         together(lambda: lock.enter_context(folder.locked()) if ranks.first else None)
-        _train(config, ranks, screen, inputs, folder)
+        _train(config, ranks, screen, inputs, folder, profile_steps)
 
 
-def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, folder: RunFolder) -> None:
+def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, folder: RunFolder, profile_steps: int) -> None:
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint)
     newest = _newest(checkpoints, screen, ranks)
     source = Following(inputs, ranks, screen) if config.data.follow else Epochs(inputs, ranks)
@@ -82,10 +83,11 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
     saver = Saver(checkpoints, config.model_dump(mode="json", exclude_none=True, by_alias=True), config.checkpoint.asynchronous)
     validate = _validation(inputs, built.model, ranks) if config.checkpoint.best else None
     schedule = Schedule(built.optimizer, config.train, steps)
+    profile = Profile(built.model, profile_steps, folder.profile, ranks, screen)
     while part is not None:
         state, reader, steps = part
         bad_rows = BadRowReport(reader, ranks, screen, log, folder.bad_rows)
-        trainer = Trainer(inputs, built, reader, saver, log, observer, ranks, screen, schedule, validate, bad_rows)
+        trainer = Trainer(inputs, built, reader, saver, log, observer, ranks, screen, schedule, validate, bad_rows, profile)
         with preemption:
             state = trainer.run(state, steps, preemption)
             part = source.next(state, preemption)

@@ -42,6 +42,7 @@ class RunFolder:
         self.evaluation = self.path / "evaluation.json"
         self.insight = self.path / "insight"
         self.scores = self.path / "scores"
+        self.profile = self.path / "profile"
         self.quarantine = self.path / "quarantine"
         self.bad_rows = self.path / "bad_rows.json"
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 
@@ -18,6 +19,7 @@ from home_dist.training.events import EventLog
 from home_dist.training.observer import Observer
 from home_dist.training.optimizers import Schedule
 from home_dist.training.preemption import Preemption
+from home_dist.training.profiling import Profile
 from home_dist.training.ranks import Ranks
 from home_dist.training.running import Running
 from home_dist.training.tables import Screen
@@ -41,13 +43,14 @@ class Trainer:
         schedule: Schedule,
         validate: Callable[[], dict[str, float]] | None = None,
         bad_rows: Callable[[int], None] | None = None,
+        profile: Profile | None = None,
     ):
         """validate: measures the model, for choosing the best checkpoint. bad_rows: tells of rows that were left out. Every
         rank calls both."""
         self.config = inputs.config
         self.built, self.reader, self.saver, self.validate = built, reader, saver, validate
         self.log, self.observer, self.ranks, self.screen = log, observer, ranks, screen
-        self.schedule, self.bad_rows = schedule, bad_rows
+        self.schedule, self.bad_rows, self.profile = schedule, bad_rows, profile
         self.tasks = [t.name for t in inputs.schema.task]
 
     def run(self, state: TrainState, total: int, preemption: Preemption) -> TrainState:
@@ -76,7 +79,7 @@ class Trainer:
         while state.step < total:
             rate = self.schedule.set(state.step)
             torch.manual_seed(_step_seed(self.config.train.seed, state.step, self.ranks.rank))
-            with self.observer.step(state.step + 1):
+            with self.observer.step(state.step + 1), self.profile.step() if self.profile else nullcontext():
                 output: StepOutput = pipeline.progress(batches)
             meter.add(output)
             if running is not None:
@@ -119,6 +122,8 @@ class Trainer:
                     running.restart()
                 self.observer.tables(state.step, epoch_over=state.position.epoch > 0)
         epochs.close()
+        if self.profile is not None:
+            self.profile.close()
         if isinstance(pipeline, TrainPipelineSparseDist):
             pipeline.detach()
         return state

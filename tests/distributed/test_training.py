@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from home_dist.insight.trace import breakdown, read_trace
 from tests.factory import make_config, make_data
 from tests.ranks import Ended, finish, run, settings, start
 
@@ -24,13 +25,29 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(data, tmp_path_factory):
-    """Two ranks, never stopped, with every checkpoint kept; with dropout, whose random numbers must come back too."""
+    """Two ranks, never stopped, with every checkpoint kept; with dropout, whose random numbers must come back too.
+
+    Some steps are traced, which must change nothing."""
     folder = tmp_path_factory.mktemp("undisturbed")
     config = make_config(folder, data, batch_size=32)
     options = [*ROW_WISE, *settings(checkpoint__every_steps=9, checkpoint__keep_last=100, embedding__dropout=0.1)]
-    ended = run(2, "train", config, *options)
+    ended = run(2, "train", config, "--profile", "--profile-steps", 4, *options)
     assert ended.codes == [0, 0], ended.text
     return folder, options, ended
+
+
+def test_traced_steps_are_told(undisturbed):
+    folder, _, ended = undisturbed
+    assert ended.outputs[0].count("where a step goes") == 1
+    assert not ended.outputs[1]
+    for rank in range(2):
+        found = breakdown(read_trace(folder / "run" / "profile" / f"rank-{rank:05d}.json.gz"))
+        assert found.steps == 4
+        assert sum(found.parts.values()) == pytest.approx(found.milliseconds)
+        assert min(found.parts[p] for p in ("input exchange", "look-up", "experts", "backward", "optimizer")) > 0
+        assert {"all_to_all", "all_reduce"} <= set(found.exchanges)
+        assert found.exchanges["all_to_all"].bytes > 0
+        assert 0 <= found.hidden_share <= 1
 
 
 def tensors(checkpoint: Path, scratch: Path) -> dict[str, torch.Tensor]:

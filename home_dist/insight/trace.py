@@ -1,0 +1,236 @@
+"""Where the time of traced steps went, and how much of the exchange between ranks was hidden behind computing.
+
+Reads the file that torch's profiler writes (Chrome's format). Each moment of a step belongs to the innermost scope that is
+known here, on the thread that trains, or on a GPU on the stream that computes. An exchange lasts from when it is started until
+it has ended; the part of that time in which operators run beside it, or Python between two of them, is hidden.
+"""
+
+import bisect
+import gzip
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+STEP = "home_dist: step"
+PARTS = (
+    "data wait",
+    "input exchange",
+    "look-up",
+    "output exchange",
+    "feature vector",
+    "sequences",
+    "experts",
+    "towers",
+    "backward",
+    "optimizer",
+    "other",
+)
+SCOPE = "home_dist: "
+"""Before the name of a part, in scopes of our own."""
+_KNOWN = (
+    # TorchRec's and torch's scopes by how their names begin, and whose time they are.
+    ("## next_batch", "data wait"),
+    ("## copy_batch_to_gpu", "data wait"),
+    ("## inplace_copy_batch_to_gpu", "data wait"),
+    ("## wait_for_batch", "data wait"),
+    ("## start_sparse_data_dist", "input exchange"),
+    ("## wait_sparse_data_dist", "input exchange"),
+    ("[splits_dist]", "input exchange"),
+    ("## FusedKJTListSplitsAwaitable", "input exchange"),
+    ("## KJTAllToAll", "input exchange"),
+    ("## KJTListAwaitable", "input exchange"),
+    ("## all2all_data", "input exchange"),
+    ("## runtime_forward_assemble_KJT", "input exchange"),
+    ("[lookup]", "look-up"),
+    ("[output_dist]", "output exchange"),
+    ("[output_dist_wait]", "output exchange"),
+    ("## EmbeddingBagCollectionAwaitable", "output exchange"),
+    ("## EmbeddingCollectionAwaitable", "output exchange"),
+    ("## backward", "backward"),
+    ("## optimizer", "optimizer"),
+    ("## zero_grad", "optimizer"),
+    ("Optimizer.", "optimizer"),
+)
+_BYTES = {"float": 4, "int": 4, "long int": 8, "double": 8, "c10::Half": 2, "c10::BFloat16": 2}
+_BYTES |= {"unsigned char": 1, "signed char": 1}
+_PYTHON = 200.0  # microseconds between two operators that count as computing: what Python needs to get to the next one
+
+
+@dataclass
+class Exchange:
+    """One kind of collective, per step."""
+
+    calls: float = 0.0
+    bytes: float = 0.0
+    """That this rank hands to it; 0 where the trace does not tell."""
+    milliseconds: float = 0.0
+
+
+@dataclass
+class Breakdown:
+    steps: int
+    milliseconds: float
+    """Of a step."""
+    parts: dict[str, float]
+    """Milliseconds of a step, by PARTS; their sum is the step's."""
+    exchanges: dict[str, Exchange] = field(default_factory=dict)
+    communicating: float = 0.0
+    """Milliseconds of a step in which an exchange was under way."""
+    hidden: float = 0.0
+    """Of these, those in which computing went on."""
+
+    @property
+    def hidden_share(self) -> float:
+        """NaN without any exchange."""
+        return self.hidden / self.communicating if self.communicating else float("nan")
+
+
+Span = tuple[float, float]
+
+
+def read_trace(path: Path) -> list[dict[str, Any]]:
+    """The events that have a duration."""
+    data = path.read_bytes()
+    text = gzip.decompress(data) if path.suffix == ".gz" else data
+    return [event for event in json.loads(text)["traceEvents"] if event.get("ph") == "X"]
+
+
+def breakdown(events: Sequence[dict[str, Any]]) -> Breakdown:
+    """Raises ValueError when the trace has no step of ours."""
+    on_gpu = any(e.get("cat") == "kernel" for e in events)
+    scopes = [e for e in events if e.get("cat") == ("gpu_user_annotation" if on_gpu else "user_annotation")]
+    steps = [e for e in scopes if e["name"] == STEP]
+    if not steps:
+        raise ValueError(f"the trace holds no scope {STEP!r}")
+    thread = steps[0]["tid"]
+    spans = [_span(s) for s in steps]
+    parts = dict.fromkeys(PARTS, 0.0)
+    for begin, end in spans:
+        inside = [s for s in scopes if s["tid"] == thread and begin <= s["ts"] < end and _part(s["name"]) is not None]
+        for part, took in _innermost(inside, begin, end):
+            parts[part] += took
+    found = [e for e in events if _collective(e, on_gpu) is not None and _within(e, spans)]
+    exchanges: dict[str, Exchange] = {}
+    for event in found:
+        kind = exchanges.setdefault(_collective(event, on_gpu) or "", Exchange())
+        kind.calls += 1 / len(steps)
+        kind.bytes += _bytes(event) / len(steps)
+        kind.milliseconds += event["dur"] / 1e3 / len(steps)
+    under_way = _union(_span(e) for e in found)
+    if on_gpu:
+        busy = _union(_span(e) for e in events if e.get("cat") == "kernel" and not e["name"].startswith("nccl"))
+    else:
+        busy = _bridged(_union(_computing([e for e in events if e.get("cat") == "cpu_op" and e["tid"] == thread])))
+    return Breakdown(
+        steps=len(steps),
+        milliseconds=sum(s["dur"] for s in steps) / 1e3 / len(steps),
+        parts={part: took / 1e3 / len(steps) for part, took in parts.items()},
+        exchanges=dict(sorted(exchanges.items(), key=lambda item: -item[1].milliseconds)),
+        communicating=_length(under_way) / 1e3 / len(steps),
+        hidden=_length(_common(under_way, busy)) / 1e3 / len(steps),
+    )
+
+
+def _part(name: str) -> str | None:
+    if name.startswith(SCOPE):
+        own = name.removeprefix(SCOPE)
+        return own if own in PARTS else None
+    return next((part for begin, part in _KNOWN if name.startswith(begin)), None)
+
+
+def _innermost(scopes: Sequence[dict[str, Any]], begin: float, end: float) -> Iterable[tuple[str, float]]:
+    """(part, microseconds) of pieces that together make up begin .. end; scopes are nested."""
+    at = begin
+    open_: list[tuple[float, str]] = [(end, "other")]
+    for scope in sorted(scopes, key=lambda s: (s["ts"], -s["dur"])):
+        start, stop = _span(scope)
+        while open_[-1][0] <= start and len(open_) > 1:
+            until, part = open_.pop()
+            yield part, until - at
+            at = until
+        yield open_[-1][1], start - at
+        at = start
+        open_.append((min(stop, open_[-1][0]), _part(scope["name"]) or "other"))
+    while open_:
+        until, part = open_.pop()
+        yield part, until - at
+        at = until
+
+
+def _collective(event: dict[str, Any], on_gpu: bool) -> str | None:
+    """Its name, of events that last as long as the exchange does."""
+    name = event["name"]
+    if on_gpu:
+        return name.split("(")[0] if event.get("cat") == "kernel" and name.startswith("nccl") else None
+    return name.removeprefix("gloo:") if name.startswith("gloo:") else None
+
+
+def _computing(operators: Sequence[dict[str, Any]]) -> Iterable[Span]:
+    """Of one thread: without those that wait for an exchange, or hold one that does so."""
+    waits = sorted(e["ts"] for e in operators if e["name"].startswith(("c10d::", "gloo:")))
+    for event in operators:
+        begin, end = _span(event)
+        holds = bisect.bisect_left(waits, begin) < bisect.bisect_right(waits, end)
+        if not holds and "_Wait" not in event["name"]:
+            yield begin, end
+
+
+def _bytes(event: dict[str, Any]) -> int:
+    """Of the tensors that are handed to a collective."""
+    told = event.get("args", {})
+    total = 0
+    for kind, shape in zip(told.get("Input type", ()), told.get("Input Dims", ()), strict=False):
+        size = _BYTES.get(kind, 0)
+        if size and all(isinstance(n, int) for n in shape):
+            for n in shape:
+                size *= n
+            total += size
+    return total
+
+
+def _span(event: dict[str, Any]) -> Span:
+    return event["ts"], event["ts"] + event["dur"]
+
+
+def _within(event: dict[str, Any], spans: Sequence[Span]) -> bool:
+    return any(begin <= event["ts"] < end for begin, end in spans)
+
+
+def _union(spans: Iterable[Span]) -> list[Span]:
+    joined: list[Span] = []
+    for begin, end in sorted(spans):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
+        else:
+            joined.append((begin, end))
+    return joined
+
+
+def _bridged(spans: Sequence[Span]) -> list[Span]:
+    """With the short gaps filled."""
+    found: list[Span] = []
+    for begin, end in spans:
+        if found and begin - found[-1][1] < _PYTHON:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((begin, end))
+    return found
+
+
+def _common(one: Sequence[Span], other: Sequence[Span]) -> list[Span]:
+    found, i, j = [], 0, 0
+    while i < len(one) and j < len(other):
+        begin, end = max(one[i][0], other[j][0]), min(one[i][1], other[j][1])
+        if begin < end:
+            found.append((begin, end))
+        if one[i][1] < other[j][1]:
+            i += 1
+        else:
+            j += 1
+    return found
+
+
+def _length(spans: Sequence[Span]) -> float:
+    return sum(end - begin for begin, end in spans)

@@ -1,0 +1,145 @@
+"""`home-dist train --profile`: some steps traced on every rank, and where their time went."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from rich.table import Table
+from torch import nn
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from home_dist.insight.trace import SCOPE, STEP, Breakdown, Exchange, breakdown, read_trace
+from home_dist.network import Network
+from home_dist.training.ranks import Ranks
+from home_dist.training.tables import Screen
+
+_WARM_UP = 5  # steps that allocate, fill the pipeline and settle
+
+
+class Profile:
+    """Traces `steps` steps of this process, after the first few. Every rank has one and calls it at the same steps."""
+
+    def __init__(self, model: nn.Module, steps: int, folder: Path, ranks: Ranks, screen: Screen):
+        """steps: 0 traces nothing."""
+        self.model, self.steps, self.folder, self.ranks, self.screen = model, steps, folder, ranks, screen
+        self._passed = 0
+        self._open: ExitStack | None = None
+        self._profiler: Any = None
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        if self.steps and self._passed == _WARM_UP:
+            self._begin()
+        self._passed += 1
+        if self._open is None:
+            yield
+            return
+        with record_function(STEP):
+            yield
+        if self._passed == _WARM_UP + self.steps:
+            self.close()
+
+    def close(self) -> None:
+        """Also ends a trace of fewer steps, when a run ends before."""
+        if self._open is None:
+            return
+        self._open.close()
+        self._open = None
+        path = self.folder / f"rank-{self.ranks.rank:05d}.json.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._profiler.export_chrome_trace(str(path))
+        found: list[Any] = [None] * self.ranks.world_size
+        dist.all_gather_object(found, asdict(breakdown(read_trace(path))))
+        together = mean_breakdown([_from_dict(tree) for tree in found])
+        self.screen.table(parts_table(together))
+        if together.exchanges:
+            self.screen.table(exchanges_table(together))
+        self.screen.say(f"traces: {self.folder}, one per rank, for https://ui.perfetto.dev or chrome://tracing")
+
+    def _begin(self) -> None:
+        self._open = ExitStack()
+        for part, module in parts_of(self.model):
+            self._open.enter_context(_scope(module, SCOPE + part))
+        activities = [ProfilerActivity.CPU]
+        if self.ranks.device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._profiler = self._open.enter_context(profile(activities=activities, record_shapes=True))
+
+
+def parts_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Modules whose forward is a part of a step of its own."""
+    [network] = [m for m in model.modules() if isinstance(m, Network)]
+    head = network.head
+    encoders = [("sequences", encoder) for encoder in head.features.encoders.values()]
+    return [("feature vector", head.features), *encoders, ("experts", head.model), ("towers", head.towers)]
+
+
+@contextmanager
+def _scope(module: nn.Module, name: str) -> Iterator[None]:
+    """A scope around each forward of `module`."""
+    running: list[Any] = []
+
+    def enter(*_: Any) -> None:
+        running.append(record_function(name))
+        running[-1].__enter__()
+
+    def leave(*_: Any) -> None:
+        running.pop().__exit__(None, None, None)
+
+    hooks = [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def mean_breakdown(ranks: Sequence[Breakdown]) -> Breakdown:
+    """Means over ranks."""
+    count = len(ranks)
+    names = list(dict.fromkeys(name for r in ranks for name in r.exchanges))
+    exchanges = {}
+    for name in names:
+        own = [r.exchanges.get(name, Exchange()) for r in ranks]
+        exchanges[name] = Exchange(**{f.name: sum(getattr(e, f.name) for e in own) / count for f in fields(Exchange)})
+    return Breakdown(
+        steps=ranks[0].steps,
+        milliseconds=sum(r.milliseconds for r in ranks) / count,
+        parts={part: sum(r.parts[part] for r in ranks) / count for part in ranks[0].parts},
+        exchanges=exchanges,
+        communicating=sum(r.communicating for r in ranks) / count,
+        hidden=sum(r.hidden for r in ranks) / count,
+    )
+
+
+def parts_table(found: Breakdown) -> Table:
+    table = Table(title=f"where a step goes: {found.milliseconds:.1f} ms, mean of {found.steps} steps and all ranks")
+    table.add_column("part")
+    table.add_column("ms", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("")
+    for part, took in found.parts.items():
+        share = took / found.milliseconds
+        table.add_row(part, f"{took:.1f}", f"{share:.1%}", "█" * round(40 * share))
+    return table
+
+
+def exchanges_table(found: Breakdown) -> Table:
+    title = f"exchange between ranks, per step: {found.communicating:.1f} ms, of which {found.hidden_share:.0%} hidden"
+    table = Table(title=title)
+    table.add_column("collective")
+    for name in ("calls", "MB given", "ms"):
+        table.add_column(name, justify="right")
+    for name, kind in found.exchanges.items():
+        table.add_row(name, f"{kind.calls:.1f}", f"{kind.bytes / 1e6:.2f}", f"{kind.milliseconds:.1f}")
+    return table
+
+
+def _from_dict(tree: dict[str, Any]) -> Breakdown:
+    return Breakdown(**{**tree, "exchanges": {name: Exchange(**e) for name, e in tree["exchanges"].items()}})
