@@ -151,6 +151,11 @@ class TrainSection(_Section):
     """How learning rates fall to zero over the run."""
     clip_norm: float | None = Field(default=None, gt=0)
     """Bound of the norm of the dense gradient."""
+    accumulate: int = Field(default=1, ge=1)
+    """Steps whose dense gradients are averaged to one update of the dense parameters. Rows of sharded tables are updated in
+    each step. Checkpoints lie between updates: checkpoint.every_steps must be a multiple."""
+    recompute_experts: bool = False
+    """Keeps no activations of the multi-task model: the backward computes them anew, which takes less memory and more time."""
     linear_path: bool = True
     """Adds a linear model of the dense values to each task's logit."""
     task_weights: dict[str, float] = Field(default_factory=dict)
@@ -237,6 +242,13 @@ class RunConfig(_Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"sequence {name!r} is listed twice")
+        every, accumulate = self.checkpoint.every_steps, self.train.accumulate
+        if every and every % accumulate:
+            nearest = max(1, round(every / accumulate)) * accumulate
+            raise ValueError(
+                f"checkpoint.every_steps = {every} is no multiple of train.accumulate = {accumulate}, whose steps share one "
+                f"update. Set it to {nearest}, say"
+            )
         if self.data.follow:
             for key, wrong in (
                 ("train.epochs must be 1", self.train.epochs != 1),

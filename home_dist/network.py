@@ -12,6 +12,7 @@ from home_dist.embeddings.collections import bag_collection, event_collection, m
 from home_dist.embeddings.pretrained import Pretrained
 from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.experts import Towers
+from home_dist.layers.recompute import recomputed
 from home_dist.models import TaskGroups, build_model
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema, SequenceInput
 from home_dist.schema.layout import ONE_BY_ONE
@@ -202,7 +203,7 @@ class Head(nn.Module):
         tasks = schema.task
         self.features = FeatureVector(layout, config, len(tasks))
         model = build_model(config.model, self.features.width, TaskGroups.of(tasks), self.features.columns())
-        self.model = model
+        self.model, self.recompute_experts = model, config.train.recompute_experts
         rates = torch.tensor([t.base_rate or 0.5 for t in tasks])
         self.towers = Towers(len(tasks), model.out_dim, config.model.tower_hidden, torch.logit(model.tower_rates(rates)))
         self.linear = None
@@ -258,7 +259,8 @@ class Head(nn.Module):
 
     def logits(self, v: torch.Tensor, dense: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """v: (B, F); dense: (B, P); mask: (B,). Returns (B, K)."""
-        logits = self.towers(self.model(v, mask))
+        state = recomputed(self.model, v, mask) if self.recompute_experts and self.training else self.model(v, mask)
+        logits = self.towers(state)
         if self.linear is not None:
             logits = logits + self.linear(dense)
         return self.model.joint(logits)

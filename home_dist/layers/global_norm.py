@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from home_dist.layers.recompute import again
+
 
 class _GatherRanks(torch.autograd.Function):
     """(S,) on each rank -> (ranks, S) on all of them. Backward: the sum over ranks of the gradient of this rank's row."""
@@ -109,6 +111,8 @@ class GlobalBatchNorm(nn.Module):
     @torch.no_grad()
     def follow(self, mean: torch.Tensor, var: torch.Tensor, count: torch.Tensor, chosen: torch.Tensor | None = None) -> None:
         """Moves the running averages towards a batch's moments; `chosen`: which entries of the first axis these are of."""
+        if again():
+            return
         step = torch.where(count > 0, self.momentum, 0.0)
         unbiased = var * count / (count - 1).clamp(min=1)
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):

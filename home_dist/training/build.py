@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from torchrec.optim.keyed import CombinedOptimizer
 
@@ -124,6 +125,13 @@ def build(inputs: Inputs, ranks: Ranks) -> Built:
         device=ranks.device,
         plan=plan,
         sharders=sharders(config.embedding),
+        data_parallel_wrapper=_data_parallel(config),
     )
     initialise(model, config.embedding.init_std, config.train.seed)
     return Built(model, build_optimizer(model, config), plan, kernel)
+
+
+def _data_parallel(config: RunConfig) -> DefaultDataParallelWrapper:
+    """How dense gradients are summed over ranks. A static graph must be so in the first step, which may be one that only
+    accumulates."""
+    return DefaultDataParallelWrapper(static_graph=config.train.accumulate == 1)

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
-from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
@@ -58,10 +57,27 @@ def build_optimizer(model: DistributedModelParallel, config: RunConfig) -> Combi
                 parameters, lambda p, d=decay[group]: torch.optim.AdamW(p, lr=config.train.lr, weight_decay=d, fused=True)
             )
             parts.append((group, wrapped))
-    dense: KeyedOptimizer = CombinedOptimizer(parts)
-    if config.train.clip_norm is not None:
-        dense = GradientClippingOptimizer(dense, GradientClipping.NORM, config.train.clip_norm)
+    dense = DenseOptimizer(parts, config.train.accumulate, config.train.clip_norm)
     return CombinedOptimizer([("fused", model.fused_optimizer), ("dense", dense)])
+
+
+class DenseOptimizer(CombinedOptimizer):
+    """Steps by gradients that `accumulate` backwards added up: by their mean, whose norm is at most `clip_norm`.
+
+    TorchRec's wrappers for such things keep the state of when they were made, so that checkpoints would miss what AdamW knows.
+    """
+
+    def __init__(self, parts: list[tuple[str, KeyedOptimizer]], accumulate: int, clip_norm: float | None):
+        super().__init__(parts)
+        self.accumulate, self.clip_norm = accumulate, clip_norm
+
+    def step(self, closure: Any = None) -> None:
+        parameters = [p for p in self.params.values() if p.grad is not None]
+        if parameters and self.accumulate > 1:
+            torch._foreach_div_([p.grad for p in parameters], float(self.accumulate))
+        if parameters and self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        super().step(closure)
 
 
 def _group(name: str, parameter: nn.Parameter) -> str:

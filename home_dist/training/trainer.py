@@ -5,9 +5,13 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import torch
+from torch import nn
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
+from torchrec.distributed.train_pipeline.gradient_accumulation import GradientAccumulationConfig, GradientAccumulationWrapper
+from torchrec.optim.keyed import CombinedOptimizer
 
 from home_dist.data import Reader
 from home_dist.data.batch import Batch
@@ -78,9 +82,12 @@ class Trainer:
         self.built.model.train()
         while state.step < total:
             rate = self.schedule.set(state.step)
+            if self.config.train.accumulate > 1:
+                # Hands the rate to sharded tables' updates, which the pipeline then does only once per dense update.
+                self.built.model.fused_optimizer.zero_grad()
             torch.manual_seed(_step_seed(self.config.train.seed, state.step, self.ranks.rank))
             with self.observer.step(state.step + 1), self.profile.step() if self.profile else nullcontext():
-                output: StepOutput = pipeline.progress(batches)
+                output: StepOutput = pipeline.progress(batches, is_last_batch=state.step + 1 == total)
             meter.add(output)
             if running is not None:
                 running.add(output)
@@ -102,7 +109,8 @@ class Trainer:
                     self.bad_rows(state.step)
                 measured = {"loss": interval.loss}
             every = self.config.checkpoint.every_steps
-            leaves = preemption.asked() and not state.finished
+            # Gradients that wait for their update are in no checkpoint.
+            leaves = state.step % self.config.train.accumulate == 0 and preemption.asked() and not state.finished
             if leaves:
                 state = replace(state, metrics=measured)
                 path = self.saver.save(self.built.model, self.built.optimizer, state, meter.state())
@@ -111,8 +119,7 @@ class Trainer:
                 preemption.leave(self.ranks, f"asked to leave at {where}; the same command goes on from {path}")
             if state.finished or (every and state.step % every == 0):
                 if self.validate is not None:
-                    if isinstance(pipeline, TrainPipelineSparseDist):
-                        pipeline.detach()  # the next step attaches it again
+                    pipeline.detach()  # the next step attaches it again
                     # A new dict: a save that is still being written holds the one before.
                     measured = measured | self.validate()
                     batches = self._until_validation(epochs, state.step, total)
@@ -124,21 +131,21 @@ class Trainer:
         epochs.close()
         if self.profile is not None:
             self.profile.close()
-        if isinstance(pipeline, TrainPipelineSparseDist):
-            pipeline.detach()
+        pipeline.detach()
         return state
 
     def _running(self) -> Running | None:
         samples, ranks = self.config.metrics.running_samples, self.ranks
         return Running(len(self.tasks), samples, ranks.world_size, ranks.rank, ranks.device) if samples else None
 
-    def _pipeline(self) -> TrainPipelineSparseDist | TrainPipelineBase:
+    def _pipeline(self) -> "_Pipeline":
         model, optimizer, device = self.built.model, self.built.optimizer, self.ranks.device
         if not self.built.plan.plan:
             # All tables are small and replicated: there is no exchange of ids to overlap, and nothing sharded at which the
             # pipeline's tracing of the model would stop.
-            return TrainPipelineBase(model, optimizer, device)
-        return TrainPipelineSparseDist(model, optimizer, device, execute_all_batches=True)
+            return _Pipeline(TrainPipelineBase(model, optimizer, device), model, optimizer, self.config.train.accumulate)
+        sparse = TrainPipelineSparseDist(model, optimizer, device, execute_all_batches=True)
+        return _Pipeline(sparse, model, optimizer, self.config.train.accumulate)
 
     def _until_validation(self, batches: Iterator[Batch], step: int, total: int) -> Iterator[Batch]:
         """What the pipeline may take: it reads ahead, and must have nothing in flight when the model is used without it."""
@@ -160,6 +167,23 @@ class Trainer:
             world_size=self.ranks.world_size,
             rounds=state.rounds,
         )
+
+
+class _Pipeline(GradientAccumulationWrapper[Batch, StepOutput]):
+    """A pipeline of TorchRec's, whose optimizer steps after every `accumulate` batches and after the last one."""
+
+    def __init__(self, pipeline: Any, model: nn.Module, optimizer: CombinedOptimizer, accumulate: int):
+        super().__init__(pipeline, optimizer, model, GradientAccumulationConfig(num_steps=accumulate))
+
+    def _should_sync_grad(self, is_last_batch: bool = False) -> bool:
+        """TorchRec's sums over ranks after the very first batch, too, so that a run that goes on would add up in another order
+        than one that was not stopped."""
+        return is_last_batch or (self.current_step + 1) % self._config.num_steps == 0
+
+    def detach(self) -> None:
+        """For a use of the model without the pipeline."""
+        if isinstance(self._pipeline, TrainPipelineSparseDist):
+            self._pipeline.detach()
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from home_dist.experts.kernels.operands import Operands, Precision
+from home_dist.layers.recompute import within
 
 
 @dataclass
@@ -41,21 +42,36 @@ class Call:
         return biases[-1] if len(biases) == len(self.operands.weights) else None
 
 
-def keep(ctx: Any, y: torch.Tensor, hidden: list[list[torch.Tensor]]) -> None:
-    """For the backward to write over; hidden: by layer, each in one or more parts. Not by save_for_backward, which would hold
-    all of it until the backward's end."""
-    ctx.y, ctx.hidden = y, hidden
+Hidden = list[list[torch.Tensor]]
+"""By layer, each in one or more parts."""
 
 
-def own(ctx: Any) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
-    """What was kept; copies of it if the graph is to serve again."""
+def keep(ctx: Any, saved: Sequence[torch.Tensor | None], y: torch.Tensor, hidden: Hidden) -> None:
+    """saved: what the backward reads; y, hidden: what it writes over. These are not given to save_for_backward, which would
+    hold all of them until the backward's end, unless they are to be computed anew, which it cares for."""
+    ctx.saved, ctx.parts = len(saved), None
+    if within():
+        ctx.parts = [len(layer) for layer in hidden]
+        saved = [*saved, y, *(part for layer in hidden for part in layer)]
+    else:
+        ctx.y, ctx.hidden = y, hidden
+    ctx.save_for_backward(*saved)
+
+
+def own(ctx: Any) -> tuple[list[Any], torch.Tensor, Hidden]:
+    """What was saved and what was kept; copies of that if the graph is to serve again."""
+    found = list(ctx.saved_tensors)
+    saved = found[: ctx.saved]
+    if ctx.parts is not None:
+        y, flat = found[ctx.saved], iter(found[ctx.saved + 1 :])
+        return saved, y, [[next(flat) for _ in range(count)] for count in ctx.parts]
     if ctx.y is None:
         raise RuntimeError("this graph has been through a backward; pass retain_graph=True to the first one for a second")
     y, hidden = ctx.y, ctx.hidden
     if _graph_is_kept():
-        return y.clone(), [[part.clone() for part in layer] for layer in hidden]
+        return saved, y.clone(), [[part.clone() for part in layer] for layer in hidden]
     ctx.y = ctx.hidden = None
-    return y, hidden
+    return saved, y, hidden
 
 
 def _graph_is_kept() -> bool:

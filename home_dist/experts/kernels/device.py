@@ -66,19 +66,17 @@ class _Mixed(torch.autograd.Function):
         out = mix(y, activation, gates)
         if call.keep:
             ctx.call, ctx.indices = call, indices
-            keep(ctx, y, [[layer] for layer in hidden])
-            ctx.save_for_backward(gates, mask, *activation, inputs, *weights)
+            keep(ctx, [gates, mask, *activation, inputs, *weights], y, [[layer] for layer in hidden])
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         call, indices = ctx.call, ctx.indices
-        gates, mask, *rest = ctx.saved_tensors
+        (gates, mask, *rest), y, hidden = own(ctx)
         activation = Activation(*rest[:4])
         inputs, *weights = rest[4:]
         grad, bf16 = grads[0].contiguous(), call.precision == "bf16"
-        y, hidden = own(ctx)
 
         gate_grad, shift_grad, scale_grad = mix_sums(grad, y, activation, gates)
         statistics = through_statistics(activation, shift_grad, scale_grad, call.samples)

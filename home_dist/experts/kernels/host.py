@@ -87,20 +87,18 @@ class _Mixed(torch.autograd.Function):
         out = using.mix(y, activation, gates)
         if call.keep:
             ctx.call, ctx.using, ctx.products = call, using, products
-            keep(ctx, y, hidden)
-            ctx.save_for_backward(gates, mask, *activation, *inputs, *weights, *biases)
+            keep(ctx, [gates, mask, *activation, *inputs, *weights, *biases], y, hidden)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         call, using, products = ctx.call, ctx.using, ctx.products
-        gates, mask, *rest = ctx.saved_tensors
+        (gates, mask, *rest), y, hidden = own(ctx)
         activation = Activation(*rest[:4])
         inputs, weights, biases = call.split(rest[4:])
         layers = Layers(_each(inputs), call.operands.experts, weights, biases)
         grad = grads[0].contiguous()
-        y, hidden = own(ctx)
 
         gate_grad, shift_grad, scale_grad = using.mix_sums(grad, y, activation, gates)
         statistics = through_statistics(activation, shift_grad, scale_grad, call.samples)
