@@ -196,11 +196,22 @@ class LogSection(_Section):
     tensorboard: bool = True
 
 
+class ExchangeSection(_Section):
+    forward: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    """What embeddings are sent as between ranks. int8 is for tables that lie whole, or by columns, on one rank and are pooled;
+    others go as fp16 then."""
+    backward: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    """What their gradients are sent as."""
+    gradients: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """What dense gradients are summed over ranks as."""
+
+
 class DistributedSection(_Section):
     timeout: float = Field(default=120.0, gt=0)
     """Seconds that a rank waits for the others before it gives up."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads per rank; by default the cores shared out among the ranks of the host."""
+    exchange: ExchangeSection = ExchangeSection()
 
 
 class KernelSection(_Section):

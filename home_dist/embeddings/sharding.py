@@ -15,6 +15,7 @@ from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import EnumerableShardingSpec, ModuleSharder, ShardingPlan, ShardingType
 
 from home_dist.config import EmbeddingSection
+from home_dist.embeddings.exchange import Codecs
 from home_dist.embeddings.managed import ManagedSharder
 from home_dist.errors import ConfigError
 from home_dist.schema import InputLayout, Table
@@ -32,8 +33,10 @@ class BagSharder(EmbeddingBagCollectionSharder):
         return offered if row_wise in offered else [*offered, row_wise]
 
 
-def sharders(config: EmbeddingSection) -> list[ModuleSharder[nn.Module]]:
-    return [BagSharder(), EmbeddingCollectionSharder(), ManagedSharder(config.init_std)]
+def sharders(config: EmbeddingSection, codecs: Codecs | None = None) -> list[ModuleSharder[nn.Module]]:
+    """codecs: what embeddings are sent as."""
+    bags = BagSharder(qcomm_codecs_registry=codecs)
+    return [bags, EmbeddingCollectionSharder(qcomm_codecs_registry=codecs), ManagedSharder(config.init_std)]
 
 
 def plan_sharding(model: nn.Module, layout: InputLayout, config: EmbeddingSection, device: torch.device) -> ShardingPlan:

@@ -17,6 +17,7 @@ from home_dist.data.bad_rows import BadRowLog
 from home_dist.data.side_files import with_local_schema
 from home_dist.data.sources import join
 from home_dist.embeddings.collections import initialise
+from home_dist.embeddings.exchange import codecs
 from home_dist.embeddings.sharding import plan_sharding, sharders
 from home_dist.errors import ConfigError
 from home_dist.experts import kernels
@@ -113,7 +114,7 @@ class Built:
 
 def build(inputs: Inputs, ranks: Ranks) -> Built:
     """Plans, shards and initialises; the first values are the same on any number of ranks."""
-    config = inputs.config
+    config, exchange = inputs.config, inputs.config.distributed.exchange
     torch.manual_seed(config.train.seed)
     network = Network(inputs.schema, inputs.layout, config, torch.device("meta"))
     kernel = kernels.select(network, config.kernel, ranks.device)
@@ -124,7 +125,7 @@ def build(inputs: Inputs, ranks: Ranks) -> Built:
         env=ShardingEnv.from_process_group(torch.distributed.group.WORLD),
         device=ranks.device,
         plan=plan,
-        sharders=sharders(config.embedding),
+        sharders=sharders(config.embedding, codecs(exchange, ranks.device, config.train.batch_size, config.embedding.dim)),
         data_parallel_wrapper=_data_parallel(config),
     )
     initialise(model, config.embedding.init_std, config.train.seed)
@@ -134,4 +135,7 @@ def build(inputs: Inputs, ranks: Ranks) -> Built:
 def _data_parallel(config: RunConfig) -> DefaultDataParallelWrapper:
     """How dense gradients are summed over ranks. A static graph must be so in the first step, which may be one that only
     accumulates."""
-    return DefaultDataParallelWrapper(static_graph=config.train.accumulate == 1)
+    sent = config.distributed.exchange.gradients
+    return DefaultDataParallelWrapper(
+        static_graph=config.train.accumulate == 1, allreduce_comm_precision=None if sent == "fp32" else sent
+    )
