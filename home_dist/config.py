@@ -218,7 +218,8 @@ class KernelSection(_Section):
     backend: Literal["auto", "eager", "cpu", "triton"] = "auto"
     """How experts are computed: plain torch operators, passes fused for a CPU, or Triton kernels; by default by device."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the experts' matrix products; sums and statistics are fp32 in any case."""
+    """Of matrix products: of experts, and by torch's autocast of history encoders and towers. Parameters, sums, statistics and
+    losses are fp32 in any case."""
 
 
 class RunConfig(_Section):

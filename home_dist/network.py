@@ -56,6 +56,7 @@ class FeatureVector(nn.Module):
         self.replicated = ReplicatedTables(replicated, config.embedding.init_std)
         self._small_column = {i.key: n for n, i in enumerate(layout.at("small"))}
         self.dropout = config.embedding.dropout
+        self.bf16 = False
         self.encoders = nn.ModuleDict()
         self.pretrained = Pretrained(layout.pretrained)
         width = sum(w for _, w in self.pretrained.widths) + layout.dense_width + sum(i.table.dim for i in layout.features)
@@ -106,11 +107,12 @@ class FeatureVector(nn.Module):
         ids = batch.events.to_dict() if batch.events.keys() else {}
         if self.layout.at("managed"):
             ids |= batch.managed.to_dict()
-        encoded = {
-            s.name: self.encoders[s.name](self._history(s, single, lists, weights, events, ids, batch.small))
-            for s in self.layout.sequences
-        }
-        parts += [e.vector for e in encoded.values()]
+        encoded = {}
+        for s in self.layout.sequences:
+            history = self._history(s, single, lists, weights, events, ids, batch.small)
+            with products_in_bf16(self.bf16, batch.dense.device):
+                encoded[s.name] = self.encoders[s.name](history)
+        parts += [e.vector.float() for e in encoded.values()]
         looked_up = nn.functional.dropout(torch.cat(parts, 1), self.dropout, self.training)
         return torch.cat([looked_up, batch.dense], 1), encoded
 
@@ -193,6 +195,12 @@ def pooled(ids: JaggedTensor, item: IdInput, weights: JaggedTensor | None = None
     return total / lengths.clamp(min=1).unsqueeze(1) if item.pooling == "mean" else total
 
 
+def products_in_bf16(on: bool, device: torch.device) -> torch.autocast:
+    """Matrix products of encoders and towers; experts have a precision of their own (`kernels`). Sums, statistics and losses
+    are fp32 in any case."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=on)
+
+
 class Head(nn.Module):
     """All that needs no exchange between ranks but sums: feature vector, model, towers, losses."""
 
@@ -253,14 +261,17 @@ class Head(nn.Module):
         for sequence, encoder in encoded.items():
             found |= {f"{sequence}_{name}": loss for name, loss in encoder.auxiliary.items()}
             for name, (logits, factor) in encoder.predictions.items():
-                losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, weight=weights, reduction="none")
+                losses = nn.functional.binary_cross_entropy_with_logits(
+                    logits.float(), labels, weight=weights, reduction="none"
+                )
                 found[f"{sequence}_{name}"] = factor * (losses.sum(0) * self.task_weight).sum() / len(labels)
         return found
 
     def logits(self, v: torch.Tensor, dense: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """v: (B, F); dense: (B, P); mask: (B,). Returns (B, K)."""
         state = recomputed(self.model, v, mask) if self.recompute_experts and self.training else self.model(v, mask)
-        logits = self.towers(state)
+        with products_in_bf16(self.features.bf16, v.device):
+            logits = self.towers(state).float()
         if self.linear is not None:
             logits = logits + self.linear(dense)
         return self.model.joint(logits)

@@ -130,3 +130,27 @@ def test_a_model_without_a_loss_of_its_own_tells_none():
     config = configured()
     head = Head(make_schema(), build_layout(make_schema(), config), config)
     assert head.model.auxiliary() == {}
+
+
+@pytest.mark.parametrize("kind", ["din", "dien", "sim", "twin"])
+def test_products_in_bf16(kind):
+    """Near those in fp32, and not the same; logits and gradients are fp32."""
+    config = configured(kind="mmoe", expert_hidden=[8], expert_dim=8, tower_hidden=[8])
+    config = config.model_validate({**config.model_dump(by_alias=True), "sequence": [{"name": "watched", "kind": kind}]})
+    layout = build_layout(make_schema(), config)
+    torch.manual_seed(0)
+    head = Head(make_schema(), layout, config)
+    batch, bags, events = looked_up(layout)
+    found = {}
+    for bf16 in (False, True):
+        head.features.bf16 = bf16
+        torch.manual_seed(1)
+        v, _ = head.features(batch, keyed(bags, [i.key for i in layout.at("bag")]), None, events)
+        logits = head.logits(v, batch.dense, torch.ones(ROWS))
+        head.zero_grad()
+        logits.square().sum().backward()
+        assert {p.grad.dtype for p in head.parameters() if p.grad is not None} == {torch.float32}
+        found[bf16] = logits.detach()
+    assert found[True].dtype == torch.float32
+    assert not torch.equal(found[True], found[False])
+    torch.testing.assert_close(found[True], found[False], rtol=0.05, atol=0.02)

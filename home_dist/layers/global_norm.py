@@ -95,6 +95,8 @@ class GlobalBatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(shape)) if affine else None
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        if x.dtype == torch.bfloat16:
+            x = x.float()
         if self.training:
             mean, var, count = global_moments(x, mask)
             self.follow(mean.detach(), var.detach(), count.detach())

@@ -61,7 +61,7 @@ class Dien(Encoder):
     def _evolve(self, interests: torch.Tensor, attention: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
         """interests: (N, H) and attention: (N, 1), by time. Returns the last states of the ranked samples with events."""
         inputs = self.gates_in(interests)
-        state = inputs.new_zeros(int(sizes[0]), self.out_dim)
+        state = interests.new_zeros(int(sizes[0]), self.out_dim)
         ended = []
         at = 0
         for size in sizes.tolist():
@@ -72,7 +72,8 @@ class Dien(Encoder):
             update_state, reset_state, candidate_state = self.gates_state(state).chunk(3, 1)
             update = attention[at : at + size] * torch.sigmoid(update_in + update_state)
             candidate = torch.tanh(candidate_in + torch.sigmoid(reset_in + reset_state) * candidate_state)
-            state = torch.lerp(state, candidate, update)
+            # What goes on from event to event keeps the precision of the events, whatever that of the products is.
+            state = torch.lerp(state, candidate.to(state.dtype), update.to(state.dtype))
             at += size
         return torch.cat([state, *reversed(ended)])
 

@@ -118,6 +118,7 @@ def build(inputs: Inputs, ranks: Ranks) -> Built:
     torch.manual_seed(config.train.seed)
     network = Network(inputs.schema, inputs.layout, config, torch.device("meta"))
     kernel = kernels.select(network, config.kernel, ranks.device)
+    network.head.features.bf16 = kernel.precision == "bf16"
     fuse_table_optimizer(network, config)
     plan = plan_sharding(network, inputs.layout, config.embedding, ranks.device)
     model = DistributedModelParallel(
