@@ -70,12 +70,17 @@ class DataSection(_Section):
     of weight 0 in its place; or its file, row and reason are written to quarantine/ in the run's folder as well."""
 
 
+Sharding = Literal["table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid", "data_parallel"]
+
+
 class TableSection(_Section):
     dim: int | None = Field(default=None, ge=1)
     keep_rows: int | None = Field(default=None, ge=1)
     """Keep only the first rows; larger ids become 0. Pipelines order vocabularies by frequency, so this cuts the tail."""
-    sharding: Literal["table_wise", "row_wise", "column_wise", "data_parallel"] | None = None
-    """Pins the way TorchRec shards the table; by default its planner chooses among the first three."""
+    sharding: Sharding | None = None
+    """Pins the way TorchRec shards the table; by default its planner chooses among the first three. table_row_wise spreads rows
+    over the ranks of one host, table_column_wise columns, grid columns over hosts and rows within each, for tables that are
+    pooled where they are stored."""
     managed: Literal["lfu", "lru", "hashed"] | None = None
     """Of a hashed table: rows are not shared by ids but given to them as they come, and taken from the rarest (lfu) or the
     longest unseen (lru) when there are no more. Such a table is sharded row-wise, and its run stays on its number of ranks."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 from home_dist.config import RunConfig
 from home_dist.data.batch import Batch
@@ -185,6 +185,18 @@ def _in_order(bags: KeyedTensor, keys: list[str]) -> torch.Tensor:
     return torch.cat([found[key] for key in keys], 1)
 
 
+def means_of_sums(bags: KeyedTensor, ids: KeyedJaggedTensor, means: frozenset[str]) -> KeyedTensor:
+    """bags: (B, width) sums over each sample's ids; those of the keys `means` become means, zero for samples without any."""
+    keys, row = bags.keys(), {key: n for n, key in enumerate(ids.keys())}
+    order = torch.tensor([row[key] for key in keys], device=ids.lengths().device)
+    counts = ids.lengths().view(len(row), -1).index_select(0, order)
+    divided = torch.tensor([key in means for key in keys], device=counts.device).unsqueeze(1)
+    scale = torch.where(divided, 1 / counts.clamp(min=1), 1.0)
+    widths = torch.tensor(bags.length_per_key(), device=counts.device)
+    values = bags.values() * scale.t().repeat_interleave(widths, 1, output_size=bags.values().shape[1])
+    return KeyedTensor(keys, bags.length_per_key(), values)
+
+
 def pooled(ids: JaggedTensor, item: IdInput, weights: JaggedTensor | None = None) -> torch.Tensor:
     """(n, dim) values of jagged samples -> (B, dim): their sum or mean; zero for samples without any. weights: (n,)."""
     values, lengths = ids.values(), ids.lengths()
@@ -209,6 +221,7 @@ class Head(nn.Module):
     def __init__(self, schema: Schema, layout: InputLayout, config: RunConfig):
         super().__init__()
         tasks = schema.task
+        self.means = frozenset(i.key for i in layout.at("bag") if i.pooling == "mean")
         self.features = FeatureVector(layout, config, len(tasks))
         model = build_model(config.model, self.features.width, TaskGroups.of(tasks), self.features.columns())
         self.model, self.recompute_experts = model, config.train.recompute_experts
@@ -231,6 +244,8 @@ class Head(nn.Module):
     ) -> tuple[torch.Tensor, StepOutput]:
         if managed is not None:
             events = {**(events or {}), **managed}
+        if bags is not None and self.means:
+            bags = means_of_sums(bags, batch.bags, self.means)
         v, encoded = self.features(batch, bags, weighted, events)
         logits = self.logits(v, batch.dense, batch.mask)
         weights = batch.weights * batch.mask.unsqueeze(1)

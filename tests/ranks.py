@@ -25,12 +25,16 @@ class Ended:
         return {int(s): loss for s, loss in re.findall(r"step +(\d+)/.*?loss ([\d.]+)", self.outputs[0])}
 
 
-def environment(rank: int, started: int, port: int, world_size: int | None = None) -> dict[str, str]:
+def environment(
+    rank: int, started: int, port: int, world_size: int | None = None, per_host: int | None = None
+) -> dict[str, str]:
+    """per_host: ranks that are told to share a host, by default all."""
+    per_host = per_host or started
     variables = {
         "RANK": rank,
-        "LOCAL_RANK": rank,
+        "LOCAL_RANK": rank % per_host,
         "WORLD_SIZE": world_size or started,
-        "LOCAL_WORLD_SIZE": started,
+        "LOCAL_WORLD_SIZE": per_host,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
         "OMP_NUM_THREADS": 1,
@@ -40,13 +44,17 @@ def environment(rank: int, started: int, port: int, world_size: int | None = Non
 
 
 def start(
-    ranks: int, *args: object, world_size: int | None = None, module: str = "home_dist.cli"
+    ranks: int,
+    *args: object,
+    world_size: int | None = None,
+    module: str = "home_dist.cli",
+    per_host: int | None = None,
 ) -> list[subprocess.Popen[str]]:
     """Starts `python -m module args` on each rank."""
     port = free_port()
     command = [sys.executable, "-m", module, *map(str, args)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": REPOSITORY}
-    return [subprocess.Popen(command, env=environment(r, ranks, port, world_size), **pipes) for r in range(ranks)]
+    return [subprocess.Popen(command, env=environment(r, ranks, port, world_size, per_host), **pipes) for r in range(ranks)]
 
 
 def finish(processes: list[subprocess.Popen[str]], timeout: float = 120) -> Ended:
@@ -63,9 +71,9 @@ def run(ranks: int, *args: object, world_size: int | None = None, timeout: float
     return finish(start(ranks, *args, world_size=world_size), timeout)
 
 
-def run_module(ranks: int, module: str, *args: object, timeout: float = 400) -> Ended:
+def run_module(ranks: int, module: str, *args: object, timeout: float = 400, per_host: int | None = None) -> Ended:
     """A module of the tests on each rank; all must end well."""
-    ended = finish(start(ranks, *args, module=module), timeout)
+    ended = finish(start(ranks, *args, module=module, per_host=per_host), timeout)
     assert ended.codes == [0] * ranks, ended.text
     return ended
 

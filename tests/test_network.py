@@ -7,7 +7,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, Keyed
 from home_dist.config import RunConfig
 from home_dist.data.batch import Batch
 from home_dist.errors import ConfigError
-from home_dist.network import FeatureVector, Head
+from home_dist.network import FeatureVector, Head, means_of_sums
 from home_dist.schema import InputLayout, build_layout
 from tests.factory import TASKS, make_schema
 
@@ -36,6 +36,10 @@ def looked_up(layout: InputLayout) -> tuple[Batch, dict[str, torch.Tensor], dict
     keys = [i.key for i in layout.at("small_list")]
     lists = KeyedJaggedTensor(keys, torch.zeros(len(keys) * ROWS, dtype=torch.int64), lengths=ones.repeat(len(keys)))
     batch = object.__new__(Batch)
+    of_bags = [i.key for i in layout.at("bag")]
+    batch.bags = KeyedJaggedTensor(
+        of_bags, torch.zeros(len(of_bags) * ROWS, dtype=torch.int64), lengths=ones.repeat(len(of_bags))
+    )
     of_events = [i.key for i in layout.at("event")]
     batch.events = KeyedJaggedTensor(
         of_events, torch.zeros(len(of_events) * ROWS, dtype=torch.int64), lengths=ones.repeat(len(of_events))
@@ -154,3 +158,17 @@ def test_products_in_bf16(kind):
     assert found[True].dtype == torch.float32
     assert not torch.equal(found[True], found[False])
     torch.testing.assert_close(found[True], found[False], rtol=0.05, atol=0.02)
+
+
+def test_means_are_made_of_sums():
+    """Of the keys that ask for it, in any order of keys; a sample without ids keeps the zero vector."""
+    ids = KeyedJaggedTensor(
+        ["a", "b", "c"],
+        torch.zeros(10, dtype=torch.int64),
+        lengths=torch.tensor([2, 0, 1, 3, 1, 0, 1, 1, 1], dtype=torch.int32),
+    )
+    sums = {"c": torch.randn(3, 2), "a": torch.randn(3, 4), "b": torch.randn(3, 1)}
+    found = means_of_sums(keyed(sums, ["c", "a", "b"]), ids, frozenset({"a", "b"})).to_dict()
+    assert torch.equal(found["c"], sums["c"])
+    torch.testing.assert_close(found["a"], sums["a"] / torch.tensor([[2.0], [1], [1]]))
+    torch.testing.assert_close(found["b"], sums["b"] / torch.tensor([[3.0], [1], [1]]))

@@ -24,7 +24,9 @@ def bag_collection(layout: InputLayout, device: torch.device, weighted: bool = F
             num_embeddings=table.rows,
             embedding_dim=table.dim,
             feature_names=[i.key for i in users],
-            pooling=PoolingType.MEAN if any(i.pooling == "mean" for i in users) else PoolingType.SUM,
+            # Means are made of sums by the network: where tables that are sharded by row and pooled by mean stand beside
+            # others, TorchRec 1.8 divides what it finds in the others by the number of their ids as well.
+            pooling=PoolingType.SUM,
         )
         for table, users in _by_table(inputs)
     ]

@@ -22,15 +22,17 @@ from home_dist.schema import InputLayout, Table
 
 # Data-parallel copies only when a table is pinned to it: small tables are replicated without TorchRec already.
 _PLANNED = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value, ShardingType.COLUMN_WISE.value]
+_OF_HOSTS = ("table_row_wise", "table_column_wise", "grid")
+_NAMES = {"grid": ShardingType.GRID_SHARD.value}
+_WITHIN_HOSTS = [ShardingType.TABLE_ROW_WISE.value, ShardingType.TABLE_COLUMN_WISE.value, ShardingType.GRID_SHARD.value]
 
 
 class BagSharder(EmbeddingBagCollectionSharder):
-    """Offers row-wise sharding on CPU too; TorchRec's own leaves it out there although it works."""
+    """Offers sharding of rows on CPU too; TorchRec's own leaves it out there although it works."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         offered = super().sharding_types(compute_device_type)
-        row_wise = ShardingType.ROW_WISE.value
-        return offered if row_wise in offered else [*offered, row_wise]
+        return [*offered, *(t for t in [ShardingType.ROW_WISE.value, *_WITHIN_HOSTS] if t not in offered)]
 
 
 def sharders(config: EmbeddingSection, codecs: Codecs | None = None) -> list[ModuleSharder[nn.Module]]:
@@ -39,23 +41,36 @@ def sharders(config: EmbeddingSection, codecs: Codecs | None = None) -> list[Mod
     return [bags, EmbeddingCollectionSharder(qcomm_codecs_registry=codecs), ManagedSharder(config.init_std)]
 
 
-def plan_sharding(model: nn.Module, layout: InputLayout, config: EmbeddingSection, device: torch.device) -> ShardingPlan:
-    """The same plan on every rank. Raises ConfigError when the tables do not fit."""
-    world = dist.get_world_size()
+def table_constraints(layout: InputLayout, config: EmbeddingSection, device: str) -> dict[str, ParameterConstraints]:
+    """By table, the shardings that the planner may choose from. Raises ConfigError for a pin that does not work."""
     constraints = {}
     one_by_one = {i.table.name for i in layout.at("event")}
     for table in layout.tables:
         pinned = config.tables[table.name].sharding if table.name in config.tables else None
-        if pinned == "data_parallel" and table.name in one_by_one and device.type == "cpu":
+        key = f"embedding.tables.{table.name}.sharding"
+        if pinned == "data_parallel" and table.name in one_by_one and device == "cpu":
             # FBGEMM 1.8's dense look-up sums over each sample's ids there, although asked for one vector per id.
             raise ConfigError(
-                f"embedding.tables.{table.name}.sharding: data_parallel does not work on a CPU for a table that a history uses "
-                "or that is pooled in several ways. Choose another sharding, or raise embedding.replicate_rows to keep "
-                "the table whole on every rank."
+                f"{key}: data_parallel does not work on a CPU for a table that a history uses or that is pooled in several "
+                "ways. Choose another sharding, or raise embedding.replicate_rows to keep the table whole on every rank."
+            )
+        if pinned in _OF_HOSTS and table.name in one_by_one:
+            raise ConfigError(
+                f"{key}: TorchRec shards tables that a history uses, or that are pooled in several ways, by table, row or "
+                f"column, not {pinned}. Choose table_wise, row_wise or column_wise."
             )
         kernels = [EmbeddingComputeKernel.DENSE.value if pinned == "data_parallel" else EmbeddingComputeKernel.FUSED.value]
-        pinned = "row_wise" if table.managed else pinned
-        constraints[table.name] = ParameterConstraints(sharding_types=[pinned] if pinned else _PLANNED, compute_kernels=kernels)
+        allowed = _PLANNED
+        if pinned or table.managed:
+            allowed = ["row_wise" if table.managed else _NAMES.get(pinned or "", pinned or "")]
+        constraints[table.name] = ParameterConstraints(sharding_types=allowed, compute_kernels=kernels)
+    return constraints
+
+
+def plan_sharding(model: nn.Module, layout: InputLayout, config: EmbeddingSection, device: torch.device) -> ShardingPlan:
+    """The same plan on every rank. Raises ConfigError when the tables do not fit."""
+    world = dist.get_world_size()
+    constraints = table_constraints(layout, config, device.type)
     planner = EmbeddingShardingPlanner(topology=_topology(device, world), constraints=constraints)
     group = dist.group.WORLD
     if group is None:
@@ -89,6 +104,7 @@ class PlanRow:
     rows: int
     dim: int
     sharding: str
+    """As in the configuration."""
     ranks: str
     bytes: int
 
@@ -117,7 +133,8 @@ def plan_rows(plan: ShardingPlan, layout: InputLayout) -> list[PlanRow]:
 
 
 def _row(table: Table, sharding: str, ranks: str, copies: int) -> PlanRow:
-    return PlanRow(table.name, table.rows, table.dim, sharding, ranks, table.rows * table.dim * 4 * copies)
+    named = next((own for own, theirs in _NAMES.items() if theirs == sharding), sharding)
+    return PlanRow(table.name, table.rows, table.dim, named, ranks, table.rows * table.dim * 4 * copies)
 
 
 def _span(ranks: list[int]) -> str:

@@ -16,7 +16,10 @@ CASES = [f"{KINDS[n]},{KINDS[(n + 1) % 4]},{KINDS[n % 3]}" for n in range(4)]
 
 
 def lines(ranks: int, phase: str, config: Path, folder: Path, cases: list[str]) -> list[dict]:
-    ended = run_module(ranks, "tests.distributed.reshard_ranks", phase, config, folder, *cases, timeout=600)
+    """Four ranks are two hosts."""
+    per_host = 2 if ranks == 4 else None
+    module = "tests.distributed.reshard_ranks"
+    ended = run_module(ranks, module, phase, config, folder, *cases, timeout=600, per_host=per_host)
     return [json.loads(line) for line in ended.outputs[0].splitlines() if line.startswith("{")]
 
 
@@ -44,4 +47,16 @@ def test_all_shardings_on_one_two_and_four_ranks(tmp_path):
     assert len(saved) == len(worlds) * len(CASES)
     loaded = [entry for world in worlds for entry in lines(world, "load", config, tmp_path, CASES)]
     assert len({(e["from"], e["to"]) for e in loaded}) == len(saved) ** 2
+    assert [e for e in loaded if e["differ"]] == []
+
+
+@pytest.mark.slow
+def test_shardings_of_hosts(tmp_path):
+    """From the kinds that four ranks on two hosts have to those of one and two ranks, and back."""
+    config = prepared(tmp_path)
+    of_hosts = ["grid,table_row_wise,row_wise", "table_column_wise,table_column_wise,table_wise"]
+    others = ["row_wise,table_wise,column_wise"]
+    saved = [*lines(4, "save", config, tmp_path, of_hosts), *lines(2, "save", config, tmp_path, others)]
+    loaded = [*lines(1, "load", config, tmp_path, others), *lines(4, "load", config, tmp_path, of_hosts)]
+    assert len(loaded) == len(saved) * 3
     assert [e for e in loaded if e["differ"]] == []

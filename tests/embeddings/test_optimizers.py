@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from home_dist.config import load_config
+from home_dist.embeddings.sharding import table_constraints
 from home_dist.errors import ConfigError
-from home_dist.schema import IdFeature, load_schema, save_schema
+from home_dist.schema import IdFeature, build_layout, load_schema, save_schema
 from tests.embeddings.update_tables import STEPS, draw, factors
-from tests.factory import make_config, make_data
+from tests.factory import make_config, make_data, make_schema
 from tests.ranks import run, run_module, settings
 
 pytestmark = pytest.mark.distributed
@@ -18,14 +19,28 @@ LR = 0.1
 EPS = {"row_wise_adagrad": 1e-10, "adagrad": 1e-10}
 SHARDINGS = ("row_wise", "table_wise", "column_wise", "data_parallel")
 OPTIMIZERS = ("row_wise_adagrad", "adagrad", "sgd")
-CASES = {
-    f"{o}-{s}": f"embedding.optimizer={o} embedding.lr={LR} "
-    + " ".join(f"embedding.tables.{t}.sharding={s}" for t in ("user", "tag", "topic"))
-    + f" embedding.tables.video.sharding={'row_wise' if s == 'data_parallel' else s}"
-    for s in SHARDINGS
-    for o in OPTIMIZERS
-}
-RANKS = (1, 2)
+WITHIN_HOSTS = ("table_row_wise", "table_column_wise", "grid")
+"""For pooled tables only."""
+
+
+def overrides_of(optimizer: str, sharding: str) -> str:
+    """Columns are cut into pieces of 128 at least."""
+    wide = sharding in ("table_column_wise", "grid")
+    of_histories = "row_wise" if sharding in ("data_parallel", *WITHIN_HOSTS) else sharding
+    pinned = [f"embedding.tables.{t}.sharding={sharding}" for t in ("user", "tag", "topic")]
+    dims = [f"embedding.tables.{t}.dim=256" for t in ("user", "tag", "topic") if wide]
+    settled = [f"embedding.optimizer={optimizer}", f"embedding.lr={LR}", f"embedding.tables.video.sharding={of_histories}"]
+    return " ".join([*settled, *pinned, *dims])
+
+
+ONE_HOST = {f"{o}-{s}": overrides_of(o, s) for s in SHARDINGS for o in OPTIMIZERS}
+ONE_HOST["sgd-mix"] = overrides_of("sgd", "column_wise").replace("tag.sharding=column_wise", "tag.sharding=row_wise")
+HOSTS = {f"{o}-{s}": overrides_of(o, s) for s in WITHIN_HOSTS for o in OPTIMIZERS}
+MIX = "embedding.optimizer=row_wise_adagrad embedding.lr=0.1 embedding.tables.user.sharding=grid embedding.tables.user.dim=256"
+HOSTS["row_wise_adagrad-mix"] = f"{MIX} embedding.tables.tag.sharding=table_wise embedding.tables.topic.sharding=row_wise"
+RUNS = {1: ONE_HOST, 2: ONE_HOST, 4: HOSTS}
+"""By number of ranks; four of them as two hosts."""
+CASES = [(ranks, name) for ranks, cases in RUNS.items() for name in cases]
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +58,14 @@ def found(tmp_path_factory):
     more = {"table": (*schema.table, topic), "feature": (*schema.feature, weighted)}
     save_schema(schema.model_copy(update=more), data / "schema.toml")
     results = {}
-    for ranks in RANKS:
+    for ranks, cases in RUNS.items():
         out = folder / f"ranks{ranks}"
         out.mkdir()
         # The batch is not read: ids are drawn, so that they repeat.
         config = make_config(out, data)
-        run_module(ranks, "tests.embeddings.update_tables", config, out, *(f"{name} {o}" for name, o in CASES.items()))
-        for name in CASES:
+        lines = [f"{name} {overrides}" for name, overrides in cases.items()]
+        run_module(ranks, "tests.embeddings.update_tables", config, out, *lines, per_host=2 if ranks == 4 else None)
+        for name in cases:
             results[ranks, name] = [torch.load(out / f"{name}.{r}.pt") for r in range(ranks)]
     return results
 
@@ -79,7 +95,7 @@ def gradient(tables: dict[str, torch.Tensor], part: dict, step: int, rank: int) 
         if not keys:
             continue
         for key, ids in draw(place, keys, step, rank).to_dict().items():
-            table, _, pooling, dim = part["poolings"][key]
+            table, dim = part["tables"][key]
             vectors = leaves[table][ids.values()]
             if place == "event":
                 loss = loss + (vectors * factors(key, *vectors.shape, step, rank).double()).sum()
@@ -87,7 +103,7 @@ def gradient(tables: dict[str, torch.Tensor], part: dict, step: int, rank: int) 
             if place == "weighted_bag":
                 vectors = vectors * ids.weights().double()[:, None]
             samples = vectors.split(ids.lengths().tolist())
-            pooled = [s.sum(0) / (max(1, len(s)) if pooling == "mean" else 1) for s in samples]
+            pooled = [s.sum(0) for s in samples]  # the network makes means of them
             loss = loss + (torch.stack(pooled) * factors(key, len(pooled), dim, step, rank).double()).sum()
     loss.backward()
     return {t: w.grad if w.grad is not None else torch.zeros_like(w) for t, w in leaves.items()}
@@ -109,8 +125,7 @@ def update(kind: str, weights: torch.Tensor, grad: torch.Tensor, state: torch.Te
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("ranks", "name"), CASES)
 def test_repeated_ids_update_as_dense_gradients_do(found, name, ranks):
     parts = found[ranks, name]
     expected, after = whole(parts, "before"), whole(parts, "after")
@@ -126,7 +141,9 @@ def test_repeated_ids_update_as_dense_gradients_do(found, name, ranks):
             update(kind, weights, grad, states[table], columns[table])
     assert {t for t in expected if not torch.equal(start[t], after[t])} == {"user", "tag", "video", "topic"}
     for table, weights in expected.items():
-        torch.testing.assert_close(after[table], weights, rtol=2e-5, atol=2e-6, msg=lambda m, t=table: f"{t}: {m}")
+        # Adagrad divides a gradient by its own size: of one that nearly cancels out, what is left is rounding.
+        near = 5e-4 if kind == "adagrad" else 2e-6
+        torch.testing.assert_close(after[table], weights, rtol=2e-5, atol=near, msg=lambda m, t=table: f"{t}: {m}")
 
 
 def test_histories_are_not_looked_up_data_parallel(tmp_path):
@@ -138,9 +155,21 @@ def test_histories_are_not_looked_up_data_parallel(tmp_path):
     assert "embedding.tables.video.sharding: data_parallel does not work on a CPU for a table that a history uses" in ended.text
 
 
+@pytest.mark.parametrize(
+    ("table", "sharding", "message"),
+    [
+        ("video", "grid", "shards tables that a history uses, .* not grid. Choose table_wise"),
+        ("video", "table_row_wise", "shards tables that a history uses, .* not table_row_wise"),
+    ],
+)
+def test_what_torchrec_does_not_shard_is_refused(table, sharding, message, tmp_path):
+    config = load_config(make_config(tmp_path, tmp_path), [f"embedding.tables.{table}.sharding={sharding}"])
+    with pytest.raises(ConfigError, match=f"embedding.tables.{table}.sharding: TorchRec {message}"):
+        table_constraints(build_layout(make_schema(), config), config.embedding, "cpu")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("ranks", "name"), CASES)
 def test_a_checkpoint_goes_on_bit_for_bit(found, name, ranks):
     for part in found[ranks, name]:
         for resumed, after in zip(part["resumed"], part["after"], strict=True):

@@ -87,7 +87,7 @@ def main(path: str, out: str, *cases: str) -> None:
                 "resumed": resumed,
                 "straight": shards(first.model),
                 "continued": shards(other.model),
-                "poolings": {i.key: (i.table.name, i.place, i.pooling, i.table.dim) for i in inputs.layout.inputs},
+                "tables": {i.key: (i.table.name, i.table.dim) for i in inputs.layout.inputs},
                 "keys": keys,
             },
             Path(out) / f"{name}.{formed.rank}.pt",
