@@ -57,6 +57,33 @@ def train(
 
 
 @app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(help="TOML file of the run. Its data need not be there, its schema must.")],
+    topology: Annotated[str, typer.Option(help="COUNTxKIND of devices, e.g. 64xH100-80GB.")],
+    hosts: Annotated[int | None, typer.Option(min=1, help="By default as many as devices of this kind come in.")] = None,
+    devices: Annotated[Path | None, typer.Option(help="TOML file of more kinds of devices.")] = None,
+    mean_length: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=NUMBER", help="Ids per sample of a list feature or a sequence.")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All figures as JSON.")] = False,
+) -> None:
+    """Tell what a run would need on devices that are not here: plan, memory, traffic, time, and what bounds it."""
+
+    def body() -> None:
+        notes: list[str] = []
+        settings = load_config(config, overrides or [], notes)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+        from home_dist.planning import command
+        from home_dist.planning.topology import machines
+
+        command.run(settings, machines(topology, hosts, devices), command.lengths_given(mean_length or []), as_json)
+
+    _run(body)
+
+
+@app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="run.dir of a run.")],
     split: Annotated[list[str] | None, typer.Option(help="train, validation or test; may be given several times.")] = None,

@@ -133,8 +133,12 @@ def plan_rows(plan: ShardingPlan, layout: InputLayout) -> list[PlanRow]:
 
 
 def _row(table: Table, sharding: str, ranks: str, copies: int) -> PlanRow:
-    named = next((own for own, theirs in _NAMES.items() if theirs == sharding), sharding)
-    return PlanRow(table.name, table.rows, table.dim, named, ranks, table.rows * table.dim * 4 * copies)
+    return PlanRow(table.name, table.rows, table.dim, sharding_name(sharding), ranks, table.rows * table.dim * 4 * copies)
+
+
+def sharding_name(theirs: str) -> str:
+    """TorchRec's name of a kind of sharding -> the configuration's."""
+    return next((own for own, name in _NAMES.items() if name == theirs), theirs)
 
 
 def _span(ranks: list[int]) -> str:

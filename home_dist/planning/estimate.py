@@ -1,0 +1,110 @@
+"""Memory of each rank, and how long a step takes and what bounds it.
+
+Times are of transfers and products at a share of the devices' speeds, see ASSUMED; they tell what bounds a step and how plans
+compare, not what a clock will show.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from home_dist.config import RunConfig
+from home_dist.planning.probe import DenseCost
+from home_dist.planning.topology import Machines
+from home_dist.planning.traffic import USES, Counter, Placed, Traffic, Widths
+
+ASSUMED = {"matrix products": 0.4, "memory": 0.6, "links": 0.7}
+"""Which share of a device's speed is reached."""
+HEAD_ROOM = 0.08
+"""Of a device's memory that is left to the driver, the allocator and what is short-lived."""
+_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.25}
+_STATE = {"row_wise_adagrad": "rows", "adagrad": "weights", "sgd": "none"}
+_ADAM = 4  # numbers of a dense parameter: itself, its gradient, and AdamW's two
+_BATCHES = 3  # that the pipeline holds
+
+
+@dataclass(frozen=True)
+class Estimate:
+    memory: dict[str, NDArray[np.float64]]
+    """Bytes, (ranks,) each, by what they are for."""
+    traffic: Traffic
+    seconds: dict[str, float]
+    """Of the slowest rank, by part of a step; parts that are hidden behind others are not added."""
+    hidden: dict[str, float]
+    """Seconds of what goes on beside the step: exchange of ids, and of dense gradients as far as the backward hides it."""
+    looked_up: NDArray[np.float64]
+    """Bytes of rows, (ranks,), in a forward pass."""
+
+    @property
+    def step(self) -> float:
+        return max(sum(self.seconds.values()), self.hidden["exchange of ids"])
+
+    @property
+    def bound(self) -> str:
+        parts = {**self.seconds, "exchange of ids": self.hidden["exchange of ids"]}
+        return max(parts, key=lambda name: parts[name])
+
+
+def widths(config: RunConfig) -> Widths:
+    exchange = config.distributed.exchange
+    return Widths(_BYTES[exchange.forward], _BYTES[exchange.backward], _BYTES[exchange.gradients])
+
+
+def not_tables(config: RunConfig, dense: DenseCost) -> dict[str, float]:
+    """Bytes of every rank that no table takes."""
+    kept = dense.kept * config.train.batch_size
+    return {"dense parameters and AdamW": dense.parameters * 4.0 * _ADAM, "activations": kept * 2}  # and their gradients
+
+
+def table_bytes(placed: Sequence[Placed], config: RunConfig, ranks: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights and optimizer state, (ranks,) each."""
+    weights, state = np.zeros(ranks), np.zeros(ranks)
+    kind = _STATE[config.embedding.optimizer]
+    for table in placed:
+        for shard in table.shards:
+            weights[shard.rank] += shard.rows * shard.columns * 4
+            state[shard.rank] += {"rows": shard.rows, "weights": shard.rows * shard.columns, "none": 0}[kind] * 4
+    return weights, state
+
+
+def estimate(
+    placed: Sequence[Placed], config: RunConfig, machines: Machines, dense: DenseCost, lengths: Mapping[str, float]
+) -> Estimate:
+    ranks, batch, device = machines.count, config.train.batch_size, machines.device
+    counter = Counter(machines, batch, lengths, widths(config))
+    counter.tables(placed)
+    copied = sum(p.rows * p.dim for p in placed if p.sharding == "data_parallel")
+    counter.reduce("dense gradients", (dense.parameters + copied) * counter.widths.dense)
+    counter.gather("statistics", dense.statistics * 4.0)
+    counter.reduce("statistics", dense.statistics * 4.0 * ranks)
+    traffic = counter.traffic
+    weights, state = table_bytes(placed, config, ranks)
+    fixed = {name: np.full(ranks, size) for name, size in not_tables(config, dense).items()}
+    received = sum(traffic.handed[use] for use in ("embeddings", "their gradients"))
+    buffers = received * 2 + traffic.handed["ids"] * _BATCHES
+    memory = {"tables": weights, "their optimizer": state, **fixed, "exchange and batches": buffers}
+
+    def over_links(use: str) -> float:
+        speed = ASSUMED["links"] * 1e9
+        return float(np.maximum(traffic.intra[use] / (device.intra * speed), traffic.inter[use] / (device.inter * speed)).max())
+
+    speed = device.bf16 if config.kernel.precision == "bf16" else device.fp32
+    products = 3 * dense.flops * batch / (speed * 1e12 * ASSUMED["matrix products"])  # the backward takes twice the forward
+    # Rows are read, and in the backward read and written, with gradients beside them.
+    looked_up = float(counter.looked_up.max()) * 4 / (device.memory_speed * 1e9 * ASSUMED["memory"])
+    dense_gradients = over_links("dense gradients")
+    seconds = {
+        "matrix products": products,
+        "look-up and update of rows": looked_up,
+        "exchange of embeddings": over_links("embeddings"),
+        "exchange of their gradients": over_links("their gradients"),
+        "exchange of dense gradients, exposed": max(0.0, dense_gradients - products * 2 / 3),
+        "exchange of statistics": over_links("statistics"),
+    }
+    hidden = {"exchange of ids": over_links("ids"), "exchange of dense gradients": min(dense_gradients, products * 2 / 3)}
+    return Estimate(memory, traffic, seconds, hidden, counter.looked_up)
+
+
+__all__ = ["ASSUMED", "HEAD_ROOM", "USES", "Estimate", "estimate", "not_tables", "table_bytes", "widths"]

@@ -1,0 +1,97 @@
+"""What one sample costs the dense part: a few samples go through it on this machine, and are counted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
+
+from home_dist.data.batch import Batch
+from home_dist.layers.global_norm import GlobalBatchNorm
+from home_dist.network import Network
+from home_dist.schema import IdInput, InputLayout
+from home_dist.schema.layout import ONE_BY_ONE
+
+_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class DenseCost:
+    parameters: int
+    flops: float
+    """Of a sample, forward."""
+    kept: float
+    """Bytes of a sample that the forward keeps for the backward, parameters left out."""
+    statistics: int
+    """Numbers that the normalisations of a step send to the other ranks."""
+
+
+def probe(network: Network, layout: InputLayout, lengths: Mapping[str, float]) -> DenseCost:
+    """lengths: ids per sample, by key of the input."""
+    head = network.head
+    batch, looked_up = _batch(layout, len(head.task_weight), lengths)
+    own = {p.untyped_storage().data_ptr() for p in head.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with FlopCounterMode(display=False) as counted, saved_tensors_hooks(keep, lambda tensor: tensor):
+        head(batch, *looked_up)
+    norms = [m for m in head.modules() if isinstance(m, GlobalBatchNorm)]
+    return DenseCost(
+        parameters=sum(p.numel() for p in head.parameters()),
+        flops=counted.get_total_flops() / _SAMPLES,
+        kept=sum(kept.values()) / _SAMPLES,
+        statistics=sum(2 * m.running_mean.numel() + 1 for m in norms),
+    )
+
+
+_LookedUp = tuple[KeyedTensor | None, KeyedTensor | None, dict[str, JaggedTensor]]
+
+
+def _batch(layout: InputLayout, tasks: int, lengths: Mapping[str, float]) -> tuple[Batch, _LookedUp]:
+    def length(item: IdInput) -> int:
+        return max(1, round(lengths.get(item.key, 1.0)))
+
+    def ids(items: tuple[IdInput, ...], floats: bool = False) -> KeyedJaggedTensor:
+        sizes = torch.tensor([length(i) for i in items], dtype=torch.int32).repeat_interleave(_SAMPLES)
+        total = int(sizes.sum())
+        values = torch.ones(total) if floats else torch.zeros(total, dtype=torch.int64)
+        return KeyedJaggedTensor([i.key for i in items], values, lengths=sizes)
+
+    def bags(items: tuple[IdInput, ...]) -> KeyedTensor | None:
+        dims = [i.table.dim for i in items]
+        return (
+            KeyedTensor([i.key for i in items], dims, torch.zeros(_SAMPLES, sum(dims), requires_grad=True)) if items else None
+        )
+
+    events = {
+        i.key: JaggedTensor(
+            values=torch.zeros(_SAMPLES * length(i), i.table.dim, requires_grad=True),
+            lengths=torch.full((_SAMPLES,), length(i), dtype=torch.int32),
+        )
+        for place in ONE_BY_ONE
+        for i in layout.at(place)
+    }
+    batch = Batch(
+        bags=ids(layout.at("bag")),
+        weighted_bags=ids(layout.at("weighted_bag")),
+        events=ids(layout.at("event")),
+        managed=ids(layout.at("managed")),
+        small_lists=ids(layout.at("small_list")),
+        list_weights=ids(layout.weighted, floats=True),
+        small=torch.zeros(_SAMPLES, len(layout.at("small")), dtype=torch.int64),
+        dense=torch.zeros(_SAMPLES, layout.dense_width),
+        vectors=torch.zeros(_SAMPLES, sum(i.width + 1 for i in layout.pretrained)),
+        labels=torch.zeros(_SAMPLES, tasks),
+        weights=torch.ones(_SAMPLES, tasks),
+        mask=torch.ones(_SAMPLES),
+        groups=torch.zeros(_SAMPLES, dtype=torch.int64),
+    )
+    return batch, (bags(layout.at("bag")), bags(layout.at("weighted_bag")), events)

@@ -1,0 +1,86 @@
+"""A sharding plan for devices that are not there: TorchRec's planner on a model without memory."""
+
+import contextlib
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.types import PlannerError
+from torchrec.distributed.types import EnumerableShardingSpec
+
+from home_dist.config import RunConfig
+from home_dist.embeddings.sharding import sharders, sharding_name, table_constraints
+from home_dist.network import Network
+from home_dist.planning.topology import Machines
+from home_dist.planning.traffic import Placed, Shard
+from home_dist.schema import InputLayout, Schema
+from home_dist.training.optimizers import fuse_table_optimizer
+
+
+class NoPlan(Exception):
+    """The planner's reason."""
+
+
+def model_without_memory(schema: Schema, layout: InputLayout, config: RunConfig) -> Network:
+    """Sharded tables take none; dense parameters are real."""
+    network = Network(schema, layout, config, torch.device("meta"))
+    fuse_table_optimizer(network, config)
+    return network
+
+
+def propose(
+    network: Network, layout: InputLayout, config: RunConfig, machines: Machines, lengths: Mapping[str, float], reserved: float
+) -> list[Placed]:
+    """lengths: ids per sample, by key; reserved: bytes of each device that tables may not take. Raises NoPlan, ConfigError."""
+    device, cap = machines.device, int(machines.device.memory * 1e9 - reserved)
+    if cap <= 0:
+        raise NoPlan("what is not tables takes all memory of a device")
+    memory: dict[str, Any] = {"hbm_cap": cap} if device.platform == "cuda" else {"ddr_cap": cap}
+    topology = Topology(
+        world_size=machines.count,
+        compute_device=device.platform,
+        local_world_size=machines.per_host,
+        hbm_mem_bw=device.memory_speed * 1e6,  # bytes per millisecond
+        ddr_mem_bw=device.memory_speed * 1e6,
+        intra_host_bw=device.intra * 1e6,
+        inter_host_bw=device.inter * 1e6,
+        **memory,
+    )
+    constraints = table_constraints(layout, config.embedding, device.platform)
+    for table in constraints:
+        users = [i for i in layout.inputs if i.table.name == table]
+        constraints[table] = replace(constraints[table], pooling_factors=[lengths.get(i.key, 1.0) for i in users])
+    planner = EmbeddingShardingPlanner(
+        topology=topology,
+        batch_size=config.train.batch_size,
+        constraints=constraints,
+        storage_reservation=_nothing(),
+        debug=False,
+    )
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            plan = planner.plan(network, sharders(config.embedding))
+    except PlannerError as error:
+        raise NoPlan(str(error).splitlines()[0]) from None
+    placed: list[Placed] = []
+    by_name = {t.name: t for t in layout.tables}
+    for module in plan.plan.values():
+        for name, sharding in module.items():
+            own, spec = by_name[name], sharding.sharding_spec
+            if isinstance(spec, EnumerableShardingSpec):
+                shards = tuple(Shard(s.placement.rank(), *map(int, s.shard_sizes)) for s in spec.shards)
+            else:
+                shards = tuple(Shard(rank, own.rows, own.dim) for rank in range(machines.count))
+            looking = tuple(i for i in layout.inputs if i.table.name == name)
+            placed.append(Placed(name, own.rows, own.dim, sharding_name(sharding.sharding_type), shards, looking))
+    return sorted(placed, key=lambda p: -p.rows * p.dim)
+
+
+def _nothing() -> Any:
+    """What is not tables has been taken off the devices' memory already."""
+    from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+
+    return FixedPercentageStorageReservation(percentage=0.0)

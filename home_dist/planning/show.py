@@ -1,0 +1,121 @@
+"""A plan as a person reads it."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from home_dist.config import RunConfig
+from home_dist.planning.estimate import ASSUMED, HEAD_ROOM, USES, Estimate
+from home_dist.planning.lengths import Lengths
+from home_dist.planning.probe import DenseCost
+from home_dist.planning.topology import Machines
+from home_dist.planning.traffic import Placed
+
+_MOST = 40  # tables that are listed
+
+
+def parts(
+    machines: Machines, placed: Sequence[Placed], dense: DenseCost, found: Estimate, lengths: Lengths, config: RunConfig
+) -> Iterator[str | Table]:
+    total = sum(p.rows * p.dim for p in placed) * 4
+    yield (
+        f"{machines.count} x {machines.name} on {machines.hosts} hosts | {len(placed)} sharded tables, {total / 1e9:,.1f} GB | "
+        f"{dense.parameters / 1e6:,.1f} M dense parameters, {dense.flops / 1e6:,.1f} MFLOP per sample forward | "
+        f"batch {config.train.batch_size:,} per rank, {config.train.batch_size * machines.count:,} in all"
+    )
+    yield plan_table(placed)
+    yield memory_table(machines, found)
+    yield traffic_table(machines, found)
+    yield time_table(found)
+    yield (
+        f"step: about {found.step * 1e3:,.2f} ms, {config.train.batch_size * machines.count / found.step:,.0f} samples/s; what "
+        f"bounds it: {found.bound}\n"
+        f"imbalance (largest over mean): memory of tables {_imbalance(found.memory['tables']):.2f}, rows read "
+        f"{_imbalance(found.looked_up):.2f}"
+    )
+    reached = ", ".join(f"{share:.0%} of the speed of {name}" for name, share in ASSUMED.items())
+    yield f"assumed: {reached}; exchange of ids goes on beside the step before"
+    if lengths.assumed:
+        known = sorted({f"{c} {lengths.by_key[k]:g}" for k in lengths.by_key for c in lengths.assumed if k.endswith(c)})
+        yield f"assumed, as no data tells: ids per sample of {', '.join(known)}. --mean-length NAME=NUMBER says better"
+
+
+def plan_table(placed: Sequence[Placed]) -> Table:
+    table = Table(title="sharding plan")
+    table.add_column("table")
+    for name in ("rows", "dim"):
+        table.add_column(name, justify="right")
+    table.add_column("sharding")
+    table.add_column("ranks")
+    table.add_column("GB", justify="right")
+    for p in placed[:_MOST]:
+        table.add_row(p.table, f"{p.rows:,}", str(p.dim), p.sharding, span(sorted({s.rank for s in p.shards})), _gb(_bytes(p)))
+    rest = placed[_MOST:]
+    if rest:
+        table.add_row(f"({len(rest)} smaller ones)", f"{sum(p.rows for p in rest):,}", "", "", "", _gb(sum(map(_bytes, rest))))
+    return table
+
+
+def memory_table(machines: Machines, found: Estimate) -> Table:
+    table = Table(title=f"memory of a rank, GB of {machines.device.memory:g}")
+    table.add_column("for")
+    for name in ("least", "mean", "most"):
+        table.add_column(name, justify="right")
+    for name, values in found.memory.items():
+        table.add_row(name, *(_gb(x) for x in (values.min(), values.mean(), values.max())))
+    whole = sum(found.memory.values(), np.zeros(machines.count))
+    table.add_section()
+    table.add_row("all", *(_gb(x) for x in (whole.min(), whole.mean(), whole.max())))
+    free = machines.device.memory * 1e9 - whole.max()
+    table.add_row(f"free on the fullest ({HEAD_ROOM:.0%} are kept free)", "", "", _gb(free))
+    return table
+
+
+def traffic_table(machines: Machines, found: Estimate) -> Table:
+    table = Table(title="sent by a rank in a step, MB, mean (most)")
+    table.add_column("what")
+    table.add_column("within the host", justify="right")
+    table.add_column("to other hosts", justify="right")
+    for use in USES:
+        table.add_row(use, _mb(found.traffic.intra[use]), _mb(found.traffic.inter[use]))
+    table.add_section()
+    sums = [sum(way.values(), np.zeros(machines.count)) for way in (found.traffic.intra, found.traffic.inter)]
+    table.add_row("all", *map(_mb, sums))
+    return table
+
+
+def time_table(found: Estimate) -> Table:
+    table = Table(title="where a step would go")
+    table.add_column("part")
+    table.add_column("ms", justify="right")
+    table.add_column("")
+    longest = max([*found.seconds.values(), *found.hidden.values()]) or 1.0
+    for name, seconds in found.seconds.items():
+        table.add_row(name, f"{seconds * 1e3:,.2f}", "█" * round(30 * seconds / longest))
+    for name, seconds in found.hidden.items():
+        table.add_row(f"{name} (hidden)", f"{seconds * 1e3:,.2f}", "░" * round(30 * seconds / longest))
+    return table
+
+
+def span(ranks: Sequence[int]) -> str:
+    if len(ranks) > 2 and ranks[-1] - ranks[0] == len(ranks) - 1:
+        return f"{ranks[0]}-{ranks[-1]}"
+    return ", ".join(map(str, ranks[:8])) + (f", ... ({len(ranks)})" if len(ranks) > 8 else "")
+
+
+def _bytes(placed: Placed) -> float:
+    return sum(s.rows * s.columns for s in placed.shards) * 4.0
+
+
+def _imbalance(values: NDArray[np.float64]) -> float:
+    return float(values.max() / values.mean()) if values.mean() else 1.0
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:,.2f}"
+
+
+def _mb(values: NDArray[np.float64]) -> str:
+    return f"{values.mean() / 1e6:,.2f} ({values.max() / 1e6:,.2f})"

@@ -1,0 +1,71 @@
+"""64xH100-80GB: how many devices of which kind, on how many hosts."""
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from home_dist.errors import ConfigError, problem_lines
+from home_dist.toml_file import read_toml
+
+_KNOWN = Path(__file__).with_name("devices.toml")
+
+
+class Device(BaseModel):
+    """A kind of device; speeds are of one device, in GB/s (1e9) and TFLOP/s."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    platform: Literal["cuda", "cpu"]
+    memory: float = Field(gt=0)
+    """GB (1e9)"""
+    memory_speed: float = Field(gt=0)
+    bf16: float = Field(gt=0)
+    fp32: float = Field(gt=0)
+    intra: float = Field(gt=0)
+    """To devices of the same host, in one direction."""
+    inter: float = Field(gt=0)
+    """To other hosts, in one direction."""
+    per_host: int = Field(ge=1)
+
+
+@dataclass(frozen=True)
+class Machines:
+    name: str
+    device: Device
+    count: int
+    hosts: int
+
+    @property
+    def per_host(self) -> int:
+        return self.count // self.hosts
+
+
+def machines(text: str, hosts: int | None = None, file: Path | None = None) -> Machines:
+    """text: COUNTxKIND. file: a TOML of more kinds. Raises ConfigError."""
+    kinds = _kinds(_KNOWN) | (_kinds(file) if file is not None else {})
+    found = re.fullmatch(r"(\d+)x(.+)", text.strip())
+    if found is None or int(found[1]) < 1:
+        raise ConfigError(f"--topology {text}: write it as COUNTxKIND, e.g. 64xH100-80GB. Kinds: {', '.join(kinds)}")
+    count, name = int(found[1]), found[2]
+    if name not in kinds:
+        raise ConfigError(
+            f"--topology {text}: no kind {name!r}; there are {', '.join(kinds)}. --devices FILE adds kinds, written as "
+            "those in home_dist/planning/devices.toml"
+        )
+    device = kinds[name]
+    hosts = hosts if hosts is not None else -(-count // device.per_host)
+    if count % hosts:
+        raise ConfigError(f"--hosts {hosts}: {count} devices do not divide among them evenly")
+    return Machines(name, device, count, hosts)
+
+
+def _kinds(file: Path) -> dict[str, Device]:
+    tree = tomllib.loads(file.read_text()) if file == _KNOWN else read_toml(file, "Give a TOML file of device kinds.")
+    try:
+        return {name: Device.model_validate(entry) for name, entry in tree.items()}
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{file}: {line}" for line in problem_lines(error))) from None

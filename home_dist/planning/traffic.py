@@ -1,0 +1,176 @@
+"""What ranks hand to each other in one step, in bytes, by what it is for and how far it goes.
+
+Counted as TorchRec 1.8 sends it: ids as int64 and lengths as int32 to the owners of rows; sums of pooled tables, or one vector
+per id of histories, back; the same way again for gradients. What a rank hands to itself is handed, and travels no link.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from home_dist.planning.topology import Machines
+from home_dist.schema import IdInput
+
+_ID, _LENGTH = 8, 4
+USES = ("ids", "embeddings", "their gradients", "dense gradients", "statistics")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows x columns of a table on a rank."""
+
+    rank: int
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A table, where it lies, and the columns of ids that look into it."""
+
+    table: str
+    rows: int
+    dim: int
+    sharding: str
+    """As in the configuration."""
+    shards: tuple[Shard, ...]
+    users: tuple[IdInput, ...]
+
+
+@dataclass
+class Traffic:
+    """Bytes of a step, (ranks,) each, by USES."""
+
+    ranks: int
+    handed: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    """To collectives, own part included."""
+    intra: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    """To other ranks of the host."""
+    inter: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    """To other hosts."""
+
+    def __post_init__(self) -> None:
+        for sums in (self.handed, self.intra, self.inter):
+            sums |= {use: np.zeros(self.ranks) for use in USES}
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Bytes of a number, by way: of embeddings, of their gradients, of dense gradients."""
+
+    forward: float = 4
+    backward: float = 4
+    dense: float = 4
+
+
+class Counter:
+    def __init__(self, machines: Machines, batch: int, lengths: Mapping[str, float], widths: Widths):
+        """batch: B of a rank; lengths: ids per sample, by key of the input."""
+        self.machines, self.batch, self.lengths, self.widths = machines, batch, lengths, widths
+        self.traffic = Traffic(machines.count)
+        self.looked_up = np.zeros(machines.count)
+        """Bytes of rows that a rank reads in a step's forward pass."""
+
+    def tables(self, placed: Iterable[Placed]) -> None:
+        for table in placed:
+            for user in table.users:
+                self._input(table, user, self.lengths.get(user.key, 1.0))
+
+    def _input(self, table: Placed, user: IdInput, length: float) -> None:
+        """length: ids of a sample."""
+        ranks, batch = self.machines.count, self.batch
+        pooled = user.place in ("bag", "weighted_bag")
+        weight = 4 if user.place == "weighted_bag" else 0
+        if table.sharding == "data_parallel":
+            self.looked_up += batch * length * table.dim * 4
+            return
+        for columns, owners in _groups(table):
+            share = 1 / len(owners)  # ids are spread evenly over blocks of rows
+            ids = batch * length * share * (_ID + weight) + batch * _LENGTH
+            self._all_to("ids", owners, ids)
+            for owner in owners:
+                self.looked_up[owner] += ranks * batch * length * share * columns * 4
+            if not pooled:
+                each = batch * length * share * columns
+                self._from("embeddings", owners, each * self.widths.forward)
+                self._all_to("their gradients", owners, each * self.widths.backward)
+            elif table.sharding in ("table_row_wise", "grid"):
+                self._in_two_steps(owners, batch * columns)
+            elif len(owners) == 1 and table.sharding != "row_wise":
+                self._from("embeddings", owners, batch * columns * self.widths.forward)
+                self._all_to("their gradients", owners, batch * columns * self.widths.backward)
+            else:  # partial sums of all samples: reduce-scatter, and all-gather of gradients
+                self._from("embeddings", owners, batch * columns * self.widths.forward)
+                self._gather("their gradients", batch * columns * self.widths.backward)
+
+    def _in_two_steps(self, owners: list[int], values: float) -> None:
+        """Partial sums within the host first, then to the ranks of the same number on other hosts; gradients back."""
+        per_host, hosts = self.machines.per_host, self.machines.hosts
+        width, back = self.widths.forward, self.widths.backward
+        for owner in owners:
+            self._count("embeddings", owner, values * self.machines.count * width, values * hosts * (per_host - 1) * width, 0.0)
+            self._count("embeddings", owner, values * hosts * width, 0.0, values * (hosts - 1) * width)
+            # All-gather within the host of what all other ranks have sent across.
+            self._count("their gradients", owner, values * hosts * back, values * hosts * (per_host - 1) * back, 0.0)
+        for rank in range(self.machines.count):
+            away = rank // per_host != owners[0] // per_host
+            self._count("their gradients", rank, values * back, 0.0, values * back * away)
+
+    def _all_to(self, use: str, owners: list[int], size: float) -> None:
+        """Each rank hands `size` to each owner."""
+        for owner in owners:
+            for sums, share in ((self.traffic.intra, self._same_host(owner)), (self.traffic.inter, ~self._on_host(owner))):
+                sums[use] += size * share
+            self.traffic.handed[use] += size
+
+    def _from(self, use: str, owners: list[int], size: float) -> None:
+        """Each owner hands `size` to each rank."""
+        ranks, per_host = self.machines.count, self.machines.per_host
+        for owner in owners:
+            self._count(use, owner, size * ranks, size * (per_host - 1), size * (ranks - per_host))
+
+    def _gather(self, use: str, size: float) -> None:
+        """Each rank hands `size`, which goes to all."""
+        self.traffic.handed[use] += size
+        self.traffic.intra[use] += size * (self.machines.per_host - 1)
+        self.traffic.inter[use] += size * (self.machines.count - self.machines.per_host)
+
+    def reduce(self, use: str, size: float) -> None:
+        """An all-reduce of `size`, as a ring: each rank passes on twice what the others have. Of a host's ranks one passes on
+        to another host."""
+        ranks, hosts = self.machines.count, self.machines.hosts
+        self.traffic.handed[use] += size
+        passed = 2 * size * (ranks - 1) / ranks
+        self.traffic.inter[use] += passed / self.machines.per_host if hosts > 1 else 0
+        self.traffic.intra[use] += passed * (1 - 1 / self.machines.per_host if hosts > 1 else 1)
+
+    def gather(self, use: str, size: float) -> None:
+        self._gather(use, size)
+
+    def _count(self, use: str, rank: int, handed: float, intra: float, inter: float) -> None:
+        for sums, size in ((self.traffic.handed, handed), (self.traffic.intra, intra), (self.traffic.inter, inter)):
+            sums[use][rank] += size
+
+    def _on_host(self, owner: int) -> NDArray[np.bool_]:
+        return np.arange(self.machines.count) // self.machines.per_host == owner // self.machines.per_host
+
+    def _same_host(self, owner: int) -> NDArray[np.bool_]:
+        """Other ranks of the owner's host."""
+        return self._on_host(owner) & (np.arange(self.machines.count) != owner)
+
+
+def _groups(table: Placed) -> Iterable[tuple[int, list[int]]]:
+    """Blocks of columns: how many columns, and the ranks that share the rows of each."""
+    if table.sharding in ("row_wise", "table_row_wise"):
+        yield table.dim, [s.rank for s in table.shards]
+    elif table.sharding == "grid":
+        per_block = max(1, round(sum(s.rows for s in table.shards) * 1.0 / table.rows))
+        size = len(table.shards) // per_block
+        for first in range(0, len(table.shards), size):
+            block = table.shards[first : first + size]
+            yield block[0].columns, [s.rank for s in block]
+    else:
+        for shard in table.shards:
+            yield shard.columns, [shard.rank]
