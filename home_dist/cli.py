@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -463,8 +464,11 @@ def _run(body: Callable[[], None]) -> None:
         if isinstance(error, ranks.OtherRankFailed):
             _leave(error.exit_code, None)
         lost = ranks.lost_contact(error)
-        if lost is None:
+        if lost is None and os.environ.get("WORLD_SIZE", "1") == "1":
             raise
+        if lost is None:
+            traceback.print_exc()
+            _leave(1, None)  # a process group that is taken down while its ranks are gone may wait for ever
         _leave(lost.exit_code, f"error: {lost}")
     else:
         if "torch" in sys.modules:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from home_dist.config import DistributedSection
 from home_dist.errors import DistributedError, UserError
+from home_dist.training import health
 
 Result = TypeVar("Result")
 
@@ -67,6 +68,7 @@ def form_ranks(config: DistributedSection) -> Ranks:
             f"{str(error).splitlines()[0]}. Check that all ranks were started and reach that address, or "
             "raise distributed.timeout."
         ) from None
+    health.begin(rank, world)
     return Ranks(rank, world, local_rank, local_world, device, backend, threads)
 
 
@@ -122,11 +124,13 @@ def lost_contact(error: BaseException) -> DistributedError | None:
     """What to tell when a collective failed because another rank is gone; None for errors of another kind."""
     text = str(error)
     signs = ("onnection closed by peer", "onnection reset by peer", "Timed out waiting", "timed out", "Broken pipe", "NCCL")
+    signs += ("timeout caused pair closure",)
     if not isinstance(error, RuntimeError) or not any(sign in text for sign in signs):
         return None
     rank = os.environ.get("RANK", "0")
     first = next(line for line in text.splitlines() if line.strip())
+    others = "".join(f"\n  {line}" for line in health.who_is_there())
     return DistributedError(
         f"rank {rank} on {socket.gethostname()} lost contact with another rank ({first.strip()[:200]}). The first error of the "
-        "job tells why; start the same command again to go on from the newest checkpoint."
+        f"job tells why; start the same command again to go on from the newest checkpoint.{others}"
     )

@@ -16,7 +16,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 from home_dist.data import Reader
 from home_dist.data.batch import Batch
 from home_dist.network import StepOutput
-from home_dist.training import progress
+from home_dist.training import health, progress
 from home_dist.training.build import Built, Inputs
 from home_dist.training.checkpoint import Saver, TrainState
 from home_dist.training.events import EventLog
@@ -92,6 +92,7 @@ class Trainer:
             if running is not None:
                 running.add(output)
             state = self._after(state, output, total)
+            health.at_step(state.step)
             self.saver.check()
             if state.step == first + _SLOW_STEPS:
                 meter.restart_clock()
