@@ -123,8 +123,10 @@ def _variable(name: str, default: int) -> int:
 def lost_contact(error: BaseException) -> DistributedError | None:
     """What to tell when a collective failed because another rank is gone; None for errors of another kind."""
     text = str(error)
-    signs = ("onnection closed by peer", "onnection reset by peer", "Timed out waiting", "timed out", "Broken pipe", "NCCL")
-    signs += ("timeout caused pair closure",)
+    signs = (
+        *("onnection closed by peer", "onnection reset by peer", "Timed out waiting", "timed out", "Broken pipe", "NCCL"),
+        "timeout caused pair closure",
+    )
     if not isinstance(error, RuntimeError) or not any(sign in text for sign in signs):
         return None
     rank = os.environ.get("RANK", "0")
