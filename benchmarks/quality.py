@@ -111,7 +111,7 @@ def _head(part: baselines.Part, rows: int) -> baselines.Part:
 def _train(run: Path, overrides: list[str]) -> None:
     """As a user would. A run that is complete is not trained again."""
     options = [part for o in (f"run.dir={run}", *overrides) for part in ("--set", o)]
-    command = [sys.executable, "-m", "launchers.torchrun", "--nproc-per-node", "2", "--rdzv-endpoint", "localhost:0"]
+    command = [sys.executable, "-m", "home_dist.torchrun", "--nproc-per-node", "2", "--rdzv-endpoint", "localhost:0"]
     command += ["--rdzv-backend", "c10d", "-m", "home_dist.cli", "train", str(CONFIG), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // 2))}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=3600)

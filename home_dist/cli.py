@@ -15,7 +15,7 @@ import typer
 import typer.core
 
 from home_dist import process
-from home_dist.config import load_config
+from home_dist.config import RunConfig, load_config
 from home_dist.errors import UserError
 
 Result = TypeVar("Result")
@@ -44,15 +44,32 @@ def train(
     """Train a model. The same command goes on with a run that was interrupted."""
 
     def body() -> None:
-        notes: list[str] = []
         begin = [f"checkpoint.warm_start.from={json.dumps(str(warm_start))}"] if warm_start else []
-        settings = _alike_on_all_ranks(lambda: load_config(config, [*(overrides or []), *begin], notes))
-        if os.environ.get("RANK", "0") == "0":
-            for note in notes:
-                print(f"note: {note}", flush=True)
+        settings = _settings(config, [*(overrides or []), *begin])
         from home_dist.training import commands, ranks
 
         commands.train(settings, ranks.form_ranks(settings.distributed), profile_steps if profile else 0)
+
+    _run(body)
+
+
+@app.command()
+def bench(
+    config: Annotated[Path, typer.Argument(help="TOML file of the run.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps that are timed.")] = 50,
+    warm_up: Annotated[int, typer.Option(min=1, help="Steps before them.")] = 10,
+    traced: Annotated[int, typer.Option(min=1, help="Steps after them, which the profiler looks at.")] = 5,
+    out: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Time training: samples/s, percentiles of steps, where they go, memory, launches, FLOPs, bytes, share of the limits."""
+
+    def body() -> None:
+        settings = _settings(config, overrides)
+        from home_dist.speed import command
+        from home_dist.training import ranks
+
+        command.bench(settings, ranks.form_ranks(settings.distributed), warm_up, steps, traced, out)
 
     _run(body)
 
@@ -475,6 +492,16 @@ def _run(body: Callable[[], None]) -> None:
             from home_dist.training.ranks import leave_ranks
 
             leave_ranks()
+
+
+def _settings(config: Path, overrides: list[str] | None) -> RunConfig:
+    """The same on all ranks; the first one tells what overrides left out."""
+    notes: list[str] = []
+    settings = _alike_on_all_ranks(lambda: load_config(config, overrides or [], notes))
+    if os.environ.get("RANK", "0") == "0":
+        for note in notes:
+            print(f"note: {note}", flush=True)
+    return settings
 
 
 def _alike_on_all_ranks(action: Callable[[], Result]) -> Result:

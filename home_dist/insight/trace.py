@@ -80,6 +80,8 @@ class Breakdown:
     """Milliseconds of a step in which an exchange was under way."""
     hidden: float = 0.0
     """Of these, those in which computing went on."""
+    launches: float = 0.0
+    """Kernels of a GPU that a step starts; on a CPU operators that call no other."""
 
     @property
     def hidden_share(self) -> float:
@@ -130,6 +132,7 @@ def breakdown(events: Sequence[dict[str, Any]]) -> Breakdown:
         exchanges=dict(sorted(exchanges.items(), key=lambda item: -item[1].milliseconds)),
         communicating=_length(under_way) / 1e3 / len(steps),
         hidden=_length(_common(under_way, busy)) / 1e3 / len(steps),
+        launches=_launches([e for e in events if _within(e, spans)], on_gpu) / len(steps),
     )
 
 
@@ -165,6 +168,22 @@ def _collective(event: dict[str, Any], on_gpu: bool) -> str | None:
     if on_gpu:
         return name.split("(")[0] if event.get("cat") == "kernel" and name.startswith("nccl") else None
     return name.removeprefix("gloo:") if name.startswith("gloo:") else None
+
+
+def _launches(events: Sequence[dict[str, Any]], on_gpu: bool) -> int:
+    if on_gpu:
+        return sum(e.get("cat") == "kernel" for e in events)
+    count = 0
+    threads: dict[Any, list[dict[str, Any]]] = {}
+    for event in events:
+        if event.get("cat") == "cpu_op":
+            threads.setdefault(event["tid"], []).append(event)
+    for own in threads.values():
+        own.sort(key=lambda e: (e["ts"], -e["dur"]))
+        ends = [e["ts"] + e["dur"] for e in own]
+        # One that the next begins within calls it.
+        count += sum(following["ts"] >= end for end, following in zip(ends, own[1:], strict=False)) + 1
+    return count
 
 
 def _computing(operators: Sequence[dict[str, Any]]) -> Iterable[Span]:

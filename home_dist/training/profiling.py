@@ -20,6 +20,36 @@ from home_dist.training.tables import Screen
 _WARM_UP = 5  # steps that allocate, fill the pipeline and settle
 
 
+class Trace:
+    """What torch's profiler sees of some steps of this process, with the parts of the model as scopes."""
+
+    def __init__(self, model: nn.Module, path: Path, ranks: Ranks):
+        """path: of this rank's trace, .json.gz."""
+        self.path, self.ranks = path, ranks
+        self._open = ExitStack()
+        for part, module in parts_of(model):
+            self._open.enter_context(_scope(module, SCOPE + part))
+        activities = [ProfilerActivity.CPU]
+        if ranks.device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._profiler: Any = self._open.enter_context(profile(activities=activities, record_shapes=True))
+
+    def step(self) -> Any:
+        """A scope around one step."""
+        return record_function(STEP)
+
+    def end(self) -> Breakdown:
+        """Writes the trace. Means over all ranks, each of which calls it."""
+        self._open.close()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._profiler.export_chrome_trace(str(self.path))
+        found: list[Any] = [None] * self.ranks.world_size
+        dist.all_gather_object(found, asdict(breakdown(read_trace(self.path))))
+        return mean_breakdown([_from_dict(tree) for tree in found])
+
+
 class Profile:
     """Traces `steps` steps of this process, after the first few. Every rank has one and calls it at the same steps."""
 
@@ -27,49 +57,31 @@ class Profile:
         """steps: 0 traces nothing."""
         self.model, self.steps, self.folder, self.ranks, self.screen = model, steps, folder, ranks, screen
         self._passed = 0
-        self._open: ExitStack | None = None
-        self._profiler: Any = None
+        self._trace: Trace | None = None
 
     @contextmanager
     def step(self) -> Iterator[None]:
         if self.steps and self._passed == _WARM_UP:
-            self._begin()
+            self._trace = Trace(self.model, self.folder / f"rank-{self.ranks.rank:05d}.json.gz", self.ranks)
         self._passed += 1
-        if self._open is None:
+        if self._trace is None:
             yield
             return
-        with record_function(STEP):
+        with self._trace.step():
             yield
         if self._passed == _WARM_UP + self.steps:
             self.close()
 
     def close(self) -> None:
         """Also ends a trace of fewer steps, when a run ends before."""
-        if self._open is None:
+        if self._trace is None:
             return
-        self._open.close()
-        self._open = None
-        path = self.folder / f"rank-{self.ranks.rank:05d}.json.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._profiler.export_chrome_trace(str(path))
-        found: list[Any] = [None] * self.ranks.world_size
-        dist.all_gather_object(found, asdict(breakdown(read_trace(path))))
-        together = mean_breakdown([_from_dict(tree) for tree in found])
-        self.screen.table(parts_table(together))
-        if together.exchanges:
-            self.screen.table(exchanges_table(together))
+        found = self._trace.end()
+        self._trace = None
+        self.screen.table(parts_table(found))
+        if found.exchanges:
+            self.screen.table(exchanges_table(found))
         self.screen.say(f"traces: {self.folder}, one per rank, for https://ui.perfetto.dev or chrome://tracing")
-
-    def _begin(self) -> None:
-        self._open = ExitStack()
-        for part, module in parts_of(self.model):
-            self._open.enter_context(_scope(module, SCOPE + part))
-        activities = [ProfilerActivity.CPU]
-        if self.ranks.device.type == "cuda":
-            activities.append(ProfilerActivity.CUDA)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self._profiler = self._open.enter_context(profile(activities=activities, record_shapes=True))
 
 
 def parts_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -115,6 +127,7 @@ def mean_breakdown(ranks: Sequence[Breakdown]) -> Breakdown:
         exchanges=exchanges,
         communicating=sum(r.communicating for r in ranks) / count,
         hidden=sum(r.hidden for r in ranks) / count,
+        launches=sum(r.launches for r in ranks) / count,
     )
 
 

@@ -1,17 +1,12 @@
-"""The training loop: TorchRec's pipeline, checkpoints, the progress line."""
+"""The training loop: steps, checkpoints, the progress line."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import torch
-from torch import nn
-from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
-from torchrec.distributed.train_pipeline.gradient_accumulation import GradientAccumulationConfig, GradientAccumulationWrapper
-from torchrec.optim.keyed import CombinedOptimizer
 
 from home_dist.data import Reader
 from home_dist.data.batch import Batch
@@ -22,6 +17,7 @@ from home_dist.training.checkpoint import Saver, TrainState
 from home_dist.training.events import EventLog
 from home_dist.training.observer import Observer
 from home_dist.training.optimizers import Schedule
+from home_dist.training.pipeline import Pipeline
 from home_dist.training.preemption import Preemption
 from home_dist.training.profiling import Profile
 from home_dist.training.ranks import Ranks
@@ -70,7 +66,7 @@ class Trainer:
             raise cause from None
 
     def _run(self, state: TrainState, total: int, preemption: Preemption) -> TrainState:
-        pipeline = self._pipeline()
+        pipeline = Pipeline.of(self.built, self.ranks, self.config.train.accumulate)
         meter = progress.Meter(len(self.tasks))
         running = self._running()
         if state.meter is not None:
@@ -85,7 +81,7 @@ class Trainer:
             if self.config.train.accumulate > 1:
                 # Hands the rate to sharded tables' updates, which the pipeline then does only once per dense update.
                 self.built.model.fused_optimizer.zero_grad()
-            torch.manual_seed(_step_seed(self.config.train.seed, state.step, self.ranks.rank))
+            torch.manual_seed(step_seed(self.config.train.seed, state.step, self.ranks.rank))
             with self.observer.step(state.step + 1), self.profile.step() if self.profile else nullcontext():
                 output: StepOutput = pipeline.progress(batches, is_last_batch=state.step + 1 == total)
             meter.add(output)
@@ -139,15 +135,6 @@ class Trainer:
         samples, ranks = self.config.metrics.running_samples, self.ranks
         return Running(len(self.tasks), samples, ranks.world_size, ranks.rank, ranks.device) if samples else None
 
-    def _pipeline(self) -> "_Pipeline":
-        model, optimizer, device = self.built.model, self.built.optimizer, self.ranks.device
-        if not self.built.plan.plan:
-            # All tables are small and replicated: there is no exchange of ids to overlap, and nothing sharded at which the
-            # pipeline's tracing of the model would stop.
-            return _Pipeline(TrainPipelineBase(model, optimizer, device), model, optimizer, self.config.train.accumulate)
-        sparse = TrainPipelineSparseDist(model, optimizer, device, execute_all_batches=True)
-        return _Pipeline(sparse, model, optimizer, self.config.train.accumulate)
-
     def _until_validation(self, batches: Iterator[Batch], step: int, total: int) -> Iterator[Batch]:
         """What the pipeline may take: it reads ahead, and must have nothing in flight when the model is used without it."""
         every = self.config.checkpoint.every_steps
@@ -170,23 +157,6 @@ class Trainer:
         )
 
 
-class _Pipeline(GradientAccumulationWrapper[Batch, StepOutput]):
-    """A pipeline of TorchRec's, whose optimizer steps after every `accumulate` batches and after the last one."""
-
-    def __init__(self, pipeline: Any, model: nn.Module, optimizer: CombinedOptimizer, accumulate: int):
-        super().__init__(pipeline, optimizer, model, GradientAccumulationConfig(num_steps=accumulate))
-
-    def _should_sync_grad(self, is_last_batch: bool = False) -> bool:
-        """TorchRec's sums over ranks after the very first batch, too, so that a run that goes on would add up in another order
-        than one that was not stopped."""
-        return is_last_batch or (self.current_step + 1) % self._config.num_steps == 0
-
-    def detach(self) -> None:
-        """For a use of the model without the pipeline."""
-        if isinstance(self._pipeline, TrainPipelineSparseDist):
-            self._pipeline.detach()
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
+def step_seed(seed: int, step: int, rank: int) -> int:
     """Dropout of a step is a function of these three, so that a resumed run draws the same and no state is kept."""
     return hash((seed, step, rank)) & 0x7FFFFFFFFFFFFFFF

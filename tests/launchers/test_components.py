@@ -30,7 +30,7 @@ def command(role: specs.Role) -> list[str]:
 def test_train_on_one_node():
     role = described("train", "--config", "configs/a.toml", "-j", "1x4")
     line = command(role)
-    assert line[:3] == [sys.executable, "-m", "launchers.torchrun"]
+    assert line[:3] == [sys.executable, "-m", "home_dist.torchrun"]
     assert line[-4:] == ["-m", "home_dist.cli", "train", "configs/a.toml"]
     options = dict(zip(line[3:-4:2], line[4:-4:2], strict=True))
     assert options["--nnodes"] == "1"
@@ -63,12 +63,47 @@ def test_evaluate():
     assert command(described("evaluate", "--run", "runs/a"))[-2:] == ["evaluate", "runs/a"]
 
 
-@pytest.mark.parametrize(("j", "expected"), [("1x2", (1, 2)), ("16x8", (16, 8)), ("4", (1, 4))])
+def test_bench():
+    line = command(described("bench", "--config", "c.toml", "--steps", "9", "--json", "b.json", "--set", "model.kind=ple"))
+    expected = ["bench", "c.toml", "--set", "model.kind=ple", "--steps", "9", "--json", "b.json"]
+    assert line[line.index("home_dist.cli") + 1 :] == expected
+
+
+def test_export():
+    options = ["--run", "runs/a", "--out", "o", "--format", "program", "--embeddings", "int8", "--compiled", "True"]
+    line = command(described("export", *options))
+    expected = ["export", "runs/a", "--out", "o", "--format", "program", "--embeddings", "int8", "--compiled"]
+    assert line[line.index("home_dist.cli") + 1 :] == expected
+
+
+def test_prepare_is_one_process():
+    role = described("prepare", "--description", "my log.toml", "--out", "data/$x", "-j", "1x16", "--memory", "8")
+    line = command(role)
+    expected = ["log", "my log.toml", "data/$x", "--engine", "local", "--processes", "16", "--memory", "8.0"]
+    assert line == [sys.executable, "-m", "home_dist.cli", "prepare", *expected]
+    assert (role.num_replicas, role.resource.cpu) == (1, 16)
+    with pytest.raises(SystemExit, match="prepare runs on one node"):
+        components.prepare("a.toml", "out", j="2x4")
+
+
+def test_a_range_of_nodes():
+    role = described("train", "--config", "c.toml", "-j", "1:4x8")
+    assert (role.num_replicas, role.min_replicas) == (4, 1)
+    line = command(role)
+    assert line[line.index("--nnodes") + 1] == "1:4"
+    assert line[line.index("--max_restarts") + 1] == "10"
+    line = command(described("train", "--config", "c.toml", "-j", "2:4x8", "--max_restarts", "3", "--warm_start", "runs/b"))
+    assert line[line.index("--max_restarts") + 1] == "3"
+    assert line[-2:] == ["--from", "runs/b"]
+    assert "--max_restarts" not in command(described("train", "--config", "c.toml", "-j", "4x8"))
+
+
+@pytest.mark.parametrize(("j", "expected"), [("1x2", (1, 1, 2)), ("16x8", (16, 16, 8)), ("4", (1, 1, 4)), ("1:4x8", (1, 4, 8))])
 def test_nodes_and_ranks(j, expected):
     assert components._nodes_and_ranks(j) == expected
 
 
-@pytest.mark.parametrize("j", ["", "x", "0x2", "1x0", "2x", "x2", "-1x2", "1x2x3", "two"])
+@pytest.mark.parametrize("j", ["", "x", "0x2", "1x0", "2x", "x2", "-1x2", "1x2x3", "two", "4:2x1", ":2x1", "0:2x1", "1:2"])
 def test_bad_j_is_explained(j):
     with pytest.raises(SystemExit, match="NODESxPROCESSES, for example 1x2"):
         components.train(config="c.toml", j=j)

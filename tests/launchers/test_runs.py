@@ -86,7 +86,7 @@ def test_an_error_of_the_program_is_shown_once(tmp_path):
 
 @pytest.mark.parametrize(("how", "code"), [("ok", 0), ("fail", 3), ("kill", 137)])
 def test_torchrun_hands_the_exit_code_on(how, code):
-    command = [sys.executable, "-m", "launchers.torchrun", "--nproc_per_node", "2", "--rdzv_endpoint", "localhost:0"]
+    command = [sys.executable, "-m", "home_dist.torchrun", "--nproc_per_node", "2", "--rdzv_endpoint", "localhost:0"]
     command += ["--rdzv_backend", "c10d", "-m", "tests.launchers.trivial_job", how]
     assert subprocess.run(command, cwd=REPOSITORY, timeout=120, capture_output=True).returncode == code
 

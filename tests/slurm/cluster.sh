@@ -58,8 +58,11 @@ inside() {
     ip address add 10.91.0.1/24 dev wire0
     ip link set wire0 up
     ip link set wire1 up
-    printf '127.0.0.1 localhost controller n1 n2\n' >"$state/hosts"
+    # Names are looked up here alone: there is nobody to ask.
+    printf '127.0.0.1 localhost controller n1 n2\n::1 localhost\n10.91.0.1 controller\n' >"$state/hosts"
     mount --bind "$state/hosts" /etc/hosts
+    printf 'passwd: files\ngroup: files\nhosts: files\n' >"$state/nsswitch"
+    mount --bind "$state/nsswitch" /etc/nsswitch.conf
     mkdir -p /etc/slurm "$state"/{log,munge,spool/n1,spool/n2,controller,database,etc}
     mount -t tmpfs none /run
     mkdir -p /run/munge /run/lock /run/mysqld
@@ -126,7 +129,7 @@ CONF
     slurmd -N n2
     nodes_idle() { [[ $(sinfo --noheader --format=%D --states=idle) == 2 ]]; }
     bounded 60 "nodes n1 and n2" nodes_idle
-    "$@"
+    HOME_DIST_SLURM=1 "$@"
 }
 
 if [[ ${1:-} == --inside ]]; then

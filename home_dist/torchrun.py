@@ -1,6 +1,6 @@
 """torchrun, ending with one line in place of a traceback of its own, and with the exit code of the rank that failed.
 
-python -m launchers.torchrun --nproc_per_node 2 -m home_dist.cli train CONFIG
+python -m home_dist.torchrun --nproc_per_node 2 -m home_dist.cli train CONFIG
 """
 
 import logging

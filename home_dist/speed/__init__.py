@@ -1,0 +1,1 @@
+"""How fast a configuration trains here, and what bounds it: `home-dist bench`."""

@@ -1,0 +1,38 @@
+"""`home-dist bench`, as every rank runs it."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from home_dist.config import RunConfig
+from home_dist.data.side_files import with_local_schema
+from home_dist.errors import ConfigError
+from home_dist.schema import load_schema
+from home_dist.speed import show
+from home_dist.speed.measure import measure
+from home_dist.training.build import open_inputs
+from home_dist.training.profiling import exchanges_table, parts_table
+from home_dist.training.ranks import Ranks, together
+from home_dist.training.tables import Screen, detected, kernel_taken
+
+
+def bench(config: RunConfig, ranks: Ranks, warm_up: int, steps: int, traced: int, out: Path | None) -> None:
+    """Trains some steps and tells how fast, without a run's folder: nothing is written but `out`. Raises UserError."""
+    screen = Screen(ranks.first)
+    screen.say(detected(ranks, config.kernel))
+    if out is not None and not out.parent.is_dir():
+        raise ConfigError(f"--json {out}: there is no folder {out.parent}")
+    schema = together(lambda: load_schema(with_local_schema(config).schema_path()))
+    inputs = together(lambda: open_inputs(config, schema, ("train",)))
+    screen.say(f"data: {config.data.path} | {inputs.files['train'].rows:,} rows to train on | {warm_up} steps to warm up")
+    found, built = measure(inputs, ranks, warm_up, steps, traced)
+    screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))
+    screen.table(show.table(found, config, ranks))
+    screen.table(parts_table(found.breakdown))
+    if found.breakdown.exchanges and ranks.world_size > 1:
+        screen.table(exchanges_table(found.breakdown))
+    if out is not None and ranks.first:
+        device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
+        out.write_text(json.dumps(show.tree(found, config, ranks, device, built.kernel), indent=2) + "\n")
+    screen.say_if(f"figures: {out}" if out else "")

@@ -1,0 +1,41 @@
+"""TorchRec's pipelines of a training step, with gradient accumulation."""
+
+from typing import Any
+
+from torch import nn
+from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
+from torchrec.distributed.train_pipeline.gradient_accumulation import GradientAccumulationConfig, GradientAccumulationWrapper
+from torchrec.optim.keyed import CombinedOptimizer
+
+from home_dist.data.batch import Batch
+from home_dist.network import StepOutput
+from home_dist.training.build import Built
+from home_dist.training.ranks import Ranks
+
+
+class Pipeline(GradientAccumulationWrapper[Batch, StepOutput]):
+    """A pipeline of TorchRec's, whose optimizer steps after every `accumulate` batches and after the last one."""
+
+    def __init__(self, pipeline: Any, model: nn.Module, optimizer: CombinedOptimizer, accumulate: int):
+        super().__init__(pipeline, optimizer, model, GradientAccumulationConfig(num_steps=accumulate))
+
+    @staticmethod
+    def of(built: Built, ranks: Ranks, accumulate: int, overlap: bool = True) -> "Pipeline":
+        """overlap: exchanges the ids of the next batch beside the step; without it one thing is done after another."""
+        model, optimizer, device = built.model, built.optimizer, ranks.device
+        # Where all tables are small and replicated there is no exchange of ids to overlap, and nothing sharded at which the
+        # tracing of the model would stop.
+        if overlap and built.plan.plan:
+            sparse = TrainPipelineSparseDist(model, optimizer, device, execute_all_batches=True)
+            return Pipeline(sparse, model, optimizer, accumulate)
+        return Pipeline(TrainPipelineBase(model, optimizer, device), model, optimizer, accumulate)
+
+    def _should_sync_grad(self, is_last_batch: bool = False) -> bool:
+        """TorchRec's sums over ranks after the very first batch, too, so that a run that goes on would add up in another order
+        than one that was not stopped."""
+        return is_last_batch or (self.current_step + 1) % self._config.num_steps == 0
+
+    def detach(self) -> None:
+        """For a use of the model without the pipeline."""
+        if isinstance(self._pipeline, TrainPipelineSparseDist):
+            self._pipeline.detach()
