@@ -25,7 +25,7 @@ LINTED := home_dist launchers pipelines benchmarks tests requirements
 LINTED_HERE = $(wildcard $(LINTED))
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev train test test-slow test-all lint format doctor lock clean
+.PHONY: help install dev train test test-slow test-all test-slurm lint format doctor lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -46,13 +46,16 @@ install: $(INSTALLED) ## what a run needs, into .venv
 dev: $(DEV) ## what tests and linters need as well
 
 test: $(DEV) ## the fast tests
-	$(VENV)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -m "not slow and not slurm" $(PYTEST_ARGS)
 
 test-slow: $(DEV) ## the slow tests
-	$(VENV)/bin/python -m pytest -m slow $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -m "slow and not slurm" $(PYTEST_ARGS)
 
-test-all: $(DEV) ## all tests
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+test-all: $(DEV) ## all tests but those of test-slurm
+	$(VENV)/bin/python -m pytest -m "not slurm" $(PYTEST_ARGS)
+
+test-slurm: $(DEV) ## the sample's training on a Slurm cluster of two nodes, made for it in namespaces (root, Debian)
+	tests/slurm/cluster.sh $(VENV)/bin/python -m pytest -m slurm tests/slurm $(PYTEST_ARGS)
 
 lint: $(DEV) ## ruff and mypy
 	$(VENV)/bin/ruff check $(LINTED_HERE)

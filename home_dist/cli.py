@@ -60,6 +60,7 @@ def bench(
     warm_up: Annotated[int, typer.Option(min=1, help="Steps before them.")] = 10,
     traced: Annotated[int, typer.Option(min=1, help="Steps after them, which the profiler looks at.")] = 5,
     out: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
+    overlap: Annotated[bool, typer.Option(help="Exchange ids beside the step before, as training does.")] = True,
     overrides: Overrides = None,
 ) -> None:
     """Time training: samples/s, percentiles of steps, where they go, memory, launches, FLOPs, bytes, share of the limits."""
@@ -69,7 +70,7 @@ def bench(
         from home_dist.speed import command
         from home_dist.training import ranks
 
-        command.bench(settings, ranks.form_ranks(settings.distributed), warm_up, steps, traced, out)
+        command.bench(settings, ranks.form_ranks(settings.distributed), warm_up, steps, traced, out, overlap)
 
     _run(body)
 

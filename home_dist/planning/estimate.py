@@ -69,16 +69,24 @@ def table_bytes(placed: Sequence[Placed], config: RunConfig, ranks: int) -> tupl
     return weights, state
 
 
-def estimate(
-    placed: Sequence[Placed], config: RunConfig, machines: Machines, dense: DenseCost, lengths: Mapping[str, float]
-) -> Estimate:
-    ranks, batch, device = machines.count, config.train.batch_size, machines.device
-    counter = Counter(machines, batch, lengths, widths(config))
+def counted(
+    placed: Sequence[Placed], config: RunConfig, ranks: int, hosts: int, dense: DenseCost, lengths: Mapping[str, float]
+) -> Counter:
+    """What ranks hand to each other in a step, and read of their tables."""
+    counter = Counter(ranks, hosts, config.train.batch_size, lengths, widths(config))
     counter.tables(placed)
     copied = sum(p.rows * p.dim for p in placed if p.sharding == "data_parallel")
     counter.reduce("dense gradients", (dense.parameters + copied) * counter.widths.dense)
     counter.gather("statistics", dense.statistics * 4.0)
     counter.reduce("statistics", dense.statistics * 4.0 * ranks)
+    return counter
+
+
+def estimate(
+    placed: Sequence[Placed], config: RunConfig, machines: Machines, dense: DenseCost, lengths: Mapping[str, float]
+) -> Estimate:
+    ranks, batch, device = machines.count, config.train.batch_size, machines.device
+    counter = counted(placed, config, ranks, machines.hosts, dense, lengths)
     traffic = counter.traffic
     weights, state = table_bytes(placed, config, ranks)
     fixed = {name: np.full(ranks, size) for name, size in not_tables(config, dense).items()}
@@ -107,4 +115,4 @@ def estimate(
     return Estimate(memory, traffic, seconds, hidden, counter.looked_up)
 
 
-__all__ = ["ASSUMED", "HEAD_ROOM", "USES", "Estimate", "estimate", "not_tables", "table_bytes", "widths"]
+__all__ = ["ASSUMED", "HEAD_ROOM", "USES", "Estimate", "counted", "estimate", "not_tables", "table_bytes", "widths"]

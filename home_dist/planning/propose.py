@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.types import PlannerError
-from torchrec.distributed.types import EnumerableShardingSpec
+from torchrec.distributed.types import EnumerableShardingSpec, ShardingPlan
 
 from home_dist.config import RunConfig
 from home_dist.embeddings.sharding import sharders, sharding_name, table_constraints
@@ -65,7 +65,12 @@ def propose(
             plan = planner.plan(network, sharders(config.embedding))
     except PlannerError as error:
         raise NoPlan(str(error).splitlines()[0]) from None
-    placed: list[Placed] = []
+    return placed(plan, layout, machines.count)
+
+
+def placed(plan: ShardingPlan, layout: InputLayout, ranks: int) -> list[Placed]:
+    """Where a plan puts each sharded table, the largest first."""
+    found: list[Placed] = []
     by_name = {t.name: t for t in layout.tables}
     for module in plan.plan.values():
         for name, sharding in module.items():
@@ -73,10 +78,10 @@ def propose(
             if isinstance(spec, EnumerableShardingSpec):
                 shards = tuple(Shard(s.placement.rank(), *map(int, s.shard_sizes)) for s in spec.shards)
             else:
-                shards = tuple(Shard(rank, own.rows, own.dim) for rank in range(machines.count))
+                shards = tuple(Shard(rank, own.rows, own.dim) for rank in range(ranks))
             looking = tuple(i for i in layout.inputs if i.table.name == name)
-            placed.append(Placed(name, own.rows, own.dim, sharding_name(sharding.sharding_type), shards, looking))
-    return sorted(placed, key=lambda p: -p.rows * p.dim)
+            found.append(Placed(name, own.rows, own.dim, sharding_name(sharding.sharding_type), shards, looking))
+    return sorted(found, key=lambda p: -p.rows * p.dim)
 
 
 def _nothing() -> Any:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from home_dist.planning.topology import Machines
 from home_dist.schema import IdInput
 
 _ID, _LENGTH = 8, 4
@@ -66,11 +65,12 @@ class Widths:
 
 
 class Counter:
-    def __init__(self, machines: Machines, batch: int, lengths: Mapping[str, float], widths: Widths):
+    def __init__(self, ranks: int, hosts: int, batch: int, lengths: Mapping[str, float], widths: Widths):
         """batch: B of a rank; lengths: ids per sample, by key of the input."""
-        self.machines, self.batch, self.lengths, self.widths = machines, batch, lengths, widths
-        self.traffic = Traffic(machines.count)
-        self.looked_up = np.zeros(machines.count)
+        self.ranks, self.hosts, self.per_host = ranks, hosts, ranks // hosts
+        self.batch, self.lengths, self.widths = batch, lengths, widths
+        self.traffic = Traffic(ranks)
+        self.looked_up = np.zeros(ranks)
         """Bytes of rows that a rank reads in a step's forward pass."""
 
     def tables(self, placed: Iterable[Placed]) -> None:
@@ -80,7 +80,7 @@ class Counter:
 
     def _input(self, table: Placed, user: IdInput, length: float) -> None:
         """length: ids of a sample."""
-        ranks, batch = self.machines.count, self.batch
+        ranks, batch = self.ranks, self.batch
         pooled = user.place in ("bag", "weighted_bag")
         weight = 4 if user.place == "weighted_bag" else 0
         if table.sharding == "data_parallel":
@@ -107,14 +107,14 @@ class Counter:
 
     def _in_two_steps(self, owners: list[int], values: float) -> None:
         """Partial sums within the host first, then to the ranks of the same number on other hosts; gradients back."""
-        per_host, hosts = self.machines.per_host, self.machines.hosts
+        per_host, hosts = self.per_host, self.hosts
         width, back = self.widths.forward, self.widths.backward
         for owner in owners:
-            self._count("embeddings", owner, values * self.machines.count * width, values * hosts * (per_host - 1) * width, 0.0)
+            self._count("embeddings", owner, values * self.ranks * width, values * hosts * (per_host - 1) * width, 0.0)
             self._count("embeddings", owner, values * hosts * width, 0.0, values * (hosts - 1) * width)
             # All-gather within the host of what all other ranks have sent across.
             self._count("their gradients", owner, values * hosts * back, values * hosts * (per_host - 1) * back, 0.0)
-        for rank in range(self.machines.count):
+        for rank in range(self.ranks):
             away = rank // per_host != owners[0] // per_host
             self._count("their gradients", rank, values * back, 0.0, values * back * away)
 
@@ -127,24 +127,24 @@ class Counter:
 
     def _from(self, use: str, owners: list[int], size: float) -> None:
         """Each owner hands `size` to each rank."""
-        ranks, per_host = self.machines.count, self.machines.per_host
+        ranks, per_host = self.ranks, self.per_host
         for owner in owners:
             self._count(use, owner, size * ranks, size * (per_host - 1), size * (ranks - per_host))
 
     def _gather(self, use: str, size: float) -> None:
         """Each rank hands `size`, which goes to all."""
         self.traffic.handed[use] += size
-        self.traffic.intra[use] += size * (self.machines.per_host - 1)
-        self.traffic.inter[use] += size * (self.machines.count - self.machines.per_host)
+        self.traffic.intra[use] += size * (self.per_host - 1)
+        self.traffic.inter[use] += size * (self.ranks - self.per_host)
 
     def reduce(self, use: str, size: float) -> None:
         """An all-reduce of `size`, as a ring: each rank passes on twice what the others have. Of a host's ranks one passes on
         to another host."""
-        ranks, hosts = self.machines.count, self.machines.hosts
+        ranks, hosts = self.ranks, self.hosts
         self.traffic.handed[use] += size
         passed = 2 * size * (ranks - 1) / ranks
-        self.traffic.inter[use] += passed / self.machines.per_host if hosts > 1 else 0
-        self.traffic.intra[use] += passed * (1 - 1 / self.machines.per_host if hosts > 1 else 1)
+        self.traffic.inter[use] += passed / self.per_host if hosts > 1 else 0
+        self.traffic.intra[use] += passed * (1 - 1 / self.per_host if hosts > 1 else 1)
 
     def gather(self, use: str, size: float) -> None:
         self._gather(use, size)
@@ -154,11 +154,11 @@ class Counter:
             sums[use][rank] += size
 
     def _on_host(self, owner: int) -> NDArray[np.bool_]:
-        return np.arange(self.machines.count) // self.machines.per_host == owner // self.machines.per_host
+        return np.arange(self.ranks) // self.per_host == owner // self.per_host
 
     def _same_host(self, owner: int) -> NDArray[np.bool_]:
         """Other ranks of the owner's host."""
-        return self._on_host(owner) & (np.arange(self.machines.count) != owner)
+        return self._on_host(owner) & (np.arange(self.ranks) != owner)
 
 
 def _groups(table: Placed) -> Iterable[tuple[int, list[int]]]:

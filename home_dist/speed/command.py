@@ -17,8 +17,13 @@ from home_dist.training.ranks import Ranks, together
 from home_dist.training.tables import Screen, detected, kernel_taken
 
 
-def bench(config: RunConfig, ranks: Ranks, warm_up: int, steps: int, traced: int, out: Path | None) -> None:
-    """Trains some steps and tells how fast, without a run's folder: nothing is written but `out`. Raises UserError."""
+def bench(
+    config: RunConfig, ranks: Ranks, warm_up: int, steps: int, traced: int, out: Path | None, overlap: bool = True
+) -> None:
+    """Trains some steps and tells how fast, without a run's folder: nothing is written but `out`. Raises UserError.
+
+    overlap: with the pipeline that exchanges ids beside the step before, as training does.
+    """
     screen = Screen(ranks.first)
     screen.say(detected(ranks, config.kernel))
     if out is not None and not out.parent.is_dir():
@@ -26,7 +31,7 @@ def bench(config: RunConfig, ranks: Ranks, warm_up: int, steps: int, traced: int
     schema = together(lambda: load_schema(with_local_schema(config).schema_path()))
     inputs = together(lambda: open_inputs(config, schema, ("train",)))
     screen.say(f"data: {config.data.path} | {inputs.files['train'].rows:,} rows to train on | {warm_up} steps to warm up")
-    found, built = measure(inputs, ranks, warm_up, steps, traced)
+    found, built = measure(inputs, ranks, warm_up, steps, traced, overlap)
     screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))
     screen.table(show.table(found, config, ranks))
     screen.table(parts_table(found.breakdown))

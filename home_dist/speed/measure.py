@@ -18,8 +18,9 @@ from home_dist.data.batch import Batch
 from home_dist.data.files import open_parquet
 from home_dist.insight.trace import Breakdown
 from home_dist.network import StepOutput
+from home_dist.planning.estimate import counted
 from home_dist.planning.probe import DenseCost, probe
-from home_dist.planning.propose import model_without_memory
+from home_dist.planning.propose import model_without_memory, placed
 from home_dist.speed.limits import bytes_per_second, products_per_second, synchronise
 from home_dist.training.build import Built, Inputs, build
 from home_dist.training.optimizers import Schedule
@@ -57,6 +58,8 @@ class Speed:
     """Bytes of embedding rows of sharded tables per sample, forward."""
     moved: float
     """Bytes that a step has to read and write at least."""
+    least_handed: dict[str, float]
+    """Bytes that a rank has to hand to collectives in a step under this plan, by use; own part included."""
     products_limit: float
     """FLOP/s that a large product reaches on each rank while all ranks do one."""
     memory_limit: float
@@ -138,6 +141,10 @@ def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int,
         lengths.get(item.key, 1.0) * item.table.dim * 4.0 for item in inputs.layout.inputs if not item.table.replicated
     )
     batch = config.train.batch_size
+    hosts = ranks.world_size // ranks.local_world_size
+    traffic = counted(
+        placed(built.plan, inputs.layout, ranks.world_size), config, ranks.world_size, hosts, dense, lengths
+    ).traffic
     moved = batch * (looked_up * _ROWS + dense.kept * _ACTIVATIONS) + dense.parameters * 4.0 * _DENSE
     dist.barrier()
     limits = torch.tensor([products_per_second(ranks.device, built.kernel.precision), bytes_per_second(ranks.device)])
@@ -153,6 +160,7 @@ def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int,
         read=stored_per_row(inputs.files["train"]),
         looked_up=looked_up,
         moved=moved,
+        least_handed={use: float(of_ranks.mean()) for use, of_ranks in traffic.handed.items()},
         products_limit=float(limits[0]),
         memory_limit=float(limits[1]),
     ), built

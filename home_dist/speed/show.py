@@ -69,6 +69,7 @@ def tree(found: Speed, config: RunConfig, ranks: Ranks, device: str, kernel: Ker
             "embedding_rows": found.looked_up,
             "collectives": {n: e.bytes / config.train.batch_size for n, e in found.breakdown.exchanges.items()},
         },
+        "least_handed_bytes_per_step": found.least_handed,
         "limits": {"products_flops": found.products_limit, "memory_bytes": found.memory_limit},
         "used": {"products": found.products_used(ranks.world_size), "memory": found.memory_used()},
         "breakdown": {**asdict(found.breakdown), "hidden_share": found.breakdown.hidden_share},

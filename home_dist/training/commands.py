@@ -80,7 +80,8 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
             screen.say(line)
     log = EventLog(folder.tensorboard if ranks.first and config.log.tensorboard else None, state.step)
     observer = Observer(built, inputs.schema, config, folder.insight, log, ranks, screen, state.step)
-    saver = Saver(checkpoints, config.model_dump(mode="json", exclude_none=True, by_alias=True), config.checkpoint.asynchronous)
+    settings = config.model_dump(mode="json", exclude_none=True, by_alias=True)
+    saver = Saver(checkpoints, settings, config.checkpoint.asynchronous, config.distributed.timeout)
     validate = _validation(inputs, built.model, ranks) if config.checkpoint.best else None
     schedule = Schedule(built.optimizer, config.train, steps)
     profile = Profile(built.model, profile_steps, folder.profile, ranks, screen)

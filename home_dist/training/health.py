@@ -147,6 +147,10 @@ def at_step(step: int) -> None:
         _here.step = step
 
 
+def someone_is_missing() -> bool:
+    return _here is not None and any(a.state != "answers" for a in _here.ask())
+
+
 def who_is_there() -> list[str]:
     """Lines on the other ranks; empty where there is none."""
     return told(_here.ask(), _here.step) if _here is not None else []

@@ -109,3 +109,32 @@ def test_compressed_and_plain_files(tmp_path):
     assert read_trace(plain) == read_trace(small) == tree["traceEvents"][:1]
     with pytest.raises(ValueError, match="holds no scope"):
         breakdown([])
+
+
+def test_launches_are_operators_that_call_no_other():
+    found = breakdown(
+        [
+            scope(STEP, 0, 50),
+            scope(STEP, 50, 100),
+            event("cpu_op", "aten::linear", 1, 9),
+            event("cpu_op", "aten::t", 2, 4),
+            event("cpu_op", "aten::transpose", 2.5, 3),
+            event("cpu_op", "aten::addmm", 5, 8),
+            event("cpu_op", "aten::relu", 60, 61),
+            event("cpu_op", "aten::mul", 2, 3, thread=OTHER),
+            event("cpu_op", "aten::mul", 120, 130),
+        ]
+    )
+    assert found.launches == 4 / 2
+
+
+def test_launches_on_a_gpu_are_kernels():
+    found = breakdown(
+        [
+            event("gpu_user_annotation", STEP, 0, 50),
+            event("kernel", "gemm", 1, 9),
+            event("kernel", "relu", 10, 11, thread=OTHER),
+            event("cpu_op", "aten::mul", 2, 3),
+        ]
+    )
+    assert found.launches == 2

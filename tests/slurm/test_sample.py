@@ -74,9 +74,14 @@ class Job:
             time.sleep(1)
 
     def end(self, seconds: float = 400) -> str:
-        """Follows the job to its end; what it ended as."""
-        self.wait(lambda: self.state() in ENDED, seconds)
+        """Follows the job until nothing of it runs any more; what it ended as."""
+        self.wait(lambda: self.state() in ENDED and not self._queued(), seconds)
         return self.state()
+
+    def _queued(self) -> bool:
+        """A cancelled job is CANCELLED at once, and completing for as long as its processes need."""
+        told = subprocess.run(["squeue", "--noheader", "--jobs", self.number], capture_output=True, text=True, timeout=60)
+        return bool(told.stdout.strip())
 
     def wait_for_step(self, step: int) -> None:
         self.wait(lambda: re.search(rf"^step +{step}/", self.output(), re.M), 200)

@@ -21,6 +21,7 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
 from home_dist.errors import CheckpointError, UserError
+from home_dist.training import health
 from home_dist.training.checkpoint.contents import optimizer_pieces, table_plans, weight_pieces
 from home_dist.training.checkpoint.folder import STATE, WRITING, Checkpoints
 from home_dist.training.checkpoint.manifest import Files, cannot_write, entry, sync, write_durably, write_manifest
@@ -34,9 +35,10 @@ Result = TypeVar("Result")
 class Saver:
     """Every rank has one and calls it at the same steps."""
 
-    def __init__(self, checkpoints: Checkpoints, config: dict[str, Any], asynchronous: bool):
-        """config: of the run, to be kept in each checkpoint."""
-        self.checkpoints, self.config = checkpoints, config
+    def __init__(self, checkpoints: Checkpoints, config: dict[str, Any], asynchronous: bool, patience: float = 120.0):
+        """config: of the run, to be kept in each checkpoint. patience: seconds of waiting for a save after which the other
+        ranks are asked whether they are still there; as long as they are, a save may take its time."""
+        self.checkpoints, self.config, self.patience = checkpoints, config, patience
         # Two threads must not talk over one group: the order of their messages would differ from rank to rank.
         self.group = dist.new_group(backend="gloo") if asynchronous else None
         self.stalls: list[float] = []
@@ -84,7 +86,11 @@ class Saver:
     def wait(self) -> None:
         """Until nothing is being written. Raises what a save in the background has failed with."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(self.patience)
+            while self._thread.is_alive():
+                if health.someone_is_missing():
+                    raise RuntimeError("Timed out waiting for a checkpoint that all ranks write together")
+                self._thread.join(self.patience)
             self._thread = None
         error, self._error = self._error, None
         if error is not None:
