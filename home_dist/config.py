@@ -81,6 +81,8 @@ class TableSection(_Section):
     """Pins the way TorchRec shards the table; by default its planner chooses among the first three. table_row_wise spreads rows
     over the ranks of one host, table_column_wise columns, grid columns over hosts and rows within each, for tables that are
     pooled where they are stored."""
+    precision: Literal["fp32", "fp16"] | None = None
+    """By default embedding.precision."""
     managed: Literal["lfu", "lru", "hashed"] | None = None
     """Of a hashed table: rows are not shared by ids but given to them as they come, and taken from the rarest (lfu) or the
     longest unseen (lru) when there are no more. Such a table is sharded row-wise, and its run stays on its number of ranks."""
@@ -92,6 +94,10 @@ class TableSection(_Section):
                 "managed: TorchRec's hashed kind does not train on a CPU: FBGEMM 1.8's zero_collision_hash only reads there "
                 "and inserts no ids. Use 'lfu' or 'lru', which its sorted kind does"
             )
+        if self.managed and self.precision == "fp16":
+            raise ValueError("precision: managed tables are fp32: fp16 is for others")
+        if self.sharding == "data_parallel" and self.precision == "fp16":
+            raise ValueError("precision: tables that are data_parallel are fp32, as their gradients are summed over ranks")
         if self.managed and self.sharding not in (None, "row_wise"):
             raise ValueError(f"sharding: TorchRec shards managed ids row-wise only, not {self.sharding}")
         return self
@@ -112,6 +118,9 @@ class EmbeddingSection(_Section):
     replicate_rows: int = Field(default=1024, ge=0)
     """Tables of at most so many rows whose features have one id per sample are kept whole on every rank: a look-up is then
     cheaper than an exchange. They are trained with the dense parameters."""
+    precision: Literal["fp32", "fp16"] = "fp32"
+    """Of sharded tables' weights. fp16 halves them; look-ups give fp32, and the optimizer's state stays fp32. FBGEMM rounds what it
+    writes at random on GPUs, so that small updates count on average; on a CPU it rounds to the nearest, and they can be lost."""
     optimizer: Literal["row_wise_adagrad", "adagrad", "sgd"] = "row_wise_adagrad"
     """Of sharded tables, fused into their backward: those that FBGEMM has on every device. Row-wise Adagrad keeps one number
     per row (and, of a table sharded column-wise, per shard), Adagrad one per weight, SGD none."""

@@ -20,7 +20,6 @@ from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 from torch.distributed.run import get_args_parser, run
 
-
 _ANSWER = 45.0
 """Seconds that the rendezvous may take for an answer. A healthy one needs milliseconds."""
 _LAST_WORDS = 600.0
@@ -70,13 +69,13 @@ def _watched_rendezvous() -> Iterator[None]:
             if any(time.monotonic() - began > _ANSWER for began in list(asking.values())):
                 _give_up()
 
-    C10dRendezvousBackend._call_store = watched
+    C10dRendezvousBackend._call_store = watched  # type: ignore[method-assign]
     threading.Thread(target=watch, name="rendezvous", daemon=True).start()
     try:
         yield
     finally:
         over.set()
-        C10dRendezvousBackend._call_store = call
+        C10dRendezvousBackend._call_store = call  # type: ignore[method-assign]
 
 
 def _give_up() -> None:

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollection, EmbeddingConfig, PoolingType
 
+from torchrec.modules.embedding_configs import DataType
+
 from home_dist.embeddings.managed import ManagedCollisionEmbeddingCollection, managed_collection
 from home_dist.schema import IdInput, InputLayout, Table
 
@@ -27,6 +29,7 @@ def bag_collection(layout: InputLayout, device: torch.device, weighted: bool = F
             # Means are made of sums by the network: where tables that are sharded by row and pooled by mean stand beside
             # others, TorchRec 1.8 divides what it finds in the others by the number of their ids as well.
             pooling=PoolingType.SUM,
+            data_type=_data_type(table),
         )
         for table, users in _by_table(inputs)
     ]
@@ -36,7 +39,11 @@ def bag_collection(layout: InputLayout, device: torch.device, weighted: bool = F
 def event_collection(layout: InputLayout, device: torch.device) -> EmbeddingCollection | None:
     configs = [
         EmbeddingConfig(
-            name=table.name, num_embeddings=table.rows, embedding_dim=table.dim, feature_names=[i.key for i in users]
+            name=table.name,
+            num_embeddings=table.rows,
+            embedding_dim=table.dim,
+            feature_names=[i.key for i in users],
+            data_type=_data_type(table),
         )
         for table, users in _by_table(layout.at("event"))
     ]
@@ -46,6 +53,10 @@ def event_collection(layout: InputLayout, device: torch.device) -> EmbeddingColl
 def managed_tables(layout: InputLayout, device: torch.device) -> ManagedCollisionEmbeddingCollection | None:
     users = [(table, [i.key for i in inputs]) for table, inputs in _by_table(layout.at("managed"))]
     return managed_collection(users, dist.get_world_size() if dist.is_initialized() else 1, device)
+
+
+def _data_type(table: Table) -> DataType:
+    return DataType.FP16 if table.half else DataType.FP32
 
 
 def _by_table(inputs: Sequence[IdInput]) -> list[tuple[Table, list[IdInput]]]:

@@ -78,11 +78,11 @@ def plan_sharding(model: nn.Module, layout: InputLayout, config: EmbeddingSectio
     try:
         return planner.collective_plan(model, sharders(config), group)
     except PlannerError as error:
-        biggest = max(layout.tables, key=lambda t: t.rows * t.dim)
+        biggest = max(layout.tables, key=lambda t: t.rows * t.dim * t.weight_bytes)
         raise ConfigError(
             f"no sharding plan fits {world} ranks on {device.type}. The biggest table is "
             f"{biggest.name!r} with {biggest.rows:,} rows x "
-            f"{biggest.dim} = {biggest.rows * biggest.dim * 4 / 2**30:.2f} GiB. Use more ranks, a smaller embedding.dim, or "
+            f"{biggest.dim} = {biggest.rows * biggest.dim * biggest.weight_bytes / 2**30:.2f} GiB. Use more ranks, a smaller embedding.dim, or "
             f"embedding.tables.{biggest.name}.keep_rows. (Planner: {str(error).splitlines()[0]})"
         ) from None
 
@@ -110,7 +110,7 @@ class PlanRow:
 
 
 def plan_rows(plan: ShardingPlan, layout: InputLayout) -> list[PlanRow]:
-    """A row per sharded table, and one for all replicated tables. Bytes are of the fp32 weights, on all ranks together."""
+    """A row per sharded table, and one for all replicated tables. Bytes are of the weights, on all ranks together."""
     by_name = {t.name: t for t in layout.tables}
     rows = []
     for module in plan.plan.values():
@@ -133,7 +133,9 @@ def plan_rows(plan: ShardingPlan, layout: InputLayout) -> list[PlanRow]:
 
 
 def _row(table: Table, sharding: str, ranks: str, copies: int) -> PlanRow:
-    return PlanRow(table.name, table.rows, table.dim, sharding_name(sharding), ranks, table.rows * table.dim * 4 * copies)
+    return PlanRow(
+        table.name, table.rows, table.dim, sharding_name(sharding), ranks, table.rows * table.dim * table.weight_bytes * copies
+    )
 
 
 def sharding_name(theirs: str) -> str:

@@ -46,7 +46,7 @@ def table_figures(model: nn.Module, std: float, seed: int) -> list[TableFigures]
         top = largest.setdefault(shard.table, torch.zeros(1, dtype=torch.float64))
         for first in range(0, len(shard.values), _BLOCK):
             values = shard.values[first : first + _BLOCK].detach().cpu()
-            same = (values == initial_values(shard, first, len(values), std, seed)).all(1)
+            same = (values == initial_values(shard, first, len(values), std, seed).to(values.dtype)).all(1)
             finite = values.isfinite()
             touched = torch.where(finite, values, 0)[~same].double()
             sums += torch.tensor(

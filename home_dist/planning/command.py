@@ -23,6 +23,7 @@ from home_dist.planning.propose import NoPlan, model_without_memory, propose
 from home_dist.planning.topology import Machines
 from home_dist.planning.traffic import Placed
 from home_dist.schema import InputLayout, build_layout, load_schema
+from home_dist.schema.layout import Table
 
 _STATE = {"row_wise_adagrad": "row", "adagrad": "weight", "sgd": "none"}
 
@@ -82,11 +83,12 @@ def does_not_fit(layout: InputLayout, config: RunConfig, machines: Machines, fix
     usable = machines.device.memory * 1e9 * (1 - HEAD_ROOM) - fixed - buffers
     kind = _STATE[config.embedding.optimizer]
 
-    def size(rows: int, dim: int) -> float:
-        return rows * (dim + {"row": 1, "weight": dim, "none": 0}[kind]) * 4.0
+    def size(table: Table, half: bool = False) -> float:
+        state = {"row": 1, "weight": table.dim, "none": 0}[kind] * 4.0
+        return table.rows * (table.dim * (2.0 if half else table.weight_bytes) + state)
 
-    tables = sorted((t for t in layout.tables if not t.replicated), key=lambda t: -size(t.rows, t.dim))
-    total = sum(size(t.rows, t.dim) for t in tables)
+    tables = sorted((t for t in layout.tables if not t.replicated), key=lambda t: -size(t))
+    total = sum(map(size, tables))
     name = f"{machines.count}x{machines.name}"
     lines = [f"no plan fits {name}. ({reason})"]
     if usable <= 0:
@@ -104,7 +106,7 @@ def does_not_fit(layout: InputLayout, config: RunConfig, machines: Machines, fix
     lines.append("The largest:")
     for table in tables[:5]:
         pinned = config.embedding.tables[table.name].sharding if table.name in config.embedding.tables else None
-        own = size(table.rows, table.dim)
+        own = size(table)
         note = ""
         if pinned == "table_wise" and own > usable:
             note = f", pinned table_wise: {(own - usable) / 1e9:,.1f} GB more than a device has room for. Pin it row_wise"
@@ -123,8 +125,10 @@ def does_not_fit(layout: InputLayout, config: RunConfig, machines: Machines, fix
             lines.append(
                 f"  tables of about {factor:.0%} of their width: embedding.dim = {narrower} instead of {config.embedding.dim}"
             )
+        if config.embedding.precision == "fp32" and sum(size(t, half=True) for t in tables) <= room:
+            lines.append('  half as many bytes per weight: embedding.precision = "fp16"')
         largest = tables[0]
-        keep = largest.rows - (total - room) / (size(largest.rows, largest.dim) / largest.rows)
+        keep = largest.rows - (total - room) / (size(largest) / largest.rows)
         if keep > largest.rows * 0.05:
             lines.append(f"  the first {int(keep):,} rows of {largest.name}: embedding.tables.{largest.name}.keep_rows")
     else:

@@ -64,7 +64,7 @@ def table_bytes(placed: Sequence[Placed], config: RunConfig, ranks: int) -> tupl
     kind = _STATE[config.embedding.optimizer]
     for table in placed:
         for shard in table.shards:
-            weights[shard.rank] += shard.rows * shard.columns * 4
+            weights[shard.rank] += shard.rows * shard.columns * table.weight_bytes
             state[shard.rank] += {"rows": shard.rows, "weights": shard.rows * shard.columns, "none": 0}[kind] * 4
     return weights, state
 

@@ -19,7 +19,7 @@ _MOST = 40  # tables that are listed
 def parts(
     machines: Machines, placed: Sequence[Placed], dense: DenseCost, found: Estimate, lengths: Lengths, config: RunConfig
 ) -> Iterator[str | Table]:
-    total = sum(p.rows * p.dim for p in placed) * 4
+    total = sum(p.rows * p.dim * p.weight_bytes for p in placed)
     yield (
         f"{machines.count} x {machines.name} on {machines.hosts} hosts | {len(placed)} sharded tables, {total / 1e9:,.1f} GB | "
         f"{dense.parameters / 1e6:,.1f} M dense parameters, {dense.flops / 1e6:,.1f} MFLOP per sample forward | "
@@ -106,7 +106,7 @@ def span(ranks: Sequence[int]) -> str:
 
 
 def _bytes(placed: Placed) -> float:
-    return sum(s.rows * s.columns for s in placed.shards) * 4.0
+    return sum(s.rows * s.columns for s in placed.shards) * float(placed.weight_bytes)
 
 
 def _imbalance(values: NDArray[np.float64]) -> float:

@@ -36,6 +36,8 @@ class Placed:
     """As in the configuration."""
     shards: tuple[Shard, ...]
     users: tuple[IdInput, ...]
+    weight_bytes: int = 4
+    """Of one number."""
 
 
 @dataclass
@@ -84,14 +86,14 @@ class Counter:
         pooled = user.place in ("bag", "weighted_bag")
         weight = 4 if user.place == "weighted_bag" else 0
         if table.sharding == "data_parallel":
-            self.looked_up += batch * length * table.dim * 4
+            self.looked_up += batch * length * table.dim * table.weight_bytes
             return
         for columns, owners in _groups(table):
             share = 1 / len(owners)  # ids are spread evenly over blocks of rows
             ids = batch * length * share * (_ID + weight) + batch * _LENGTH
             self._all_to("ids", owners, ids)
             for owner in owners:
-                self.looked_up[owner] += ranks * batch * length * share * columns * 4
+                self.looked_up[owner] += ranks * batch * length * share * columns * table.weight_bytes
             if not pooled:
                 each = batch * length * share * columns
                 self._from("embeddings", owners, each * self.widths.forward)

@@ -29,6 +29,13 @@ class Table:
     replicated: bool
     managed: Literal["lfu", "lru"] | None = None
     """Its rows are given to ids as they come: the batch holds 62-bit hashes."""
+    half: bool = False
+    """Weights are fp16."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of one number."""
+        return 2 if self.half else 4
 
 
 @dataclass(frozen=True)
@@ -247,7 +254,10 @@ def _tables(schema: Schema, config: RunConfig) -> dict[str, Table]:
         dim = (own.dim if own else None) or (config.embedding.small_dim if replicated else config.embedding.dim)
         if not replicated and dim % 4:
             raise ConfigError(f"embedding.tables.{name}.dim: {dim} is not a multiple of 4, which sharded tables need")
-        tables[name] = Table(name, rows, dim, replicated, managed if managed != "hashed" else None)
+        # Sharded tables whose weights FBGEMM updates itself; those that others hold are fp32.
+        fused = not replicated and not managed and not (own and own.sharding == "data_parallel")
+        half = fused and ((own.precision if own else None) or config.embedding.precision) == "fp16"
+        tables[name] = Table(name, rows, dim, replicated, managed if managed != "hashed" else None, half)
     return tables
 
 

@@ -138,7 +138,9 @@ def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int,
     slowest = [max(of_step) for of_step in zip(*(e[0] for e in everyone), strict=True)]
     dense = probe(model_without_memory(inputs.schema, inputs.layout, config), inputs.layout, lengths)
     looked_up = sum(
-        lengths.get(item.key, 1.0) * item.table.dim * 4.0 for item in inputs.layout.inputs if not item.table.replicated
+        lengths.get(item.key, 1.0) * item.table.dim * float(item.table.weight_bytes)
+        for item in inputs.layout.inputs
+        if not item.table.replicated
     )
     batch = config.train.batch_size
     hosts = ranks.world_size // ranks.local_world_size

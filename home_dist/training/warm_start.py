@@ -186,7 +186,7 @@ def _gather(stored: Stored, place: Place, rows: Map, column: int, out: torch.Ten
         begin, end = np.searchsorted(sorted_rows, [first, first + len(values)])
         if begin < end:
             taken = torch.from_numpy(sorted_rows[begin:end] - first)
-            out[torch.from_numpy(order[begin:end])] = values[taken, column : column + out.shape[1]].to(out.device)
+            out[torch.from_numpy(order[begin:end])] = values[taken, column : column + out.shape[1]].to(out)
 
 
 def _some(names: set[str]) -> str:
