@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollection, EmbeddingConfig, PoolingType
-
 from torchrec.modules.embedding_configs import DataType
 
 from home_dist.embeddings.managed import ManagedCollisionEmbeddingCollection, managed_collection

@@ -79,11 +79,12 @@ def plan_sharding(model: nn.Module, layout: InputLayout, config: EmbeddingSectio
         return planner.collective_plan(model, sharders(config), group)
     except PlannerError as error:
         biggest = max(layout.tables, key=lambda t: t.rows * t.dim * t.weight_bytes)
+        size = biggest.rows * biggest.dim * biggest.weight_bytes / 2**30
         raise ConfigError(
-            f"no sharding plan fits {world} ranks on {device.type}. The biggest table is "
-            f"{biggest.name!r} with {biggest.rows:,} rows x "
-            f"{biggest.dim} = {biggest.rows * biggest.dim * biggest.weight_bytes / 2**30:.2f} GiB. Use more ranks, a smaller embedding.dim, or "
-            f"embedding.tables.{biggest.name}.keep_rows. (Planner: {str(error).splitlines()[0]})"
+            f"no sharding plan fits {world} ranks on {device.type}. The biggest table is {biggest.name!r} with "
+            f"{biggest.rows:,} rows x {biggest.dim} = {size:.2f} GiB. Use more ranks, a smaller embedding.dim, "
+            f'embedding.precision = "fp16", or embedding.tables.{biggest.name}.keep_rows. '
+            f"(Planner: {str(error).splitlines()[0]})"
         ) from None
 
 

@@ -79,5 +79,5 @@ def test_what_cannot_be_fp16(data, tmp_path):
     for other in ("managed='lfu'", "sharding='data_parallel'"):
         with pytest.raises(ConfigError, match=r"precision: .* are fp32"):
             load_config(path, ["embedding.tables.user.precision=fp16", f"embedding.tables.user.{other}"])
-    with pytest.raises(ConfigError, match="embedding.precision"):
+    with pytest.raises(ConfigError, match=r"embedding\.precision"):
         load_config(path, ["embedding.precision=bf16"])
