@@ -119,8 +119,8 @@ class EmbeddingSection(_Section):
     """Tables of at most so many rows whose features have one id per sample are kept whole on every rank: a look-up is then
     cheaper than an exchange. They are trained with the dense parameters."""
     precision: Literal["fp32", "fp16"] = "fp32"
-    """Of sharded tables' weights. fp16 halves them; look-ups give fp32, and the optimizer's state stays fp32. On GPUs FBGEMM rounds
-    at random what it writes, so that small updates count on average; on a CPU it rounds to the nearest: they can be lost."""
+    """Of sharded tables' weights. fp16 halves them; look-ups give fp32, and the optimizer's state stays fp32. On GPUs FBGEMM
+    rounds at random what it writes, so that small updates count on average; on a CPU to the nearest: they can be lost."""
     optimizer: Literal["row_wise_adagrad", "adagrad", "sgd"] = "row_wise_adagrad"
     """Of sharded tables, fused into their backward: those that FBGEMM has on every device. Row-wise Adagrad keeps one number
     per row (and, of a table sharded column-wise, per shard), Adagrad one per weight, SGD none."""
