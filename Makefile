@@ -25,7 +25,7 @@ LINTED := home_dist launchers pipelines benchmarks tests requirements
 LINTED_HERE = $(wildcard $(LINTED))
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev train test test-slow test-all test-slurm lint format doctor lock clean
+.PHONY: help install dev train test test-slow test-all test-slurm guard lint format doctor lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -56,6 +56,9 @@ test-all: $(DEV) ## all tests but those of test-slurm
 
 test-slurm: $(DEV) ## the sample's training on a Slurm cluster of two nodes, made for it in namespaces (root, Debian)
 	tests/slurm/cluster.sh $(VENV)/bin/python -m pytest -m slurm tests/slurm $(PYTEST_ARGS)
+
+guard: $(DEV) ## the benchmarks' ratios against those recorded: fails when one has fallen by a fifth
+	$(VENV)/bin/python benchmarks/guard.py
 
 lint: $(DEV) ## ruff and mypy
 	$(VENV)/bin/ruff check $(LINTED_HERE)
