@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from home_dist.data import DataFiles, Reader
@@ -30,6 +31,8 @@ from home_dist.training.ranks import Ranks
 from home_dist.training.trainer import step_seed
 
 _FOR_EVER = 10**9  # epochs: small data are read again and again
+_FORWARD = ("look-up", "output exchange", "feature vector", "sequences", "experts", "towers")
+_EVALUATED = 8  # batches, the first two to warm up
 _SAMPLED = 4  # batches whose ids are counted, and files whose footers are read
 # How often a step reads or writes at least:
 _ROWS = 4  # a looked-up row: read, and in the backward read and written, with its gradient beside it
@@ -60,6 +63,8 @@ class Speed:
     """Bytes that a step has to read and write at least."""
     least_handed: dict[str, float]
     """Bytes that a rank has to hand to collectives in a step under this plan, by use; own part included."""
+    evaluation: float
+    """Samples/s of all ranks in a forward without gradients, data included."""
     products_limit: float
     """FLOP/s that a large product reaches on each rank while all ranks do one."""
     memory_limit: float
@@ -73,6 +78,10 @@ class Speed:
     def samples_per_second(self) -> float:
         """Of all ranks."""
         return self.samples / sum(self.seconds)
+
+    def forward_per_second(self, batch: int) -> float:
+        """Samples/s of a training step's forward alone; batch: of all ranks."""
+        return batch / (sum(self.breakdown.parts[part] for part in _FORWARD) / 1e3)
 
     @property
     def flops(self) -> float:
@@ -133,6 +142,7 @@ def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int,
                 step()
         breakdown = trace.end()
     pipeline.detach()
+    evaluation = _evaluate(built.model, inputs.training_reader(ranks), ranks)
     everyone: list[tuple[list[float], float, int]] = [(own, waited, peak)] * ranks.world_size
     dist.all_gather_object(everyone, (own, waited, peak))
     slowest = [max(of_step) for of_step in zip(*(e[0] for e in everyone), strict=True)]
@@ -163,9 +173,29 @@ def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int,
         looked_up=looked_up,
         moved=moved,
         least_handed={use: float(of_ranks.mean()) for use, of_ranks in traffic.handed.items()},
+        evaluation=evaluation,
         products_limit=float(limits[0]),
         memory_limit=float(limits[1]),
     ), built
+
+
+@torch.no_grad()
+def _evaluate(model: nn.Module, reader: Reader, ranks: Ranks) -> float:
+    model.eval()
+    epoch, samples, began = reader.epochs(0, _FOR_EVER), 0, 0.0
+    for number, batch in enumerate(itertools.islice(epoch, _EVALUATED)):
+        if number == 2:
+            synchronise(ranks.device)
+            dist.barrier()
+            samples, began = 0, time.perf_counter()
+        model(batch.to(ranks.device))
+        samples += batch.size
+    synchronise(ranks.device)
+    dist.barrier()
+    took = time.perf_counter() - began
+    epoch.close()
+    model.train()
+    return samples * ranks.world_size / took
 
 
 def mean_lengths(reader: Reader) -> Mapping[str, float]:

@@ -22,6 +22,8 @@ def table(found: Speed, config: RunConfig, ranks: Ranks) -> Table:
     rows.add_column("")
     each = found.samples_per_second / world
     rows.add_row("samples/s", f"{each:,.0f}", f"per rank; {found.samples_per_second:,.0f} in all")
+    forward = f"samples/s in all, without gradients; the forward of training {found.forward_per_second(batch * world):,.0f}"
+    rows.add_row("evaluation", f"{found.evaluation:,.0f}", forward)
     times = " / ".join(f"{found.percentile(p) * 1e3:,.1f}" for p in _PERCENTILES)
     rows.add_row(
         "step, ms", f"{step * 1e3:,.1f}", f"mean; {times} at {_PERCENTILES[0]} / {_PERCENTILES[1]} / {_PERCENTILES[2]} %"
@@ -59,6 +61,8 @@ def tree(found: Speed, config: RunConfig, ranks: Ranks, device: str, kernel: Ker
         "steps": len(found.seconds),
         "samples_per_second": found.samples_per_second,
         "samples_per_second_per_rank": found.samples_per_second / ranks.world_size,
+        "evaluation_samples_per_second": found.evaluation,
+        "forward_samples_per_second": found.forward_per_second(config.train.batch_size * ranks.world_size),
         "step_seconds": {"mean": step, **{f"p{p}": found.percentile(p) for p in _PERCENTILES}},
         "waiting_for_data": found.waiting,
         "peak_memory_bytes": found.peak_memory,

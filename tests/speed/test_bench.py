@@ -29,7 +29,7 @@ def bench(tmp_path_factory):
 @pytest.mark.distributed
 def test_what_it_shows(bench):
     _, _, _, ended = bench
-    for sign in ("samples/s", "waiting for data", "launches per step", "where a step goes", "exchange between ranks"):
+    for sign in ("samples/s", "evaluation", "waiting for data", "launches per step", "where a step goes", "exchange between ranks"):
         assert sign in ended.outputs[0]
     assert "samples/s" not in ended.outputs[1]
     assert "Traceback" not in ended.text
@@ -47,6 +47,9 @@ def test_figures_agree_with_each_other(bench):
     used = found["flops_per_sample"] * found["samples_per_second_per_rank"] / found["limits"]["products_flops"]
     assert found["used"]["products"] == pytest.approx(used)
     assert 0 <= found["waiting_for_data"] < 1
+    # A forward is a part of a step.
+    assert found["forward_samples_per_second"] > found["samples_per_second"]
+    assert found["evaluation_samples_per_second"] > found["samples_per_second"]
     assert found["launches_per_step"] > 100
     assert found["peak_memory_bytes"] > 5e7
 
