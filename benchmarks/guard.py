@@ -1,4 +1,4 @@
-"""Fails when a ratio that a benchmark measures has fallen by a fifth: `make guard`, which CI runs.
+"""Fails when a ratio that a benchmark measures has fallen by a fifth: `make guard`.
 
     python benchmarks/guard.py             # the --quick versions of some benchmarks against guard.json
     python benchmarks/guard.py --record    # writes guard.json anew, from the worst of three runs: after a change that is meant

@@ -8,13 +8,14 @@ import pytest
 from tests.ranks import REPOSITORY
 
 # A peer's part runs in the peer's environment, started by the benchmark that it belongs to.
-BENCHMARKS = [p for p in (REPOSITORY / "benchmarks").glob("*.py") if not p.stem.endswith("_peers")]
+BENCHMARKS = [p for p in (REPOSITORY / "benchmarks").rglob("*.py") if not p.stem.endswith("_peers")]
 SCRIPTS = sorted(p for p in BENCHMARKS if "__main__" in p.read_text())
 
 
 def test_there_are_benchmarks():
     there = {p.name for p in SCRIPTS}
     assert {"checkpoints.py", "expert_bank.py", "insight.py", "quality.py", "reader.py", "sequence.py"} <= there
+    assert {"growth.py", "mmoe_synthetic.py", "peers.py", "scaling.py"} <= there
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)

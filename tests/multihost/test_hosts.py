@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 ROWS, BATCH, EPOCHS = 4000, 16, 2
-TIMEOUT = 8
+TIMEOUT = 20  # seconds; ranks whose start differs by more do not meet, and three of them share two cores here
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(REPOSITORY)}
 
 

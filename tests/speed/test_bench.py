@@ -29,7 +29,14 @@ def bench(tmp_path_factory):
 @pytest.mark.distributed
 def test_what_it_shows(bench):
     _, _, _, ended = bench
-    for sign in ("samples/s", "evaluation", "waiting for data", "launches per step", "where a step goes", "exchange between ranks"):
+    for sign in (
+        "samples/s",
+        "evaluation",
+        "waiting for data",
+        "launches per step",
+        "where a step goes",
+        "exchange between ranks",
+    ):
         assert sign in ended.outputs[0]
     assert "samples/s" not in ended.outputs[1]
     assert "Traceback" not in ended.text
