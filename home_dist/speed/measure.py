@@ -189,7 +189,7 @@ def _evaluate(model: nn.Module, reader: Reader, ranks: Ranks) -> float:
             dist.barrier()
             samples, began = 0, time.perf_counter()
         model(batch.to(ranks.device))
-        samples += batch.size
+        samples += int(batch.mask.sum())
     synchronise(ranks.device)
     dist.barrier()
     took = time.perf_counter() - began
@@ -204,12 +204,12 @@ def mean_lengths(reader: Reader) -> Mapping[str, float]:
     samples = 0
     epoch: Iterator[Batch] = reader.epochs(0, 1)
     for batch in itertools.islice(epoch, _SAMPLED):
-        samples += batch.size
+        samples += int(batch.mask.sum())
         for held in (batch.bags, batch.weighted_bags, batch.events, batch.managed, batch.small_lists):
             for key, count in zip(held.keys(), _counts(held), strict=True):
                 ids[key] = ids.get(key, 0) + count
     epoch.close()  # type: ignore[attr-defined]
-    return {key: count / samples for key, count in ids.items()}
+    return {key: count / max(1, samples) for key, count in ids.items()}
 
 
 def stored_per_row(files: DataFiles) -> float:
