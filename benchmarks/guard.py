@@ -58,6 +58,8 @@ def record() -> None:
 
 
 def check() -> bool:
+    if not REFERENCE.is_file():
+        sys.exit(f"{REFERENCE} is not there: nothing was recorded on this machine. --record does it")
     good = True
     for script, names in json.loads(REFERENCE.read_text()).items():
         best: dict[str, tuple[float, bool]] = {}
