@@ -30,12 +30,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit code of the rank that failed first, 128 + signal where a signal ended it, 0 if none failed."""
     # It reports each failed rank, which main() and the rank itself do as well.
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
-    # Ranks that are started again would find the addresses of those before in a store that torchrun keeps (torch 2.13; pytorch
-    # issue 135712): each start gets one of its own.
-    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    options = get_args_parser().parse_args(arguments)
+    if options.max_restarts or ":" in options.nnodes:
+        # Ranks that are started again would find the addresses of those before in a store that torchrun keeps (torch 2.13;
+        # pytorch issue 135712): each start gets one of its own.
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     try:
         with _watched_rendezvous():
-            run(get_args_parser().parse_args(arguments))
+            run(options)
     except RendezvousError as error:
         print(f"run failed: no contact with the other hosts: {error}", file=sys.stderr)
         return 1
