@@ -32,7 +32,7 @@ mpl.use("agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 from benchmarks.claims import claim  # noqa: E402
-from home_dist.schema import Schema, save_schema  # noqa: E402
+from benchmarks.id_log import GROUP, describe, power_law, rare_labels  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -70,29 +70,19 @@ QUICK = {"tasks": [AXES["tasks"][0], AXES["tasks"][2]], "history": AXES["history
 def write(folder: Path, point: Point, steps: int) -> Path:
     """A log for so many steps; returns the configuration."""
     random, samples = np.random.default_rng(0), point.batch * steps
-    names = [f"id_{i}" for i in range(point.features)]
-
-    def ids(count: int) -> np.ndarray:
-        return (point.rows * random.random(count) ** 3).astype(np.int32)
-
-    columns: dict[str, Any] = {name: ids(samples) for name in names}
-    tasks = [f"task_{i}" for i in range(point.tasks)]
-    columns |= {name: (random.random(samples) < 0.1).astype(np.int8) for name in tasks}
-    columns["group"] = columns[names[0]]
-    tree: dict[str, Any] = {
-        "group_column": "group",
-        "table": [{"name": n, "rows": point.rows} for n in names],
-        "feature": [{"kind": "id", "name": n, "column": n, "table": n} for n in names],
-        "task": [{"name": n, "group": "ab"[i % 2], "column": n} for i, n in enumerate(tasks)],
-    }
+    features = {f"id_{i}": point.rows for i in range(point.features)}
+    tasks = {f"task_{i}": "ab"[i % 2] for i in range(point.tasks)}
+    columns: dict[str, Any] = {name: power_law(random, rows, samples) for name, rows in features.items()}
+    columns |= rare_labels(random, list(tasks), samples)
+    columns[GROUP] = columns["id_0"]
+    more = {}
     if point.history:
         offsets = np.arange(samples + 1, dtype=np.int32) * point.history
-        columns["watched"] = pa.ListArray.from_arrays(offsets, ids(samples * point.history))
-        events = [{"column": "watched", "table": names[0], "target": names[0]}]
-        tree["sequence"] = [{"name": "watched", "events": events}]
+        columns["watched"] = pa.ListArray.from_arrays(offsets, power_law(random, point.rows, samples * point.history))
+        more["sequence"] = [{"name": "watched", "events": [{"column": "watched", "table": "id_0", "target": "id_0"}]}]
     (folder / "train").mkdir(parents=True)
     pq.write_table(pa.table(columns), folder / "train" / "part-0.parquet", row_group_size=max(256, point.batch))
-    save_schema(Schema.model_validate(tree), folder / "schema.toml")
+    describe(folder, features, tasks, more)
     config = [
         f'run = {{ dir = "{folder}/run" }}',
         f'data = {{ path = "{folder}", validation = "", test = "", window_rows = {4 * point.batch} }}',

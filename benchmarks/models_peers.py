@@ -38,16 +38,14 @@ class Mlp(nn.Sequential):
 
 
 class Mixture(nn.Module):
-    """Gates over experts: of every input its own experts, and shared ones that all see."""
+    """Gates over experts: each sees those of its input, and shared ones; a last one, where wanted, sees all."""
 
-    def __init__(self, width: int, inputs: int, own: int, shared: int, outputs: int):
+    def __init__(self, width: int, inputs: int, own: int, shared: int, gates: int, last: bool = False):
         super().__init__()
         self.own = nn.ModuleList(nn.ModuleList(Mlp(width, EXPERT) for _ in range(own)) for _ in range(inputs))
         self.shared = nn.ModuleList(Mlp(width, EXPERT) for _ in range(shared))
-        self.gates = nn.ModuleList(nn.Linear(width, own + shared) for _ in range(outputs))
-        self.last = nn.Linear(width, own * inputs + shared) if inputs > 1 and outputs == inputs + 1 else None
-        if self.last is not None:
-            self.gates = self.gates[:-1]
+        self.gates = nn.ModuleList(nn.Linear(width, own + shared) for _ in range(gates))
+        self.last = nn.Linear(width, own * inputs + shared) if last else None
 
     def forward(self, xs: list[torch.Tensor]) -> list[torch.Tensor]:
         shared = [expert(xs[-1]) for expert in self.shared]
@@ -73,7 +71,7 @@ class Plain(nn.Module):
         else:
             widths = [width] + [EXPERT[-1]] * (LAYERS - 1)
             self.layers = nn.ModuleList(
-                Mixture(w, tasks, SPECIFIC, SHARED, tasks + (i < LAYERS - 1)) for i, w in enumerate(widths)
+                Mixture(w, tasks, SPECIFIC, SHARED, tasks, last=i < LAYERS - 1) for i, w in enumerate(widths)
             )
         self.ple = model == "ple"
         self.towers = nn.ModuleList(nn.Sequential(Mlp(EXPERT[-1], TOWER), nn.Linear(TOWER[-1], 1)) for _ in range(tasks))

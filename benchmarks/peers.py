@@ -41,7 +41,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
-from home_dist.schema import IdFeature, Schema, StatisticFeature, load_schema, save_schema  # noqa: E402
+from benchmarks.id_log import GROUP, describe, power_law, rare_labels  # noqa: E402
+from benchmarks.sample_run import set_options, torchrun  # noqa: E402
+from home_dist.schema import IdFeature, StatisticFeature, load_schema  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 SAMPLE = ROOT / "examples" / "kuairand_pure"
@@ -49,7 +51,7 @@ PEERS = ROOT / "benchmarks" / "models_peers.py"
 BATCH, FEATURES = 2048, 67
 CONFIG = """
 run = {{ dir = "{folder}/run" }}
-data = {{ path = "{folder}", validation = "" }}
+data = {{ path = "{folder}", validation = "", test = "{test}" }}
 embedding = {{ dim = 16, small_dim = 16, replicate_rows = {replicate}, replicated_weight_decay = 1e-5, lr = 0.02 }}
 model = {{ kind = "mmoe", experts = 8, expert_hidden = [256], expert_dim = 128, tower_hidden = [64], expert_norm = true }}
 train = {{ batch_size = {batch}, lr = 1e-3, weight_decay = 1e-5, linear_path = false, decay = "none" }}
@@ -59,7 +61,6 @@ log = {{ tensorboard = false }}
 OVERRIDES = {
     "mmoe": [],
     "ple": ["model.kind=ple", "model.layers=2", "model.task_experts=1", "model.shared_experts=2"],
-    "home": ["model.kind=home"],
 }
 
 
@@ -79,21 +80,21 @@ def sample_as_ids(folder: Path) -> None:
             columns[s.name] = (1 + np.searchsorted(s.boundaries, values, side="right")).astype(np.int32)
         for t in schema.task:
             columns[t.name] = table[t.column].combine_chunks().fill_null(0).cast(pa.int8())
-        columns["user_key"] = columns["user"]
+        columns[GROUP] = columns["user"]
         _write(folder / split, pa.table(columns), 8192)
-    _describe(folder, list(rows.items()), [(t.name, t.group) for t in schema.task])
+    _describe(folder, rows, {t.name: t.group for t in schema.task}, replicate=100_000, test="test")
 
 
 def large(folder: Path, rows: int, samples: int) -> None:
     random = np.random.default_rng(0)
-    columns: dict[str, Any] = {}
-    for i in range(20):
-        columns[f"id_{i}"] = (rows * random.random(samples) ** 3).astype(np.int32)
-    for i in range(8):
-        columns[f"task_{i}"] = (random.random(samples) < 0.1).astype(np.int8)
-    columns["user_key"] = columns["id_0"]
+    features = {f"id_{i}": rows for i in range(20)}
+    tasks = {f"task_{i}": "a" if i < 4 else "b" for i in range(8)}
+    columns: dict[str, Any] = {name: power_law(random, rows, samples) for name in features}
+    columns |= rare_labels(random, list(tasks), samples)
+    columns[GROUP] = columns["id_0"]
     _write(folder / "train", pa.table(columns), 8192)
-    _describe(folder, [(f"id_{i}", rows) for i in range(20)], [(f"task_{i}", "a" if i < 4 else "b") for i in range(8)])
+    # Such tables are sharded; all others take the dense optimizer.
+    _describe(folder, features, tasks, replicate=0, test="")
 
 
 def _write(folder: Path, table: pa.Table, group: int) -> None:
@@ -102,22 +103,10 @@ def _write(folder: Path, table: pa.Table, group: int) -> None:
         pq.write_table(table.slice(first, 10 * group), folder / f"part-{first:09d}.parquet", row_group_size=group)
 
 
-def _describe(folder: Path, features: list[tuple[str, int]], tasks: list[tuple[str, str]]) -> None:
-    tree = {
-        "group_column": "user_key",
-        "table": [{"name": name, "rows": rows} for name, rows in features],
-        "feature": [{"kind": "id", "name": n, "column": n, "table": n} for n, _ in features],
-        "task": [{"name": name, "group": group, "column": name} for name, group in tasks],
-    }
-    save_schema(Schema.model_validate(tree), folder / "schema.toml")
-    (folder / "about.json").write_text(json.dumps({"features": features, "tasks": [t for t, _ in tasks]}))
-    # Tables of the large data are sharded, all others take the dense optimizer.
-    replicate = 0 if max(rows for _, rows in features) > 100_000 else 100_000
-    test = "" if (folder / "test").is_dir() else "\n[data]\n"
-    text = CONFIG.format(folder=folder, replicate=replicate, batch=BATCH)
-    if test:
-        text = text.replace('validation = ""', 'validation = "", test = ""')
-    (folder / "run.toml").write_text(text)
+def _describe(folder: Path, features: dict[str, int], tasks: dict[str, str], replicate: int, test: str) -> None:
+    describe(folder, features, tasks)
+    (folder / "about.json").write_text(json.dumps({"features": list(features.items()), "tasks": list(tasks)}))
+    (folder / "run.toml").write_text(CONFIG.format(folder=folder, replicate=replicate, batch=BATCH, test=test))
 
 
 def ours(folder: Path, model: str, steps: int, warm_up: int, threads: int, precision: str) -> dict[str, float]:
@@ -125,7 +114,7 @@ def ours(folder: Path, model: str, steps: int, warm_up: int, threads: int, preci
     settings = [*OVERRIDES[model], f"kernel.precision={precision}", f"distributed.threads={threads}"]
     command = [sys.executable, "-m", "home_dist.cli", "bench", str(folder / "run.toml"), "--json", str(out)]
     command += ["--steps", str(steps), "--warm-up", str(warm_up), "--traced", "1"]
-    _call([*command, *(part for s in settings for part in ("--set", s))])
+    _call([*command, *set_options(settings)])
     found = json.loads(out.read_text())
     return {k: found[k] for k in ("samples_per_second", "peak_memory_bytes")} | {"kernel": found["kernel"]}
 
@@ -148,10 +137,8 @@ def _call(command: list[str]) -> str:
 def start_up() -> float:
     """Seconds until the first step of two ranks is done and told."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "home_dist.torchrun", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-        command += ["--rdzv-endpoint", "localhost:0", "-m", "home_dist.cli", "train", str(ROOT / "configs/kuairand_pure.toml")]
-        for setting in (f"run.dir={folder}/run", f"data.path={SAMPLE}", "log.every_steps=1"):
-            command += ["--set", setting]
+        command = [*torchrun(2), "train", str(ROOT / "configs/kuairand_pure.toml")]
+        command += set_options([f"run.dir={folder}/run", f"data.path={SAMPLE}", "log.every_steps=1"])
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
         began = time.perf_counter()
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -170,11 +157,9 @@ def quality(folder: Path, model: str, precision: str, threads: int) -> float:
     run = folder / f"run-{model}-{precision}"
     settings = [*OVERRIDES[model], f"kernel.precision={precision}", f"run.dir={run}", f"distributed.threads={threads}"]
     command = [sys.executable, "-m", "home_dist.cli", "train", str(folder / "run.toml")]
-    _call([*command, *(part for s in settings for part in ("--set", s))])
+    _call([*command, *set_options(settings)])
     found = json.loads((run / "evaluation.json").read_text())["test"]
-    tasks = found["tasks"] if isinstance(found, dict) and "tasks" in found else found
-    each = tasks.values() if isinstance(tasks, dict) else tasks
-    return float(np.mean([t["auc"] for t in each if isinstance(t, dict) and t.get("auc") is not None]))
+    return float(np.mean([figures["auc"] for figures in found.values()]))
 
 
 def table(result: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import quality_baselines as baselines  # noqa: E402
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.sample_run import set_options, torchrun  # noqa: E402
 from home_dist.cli import silence_libraries  # noqa: E402
 from home_dist.config import DistributedSection  # noqa: E402
 from home_dist.metrics import Bootstrap, bootstrap, log_loss  # noqa: E402
@@ -110,9 +111,7 @@ def _head(part: baselines.Part, rows: int) -> baselines.Part:
 
 def _train(run: Path, overrides: list[str]) -> None:
     """As a user would. A run that is complete is not trained again."""
-    options = [part for o in (f"run.dir={run}", *overrides) for part in ("--set", o)]
-    command = [sys.executable, "-m", "home_dist.torchrun", "--nproc-per-node", "2", "--rdzv-endpoint", "localhost:0"]
-    command += ["--rdzv-backend", "c10d", "-m", "home_dist.cli", "train", str(CONFIG), *options]
+    command = [*torchrun(2), "train", str(CONFIG), *set_options([f"run.dir={run}", *overrides])]
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // 2))}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=3600)
 

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.sample_run import set_options, torchrun  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 CONFIG = ROOT / "configs" / "kuairand_pure.toml"
@@ -51,11 +52,9 @@ def cases(quick: bool) -> dict[str, tuple[int, list[str], list[str]]]:
 def bench(ranks: int, overrides: list[str], options: list[str], steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "bench.json")
-        command = [sys.executable, "-m", "home_dist.torchrun", "--nproc-per-node", str(ranks), "--rdzv-backend", "c10d"]
-        command += ["--rdzv-endpoint", "localhost:0", "-m", "home_dist.cli", "bench", str(CONFIG), "--json", str(out)]
+        command = [*torchrun(ranks), "bench", str(CONFIG), "--json", str(out)]
         command += ["--steps", str(steps), "--warm-up", "4", "--traced", "4", *options]
-        settings = [f"data.path={ROOT / 'examples' / 'kuairand_pure'}", *PINNED, *overrides]
-        command += [part for s in settings for part in ("--set", s)]
+        command += set_options([f"data.path={ROOT / 'examples' / 'kuairand_pure'}", *PINNED, *overrides])
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
         if ended.returncode:

@@ -78,12 +78,11 @@ def plan_sharding(model: nn.Module, layout: InputLayout, config: EmbeddingSectio
     try:
         return planner.collective_plan(model, sharders(config), group)
     except PlannerError as error:
-        biggest = max(layout.tables, key=lambda t: t.rows * t.dim * t.weight_bytes)
-        size = biggest.rows * biggest.dim * biggest.weight_bytes / 2**30
+        biggest = max(layout.tables, key=lambda t: t.bytes)
         raise ConfigError(
             f"no sharding plan fits {world} ranks on {device.type}. The biggest table is {biggest.name!r} with "
-            f"{biggest.rows:,} rows x {biggest.dim} = {size:.2f} GiB. Use more ranks, a smaller embedding.dim, "
-            f'embedding.precision = "fp16", or embedding.tables.{biggest.name}.keep_rows. '
+            f"{biggest.rows:,} rows x {biggest.dim} = {biggest.bytes / 2**30:.2f} GiB. Use more ranks, a smaller "
+            f'embedding.dim, embedding.precision = "fp16", or embedding.tables.{biggest.name}.keep_rows. '
             f"(Planner: {str(error).splitlines()[0]})"
         ) from None
 
@@ -125,18 +124,16 @@ def plan_rows(plan: ShardingPlan, layout: InputLayout) -> list[PlanRow]:
     small = {i.table for i in layout.inputs if i.table.replicated}
     if small:
         world = dist.get_world_size()
-        weights = sum(t.rows * t.dim for t in small)
+        weights = sum(t.bytes for t in small)
         dims = sorted({t.dim for t in small})
         text = f"({len(small)} small tables)"
         span = _span(list(range(world)))
-        rows.append(PlanRow(text, sum(t.rows for t in small), dims[0], "replicated", span, weights * 4 * world))
+        rows.append(PlanRow(text, sum(t.rows for t in small), dims[0], "replicated", span, weights * world))
     return sorted(rows, key=lambda r: -r.bytes)
 
 
 def _row(table: Table, sharding: str, ranks: str, copies: int) -> PlanRow:
-    return PlanRow(
-        table.name, table.rows, table.dim, sharding_name(sharding), ranks, table.rows * table.dim * table.weight_bytes * copies
-    )
+    return PlanRow(table.name, table.rows, table.dim, sharding_name(sharding), ranks, table.bytes * copies)
 
 
 def sharding_name(theirs: str) -> str:

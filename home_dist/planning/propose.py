@@ -80,9 +80,7 @@ def placed(plan: ShardingPlan, layout: InputLayout, ranks: int) -> list[Placed]:
             else:
                 shards = tuple(Shard(rank, own.rows, own.dim) for rank in range(ranks))
             looking = tuple(i for i in layout.inputs if i.table.name == name)
-            found.append(
-                Placed(name, own.rows, own.dim, sharding_name(sharding.sharding_type), shards, looking, own.weight_bytes)
-            )
+            found.append(Placed(name, own.rows, own.dim, sharding_name(sharding.sharding_type), shards, looking))
     return sorted(found, key=lambda p: -p.rows * p.dim)
 
 

@@ -36,8 +36,11 @@ class Placed:
     """As in the configuration."""
     shards: tuple[Shard, ...]
     users: tuple[IdInput, ...]
-    weight_bytes: int = 4
-    """Of one number."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of one number."""
+        return self.users[0].table.weight_bytes
 
 
 @dataclass

@@ -37,6 +37,11 @@ class Table:
         """Of one number."""
         return 2 if self.half else 4
 
+    @property
+    def bytes(self) -> int:
+        """Of all weights."""
+        return self.rows * self.dim * self.weight_bytes
+
 
 @dataclass(frozen=True)
 class IdInput:

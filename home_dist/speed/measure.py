@@ -25,10 +25,9 @@ from home_dist.planning.propose import model_without_memory, placed
 from home_dist.speed.limits import bytes_per_second, products_per_second, synchronise
 from home_dist.training.build import Built, Inputs, build
 from home_dist.training.optimizers import Schedule
-from home_dist.training.pipeline import Pipeline
+from home_dist.training.pipeline import Pipeline, begin_step
 from home_dist.training.profiling import Trace
 from home_dist.training.ranks import Ranks
-from home_dist.training.trainer import step_seed
 
 _FOR_EVER = 10**9  # epochs: small data are read again and again
 _FORWARD = ("look-up", "output exchange", "feature vector", "sequences", "experts", "towers")
@@ -44,6 +43,9 @@ _ACTIVATIONS = 4  # what is kept for the backward: written and read, and so is i
 class Speed:
     """Of a rank and step, means over ranks, where nothing else is said."""
 
+    ranks: int
+    batch: int
+    """B of a rank."""
     seconds: list[float]
     """Of each measured step, of the slowest rank."""
     samples: int
@@ -75,26 +77,38 @@ class Speed:
         return float(np.percentile(self.seconds, share, method="nearest"))
 
     @property
+    def step(self) -> float:
+        """Mean seconds."""
+        return sum(self.seconds) / len(self.seconds)
+
+    @property
     def samples_per_second(self) -> float:
         """Of all ranks."""
         return self.samples / sum(self.seconds)
 
-    def forward_per_second(self, batch: int) -> float:
-        """Samples/s of a training step's forward alone; batch: of all ranks."""
-        return batch / (sum(self.breakdown.parts[part] for part in _FORWARD) / 1e3)
+    @property
+    def samples_per_second_per_rank(self) -> float:
+        return self.samples_per_second / self.ranks
+
+    @property
+    def forward_per_second(self) -> float:
+        """Samples/s of all ranks in a training step's forward alone."""
+        return self.batch * self.ranks / (sum(self.breakdown.parts[part] for part in _FORWARD) / 1e3)
 
     @property
     def flops(self) -> float:
         """Of a sample, forward and backward."""
         return 3 * self.dense.flops
 
-    def products_used(self, ranks: int) -> float:
+    @property
+    def products_used(self) -> float:
         """Share of the limit of matrix products."""
-        return self.flops * self.samples_per_second / ranks / self.products_limit
+        return self.flops * self.samples_per_second_per_rank / self.products_limit
 
+    @property
     def memory_used(self) -> float:
         """Share of the limit of memory."""
-        return self.moved / (sum(self.seconds) / len(self.seconds)) / self.memory_limit
+        return self.moved / self.step / self.memory_limit
 
 
 def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int, overlap: bool = True) -> tuple[Speed, Built]:
@@ -113,10 +127,7 @@ def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int,
     def step() -> int:
         """Samples of all ranks."""
         nonlocal done
-        schedule.set(done)
-        if config.train.accumulate > 1:
-            built.model.fused_optimizer.zero_grad()
-        torch.manual_seed(step_seed(config.train.seed, done, ranks.rank))
+        begin_step(built, schedule, config.train, done, ranks.rank)
         done += 1
         output: StepOutput = pipeline.progress(batches, is_last_batch=done == total)
         return reader.rows_of_step(output.epoch, output.step)
@@ -163,6 +174,8 @@ def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int,
     dist.all_reduce(limits)
     limits /= ranks.world_size
     return Speed(
+        ranks=ranks.world_size,
+        batch=batch,
         seconds=slowest,
         samples=samples,
         waiting=sum(e[1] for e in everyone) / ranks.world_size / sum(slowest),

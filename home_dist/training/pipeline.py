@@ -2,14 +2,17 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 from torchrec.distributed.train_pipeline.gradient_accumulation import GradientAccumulationConfig, GradientAccumulationWrapper
 from torchrec.optim.keyed import CombinedOptimizer
 
+from home_dist.config import TrainSection
 from home_dist.data.batch import Batch
 from home_dist.network import StepOutput
 from home_dist.training.build import Built
+from home_dist.training.optimizers import Schedule
 from home_dist.training.ranks import Ranks
 
 
@@ -39,3 +42,18 @@ class Pipeline(GradientAccumulationWrapper[Batch, StepOutput]):
         """For a use of the model without the pipeline."""
         if isinstance(self._pipeline, TrainPipelineSparseDist):
             self._pipeline.detach()
+
+
+def begin_step(built: Built, schedule: Schedule, config: TrainSection, step: int, rank: int) -> float:
+    """What comes before Pipeline.progress; step: those done before. Returns the learning rate."""
+    rate = schedule.set(step)
+    if config.accumulate > 1:
+        # Hands the rate to sharded tables' updates, which the pipeline then does only once per dense update.
+        built.model.fused_optimizer.zero_grad()
+    torch.manual_seed(_seed(config.seed, step, rank))
+    return rate
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """Dropout of a step is a function of these three, so that a resumed run draws the same and no state is kept."""
+    return hash((seed, step, rank)) & 0x7FFFFFFFFFFFFFFF

@@ -6,8 +6,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 
-import torch
-
 from home_dist.data import Reader
 from home_dist.data.batch import Batch
 from home_dist.network import StepOutput
@@ -17,7 +15,7 @@ from home_dist.training.checkpoint import Saver, TrainState
 from home_dist.training.events import EventLog
 from home_dist.training.observer import Observer
 from home_dist.training.optimizers import Schedule
-from home_dist.training.pipeline import Pipeline
+from home_dist.training.pipeline import Pipeline, begin_step
 from home_dist.training.preemption import Preemption
 from home_dist.training.profiling import Profile
 from home_dist.training.ranks import Ranks
@@ -77,11 +75,7 @@ class Trainer:
         waited, began, first = self.reader.wait_seconds, time.perf_counter(), state.step
         self.built.model.train()
         while state.step < total:
-            rate = self.schedule.set(state.step)
-            if self.config.train.accumulate > 1:
-                # Hands the rate to sharded tables' updates, which the pipeline then does only once per dense update.
-                self.built.model.fused_optimizer.zero_grad()
-            torch.manual_seed(step_seed(self.config.train.seed, state.step, self.ranks.rank))
+            rate = begin_step(self.built, self.schedule, self.config.train, state.step, self.ranks.rank)
             with self.observer.step(state.step + 1), self.profile.step() if self.profile else nullcontext():
                 output: StepOutput = pipeline.progress(batches, is_last_batch=state.step + 1 == total)
             meter.add(output)
@@ -155,8 +149,3 @@ class Trainer:
             world_size=self.ranks.world_size,
             rounds=state.rounds,
         )
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Dropout of a step is a function of these three, so that a resumed run draws the same and no state is kept."""
-    return hash((seed, step, rank)) & 0x7FFFFFFFFFFFFFFF

@@ -14,13 +14,13 @@ def weight_grad(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """That of `by_group`'s weight; grad: (G, B, N)."""
     if x.dim() == 3:
         return torch.bmm(grad.transpose(1, 2), x)
-    return torch.mm(_side_by_side(grad).t(), x).unflatten(0, (len(grad), -1))
+    return torch.mm(side_by_side(grad).t(), x).unflatten(0, (len(grad), -1))
 
 
 def add_back(into: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor) -> None:
     """into += the gradient of `by_group`'s x."""
     if into.dim() == 2:
-        add_product(into, _side_by_side(grad), weight.flatten(0, 1))
+        add_product(into, side_by_side(grad), weight.flatten(0, 1))
     elif into.dtype == weight.dtype:
         into.baddbmm_(grad, weight)
     else:
@@ -29,10 +29,10 @@ def add_back(into: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor) -> No
 
 def input_grad(grad: torch.Tensor, weight: torch.Tensor, shared: bool) -> torch.Tensor:
     """The gradient of `by_group`'s x, which all groups share or not."""
-    return torch.mm(_side_by_side(grad), weight.flatten(0, 1)) if shared else torch.bmm(grad, weight)
+    return torch.mm(side_by_side(grad), weight.flatten(0, 1)) if shared else torch.bmm(grad, weight)
 
 
-def _side_by_side(grad: torch.Tensor) -> torch.Tensor:
+def side_by_side(grad: torch.Tensor) -> torch.Tensor:
     """(G, B, N) -> (B, G N)"""
     return grad.transpose(0, 1).flatten(1)
 

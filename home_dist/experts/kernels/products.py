@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from home_dist.experts.kernels.grouped import add_product
+from home_dist.experts.kernels.grouped import side_by_side
 from home_dist.experts.kernels.passes import Passes
 
 BLOCK_BYTES = 8 << 20
@@ -138,22 +138,22 @@ class TorchProducts:
         weight_grad, begun = torch.empty_like(layers.weights[0]), set()
         counts = [len(part) for part in down]
         down.reverse()
-        some = blocks(layers)
         waiting: list[torch.Tensor] = []
-        for at, (block, into) in enumerate(zip(some, weight_grad.split(counts), strict=True)):
+        for block, weight, into in zip(blocks(layers), layers.weights[0].split(counts), weight_grad.split(counts), strict=True):
             part, x, grad = down.pop(), layers.inputs[block.source], grads[block.source]
             torch.bmm(part.transpose(1, 2), x.expand(block.experts, -1, -1), out=into)
             if grad is None:
                 continue
-            waiting.append(part)
-            # Where sums have another type than products, each product is rounded and added on its own: the fewer, the better.
-            ends = at + 1 == len(some) or some[at + 1].source != block.source
-            if ends or grad.dtype == part.dtype:
-                last = sum(counts[: at + 1])
-                weights = layers.weights[0][last - sum(map(len, waiting)) : last]
-                _add_products(grad, waiting, weights, block.source in begun)
-                begun.add(block.source)
-                waiting = []
+            if grad.dtype == part.dtype:
+                _add_products(grad, part, weight, block.source in begun)
+            else:
+                # Sums have another type than products: each product would be rounded and added on its own, so there is one.
+                waiting.append(side_by_side(part))
+                if sum(w.shape[1] for w in waiting) == layers.experts[block.source] * weight.shape[1]:
+                    of_source = layers.weights[0].split(list(layers.experts))[block.source]
+                    grad.copy_(torch.mm(torch.cat(waiting, 1), of_source.flatten(0, 1)))
+                    waiting = []
+            begun.add(block.source)
         for source, grad in enumerate(grads):
             if grad is not None and source not in begun:  # no gate sees any expert that reads it
                 grad.zero_()
@@ -167,19 +167,11 @@ def _halves(experts: int, rows: int) -> list[slice]:
     return [slice(0, middle), slice(middle, rows)] if middle else [slice(0, rows)]
 
 
-def _add_products(into: torch.Tensor, down: Sequence[torch.Tensor], weights: torch.Tensor, begun: bool) -> None:
-    """into (B, F) = sum over m of down (m, B, H), which comes in parts, @ weights (m, H, F), or += if begun."""
-    each = [one for part in down for one in part]
-    if into.dtype != weights.dtype:
-        product = torch.mm(torch.cat(each, 1), weights.flatten(0, 1))
+def _add_products(into: torch.Tensor, down: torch.Tensor, weights: torch.Tensor, begun: bool) -> None:
+    """into (B, F) = sum over m of down (m, B, H) @ weights (m, H, F), all of one type, or += if begun."""
+    for part, weight in zip(down, weights, strict=True):
         if begun:
-            into.add_(product)
+            into.addmm_(part, weight)
         else:
-            into.copy_(product)
-        return
-    for one, weight in zip(each, weights, strict=True):
-        if begun:
-            add_product(into, one, weight)
-        else:
-            torch.mm(one, weight, out=into)
+            torch.mm(part, weight, out=into)
         begun = True
