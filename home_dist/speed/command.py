@@ -26,8 +26,7 @@ def bench(
     """
     screen = Screen(ranks.first)
     screen.say(detected(ranks, config.kernel))
-    if out is not None and not out.parent.is_dir():
-        raise ConfigError(f"--json {out}: there is no folder {out.parent}")
+    together(lambda: _check(out) if ranks.first else None)
     schema = together(lambda: load_schema(with_local_schema(config).schema_path()))
     inputs = together(lambda: open_inputs(config, schema, ("train",)))
     screen.say(f"data: {config.data.path} | {inputs.files['train'].rows:,} rows to train on | {warm_up} steps to warm up")
@@ -41,3 +40,8 @@ def bench(
         device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
         out.write_text(json.dumps(show.tree(found, config, ranks, device, built.kernel), indent=2) + "\n")
     screen.say_if(f"figures: {out}" if out else "")
+
+
+def _check(out: Path | None) -> None:
+    if out is not None and not out.parent.is_dir():
+        raise ConfigError(f"--json {out}: there is no folder {out.parent}")
