@@ -1,18 +1,21 @@
 """Trains a peer's model on the Parquet files of benchmarks/peers.py, and prints how fast.
 
-    models_peers.py SYSTEM MODEL FOLDER BATCH STEPS WARM_UP THREADS
+    models_peers.py SYSTEM MODEL FOLDER BATCH STEPS WARM_UP THREADS [CHECKOUT]
 
 "plain" is what a user writes in torch: an nn.EmbeddingBag per feature, experts and towers in ModuleLists, a DataLoader over
-pyarrow's batches. "torch-rechub" is started by the interpreter of an environment that has it and not home_dist. Both take Adam.
+pyarrow's batches. "torch-rechub" and "FuxiCTR" are started by the interpreter of an environment that has what they need and not
+home_dist; FuxiCTR's multi-task models are in its repository alone, of which CHECKOUT is one. All take Adam.
 """
 
 import argparse
+import itertools
 import json
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.dataset as pd
 import torch
@@ -111,12 +114,61 @@ def plain(model: str, folder: Path, batch: int, steps: int, warm_up: int) -> flo
         loss_of(network(ids), labels).backward()
         optimizer.step()
 
+    return timed(step, steps, warm_up)
+
+
+def timed(step: Callable[[], Any], steps: int, warm_up: int) -> float:
     for _ in range(warm_up):
         step()
     began = time.perf_counter()
     for _ in range(steps):
         step()
     return time.perf_counter() - began
+
+
+def fuxictr(model: str, folder: Path, batch: int, steps: int, warm_up: int) -> float:
+    """CHECKOUT's own package is taken, not an installed one: the models are written for it. Shuffles a buffer of rows."""
+    name = {"mmoe": "MMoE", "ple": "PLE"}[model]
+    sys.path[:0] = [str(checkout()), str(checkout() / "model_zoo" / "multitask" / name)]
+    import src
+    from fuxictr.features import FeatureMap
+    from fuxictr.pytorch.dataloaders.parquet_block_dataloader import ParquetBlockDataLoader
+
+    about = told(folder)
+    tasks = about["tasks"]
+    features = FeatureMap("benchmark", str(folder))
+    features.features.update({n: {"type": "categorical", "source": "", "vocab_size": rows} for n, rows in about["features"]})
+    features.labels, features.num_fields, features.total_features = tasks, len(about["features"]), len(about["features"])
+    features.set_column_index()
+    experts = {"num_experts": EXPERTS} if model == "mmoe" else {}
+    if model == "ple":
+        experts = {"num_layers": LAYERS, "num_shared_experts": SHARED, "num_specific_experts": SPECIFIC}
+    network = getattr(src, name)(
+        features,
+        task=["binary_classification"] * len(tasks),
+        num_tasks=len(tasks),
+        learning_rate=LR,
+        embedding_dim=DIM,
+        expert_hidden_units=EXPERT,
+        gate_hidden_units=[],
+        tower_hidden_units=TOWER,
+        batch_norm=True,
+        optimizer="adam",
+        loss=["binary_crossentropy"] * len(tasks),
+        metrics=["AUC"],
+        verbose=0,
+        model_root=str(folder),
+        **experts,
+    )
+    network._max_gradient_norm = 10.0  # what its fit() sets by default
+    loader = ParquetBlockDataLoader(features, str(folder / "train"), batch_size=batch, shuffle=True, num_workers=1)
+    batches = (one for _ in itertools.count() for one in loader if len(one[tasks[0]]) == batch)
+    network.train()
+    return timed(lambda: network.train_step(next(batches)).item(), steps, warm_up)
+
+
+def checkout() -> Path:
+    return Path(sys.argv[8])
 
 
 def rechub(model: str, folder: Path, batch: int, steps: int, warm_up: int) -> float:
@@ -154,13 +206,14 @@ def rechub(model: str, folder: Path, batch: int, steps: int, warm_up: int) -> fl
 
 
 def main() -> None:
-    systems = {"plain": plain, "torch-rechub": rechub}
+    systems = {"plain": plain, "torch-rechub": rechub, "FuxiCTR": fuxictr}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("system", choices=systems)
     parser.add_argument("model", choices=["mmoe", "ple"])
     parser.add_argument("folder", type=Path)
     for name in ("batch", "steps", "warm_up", "threads"):
         parser.add_argument(name, type=int)
+    parser.add_argument("checkout", nargs="?", help="of FuxiCTR's repository")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     seconds = systems[chosen.system](chosen.model, chosen.folder, chosen.batch, chosen.steps, chosen.warm_up)

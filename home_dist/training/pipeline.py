@@ -1,5 +1,6 @@
 """TorchRec's pipelines of a training step, with gradient accumulation."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,19 +20,25 @@ from home_dist.training.ranks import Ranks
 class Pipeline(GradientAccumulationWrapper[Batch, StepOutput]):
     """A pipeline of TorchRec's, whose optimizer steps after every `accumulate` batches and after the last one."""
 
-    def __init__(self, pipeline: Any, model: nn.Module, optimizer: CombinedOptimizer, accumulate: int):
-        super().__init__(pipeline, optimizer, model, GradientAccumulationConfig(num_steps=accumulate))
+    def __init__(self, start: Callable[[], Any], model: nn.Module, optimizer: CombinedOptimizer, accumulate: int):
+        """start: makes a pipeline of TorchRec's."""
+        super().__init__(start(), optimizer, model, GradientAccumulationConfig(num_steps=accumulate))
+        self._pipeline: Any
+        self._start = start
 
     @staticmethod
     def of(built: Built, ranks: Ranks, accumulate: int, overlap: bool = True) -> "Pipeline":
         """overlap: exchanges the ids of the next batch beside the step; without it one thing is done after another."""
         model, optimizer, device = built.model, built.optimizer, ranks.device
+
         # Where all tables are small and replicated there is no exchange of ids to overlap, and nothing sharded at which the
         # tracing of the model would stop.
-        if overlap and built.plan.plan:
-            sparse = TrainPipelineSparseDist(model, optimizer, device, execute_all_batches=True)
-            return Pipeline(sparse, model, optimizer, accumulate)
-        return Pipeline(TrainPipelineBase(model, optimizer, device), model, optimizer, accumulate)
+        def start() -> Any:
+            if overlap and built.plan.plan:
+                return TrainPipelineSparseDist(model, optimizer, device, execute_all_batches=True)
+            return TrainPipelineBase(model, optimizer, device)
+
+        return Pipeline(start, model, optimizer, accumulate)
 
     def _should_sync_grad(self, is_last_batch: bool = False) -> bool:
         """TorchRec's sums over ranks after the very first batch, too, so that a run that goes on would add up in another order
@@ -39,9 +46,11 @@ class Pipeline(GradientAccumulationWrapper[Batch, StepOutput]):
         return is_last_batch or (self.current_step + 1) % self._config.num_steps == 0
 
     def detach(self) -> None:
-        """For a use of the model without the pipeline."""
+        """For a use of the model without the pipeline. The next batch may come from another iterator."""
         if isinstance(self._pipeline, TrainPipelineSparseDist):
             self._pipeline.detach()
+        else:
+            self._pipeline = self._start()  # TorchRec's base pipeline does not go on once its iterator has ended
 
 
 def begin_step(built: Built, schedule: Schedule, config: TrainSection, step: int, rank: int) -> float:
