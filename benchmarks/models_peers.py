@@ -65,12 +65,16 @@ class Mixture(nn.Module):
 
 
 class Plain(nn.Module):
-    def __init__(self, model: str, features: list, tasks: int):
+    def __init__(self, model: str, features: list, groups: list[str]):
+        """groups: of each task."""
         super().__init__()
+        tasks = len(groups)
         self.tables = nn.ModuleList(nn.EmbeddingBag(rows, DIM, mode="sum") for _, rows in features)
         width = DIM * len(features)
         if model == "mmoe":
             self.layers = nn.ModuleList([Mixture(width, 0, 0, EXPERTS, tasks)])
+        elif model == "home":
+            self.layers = nn.ModuleList([Home(width, groups)])
         else:
             widths = [width] + [EXPERT[-1]] * (LAYERS - 1)
             self.layers = nn.ModuleList(
@@ -85,6 +89,22 @@ class Plain(nn.Module):
         for layer in self.layers:
             xs = layer(xs)
         return torch.cat([tower(x) for tower, x in zip(self.towers, xs, strict=False)], 1)
+
+
+class Home(nn.Module):
+    """As lists of modules, which benchmarks/expert_bank.py measures against, too."""
+
+    def __init__(self, width: int, groups: list[str]):
+        super().__init__()
+        from benchmarks.expert_bank_peers import HomeOfModules, home
+        from home_dist.models import TaskGroups
+
+        names = list(dict.fromkeys(groups))
+        tasks = TaskGroups(tuple(names.index(g) for g in groups))
+        self.model = HomeOfModules(home(2, width, EXPERT[0], EXPERT[1], tasks), tasks)
+
+    def forward(self, xs: list[torch.Tensor]) -> list[torch.Tensor]:
+        return list(self.model(xs[0]).unbind(0))
 
 
 class Rows(torch.utils.data.IterableDataset):
@@ -103,7 +123,7 @@ class Rows(torch.utils.data.IterableDataset):
 def plain(model: str, folder: Path, batch: int, steps: int, warm_up: int) -> float:
     about = told(folder)
     names, tasks = [n for n, _ in about["features"]], about["tasks"]
-    network = Plain(model, about["features"], len(tasks))
+    network = Plain(model, about["features"], about["groups"])
     optimizer = torch.optim.Adam(network.parameters(), lr=LR, weight_decay=DECAY)
     loader = iter(torch.utils.data.DataLoader(Rows(folder, names, tasks, batch), batch_size=None, num_workers=1))
     loss_of = nn.BCEWithLogitsLoss()
@@ -209,7 +229,7 @@ def main() -> None:
     systems = {"plain": plain, "torch-rechub": rechub, "FuxiCTR": fuxictr}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("system", choices=systems)
-    parser.add_argument("model", choices=["mmoe", "ple"])
+    parser.add_argument("model", choices=["mmoe", "ple", "home"])
     parser.add_argument("folder", type=Path)
     for name in ("batch", "steps", "warm_up", "threads"):
         parser.add_argument(name, type=int)

@@ -1,20 +1,24 @@
 """The same multi-task model trained by home_dist and by what users would pick instead, on the same files.
 
-    python benchmarks/peers.py --peers-python PEERS/bin/python        # some fifteen minutes
-    python benchmarks/peers.py --quick                                # under 50 s; writes nothing
+    python benchmarks/peers.py --peers-python PEERS/bin/python --peer-path NAME=CHECKOUT ..     # half an hour with all of them
+    python benchmarks/peers.py --quick                                                          # under 50 s; writes nothing
 
 Sample: the KuaiRand-Pure sample as 67 columns of ids (37 ids, 30 statistics by bucket), all of width 16, 8 tasks, 8 experts of
-[256, 128] (PLE: two layers, 1 expert per task and 2 shared), towers of [64], batch normalisation behind every layer of experts,
-batch 2048, AdamW or Adam on everything (ours with embedding.replicate_rows above all tables, so that they take the dense
-optimizer, too). Large: 20 tables of a million rows, ids by a power law; ours is then sharded, and FBGEMM's row-wise Adagrad
-updates the rows that a batch has, where the others' Adam updates all. Data are read from Parquet by each system's own reader:
-home_dist shuffles, torch-rechub permutes rows that it holds in memory, plain torch reads in order. One process, as many threads
-as cores.
+[256, 128] (PLE: two layers, 1 expert per task and 2 shared; HoME: 2 shared, 2 per group, 1 per task; AdaTT: one layer, 1 per
+task), towers of [64], batch normalisation behind every layer of experts (AdaTT: none), batch 2048, AdamW or Adam on everything
+(ours with embedding.replicate_rows above all tables, so that they take the dense optimizer, too). Large: 20 tables of a million
+rows, ids by a power law; ours is then sharded, and FBGEMM's row-wise Adagrad updates the rows that a batch has, where the Adam
+of others updates all.
 
-Systems take turns, `--repeats` times; each is a process of its own; medians and ratios of medians are told. torch-rechub runs
-in another environment:
+Data are read from Parquet by each system's own reader: home_dist shuffles, torch-rechub permutes rows that it holds in memory,
+FuxiCTR shuffles a buffer, plain torch reads in order. TorchEasyRec's modules and AdaTT's train on TorchRec's tables and on our
+reader (models_torchrec.py). One process, as many threads as cores.
 
-    python3.11 -m venv PEERS && PEERS/bin/pip install torch torch-rechub==0.9.0 pandas pyarrow
+Systems take turns, `--repeats` times; each is a process of its own; medians and ratios of medians are told. torch-rechub and
+FuxiCTR run in another environment; FuxiCTR's multi-task models, TorchEasyRec and AdaTT are read from checkouts of
+reczoo/FuxiCTR, alibaba/TorchEasyRec and facebookresearch/AdaTT:
+
+    python3.11 -m venv PEERS && PEERS/bin/pip install torch torch-rechub==0.9.0 fuxictr==2.3.0 pandas pyarrow
 
 Start-up: from the command `home-dist train` on two ranks until the first line of progress, on configs/kuairand_pure.toml.
 Quality: test AUC after one epoch over the sample's files, of ours with fp32 and with bf16.
@@ -30,98 +34,87 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
-from benchmarks.id_log import GROUP, describe, power_law, rare_labels  # noqa: E402
+from benchmarks.peers_data import BATCH, SAMPLE, large, sample_as_ids  # noqa: E402
 from benchmarks.sample_run import set_options, torchrun  # noqa: E402
-from home_dist.schema import IdFeature, StatisticFeature, load_schema  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
-SAMPLE = ROOT / "examples" / "kuairand_pure"
-PEERS = ROOT / "benchmarks" / "models_peers.py"
-BATCH, FEATURES = 2048, 67
-CONFIG = """
-run = {{ dir = "{folder}/run" }}
-data = {{ path = "{folder}", validation = "", test = "{test}" }}
-embedding = {{ dim = 16, small_dim = 16, replicate_rows = {replicate}, replicated_weight_decay = 1e-5, lr = 0.02 }}
-model = {{ kind = "mmoe", experts = 8, expert_hidden = [256], expert_dim = 128, tower_hidden = [64], expert_norm = true }}
-train = {{ batch_size = {batch}, lr = 1e-3, weight_decay = 1e-5, linear_path = false, decay = "none" }}
-insight = {{ every_steps = 0 }}
-log = {{ tensorboard = false }}
-"""
+SAMPLE_DATA, LARGE_DATA = "sample", "20 x 1M rows"
 OVERRIDES = {
     "mmoe": [],
     "ple": ["model.kind=ple", "model.layers=2", "model.task_experts=1", "model.shared_experts=2"],
+    "home": ["model.kind=home"],
+    "adatt": ["model.kind=adatt", "model.layers=1", "model.shared_experts=0", "model.expert_norm=false"],
 }
+FP32, BF16 = "home_dist, fp32", "home_dist, bf16"
+PEERS = ("torch-rechub", "FuxiCTR", "TorchEasyRec", "AdaTT")
+GOALS = {"torch-rechub": 1.8, "FuxiCTR": 1.8, "TorchEasyRec": 1.5, "AdaTT": 1.5, "plain": 2.0}
+"""Of samples/s, ours in fp32 over theirs."""
+LARGE_GOALS = {"torch-rechub": 10.0, "FuxiCTR": 10.0}
+BF16_GOALS = {"torch-rechub": 3.0, "FuxiCTR": 3.0}
+Figures = dict[str, Any]
 
 
-def sample_as_ids(folder: Path) -> None:
-    """The sample's columns of one id, and its first statistics as their buckets."""
-    schema = load_schema(SAMPLE / "schema.toml")
-    ids = [f for f in schema.feature if isinstance(f, IdFeature) and f.pooling == "none"]
-    statistics_ = [f for f in schema.feature if isinstance(f, StatisticFeature)][: FEATURES - len(ids)]
-    rows = {f.name: schema.table_rows()[f.table] for f in ids} | {s.name: s.buckets for s in statistics_}
-    for split in ("train", "test"):
-        table = pa.concat_tables(pq.read_table(p) for p in sorted((SAMPLE / split).glob("*.parquet")))
-        columns: dict[str, Any] = {}
-        for f in ids:
-            columns[f.name] = table[f.column].combine_chunks().fill_null(0).cast(pa.int32())
-        for s in statistics_:
-            values = np.nan_to_num(table[s.column].to_numpy().astype(np.float64))
-            columns[s.name] = (1 + np.searchsorted(s.boundaries, values, side="right")).astype(np.int32)
-        for t in schema.task:
-            columns[t.name] = table[t.column].combine_chunks().fill_null(0).cast(pa.int8())
-        columns[GROUP] = columns["user"]
-        _write(folder / split, pa.table(columns), 8192)
-    _describe(folder, rows, {t.name: t.group for t in schema.task}, replicate=100_000, test="test")
+@dataclass(frozen=True)
+class System:
+    models: tuple[str, ...]
+    run: Callable[[Path, str, int, int], Figures]
+    """Folder of data, model, steps and those before them -> samples_per_second and peak_memory_bytes."""
 
 
-def large(folder: Path, rows: int, samples: int) -> None:
-    random = np.random.default_rng(0)
-    features = {f"id_{i}": rows for i in range(20)}
-    tasks = {f"task_{i}": "a" if i < 4 else "b" for i in range(8)}
-    columns: dict[str, Any] = {name: power_law(random, rows, samples) for name in features}
-    columns |= rare_labels(random, list(tasks), samples)
-    columns[GROUP] = columns["id_0"]
-    _write(folder / "train", pa.table(columns), 8192)
-    # Such tables are sharded; all others take the dense optimizer.
-    _describe(folder, features, tasks, replicate=0, test="")
+def ours(precision: str, threads: int) -> Callable[[Path, str, int, int], Figures]:
+    def run(folder: Path, model: str, steps: int, warm_up: int) -> Figures:
+        out = folder / "bench.json"
+        settings = [*OVERRIDES[model], f"kernel.precision={precision}", f"distributed.threads={threads}"]
+        command = [sys.executable, "-m", "home_dist.cli", "bench", str(folder / "run.toml"), "--json", str(out)]
+        command += ["--steps", str(steps), "--warm-up", str(warm_up), "--traced", "1"]
+        _call([*command, *set_options(settings)])
+        found = json.loads(out.read_text())
+        return {k: found[k] for k in ("samples_per_second", "peak_memory_bytes", "kernel")}
+
+    return run
 
 
-def _write(folder: Path, table: pa.Table, group: int) -> None:
-    folder.mkdir(parents=True)
-    for first in range(0, table.num_rows, 10 * group):
-        pq.write_table(table.slice(first, 10 * group), folder / f"part-{first:09d}.parquet", row_group_size=group)
+def theirs(python: str, script: str, system: str, threads: int, checkout: str = "") -> Callable[[Path, str, int, int], Figures]:
+    def run(folder: Path, model: str, steps: int, warm_up: int) -> Figures:
+        command = [python, str(ROOT / "benchmarks" / script), system, model, str(folder)]
+        numbers = [str(n) for n in (BATCH, steps, warm_up, threads)]
+        return json.loads(_call([*command, *numbers, *([checkout] if checkout else [])]).splitlines()[-1])
+
+    return run
 
 
-def _describe(folder: Path, features: dict[str, int], tasks: dict[str, str], replicate: int, test: str) -> None:
-    describe(folder, features, tasks)
-    (folder / "about.json").write_text(json.dumps({"features": list(features.items()), "tasks": list(tasks)}))
-    (folder / "run.toml").write_text(CONFIG.format(folder=folder, replicate=replicate, batch=BATCH, test=test))
-
-
-def ours(folder: Path, model: str, steps: int, warm_up: int, threads: int, precision: str) -> dict[str, float]:
-    out = folder / "bench.json"
-    settings = [*OVERRIDES[model], f"kernel.precision={precision}", f"distributed.threads={threads}"]
-    command = [sys.executable, "-m", "home_dist.cli", "bench", str(folder / "run.toml"), "--json", str(out)]
-    command += ["--steps", str(steps), "--warm-up", str(warm_up), "--traced", "1"]
-    _call([*command, *set_options(settings)])
-    found = json.loads(out.read_text())
-    return {k: found[k] for k in ("samples_per_second", "peak_memory_bytes")} | {"kernel": found["kernel"]}
-
-
-def theirs(python: str, system: str, folder: Path, model: str, steps: int, warm_up: int, threads: int) -> dict[str, float]:
-    command = [python, str(PEERS), system, model, str(folder), str(BATCH), str(steps), str(warm_up), str(threads)]
-    return json.loads(_call(command).splitlines()[-1])
+def systems_at_hand(python: str, checkouts: dict[str, str], threads: int) -> tuple[dict[str, System], dict[str, str]]:
+    """And, of those that cannot be run, why."""
+    own, with_peers, torchrec = ("mmoe", "ple", "home", "adatt"), "models_peers.py", "models_torchrec.py"
+    found = {FP32: System(own, ours("fp32", threads)), BF16: System(own, ours("bf16", threads))}
+    found["plain"] = System(("mmoe", "ple", "home"), theirs(sys.executable, with_peers, "plain", threads))
+    why = {}
+    if python:
+        found["torch-rechub"] = System(("mmoe", "ple"), theirs(python, with_peers, "torch-rechub", threads))
+    else:
+        why["torch-rechub"] = "no --peers-python"
+    if python and "FuxiCTR" in checkouts:
+        run = theirs(python, with_peers, "FuxiCTR", threads, checkouts["FuxiCTR"])
+        found["FuxiCTR"] = System(("mmoe", "ple"), run)
+    else:
+        why["FuxiCTR"] = "its package holds no multi-task models: needs --peers-python and --peer-path"
+    for name, models in (("TorchEasyRec", ("mmoe", "ple")), ("AdaTT", ("adatt",))):
+        if name in checkouts:
+            found[name] = System(models, theirs(sys.executable, torchrec, name, threads, checkouts[name]))
+        else:
+            why[name] = "no --peer-path"
+    return found, why
 
 
 def _call(command: list[str]) -> str:
@@ -167,82 +160,96 @@ def table(result: dict[str, Any]) -> str:
         f"{result['cores']} cores, one process, {result['cores']} threads, batches of {BATCH:,}; medians of "
         f"{result['repeats']}, with the lowest and highest.",
         "",
-        "| data, model | system | samples/s | ours in fp32 over it | peak MB |",
-        "|---|---|---|---|---|",
+        "| data, model | system | samples/s | ours in fp32 over it | ours in bf16 over it | peak MB |",
+        "|---|---|---|---|---|---|",
     ]
     for case, systems in result["cases"].items():
-        own = statistics.median(r["samples_per_second"] for r in systems["home_dist, fp32"])
         for system, runs in systems.items():
             rates = [r["samples_per_second"] for r in runs]
-            middle = statistics.median(rates)
-            peak = statistics.median(r["peak_memory_bytes"] for r in runs) / 1e6
-            spread = f"{middle:,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
-            lines.append(f"| {case} | {system} | {spread} | {own / middle:.2f} | {peak:,.0f} |")
-    lines += ["", *(f"{name}: {why}" for name, why in result["not run"].items())]
-    return "\n".join(lines)
+            peak = middle_of(runs, "peak_memory_bytes") / 1e6
+            spread = f"{statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
+            over = [middle_of(systems[own]) / middle_of(runs) for own in (FP32, BF16)]
+            lines.append(f"| {case} | {system} | {spread} | {over[0]:.2f} | {over[1]:.2f} | {peak:,.0f} |")
+    lines += ["", *(f"Not run: {name}: {why}" for name, why in result["not run"].items())]
+    return "\n".join(lines).rstrip()
+
+
+def middle_of(runs: list[Figures], figure: str = "samples_per_second") -> float:
+    return statistics.median(r[figure] for r in runs)
+
+
+def claims(result: dict[str, Any]) -> list[str]:
+    lines = []
+    for case, systems in result["cases"].items():
+        goals = GOALS | LARGE_GOALS if case.startswith(LARGE_DATA) else GOALS
+        others = [s for s in systems if s not in (FP32, BF16)]
+        for other in others:
+            speed = middle_of(systems[FP32]) / middle_of(systems[other])
+            lines.append(claim(f"{case}: samples/s over {other}, fp32", speed, goals[other]))
+            if other in BF16_GOALS and goals is GOALS:
+                speed = middle_of(systems[BF16]) / middle_of(systems[other])
+                lines.append(claim(f"{case}: samples/s over {other}, bf16", speed, BF16_GOALS[other]))
+        peaks = {s: middle_of(systems[s], "peak_memory_bytes") for s in [FP32, *others]}
+        leanest = min(others, key=lambda s: peaks[s])
+        memory = peaks[FP32] / peaks[leanest]
+        lines.append(claim(f"{case}: peak memory over the leanest's ({leanest})", memory, 1, at_most=True))
+    lines.append(claim("seconds from the command to the first step", statistics.median(result["start_up"]), 10, at_most=True))
+    if result["auc"]:
+        lost = result["auc"]["fp32"] - result["auc"]["bf16"]
+        lines.append(claim("AUC lost by bf16", lost, 0.002, at_most=True, form=".4f"))
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="MMoE on the sample, few steps, once; writes nothing")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--peers-python", default="", help="interpreter of an environment with torch-rechub")
+    parser.add_argument("--only", default="", help="cases whose names contain this; writes nothing")
+    parser.add_argument(
+        "--peers-python", default="", help="interpreter of an environment with torch-rechub and FuxiCTR's needs"
+    )
+    parser.add_argument("--peer-path", action="append", default=[], metavar="NAME=CHECKOUT", help=", ".join(PEERS[1:]))
     options = parser.parse_args()
+    checkouts = dict(text.partition("=")[::2] for text in options.peer_path)
+    for name, path in checkouts.items():
+        if name not in PEERS[1:] or not Path(path).is_dir():
+            parser.error(f"--peer-path {name}={path}: NAME is one of {', '.join(PEERS[1:])}, CHECKOUT a folder")
     cores = len(os.sched_getaffinity(0))
-    repeats, steps, warm_up = (1, 6, 2) if options.quick else (options.repeats, 24, 6)
-    systems = {"home_dist, fp32": "", "home_dist, bf16": "", "plain": sys.executable}
-    why = {"TorchEasyRec": "needs a checkout and packages of its own: not tried in this run"}
-    why["FuxiCTR"] = "its released package holds no multi-task models; those of its repository's model_zoo were not tried"
-    if options.peers_python:
-        systems["torch-rechub"] = options.peers_python
-    else:
-        why["torch-rechub"] = "no --peers-python"
+    repeats, steps, warm_up = (1, 6, 2) if options.quick else (options.repeats, 16, 4)
+    systems, why = systems_at_hand(options.peers_python, checkouts, cores)
+    cases = {f"{SAMPLE_DATA}, {model}": (SAMPLE_DATA, model) for model in OVERRIDES}
+    cases |= {f"{LARGE_DATA}, mmoe": (LARGE_DATA, "mmoe")}
+    cases = {name: case for name, case in cases.items() if options.only in name}
+    if options.quick:
+        cases = {name: case for name, case in cases.items() if name == f"{SAMPLE_DATA}, mmoe"}
+    if not cases:
+        parser.error(f"--only {options.only}: no such case")
+    whole = not options.quick and not options.only
     with tempfile.TemporaryDirectory() as scratch:
-        folders = {"sample": Path(scratch, "sample")}
-        sample_as_ids(folders["sample"])
-        cases = {"sample, mmoe": ("sample", "mmoe")}
-        if not options.quick:
-            folders["20 x 1M rows"] = Path(scratch, "large")
-            large(folders["20 x 1M rows"], 1_000_000, 40 * BATCH)
-            cases |= {"sample, ple": ("sample", "ple"), "20 x 1M rows, mmoe": ("20 x 1M rows", "mmoe")}
-        found: dict[str, dict[str, list[dict[str, float]]]] = {c: {s: [] for s in systems} for c in cases}
+        folders = {SAMPLE_DATA: Path(scratch, "sample"), LARGE_DATA: Path(scratch, "large")}
+        sample_as_ids(folders[SAMPLE_DATA])
+        if any(data == LARGE_DATA for data, _ in cases.values()):
+            large(folders[LARGE_DATA], 1_000_000, 40 * BATCH)
+        found: dict[str, dict[str, list[Figures]]] = {
+            name: {s: [] for s, system in systems.items() if model in system.models} for name, (_, model) in cases.items()
+        }
         for turn in range(repeats):
             for case, (data, model) in cases.items():
-                few = data != "sample"
-                for system, python in systems.items():
+                for system, runs in found[case].items():
                     print(f"{turn + 1}/{repeats} {case}: {system}", flush=True)
-                    count, before = (min(steps, 8), 2) if few and python else (steps, warm_up)
-                    if python:
-                        one = theirs(python, system, folders[data], model, count, before, cores)
-                    else:
-                        one = ours(folders[data], model, count, before, cores, system.rpartition(" ")[2])
-                    found[case][system].append(one)
-        seconds = [start_up() for _ in range(repeats)]
-        auc = {p: quality(folders["sample"], "mmoe", p, cores) for p in ("fp32", "bf16")} if not options.quick else {}
+                    slow = data == LARGE_DATA and system in ("plain", "torch-rechub", "FuxiCTR")
+                    count, before = (min(steps, 6), 2) if slow else (steps, warm_up)
+                    runs.append(systems[system].run(folders[data], model, count, before))
+        seconds = [start_up() for _ in range(1 if options.only else repeats)]
+        auc = {p: quality(folders[SAMPLE_DATA], "mmoe", p, cores) for p in ("fp32", "bf16")} if whole else {}
     result = {"cores": cores, "repeats": repeats, "cases": found, "not run": why, "start_up": seconds, "auc": auc}
     text = table(result)
     print(text)
-    if not options.quick:
+    if whole:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "peers.json").write_text(json.dumps(result, indent=1) + "\n")
         (RESULTS / "peers.md").write_text(text + "\n")
-
-    def over(case: str, one: str, other: str, figure: str = "samples_per_second") -> float:
-        return statistics.median(r[figure] for r in found[case][one]) / statistics.median(r[figure] for r in found[case][other])
-
-    for case in cases:
-        if "torch-rechub" in systems:
-            goal = 10 if "1M" in case else 1.8
-            print(claim(f"{case}: samples/s over torch-rechub, fp32", over(case, "home_dist, fp32", "torch-rechub"), goal))
-            if "1M" not in case:
-                print(claim(f"{case}: samples/s over torch-rechub, bf16", over(case, "home_dist, bf16", "torch-rechub"), 3))
-        print(claim(f"{case}: samples/s over plain torch, fp32", over(case, "home_dist, fp32", "plain"), 2))
-        leanest = min((s for s in systems if systems[s]), key=lambda s: found[case][s][0]["peak_memory_bytes"])
-        memory = over(case, "home_dist, fp32", leanest, "peak_memory_bytes")
-        print(claim(f"{case}: peak memory over the leanest's ({leanest})", memory, 1, at_most=True))
-    print(claim("seconds from the command to the first step", statistics.median(seconds), 10, at_most=True))
-    if auc:
-        print(claim("AUC lost by bf16", auc["fp32"] - auc["bf16"], 0.002, at_most=True, form=".4f"))
+    print("\n".join(claims(result)))
 
 
 if __name__ == "__main__":
