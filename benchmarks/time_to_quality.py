@@ -4,10 +4,10 @@
     python benchmarks/time_to_quality.py --quick    # some steps, under 50 s; writes nothing
 
 The script is benchmarks/models_peers.py's MMoE with all rows in memory, permuted anew in each epoch, Adam. Ours is the same
-model, data (67 columns of ids), batch (2048) and learning rate in fp32 and in bf16; and the README's HoME, which has histories and
-other features of the same samples, as the README starts it. All are looked at every third of an epoch; that, start-up and, of
-ours, checkpoints are in the time. GAUC: mean over the 8 tasks. Each seed is a turn of all of them; a system's ratio is the median
-over seeds of its time to the script's best over the script's.
+model, data (67 columns of ids), batch (2048) and learning rate in fp32 and in bf16; and the README's HoME, which has histories
+and other features of the same samples, as the README starts it. All are looked at every third of an epoch; that, start-up and,
+of ours, checkpoints are in the time. GAUC: mean over the 8 tasks. Each seed is a turn of all of them; a system's ratio is the
+median over seeds of its time to the script's best over the script's.
 """
 
 import argparse
@@ -125,7 +125,7 @@ def ratios(turns: list[dict[str, Curve]]) -> dict[str, list[float]]:
 
 def table(result: dict[str, Any]) -> str:
     lines = [
-        f"{result['cores']} cores; {len(result['turns'])} seeds; seconds since the command, looks at the validation days included.",
+        f"{result['cores']} cores; {len(result['turns'])} seeds; seconds since the command, looks at the validation days in them.",
         "",
         "| system | seconds to the script's best, each seed | over the script's, median | best GAUC, each seed |",
         "|---|---|---|---|",
