@@ -125,7 +125,7 @@ def ratios(turns: list[dict[str, Curve]]) -> dict[str, list[float]]:
 
 def table(result: dict[str, Any]) -> str:
     lines = [
-        f"{result['cores']} cores; {len(result['turns'])} seeds; seconds since the command, looks at the validation days in them.",
+        f"{result['cores']} cores; {len(result['turns'])} seeds; seconds since the command, looks at validation included.",
         "",
         "| system | seconds to the script's best, each seed | over the script's, median | best GAUC, each seed |",
         "|---|---|---|---|",
