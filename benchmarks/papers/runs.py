@@ -1,0 +1,109 @@
+"""What the studies share: many runs of `home-dist train`, some at a time, and models of equal size."""
+
+import concurrent.futures
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.sample_run import set_options  # noqa: E402
+from home_dist.config import RunConfig, load_config  # noqa: E402
+from home_dist.errors import UserError  # noqa: E402
+from home_dist.network import Head  # noqa: E402
+from home_dist.schema import build_layout, load_schema  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "papers" / "results"
+
+
+@dataclass(frozen=True)
+class Job:
+    name: str
+    config: Path
+    settings: tuple[str, ...]
+
+
+def train_all(jobs: Sequence[Job], folder: Path, keep: Callable[[Path], Any], at_once: int | None = None) -> dict[str, Any]:
+    """By job, what `keep` finds in its run's folder, which is then removed. A job that is in `folder` already is not run again.
+
+    at_once: runs beside each other, each with one thread; by default as many as there are cores.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    began, done, owed = time.perf_counter(), 0, 0
+
+    def one(job: Job) -> Any:
+        nonlocal done
+        kept = folder / f"{job.name}.json"
+        if not kept.is_file():
+            run = folder / job.name
+            shutil.rmtree(run, ignore_errors=True)
+            settings = [f"run.dir={run}", "distributed.threads=1", *job.settings]
+            command = [sys.executable, "-m", "home_dist.cli", "train", str(job.config), *set_options(settings)]
+            environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+            ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+            if ended.returncode:
+                raise UserError(f"{' '.join(command)}\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
+            kept.write_text(json.dumps(keep(run)))
+            shutil.rmtree(run)
+            done += 1
+            left = (time.perf_counter() - began) / done * (owed - done)
+            print(f"{done}/{owed} runs, {left / 60:.0f} min left: {job.name}", flush=True)
+        return json.loads(kept.read_text())
+
+    owed = sum(not (folder / f"{job.name}.json").is_file() for job in jobs)
+    with concurrent.futures.ThreadPoolExecutor(at_once or len(os.sched_getaffinity(0))) as pool:
+        try:
+            return dict(zip([j.name for j in jobs], pool.map(one, jobs), strict=True))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def evaluation(run: Path) -> Any:
+    return json.loads((run / "evaluation.json").read_text())
+
+
+def parameters(config: RunConfig) -> int:
+    """Of the multi-task model and its towers."""
+    schema = load_schema(config.schema_path())
+    schema = schema.only(config.data.tasks) if config.data.tasks else schema
+    head = Head(schema, build_layout(schema, config), config)
+    return sum(p.numel() for part in (head.model, head.towers) for p in part.parameters())
+
+
+def width_of_size(config: Path, settings: Iterable[str], key: str, size: int, most: int = 1024) -> int:
+    """The value of `key` with which the model has closest to `size` parameters, which grow with it."""
+    counts: dict[int, int] = {}
+
+    def off(width: int) -> int:
+        if width not in counts:
+            counts[width] = parameters(load_config(config, [*settings, f"{key}={width}"]))
+        return abs(counts[width] - size)
+
+    low, high = 1, most
+    while low < high:
+        middle = (low + high) // 2
+        off(middle)
+        low, high = (middle + 1, high) if counts[middle] < size else (low, middle)
+    return min((w for w in (low - 1, low) if w >= 1), key=off)
+
+
+def spread(values: Sequence[float], form: str = ".4f") -> str:
+    """Mean and standard deviation, as text."""
+    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return f"{statistics.mean(values):{form}} ± {deviation:{form}}"
+
+
+def write(name: str, result: Mapping[str, Any], text: str) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text(text + "\n")
