@@ -11,7 +11,6 @@ Adam on the rest, TorchRec's pipeline.
 import argparse
 import importlib
 import json
-import resource
 import sys
 import time
 import types
@@ -30,7 +29,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.models_peers import DECAY, EXPERT, EXPERTS, LAYERS, LR, SHARED, SPECIFIC, TOWER, Mlp  # noqa: E402
+from benchmarks.models_peers import DECAY, EXPERT, EXPERTS, LAYERS, LR, SHARED, SPECIFIC, TOWER, Mlp, peak_memory  # noqa: E402
 from home_dist.config import load_config  # noqa: E402
 from home_dist.data.batch import Batch  # noqa: E402
 from home_dist.embeddings.collections import bag_collection, initialise  # noqa: E402
@@ -147,8 +146,8 @@ def main() -> None:
     seconds = train(
         chosen.system, chosen.model, chosen.folder, chosen.steps, chosen.warm_up, chosen.threads, chosen.checkout.resolve()
     )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"samples_per_second": chosen.steps * chosen.batch / seconds, "peak_memory_bytes": peak}))
+    rate = chosen.steps * chosen.batch / seconds
+    print(json.dumps({"samples_per_second": rate, "peak_memory_bytes": peak_memory()}))
 
 
 if __name__ == "__main__":

@@ -246,4 +246,8 @@ def _counts(held: KeyedJaggedTensor) -> list[int]:
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # getrusage's peak is also that of the process which started this one.
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    own = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+    return (own[0] if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
