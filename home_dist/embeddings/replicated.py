@@ -46,7 +46,7 @@ class ReplicatedTables(nn.Module):
             columns = getattr(self, f"columns_{dim}")
             if len(columns):
                 rows = small.index_select(1, columns) + getattr(self, f"offsets_{dim}")
-                found[dim] = nn.functional.embedding(rows, self.weights[str(dim)])
+                found[dim] = _rows(self.weights[str(dim)], rows)
         return found
 
     def position(self, column: int) -> tuple[int, int]:
@@ -58,4 +58,12 @@ class ReplicatedTables(nn.Module):
 
     def listed(self, ids: JaggedTensor, item: IdInput) -> torch.Tensor:
         """The embeddings of a list column's values, (n, dim)."""
-        return nn.functional.embedding(ids.values() + self._offset[item.table.name], self.weights[str(item.table.dim)])
+        return _rows(self.weights[str(item.table.dim)], ids.values() + self._offset[item.table.name])
+
+
+def _rows(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """(*rows, dim). On a CPU the backward of index_select adds up the same in a fifth of the time that embedding's takes; on a
+    GPU only the latter's adds in a fixed order."""
+    if weight.device.type == "cpu":
+        return weight.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+    return nn.functional.embedding(rows, weight)
