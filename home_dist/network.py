@@ -113,8 +113,8 @@ class FeatureVector(nn.Module):
             with products_in_bf16(self.bf16, batch.dense.device):
                 encoded[s.name] = self.encoders[s.name](history)
         parts += [e.vector.float() for e in encoded.values()]
-        looked_up = nn.functional.dropout(torch.cat(parts, 1), self.dropout, self.training)
-        return torch.cat([looked_up, batch.dense], 1), encoded
+        looked_up = nn.functional.dropout(_joined(parts), self.dropout, self.training)
+        return _joined([looked_up, batch.dense] if self.layout.dense_width else [looked_up]), encoded
 
     def _listed(self, lists: Events, item: IdInput, weights: Events) -> torch.Tensor:
         """A multi-valued feature of a replicated table, (B, dim)."""
@@ -175,6 +175,11 @@ class FeatureVector(nn.Module):
             return self._listed(lists, item, weights)
         dim, index = self.replicated.position(self._small_column[item.key])
         return single[dim][:, index]
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """(B, widths): one part is not copied."""
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
 def _in_order(bags: KeyedTensor, keys: list[str]) -> torch.Tensor:
