@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
+from torchrec.distributed.model_parallel import DataParallelWrapper, DefaultDataParallelWrapper
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from torchrec.optim.keyed import CombinedOptimizer
 
@@ -127,10 +127,17 @@ def build(inputs: Inputs, ranks: Ranks) -> Built:
         device=ranks.device,
         plan=plan,
         sharders=sharders(config.embedding, codecs(exchange, ranks.device, config.train.batch_size, config.embedding.dim)),
-        data_parallel_wrapper=_data_parallel(config),
+        data_parallel_wrapper=_data_parallel(config) if ranks.world_size > 1 else _Alone(),
     )
     initialise(model, config.embedding.init_std, config.train.seed)
     return Built(model, build_optimizer(model, config), plan, kernel)
+
+
+class _Alone(DataParallelWrapper):
+    """One rank: DDP would copy gradients into its buckets and back, with nothing to sum."""
+
+    def wrap(self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device) -> None:
+        dmp._dmp_wrapped_module.to(device)
 
 
 def _data_parallel(config: RunConfig) -> DefaultDataParallelWrapper:
