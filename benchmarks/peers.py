@@ -12,7 +12,7 @@ of others updates all.
 
 Data are read from Parquet by each system's own reader: home_dist shuffles, torch-rechub permutes rows that it holds in memory,
 FuxiCTR shuffles a buffer, plain torch reads in order. TorchEasyRec's modules and AdaTT's train on TorchRec's tables and on our
-reader (models_torchrec.py). One process, as many threads as cores.
+reader (torchrec_peers.py). One process, as many threads as cores.
 
 Systems take turns, `--repeats` times; each is a process of its own; medians and ratios of medians are told. torch-rechub and
 FuxiCTR run in another environment; FuxiCTR's multi-task models, TorchEasyRec and AdaTT are read from checkouts of
@@ -80,7 +80,14 @@ def ours(precision: str, threads: int) -> Callable[[Path, str, int, int], Figure
         command += ["--steps", str(steps), "--warm-up", str(warm_up), "--traced", "1"]
         _call([*command, *set_options(settings)])
         found = json.loads(out.read_text())
-        return {k: found[k] for k in ("samples_per_second", "peak_memory_bytes", "kernel")}
+        kept = (
+            "samples_per_second",
+            "peak_memory_bytes",
+            "kernel",
+            "evaluation_samples_per_second",
+            "forward_samples_per_second",
+        )
+        return {k: found[k] for k in kept}
 
     return run
 
@@ -96,7 +103,7 @@ def theirs(python: str, script: str, system: str, threads: int, checkout: str = 
 
 def systems_at_hand(python: str, checkouts: dict[str, str], threads: int) -> tuple[dict[str, System], dict[str, str]]:
     """And, of those that cannot be run, why."""
-    own, with_peers, torchrec = ("mmoe", "ple", "home", "adatt"), "models_peers.py", "models_torchrec.py"
+    own, with_peers, torchrec = ("mmoe", "ple", "home", "adatt"), "models_peers.py", "torchrec_peers.py"
     found = {FP32: System(own, ours("fp32", threads)), BF16: System(own, ours("bf16", threads))}
     found["plain"] = System(("mmoe", "ple", "home"), theirs(sys.executable, with_peers, "plain", threads))
     why = {}
@@ -193,6 +200,8 @@ def claims(result: dict[str, Any]) -> list[str]:
         leanest = min(others, key=lambda s: peaks[s])
         memory = peaks[FP32] / peaks[leanest]
         lines.append(claim(f"{case}: peak memory over the leanest's ({leanest})", memory, 1, at_most=True))
+        forward, evaluation = (middle_of(systems[FP32], f"{of}_samples_per_second") for of in ("forward", "evaluation"))
+        lines.append(claim(f"{case}: samples/s of evaluation over the forward of training", evaluation / forward, 1))
     lines.append(claim("seconds from the command to the first step", statistics.median(result["start_up"]), 10, at_most=True))
     if result["auc"]:
         lost = result["auc"]["fp32"] - result["auc"]["bf16"]

@@ -1,6 +1,6 @@
 """Trains a multi-task model of others on TorchRec's tables and home_dist's reader, and prints how fast.
 
-    models_torchrec.py SYSTEM MODEL FOLDER BATCH STEPS WARM_UP THREADS CHECKOUT
+    torchrec_peers.py SYSTEM MODEL FOLDER BATCH STEPS WARM_UP THREADS CHECKOUT
 
 SYSTEM is TorchEasyRec (MODEL mmoe or ple) or AdaTT (MODEL adatt); CHECKOUT is one of its repository. Of TorchEasyRec only the
 modules of networks are loaded: the whole of it needs packages of its own that no package registry has. Tables and step are put

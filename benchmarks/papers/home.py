@@ -1,0 +1,224 @@
+"""HoME (Wang et al. 2024): does it score better than others, by which of its parts, and for the reason it gives?
+
+    python benchmarks/papers/home.py planted     # generated logs with controls; half an hour on 2 cores
+    python benchmarks/papers/home.py kuairand    # the KuaiRand-Pure sample; half an hour
+    python benchmarks/papers/home.py planted --quick     # two models, one seed, few samples, under 50 s; writes nothing
+
+planted: the three worlds of planted_log.py, two of which are controls. All models have as many parameters as MMoE with 8
+experts of [32, 16], by their width, and take the better of two learning rates by validation AUC in the first world. "HoME, only
+..." has one of its four parts, "HoME, none" is its two levels of experts without any; PLE takes normalisation and Swish as an
+option, the other parts need HoME's levels. In the first world HoME is also trained with tasks in wrong and in random groups.
+
+kuairand: configs/kuairand_pure.toml with each model in the place of HoME, experts of the same shape.
+
+Told are AUC and GAUC on the test split, means over tasks and then over seeds; what the findings (home_dist/insight/rules.py)
+count per run; and by how many experts a task's gate uses in effect, dense and sparse tasks apart.
+"""
+
+import argparse
+import collections
+import math
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.claims import claim  # noqa: E402
+from benchmarks.papers import planted_log  # noqa: E402
+from benchmarks.papers.runs import Job, parameters, spread, train_all, width_of_size, write  # noqa: E402
+from benchmarks.peers_data import SAMPLE  # noqa: E402
+from home_dist.config import load_config  # noqa: E402
+from home_dist.insight.run_record import RunRecord  # noqa: E402
+
+PLANTED, KUAIRAND = ROOT / "benchmarks" / "papers" / "planted.toml", ROOT / "configs" / "kuairand_pure.toml"
+PARTS = {
+    "normalisation": "model.expert_norm",
+    "mask": "model.hierarchy_mask",
+    "feature gate": "model.feature_gate",
+    "self gate": "model.self_gate",
+}
+HOME = ["model.kind=home", "model.feature_gate_rank=4"]
+MODELS: dict[str, list[str]] = {
+    "MMoE": ["model.kind=mmoe"],
+    "ML-MMoE": ["model.kind=ml_mmoe"],
+    "CGC": ["model.kind=cgc"],
+    "PLE": ["model.kind=ple"],
+    "AdaTT": ["model.kind=adatt"],
+    "HoME": HOME,
+}
+OF_PARTS: dict[str, list[str]] = {
+    **{f"HoME without {part}": [*HOME, f"{key}=false"] for part, key in PARTS.items()},
+    "HoME, none": [*HOME, *(f"{key}=false" for key in PARTS.values())],
+    **{f"HoME, only {part}": [*HOME, *(f"{key}={str(p == part).lower()}" for p, key in PARTS.items())] for part in PARTS},
+    "PLE with normalisation": ["model.kind=ple", "model.expert_norm=true"],
+}
+RATES = (1e-3, 3e-3)
+DENSE = 0.05
+"""Share of positives from which a task counts as dense."""
+FAILURES = ("collapse", "degradation", "underfitting")
+
+
+def kept(run: Path) -> dict[str, Any]:
+    record = RunRecord.open(run)
+    rates = {t.name: t.base_rate for t in record.schema.task}
+    effective: dict[str, float] = {}
+    if record.names is not None and record.records:
+        last, parts = record.records[-1], record.names.parts
+        n = max((i for i, part in enumerate(parts) if any(t is not None for t in part.gate_tasks)), default=None)
+        if n is not None:
+            values = last.figures[f"{n}.effective"]
+            of_gates = zip(parts[n].gate_tasks, values, strict=True)
+            effective = {record.tasks[task]: float(value) for task, value in of_gates if task is not None}
+    return {
+        "auc": {t: record.metric("test", t, "auc") for t in record.tasks},
+        "gauc": {t: record.metric("test", t, "gauc") for t in record.tasks},
+        "validation": record.mean("validation", "auc"),
+        "findings": dict(collections.Counter(f.sign.rule for f in record.findings())),
+        "effective": effective,
+        "rates": rates,
+    }
+
+
+def mean(run: Mapping[str, Any], measure: str) -> float:
+    there = [v for v in run[measure].values() if not math.isnan(v)]
+    return statistics.mean(there)
+
+
+def over_seeds(runs: Sequence[Mapping[str, Any]], measure: str) -> list[float]:
+    return [mean(run, measure) for run in runs]
+
+
+def row(name: str, runs: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]], more: str) -> str:
+    auc, gauc = over_seeds(runs, "auc"), over_seeds(runs, "gauc")
+    against = statistics.mean(auc) - statistics.mean(over_seeds(reference, "auc"))
+    counts = [statistics.mean(run["findings"].get(rule, 0) for run in runs) for rule in FAILURES]
+    used = []
+    for dense in (True, False):
+        found = [v for run in runs for t, v in run["effective"].items() if (_rate(run, t) >= DENSE) == dense]
+        used.append(f"{statistics.mean(found):.1f}" if found else "-")
+    found = " / ".join(f"{c:.1f}" for c in counts)
+    return f"| {name} | {more} | {spread(auc)} | {against:+.4f} | {spread(gauc)} | {found} | {' / '.join(used)} |"
+
+
+def _rate(run: Mapping[str, Any], task: str) -> float:
+    known = run["rates"].get(task)
+    return float(task.rpartition("_")[2]) if known is None else known
+
+
+HEAD = [
+    f"| model | parameters | AUC | over HoME's | GAUC | {' / '.join(FAILURES)} | experts in effect: dense / sparse |",
+    "|---|---|---|---|---|---|---|",
+]
+
+
+def planted(work: Path, samples: int, seeds: int, models: Mapping[str, list[str]]) -> dict[str, Any]:
+    data = {}
+    for world in planted_log.WORLDS:
+        for how in ("right", "wrong", "random") if world == planted_log.WORLDS[0] else ("right",):
+            data[world, how] = work / f"{world}, {how}"
+            if not data[world, how].is_dir():
+                planted_log.write_log(data[world, how], world, samples, how)
+    first = data[planted_log.WORLDS[0], "right"]
+    size = parameters(load_config(PLANTED, [*MODELS["MMoE"], f"data.path={first}"]))
+    settings, counts = {}, {}
+    for name, chosen in models.items():
+        width = width_of_size(PLANTED, [*chosen, f"data.path={first}"], "model.expert_dim", size)
+        settings[name] = [*chosen, f"model.expert_dim={width}"]
+        counts[name] = parameters(load_config(PLANTED, [*settings[name], f"data.path={first}"]))
+
+    def job(name: str, world: str, how: str, rate: float, seed: int) -> Job:
+        path = data[world, how]
+        chosen = (*settings[name], f"data.path={path}", f"train.lr={rate}", f"train.seed={seed}")
+        return Job(f"{name}, {world}, {how}, {rate:g}, seed {seed}", PLANTED, chosen)
+
+    trials = {(name, rate): job(name, planted_log.WORLDS[0], "right", rate, 0) for name in models for rate in RATES}
+    tuned = train_all(list(trials.values()), work / "runs", kept)
+    rates = {n: max(RATES, key=lambda rate: tuned[trials[n, rate].name]["validation"]) for n in models}
+    jobs = {
+        (name, world, how, seed): job(name, world, how, rates[name], seed)
+        for (world, how) in data
+        for name in models
+        if how == "right" or name == "HoME"
+        for seed in range(1, seeds + 1)
+    }
+    found = train_all(list(jobs.values()), work / "runs", kept)
+    runs: dict[str, Any] = {}
+    for (name, world, how, _), done in jobs.items():
+        label = name if how == "right" else f"{name}, {how} groups"
+        runs.setdefault(world, {}).setdefault(label, []).append(found[done.name])
+    return {"samples": samples, "seeds": seeds, "parameters": counts, "rates": rates, "runs": runs}
+
+
+def kuairand(work: Path, seeds: int, models: Mapping[str, list[str]], most: int | None) -> dict[str, Any]:
+    end = [] if most is None else [f"train.max_steps={most}"]
+    jobs = {
+        (name, seed): Job(
+            f"{name}, seed {seed}",
+            KUAIRAND,
+            (*settings, f"data.path={SAMPLE}", "log.tensorboard=false", f"train.seed={seed}", *end),
+        )
+        for seed in range(seeds)
+        for name, settings in models.items()
+    }
+    found = train_all(list(jobs.values()), work / "kuairand", kept)
+    runs: dict[str, Any] = {}
+    for (name, _), job in jobs.items():
+        runs.setdefault(name, []).append(found[job.name])
+    counts = {n: parameters(load_config(KUAIRAND, [*s, f"data.path={SAMPLE}"])) for n, s in models.items()}
+    return {"seeds": seeds, "parameters": counts, "runs": runs}
+
+
+def planted_text(result: Mapping[str, Any]) -> str:
+    parts = []
+    for world, runs in result["runs"].items():
+        lines = [f'World "{world}", {result["samples"]:,} samples, {result["seeds"]} seeds:', "", *HEAD]
+        for name, of_seeds in runs.items():
+            count = f"{result['parameters'][name.split(', wrong')[0].split(', random')[0]]:,}"
+            lines.append(row(name, of_seeds, runs["HoME"], count))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def kuairand_text(result: Mapping[str, Any]) -> str:
+    lines = [f"KuaiRand-Pure sample, {result['seeds']} seeds:", "", *HEAD]
+    runs = result["runs"]
+    return "\n".join([*lines, *(row(n, of, runs["HoME"], f"{result['parameters'][n]:,}") for n, of in runs.items())])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", choices=["planted", "kuairand"], nargs="?", default="planted")
+    parser.add_argument("--quick", action="store_true", help="two models, one seed, few samples; writes nothing")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=300_000, help="of a generated log")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "papers" / "home", help="what is there is not done again")
+    options = parser.parse_args()
+    models = {n: s for n, s in (MODELS | OF_PARTS).items() if not options.quick or n in ("PLE", "HoME")}
+    if options.data == "kuairand":
+        models = {n: s for n, s in models.items() if n in MODELS}
+    with tempfile.TemporaryDirectory() as scratch:
+        work, seeds = (Path(scratch), 1) if options.quick else (options.work, options.seeds)
+        if options.data == "planted":
+            result = planted(work, 6_000 if options.quick else options.samples, seeds, models)
+            text, measure, worlds = planted_text(result), "auc", result["runs"]
+        else:
+            result = kuairand(work, seeds, models, 20 if options.quick else None)
+            text, measure, worlds = kuairand_text(result), "gauc", {"KuaiRand": result["runs"]}
+    print(text)
+    if not options.quick:
+        write(f"home_{options.data}", result, text)
+    for world, runs in worlds.items():
+        own = statistics.mean(over_seeds(runs["HoME"], measure))
+        for name in runs:
+            if name != "HoME":
+                other = statistics.mean(over_seeds(runs[name], measure))
+                print(claim(f"{world}: {measure.upper()} of HoME above that of {name}", own - other, 0, form=".4f"))
+
+
+if __name__ == "__main__":
+    main()

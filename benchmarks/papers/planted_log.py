@@ -1,0 +1,109 @@
+"""A generated log whose truth is known, in three worlds, two of which hold nothing that some of HoME's parts could use.
+
+24 features of 40 values each, ids uniform; value v of feature f has a vector u_fv ~ N(0, I) of 4 numbers. 8 features are
+"common", 8 "a's" and 8 "b's". A part's vector z is the sum of its features' u over sqrt(8). A net is
+
+    net(z) = sum over j of c_j tanh(r_j . z) + (p . z)(q . z) / 2,   j = 1 .. 12,   all entries standard normal, r, p, q over sqrt(width)
+
+made to mean 0 and variance 1 over samples. Task k has the logit b_k + 2.5 t_k, where b_k makes its share of positives its rate.
+
+| world | t_k |
+|---|---|
+| "groups and features" | 0.9 g + sqrt(1 - 0.81) own_k; g is one net per group, over the common features and those of the group; own_k is over them, too |
+| "groups" | the same, but all nets read all 24 features |
+| "unrelated" | own_k alone, over all 24 features: no two tasks have anything in common |
+
+Two groups of four tasks with 50 %, 10 %, 2 % and 0.5 % positives, and 30 %, 5 %, 1 % and 0.1 %. Users (for GAUC) are drawn
+without regard to anything. So in "groups" no feature matters more to one group than to another, and a feature gate cannot help
+by that; in "unrelated" there are no groups, and a mask by groups cannot help but by what it does to any tasks.
+"""  # noqa: E501
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from benchmarks.id_log import GROUP, describe
+
+WORLDS = ("groups and features", "groups", "unrelated")
+RATES = {"a": (0.5, 0.1, 0.02, 0.005), "b": (0.3, 0.05, 0.01, 0.001)}
+TASKS = {f"{group}_{rate:g}": group for group, rates in RATES.items() for rate in rates}
+"""Task -> its true group."""
+FEATURES, VALUES, VECTOR, UNITS = 24, 40, 4, 12
+OWN = 0.9
+SPREAD = 2.5
+USERS = 400
+
+Floats = NDArray[np.float64]
+
+
+def _net(random: np.random.Generator, z: Floats) -> Floats:
+    """z: (N, width). Returns (N,) of mean 0 and variance 1."""
+    width = z.shape[1]
+    r, p, q = (random.normal(size=(n, width)) / math.sqrt(width) for n in (UNITS, 1, 1))
+    out = np.tanh(2 * z @ r.T) @ random.normal(size=UNITS) + ((z @ p.T) * (z @ q.T)).sum(1)
+    return (out - out.mean()) / out.std()
+
+
+def truth(world: str, samples: int, seed: int) -> tuple[NDArray[np.int32], Floats]:
+    """Ids (N, 24) and logits (N, 8)."""
+    random = np.random.default_rng([seed, WORLDS.index(world)])
+    ids = random.integers(0, VALUES, (samples, FEATURES), dtype=np.int32)
+    vectors = random.normal(size=(FEATURES, VALUES, VECTOR))
+    found = np.stack([vectors[f][ids[:, f]] for f in range(FEATURES)], 1)  # (N, 24, 4)
+    common, *own = (found[:, i : i + 8].sum(1) / math.sqrt(8) for i in range(0, FEATURES, 8))
+    reads = {group: np.concatenate([common, z], 1) for group, z in zip(RATES, own, strict=True)}
+    if world != WORLDS[0]:
+        reads = dict.fromkeys(RATES, np.concatenate([common, *own], 1))
+    shared = {group: _net(random, z) for group, z in reads.items()}
+    logits = []
+    for task, group in TASKS.items():
+        t = _net(random, reads[group])
+        if world != WORLDS[2]:
+            t = OWN * shared[group] + math.sqrt(1 - OWN**2) * t
+        logits.append(_with_rate(SPREAD * t, float(task.partition("_")[2])))
+    return ids, np.stack(logits, 1)
+
+
+def _with_rate(logits: Floats, rate: float) -> Floats:
+    """Shifted such that the mean chance is `rate`."""
+    low, high = -30.0, 30.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (1 / (1 + np.exp(-logits - middle))).mean() < rate else (low, middle)
+    return logits + low
+
+
+def grouped(how: str) -> Mapping[str, str]:
+    """Task -> group as it is declared: "right"; "wrong": half of each true group; "random": by a fixed draw."""
+    names = list(TASKS)
+    if how == "right":
+        return TASKS
+    if how == "wrong":
+        return {task: "ab"[i % 2] for i, task in enumerate(names)}
+    if how != "random":
+        raise ValueError(f"grouped {how!r}: right, wrong or random")
+    drawn = np.random.default_rng(1).permutation(len(names))
+    return {task: "ab"[drawn[i] % 2] for i, task in enumerate(names)}
+
+
+def write_log(folder: Path, world: str, samples: int, how: str = "right", seed: int = 0) -> None:
+    """Train (4 of 6), validation and test; the same samples however tasks are grouped."""
+    ids, logits = truth(world, samples, seed)
+    random = np.random.default_rng([seed, 9])
+    columns: dict[str, Any] = {f"f{i}": ids[:, i] for i in range(FEATURES)}
+    labels = random.random(logits.shape) < 1 / (1 + np.exp(-logits))
+    columns |= {task: labels[:, k].astype(np.int8) for k, task in enumerate(TASKS)}
+    columns[GROUP] = random.integers(0, USERS, samples)
+    table = pa.table(columns)
+    cuts = {"train": (0, 4), "validation": (4, 5), "test": (5, 6)}
+    for split, (first, last) in cuts.items():
+        (folder / split).mkdir(parents=True)
+        part = table.slice(samples * first // 6, samples * (last - first) // 6)
+        pq.write_table(part, folder / split / "part-0.parquet", row_group_size=16384)
+    describe(folder, {f"f{i}": VALUES for i in range(FEATURES)}, grouped(how))

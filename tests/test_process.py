@@ -1,0 +1,33 @@
+"""What a process is set to before torch is imported: what the user has set stays."""
+
+import os
+
+import pytest
+
+from home_dist import process
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch):
+    for name in (*process._SETTINGS, "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # restored afterwards, whatever happens in between
+        monkeypatch.delenv(name)
+
+
+def settings(monkeypatch, **user):
+    for name, value in user.items():
+        monkeypatch.setenv(name, value)
+    process.prepare()
+    return os.environ.get("GOMP_SPINCOUNT"), os.environ.get("THP_MEM_ALLOC_ENABLE")
+
+
+def test_by_default(monkeypatch):
+    assert settings(monkeypatch) == ("10000", "1")
+
+
+def test_what_the_user_has_set_stays(monkeypatch):
+    assert settings(monkeypatch, GOMP_SPINCOUNT="7", THP_MEM_ALLOC_ENABLE="0") == ("7", "0")
+
+
+def test_a_wait_policy_is_not_overruled(monkeypatch):
+    assert settings(monkeypatch, OMP_WAIT_POLICY="PASSIVE") == (None, "1")
