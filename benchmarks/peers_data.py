@@ -40,7 +40,7 @@ def sample_as_ids(folder: Path) -> None:
             columns[s.name] = (1 + np.searchsorted(s.boundaries, values, side="right")).astype(np.int32)
         for t in schema.task:
             columns[t.name] = table[t.column].combine_chunks().fill_null(0).cast(pa.int8())
-        columns[GROUP] = columns["user"]
+        columns[GROUP] = table[schema.group_column].combine_chunks()
         _write(folder / split, pa.table(columns), 8192)
     _describe(folder, rows, {t.name: t.group for t in schema.task}, replicate=100_000, evaluated=True)
 

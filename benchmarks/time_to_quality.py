@@ -1,13 +1,13 @@
 """Wall-clock until the validation GAUC that a plain torch script reaches at its best, on the KuaiRand-Pure sample.
 
-    python benchmarks/time_to_quality.py            # some fifteen minutes
+    python benchmarks/time_to_quality.py            # some ten minutes
     python benchmarks/time_to_quality.py --quick    # some steps, under 50 s; writes nothing
 
 The script is benchmarks/models_peers.py's MMoE with all rows in memory, permuted anew in each epoch, Adam. Ours is the same
-model, data (67 columns of ids), batch (2048) and learning rate in fp32 and in bf16; and the README's HoME, which has histories
-and other features of the same samples, as the README starts it. All are looked at every third of an epoch; that, start-up and,
-of ours, checkpoints are in the time. The script trains for four epochs, ours for two. GAUC: mean over the 8 tasks. Each seed is
-a turn of all of them; a system's ratio is the median over seeds of its time to the script's best over the script's.
+model, data (67 columns of ids), batch (2048) and learning rate, in fp32 and in bf16. All are looked at every third of an epoch;
+that, start-up and, of ours, checkpoints are in the time. The script trains for four epochs, ours for two. GAUC: mean over the 8
+tasks. Each seed is a turn of all of them; a system's ratio is the median over seeds of its time to the script's best over the
+script's.
 """
 
 import argparse
@@ -37,13 +37,12 @@ from matplotlib import pyplot as plt  # noqa: E402
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.id_log import GROUP  # noqa: E402
 from benchmarks.models_peers import DECAY, LR, Plain, told  # noqa: E402
-from benchmarks.peers_data import BATCH, SAMPLE, sample_as_ids  # noqa: E402
-from benchmarks.sample_run import set_options, torchrun  # noqa: E402
+from benchmarks.peers_data import BATCH, sample_as_ids  # noqa: E402
+from benchmarks.sample_run import set_options  # noqa: E402
 from home_dist.metrics import gauc  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 EVERY = 27  # steps; an epoch has 81
-README_BATCH = 1024  # of two ranks
 Curve = list[tuple[float, float]]
 """Seconds since the command, validation GAUC."""
 
@@ -91,13 +90,13 @@ def plain(folder: Path, steps: int, seed: int, cores: int) -> Curve:
     return curve
 
 
-def ours(run: Path, command: list[str], config: Path, every: int, steps: int, settings: list[str]) -> Curve:
+def ours(run: Path, config: Path, steps: int, settings: list[str]) -> Curve:
     """By its checkpoints: each is there once it is evaluated and written."""
-    settings = [*settings, f"run.dir={run}", f"checkpoint.every_steps={every}", "checkpoint.keep_last=1000", "data.test=''"]
+    settings = [*settings, f"run.dir={run}", f"checkpoint.every_steps={EVERY}", "checkpoint.keep_last=1000", "data.test=''"]
     settings += ["checkpoint.best=gauc", f"train.max_steps={steps}", "train.epochs=100"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     began = time.time()
-    line = [*command, "train", str(config), *set_options(settings)]
+    line = [sys.executable, "-m", "home_dist.cli", "train", str(config), *set_options(settings)]
     ended = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
     if ended.returncode:
         sys.exit(f"the run failed:\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
@@ -155,7 +154,7 @@ def picture(turns: list[dict[str, Curve]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="some steps of one seed, without the README's; writes nothing")
+    parser.add_argument("--quick", action="store_true", help="some steps of one seed; writes nothing")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=2, help="of ours; the script has as many again")
     parser.add_argument("--script", nargs=3, help=argparse.SUPPRESS)
@@ -165,7 +164,6 @@ def main() -> None:
         return
     cores = len(os.sched_getaffinity(0))
     steps = 10 if options.quick else options.epochs * 3 * EVERY
-    one = [sys.executable, "-m", "home_dist.cli"]
     turns: list[dict[str, Curve]] = []
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch, "data")
@@ -175,12 +173,7 @@ def main() -> None:
             for precision in ("fp32", "bf16"):
                 settings = [f"kernel.precision={precision}", f"train.seed={seed}", f"distributed.threads={cores}"]
                 run = Path(scratch, f"{precision}-{seed}")
-                turn[f"home_dist, the same MMoE, {precision}"] = ours(run, one, data / "run.toml", EVERY, steps, settings)
-            if not options.quick:
-                settings = [f"data.path={SAMPLE}", f"train.seed={seed}"]
-                every = EVERY * BATCH // README_BATCH
-                config, run = ROOT / "configs/kuairand_pure.toml", Path(scratch, f"readme-{seed}")
-                turn["home_dist, the README's HoME"] = ours(run, torchrun(2), config, every, every * 6, settings)
+                turn[f"home_dist, {precision}"] = ours(run, data / "run.toml", steps, settings)
             turns.append(turn)
             print(json.dumps(turn), flush=True)
     result = {"cores": cores, "epochs": options.epochs, "turns": turns}

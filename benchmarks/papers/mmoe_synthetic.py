@@ -166,8 +166,8 @@ def difference(one: list[float], other: list[float]) -> tuple[float, float, floa
 
 def table(found: dict[str, dict[str, Any]], runs: int, steps: int) -> str:
     lines = [
-        f"{runs} runs (with other waves {max(2, runs // 4)}) of {steps:,} steps with {BATCH} new samples each; final loss: mean of "
-        f"the last {LAST} steps.",
+        f"{runs} runs (with other waves {max(2, runs // 4)}) of {steps:,} steps with {BATCH} new samples each; "
+        f"final loss: mean of the last {LAST} steps.",
         "",
     ]
     lines += [
