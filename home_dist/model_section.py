@@ -72,22 +72,33 @@ class MlMmoeModel(ModelOfBanks):
     layers: Count = 2
 
 
-class CgcModel(ModelOfBanks):
-    """Own experts per task beside shared ones (Tang et al. 2020)."""
+class CustomisedModel(ModelOfBanks):
+    """Own experts per task beside shared ones (Tang et al. 2020), and parts of HoME's that can be had with them."""
+
+    shared_experts: Count = 2
+    """Of each layer."""
+    task_experts: Count = 1
+    """Experts of each task and layer."""
+    feature_gate: bool = False
+    """HoME's: the experts of each task, and the shared ones, read their input scaled to their needs."""
+    self_gate: bool = False
+    """HoME's: a residual path from a task's own experts to its state, and from the shared ones to the shared state."""
+    feature_gates: Count = 2
+    """L, low-rank gates in a feature gate."""
+    feature_gate_rank: Count = 32
+    """Upper bound of a low-rank gate's rank, which is F / L rounded up."""
+
+
+class CgcModel(CustomisedModel):
+    """One layer of own and shared experts (Tang et al. 2020)."""
 
     kind: Literal["cgc"] = "cgc"
-    shared_experts: Count = 2
-    task_experts: Count = 1
-    """Experts of each task."""
 
 
-class PleModel(ModelOfBanks):
+class PleModel(CustomisedModel):
     """CGC in several layers (Tang et al. 2020)."""
 
     kind: Literal["ple"] = "ple"
-    shared_experts: Count = 2
-    task_experts: Count = 1
-    """Experts of each task and layer."""
     layers: Count = 2
 
 

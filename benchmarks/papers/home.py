@@ -6,8 +6,8 @@
 
 planted: the three worlds of planted_log.py, two of which are controls. All models have as many parameters as MMoE with 8
 experts of [32, 16], by their width, and take the better of two learning rates by validation AUC in the first world. "HoME, only
-..." has one of its four parts, "HoME, none" is its two levels of experts without any; PLE takes normalisation and Swish as an
-option, the other parts need HoME's levels. In the first world HoME is also trained with tasks in wrong and in random groups.
+..." has one of its four parts, "HoME, none" is its two levels of experts without any; PLE takes three of them as options, the
+mask needs groups of experts. In the first world HoME is also trained with tasks in wrong and in random groups.
 
 kuairand: configs/kuairand_pure.toml with each model in the place of HoME, experts of the same shape.
 
@@ -56,6 +56,8 @@ OF_PARTS: dict[str, list[str]] = {
     "HoME, none": [*HOME, *(f"{key}=false" for key in PARTS.values())],
     **{f"HoME, only {part}": [*HOME, *(f"{key}={str(p == part).lower()}" for p, key in PARTS.items())] for part in PARTS},
     "PLE with normalisation": ["model.kind=ple", "model.expert_norm=true"],
+    "PLE with feature gate": ["model.kind=ple", "model.feature_gate=true", "model.feature_gate_rank=4"],
+    "PLE with self gate": ["model.kind=ple", "model.self_gate=true"],
 }
 RATES = (1e-3, 3e-3)
 DENSE = 0.05

@@ -39,7 +39,7 @@ from benchmarks.papers.runs import RESULTS, Job, evaluation, spread, train_all, 
 from home_dist.schema import Schema, save_schema  # noqa: E402
 
 CONFIG = ROOT / "benchmarks" / "papers" / "sequences.toml"
-SAMPLES = {10: 24_000, 100: 24_000, 1000: 16_000, 10_000: 6_000}
+SAMPLES = {10: 16_000, 100: 16_000, 1000: 12_000, 10_000: 6_000}
 """By lag, of all splits."""
 CATEGORIES, VIEW, PURCHASE, PURCHASES = 50, 1, 2, 3
 CHANCE = 0.9

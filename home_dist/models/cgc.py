@@ -4,12 +4,15 @@ z_k = sum of g_k over {task k's experts, shared experts}, with the gate g_k = so
 
 Experts: task 0, .., task K-1, shared. Gates: task 0, .., task K-1, and in all but the last of PLE's layers the shared one,
 which sees all experts.
+
+Two parts of HoME's (Wang et al. 2024) can be added: feature gates before the experts of each task and the shared ones, and self
+gates, which add a residual path from a gate's own experts. Its normalisation is `expert_norm`; its mask needs groups of tasks.
 """
 
 import torch
 
-from home_dist.experts import MaskedGates
-from home_dist.model_section import CgcModel, PleModel
+from home_dist.experts import FeatureGate, MaskedGates, SelfGates
+from home_dist.model_section import CgcModel, CustomisedModel
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, Part, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
@@ -18,30 +21,36 @@ from home_dist.models.tasks import TaskGroups
 class CgcLayer(MultiTaskModel):
     """Also a layer of PLE."""
 
-    def __init__(self, config: CgcModel | PleModel, in_dim: int, tasks: TaskGroups, first: bool, last: bool):
+    def __init__(self, config: CustomisedModel, in_dim: int, tasks: TaskGroups, first: bool, last: bool):
         super().__init__()
         self.out_dim, self.shared_experts, self.task_experts = config.expert_dim, config.shared_experts, config.task_experts
         counts = torch.tensor([config.task_experts] * tasks.tasks + [config.shared_experts])
-        sees = torch.eye(tasks.tasks + 1, dtype=torch.bool)
+        own = torch.eye(tasks.tasks + 1, dtype=torch.bool)
+        sees = own.clone()
         sees[:, -1], sees[-1, :] = True, True
-        sees = sees.repeat_interleave(counts, 1)
-        self.gates = MaskedGates(in_dim, sees[:-1] if last else sees)
-        # In the first layer all experts read v, which makes them one matrix product.
-        self.bank = bank_of(config, [int(counts.sum())] if first else counts.tolist(), in_dim)
+        sees, own = (m.repeat_interleave(counts, 1)[: -1 if last else None] for m in (sees, own))
+        self.gates = MaskedGates(in_dim, sees)
+        self.self_gates = SelfGates(in_dim, own) if config.self_gate else None
+        self.feature_gate = None
+        if config.feature_gate:
+            self.feature_gate = FeatureGate(tasks.tasks + 1, in_dim, config.feature_gates, config.feature_gate_rank)
+        # In the first layer all experts read v, which makes them one matrix product; not where it is scaled for each.
+        self.bank = bank_of(config, [int(counts.sum())] if first and not config.feature_gate else counts.tolist(), in_dim)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """states: v (B, F) in the first layer, then of tasks and shared experts (K + 1, B, D); mask: (B,).
 
         Returns the next states, (K + 1, B, D), or in the last layer those of the tasks alone, (K, B, D).
         """
-        if states.dim() == 2:
-            return self.bank.mixed([states], self.gates(states), mask)
-        return self.bank.mixed(states.unbind(0), self.gates(states[: len(self.gates.mask)]), mask)
+        weights = self.gates.joined(self.self_gates, states if states.dim() == 2 else states[: len(self.gates.mask)])
+        if self.feature_gate is not None:
+            return self.bank.mixed(self.feature_gate(states), weights, mask)
+        return self.bank.mixed([states] if states.dim() == 2 else states.unbind(0), weights, mask)
 
-    def part(self, layer: str, tasks: TaskGroups) -> Part:
+    def part(self, layer: str, tasks: TaskGroups, first: bool) -> Part:
         gates = [*tasks.gates(), Gate("shared")][: len(self.gates.mask)]
         owners = [*tasks.owners(self.task_experts), (SHARED, self.shared_experts)]
-        return part(layer, self.bank, owners, gates, self.gates)
+        return part(layer, self.bank, owners, gates, self.gates, self.self_gates, self.feature_gate, reads_features=first)
 
 
 class Cgc(CgcLayer):
@@ -49,4 +58,4 @@ class Cgc(CgcLayer):
         super().__init__(config, in_dim, tasks, first=True, last=True)
 
     def anatomy(self, tasks: TaskGroups) -> Anatomy:
-        return Anatomy((self.part("", tasks),))
+        return Anatomy((self.part("", tasks, first=True),))

@@ -34,4 +34,4 @@ class Ple(MultiTaskModel):
 
     def anatomy(self, tasks: TaskGroups) -> Anatomy:
         layers = [layer for layer in self.layers if isinstance(layer, CgcLayer)]
-        return Anatomy(tuple(layer.part(f"layer {n}", tasks) for n, layer in enumerate(layers)))
+        return Anatomy(tuple(layer.part(f"layer {n}", tasks, first=n == 0) for n, layer in enumerate(layers)))

@@ -52,12 +52,34 @@ def test_ml_mmoe(group_of, experts, layers):
 def extraction(layer, tasks, own, shared, states, mask):
     """One CGC layer. states: the rows that each task's experts read, then those that the shared experts read."""
     owner = [k for k in range(tasks) for _ in range(own)] + [tasks] * shared
-    f = [expert(layer.bank, e, states[owner[e]], mask) for e in range(len(owner))]
+    inputs = [[scaled(layer.feature_gate, group, x) for x in rows] for group, rows in enumerate(states)]
+    f = [expert(layer.bank, e, inputs[owner[e]], mask) for e in range(len(owner))]
     mixed = []
     for gate in range(len(layer.gates.weight)):
         sees = [e for e in range(len(owner)) if gate == tasks or owner[e] in (gate, tasks)]
-        mixed.append(gated(layer.gates.weight[gate], states[gate], sees, f))
+        z = gated(layer.gates.weight[gate], states[gate], sees, f)
+        if layer.self_gates is not None:
+            z = [a + b for a, b in zip(z, residual(layer.self_gates.weight[gate], states[gate], owner, gate, f), strict=True)]
+        mixed.append(z)
     return mixed
+
+
+def scaled(feature_gate, group, x):
+    """HoME's: x * sum over n of softmax(W x)_n 2 sigmoid(x B_n A_n)"""
+    if feature_gate is None:
+        return x
+    count, rank = feature_gate.gates, feature_gate.rank
+    choice = torch.softmax(feature_gate.choice[group] @ x, 0)
+    low = [feature_gate.down[group, n * rank : (n + 1) * rank] @ x for n in range(count)]
+    return x * sum(choice[n] * 2 * torch.sigmoid(low[n] @ feature_gate.up[group * count + n]) for n in range(count))
+
+
+def residual(weight, xs, owner, gate, f):
+    """HoME's: a gate's own experts by a softmax over them, or a lone one by a sigmoid."""
+    own = [e for e, o in enumerate(owner) if o == gate]
+    if len(own) > 1:
+        return gated(weight, xs, own, f)
+    return [torch.sigmoid(weight[own[0]] @ x) * f[own[0]][row] for row, x in enumerate(xs)]
 
 
 EXPERTS = [(1, 1), (2, 3)]
@@ -84,6 +106,24 @@ def test_ple(group_of, experts, layers):
         return states
 
     assert [len(layer.gates.weight) for layer in model.layers] == [tasks + 1] * (layers - 1) + [tasks]
+    compare(model, reference, tasks)
+
+
+PARTS = [{"feature_gate": True, "feature_gates": 3, "feature_gate_rank": 2}, {"self_gate": True}]
+
+
+@pytest.mark.parametrize(("group_of", "experts", "parts"), grid(GROUPINGS, EXPERTS, [*PARTS, PARTS[0] | PARTS[1]]))
+def test_parts_of_home_in_cgc_and_ple(group_of, experts, parts):
+    own, shared = experts
+    tasks, settings = len(group_of), {"task_experts": own, "shared_experts": shared, "expert_norm": own == 2, **parts}
+    model = make("cgc", group_of, **settings)
+    compare(model, lambda v, mask: extraction(model, tasks, own, shared, [v] * (tasks + 1), mask), tasks)
+    model = make("ple", group_of, **settings)
+
+    def reference(v, mask):
+        states = extraction(model.layers[0], tasks, own, shared, [v] * (tasks + 1), mask)
+        return extraction(model.layers[1], tasks, own, shared, states, mask)
+
     compare(model, reference, tasks)
 
 
