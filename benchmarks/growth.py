@@ -11,6 +11,7 @@ large one, or the bytes that it must move at the speed of a copy, whichever take
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -136,6 +137,8 @@ def picture(result: dict[str, list[dict[str, float]]], path: Path) -> None:
             above.legend()
         for part in (above, below):
             part.grid(True, which="both", alpha=0.2)
+            part.set_xticks(x, [f"{n:,}" if n < 10**5 else f"$10^{round(math.log10(n))}$" for n in x], rotation=30)
+            part.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     figure.savefig(path, dpi=110)
 
 
