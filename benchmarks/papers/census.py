@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
-from benchmarks.papers.runs import Job, evaluation, parameters, spread, train_all, width_of_size, write  # noqa: E402
+from benchmarks.papers.runs import Job, evaluation, of_size, parameters, spread, train_all, write  # noqa: E402
 from home_dist.config import load_config  # noqa: E402
 from home_dist.prepare.census import SETTINGS, TASKS, Options, prepare_census  # noqa: E402
 
@@ -55,8 +55,7 @@ def settings_of(model: str, data: Path, main: str, size: int) -> list[str]:
     settings = [*MODELS[model], f"data.path={data}"]
     if model == "Single-Task":
         settings.append(f'data.tasks=["{main}"]')
-    width = width_of_size(CONFIG, settings, "model.expert_dim", size)
-    return [*settings, f"model.expert_dim={width}"]
+    return [*settings, of_size(CONFIG, settings, "model.expert_dim={}", size)]
 
 
 def study(

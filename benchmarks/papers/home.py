@@ -5,9 +5,9 @@
     python benchmarks/papers/home.py planted --quick     # two models, one seed, few samples, under 50 s; writes nothing
 
 planted: the three worlds of planted_log.py, two of which are controls. All models have as many parameters as MMoE with 8
-experts of [32, 16], by their width, and take the better of two learning rates by validation AUC in the first world. "HoME, only
-..." has one of its four parts, "HoME, none" is its two levels of experts without any; PLE takes three of them as options, the
-mask needs groups of experts. In the first world HoME is also trained with tasks in wrong and in random groups.
+experts of [32, 16], by their hidden width, and take the better of two learning rates by validation AUC in the first world.
+"HoME, only ..." has one of its four parts, "HoME, none" is its two levels of experts without any; PLE takes three of them as
+options, the mask needs groups of experts. In the first world HoME is also trained with tasks in wrong and in random groups.
 
 kuairand: configs/kuairand_pure.toml with each model in the place of HoME, experts of the same shape.
 
@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.papers import planted_log  # noqa: E402
-from benchmarks.papers.runs import Job, parameters, spread, train_all, width_of_size, write  # noqa: E402
+from benchmarks.papers.runs import Job, of_size, parameters, spread, train_all, write  # noqa: E402
 from benchmarks.peers_data import SAMPLE  # noqa: E402
 from home_dist.config import load_config  # noqa: E402
 from home_dist.insight.run_record import RunRecord  # noqa: E402
@@ -109,7 +109,7 @@ def row(name: str, runs: Sequence[Mapping[str, Any]], reference: Sequence[Mappin
 
 def _rate(run: Mapping[str, Any], task: str) -> float:
     known = run["rates"].get(task)
-    return float(task.rpartition("_")[2]) if known is None else known
+    return planted_log.rate_of(task) if known is None else known
 
 
 HEAD = [
@@ -129,8 +129,8 @@ def planted(work: Path, samples: int, seeds: int, models: Mapping[str, list[str]
     size = parameters(load_config(PLANTED, [*MODELS["MMoE"], f"data.path={first}"]))
     settings, counts = {}, {}
     for name, chosen in models.items():
-        width = width_of_size(PLANTED, [*chosen, f"data.path={first}"], "model.expert_dim", size)
-        settings[name] = [*chosen, f"model.expert_dim={width}"]
+        hidden = of_size(PLANTED, [*chosen, f"data.path={first}"], "model.expert_hidden=[{}]", size)
+        settings[name] = [*chosen, hidden]
         counts[name] = parameters(load_config(PLANTED, [*settings[name], f"data.path={first}"]))
 
     def job(name: str, world: str, how: str, rate: float, seed: int) -> Job:
@@ -153,7 +153,8 @@ def planted(work: Path, samples: int, seeds: int, models: Mapping[str, list[str]
     for (name, world, how, _), done in jobs.items():
         label = name if how == "right" else f"{name}, {how} groups"
         runs.setdefault(world, {}).setdefault(label, []).append(found[done.name])
-    return {"samples": samples, "seeds": seeds, "parameters": counts, "rates": rates, "runs": runs}
+    widths = {name: chosen[-1] for name, chosen in settings.items()}
+    return {"samples": samples, "seeds": seeds, "parameters": counts, "widths": widths, "rates": rates, "runs": runs}
 
 
 def kuairand(work: Path, seeds: int, models: Mapping[str, list[str]], most: int | None) -> dict[str, Any]:

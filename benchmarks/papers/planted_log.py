@@ -13,7 +13,7 @@ made to mean 0 and variance 1 over samples. Task k has the logit b_k + 2.5 t_k, 
 | "groups" | the same, but all nets read all 24 features |
 | "unrelated" | own_k alone, over all 24 features: no two tasks have anything in common |
 
-Two groups of four tasks with 50 %, 10 %, 2 % and 0.5 % positives, and 30 %, 5 %, 1 % and 0.1 %. Users (for GAUC) are drawn
+Two groups of four tasks: one sample in 2, 10, 50 and 200 is positive, and one in 3, 20, 100 and 1,000. Users (for GAUC) are drawn
 without regard to anything. So in "groups" no feature matters more to one group than to another, and a feature gate cannot help
 by that; in "unrelated" there are no groups, and a mask by groups cannot help but by what it does to any tasks.
 """  # noqa: E501
@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from benchmarks.id_log import GROUP, describe
 
 WORLDS = ("groups and features", "groups", "unrelated")
-RATES = {"a": (0.5, 0.1, 0.02, 0.005), "b": (0.3, 0.05, 0.01, 0.001)}
-TASKS = {f"{group}_{rate:g}": group for group, rates in RATES.items() for rate in rates}
+ONE_IN = {"a": (2, 10, 50, 200), "b": (3, 20, 100, 1000)}
+TASKS = {f"{group}_one_in_{n}": group for group, of in ONE_IN.items() for n in of}
 """Task -> its true group."""
 FEATURES, VALUES, VECTOR, UNITS = 24, 40, 4, 12
 OWN = 0.9
@@ -57,17 +57,21 @@ def truth(world: str, samples: int, seed: int) -> tuple[NDArray[np.int32], Float
     vectors = random.normal(size=(FEATURES, VALUES, VECTOR))
     found = np.stack([vectors[f][ids[:, f]] for f in range(FEATURES)], 1)  # (N, 24, 4)
     common, *own = (found[:, i : i + 8].sum(1) / math.sqrt(8) for i in range(0, FEATURES, 8))
-    reads = {group: np.concatenate([common, z], 1) for group, z in zip(RATES, own, strict=True)}
+    reads = {group: np.concatenate([common, z], 1) for group, z in zip(ONE_IN, own, strict=True)}
     if world != WORLDS[0]:
-        reads = dict.fromkeys(RATES, np.concatenate([common, *own], 1))
+        reads = dict.fromkeys(ONE_IN, np.concatenate([common, *own], 1))
     shared = {group: _net(random, z) for group, z in reads.items()}
     logits = []
     for task, group in TASKS.items():
         t = _net(random, reads[group])
         if world != WORLDS[2]:
             t = OWN * shared[group] + math.sqrt(1 - OWN**2) * t
-        logits.append(_with_rate(SPREAD * t, float(task.partition("_")[2])))
+        logits.append(_with_rate(SPREAD * t, rate_of(task)))
     return ids, np.stack(logits, 1)
+
+
+def rate_of(task: str) -> float:
+    return 1 / int(task.rpartition("_")[2])
 
 
 def _with_rate(logits: Floats, rate: float) -> Floats:

@@ -80,13 +80,14 @@ def parameters(config: RunConfig) -> int:
     return sum(p.numel() for part in (head.model, head.towers) for p in part.parameters())
 
 
-def width_of_size(config: Path, settings: Iterable[str], key: str, size: int, most: int = 1024) -> int:
-    """The value of `key` with which the model has closest to `size` parameters, which grow with it."""
+def of_size(config: Path, settings: Iterable[str], setting: str, size: int, most: int = 1024) -> str:
+    """setting: one with a number left out, such as "model.expert_dim={}". Returns it with the number with which the model has
+    closest to `size` parameters, which grow with it."""
     counts: dict[int, int] = {}
 
     def off(width: int) -> int:
         if width not in counts:
-            counts[width] = parameters(load_config(config, [*settings, f"{key}={width}"]))
+            counts[width] = parameters(load_config(config, [*settings, setting.format(width)]))
         return abs(counts[width] - size)
 
     low, high = 1, most
@@ -94,7 +95,7 @@ def width_of_size(config: Path, settings: Iterable[str], key: str, size: int, mo
         middle = (low + high) // 2
         off(middle)
         low, high = (middle + 1, high) if counts[middle] < size else (low, middle)
-    return min((w for w in (low - 1, low) if w >= 1), key=off)
+    return setting.format(min((w for w in (low - 1, low) if w >= 1), key=off))
 
 
 def spread(values: Sequence[float], form: str = ".4f") -> str:
