@@ -25,12 +25,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
+mpl.use("agg")
+
+from matplotlib import pyplot as plt  # noqa: E402
 
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.papers import planted_log  # noqa: E402
-from benchmarks.papers.runs import Job, of_size, parameters, spread, train_all, write  # noqa: E402
+from benchmarks.papers.runs import RESULTS, Job, of_size, parameters, spread, train_all, write  # noqa: E402
 from benchmarks.peers_data import SAMPLE  # noqa: E402
 from home_dist.config import load_config  # noqa: E402
 from home_dist.insight.run_record import RunRecord  # noqa: E402
@@ -193,6 +198,25 @@ def kuairand_text(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(row(n, of, runs["HoME"], f"{result['parameters'][n]:,}") for n, of in runs.items())])
 
 
+def picture(worlds: Mapping[str, Mapping[str, Any]], measure: str, path: Path) -> None:
+    """Each model's seeds and their mean, HoME's as a line."""
+    figure, axes = plt.subplots(1, len(worlds), figsize=(2.2 + 3.4 * len(worlds), 5.5), layout="constrained", squeeze=False)
+    names = list(dict.fromkeys(name for runs in worlds.values() for name in runs))
+    for part, (world, runs) in zip(axes[0], worlds.items(), strict=True):
+        for y, name in enumerate(names):
+            if name in runs:
+                values = over_seeds(runs[name], measure)
+                part.plot(values, [y] * len(values), "o", color="tab:gray", alpha=0.4)
+                part.plot(statistics.mean(values), y, "D", color="tab:green" if name.startswith("HoME") else "tab:blue")
+        part.axvline(statistics.mean(over_seeds(runs["HoME"], measure)), color="tab:green", linewidth=0.8)
+        part.set_yticks(range(len(names)), names if part is axes[0][0] else [""] * len(names))
+        part.invert_yaxis()
+        part.set_title(world)
+        part.set_xlabel(f"test {measure.upper()}, mean of tasks")
+        part.grid(alpha=0.2)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=["planted", "kuairand"], nargs="?", default="planted")
@@ -215,6 +239,7 @@ def main() -> None:
     print(text)
     if not options.quick:
         write(f"home_{options.data}", result, text)
+        picture(worlds, measure, RESULTS / f"home_{options.data}.png")
     for world, runs in worlds.items():
         own = statistics.mean(over_seeds(runs["HoME"], measure))
         for name in runs:
