@@ -53,7 +53,7 @@ def test_what_is_wrong_is_named(file, override, message):
     assert re.search(message, str(caught.value)), caught.value
 
 
-HOME = MINIMAL + '[model]\nkind = "home"\nexpert_dim = 8\nshared_experts = 3\nfeature_gate_rank = 4\n'
+HOME = MINIMAL + '[model]\nkind = "home"\nexpert_dim = 8\nshared_experts = 3\ngroup_experts = 4\n'
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,7 +68,7 @@ def test_another_kind_of_model_leaves_out_what_it_does_not_know(kind, tmp_path):
         return
     assert len(notes) == 1
     assert "run.toml is for home" in notes[0]
-    assert "feature_gate_rank" in notes[0]
+    assert "group_experts" in notes[0]
     assert ("shared_experts" in notes[0]) == ("shared_experts" not in KINDS[kind].model_fields)
     assert getattr(config.model, "shared_experts", 3) == 3
     save_config(config, tmp_path / "resolved.toml")
@@ -80,7 +80,7 @@ def test_a_model_section_without_a_kind_is_home(file, tmp_path):
     assert load_config(file).model.kind == load_config(tmp_path / "run.toml", ["model.kind=home"]).model.kind == "home"
     notes = []
     assert load_config(file, ["model.kind=omoe", "model.experts=5"], notes).model.experts == 5
-    assert "is for home; left out of its [model]: shared_experts, feature_gate_rank" in notes[0]
+    assert "is for home; left out of its [model]: shared_experts, group_experts" in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_model_section_without_a_kind_is_home(file, tmp_path):
         (["model.layers=2"], r"model\.layers: unknown key .*allowed here: kind,.*hierarchy_mask"),
         (["model.kind=mmoe", "model.layers=2"], r"model\.layers: unknown key .*allowed here: kind,.*experts$"),
         (["model.kind=mmoe", "model.shared_experts=2"], r"model\.shared_experts: unknown key"),  # overridden, hence meant
-        (['model={kind="cgc", self_gate=true}'], r"model\.self_gate: unknown key .*task_experts"),
+        (['model={kind="cgc", hierarchy_mask=true}'], r"model\.hierarchy_mask: unknown key .*task_experts"),
         (["model.kind=mmoe", "model.experts=0"], r"model\.experts: .*greater than or equal to 1 \(given: 0\)"),
         (["model.kind=ple", "model.task_experts=0"], r"model\.task_experts: .*greater than or equal to 1"),
         (["model.group_experts=0"], r"model\.group_experts: .*greater than or equal to 1"),
