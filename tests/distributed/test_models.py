@@ -85,10 +85,10 @@ def test_one_task_alone_has_embeddings_of_its_own(data, tmp_path):
 @pytest.mark.slow
 def test_the_command_line_changes_the_kind_and_tells_what_it_left_out(data, tmp_path):
     config = make_config(tmp_path, data)
-    ended = run(1, "train", config, *settings(model__kind="cgc", train__max_steps=2))
+    ended = run(1, "train", config, *settings(model__kind="adatt", train__max_steps=2))
     assert ended.codes == [0], ended.text
-    assert "note: model.kind=cgc" in ended.text
+    assert "note: model.kind=adatt" in ended.text
     assert "left out of its [model]: feature_gate_rank" in ended.text
     again = run(1, "train", config, *settings(model__kind="mmoe", train__max_steps=2))
     assert again.codes != [0]
-    assert "model.kind: 'cgc' there, 'mmoe' now" in again.text
+    assert "model.kind: 'adatt' there, 'mmoe' now" in again.text
