@@ -60,9 +60,9 @@ SIM's hard search finds the purchase wherever it lies, as long as few newer even
 told the category, which the others must learn to compare. TWIN finds it 100 events back, soft search loses it on the way, and
 neither learns to search 1,200 events from 8,000 samples in four epochs.
 
-DIN learns it among 12 events, and not among 120, although all are before it: what three events say drowns in a sum over all.
-DIEN learns it nowhere here: its recurrence is told of actions by its input alone. Both may do better with more samples and
-epochs; that was not tried. The control holds: nothing that reads 100 events knows of what is 1,000 back.
+DIN learns it among 12 events, and among 120 with one seed of two, although all are before it: what three events say drowns in a
+sum over all. DIEN learns it nowhere here. Both may do better with more samples and epochs; that was not tried. The control
+holds: nothing that reads 100 events knows of what is 1,000 back.
 
 Not run: 10,000 events back.
 """
