@@ -111,7 +111,7 @@ def table(rungs: dict[str, Rates]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the last rung but one, one turn of few steps; writes nothing")
+    parser.add_argument("--quick", action="store_true", help="the last rung, one turn of few steps; writes nothing")
     parser.add_argument("--again", action="store_true", help="measure rungs again that are there")
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()

@@ -8,6 +8,7 @@ home_dist; FuxiCTR's multi-task models are in its repository alone, of which CHE
 """
 
 import argparse
+import functools
 import itertools
 import json
 import sys
@@ -150,10 +151,10 @@ def timed(step: Callable[[], Any], steps: int, warm_up: int) -> float:
     return time.perf_counter() - began
 
 
-def fuxictr(model: str, folder: Path, batch: int, steps: int, warm_up: int) -> float:
-    """CHECKOUT's own package is taken, not an installed one: the models are written for it. Shuffles a buffer of rows."""
+def fuxictr(checkout: Path, model: str, folder: Path, batch: int, steps: int, warm_up: int) -> float:
+    """The checkout's own package is taken, not an installed one: the models are written for it. Shuffles a buffer of rows."""
     name = {"mmoe": "MMoE", "ple": "PLE"}[model]
-    sys.path[:0] = [str(checkout()), str(checkout() / "model_zoo" / "multitask" / name)]
+    sys.path[:0] = [str(checkout), str(checkout / "model_zoo" / "multitask" / name)]
     import src
     from fuxictr.features import FeatureMap
     from fuxictr.pytorch.dataloaders.parquet_block_dataloader import ParquetBlockDataLoader
@@ -191,10 +192,6 @@ def fuxictr(model: str, folder: Path, batch: int, steps: int, warm_up: int) -> f
     return timed(lambda: network.train_step(next(batches)).item(), steps, warm_up)
 
 
-def checkout() -> Path:
-    return Path(sys.argv[8])
-
-
 def rechub(model: str, folder: Path, batch: int, steps: int, warm_up: int) -> float:
     from torch_rechub.basic.features import SparseFeature
     from torch_rechub.models.multi_task import MMOE, PLE
@@ -229,20 +226,31 @@ def rechub(model: str, folder: Path, batch: int, steps: int, warm_up: int) -> fl
     return (time.perf_counter() - began) * steps / steps_of
 
 
-def main() -> None:
-    systems = {"plain": plain, "torch-rechub": rechub, "FuxiCTR": fuxictr}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None, systems: Iterable[str], models: Iterable[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("system", choices=systems)
-    parser.add_argument("model", choices=["mmoe", "ple", "home"])
+    parser.add_argument("model", choices=models)
     parser.add_argument("folder", type=Path)
     for name in ("batch", "steps", "warm_up", "threads"):
         parser.add_argument(name, type=int)
-    parser.add_argument("checkout", nargs="?", help="of FuxiCTR's repository")
-    chosen = parser.parse_args()
+    parser.add_argument("checkout", nargs="?", type=Path, help="of the system's repository, where it is read from one")
+    return parser.parse_args()
+
+
+def told_of(chosen: argparse.Namespace, seconds: float) -> str:
+    """What benchmarks/peers.py reads."""
+    rate = chosen.steps * chosen.batch / seconds
+    return json.dumps({"samples_per_second": rate, "peak_memory_bytes": peak_memory()})
+
+
+def main() -> None:
+    systems = {"plain": plain, "torch-rechub": rechub, "FuxiCTR": fuxictr}
+    chosen = arguments(__doc__, systems, ["mmoe", "ple", "home"])
+    if chosen.system == "FuxiCTR":
+        systems["FuxiCTR"] = functools.partial(fuxictr, chosen.checkout)
     torch.set_num_threads(chosen.threads)
     seconds = systems[chosen.system](chosen.model, chosen.folder, chosen.batch, chosen.steps, chosen.warm_up)
-    rate = chosen.steps * chosen.batch / seconds
-    print(json.dumps({"samples_per_second": rate, "peak_memory_bytes": peak_memory()}))
+    print(told_of(chosen, seconds))
 
 
 if __name__ == "__main__":

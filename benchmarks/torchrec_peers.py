@@ -8,11 +8,8 @@ together as it does that: an EmbeddingBagCollection that TorchRec shards by itse
 Adam on the rest, TorchRec's pipeline.
 """
 
-import argparse
 import importlib
-import json
 import sys
-import time
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +26,20 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.models_peers import DECAY, EXPERT, EXPERTS, LAYERS, LR, SHARED, SPECIFIC, TOWER, Mlp, peak_memory  # noqa: E402
+from benchmarks.models_peers import (  # noqa: E402
+    DECAY,
+    EXPERT,
+    EXPERTS,
+    LAYERS,
+    LR,
+    SHARED,
+    SPECIFIC,
+    TOWER,
+    Mlp,
+    arguments,
+    timed,
+    told_of,
+)
 from home_dist.config import load_config  # noqa: E402
 from home_dist.data.batch import Batch  # noqa: E402
 from home_dist.embeddings.collections import bag_collection, initialise  # noqa: E402
@@ -127,27 +137,14 @@ def train(system: str, model: str, folder: Path, steps: int, warm_up: int, threa
     pipeline = TrainPipelineSparseDist(sharded, optimizer, ranks.device, execute_all_batches=True)
     batches = inputs.training_reader(ranks).epochs(0, 10**9)
     sharded.train()
-    for step in range(warm_up + steps):
-        if step == warm_up:
-            began = time.perf_counter()
-        pipeline.progress(batches)
-    return time.perf_counter() - began
+    return timed(lambda: pipeline.progress(batches), steps, warm_up)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("system", choices=SYSTEMS)
-    parser.add_argument("model", choices=["mmoe", "ple", "adatt"])
-    parser.add_argument("folder", type=Path)
-    for name in ("batch", "steps", "warm_up", "threads"):
-        parser.add_argument(name, type=int)
-    parser.add_argument("checkout", type=Path)
-    chosen = parser.parse_args()
-    seconds = train(
-        chosen.system, chosen.model, chosen.folder, chosen.steps, chosen.warm_up, chosen.threads, chosen.checkout.resolve()
-    )
-    rate = chosen.steps * chosen.batch / seconds
-    print(json.dumps({"samples_per_second": rate, "peak_memory_bytes": peak_memory()}))
+    chosen = arguments(__doc__, SYSTEMS, ["mmoe", "ple", "adatt"])
+    checkout = chosen.checkout.resolve()
+    seconds = train(chosen.system, chosen.model, chosen.folder, chosen.steps, chosen.warm_up, chosen.threads, checkout)
+    print(told_of(chosen, seconds))
 
 
 if __name__ == "__main__":

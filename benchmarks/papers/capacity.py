@@ -7,7 +7,7 @@ The first world of planted_log.py, experts of [32, 16], learning rate and epochs
 2 to 32 experts; PLE (per task m experts, and 2 m shared ones) and HoME (m shared, m of each group, m of each task) with m = 1,
 2, 4, 8. Depth: 1 to 4 layers of ML-MMoE, PLE and AdaTT. HoME has two levels by definition and is told beside them. Told: AUC on
 the test split, mean over tasks; parameters of experts, gates and towers (a sample's training takes 6 FLOPs each); what the
-findings count per run; how many of the experts that it sees a task's gate uses in effect.
+findings count per run.
 """
 
 import argparse

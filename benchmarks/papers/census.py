@@ -1,7 +1,7 @@
 """Census-Income, after Ma et al. 2018 (KDD), section 6.2: which model scores best where two tasks are trained together?
 
     python benchmarks/papers/census.py RAW            # RAW: a folder with the published files; about an hour on 2 cores
-    python benchmarks/papers/census.py RAW --quick    # three models, one trial, one seed, a tenth of the rows; writes nothing
+    python benchmarks/papers/census.py RAW --quick    # three models, one group and setting, one epoch; writes nothing
 
 Task groups: income over 50,000 (main) with never married; education at least college (main) with never married. Settings
 of the data (pipelines/census.py): "nominal" trains on the 179,571 training rows with their nominal columns and tests on the
@@ -117,7 +117,7 @@ def table(result: dict[str, Any], seeds: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder with the published files")
-    parser.add_argument("--quick", action="store_true", help="three models, one trial, one seed, few steps; writes nothing")
+    parser.add_argument("--quick", action="store_true", help="three models, one group and setting, one epoch; writes nothing")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--work", type=Path, default=ROOT / "runs" / "papers" / "census", help="what is there is not done again"

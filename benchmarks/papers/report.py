@@ -54,9 +54,6 @@ HoME (1.4 and 2.6), not more.
 
 Limits: two seeds; all models took the larger of two learning rates, larger ones were not tried; feature gates have rank 4.
 """
-CAPACITY = """\
-TODO
-"""
 SEQUENCES = """\
 SIM's hard search finds the purchase wherever it lies, as long as few newer events have its category; it is
 told the category, which the others must learn to compare. TWIN finds it 100 events back, soft search loses it on the way, and
@@ -89,7 +86,7 @@ STUDIES = [
     Study("Census-Income (Ma et al. 2018, section 6.2)", "python benchmarks/papers/census.py RAW", "census", CENSUS),
     Study("HoME on generated logs", "python benchmarks/papers/home.py planted", "home_planted", PLANTED),
     Study("HoME on the KuaiRand-Pure sample", "python benchmarks/papers/home.py kuairand", "home_kuairand"),
-    Study("Number of experts and depth", "python benchmarks/papers/capacity.py", "capacity", CAPACITY),
+    Study("Number of experts and depth", "python benchmarks/papers/capacity.py", "capacity"),
     Study("How far back histories are read", "python benchmarks/papers/sequences.py", "sequences", SEQUENCES),
 ]
 
