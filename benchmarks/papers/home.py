@@ -1,15 +1,16 @@
 """HoME (Wang et al. 2024): does it score better than others, by which of its parts, and for the reason it gives?
 
-    python benchmarks/papers/home.py planted     # generated logs with controls; half an hour on 2 cores
+    python benchmarks/papers/home.py planted     # generated logs with controls; an hour on 2 cores
     python benchmarks/papers/home.py kuairand    # the KuaiRand-Pure sample; half an hour
     python benchmarks/papers/home.py planted --quick     # two models, one seed, few samples, under 50 s; writes nothing
 
 planted: the three worlds of planted_log.py, two of which are controls. All models have as many parameters as MMoE with 8
-experts of [32, 16], by their hidden width, and take the better of two learning rates by validation AUC in the first world.
+experts of [32, 16], by their hidden width, and take the best of three learning rates by validation AUC in the first world.
 "HoME, only ..." has one of its four parts, "HoME, none" is its two levels of experts without any; PLE takes three of them as
 options, the mask needs groups of experts. In the first world HoME is also trained with tasks in wrong and in random groups.
 
-kuairand: configs/kuairand_pure.toml with each model in the place of HoME, experts of the same shape.
+kuairand: configs/kuairand_pure.toml with each model in the place of HoME, and HoME without each part and with other groups. All
+have as many parameters as HoME there, by their hidden width, and take the better of two learning rates by validation AUC.
 
 Told are AUC and GAUC on the test split, means over tasks and then over seeds; what the findings (home_dist/insight/rules.py)
 count per run; and by how many experts a task's gate uses in effect, dense and sparse tasks apart.
@@ -22,6 +23,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +37,11 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.papers import planted_log  # noqa: E402
-from benchmarks.papers.runs import RESULTS, Job, of_size, parameters, spread, train_all, write  # noqa: E402
+from benchmarks.papers.runs import RESULTS, Job, of_size, parameters, spread, train_all, tuned, write  # noqa: E402
 from benchmarks.peers_data import SAMPLE  # noqa: E402
 from home_dist.config import load_config  # noqa: E402
 from home_dist.insight.run_record import RunRecord  # noqa: E402
+from home_dist.schema import load_schema, save_schema  # noqa: E402
 
 PLANTED, KUAIRAND = ROOT / "benchmarks" / "papers" / "planted.toml", ROOT / "configs" / "kuairand_pure.toml"
 PARTS = {
@@ -64,7 +67,8 @@ OF_PARTS: dict[str, list[str]] = {
     "PLE with feature gate": ["model.kind=ple", "model.feature_gate=true", "model.feature_gate_rank=4"],
     "PLE with self gate": ["model.kind=ple", "model.self_gate=true"],
 }
-RATES = (1e-3, 3e-3)
+PLANTED_RATES, KUAIRAND_RATES = (1e-3, 3e-3, 1e-2), (1e-3, 3e-3)
+GROUPED = ("right", "wrong", "random")
 DENSE = 0.05
 """Share of positives from which a task counts as dense."""
 FAILURES = ("collapse", "degradation", "underfitting")
@@ -126,7 +130,7 @@ HEAD = [
 def planted(work: Path, samples: int, seeds: int, models: Mapping[str, list[str]]) -> dict[str, Any]:
     data = {}
     for world in planted_log.WORLDS:
-        for how in ("right", "wrong", "random") if world == planted_log.WORLDS[0] else ("right",):
+        for how in GROUPED if world == planted_log.WORLDS[0] else ("right",):
             data[world, how] = work / f"{world}, {how}"
             if not data[world, how].is_dir():
                 planted_log.write_log(data[world, how], world, samples, how)
@@ -143,9 +147,9 @@ def planted(work: Path, samples: int, seeds: int, models: Mapping[str, list[str]
         chosen = (*settings[name], f"data.path={path}", f"train.lr={rate}", f"train.seed={seed}")
         return Job(f"{name}, {world}, {how}, {rate:g}, seed {seed}", PLANTED, chosen)
 
-    trials = {(name, rate): job(name, planted_log.WORLDS[0], "right", rate, 0) for name in models for rate in RATES}
-    tuned = train_all(list(trials.values()), work / "runs", kept)
-    rates = {n: max(RATES, key=lambda rate: tuned[trials[n, rate].name]["validation"]) for n in models}
+    first_world = planted_log.WORLDS[0]
+    trials = {name: {rate: job(name, first_world, "right", rate, 0) for rate in PLANTED_RATES} for name in models}
+    rates = tuned(trials, work / "runs", kept, itemgetter("validation"))
     jobs = {
         (name, world, how, seed): job(name, world, how, rates[name], seed)
         for (world, how) in data
@@ -156,29 +160,51 @@ def planted(work: Path, samples: int, seeds: int, models: Mapping[str, list[str]
     found = train_all(list(jobs.values()), work / "runs", kept)
     runs: dict[str, Any] = {}
     for (name, world, how, _), done in jobs.items():
-        label = name if how == "right" else f"{name}, {how} groups"
-        runs.setdefault(world, {}).setdefault(label, []).append(found[done.name])
+        runs.setdefault(world, {}).setdefault(_label(name, how), []).append(found[done.name])
     widths = {name: chosen[-1] for name, chosen in settings.items()}
     return {"samples": samples, "seeds": seeds, "parameters": counts, "widths": widths, "rates": rates, "runs": runs}
 
 
 def kuairand(work: Path, seeds: int, models: Mapping[str, list[str]], most: int | None) -> dict[str, Any]:
     end = [] if most is None else [f"train.max_steps={most}"]
+    schema = load_schema(SAMPLE / "schema.toml")
+    schemas = {how: work / f"schema, {how} groups.toml" for how in GROUPED}
+    work.mkdir(parents=True, exist_ok=True)
+    for how, path in schemas.items():
+        groups = planted_log.grouped(how, {t.name: t.group for t in schema.task})
+        tasks = tuple(t.model_copy(update={"group": groups[t.name]}) for t in schema.task)
+        save_schema(schema.model_copy(update={"task": tasks}), path)
+    common = [f"data.path={SAMPLE}", "log.tensorboard=false", *end]
+    size = parameters(load_config(KUAIRAND, [*MODELS["HoME"], *common]))
+    settings, counts = {}, {}
+    for name, chosen in models.items():
+        hidden = of_size(KUAIRAND, [*chosen, *common], "model.expert_hidden=[{}]", size)
+        settings[name] = [*chosen, hidden, *common]
+        counts[name] = parameters(load_config(KUAIRAND, settings[name]))
+
+    def job(name: str, how: str, rate: float, seed: int) -> Job:
+        chosen = (*settings[name], f"data.schema={schemas[how]}", f"train.lr={rate}", f"train.seed={seed}")
+        return Job(f"{name}, {how}, {rate:g}, seed {seed}", KUAIRAND, chosen)
+
+    trials = {name: {rate: job(name, "right", rate, 0) for rate in KUAIRAND_RATES} for name in models}
+    rates = tuned(trials, work / "kuairand", kept, itemgetter("validation"))
     jobs = {
-        (name, seed): Job(
-            f"{name}, seed {seed}",
-            KUAIRAND,
-            (*settings, f"data.path={SAMPLE}", "log.tensorboard=false", f"train.seed={seed}", *end),
-        )
-        for seed in range(seeds)
-        for name, settings in models.items()
+        (name, how, seed): job(name, how, rates[name], seed)
+        for seed in range(1, seeds + 1)
+        for how in GROUPED
+        for name in models
+        if how == "right" or name == "HoME"
     }
     found = train_all(list(jobs.values()), work / "kuairand", kept)
     runs: dict[str, Any] = {}
-    for (name, _), job in jobs.items():
-        runs.setdefault(name, []).append(found[job.name])
-    counts = {n: parameters(load_config(KUAIRAND, [*s, f"data.path={SAMPLE}"])) for n, s in models.items()}
-    return {"seeds": seeds, "parameters": counts, "runs": runs}
+    for (name, how, _), done in jobs.items():
+        runs.setdefault(_label(name, how), []).append(found[done.name])
+    widths = {name: next(s for s in chosen if "expert_hidden" in s) for name, chosen in settings.items()}
+    return {"seeds": seeds, "parameters": counts, "widths": widths, "rates": rates, "runs": runs}
+
+
+def _label(name: str, how: str) -> str:
+    return name if how == "right" else f"{name}, {how} groups"
 
 
 def planted_text(result: Mapping[str, Any]) -> str:
@@ -186,8 +212,7 @@ def planted_text(result: Mapping[str, Any]) -> str:
     for world, runs in result["runs"].items():
         lines = [f'World "{world}", {result["samples"]:,} samples, {result["seeds"]} seeds:', "", *HEAD]
         for name, of_seeds in runs.items():
-            count = f"{result['parameters'][name.split(', wrong')[0].split(', random')[0]]:,}"
-            lines.append(row(name, of_seeds, runs["HoME"], count))
+            lines.append(row(name, of_seeds, runs["HoME"], _parameters(result, name)))
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -195,7 +220,13 @@ def planted_text(result: Mapping[str, Any]) -> str:
 def kuairand_text(result: Mapping[str, Any]) -> str:
     lines = [f"KuaiRand-Pure sample, {result['seeds']} seeds:", "", *HEAD]
     runs = result["runs"]
-    return "\n".join([*lines, *(row(n, of, runs["HoME"], f"{result['parameters'][n]:,}") for n, of in runs.items())])
+    return "\n".join(
+        [*lines, *(row(name, of_seeds, runs["HoME"], _parameters(result, name)) for name, of_seeds in runs.items())]
+    )
+
+
+def _parameters(result: Mapping[str, Any], label: str) -> str:
+    return f"{result['parameters'][label.split(', wrong')[0].split(', random')[0]]:,}"
 
 
 def picture(worlds: Mapping[str, Mapping[str, Any]], measure: str, path: Path) -> None:
@@ -227,7 +258,7 @@ def main() -> None:
     options = parser.parse_args()
     models = {n: s for n, s in (MODELS | OF_PARTS).items() if not options.quick or n in ("PLE", "HoME")}
     if options.data == "kuairand":
-        models = {n: s for n, s in models.items() if n in MODELS}
+        models = {n: s for n, s in models.items() if n in MODELS or "without" in n}
     with tempfile.TemporaryDirectory() as scratch:
         work, seeds = (Path(scratch), 1) if options.quick else (options.work, options.seeds)
         if options.data == "planted":

@@ -83,17 +83,17 @@ def _with_rate(logits: Floats, rate: float) -> Floats:
     return logits + low
 
 
-def grouped(how: str) -> Mapping[str, str]:
+def grouped(how: str, tasks: Mapping[str, str] = TASKS) -> Mapping[str, str]:
     """Task -> group as it is declared: "right"; "wrong": half of each true group; "random": by a fixed draw."""
-    names = list(TASKS)
     if how == "right":
-        return TASKS
+        return tasks
+    groups = list(dict.fromkeys(tasks.values()))
     if how == "wrong":
-        return {task: "ab"[i % 2] for i, task in enumerate(names)}
+        return {task: groups[i % len(groups)] for i, task in enumerate(tasks)}
     if how != "random":
         raise ValueError(f"grouped {how!r}: right, wrong or random")
-    drawn = np.random.default_rng(1).permutation(len(names))
-    return {task: "ab"[drawn[i] % 2] for i, task in enumerate(names)}
+    drawn = np.random.default_rng(1).permutation(len(tasks))
+    return {task: groups[n % len(groups)] for task, n in zip(tasks, drawn, strict=True)}
 
 
 def write_log(folder: Path, world: str, samples: int, how: str = "right", seed: int = 0) -> None:

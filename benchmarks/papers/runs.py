@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
@@ -23,6 +23,7 @@ from home_dist.network import Head  # noqa: E402
 from home_dist.schema import build_layout, load_schema  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "papers" / "results"
+K, C = TypeVar("K"), TypeVar("C")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,14 @@ def train_all(jobs: Sequence[Job], folder: Path, keep: Callable[[Path], Any], at
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def tuned(
+    trials: Mapping[K, Mapping[C, Job]], folder: Path, keep: Callable[[Path], Any], score: Callable[[Any], float]
+) -> dict[K, C]:
+    """Of each one's trials, what the best by `score` (of what `keep` found) was tried with."""
+    found = train_all([job for of in trials.values() for job in of.values()], folder, keep)
+    return {key: max(of, key=lambda choice: score(found[of[choice].name])) for key, of in trials.items()}
 
 
 def evaluation(run: Path) -> Any:
