@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import os
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.id_log import GROUP, describe, power_law, rare_labels  # noqa: E402
+from benchmarks.sample_run import SINGLE, output_of  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -103,13 +103,8 @@ def measure(point: Point, steps: int, warm_up: int) -> dict[str, float]:
         # Logs of long histories are read more than once.
         config = write(folder / "log", point, 4 if point.history > 100 else min(12, warm_up + steps))
         out = folder / "bench.json"
-        command = [sys.executable, "-m", "home_dist.cli", "bench", str(config), "--json", str(out), "--traced", "1"]
-        command += ["--steps", str(steps), "--warm-up", str(warm_up)]
-        ended = subprocess.run(
-            command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=900
-        )
-        if ended.returncode:
-            sys.exit(f"{point}\n{ended.stdout[-1500:]}{ended.stderr[-1500:]}")
+        command = [*SINGLE, "bench", config, "--json", out, "--traced", "1", "--steps", str(steps), "--warm-up", str(warm_up)]
+        output_of(command, timeout=900)
         found = json.loads(out.read_text())
     mean = found["step_seconds"]["mean"]
     products = found["flops_per_sample"] * point.batch / found["limits"]["products_flops"]

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.peers_data import SAMPLE, sample_as_ids  # noqa: E402
-from benchmarks.sample_run import set_options  # noqa: E402
+from benchmarks.sample_run import SINGLE, output_of, set_options  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "benchmarks" / "README.md"
@@ -62,12 +62,8 @@ def bench(tree: Path, case: str, data: Path, environment: dict[str, str], steps:
     else:
         config, settings = data / "run.toml", [f"kernel.precision={case.rpartition(' ')[2]}"]
     out = data / "bench.json"
-    command = [sys.executable, "-m", "home_dist.cli", "bench", str(config), "--json", str(out), "--traced", "1"]
-    command += ["--steps", str(steps), "--warm-up", str(steps // 4), *set_options([*settings, f"distributed.threads={cores}"])]
-    variables = {**os.environ, **environment, "PYTHONPATH": str(tree)}
-    ended = subprocess.run(command, cwd=tree, env=variables, capture_output=True, text=True, timeout=600)
-    if ended.returncode:
-        sys.exit(f"{' '.join(command)}\n{ended.stdout[-1500:]}{ended.stderr[-1500:]}")
+    command = [*SINGLE, "bench", config, "--json", out, "--traced", "1", "--steps", str(steps), "--warm-up", str(steps // 4)]
+    output_of([*command, *set_options([*settings, f"distributed.threads={cores}"])], environment, tree, timeout=600)
     return float(json.loads(out.read_text())["samples_per_second"])
 
 

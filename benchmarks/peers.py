@@ -46,7 +46,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.peers_data import BATCH, SAMPLE, large, sample_as_ids  # noqa: E402
-from benchmarks.sample_run import set_options, torchrun  # noqa: E402
+from benchmarks.sample_run import SINGLE, output_of, set_options, torchrun  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 SAMPLE_DATA, LARGE_DATA = "sample", "20 x 1M rows"
@@ -56,6 +56,7 @@ OVERRIDES = {
     "home": ["model.kind=home"],
     "adatt": ["model.kind=adatt", "model.layers=1", "model.shared_experts=0", "model.expert_norm=false"],
 }
+QUIET = {"PYTHONWARNINGS": "ignore"}
 FP32, BF16 = "home_dist, fp32", "home_dist, bf16"
 PEERS = ("torch-rechub", "FuxiCTR", "TorchEasyRec", "AdaTT")
 GOALS = {"torch-rechub": 1.8, "FuxiCTR": 1.8, "TorchEasyRec": 1.5, "AdaTT": 1.5, "plain": 2.0}
@@ -76,9 +77,8 @@ def ours(precision: str, threads: int) -> Callable[[Path, str, int, int], Figure
     def run(folder: Path, model: str, steps: int, warm_up: int) -> Figures:
         out = folder / "bench.json"
         settings = [*OVERRIDES[model], f"kernel.precision={precision}", f"distributed.threads={threads}"]
-        command = [sys.executable, "-m", "home_dist.cli", "bench", str(folder / "run.toml"), "--json", str(out)]
-        command += ["--steps", str(steps), "--warm-up", str(warm_up), "--traced", "1"]
-        _call([*command, *set_options(settings)])
+        command = [*SINGLE, "bench", folder / "run.toml", "--json", out, "--steps", str(steps), "--warm-up", str(warm_up)]
+        output_of([*command, "--traced", "1", *set_options(settings)], QUIET)
         found = json.loads(out.read_text())
         kept = (
             "samples_per_second",
@@ -96,7 +96,9 @@ def theirs(python: str, script: str, system: str, threads: int, checkout: str = 
     def run(folder: Path, model: str, steps: int, warm_up: int) -> Figures:
         command = [python, str(ROOT / "benchmarks" / script), system, model, str(folder)]
         numbers = [str(n) for n in (BATCH, steps, warm_up, threads)]
-        return json.loads(_call([*command, *numbers, *([checkout] if checkout else [])]).splitlines()[-1])
+        environment = QUIET if python == sys.executable else {**QUIET, "PYTHONPATH": ""}
+        told = output_of([*command, *numbers, *([checkout] if checkout else [])], environment)
+        return json.loads(told.splitlines()[-1])
 
     return run
 
@@ -124,16 +126,6 @@ def systems_at_hand(python: str, checkouts: dict[str, str], threads: int) -> tup
     return found, why
 
 
-def _call(command: list[str]) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    if command[0] != sys.executable:
-        del environment["PYTHONPATH"]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
-    if ended.returncode:
-        sys.exit(f"{' '.join(command)}\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
-    return ended.stdout
-
-
 def start_up() -> float:
     """Seconds until the first step of two ranks is done and told."""
     with tempfile.TemporaryDirectory() as folder:
@@ -156,8 +148,7 @@ def quality(folder: Path, model: str, precision: str, threads: int) -> float:
     """Mean test AUC over tasks after an epoch."""
     run = folder / f"run-{model}-{precision}"
     settings = [*OVERRIDES[model], f"kernel.precision={precision}", f"run.dir={run}", f"distributed.threads={threads}"]
-    command = [sys.executable, "-m", "home_dist.cli", "train", str(folder / "run.toml")]
-    _call([*command, *set_options(settings)])
+    output_of([*SINGLE, "train", folder / "run.toml", *set_options(settings)], QUIET)
     found = json.loads((run / "evaluation.json").read_text())["test"]
     return float(np.mean([figures["auc"] for figures in found.values()]))
 

@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
-from benchmarks.sample_run import set_options, torchrun  # noqa: E402
+from benchmarks.sample_run import output_of, set_options, torchrun  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 CONFIG = ROOT / "configs" / "kuairand_pure.toml"
@@ -55,10 +54,7 @@ def bench(ranks: int, overrides: list[str], options: list[str], steps: int) -> d
         command = [*torchrun(ranks), "bench", str(CONFIG), "--json", str(out)]
         command += ["--steps", str(steps), "--warm-up", "4", "--traced", "4", *options]
         command += set_options([f"data.path={ROOT / 'examples' / 'kuairand_pure'}", *PINNED, *overrides])
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
-        if ended.returncode:
-            sys.exit(f"{' '.join(command)}\n{ended.stdout}{ended.stderr}")
+        output_of(command, {"OMP_NUM_THREADS": "1"}, timeout=500)
         return json.loads(out.read_text())
 
 

@@ -38,7 +38,7 @@ from benchmarks.claims import claim  # noqa: E402
 from benchmarks.id_log import GROUP  # noqa: E402
 from benchmarks.models_peers import DECAY, LR, Plain, told  # noqa: E402
 from benchmarks.peers_data import BATCH, sample_as_ids  # noqa: E402
-from benchmarks.sample_run import set_options  # noqa: E402
+from benchmarks.sample_run import SINGLE, output_of, set_options  # noqa: E402
 from home_dist.metrics import gauc  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -94,12 +94,8 @@ def ours(run: Path, config: Path, steps: int, settings: list[str]) -> Curve:
     """By its checkpoints: each is there once it is evaluated and written."""
     settings = [*settings, f"run.dir={run}", f"checkpoint.every_steps={EVERY}", "checkpoint.keep_last=1000", "data.test=''"]
     settings += ["checkpoint.best=gauc", f"train.max_steps={steps}", "train.epochs=100"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     began = time.time()
-    line = [sys.executable, "-m", "home_dist.cli", "train", str(config), *set_options(settings)]
-    ended = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if ended.returncode:
-        sys.exit(f"the run failed:\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
+    output_of([*SINGLE, "train", config, *set_options(settings)])
     curve = []
     for folder in sorted((run / "checkpoints").glob("step-*")):
         state = json.loads((folder / "state.json").read_text())

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,9 +15,8 @@ from typing import Any, TypeVar
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.sample_run import set_options  # noqa: E402
+from benchmarks.sample_run import SINGLE, output_of, set_options  # noqa: E402
 from home_dist.config import RunConfig, load_config  # noqa: E402
-from home_dist.errors import UserError  # noqa: E402
 from home_dist.network import Head  # noqa: E402
 from home_dist.schema import build_layout, load_schema  # noqa: E402
 
@@ -48,11 +46,7 @@ def train_all(jobs: Sequence[Job], folder: Path, keep: Callable[[Path], Any], at
             run = folder / job.name
             shutil.rmtree(run, ignore_errors=True)
             settings = [f"run.dir={run}", "distributed.threads=1", *job.settings]
-            command = [sys.executable, "-m", "home_dist.cli", "train", str(job.config), *set_options(settings)]
-            environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-            ended = subprocess.run(command, env=environment, capture_output=True, text=True)
-            if ended.returncode:
-                raise UserError(f"{' '.join(command)}\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
+            output_of([*SINGLE, "train", job.config, *set_options(settings)], {"OMP_NUM_THREADS": "1"}, timeout=3600)
             kept.write_text(json.dumps(keep(run)))
             shutil.rmtree(run)
             done += 1
