@@ -29,6 +29,8 @@ SHARED = {80: 163 * 1024, 90: 227 * 1024}
 OF_MULTIPROCESSOR = {80: 164 * 1024, 90: 228 * 1024}
 REGISTERS, WARPS = 65_536, 64
 FP32, BF16, INT = "*fp32", "*bf16", "*i32"
+SCALARS = {"factor": "fp32"}
+"""Arguments that are neither pointers nor whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def mixtures() -> Iterator[Configuration]:
     for gates, width in [(1, 8), (12, 256), (48, 128)]:
         for stored in (FP32, BF16):
             of = f"{gates} gates, width {width}, {stored[1:]}"
-            flags = {"NORM": True, "gate_e": 1}
+            flags = {"NORM": True, "DROPOUT": True, "gate_e": 1}
             common = {"y": stored, **dict.fromkeys(("scale", "shift", "gates"), FP32)}
             tile, sums_tile = tiles.mixture(gates, width).arguments(), tiles.sums(gates, width).arguments()
             yield Configuration(f"mixture, {of}", triton_mixture.mix, {**common, "out": FP32}, tile, flags)
@@ -129,7 +131,7 @@ def compiled(one: Configuration, capability: int) -> Usage:
     unknown = {*fixed, *one.pointers} - {*names}
     if unknown:
         raise ValueError(f"{one.name}: no arguments of the kernel: {', '.join(sorted(unknown))}")
-    signature = {n: "constexpr" if n in fixed else one.pointers.get(n, "i32") for n in names}
+    signature = {n: "constexpr" if n in fixed else one.pointers.get(n, SCALARS.get(n, "i32")) for n in names}
     constants = {(names.index(n),): value for n, value in fixed.items()}
     aligned = {(names.index(n),): [["tt.divisibility", 16]] for n in one.pointers}
     source = ASTSource(one.kernel, signature, constexprs=constants, attrs=aligned)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from home_dist.experts.gates import mixture
 from home_dist.experts.kernels import KernelUser, Norm, Operands, eager
+from home_dist.experts.kernels.dropout import Dropout
 from home_dist.layers.global_norm import GlobalBatchNorm
 
 
@@ -69,25 +69,23 @@ class ExpertBank(KernelUser):
         count in the statistics. seen: ascending positions of the experts that some gate may see, if not all: the others are
         not computed, get no gradient, and their running averages stay. Returns (K, B, D).
         """
-        if self.dropout and self.training:
-            # The fused backends never hold what dropout would be applied to.
-            return mixture(gates, self(list(inputs), mask))
         chosen = None
         if seen is not None and len(seen) < self.total:
             chosen = torch.tensor(seen, device=gates.device)
             gates = gates.index_select(2, chosen)
         operands = self._operands(chosen, seen)
         backend, precision = self.kernel.backend, self.kernel.precision
+        dropout = Dropout.drawn(self.dropout) if self.training else None
         if backend == "cpu":
             from home_dist.experts.kernels import host
 
-            return host.mixed(operands, inputs, gates, mask, precision)
+            return host.mixed(operands, inputs, gates, mask, precision, dropout=dropout)
         inputs = list(inputs)
         if backend == "triton":
             from home_dist.experts.kernels import device
 
-            return device.mixed(operands, inputs, gates, mask, precision)
-        return eager.mixed(operands, inputs, gates, mask, precision)
+            return device.mixed(operands, inputs, gates, mask, precision, dropout)
+        return eager.mixed(operands, inputs, gates, mask, precision, dropout)
 
     def _operands(self, chosen: torch.Tensor | None = None, seen: Sequence[int] | None = None) -> Operands:
         """The parameters of all experts, or of those chosen."""

@@ -78,8 +78,8 @@ CASES = [
 ]
 
 
-def reference(made: Made) -> torch.Tensor:
-    """(K, B, D)"""
+def reference(made: Made, factors: torch.Tensor | None = None) -> torch.Tensor:
+    """factors: of the experts' outputs, (E, B, D). Returns (K, B, D)."""
     bank, states = made.bank, []
     owner = [i for i, count in enumerate(bank.experts) for _ in range(count)]
     for e, i in enumerate(owner):
@@ -101,7 +101,8 @@ def reference(made: Made) -> torch.Tensor:
         states.append(x)
     total = 0.0
     for e, state in enumerate(states):
-        total = total + made.gates[:, :, e].unsqueeze(-1) * state
+        kept = state if factors is None else factors[e] * state
+        total = total + made.gates[:, :, e].unsqueeze(-1) * kept
     return total
 
 

@@ -16,6 +16,7 @@ import torch
 from home_dist.config import KernelSection
 from home_dist.experts import ExpertBank, FeatureGate
 from home_dist.experts.kernels import EAGER, Kernel, eager, select
+from home_dist.experts.kernels.dropout import Dropout
 from tests.experts.cases import Case, Made, distances
 
 pytest.importorskip("triton")
@@ -35,7 +36,7 @@ CASES = [
 
 
 @pytest.mark.skipif(INTERPRETED or DEVICE.type == "cuda", reason="the tests below run in this process")
-@pytest.mark.parametrize("chosen", ["maskedTrue or inside", pytest.param("", marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize("chosen", ["maskedTrue or inside or dropout", pytest.param("", marks=pytest.mark.slow)], ids=["some", "all"])
 def test_interpreted(chosen):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", __file__, "-k", chosen]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
@@ -67,6 +68,20 @@ def test_bank_equals_eager(case, precision):
         assert max(off.values()) < 3e-2
     if case.norm:
         torch.testing.assert_close(ours.bank.norm.running_var, theirs.bank.norm.running_var, rtol=1e-3, atol=1e-3)
+
+
+@runs_here
+@pytest.mark.parametrize("norm", [True, False], ids=["normalised", "classic"])
+def test_dropout_keeps_what_eager_keeps(norm):
+    from home_dist.experts.kernels import device
+
+    dropout = Dropout(0xDEADBEEF, 0x12345678, 0x90000000, 1 / (1 - 0x90000000 / 2**32))
+    ours, theirs = both(Case(norm=norm, masked=norm))
+    found = ours.results(device.mixed(ours.bank._operands(), ours.inputs, ours.gates, ours.mask, "fp32", dropout))
+    expected = theirs.results(
+        eager.mixed(theirs.bank._operands(), theirs.inputs, theirs.gates, theirs.mask, "fp32", dropout)
+    )
+    assert max(distances(found, expected).values()) < 2e-5
 
 
 @runs_here

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from home_dist.experts.kernels.dropout import Dropout
 from home_dist.experts.kernels.operands import Operands, Precision
 from home_dist.layers.recompute import within
 
@@ -20,16 +21,21 @@ class Call:
     precision: Precision
     keep: bool
     """Whether a backward may follow."""
+    dropout: Dropout | None = None
     samples: torch.Tensor | None = None
     """(): those that the statistics are of; None where they are running averages."""
 
     @staticmethod
     def arguments(
-        operands: Operands, inputs: Sequence[torch.Tensor], mask: torch.Tensor | None, precision: Precision
+        operands: Operands,
+        inputs: Sequence[torch.Tensor],
+        mask: torch.Tensor | None,
+        precision: Precision,
+        dropout: Dropout | None,
     ) -> tuple["Call", list[torch.Tensor]]:
         """A call, and the tensors with gradients beside the gates."""
         norm = [] if operands.norm is None else [operands.norm.weight, operands.norm.bias]
-        call = Call(operands, len(inputs), mask, precision, torch.is_grad_enabled())
+        call = Call(operands, len(inputs), mask, precision, torch.is_grad_enabled(), dropout)
         return call, [*inputs, *operands.weights, *operands.biases, *norm]
 
     def split(self, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:

@@ -16,12 +16,18 @@ from home_dist.experts.kernels import tiles, triton_mixture, triton_products
 from home_dist.experts.kernels.activation import Activation, activation_of, through_statistics
 from home_dist.experts.kernels.call import Call, keep, own
 from home_dist.experts.kernels.choice import WIDTH_MULTIPLE
+from home_dist.experts.kernels.dropout import Dropout
 from home_dist.experts.kernels.operands import Operands, Precision
 from home_dist.layers.global_norm import Moments
 
 
 def mixed(
-    operands: Operands, inputs: Sequence[torch.Tensor], gates: torch.Tensor, mask: torch.Tensor | None, precision: Precision
+    operands: Operands,
+    inputs: Sequence[torch.Tensor],
+    gates: torch.Tensor,
+    mask: torch.Tensor | None,
+    precision: Precision,
+    dropout: Dropout | None = None,
 ) -> torch.Tensor:
     """inputs: (B, F) each; gates: (K, B, E); mask: (B,). Returns (K, B, D)."""
     kinds = {t.dtype for t in (*inputs, gates, *operands.weights)}
@@ -33,7 +39,7 @@ def mixed(
     # One launch for all inputs: where there are several, they are gathered first. Features of any width are filled up.
     together = padded(inputs[0].unsqueeze(0) if len(inputs) == 1 else torch.stack(list(inputs)))
     operands = replace(operands, weights=[padded(operands.weights[0]), *operands.weights[1:]])
-    call, tensors = Call.arguments(operands, [together], mask, precision)
+    call, tensors = Call.arguments(operands, [together], mask, precision, dropout)
     return _Mixed.apply(call, gates, *tensors)
 
 
@@ -63,7 +69,7 @@ class _Mixed(torch.autograd.Function):
         activation, call.samples = activation_of(
             call.operands, call.last_bias(biases), lambda: _moments(parts, y.shape[1], mask, bf16)
         )
-        out = mix(y, activation, gates)
+        out = mix(y, activation, gates, call.dropout)
         if call.keep:
             ctx.call, ctx.indices = call, indices
             keep(ctx, [gates, mask, *activation, inputs, *weights], y, [[layer] for layer in hidden])
@@ -78,9 +84,9 @@ class _Mixed(torch.autograd.Function):
         inputs, *weights = rest[4:]
         grad, bf16 = grads[0].contiguous(), call.precision == "bf16"
 
-        gate_grad, shift_grad, scale_grad = mix_sums(grad, y, activation, gates)
+        gate_grad, shift_grad, scale_grad = mix_sums(grad, y, activation, gates, call.dropout)
         statistics = through_statistics(activation, shift_grad, scale_grad, call.samples)
-        mix_inner_(grad, y, activation, gates, *statistics, mask)
+        mix_inner_(grad, y, activation, gates, *statistics, mask, call.dropout)
         down = y
         del y
         weight_grads: list[torch.Tensor] = []
@@ -177,21 +183,21 @@ def _moments(parts: torch.Tensor, rows: int, mask: torch.Tensor | None, bf16: bo
     return mean, (squares + counts * (means - mean.unsqueeze(1)).square()).sum(1), total
 
 
-def mix(y: torch.Tensor, activation: Activation, gates: torch.Tensor) -> torch.Tensor:
+def mix(y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None) -> torch.Tensor:
     """Returns (K, B, D)."""
     experts, rows, width = y.shape
     tile = tiles.mixture(len(gates), width)
     out = y.new_empty(len(gates), rows, width, dtype=torch.float32)
     with torch.profiler.record_function("triton::mix"):
         triton_mixture.mix[(triton.cdiv(rows, tile.R), triton.cdiv(width, tile.DT))](
-            y, _or(activation.scale, y), activation.shift, gates, out, rows, width // 8, experts, len(gates), *gates.stride(),
-            NORM=activation.scale is not None, **tile.arguments(),
+            y, _or(activation.scale, y), activation.shift, gates, out, *_keys(dropout), rows, width // 8, experts, len(gates),
+            *gates.stride(), NORM=activation.scale is not None, DROPOUT=dropout is not None, **tile.arguments(),
         )  # fmt: skip
     return out
 
 
 def mix_sums(
-    grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor
+    grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """The gradients of gates (K, B, E), of shift and of scale (E, D)."""
     experts, rows, width = y.shape
@@ -201,8 +207,8 @@ def mix_sums(
     parts = grad.new_empty(blocks, 2, experts, width)
     with torch.profiler.record_function("triton::mix_sums"):
         triton_mixture.mix_sums[(blocks, columns)](
-            grad, y, *(_or(t, y) for t in activation), gates, gate_grad, parts, rows, width // 8, experts, len(gates),
-            *gates.stride(), NORM=norm, ROWS=tiles.SUM_ROWS, **tile.arguments(),
+            grad, y, *(_or(t, y) for t in activation), gates, gate_grad, parts, *_keys(dropout), rows, width // 8, experts,
+            len(gates), *gates.stride(), NORM=norm, DROPOUT=dropout is not None, ROWS=tiles.SUM_ROWS, **tile.arguments(),
         )  # fmt: skip
     sums = parts.sum(0) if norm else parts[:, :1].sum(0)
     return gate_grad[0] if columns == 1 else gate_grad.sum(0), sums[0], sums[1] if norm else None
@@ -216,16 +222,25 @@ def mix_inner_(
     away: torch.Tensor | None,
     along: torch.Tensor | None,
     mask: torch.Tensor | None,
+    dropout: Dropout | None,
 ) -> None:
     """Writes y's gradient over it."""
     experts, rows, width = y.shape
     tile = tiles.mixture(len(gates), width)
     with torch.profiler.record_function("triton::mix_inner"):
         triton_mixture.mix_inner[(triton.cdiv(rows, tile.R), triton.cdiv(width, tile.DT))](
-            grad, y, *(_or(t, y) for t in (*activation, away, along, mask)), gates, y, rows, width // 8, experts, len(gates),
-            *gates.stride(), NORM=activation.scale is not None, OF_BATCH=away is not None, WEIGHTED=mask is not None,
-            **tile.arguments(),
+            grad, y, *(_or(t, y) for t in (*activation, away, along, mask)), gates, y, *_keys(dropout), rows, width // 8,
+            experts, len(gates), *gates.stride(), NORM=activation.scale is not None, OF_BATCH=away is not None,
+            WEIGHTED=mask is not None, DROPOUT=dropout is not None, **tile.arguments(),
         )  # fmt: skip
+
+
+def _keys(dropout: Dropout | None) -> tuple[int, int, int, float]:
+    """As signed words, so that no value changes the type that a kernel is compiled for."""
+    if dropout is None:
+        return 0, 0, 0, 1.0
+    first, second, threshold = (word - (word >> 31 << 32) for word in dropout[:3])
+    return first, second, threshold, dropout.factor
 
 
 def _or(tensor: torch.Tensor | None, other: torch.Tensor) -> torch.Tensor:

@@ -7,15 +7,24 @@ import torch
 from torch import nn
 
 from home_dist.experts.gates import mixture
+from home_dist.experts.kernels.dropout import Dropout
 from home_dist.experts.kernels.operands import Operands, Precision
 from home_dist.layers.global_norm import local_moments
 
 
 def mixed(
-    operands: Operands, inputs: Sequence[torch.Tensor], gates: torch.Tensor, mask: torch.Tensor | None, precision: Precision
+    operands: Operands,
+    inputs: Sequence[torch.Tensor],
+    gates: torch.Tensor,
+    mask: torch.Tensor | None,
+    precision: Precision,
+    dropout: Dropout | None = None,
 ) -> torch.Tensor:
     """inputs: (B, F) each; gates: (K, B, E); mask: (B,). Returns (K, B, D)."""
-    return mixture(gates, outputs(operands, inputs, mask, precision))
+    out = outputs(operands, inputs, mask, precision)
+    if dropout is not None:
+        out = out * dropout.factors(out.shape, slice(None), out)
+    return mixture(gates, out)
 
 
 def outputs(

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from home_dist.experts.kernels.activation import Activation, activation_of, through_statistics
 from home_dist.experts.kernels.call import Call, keep, own
+from home_dist.experts.kernels.dropout import Dropout
 from home_dist.experts.kernels.operands import Operands, Precision
 from home_dist.experts.kernels.passes import Passes, TorchPasses
 from home_dist.experts.kernels.passes_native import NativePasses
@@ -42,6 +43,7 @@ def mixed(
     mask: torch.Tensor | None,
     precision: Precision,
     using: Passes | None = None,
+    dropout: Dropout | None = None,
 ) -> torch.Tensor:
     """inputs: (B, F) each, or all as one tensor; gates: (K, B, E); mask: (B,). Returns (K, B, D).
 
@@ -51,7 +53,7 @@ def mixed(
     kinds = {t.dtype for t in (*inputs, gates, *operands.weights)}
     if len(kinds) > 1 or not kinds <= {torch.float32, torch.float64}:
         raise TypeError(f"the cpu kernel takes fp32 or fp64 throughout, got {', '.join(sorted(map(str, kinds)))}")
-    call, tensors = Call.arguments(operands, inputs, mask, precision)
+    call, tensors = Call.arguments(operands, inputs, mask, precision, dropout)
     return _Mixed.apply(call, using or passes(), gates, *tensors)
 
 
@@ -84,7 +86,7 @@ class _Mixed(torch.autograd.Function):
             return *moments, gates.new_tensor(float(rows)) if mask is None else mask.sum()
 
         activation, call.samples = activation_of(call.operands, call.last_bias(biases), local)
-        out = using.mix(y, activation, gates)
+        out = using.mix(y, activation, gates, call.dropout)
         if call.keep:
             ctx.call, ctx.using, ctx.products = call, using, products
             keep(ctx, [gates, mask, *activation, *inputs, *weights, *biases], y, hidden)
@@ -100,9 +102,9 @@ class _Mixed(torch.autograd.Function):
         layers = Layers(_each(inputs), call.operands.experts, weights, biases)
         grad = grads[0].contiguous()
 
-        gate_grad, shift_grad, scale_grad = using.mix_sums(grad, y, activation, gates)
+        gate_grad, shift_grad, scale_grad = using.mix_sums(grad, y, activation, gates, call.dropout)
         statistics = through_statistics(activation, shift_grad, scale_grad, call.samples)
-        using.mix_inner_(grad, y, activation, gates, *statistics, mask)
+        using.mix_inner_(grad, y, activation, gates, *statistics, mask, call.dropout)
         down = list(y.split([len(part) for part in hidden[0]] if hidden else [block.experts for block in blocks(layers)]))
         del y
         weight_grads, bias_grads = products.backward_(layers, down, hidden)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from home_dist.experts.kernels.activation import Activation
+from home_dist.experts.kernels.dropout import Dropout
 from home_dist.experts.kernels.places import Places
 
 _CHUNK_BYTES = 1 << 20
@@ -30,10 +31,12 @@ class Passes(Protocol):
 
     def moments(self, y: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]: ...
 
-    def mix(self, y: torch.Tensor, activation: Activation, gates: torch.Tensor) -> torch.Tensor: ...
+    def mix(
+        self, y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None
+    ) -> torch.Tensor: ...
 
     def mix_sums(
-        self, grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor
+        self, grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]: ...
 
     def mix_inner_(
@@ -45,6 +48,7 @@ class Passes(Protocol):
         away: torch.Tensor | None,
         along: torch.Tensor | None,
         mask: torch.Tensor | None,
+        dropout: Dropout | None,
     ) -> None: ...
 
     def gate(self, wide: torch.Tensor, share: torch.Tensor, x: torch.Tensor, inside: bool, out: torch.Tensor) -> None: ...
@@ -98,23 +102,25 @@ class TorchPasses:
             total = total + count
         return mean, squares
 
-    def mix(self, y: torch.Tensor, activation: Activation, gates: torch.Tensor) -> torch.Tensor:
+    def mix(self, y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None) -> torch.Tensor:
         out = _zeros(y, y.shape[1], len(gates), y.shape[2])
         for rows in _chunks(y):
             active = _argument(y[:, rows], activation)
             active = active.relu_() if activation.scale is None else active.mul_(torch.sigmoid(active))
+            if dropout is not None:
+                active.mul_(dropout.factors(y.shape, rows, active))
             torch.bmm(gates[:, rows].transpose(0, 1), active.transpose(0, 1), out=out[rows])
         return out.transpose(0, 1)
 
     def mix_sums(
-        self, grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor
+        self, grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         experts, total, width = y.shape
         gate_grad = _zeros(y, total, len(gates), experts)
         shift_grad = _zeros(y, experts, width)
         scale_grad = None if activation.scale is None else torch.zeros_like(shift_grad)
         for rows in _chunks(y):
-            part, active, dv = self._dv(grad, y, activation, gates, rows)
+            part, active, dv = self._dv(grad, y, activation, gates, dropout, rows)
             torch.bmm(grad[:, rows].transpose(0, 1), active.permute(1, 2, 0), out=gate_grad[rows])
             shift_grad += dv.sum(1)
             if scale_grad is not None:
@@ -130,9 +136,10 @@ class TorchPasses:
         away: torch.Tensor | None,
         along: torch.Tensor | None,
         mask: torch.Tensor | None,
+        dropout: Dropout | None,
     ) -> None:
         for rows in _chunks(y):
-            part, _, dv = self._dv(grad, y, activation, gates, rows)
+            part, _, dv = self._dv(grad, y, activation, gates, dropout, rows)
             if activation.scale is not None:
                 dv.mul_(activation.scale.unsqueeze(1))
             if away is not None and along is not None:
@@ -180,18 +187,30 @@ class TorchPasses:
         return score_grad
 
     def _dv(
-        self, grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor, rows: slice
+        self,
+        grad: torch.Tensor,
+        y: torch.Tensor,
+        activation: Activation,
+        gates: torch.Tensor,
+        dropout: Dropout | None,
+        rows: slice,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of a chunk: y, the activations, and the gradient of the activations' argument, all (E, b, D)."""
+        """Of a chunk: y, the activations after dropout, and the gradient of the activations' argument, all (E, b, D)."""
         part = y[:, rows]
         argument = _argument(part, activation)
         dv = torch.bmm(gates[:, rows].permute(1, 2, 0), grad[:, rows].transpose(0, 1)).transpose(0, 1)
         if activation.scale is None:
-            return part, torch.relu(argument), dv.masked_fill_(argument <= 0, 0)
-        gate = torch.sigmoid(argument)
-        active = argument * gate
-        # s (1 + v (1 - s)) = s + v s (1 - s) = s + a - a s
-        return part, active, dv.mul_(active.addcmul(active, gate, value=-1).add_(gate))
+            active = torch.relu(argument)
+            dv.masked_fill_(argument <= 0, 0)
+        else:
+            gate = torch.sigmoid(argument)
+            active = argument * gate
+            # s (1 + v (1 - s)) = s + v s (1 - s) = s + a - a s
+            dv.mul_(active.addcmul(active, gate, value=-1).add_(gate))
+        if dropout is not None:
+            kept = dropout.factors(y.shape, rows, active)
+            active, dv = active * kept, dv * kept
+        return part, active, dv
 
 
 def _columns(scores: torch.Tensor, places: Places) -> torch.Tensor:

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 
 from home_dist.experts.kernels.activation import Activation
+from home_dist.experts.kernels.dropout import Dropout
 from home_dist.experts.kernels.places import Places
 from home_dist.native_library import native_library
 
 _SOURCE = Path(__file__).parent / "native" / "passes.cpp"
 _FLAGS = ("-O3", "-std=c++20", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+_NOTHING = Dropout(0, 0, 0, 1.0)
 _NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}
 
 
@@ -38,20 +40,21 @@ class NativePasses:
         self.call("moments", y, y, mask, mean, squares, *y.shape)
         return mean, squares
 
-    def mix(self, y: torch.Tensor, activation: Activation, gates: torch.Tensor) -> torch.Tensor:
+    def mix(self, y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None) -> torch.Tensor:
         experts, rows, width = y.shape
         out = _like(y, len(gates), rows, width)
-        self.call("mix", y, y, activation.scale, activation.shift, *_strided(gates), out, len(gates), experts, rows, width)
+        sizes = (len(gates), experts, rows, width)
+        self.call("mix", y, y, activation.scale, activation.shift, *_strided(gates), out, *(dropout or _NOTHING), *sizes)
         return out
 
     def mix_sums(
-        self, grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor
+        self, grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         experts, rows, width = y.shape
         gate_grad, shift_grad = _like(y, *gates.shape), _like(y, experts, width)
         scale_grad = None if activation.scale is None else _like(y, experts, width)
-        results = (gate_grad, shift_grad, scale_grad)
-        self.call("mix_sums", y, grad, y, *activation, *_strided(gates), *results, len(gates), experts, rows, width)
+        results, sizes = (gate_grad, shift_grad, scale_grad), (len(gates), experts, rows, width)
+        self.call("mix_sums", y, grad, y, *activation, *_strided(gates), *results, *(dropout or _NOTHING), *sizes)
         return results
 
     def mix_inner_(
@@ -63,10 +66,10 @@ class NativePasses:
         away: torch.Tensor | None,
         along: torch.Tensor | None,
         mask: torch.Tensor | None,
+        dropout: Dropout | None,
     ) -> None:
-        experts, rows, width = y.shape
-        statistics = (away, along, mask)
-        self.call("mix_inner", y, grad, y, *activation, *statistics, *_strided(gates), len(gates), experts, rows, width)
+        statistics, sizes = (away, along, mask), (len(gates), *y.shape)
+        self.call("mix_inner", y, grad, y, *activation, *statistics, *_strided(gates), *(dropout or _NOTHING), *sizes)
 
     def gate(self, wide: torch.Tensor, share: torch.Tensor, x: torch.Tensor, inside: bool, out: torch.Tensor) -> None:
         self.call("gate", wide, wide, share, x, out, int(inside), *wide.shape)
@@ -106,6 +109,8 @@ class NativePasses:
 def _plain(argument: Any) -> Any:
     if isinstance(argument, int):
         return ctypes.c_int64(argument)
+    if isinstance(argument, float):
+        return ctypes.c_double(argument)
     return ctypes.c_void_p(argument.data_ptr()) if isinstance(argument, torch.Tensor) else argument
 
 

@@ -21,11 +21,31 @@ def _argument(y, scale, shift, at, d_in, NORM: tl.constexpr):
 
 
 @triton.jit
+def _mixed_bits(x):
+    """A round of dropout.py's hash, on 32-bit words."""
+    x = (x ^ (x >> 16)) * 0x21F0AAAD
+    x = (x ^ (x >> 15)) * 0xD35A2D97
+    return x ^ (x >> 15)
+
+
+@triton.jit
+def _factors(place, first, second, threshold, factor):
+    """Dropout's factors of the outputs at `place`; what overflows is right modulo 2^32."""
+    bits = _mixed_bits(_mixed_bits(place.to(tl.uint32, bitcast=True) ^ _word(first)) + _word(second))
+    return tl.where(bits < _word(threshold), 0.0, factor)
+
+
+@triton.jit
+def _word(x):
+    return x.to(tl.uint32, bitcast=True)
+
+
+@triton.jit(do_not_specialize=["first", "second", "threshold", "factor"])
 def mix(
-    y, scale, shift, gates, out, B, D, E, K, gate_k, gate_b, gate_e,
-    NORM: tl.constexpr, KP: tl.constexpr, R: tl.constexpr, DT: tl.constexpr,
+    y, scale, shift, gates, out, first, second, threshold, factor, B, D, E, K, gate_k, gate_b, gate_e,
+    NORM: tl.constexpr, DROPOUT: tl.constexpr, KP: tl.constexpr, R: tl.constexpr, DT: tl.constexpr,
 ):  # fmt: skip
-    """out[k, b]: sum over e of gates[k, b, e] * activation of y[e, b]."""
+    """out[k, b]: sum over e of gates[k, b, e] * activation of y[e, b], after dropout."""
     D *= 8
     rows = tl.program_id(0) * R + tl.arange(0, R)
     columns = tl.program_id(1) * DT + tl.arange(0, DT)
@@ -41,16 +61,19 @@ def mix(
         y += B * D
         v = _argument(raw, scale, shift, e * D + columns, d_in, NORM)
         active = v * tl.sigmoid(v) if NORM else tl.where(v < 0, 0.0, v)
+        if DROPOUT:
+            active *= _factors(place + e * B * D, first, second, threshold, factor)
         g = tl.load(gate + e * gate_e, mask=gate_in, other=0.0)
         total += g[:, :, None] * active[None, :, :]
     where = of[:, None, None].to(tl.int64) * B * D + place[None, :, :]
     tl.store(out + where, total, mask=k_in[:, None, None] & inside[None, :, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "second", "threshold", "factor"])
 def mix_sums(
-    grad, y, scale, shift, mean, rstd, gates, gate_grad, parts, B, D, E, K, gate_k, gate_b, gate_e,
-    NORM: tl.constexpr, KP: tl.constexpr, R: tl.constexpr, DT: tl.constexpr, ROWS: tl.constexpr,
+    grad, y, scale, shift, mean, rstd, gates, gate_grad, parts, first, second, threshold, factor, B, D, E, K,
+    gate_k, gate_b, gate_e,
+    NORM: tl.constexpr, DROPOUT: tl.constexpr, KP: tl.constexpr, R: tl.constexpr, DT: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """What is summed. gate_grad: (tiles of D, K, B, E). parts: (tiles of ROWS samples, 2, E, D): the sums of dv, and with NORM
     of dv * (y - mean) * rstd, where dv is the gradient of the activation's argument."""
@@ -60,8 +83,8 @@ def mix_sums(
     d_in, k_in = columns < D, of < K
     for e in range(0, E):
         at = e * D + columns
-        first = tl.zeros((DT,), dtype=tl.float32)
-        second = tl.zeros((DT,), dtype=tl.float32)
+        shift_sum = tl.zeros((DT,), dtype=tl.float32)
+        scale_sum = tl.zeros((DT,), dtype=tl.float32)
         for step in range(0, ROWS // R):
             rows = tl.program_id(0) * ROWS + step * R + tl.arange(0, R)
             row_in = rows < B
@@ -78,30 +101,35 @@ def mix_sums(
             gate = gates + of[:, None].to(tl.int64) * gate_k + rows[None, :] * gate_b + e * gate_e
             g = tl.load(gate, mask=gate_in, other=0.0)
             dv = tl.sum(g[:, :, None] * down, 0)
+            kept = 1.0
+            if DROPOUT:
+                kept = _factors(place + e * B * D, first, second, threshold, factor)
+                dv *= kept
             if NORM:
                 s = tl.sigmoid(v)
                 active = v * s
                 dv = dv * (s * (1 + v * (1 - s)))
                 centre = tl.load(mean + at, mask=d_in, other=0.0)[None, :]
-                second += tl.sum(dv * (raw - centre) * tl.load(rstd + at, mask=d_in, other=0.0)[None, :], 0)
+                scale_sum += tl.sum(dv * (raw - centre) * tl.load(rstd + at, mask=d_in, other=0.0)[None, :], 0)
             else:
                 active = tl.where(v < 0, 0.0, v)
                 dv = tl.where(v <= 0, 0.0, dv)
-            first += tl.sum(dv, 0)
+            shift_sum += tl.sum(dv, 0)
             tile = (tl.program_id(1) * K + of[:, None]).to(tl.int64) * B + rows[None, :]
-            active = tl.where(inside, active, 0.0)
+            active = tl.where(inside, active * kept, 0.0)
             tl.store(gate_grad + tile * E + e, tl.sum(down * active[None, :, :], 2), mask=gate_in)
         y += B * D
         part = parts + tl.program_id(0).to(tl.int64) * 2 * E * D + at
-        tl.store(part, first, mask=d_in)
+        tl.store(part, shift_sum, mask=d_in)
         if NORM:
-            tl.store(part + E * D, second, mask=d_in)
+            tl.store(part + E * D, scale_sum, mask=d_in)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "second", "threshold", "factor"])
 def mix_inner(
-    grad, y, scale, shift, mean, rstd, away, along, weight, gates, out, B, D, E, K, gate_k, gate_b, gate_e,
-    NORM: tl.constexpr, OF_BATCH: tl.constexpr, WEIGHTED: tl.constexpr,
+    grad, y, scale, shift, mean, rstd, away, along, weight, gates, out, first, second, threshold, factor, B, D, E, K,
+    gate_k, gate_b, gate_e,
+    NORM: tl.constexpr, OF_BATCH: tl.constexpr, WEIGHTED: tl.constexpr, DROPOUT: tl.constexpr,
     KP: tl.constexpr, R: tl.constexpr, DT: tl.constexpr,
 ):  # fmt: skip
     """out (E, B, D): y's gradient, scale * dv - weight * (away + along * (y - mean) * rstd), the second part if OF_BATCH.
@@ -129,6 +157,8 @@ def mix_inner(
         v = _argument(raw, scale, shift, at, d_in, NORM)
         g = tl.load(gate + e * gate_e, mask=gate_in, other=0.0)
         dv = tl.sum(g[:, :, None] * down, 0)
+        if DROPOUT:
+            dv *= _factors(place + e * B * D, first, second, threshold, factor)
         if NORM:
             s = tl.sigmoid(v)
             dv = dv * (s * (1 + v * (1 - s))) * tl.load(scale + at, mask=d_in, other=0.0)[None, :]

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "dropout.hpp"
 #include "numbers.hpp"
 
 namespace {
@@ -118,21 +119,27 @@ inline void dots(const A* a, Size ad, const A* b, A* out, Size step, Size n, Siz
   for (; i < n; ++i) out[i * step] = dot(a + i * ad, b, width);
 }
 
-// out (K, B, D): sum over e of gates[k, b, e] * activation of y[e, b]. gates (K, B, E), contiguous in E.
+// out (K, B, D): sum over e of gates[k, b, e] * activation of y[e, b], after dropout. gates (K, B, E), contiguous in E.
 template <class S, class A>
-void mix(const S* y, const A* scale, const A* shift, const A* gates, Size gate_k, Size gate_b, A* out, Size gate_count,
-         Size experts, Size rows, Size width) {
+void mix(const S* y, const A* scale, const A* shift, const A* gates, Size gate_k, Size gate_b, A* out, Dropout dropout,
+         Size gate_count, Size experts, Size rows, Size width) {
   const Size tiles = tiles_of(rows);
 #pragma omp parallel
   {
-    std::vector<A> active(TILE * experts * width);
+    std::vector<A> active(TILE * experts * width), kept(width);
 #pragma omp for schedule(static)
     for (Size tile = 0; tile < tiles; ++tile) {
       const Size first = tile * TILE, last = std::min(rows, first + TILE);
       for (Size e = 0; e < experts; ++e)
-        for (Size r = first; r < last; ++r)
-          activate(y + (e * rows + r) * width, scale ? scale + e * width : nullptr, shift + e * width,
-                   &active[((r - first) * experts + e) * width], width);
+        for (Size r = first; r < last; ++r) {
+          const Size at = (e * rows + r) * width;
+          A* outputs = &active[((r - first) * experts + e) * width];
+          activate(y + at, scale ? scale + e * width : nullptr, shift + e * width, outputs, width);
+          if (dropout.threshold) {
+            factors(dropout, at, kept.data(), width);
+            scale_by(kept.data(), outputs, width);
+          }
+        }
       for (Size r = first; r < last; ++r)
         multiply(gates + r * gate_b, gate_k, Size(1), &active[(r - first) * experts * width], width, out + r * width, rows * width,
                  gate_count, experts, width);
@@ -157,12 +164,13 @@ inline void unmix(const A* grad, const A* gates, Size gate_k, Size gate_b, A* ne
 // gradient of the activation's argument. Without scale, no scale_grad.
 template <class S, class A>
 void mix_sums(const A* grad, const S* y, const A* scale, const A* shift, const A* mean, const A* rstd, const A* gates, Size gate_k,
-              Size gate_b, A* gate_grad, A* shift_grad, A* scale_grad, Size gate_count, Size experts, Size rows, Size width) {
+              Size gate_b, A* gate_grad, A* shift_grad, A* scale_grad, Dropout dropout, Size gate_count, Size experts, Size rows,
+              Size width) {
   const Size blocks = blocks_of(rows), outputs = experts * width;
   std::vector<A> parts(blocks * 2 * outputs);
 #pragma omp parallel
   {
-    std::vector<A> active(width), near(TILE * gate_count * width), dv(TILE * outputs);
+    std::vector<A> active(width), kept(width), near(TILE * gate_count * width), dv(TILE * outputs);
 #pragma omp for schedule(static)
     for (Size block = 0; block < blocks; ++block) {
       A* sums = parts.data() + block * 2 * outputs;
@@ -177,6 +185,11 @@ void mix_sums(const A* grad, const S* y, const A* scale, const A* shift, const A
             const S* row = y + (e * rows + r) * width;
             A* d_v = &dv[((r - first) * experts + e) * width];
             activate_and_derive(row, sc, sh, active.data(), d_v, width);
+            if (dropout.threshold) {
+              factors(dropout, (e * rows + r) * width, kept.data(), width);
+              scale_by(kept.data(), active.data(), width);
+              scale_by(kept.data(), d_v, width);
+            }
             dots(&near[(r - first) * gate_count * width], width, active.data(), gate_grad + r * experts + e, rows * experts,
                  gate_count, width);
 #pragma omp simd
@@ -207,14 +220,14 @@ void mix_sums(const A* grad, const S* y, const A* scale, const A* shift, const A
 // statistics are of the batch (away not null). Without: dy = dv.
 template <class S, class A>
 void mix_inner(const A* grad, S* y, const A* scale, const A* shift, const A* mean, const A* rstd, const A* away,
-               const A* along, const A* mask, const A* gates, Size gate_k, Size gate_b, Size gate_count, Size experts, Size rows,
-               Size width) {
+               const A* along, const A* mask, const A* gates, Size gate_k, Size gate_b, Dropout dropout, Size gate_count,
+               Size experts, Size rows, Size width) {
   std::vector<A> slope(scale && away ? experts * width : 0);
   for (Size d = 0; d < Size(slope.size()); ++d) slope[d] = along[d] * rstd[d];
   const Size tiles = tiles_of(rows);
 #pragma omp parallel
   {
-    std::vector<A> near(TILE * gate_count * width), dv(TILE * experts * width);
+    std::vector<A> kept(width), near(TILE * gate_count * width), dv(TILE * experts * width);
 #pragma omp for schedule(static)
     for (Size tile = 0; tile < tiles; ++tile) {
       const Size first = tile * TILE, last = std::min(rows, first + TILE);
@@ -225,6 +238,10 @@ void mix_inner(const A* grad, S* y, const A* scale, const A* shift, const A* mea
           const A *sc = scale ? scale + e * width : nullptr, *sh = shift + e * width;
           A* d_v = &dv[((r - first) * experts + e) * width];
           derive(row, sc, sh, d_v, width);
+          if (dropout.threshold) {
+            factors(dropout, (e * rows + r) * width, kept.data(), width);
+            scale_by(kept.data(), d_v, width);
+          }
           if (scale && away) {
             const A *mu = mean + e * width, *aw = away + e * width, *sl = &slope[e * width], weight = mask ? mask[r] : A(1);
 #pragma omp simd

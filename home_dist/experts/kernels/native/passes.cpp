@@ -5,6 +5,8 @@
 #include "layers.hpp"
 #include "mixture.hpp"
 
+#define DROPOUT Dropout{uint32_t(first), uint32_t(second), uint32_t(threshold), factor}
+
 #define PASSES(NAME, S, A)                                                                                                    \
   extern "C" {                                                                                                                \
   void bias_relu_##NAME(S* x, const A* bias, Size m, Size b, Size c) { bias_relu(x, bias, m, b, c); }                         \
@@ -12,18 +14,19 @@
   void moments_##NAME(const S* y, const A* mask, A* mean, A* squares, Size m, Size b, Size d) {                               \
     moments(y, mask, mean, squares, m, b, d);                                                                                 \
   }                                                                                                                           \
-  void mix_##NAME(const S* y, const A* scale, const A* shift, const A* gates, Size gk, Size gb, A* out, Size k, Size e, Size b, \
-                  Size d) {                                                                                                   \
-    mix(y, scale, shift, gates, gk, gb, out, k, e, b, d);                                                                     \
+  void mix_##NAME(const S* y, const A* scale, const A* shift, const A* gates, Size gk, Size gb, A* out, Size first,           \
+                  Size second, Size threshold, double factor, Size k, Size e, Size b, Size d) {                               \
+    mix(y, scale, shift, gates, gk, gb, out, DROPOUT, k, e, b, d);                                                            \
   }                                                                                                                           \
   void mix_sums_##NAME(const A* grad, const S* y, const A* scale, const A* shift, const A* mean, const A* rstd,               \
-                       const A* gates, Size gk, Size gb, A* gate_grad, A* shift_grad, A* scale_grad, Size k, Size e, Size b,  \
-                       Size d) {                                                                                              \
-    mix_sums(grad, y, scale, shift, mean, rstd, gates, gk, gb, gate_grad, shift_grad, scale_grad, k, e, b, d);                \
+                       const A* gates, Size gk, Size gb, A* gate_grad, A* shift_grad, A* scale_grad, Size first,              \
+                       Size second, Size threshold, double factor, Size k, Size e, Size b, Size d) {                          \
+    mix_sums(grad, y, scale, shift, mean, rstd, gates, gk, gb, gate_grad, shift_grad, scale_grad, DROPOUT, k, e, b, d);       \
   }                                                                                                                           \
   void mix_inner_##NAME(const A* grad, S* y, const A* scale, const A* shift, const A* mean, const A* rstd, const A* away,     \
-                        const A* along, const A* mask, const A* gates, Size gk, Size gb, Size k, Size e, Size b, Size d) {    \
-    mix_inner(grad, y, scale, shift, mean, rstd, away, along, mask, gates, gk, gb, k, e, b, d);                               \
+                        const A* along, const A* mask, const A* gates, Size gk, Size gb, Size first, Size second,             \
+                        Size threshold, double factor, Size k, Size e, Size b, Size d) {                                      \
+    mix_inner(grad, y, scale, shift, mean, rstd, away, along, mask, gates, gk, gb, DROPOUT, k, e, b, d);                      \
   }                                                                                                                           \
   void gate_##NAME(const S* wide, const A* share, const A* x, A* out, Size inside, Size l, Size b, Size f) {                  \
     gate(wide, share, x, out, inside, l, b, f);                                                                               \

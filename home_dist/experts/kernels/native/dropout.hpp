@@ -1,0 +1,39 @@
+// Dropout: see dropout.py. Both must agree bit by bit.
+
+#pragma once
+
+#include "numbers.hpp"
+
+namespace {
+
+struct Dropout {
+  uint32_t first, second, threshold;  // threshold 0: nothing is dropped
+  double factor;
+};
+
+inline uint32_t mixed_bits(uint32_t x) {
+  x = (x ^ (x >> 16)) * 0x21f0aaadu;
+  x = (x ^ (x >> 15)) * 0xd35a2d97u;
+  return x ^ (x >> 15);
+}
+
+// The factors of outputs `at` and those after it.
+template <class A>
+inline void factors(const Dropout& dropout, Size at, A* out, Size width) {
+  const uint32_t start = uint32_t(at), first = dropout.first, second = dropout.second, threshold = dropout.threshold;
+  const A factor = A(dropout.factor);
+#pragma omp simd
+  for (Size d = 0; d < width; ++d) {
+    const uint32_t hash = mixed_bits(mixed_bits((start + uint32_t(d)) ^ first) + second);
+    out[d] = hash < threshold ? A(0) : factor;
+  }
+}
+
+// Multiplied, not set to 0: NaN passes through.
+template <class A>
+inline void scale_by(const A* factors, A* values, Size width) {
+#pragma omp simd
+  for (Size d = 0; d < width; ++d) values[d] *= factors[d];
+}
+
+}  // namespace

@@ -1,0 +1,112 @@
+"""Dropout within the expert bank: every backend against a float64 reference and a hash in plain integers."""
+
+import pytest
+import torch
+
+from home_dist.experts import ExpertBank
+from home_dist.experts.kernels import EAGER, Kernel, eager, host
+from home_dist.experts.kernels.dropout import Dropout
+from home_dist.experts.kernels.passes import TorchPasses
+from tests.experts.cases import Case, Made, compare, reference
+
+HOW = Dropout(0xDEADBEEF, 0x12345678, round(0.3 * 2**32), 1 / 0.7)
+CASES = [
+    Case(masked=True),
+    Case(norm=False),
+    Case(samples=201, masked=True, gates=6, experts=(2, 2)),
+    Case(in_dim=7, hidden=(9,), out_dim=33, gates=4, norm=False),
+]
+
+
+def hashed(place: int, how: Dropout) -> int:
+    def rounds(x: int) -> int:
+        x ^= x >> 16
+        x = x * 0x21F0AAAD % 2**32
+        x ^= x >> 15
+        x = x * 0xD35A2D97 % 2**32
+        return x ^ x >> 15
+
+    return rounds((rounds(place % 2**32 ^ how.first) + how.second) % 2**32)
+
+
+def factors(experts: int, samples: int, width: int, how: Dropout) -> torch.Tensor:
+    """(E, B, D)"""
+    count = experts * samples * width
+    kept = [0.0 if hashed(place, how) < how.threshold else how.factor for place in range(count)]
+    return torch.tensor(kept, dtype=torch.float64).view(experts, samples, width)
+
+
+def run(backend: str, made: Made, how: Dropout) -> torch.Tensor:
+    operands = made.bank._operands()
+    if backend == "eager":
+        return eager.mixed(operands, made.inputs, made.gates, made.mask, "fp32", how)
+    using = TorchPasses() if backend == "cpu-torch" else host.passes()
+    return host.mixed(operands, made.inputs, made.gates, made.mask, "fp32", using, how)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("backend", ["eager", "cpu", "cpu-torch"])
+def test_equals_the_reference(backend, case):
+    made = case.make(torch.float64)
+    kept = factors(made.bank.total, case.samples, case.out_dim, HOW)
+    compare(made.results(run(backend, made, HOW)), made.results(reference(made, kept)), 1e-9)
+
+
+def test_places_beyond_32_bits_start_anew():
+    shape = torch.Size((3, 2**31, 1))
+    last = slice(2**31 - 4, None)
+    found = HOW.factors(shape, last, torch.zeros((), dtype=torch.float64)).flatten().tolist()
+    places = [e * 2**31 + b for e in range(3) for b in range(2**31 - 4, 2**31)]
+    assert found == [0.0 if hashed(place, HOW) < HOW.threshold else HOW.factor for place in places]
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
+def test_as_many_are_dropped_as_wanted_and_independently(rate):
+    torch.manual_seed(0)
+    shape, like = torch.Size((4, 500, 64)), torch.zeros((), dtype=torch.float64)
+    kept = torch.stack([Dropout.drawn(rate).factors(shape, slice(None), like) > 0 for _ in range(8)]).double()
+    off = kept - (1 - rate)
+    spread = (rate * (1 - rate)) ** 0.5
+    assert off.mean().abs() < 4 * spread / kept.numel() ** 0.5
+    for dim in range(4):  # neighbours among draws, experts, samples and units have nothing to do with each other
+        one, other = off.narrow(dim, 0, off.shape[dim] - 1), off.narrow(dim, 1, off.shape[dim] - 1)
+        assert (one * other).mean().abs() < 4 * spread**2 / one.numel() ** 0.5
+        of_lines = off.mean([d for d in range(4) if d != dim])
+        assert of_lines.abs().max() < 5 * spread / (kept.numel() / off.shape[dim]) ** 0.5
+
+
+@pytest.mark.parametrize("seen", [None, [0, 2]])
+def test_all_backends_keep_the_same_outputs(seen):
+    torch.manual_seed(0)
+    bank = ExpertBank([2, 1], 4, [8], 8, norm=True, dropout=0.5)
+    x, gates = torch.randn(9, 4), torch.randn(3, 9, 3).softmax(-1)
+    found = []
+    for kernel in (EAGER, Kernel("cpu")):
+        bank.kernel = kernel
+        torch.manual_seed(1)
+        found.append(bank.mixed([x, x], gates, seen=seen))
+    torch.testing.assert_close(*found)
+    torch.manual_seed(2)
+    assert not torch.equal(bank.mixed([x, x], gates, seen=seen), found[1])
+
+
+@pytest.mark.parametrize("kernel", [EAGER, Kernel("cpu")], ids=["eager", "cpu"])
+def test_evaluation_drops_nothing_and_draws_nothing(kernel):
+    torch.manual_seed(0)
+    bank, plain = (ExpertBank([2], 4, [8], 8, norm=True, dropout=rate).eval() for rate in (0.5, 0.0))
+    plain.load_state_dict(bank.state_dict())
+    bank.kernel = plain.kernel = kernel
+    x, gates = torch.randn(9, 4), torch.randn(3, 9, 2).softmax(-1)
+    before = torch.get_rng_state()
+    torch.testing.assert_close(bank.mixed([x], gates), plain.mixed([x], gates), rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("backend", ["eager", "cpu", "cpu-torch"])
+def test_nan_shows_even_where_it_is_dropped(backend):
+    made = Case(norm=False).make(torch.float64)
+    with torch.no_grad():
+        made.inputs[0][3] = torch.nan
+        out = run(backend, made, HOW._replace(threshold=2**32 - 1))
+    assert out[:, 3].isnan().all()
+    assert out[:, 4].isfinite().all()
