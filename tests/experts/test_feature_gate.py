@@ -9,7 +9,7 @@ import torch
 
 from home_dist.config import KernelSection
 from home_dist.experts import FeatureGate
-from home_dist.experts.kernels import Kernel, host, host_gate, select
+from home_dist.experts.kernels import Kernel, gate_products, host, host_gate, select
 from home_dist.experts.kernels.passes import TorchPasses
 from tests.experts.cases import compare, distances
 
@@ -114,7 +114,7 @@ def test_bf16_equals_eager_in_bf16(backend, case):
 def test_chunks_of_samples_change_nothing(case, monkeypatch):
     whole = case.make(torch.float64)
     expected = whole.results(run("cpu", whole))
-    monkeypatch.setattr(host_gate, "_CHUNK_BYTES", 1)  # 16 samples in a chunk, the last one cut
+    monkeypatch.setattr(gate_products, "CHUNK_BYTES", 1)  # 16 samples in a chunk, the last one cut
     made = case.make(torch.float64)
     compare(made.results(run("cpu", made)), expected, 1e-12)
 
@@ -162,7 +162,7 @@ def test_nan_in_the_input_shows_and_stays_with_its_sample(backend):
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_memory_of_a_step_does_not_hold_the_low_rank_gates(shared, monkeypatch):
-    monkeypatch.setattr(host_gate, "_CHUNK_BYTES", 1 << 14)
+    monkeypatch.setattr(gate_products, "CHUNK_BYTES", 1 << 14)
     case = Case(shared=shared, gates=4, samples=1024, in_dim=64, max_rank=4)
     made = case.make(torch.float32)
     run("cpu", made).sum().backward()

@@ -9,22 +9,9 @@
 #include <omp.h>
 
 #include "layers.hpp"
+#include "product.hpp"
 
 namespace {
-
-// sgemm or dgemm. Sizes are 64 bits of little endian, which is right for builds with integers of 32 bits as well.
-template <class A>
-using Gemm = void (*)(const char*, const char*, const Size*, const Size*, const Size*, const A*, const A*, const Size*, const A*,
-                      const Size*, const A*, A*, const Size*);
-
-// c (n, m; all row-major) = a (n, k) times b (k, m), or += if `add`. a_t, b_t: given transposed.
-template <class A>
-inline void product(Gemm<A> gemm, const A* a, bool a_t, const A* b, bool b_t, A* c, Size n, Size k, Size m, bool add = false) {
-  const A one = 1, more = add ? A(1) : A(0);
-  const Size ld_a = a_t ? n : k, ld_b = b_t ? k : m;
-  // Row-major a b is column-major b a.
-  gemm(b_t ? "T" : "N", a_t ? "T" : "N", &m, &n, &k, &one, b, &ld_b, a, &ld_a, &more, c, &m);
-}
 
 // Calls work(i) for i < count: on one thread each where there is an i for all of them, else on all.
 template <class Work>

@@ -35,55 +35,73 @@ inline void gate_row(const S* wide, Size gate, const A* share, A* gates, A* tota
   }
 }
 
-// out (B, F) = x (B, F) times the feature gate of wide (L, B, F) and share (B, L).
+// Memory for one row of the feature gate.
+template <class A>
+struct GateRow {
+  std::vector<A> gates, total, down;
+  GateRow(Size count, Size width) : gates(count * width), total(width), down(width) {}
+};
+
+// to (F) = x (F) times the feature gate of wide (L, F; rows `gate` apart) and share (L).
 template <class S, class A>
-void gate(const S* wide, const A* share, const A* x, A* out, Size inside, Size count, Size rows, Size width) {
-#pragma omp parallel
-  {
-    std::vector<A> gates(count * width), total(width);
-#pragma omp for schedule(static)
-    for (Size r = 0; r < rows; ++r) {
-      gate_row(wide + r * width, rows * width, share + r * count, gates.data(), total.data(), inside != 0, count, width);
-      const A* in = x + r * width;
-      A* to = out + r * width;
+inline void scale_row(const S* wide, Size gate, const A* share, const A* x, A* to, bool inside, Size count, Size width,
+                      GateRow<A>& own) {
+  gate_row(wide, gate, share, own.gates.data(), own.total.data(), inside, count, width);
+  const A* total = own.total.data();
 #pragma omp simd
-      for (Size d = 0; d < width; ++d) to[d] = A(2) * in[d] * total[d];
+  for (Size d = 0; d < width; ++d) to[d] = A(2) * x[d] * total[d];
+}
+
+// wide = its gradient; share_grad (L); x_grad (F), if not null, = or, if `add`, += that of x as far as it is multiplied.
+template <class S, class A>
+inline void scale_row_backward(const A* grad, S* wide, Size gate, const A* share, const A* x, A* share_grad, A* x_grad, bool add,
+                               bool inside, Size count, Size width, GateRow<A>& own) {
+  gate_row(wide, gate, share, own.gates.data(), own.total.data(), inside, count, width);
+  const A* total = own.total.data();
+  A* down = own.down.data();
+  if (x_grad) {
+#pragma omp simd
+    for (Size d = 0; d < width; ++d) x_grad[d] = A(2) * grad[d] * total[d] + (add ? x_grad[d] : A(0));
+  }
+#pragma omp simd
+  for (Size d = 0; d < width; ++d) down[d] = A(2) * grad[d] * x[d] * (inside ? A(1) : total[d] * (A(1) - total[d]));
+  for (Size l = 0; l < count; ++l) {
+    const A *gates = own.gates.data() + l * width, factor = share[l];
+    S* row = wide + l * gate;
+    share_grad[l] = dot(down, gates, width);
+    if (inside) {
+#pragma omp simd
+      for (Size d = 0; d < width; ++d) store(row[d], down[d] * factor * gates[d] * (A(1) - gates[d]));
+    } else {
+#pragma omp simd
+      for (Size d = 0; d < width; ++d) store(row[d], down[d] * factor);
     }
   }
 }
 
-// wide (L, B, F) = its gradient; share_grad (B, L); x_grad (B, F), if not null, = or, if `add`, += that of x as
-// far as it is multiplied.
+// All rows of out (B, F) = x (B, F) times the feature gate of wide (L, B, F) and share (B, L).
+template <class S, class A>
+void gate(const S* wide, const A* share, const A* x, A* out, Size inside, Size count, Size rows, Size width) {
+#pragma omp parallel
+  {
+    GateRow<A> own(count, width);
+#pragma omp for schedule(static)
+    for (Size r = 0; r < rows; ++r)
+      scale_row(wide + r * width, rows * width, share + r * count, x + r * width, out + r * width, inside != 0, count, width, own);
+  }
+}
+
+// wide (L, B, F), share_grad (B, L) and x_grad (B, F): as in scale_row_backward.
 template <class S, class A>
 void gate_backward(const A* grad, S* wide, const A* share, const A* x, A* share_grad, A* x_grad, Size add, Size inside,
                    Size count, Size rows, Size width) {
 #pragma omp parallel
   {
-    std::vector<A> gates(count * width), total(width), down(width);
+    GateRow<A> own(count, width);
 #pragma omp for schedule(static)
-    for (Size r = 0; r < rows; ++r) {
-      gate_row(wide + r * width, rows * width, share + r * count, gates.data(), total.data(), inside != 0, count, width);
-      const A *in = x + r * width, *g = grad + r * width;
-      if (x_grad) {
-        A* to = x_grad + r * width;
-#pragma omp simd
-        for (Size d = 0; d < width; ++d) to[d] = A(2) * g[d] * total[d] + (add ? to[d] : A(0));
-      }
-#pragma omp simd
-      for (Size d = 0; d < width; ++d) down[d] = A(2) * g[d] * in[d] * (inside ? A(1) : total[d] * (A(1) - total[d]));
-      for (Size l = 0; l < count; ++l) {
-        const A *own = gates.data() + l * width, factor = share[r * count + l];
-        S* row = wide + (l * rows + r) * width;
-        share_grad[r * count + l] = dot(down.data(), own, width);
-        if (inside) {
-#pragma omp simd
-          for (Size d = 0; d < width; ++d) store(row[d], down[d] * factor * own[d] * (A(1) - own[d]));
-        } else {
-#pragma omp simd
-          for (Size d = 0; d < width; ++d) store(row[d], down[d] * factor);
-        }
-      }
-    }
+    for (Size r = 0; r < rows; ++r)
+      scale_row_backward(grad + r * width, wide + r * width, rows * width, share + r * count, x + r * width,
+                         share_grad + r * count, x_grad ? x_grad + r * width : nullptr, add != 0, inside != 0, count, width, own);
   }
 }
 

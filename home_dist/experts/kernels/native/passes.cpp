@@ -1,6 +1,7 @@
 // The library's functions, by type: see the headers for what they do.
 
 #include "bank.hpp"
+#include "feature_gate.hpp"
 #include "gates.hpp"
 #include "layers.hpp"
 #include "mixture.hpp"
@@ -59,6 +60,16 @@
   void bank_inputs_##NAME(Gemm<A> gemm, const A* const* down, const A* const* x, const A* weights, A* weight_grads,           \
                           A* const* x_grads, const Size* starts, Size inputs, Size f, Size h, Size e, Size b) {               \
     bank_inputs(gemm, down, x, weights, weight_grads, x_grads, starts, inputs, f, h, e, b);                                   \
+  }                                                                                                                           \
+  void feature_gates_##NAME(Gemm<A> gemm, const A* x, const A* low, const A* up, const A* share, A* out, A* near, Size chunk, \
+                            Size x_step, Size inside, Size g, Size l, Size r, Size b, Size f) {                               \
+    feature_gates(gemm, x, low, up, share, out, near, chunk, GateSizes{x_step, inside, g, l, r, b, f});                       \
+  }                                                                                                                           \
+  void feature_gates_backward_##NAME(Gemm<A> gemm, const A* grad, const A* x, const A* low, const A* up, const A* share,      \
+                                     A* share_grad, A* low_grad, A* x_grad, A* up_grad, A* near, Size chunk, Size parts,      \
+                                     Size x_step, Size inside, Size g, Size l, Size r, Size b, Size f) {                      \
+    feature_gates_backward(gemm, grad, x, low, up, share, share_grad, low_grad, x_grad, up_grad, near, chunk, parts,          \
+                           GateSizes{x_step, inside, g, l, r, b, f});                                                         \
   }                                                                                                                           \
   }
 
