@@ -11,7 +11,7 @@ from home_dist.data.batch import Batch
 from home_dist.embeddings.collections import bag_collection, event_collection, managed_tables
 from home_dist.embeddings.pretrained import Pretrained
 from home_dist.embeddings.replicated import ReplicatedTables
-from home_dist.experts import Towers
+from home_dist.experts import InputDropout, Towers
 from home_dist.layers.recompute import recomputed
 from home_dist.models import TaskGroups, build_model
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema, SequenceInput
@@ -55,7 +55,7 @@ class FeatureVector(nn.Module):
         replicated = [i for i in layout.inputs if i.table.replicated]
         self.replicated = ReplicatedTables(replicated, config.embedding.init_std)
         self._small_column = {i.key: n for n, i in enumerate(layout.at("small"))}
-        self.dropout = config.embedding.dropout
+        self.dropout = InputDropout(config.embedding.dropout)
         self.bf16 = False
         self.encoders = nn.ModuleDict()
         self.pretrained = Pretrained(layout.pretrained)
@@ -113,7 +113,7 @@ class FeatureVector(nn.Module):
             with products_in_bf16(self.bf16, batch.dense.device):
                 encoded[s.name] = self.encoders[s.name](history)
         parts += [e.vector.float() for e in encoded.values()]
-        looked_up = nn.functional.dropout(_joined(parts), self.dropout, self.training)
+        looked_up = self.dropout(_joined(parts))
         return _joined([looked_up, batch.dense] if self.layout.dense_width else [looked_up]), encoded
 
     def _listed(self, lists: Events, item: IdInput, weights: Events) -> torch.Tensor:

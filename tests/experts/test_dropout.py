@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from home_dist.experts import ExpertBank
-from home_dist.experts.kernels import EAGER, Kernel, eager, host
+from home_dist.experts import ExpertBank, InputDropout
+from home_dist.experts.kernels import EAGER, Kernel, eager, host, host_dropout
 from home_dist.experts.kernels.dropout import Dropout
 from home_dist.experts.kernels.passes import TorchPasses
 from tests.experts.cases import Case, Made, compare, reference
@@ -73,6 +73,26 @@ def test_as_many_are_dropped_as_wanted_and_independently(rate):
         assert (one * other).mean().abs() < 4 * spread**2 / one.numel() ** 0.5
         of_lines = off.mean([d for d in range(4) if d != dim])
         assert of_lines.abs().max() < 5 * spread / (kept.numel() / off.shape[dim]) ** 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("backend", ["cpu", "cpu-torch"])
+def test_the_input_drops_by_the_same_hash(backend, dtype):
+    using = TorchPasses() if backend == "cpu-torch" else host.passes()
+    x = torch.randn(70, 33, dtype=dtype).t().requires_grad_()
+    out = host_dropout.dropped(x, HOW, using)
+    kept = factors(1, 33, 70, HOW)[0].to(dtype)
+    torch.testing.assert_close(out, x * kept)
+    pull = torch.randn(33, 70, dtype=dtype)
+    torch.testing.assert_close(*torch.autograd.grad((out * pull).sum(), x), pull * kept)
+
+
+def test_the_input_drops_in_training_only():
+    dropout, x = InputDropout(0.5), torch.ones(40, 30)
+    for kernel in (EAGER, Kernel("cpu")):
+        dropout.kernel = kernel
+        assert set(dropout.train()(x).unique().tolist()) == {0.0, 2.0}
+        assert torch.equal(dropout.eval()(x), x)
 
 
 @pytest.mark.parametrize("seen", [None, [0, 2]])

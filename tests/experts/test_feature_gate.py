@@ -150,6 +150,31 @@ def test_results_do_not_depend_on_the_number_of_threads():
         torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_parts_of_samples_and_threads_change_nothing(shared, monkeypatch):
+    monkeypatch.setattr(gate_products, "CHUNK_BYTES", 1 << 12)  # several chunks in a part
+    case = Case(shared=shared, samples=1000)  # 7 parts, the last one cut
+    whole = case.make(torch.float64)
+    expected, before = whole.results(run("eager", whole)), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            made = case.make(torch.float64)
+            found.append(made.results(run("cpu", made)))
+    finally:
+        torch.set_num_threads(before)
+    compare(found[0], expected, 1e-12)
+    for other in found[1:]:
+        compare(other, found[0], 1e-15)
+
+
+def test_products_in_plain_torch_with_compiled_passes(monkeypatch):
+    monkeypatch.setattr(host_gate, "routine", lambda kind: None)
+    made, whole = (Case().make(torch.float64) for _ in range(2))
+    compare(made.results(run("cpu", made)), whole.results(run("eager", whole)), 1e-9)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nan_in_the_input_shows_and_stays_with_its_sample(backend):
     made = Case().make(torch.float32)

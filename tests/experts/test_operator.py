@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from home_dist.experts import ExpertBank
 from home_dist.experts.kernels import Kernel, eager, host, products, products_native
 from home_dist.experts.kernels.activation import Activation
 from home_dist.experts.kernels.passes import TorchPasses

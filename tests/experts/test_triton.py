@@ -36,7 +36,9 @@ CASES = [
 
 
 @pytest.mark.skipif(INTERPRETED or DEVICE.type == "cuda", reason="the tests below run in this process")
-@pytest.mark.parametrize("chosen", ["maskedTrue or inside or dropout", pytest.param("", marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize(
+    "chosen", ["maskedTrue or inside or dropout", pytest.param("", marks=pytest.mark.slow)], ids=["some", "all"]
+)
 def test_interpreted(chosen):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", __file__, "-k", chosen]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
@@ -78,9 +80,7 @@ def test_dropout_keeps_what_eager_keeps(norm):
     dropout = Dropout(0xDEADBEEF, 0x12345678, 0x90000000, 1 / (1 - 0x90000000 / 2**32))
     ours, theirs = both(Case(norm=norm, masked=norm))
     found = ours.results(device.mixed(ours.bank._operands(), ours.inputs, ours.gates, ours.mask, "fp32", dropout))
-    expected = theirs.results(
-        eager.mixed(theirs.bank._operands(), theirs.inputs, theirs.gates, theirs.mask, "fp32", dropout)
-    )
+    expected = theirs.results(eager.mixed(theirs.bank._operands(), theirs.inputs, theirs.gates, theirs.mask, "fp32", dropout))
     assert max(distances(found, expected).values()) < 2e-5
 
 

@@ -31,9 +31,7 @@ class Passes(Protocol):
 
     def moments(self, y: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]: ...
 
-    def mix(
-        self, y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None
-    ) -> torch.Tensor: ...
+    def mix(self, y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None) -> torch.Tensor: ...
 
     def mix_sums(
         self, grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None
@@ -50,6 +48,8 @@ class Passes(Protocol):
         mask: torch.Tensor | None,
         dropout: Dropout | None,
     ) -> None: ...
+
+    def drop(self, x: torch.Tensor, dropout: Dropout) -> torch.Tensor: ...
 
     def gate(self, wide: torch.Tensor, share: torch.Tensor, x: torch.Tensor, inside: bool, out: torch.Tensor) -> None: ...
 
@@ -146,6 +146,9 @@ class TorchPasses:
                 off = torch.addcmul(away.unsqueeze(1), along.unsqueeze(1), _standard(part, activation))
                 dv.sub_(off if mask is None else off.mul_(mask[rows].unsqueeze(1)))
             y[:, rows] = dv
+
+    def drop(self, x: torch.Tensor, dropout: Dropout) -> torch.Tensor:
+        return x * dropout.factors(torch.Size((1, *x.shape)), slice(None), x)[0]
 
     def gate(self, wide: torch.Tensor, share: torch.Tensor, x: torch.Tensor, inside: bool, out: torch.Tensor) -> None:
         torch.mul(x, _gate(wide, share, inside)[1], out=out).mul_(2)

@@ -71,6 +71,11 @@ class NativePasses:
         statistics, sizes = (away, along, mask), (len(gates), *y.shape)
         self.call("mix_inner", y, grad, y, *activation, *statistics, *_strided(gates), *(dropout or _NOTHING), *sizes)
 
+    def drop(self, x: torch.Tensor, dropout: Dropout) -> torch.Tensor:
+        out = torch.empty_like(x)
+        self.call("drop", x, x, out, *dropout, *x.shape)
+        return out
+
     def gate(self, wide: torch.Tensor, share: torch.Tensor, x: torch.Tensor, inside: bool, out: torch.Tensor) -> None:
         self.call("gate", wide, wide, share, x, out, int(inside), *wide.shape)
 

@@ -36,4 +36,19 @@ inline void scale_by(const A* factors, A* values, Size width) {
   for (Size d = 0; d < width; ++d) values[d] *= factors[d];
 }
 
+// out (B, F) = x (B, F) after dropout.
+template <class A>
+void drop(const A* x, A* out, Dropout dropout, Size rows, Size width) {
+#pragma omp parallel
+  {
+    std::vector<A> kept(width);
+#pragma omp for schedule(static)
+    for (Size r = 0; r < rows; ++r) {
+      factors(dropout, r * width, kept.data(), width);
+#pragma omp simd
+      for (Size d = 0; d < width; ++d) out[r * width + d] = x[r * width + d] * kept[d];
+    }
+  }
+}
+
 }  // namespace

@@ -61,6 +61,9 @@
                           A* const* x_grads, const Size* starts, Size inputs, Size f, Size h, Size e, Size b) {               \
     bank_inputs(gemm, down, x, weights, weight_grads, x_grads, starts, inputs, f, h, e, b);                                   \
   }                                                                                                                           \
+  void drop_##NAME(const A* x, A* out, Size first, Size second, Size threshold, double factor, Size b, Size f) {              \
+    drop(x, out, DROPOUT, b, f);                                                                                              \
+  }                                                                                                                           \
   void feature_gates_##NAME(Gemm<A> gemm, const A* x, const A* low, const A* up, const A* share, A* out, A* near, Size chunk, \
                             Size x_step, Size inside, Size g, Size l, Size r, Size b, Size f) {                               \
     feature_gates(gemm, x, low, up, share, out, near, chunk, GateSizes{x_step, inside, g, l, r, b, f});                       \

@@ -1,0 +1,23 @@
+"""Dropout of what the experts read."""
+
+import torch
+from torch import nn
+
+from home_dist.experts.kernels import KernelUser
+from home_dist.experts.kernels.dropout import Dropout
+
+
+class InputDropout(KernelUser):
+    """x (B, F) -> (B, F). The cpu backend needs one pass and keeps no mask; the others are torch's own dropout."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dropout = Dropout.drawn(self.rate) if self.training and self.kernel.backend == "cpu" else None
+        if dropout is None:
+            return nn.functional.dropout(x, self.rate, self.training)
+        from home_dist.experts.kernels import host_dropout
+
+        return host_dropout.dropped(x, dropout)
