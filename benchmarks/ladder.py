@@ -49,6 +49,9 @@ RUNGS = [
     Rung("waiting threads spin for half a millisecond before they sleep", "2ab78e0"),
     Rung("they spin 30 times longer, as libgomp would", "2ab78e0", {"GOMP_SPINCOUNT": "300000"}, {"GOMP_SPINCOUNT": "10000"}),
     Rung("huge pages for large tensors", "2ab78e0", {"THP_MEM_ALLOC_ENABLE": "1"}, {"THP_MEM_ALLOC_ENABLE": "0"}),
+    Rung("dropout of experts within the fused passes", "53a4e29"),
+    Rung("feature gates: each direction one call, products included", "f7f83f5"),
+    Rung("dropout of the feature vector in one pass", "bbdcf3f"),
 ]
 CASES = ("MMoE, fp32", "MMoE, bf16", "README's HoME")
 Rates = dict[str, dict[str, list[float]]]
