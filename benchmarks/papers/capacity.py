@@ -70,8 +70,8 @@ def table(result: dict[str, Any]) -> str:
             for n, runs in by.items():
                 counts = [statistics.mean(run["findings"].get(rule, 0) for run in runs) for rule in FAILURES]
                 point = f"{axis}, {model}, {n}"
-                used = statistics.mean(value for run in runs for value in run["effective"].values())
-                cells = " | ".join(f"{c:.1f}" for c in (used, *counts))
+                used = [value for run in runs for value in run["effective"].values()]
+                cells = " | ".join([f"{statistics.mean(used):.1f}" if used else "-", *(f"{c:.1f}" for c in counts)])
                 told = f"{result['parameters'][point]:,} | {result['rates'][point]:g} | {spread(over_seeds(runs, 'auc'))}"
                 lines.append(f"| {model} | {n} | {told} | {cells} |")
         parts.append("\n".join(lines))
