@@ -5,7 +5,6 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from home_dist.experts.kernels.grouped import add_product
 from home_dist.experts.kernels.passes import Passes
 
 CHUNK_BYTES = 1 << 20
@@ -54,7 +53,7 @@ class TorchGateProducts:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         x, low, up, share, inside = gates
         share_grad, low_grad = torch.empty_like(share), torch.empty_like(low)
-        up_grad, buffer = torch.zeros_like(up, dtype=grad.dtype), _buffer(gates)
+        up_grad, buffer = torch.zeros_like(up), _buffer(gates)
         for g, some in _chunks(len(share), x.shape[-2], len(buffer)):
             left = low[g, some].transpose(0, 1)  # (L, b, R)
             wide = _wide(low[g, some], up[g], buffer)
@@ -65,7 +64,7 @@ class TorchGateProducts:
             )
             for n in range(up.shape[1]):
                 torch.mm(wide[n], up[g, n].t(), out=low_grad[g, some, n])
-                add_product(up_grad[g, n], left[n].t(), wide[n])
+                up_grad[g, n].addmm_(left[n].t(), wide[n])
         return share_grad, low_grad, up_grad
 
 

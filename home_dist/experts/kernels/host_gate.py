@@ -1,6 +1,7 @@
 """HoME's feature gate on a CPU: the (G, L, B, F) low-rank gates exist for a chunk of samples only, which stays in the cache.
 
-The backward computes them anew. Kept for it are the inputs, the low-rank activations and the shares.
+The backward computes them anew. Kept for it are the inputs, the low-rank activations and the shares. In bf16 are the products
+with all features; those of low rank that follow are done within a cache, where fp32 is faster than changing types.
 """
 
 from typing import Any
@@ -38,7 +39,6 @@ def gated(
 
 
 def _products(using: Passes, kind: torch.dtype) -> GateProducts:
-    """kind: what activations are stored in."""
     if isinstance(using, NativePasses) and (gemm := routine(kind)) is not None:
         return NativeGateProducts(using, gemm)
     return TorchGateProducts(using)
@@ -57,11 +57,10 @@ class _Gated(torch.autograd.Function):
         using: Passes,
     ) -> torch.Tensor:
         groups, gates, width = choice.shape
-        kind = stored or x.dtype
-        down, up = down.to(kind), up.to(kind).contiguous().view(groups, gates, -1, width)
-        low = by_group(x.to(kind), down).unflatten(2, (gates, -1)).contiguous()
+        down, up = down.to(stored or x.dtype), up.contiguous().view(groups, gates, -1, width)
+        low = by_group(x.to(down.dtype), down).to(x.dtype).unflatten(2, (gates, -1)).contiguous()
         share = by_group(x, choice).softmax(2).contiguous()
-        ctx.inside, ctx.products = inside, _products(using, kind)
+        ctx.inside, ctx.products = inside, _products(using, x.dtype)
         ctx.save_for_backward(x, low, share, down, up, choice)
         return ctx.products.forward(Gates(x, low, up, share, inside))
 
@@ -73,9 +72,9 @@ class _Gated(torch.autograd.Function):
         x_grad = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         share_grad, low_grad, up_grad = ctx.products.backward(grad, Gates(x, low, up, share, ctx.inside), x_grad)
         scores_grad = share * (share_grad - (share * share_grad).sum(2, keepdim=True))
-        low_grad = low_grad.flatten(2)
+        low_grad = low_grad.flatten(2).to(down.dtype)
         if x_grad is not None:
             add_back(x_grad, low_grad, down)
             add_back(x_grad, scores_grad, choice)
-        down_grad = weight_grad(low_grad, x.to(low.dtype)).to(grad.dtype)
+        down_grad = weight_grad(low_grad, x.to(down.dtype)).to(grad.dtype)
         return x_grad, down_grad, up_grad.flatten(0, 1), weight_grad(scores_grad, x), None, None, None
