@@ -1,10 +1,10 @@
 """Number of experts and depth: what they bring and cost, for each model, and where experts collapse.
 
-    python benchmarks/papers/capacity.py            # some forty minutes on 2 cores
+    python benchmarks/papers/capacity.py            # half an hour on 2 cores
     python benchmarks/papers/capacity.py --quick    # two models, one seed, few samples, under 50 s; writes nothing
 
-The first world of planted_log.py, experts of [32, 16], epochs of planted.toml; each point takes the better of two learning
-rates by validation AUC. Number: MMoE and ML-MMoE with 2 to 32 experts; with m = 1, 2, 4, 8 CGC and PLE (m of each task, 2 m
+The first world of planted_log.py, experts of [32, 16], epochs of planted.toml, and for each model the learning rate that
+`home.py planted` chose for it. Number: MMoE and ML-MMoE with 2 to 32 experts; with m = 1, 2, 4, 8 CGC and PLE (m of each task, 2 m
 shared), AdaTT (m of each task, m shared) and HoME (m shared, m of each group, m of each task). Depth: 1 to 4 layers of ML-MMoE
 (one is MMoE), PLE (one is CGC) and AdaTT. HoME has two levels by definition and is told beside them. Told: AUC on the test
 split, mean over tasks; parameters of experts, gates and towers (a sample's training takes 6 FLOPs each); by how many experts a
@@ -12,10 +12,10 @@ task's gate uses in effect; what the findings count per run.
 """
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.papers import planted_log  # noqa: E402
 from benchmarks.papers.home import HOME, PLANTED, kept, over_seeds  # noqa: E402
-from benchmarks.papers.runs import RESULTS, Job, parameters, spread, train_all, tuned, write  # noqa: E402
+from benchmarks.papers.runs import RESULTS, Job, parameters, spread, train_all, write  # noqa: E402
 from home_dist.config import load_config  # noqa: E402
 
 COUNTS = (2, 4, 8, 16, 32)
@@ -54,7 +54,6 @@ DEPTH: dict[str, dict[str, list[str]]] = {
 }
 STUDIES = {"experts": NUMBER, "layers": DEPTH}
 FAILURES = ("collapse", "identical", "degradation", "underfitting")
-RATES = (3e-3, 1e-2)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -63,17 +62,16 @@ def table(result: dict[str, Any]) -> str:
         lines = [
             f"By number of {axis}, {result['seeds']} seeds:",
             "",
-            f"| model | {axis} | parameters | learning rate | AUC | experts in effect | {' | '.join(FAILURES)} |",
+            f"| model | {axis} | parameters | AUC | experts in effect | {' | '.join(FAILURES)} |",
         ]
-        lines.append("|---|" + "---|" * (5 + len(FAILURES)))
+        lines.append("|---|" + "---|" * (4 + len(FAILURES)))
         for model, by in models.items():
             for n, runs in by.items():
                 counts = [statistics.mean(run["findings"].get(rule, 0) for run in runs) for rule in FAILURES]
-                point = f"{axis}, {model}, {n}"
+                size = result["parameters"][f"{axis}, {model}, {n}"]
                 used = [value for run in runs for value in run["effective"].values()]
                 cells = " | ".join([f"{statistics.mean(used):.1f}" if used else "-", *(f"{c:.1f}" for c in counts)])
-                told = f"{result['parameters'][point]:,} | {result['rates'][point]:g} | {spread(over_seeds(runs, 'auc'))}"
-                lines.append(f"| {model} | {n} | {told} | {cells} |")
+                lines.append(f"| {model} | {n} | {size:,} | {spread(over_seeds(runs, 'auc'))} | {cells} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -104,34 +102,31 @@ def main() -> None:
     )
     options = parser.parse_args()
     seeds, samples = (1, 6_000) if options.quick else (options.seeds, options.samples)
+    tuned = RESULTS / "home_planted.json"
+    if not tuned.is_file():
+        parser.error(f"{tuned} is missing: `home.py planted` chooses the learning rates")
+    rates = json.loads(tuned.read_text())["rates"]
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch) if options.quick else options.work
         data = work / "log"
         if not data.is_dir():
             planted_log.write_log(data, planted_log.WORLDS[0], samples)
-        points, sizes = {}, {}
+        jobs, sizes = {}, {}
         for axis, models in STUDIES.items():
             for model, by in models.items():
                 for n, settings in by.items():
                     if options.quick and (axis != "experts" or model not in ("MMoE", "HoME") or n != "2"):
                         continue
-                    chosen = (*settings, f"data.path={data}")
-                    points[axis, model, n] = chosen
+                    chosen = (*settings, f"data.path={data}", f"train.lr={rates[model]}")
                     sizes[f"{axis}, {model}, {n}"] = parameters(load_config(PLANTED, list(chosen)))
-
-        def job(point: tuple[str, str, str], rate: float, seed: int) -> Job:
-            name = f"{', '.join(point)}, {rate:g}, seed {seed}"
-            return Job(name, PLANTED, (*points[point], f"train.lr={rate}", f"train.seed={seed}"))
-
-        trials = {point: {rate: job(point, rate, 0) for rate in RATES} for point in points}
-        rates = tuned(trials, work / "runs", kept, itemgetter("validation"))
-        jobs = {(point, seed): job(point, rates[point], seed) for seed in range(1, seeds + 1) for point in points}
+                    for seed in range(seeds):
+                        name = f"{axis}, {model}, {n}, {rates[model]:g}, seed {seed}"
+                        jobs[axis, model, n, seed] = Job(name, PLANTED, (*chosen, f"train.seed={seed}"))
         found = train_all(list(jobs.values()), work / "runs", kept)
     runs: dict[str, Any] = {}
-    for ((axis, model, n), _), done in jobs.items():
-        runs.setdefault(axis, {}).setdefault(model, {}).setdefault(n, []).append(found[done.name])
-    chosen_rates = {", ".join(point): rate for point, rate in rates.items()}
-    result = {"seeds": seeds, "samples": samples, "parameters": sizes, "rates": chosen_rates, "runs": runs}
+    for (axis, model, n, _), job in jobs.items():
+        runs.setdefault(axis, {}).setdefault(model, {}).setdefault(n, []).append(found[job.name])
+    result = {"seeds": seeds, "samples": samples, "parameters": sizes, "rates": rates, "runs": runs}
     text = table(result)
     print(text)
     if not options.quick:

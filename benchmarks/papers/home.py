@@ -67,7 +67,7 @@ OF_PARTS: dict[str, list[str]] = {
     "PLE with feature gate": ["model.kind=ple", "model.feature_gate=true", "model.feature_gate_rank=4"],
     "PLE with self gate": ["model.kind=ple", "model.self_gate=true"],
 }
-PLANTED_RATES, KUAIRAND_RATES = (1e-3, 3e-3, 1e-2), (1e-3, 3e-3)
+PLANTED_RATES, KUAIRAND_RATES = (3e-3, 1e-2, 3e-2), (1e-3, 3e-3)
 GROUPED = ("right", "wrong", "random")
 DENSE = 0.05
 """Share of positives from which a task counts as dense."""
