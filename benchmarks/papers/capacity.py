@@ -4,11 +4,11 @@
     python benchmarks/papers/capacity.py --quick    # two models, one seed, few samples, under 50 s; writes nothing
 
 The first world of planted_log.py, experts of [32, 16], epochs of planted.toml, and for each model the learning rate that
-`home.py planted` chose for it. Number: MMoE and ML-MMoE with 2 to 32 experts; with m = 1, 2, 4, 8 CGC and PLE (m of each task, 2 m
-shared), AdaTT (m of each task, m shared) and HoME (m shared, m of each group, m of each task). Depth: 1 to 4 layers of ML-MMoE
-(one is MMoE), PLE (one is CGC) and AdaTT. HoME has two levels by definition and is told beside them. Told: AUC on the test
-split, mean over tasks; parameters of experts, gates and towers (a sample's training takes 6 FLOPs each); by how many experts a
-task's gate uses in effect; what the findings count per run.
+`home.py planted` chose for it. Number: MMoE and ML-MMoE with 2 to 32 experts; with m = 1, 2, 4, 8 CGC and PLE (m of each task,
+2 m shared), AdaTT (m of each task, m shared) and HoME (m shared, m of each group, m of each task). Depth: 1 to 4 layers of
+ML-MMoE (one is MMoE), PLE (one is CGC) and AdaTT. HoME has two levels by definition and is told beside them. Told: AUC on the
+test split, mean over tasks; parameters of experts, gates and towers (a sample's training takes 6 FLOPs each); by how many
+experts a task's gate uses in effect; what the findings count per run.
 """
 
 import argparse
