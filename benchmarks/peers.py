@@ -200,11 +200,16 @@ def claims(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def write(stored: Path, result: dict[str, Any]) -> None:
+    stored.write_text(json.dumps(result, indent=1) + "\n")
+    stored.with_suffix(".md").write_text(table(result) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="MMoE on the sample, few steps, once; writes nothing")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", default="", help="cases whose names contain this; writes nothing")
+    parser.add_argument("--only", default="", help="cases whose names contain this; the stored results keep the others")
     parser.add_argument(
         "--peers-python", default="", help="interpreter of an environment with torch-rechub and FuxiCTR's needs"
     )
@@ -243,12 +248,18 @@ def main() -> None:
         seconds = [start_up() for _ in range(1 if options.only else repeats)]
         auc = {p: quality(folders[SAMPLE_DATA], "mmoe", p, cores) for p in ("fp32", "bf16")} if whole else {}
     result = {"cores": cores, "repeats": repeats, "cases": found, "not run": why, "start_up": seconds, "auc": auc}
-    text = table(result)
-    print(text)
+    print(table(result))
+    stored = RESULTS / "peers.json"
     if whole:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "peers.json").write_text(json.dumps(result, indent=1) + "\n")
-        (RESULTS / "peers.md").write_text(text + "\n")
+        write(stored, result)
+    elif not options.quick and stored.is_file():
+        known = json.loads(stored.read_text())
+        lost = [f"{case}: {s}" for case, of in found.items() for s in known["cases"].get(case, {}) if s not in of]
+        if lost or (known["cores"], known["repeats"]) != (cores, repeats):
+            print(f"not written: results had {', '.join(lost) or 'other cores or repeats'}")
+        else:
+            write(stored, {**known, "cases": known["cases"] | found})
     print("\n".join(claims(result)))
 
 
