@@ -149,7 +149,7 @@ def planted(work: Path, samples: int, seeds: int, models: Mapping[str, list[str]
 
     first_world = planted_log.WORLDS[0]
     trials = {name: {rate: job(name, first_world, "right", rate, 0) for rate in PLANTED_RATES} for name in models}
-    rates = tuned(trials, work / "runs", kept, itemgetter("validation"))
+    rates, tried = tuned(trials, work / "runs", kept, itemgetter("validation"))
     jobs = {
         (name, world, how, seed): job(name, world, how, rates[name], seed)
         for (world, how) in data
@@ -162,7 +162,8 @@ def planted(work: Path, samples: int, seeds: int, models: Mapping[str, list[str]
     for (name, world, how, _), done in jobs.items():
         runs.setdefault(world, {}).setdefault(_label(name, how), []).append(found[done.name])
     widths = {name: chosen[-1] for name, chosen in settings.items()}
-    return {"samples": samples, "seeds": seeds, "parameters": counts, "widths": widths, "rates": rates, "runs": runs}
+    chosen_by = {"widths": widths, "rates": rates, "trials": tried}
+    return {"samples": samples, "seeds": seeds, "parameters": counts, **chosen_by, "runs": runs}
 
 
 def kuairand(work: Path, seeds: int, models: Mapping[str, list[str]], most: int | None) -> dict[str, Any]:
@@ -187,7 +188,7 @@ def kuairand(work: Path, seeds: int, models: Mapping[str, list[str]], most: int 
         return Job(f"{name}, {how}, {rate:g}, seed {seed}", KUAIRAND, chosen)
 
     trials = {name: {rate: job(name, "right", rate, 0) for rate in KUAIRAND_RATES} for name in models}
-    rates = tuned(trials, work / "kuairand", kept, itemgetter("validation"))
+    rates, tried = tuned(trials, work / "kuairand", kept, itemgetter("validation"))
     jobs = {
         (name, how, seed): job(name, how, rates[name], seed)
         for seed in range(1, seeds + 1)
@@ -200,7 +201,7 @@ def kuairand(work: Path, seeds: int, models: Mapping[str, list[str]], most: int 
     for (name, how, _), done in jobs.items():
         runs.setdefault(_label(name, how), []).append(found[done.name])
     widths = {name: next(s for s in chosen if "expert_hidden" in s) for name, chosen in settings.items()}
-    return {"seeds": seeds, "parameters": counts, "widths": widths, "rates": rates, "runs": runs}
+    return {"seeds": seeds, "parameters": counts, "widths": widths, "rates": rates, "trials": tried, "runs": runs}
 
 
 def _label(name: str, how: str) -> str:
@@ -214,15 +215,25 @@ def planted_text(result: Mapping[str, Any]) -> str:
         for name, of_seeds in runs.items():
             lines.append(row(name, of_seeds, runs["HoME"], _parameters(result, name)))
         parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, trials_text(result)])
+
+
+def trials_text(result: Mapping[str, Any]) -> str:
+    rates = list(next(iter(result["trials"].values())))
+    lines = ["By learning rate, one seed: test AUC, and in brackets how many findings there are of the three failures.", ""]
+    lines += [f"| model | {' | '.join(f'{rate:g}' for rate in rates)} |", "|---|" + "---|" * len(rates)]
+    for name, of in result["trials"].items():
+        cells = [f"{mean(run, 'auc'):.4f} ({sum(run['findings'].get(rule, 0) for rule in FAILURES)})" for run in of.values()]
+        cells = [f"**{c}**" if rate == result["rates"][name] else c for rate, c in zip(of, cells, strict=True)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def kuairand_text(result: Mapping[str, Any]) -> str:
     lines = [f"KuaiRand-Pure sample, {result['seeds']} seeds:", "", *HEAD]
     runs = result["runs"]
-    return "\n".join(
-        [*lines, *(row(name, of_seeds, runs["HoME"], _parameters(result, name)) for name, of_seeds in runs.items())]
-    )
+    lines += [row(name, of_seeds, runs["HoME"], _parameters(result, name)) for name, of_seeds in runs.items()]
+    return "\n".join([*lines, "", trials_text(result)])
 
 
 def _parameters(result: Mapping[str, Any], label: str) -> str:

@@ -65,10 +65,11 @@ def train_all(jobs: Sequence[Job], folder: Path, keep: Callable[[Path], Any], at
 
 def tuned(
     trials: Mapping[K, Mapping[C, Job]], folder: Path, keep: Callable[[Path], Any], score: Callable[[Any], float]
-) -> dict[K, C]:
-    """Of each one's trials, what the best by `score` (of what `keep` found) was tried with."""
-    found = train_all([job for of in trials.values() for job in of.values()], folder, keep)
-    return {key: max(of, key=lambda choice: score(found[of[choice].name])) for key, of in trials.items()}
+) -> tuple[dict[K, C], dict[K, dict[C, Any]]]:
+    """Of each one's trials, what the best by `score` (of what `keep` found) was tried with; and what was found of all."""
+    runs = train_all([job for of in trials.values() for job in of.values()], folder, keep)
+    found = {key: {choice: runs[job.name] for choice, job in of.items()} for key, of in trials.items()}
+    return {key: max(of, key=lambda choice: score(of[choice])) for key, of in found.items()}, found
 
 
 def evaluation(run: Path) -> Any:
