@@ -1,6 +1,6 @@
 """DIN, DIEN, SIM and TWIN on logs whose truth lies a known number of events back: which of them reach it?
 
-    python benchmarks/papers/sequences.py            # an hour on 2 cores
+    python benchmarks/papers/sequences.py            # half an hour on 2 cores
     python benchmarks/papers/sequences.py --quick    # two encoders, one lag, few samples, under 50 s; writes nothing
 
 A sample has a target's category (of 50) and a history of 1.2 x lag events, at least 12, each a category and an action. All
@@ -40,7 +40,7 @@ from benchmarks.papers.runs import RESULTS, Job, evaluation, spread, train_all, 
 from home_dist.schema import Schema, save_schema  # noqa: E402
 
 CONFIG = ROOT / "benchmarks" / "papers" / "sequences.toml"
-SAMPLES = {10: 32_000, 100: 32_000, 1000: 32_000, 10_000: 12_000}
+SAMPLES = {10: 32_000, 100: 32_000, 1000: 16_000, 10_000: 6_000}
 """By lag, of all splits."""
 CATEGORIES, VIEW, PURCHASE, PURCHASES = 50, 1, 2, 3
 CHANCE = 0.9
