@@ -7,6 +7,7 @@ from home_dist.experts import ExpertBank, InputDropout
 from home_dist.experts.kernels import EAGER, Kernel, eager, host, host_dropout
 from home_dist.experts.kernels.dropout import Dropout
 from home_dist.experts.kernels.passes import TorchPasses
+from home_dist.layers.recompute import recomputed
 from tests.experts.cases import Case, Made, compare, reference
 
 HOW = Dropout(0xDEADBEEF, 0x12345678, round(0.3 * 2**32), 1 / 0.7)
@@ -130,3 +131,18 @@ def test_nan_shows_even_where_it_is_dropped(backend):
         out = run(backend, made, HOW._replace(threshold=2**32 - 1))
     assert out[:, 3].isnan().all()
     assert out[:, 4].isfinite().all()
+
+
+@pytest.mark.parametrize("kernel", [EAGER, Kernel("cpu")], ids=["eager", "cpu"])
+def test_what_is_computed_anew_drops_the_same(kernel):
+    bank = ExpertBank([2], 4, [8], 8, norm=True, dropout=0.5)
+    bank.kernel = kernel
+    x, gates = torch.randn(9, 4, requires_grad=True), torch.randn(3, 9, 2).softmax(-1)
+    found = []
+    for run in (lambda f, *a: f(*a), recomputed):
+        torch.manual_seed(1)
+        out = run(lambda v: bank.mixed([v], gates), x)
+        torch.manual_seed(2)  # what else draws until the backward
+        found.append((out.detach(), *torch.autograd.grad(out.sum(), [x, *bank.parameters()])))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
