@@ -163,7 +163,8 @@ def planted(work: Path, samples: int, seeds: int, models: Mapping[str, list[str]
         runs.setdefault(world, {}).setdefault(_label(name, how), []).append(found[done.name])
     widths = {name: chosen[-1] for name, chosen in settings.items()}
     chosen_by = {"widths": widths, "rates": rates, "trials": tried}
-    return {"samples": samples, "seeds": seeds, "parameters": counts, **chosen_by, "runs": runs}
+    best = {world: planted_log.best_auc(world, samples) for world in runs}
+    return {"samples": samples, "seeds": seeds, "parameters": counts, "best": best, **chosen_by, "runs": runs}
 
 
 def kuairand(work: Path, seeds: int, models: Mapping[str, list[str]], most: int | None) -> dict[str, Any]:
@@ -211,7 +212,8 @@ def _label(name: str, how: str) -> str:
 def planted_text(result: Mapping[str, Any]) -> str:
     parts = []
     for world, runs in result["runs"].items():
-        lines = [f'World "{world}", {result["samples"]:,} samples, {result["seeds"]} seeds:', "", *HEAD]
+        size, best = f"{result['samples']:,} samples, {result['seeds']} seeds", result["best"][world]
+        lines = [f'World "{world}", {size}; the AUC of what was planted itself is {best:.4f}:', "", *HEAD]
         for name, of_seeds in runs.items():
             lines.append(row(name, of_seeds, runs["HoME"], _parameters(result, name)))
         parts.append("\n".join(lines))

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.id_log import GROUP, describe
+from home_dist.metrics import auc
 
 WORLDS = ("groups and features", "groups", "unrelated")
 ONE_IN = {"a": (2, 10, 50, 200), "b": (3, 20, 100, 1000)}
@@ -38,6 +39,8 @@ FEATURES, VALUES, VECTOR, UNITS = 24, 40, 4, 12
 OWN = 0.9
 SPREAD = 2.5
 USERS = 400
+CUTS = {"train": (0, 4), "validation": (4, 5), "test": (5, 6)}
+"""In sixths of the samples."""
 
 Floats = NDArray[np.float64]
 
@@ -96,17 +99,33 @@ def grouped(how: str, tasks: Mapping[str, str] = TASKS) -> Mapping[str, str]:
     return {task: groups[n % len(groups)] for task, n in zip(tasks, drawn, strict=True)}
 
 
+def _drawing(seed: int) -> np.random.Generator:
+    """Of labels first."""
+    return np.random.default_rng([seed, 9])
+
+
+def _drawn(logits: Floats, random: np.random.Generator) -> NDArray[np.bool_]:
+    return random.random(logits.shape) < 1 / (1 + np.exp(-logits))
+
+
+def best_auc(world: str, samples: int, seed: int = 0) -> float:
+    """Of the logits themselves on the test part, mean over tasks: no model is better but by chance."""
+    _, logits = truth(world, samples, seed)
+    test = slice(samples * CUTS["test"][0] // 6, None)
+    labels, scores = _drawn(logits, _drawing(seed))[test], logits[test]
+    return float(np.nanmean([auc(labels[:, k], scores[:, k]) for k in range(len(TASKS))]))
+
+
 def write_log(folder: Path, world: str, samples: int, how: str = "right", seed: int = 0) -> None:
     """Train (4 of 6), validation and test; the same samples however tasks are grouped."""
     ids, logits = truth(world, samples, seed)
-    random = np.random.default_rng([seed, 9])
     columns: dict[str, Any] = {f"f{i}": ids[:, i] for i in range(FEATURES)}
-    labels = random.random(logits.shape) < 1 / (1 + np.exp(-logits))
+    random = _drawing(seed)
+    labels = _drawn(logits, random)
     columns |= {task: labels[:, k].astype(np.int8) for k, task in enumerate(TASKS)}
     columns[GROUP] = random.integers(0, USERS, samples)
     table = pa.table(columns)
-    cuts = {"train": (0, 4), "validation": (4, 5), "test": (5, 6)}
-    for split, (first, last) in cuts.items():
+    for split, (first, last) in CUTS.items():
         (folder / split).mkdir(parents=True)
         part = table.slice(samples * first // 6, samples * (last - first) // 6)
         pq.write_table(part, folder / split / "part-0.parquet", row_group_size=16384)

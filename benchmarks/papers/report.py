@@ -11,68 +11,68 @@ HERE = Path(__file__).resolve().parent
 INTRODUCTION = """\
 # Papers, done again
 
-Each study is a command, a results file (`results/*.json`), a table and mostly a picture made from it, and what agrees with the
-paper and what does not. Seeds are told, spreads are standard deviations over seeds, and what came out against expectation stays
-in. All of it runs on two cores; larger numbers are options of the same commands. This page is written by `report.py`.
+Each study is a command, a results file (`results/*.json`), a table and mostly a picture made from it, and what agrees with
+the paper and what does not. Seeds are told, spreads are standard deviations over seeds, and what came out against expectation
+stays in. All of it runs on two cores; larger numbers are options of the same commands. This page is written by `report.py`.
 """
 SYNTHETIC = """\
-Agrees: at correlation 0.5 MMoE ends below OMoE and far below Shared-Bottom, and its runs spread half as much
-as Shared-Bottom's, of which one in five stays above 2.7; at 0.9 it still ends below OMoE. At correlation 1, the control, a gate
+Agrees: at correlation 0.5 MMoE ends below OMoE and far below Shared-Bottom, and its runs spread half as much as
+Shared-Bottom's, of which one in five stays above 2.7; at 0.9 it still ends below OMoE. At correlation 1, the control, a gate
 per task changes nothing against one gate.
 
-Does not agree: at 0.9 Shared-Bottom is level with MMoE and spreads less, and at 1 it is ahead of both mixtures. One wide layer
-of 126 units, with a learning rate of its own, is a stronger baseline for tasks that are nearly one than expected. MMoE is
-behind it for the first 1,000 steps even at 0.5.
+Does not agree: at 0.9 Shared-Bottom is level with MMoE and spreads less, and at 1 it is ahead of both mixtures. One wide
+layer of 126 units, with a learning rate of its own, is a stronger baseline for tasks that are nearly one than expected. MMoE
+is behind it for the first 1,000 steps even at 0.5.
 
 With other waves the order at 0.5 is the same, and MMoE is ahead from the beginning: the finding does not hang on them.
 """
 CENSUS = """\
-Agrees: MMoE is above OMoE with both task groups and both settings of the data (by 0.001 to 0.008). HoME, not in
-that paper, is above MMoE (0.002 to 0.003) and PLE (0.002 to 0.010) in all four, and the best of all in three.
+Agrees: MMoE is above OMoE with both task groups and both settings of the data (by 0.001 to 0.008). HoME, not in that paper,
+is above MMoE (0.002 to 0.003) and PLE (0.002 to 0.010) in all four, and the best of all in three.
 
-Does not agree: MMoE is not above Shared-Bottom (-0.002 to 0.000), Tensor-Factorization is among the better ones, and a model of
-the main task alone is as good as most that share. Most gaps are small against the spread of seeds; PLE's larger ones come from
-one bad seed.
+Does not agree: MMoE is not above Shared-Bottom (-0.002 to 0.000), Tensor-Factorization is among the better ones, and a model
+of the main task alone is as good as most that share. Most gaps are small against the spread of seeds; PLE's larger ones come
+from one bad seed.
 
 Limits: two seeds, two learning rates, three epochs for all; not the paper's whole data, so digits are not to be compared.
 """
 PLANTED = """\
-The generating process stands in `planted_log.py`. Worlds "groups" and "unrelated" are controls: in the first no
-feature matters more to one group than to another, in the second there are no groups; a feature gate, and a mask, cannot help
-there by what they are for.
+The generating process stands in `planted_log.py`. Worlds "groups" and "unrelated" are controls: in the first no feature
+matters more to one group than to another, in the second there are no groups; a feature gate, and a mask, cannot help there by
+what they are for.
 
 Agrees: HoME scores best of the six models in all three worlds, at equal size. The mask helps because the groups are true: it
 brings 0.010 in the first world and nothing in the controls, and HoME with wrong or random groups loses 0.020 there. The three
 failures are fewer: HoME's levels without any part show 4.5 findings of underfitting per run, HoME none; self gates alone take
 them all away.
 
-Does not agree, or not so: most of HoME's lead is normalisation and Swish. PLE with that alone is 0.009 behind HoME in the first
-world and level with it (0.001) in both controls, where HoME leads over the others as well: the lead is not for the most part a
-matter of groups. The feature gate did not pay in the world that was made for it (0.007 better without it): at equal size it
-costs hidden width. The self gate adds nothing to the whole. Sparse tasks' gates use fewer experts in effect than dense ones' in
-HoME (1.4 and 2.6), not more.
+Does not agree, or not so: most of HoME's lead is normalisation and Swish. PLE with that alone is 0.009 behind HoME in the
+first world and level with it (0.001) in both controls, where HoME leads over the others as well: the lead is not for the most
+part a matter of groups. The feature gate did not pay in the world that was made for it (0.007 better without it): at equal
+size it costs hidden width. The self gate adds nothing to the whole. Sparse tasks' gates use fewer experts in effect than
+dense ones' in HoME (1.4 and 2.6), not more.
 
 Limits: two seeds; all models took the larger of two learning rates, larger ones were not tried; feature gates have rank 4.
 """
 KUAIRAND = """\
-No winner: by GAUC HoME is ahead of the other five by 0.000 to 0.006, where three seeds of one model lie 0.006 to 0.013 apart; by
-AUC all but PLE are ahead of it, by 0.004 to 0.006. 166,914 impressions, and 37 to 76 positives in the test part for three of the
-tasks, do not tell models of 570,000 parameters apart.
+No winner: by GAUC HoME is ahead of the other five by 0.000 to 0.006, where three seeds of one model lie 0.006 to 0.013 apart;
+by AUC all but PLE are ahead of it, by 0.004 to 0.006. 166,914 impressions, and 37 to 76 positives in the test part for three
+of the tasks, do not tell models of 570,000 parameters apart.
 
-Of HoME's parts, mask and self gate count for most by GAUC (0.009 and 0.007 less without), and wrong groups cost 0.009: the order
-that the paper tells, all of it within what seeds do. Normalisation does not pay here (0.006 more without). The three failures
-are found in none of the models, but for one run of PLE: there is nothing to mend.
+Of HoME's parts, mask and self gate count for most by GAUC (0.009 and 0.007 less without), and wrong groups cost 0.009: the
+order that the paper tells, all of it within what seeds do. Normalisation does not pay here (0.006 more without). The three
+failures are found in none of the models, but for one run of PLE: there is nothing to mend.
 
-Limits: three seeds, one split. All took the larger of two learning rates by validation AUC; test AUC of the two is the same up
-to 0.003.
+Limits: three seeds, one split. All took the larger of two learning rates by validation AUC; test AUC of the two is the same
+up to 0.003.
 """
 SEQUENCES = """\
-SIM's hard search finds the purchase wherever it lies, as long as few newer events have its category; it is
-told the category, which the others must learn to compare. TWIN finds it 100 events back, soft search loses it on the way, and
-neither learns to search 1,200 events from 8,000 samples in four epochs.
+SIM's hard search finds the purchase wherever it lies, as long as few newer events have its category; it is told the category,
+which the others must learn to compare. TWIN finds it 100 events back, soft search loses it on the way, and neither learns to
+search 1,200 events from 8,000 samples in four epochs.
 
-DIN learns it among 12 events, and among 120 with one seed of two, although all are before it: what three events say drowns in a
-sum over all. DIEN learns it nowhere here. Both may do better with more samples and epochs; that was not tried. The control
+DIN learns it among 12 events, and among 120 with one seed of two, although all are before it: what three events say drowns in
+a sum over all. DIEN learns it nowhere here. Both may do better with more samples and epochs; that was not tried. The control
 holds: nothing that reads 100 events knows of what is 1,000 back.
 
 Not run: 10,000 events back.
