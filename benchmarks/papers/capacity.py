@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 mpl.use("agg")
 
 from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter  # noqa: E402
 
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.papers import planted_log  # noqa: E402
@@ -77,14 +78,19 @@ def table(result: dict[str, Any]) -> str:
 
 
 def picture(result: dict[str, Any], path: Path) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
     for part, (axis, models) in zip(axes, result["runs"].items(), strict=True):
         for model, by in models.items():
             sizes = [result["parameters"][f"{axis}, {model}, {n}"] for n in by]
-            part.plot(sizes, [statistics.mean(over_seeds(runs, "auc")) for runs in by.values()], "o-", label=model)
+            middle = [statistics.mean(over_seeds(runs, "auc")) for runs in by.values()]
+            part.plot(sizes, middle, "o-", label=model, color=f"C{list(NUMBER).index(model)}")
             for size, (n, runs) in zip(sizes, by.items(), strict=True):
                 part.annotate(n, (size, statistics.mean(over_seeds(runs, "auc"))), textcoords="offset points", xytext=(3, 4))
-        part.set_xscale("log")
+        if axis == "experts":
+            part.set_xscale("log")
+            part.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            part.xaxis.set_minor_locator(NullLocator())
+        part.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         part.set_xlabel(f"parameters; beside the points the number of {axis}")
         part.grid(alpha=0.2)
         part.legend()
