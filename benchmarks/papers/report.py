@@ -14,6 +14,16 @@ INTRODUCTION = """\
 Each study is a command, a results file (`results/*.json`), a table and mostly a picture made from it, and what agrees with
 the paper and what does not. Seeds are told, spreads are standard deviations over seeds, and what came out against expectation
 stays in. All of it runs on two cores; larger numbers are options of the same commands. This page is written by `report.py`.
+
+In short:
+
+- HoME scores best of its family, at equal size, where tasks do have the groups that it is told, and on Census-Income in most
+  cases; on the KuaiRand sample all are level; where tasks have nothing in common it comes last.
+- What sets it apart is steadiness: no findings over a tenfold range of learning rates and from one to eight experts of each
+  kind, where MMoE, PLE and AdaTT have some. Normalisation does most of that.
+- The mask must be true: wrong groups cost all of the lead. Feature gates never paid.
+- MMoE is ahead of one gate for all wherever tasks differ; ahead of one wide bottom only where they differ much.
+- Finding one kind of event far back takes a search that is told what to look for; learned searches end at some 100 events here.
 """
 SYNTHETIC = """\
 Agrees: at correlation 0.5 MMoE ends below OMoE and far below Shared-Bottom, and its runs spread half as much as

@@ -119,7 +119,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def picture(result: dict[str, Any], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9.5, 4), layout="constrained")
     for name in ENCODERS:
         points = [(int(lag), by[name]) for lag, by in result["auc"].items() if name in by]
         middle = [statistics.mean(values) for _, values in points]
@@ -131,7 +131,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
     axes.set_ylabel("test AUC")
     axes.axhline(BEST, color="gray", linestyle="--")
     axes.grid(alpha=0.2)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(path, dpi=110)
 
 
