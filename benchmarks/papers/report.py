@@ -19,8 +19,8 @@ In short:
 
 - HoME scores best of its family, at equal size, where tasks do have the groups that it is told, and on Census-Income in most
   cases; on the KuaiRand sample all are level; where tasks have nothing in common it comes last.
-- What sets it apart is steadiness: hardly a finding over a tenfold range of learning rates, none from one to eight experts of each
-  kind, where MMoE, PLE and AdaTT have some. Normalisation does most of that.
+- What sets it apart is steadiness: hardly a finding over a tenfold range of learning rates, none from one to eight experts of
+  each kind, where MMoE, PLE and AdaTT have some. Normalisation does most of that.
 - The mask must be true: wrong groups cost all of the lead. Feature gates never paid.
 - MMoE is ahead of one gate for all wherever tasks differ; ahead of one wide bottom only where they differ much.
 - Finding one kind of event far back takes a search that is told what to look for; learned searches end at some 100 events here.
