@@ -96,7 +96,7 @@ Does not agree, or not so: more experts do not make MMoE, ML-MMoE or CGC collaps
 collapse with two experts (4 and 2), of which gates then use one; with 32 they use 6 and 9 in effect, and AUC hardly falls. No
 two experts became the same anywhere.
 
-Limits: two seeds, one world; learning rates were chosen with 8 experts (PLE and others: at that size).
+Limits: two seeds, one world; a model's learning rate was chosen at one size.
 """
 SEQUENCES = """\
 Agrees: SIM's hard search finds the purchase 10, 100 and 1,000 events back, as far as fewer than 50 newer events have its
