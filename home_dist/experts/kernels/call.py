@@ -21,7 +21,7 @@ class Call:
     precision: Precision
     keep: bool
     """Whether a backward may follow."""
-    dropout: Dropout | None = None
+    dropout: Dropout | None
     samples: torch.Tensor | None = None
     """(): those that the statistics are of; None where they are running averages."""
 

@@ -8,23 +8,23 @@ namespace {
 
 // The feature gate of one row, before the factor 2: sum over l of share[l] * sigmoid(wide_l), or the sigmoid of that of wide_l.
 // gates (L, F): what share is multiplied with.
-template <class S, class A>
-inline void gate_row(const S* wide, Size gate, const A* share, A* gates, A* total, bool inside, Size count, Size width) {
+template <class A>
+inline void gate_row(const A* wide, Size gate, const A* share, A* gates, A* total, bool inside, Size count, Size width) {
   for (Size d = 0; d < width; ++d) total[d] = 0;
   for (Size l = 0; l < count; ++l) {
-    const S* row = wide + l * gate;
+    const A* row = wide + l * gate;
     A* own = gates + l * width;
     const A factor = share[l];
     if (inside) {
 #pragma omp simd
       for (Size d = 0; d < width; ++d) {
-        own[d] = sigmoid(A(load(row[d])));
+        own[d] = sigmoid(row[d]);
         total[d] += factor * own[d];
       }
     } else {
 #pragma omp simd
       for (Size d = 0; d < width; ++d) {
-        own[d] = load(row[d]);
+        own[d] = row[d];
         total[d] += factor * own[d];
       }
     }
@@ -43,8 +43,8 @@ struct GateRow {
 };
 
 // to (F) = x (F) times the feature gate of wide (L, F; rows `gate` apart) and share (L).
-template <class S, class A>
-inline void scale_row(const S* wide, Size gate, const A* share, const A* x, A* to, bool inside, Size count, Size width,
+template <class A>
+inline void scale_row(const A* wide, Size gate, const A* share, const A* x, A* to, bool inside, Size count, Size width,
                       GateRow<A>& own) {
   gate_row(wide, gate, share, own.gates.data(), own.total.data(), inside, count, width);
   const A* total = own.total.data();
@@ -53,8 +53,8 @@ inline void scale_row(const S* wide, Size gate, const A* share, const A* x, A* t
 }
 
 // wide = its gradient; share_grad (L); x_grad (F), if not null, = or, if `add`, += that of x as far as it is multiplied.
-template <class S, class A>
-inline void scale_row_backward(const A* grad, S* wide, Size gate, const A* share, const A* x, A* share_grad, A* x_grad, bool add,
+template <class A>
+inline void scale_row_backward(const A* grad, A* wide, Size gate, const A* share, const A* x, A* share_grad, A* x_grad, bool add,
                                bool inside, Size count, Size width, GateRow<A>& own) {
   gate_row(wide, gate, share, own.gates.data(), own.total.data(), inside, count, width);
   const A* total = own.total.data();
@@ -67,21 +67,21 @@ inline void scale_row_backward(const A* grad, S* wide, Size gate, const A* share
   for (Size d = 0; d < width; ++d) down[d] = A(2) * grad[d] * x[d] * (inside ? A(1) : total[d] * (A(1) - total[d]));
   for (Size l = 0; l < count; ++l) {
     const A *gates = own.gates.data() + l * width, factor = share[l];
-    S* row = wide + l * gate;
+    A* row = wide + l * gate;
     share_grad[l] = dot(down, gates, width);
     if (inside) {
 #pragma omp simd
-      for (Size d = 0; d < width; ++d) store(row[d], down[d] * factor * gates[d] * (A(1) - gates[d]));
+      for (Size d = 0; d < width; ++d) row[d] = down[d] * factor * gates[d] * (A(1) - gates[d]);
     } else {
 #pragma omp simd
-      for (Size d = 0; d < width; ++d) store(row[d], down[d] * factor);
+      for (Size d = 0; d < width; ++d) row[d] = down[d] * factor;
     }
   }
 }
 
 // All rows of out (B, F) = x (B, F) times the feature gate of wide (L, B, F) and share (B, L).
-template <class S, class A>
-void gate(const S* wide, const A* share, const A* x, A* out, Size inside, Size count, Size rows, Size width) {
+template <class A>
+void gate(const A* wide, const A* share, const A* x, A* out, Size inside, Size count, Size rows, Size width) {
 #pragma omp parallel
   {
     GateRow<A> own(count, width);
@@ -92,8 +92,8 @@ void gate(const S* wide, const A* share, const A* x, A* out, Size inside, Size c
 }
 
 // wide (L, B, F), share_grad (B, L) and x_grad (B, F): as in scale_row_backward.
-template <class S, class A>
-void gate_backward(const A* grad, S* wide, const A* share, const A* x, A* share_grad, A* x_grad, Size add, Size inside,
+template <class A>
+void gate_backward(const A* grad, A* wide, const A* share, const A* x, A* share_grad, A* x_grad, Size add, Size inside,
                    Size count, Size rows, Size width) {
 #pragma omp parallel
   {

@@ -29,13 +29,6 @@
                         Size threshold, double factor, Size k, Size e, Size b, Size d) {                                      \
     mix_inner(grad, y, scale, shift, mean, rstd, away, along, mask, gates, gk, gb, DROPOUT, k, e, b, d);                      \
   }                                                                                                                           \
-  void gate_##NAME(const S* wide, const A* share, const A* x, A* out, Size inside, Size l, Size b, Size f) {                  \
-    gate(wide, share, x, out, inside, l, b, f);                                                                               \
-  }                                                                                                                           \
-  void gate_backward_##NAME(const A* grad, S* wide, const A* share, const A* x, A* share_grad, A* x_grad, Size add, Size inside,\
-                            Size l, Size b, Size f) {                                                                         \
-    gate_backward(grad, wide, share, x, share_grad, x_grad, add, inside, l, b, f);                                            \
-  }                                                                                                                           \
   void gate_weights_##NAME(const A* scores, Size sk, Size sb, const Size* places, const Size* alone, A* out, Size main,       \
                            Size k, Size b, Size s, Size e) {                                                                  \
     gate_weights(scores, sk, sb, places, alone, out, main, k, b, s, e);                                                       \
@@ -60,6 +53,13 @@
   void bank_inputs_##NAME(Gemm<A> gemm, const A* const* down, const A* const* x, const A* weights, A* weight_grads,           \
                           A* const* x_grads, const Size* starts, Size inputs, Size f, Size h, Size e, Size b) {               \
     bank_inputs(gemm, down, x, weights, weight_grads, x_grads, starts, inputs, f, h, e, b);                                   \
+  }                                                                                                                           \
+  void gate_##NAME(const A* wide, const A* share, const A* x, A* out, Size inside, Size l, Size b, Size f) {                  \
+    gate(wide, share, x, out, inside, l, b, f);                                                                               \
+  }                                                                                                                           \
+  void gate_backward_##NAME(const A* grad, A* wide, const A* share, const A* x, A* share_grad, A* x_grad, Size add, Size inside,\
+                            Size l, Size b, Size f) {                                                                         \
+    gate_backward(grad, wide, share, x, share_grad, x_grad, add, inside, l, b, f);                                            \
   }                                                                                                                           \
   void drop_##NAME(const A* x, A* out, Size first, Size second, Size threshold, double factor, Size b, Size f) {              \
     drop(x, out, DROPOUT, b, f);                                                                                              \
