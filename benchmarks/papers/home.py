@@ -135,16 +135,11 @@ def planted(work: Path, samples: int, seeds: int, models: Mapping[str, list[str]
             if not data[world, how].is_dir():
                 planted_log.write_log(data[world, how], world, samples, how)
     first = data[planted_log.WORLDS[0], "right"]
-    size = parameters(load_config(PLANTED, [*MODELS["MMoE"], f"data.path={first}"]))
-    settings, counts = {}, {}
-    for name, chosen in models.items():
-        hidden = of_size(PLANTED, [*chosen, f"data.path={first}"], "model.expert_hidden=[{}]", size)
-        settings[name] = [*chosen, hidden]
-        counts[name] = parameters(load_config(PLANTED, [*settings[name], f"data.path={first}"]))
+    widths, counts = _sized(PLANTED, models, "MMoE", [f"data.path={first}"])
 
     def job(name: str, world: str, how: str, rate: float, seed: int) -> Job:
         path = data[world, how]
-        chosen = (*settings[name], f"data.path={path}", f"train.lr={rate}", f"train.seed={seed}")
+        chosen = (*models[name], widths[name], f"data.path={path}", f"train.lr={rate}", f"train.seed={seed}")
         return Job(f"{name}, {world}, {how}, {rate:g}, seed {seed}", PLANTED, chosen)
 
     first_world = planted_log.WORLDS[0]
@@ -161,7 +156,6 @@ def planted(work: Path, samples: int, seeds: int, models: Mapping[str, list[str]
     runs: dict[str, Any] = {}
     for (name, world, how, _), done in jobs.items():
         runs.setdefault(world, {}).setdefault(_label(name, how), []).append(found[done.name])
-    widths = {name: chosen[-1] for name, chosen in settings.items()}
     chosen_by = {"widths": widths, "rates": rates, "trials": tried}
     best = {world: planted_log.best_auc(world, samples) for world in runs}
     return {"samples": samples, "seeds": seeds, "parameters": counts, "best": best, **chosen_by, "runs": runs}
@@ -177,15 +171,11 @@ def kuairand(work: Path, seeds: int, models: Mapping[str, list[str]], most: int 
         tasks = tuple(t.model_copy(update={"group": groups[t.name]}) for t in schema.task)
         save_schema(schema.model_copy(update={"task": tasks}), path)
     common = [f"data.path={SAMPLE}", "log.tensorboard=false", *end]
-    size = parameters(load_config(KUAIRAND, [*MODELS["HoME"], *common]))
-    settings, counts = {}, {}
-    for name, chosen in models.items():
-        hidden = of_size(KUAIRAND, [*chosen, *common], "model.expert_hidden=[{}]", size)
-        settings[name] = [*chosen, hidden, *common]
-        counts[name] = parameters(load_config(KUAIRAND, settings[name]))
+    widths, counts = _sized(KUAIRAND, models, "HoME", common)
 
     def job(name: str, how: str, rate: float, seed: int) -> Job:
-        chosen = (*settings[name], f"data.schema={schemas[how]}", f"train.lr={rate}", f"train.seed={seed}")
+        own = (f"data.schema={schemas[how]}", f"train.lr={rate}", f"train.seed={seed}")
+        chosen = (*models[name], widths[name], *common, *own)
         return Job(f"{name}, {how}, {rate:g}, seed {seed}", KUAIRAND, chosen)
 
     trials = {name: {rate: job(name, "right", rate, 0) for rate in KUAIRAND_RATES} for name in models}
@@ -201,8 +191,16 @@ def kuairand(work: Path, seeds: int, models: Mapping[str, list[str]], most: int 
     runs: dict[str, Any] = {}
     for (name, how, _), done in jobs.items():
         runs.setdefault(_label(name, how), []).append(found[done.name])
-    widths = {name: next(s for s in chosen if "expert_hidden" in s) for name, chosen in settings.items()}
     return {"seeds": seeds, "parameters": counts, "widths": widths, "rates": rates, "trials": tried, "runs": runs}
+
+
+def _sized(
+    config: Path, models: Mapping[str, list[str]], reference: str, common: list[str]
+) -> tuple[dict[str, str], dict[str, int]]:
+    """By model, the hidden width with which it is as large as `reference`, as a setting, and its parameters then."""
+    size = parameters(load_config(config, [*MODELS[reference], *common]))
+    widths = {n: of_size(config, [*of, *common], "model.expert_hidden=[{}]", size) for n, of in models.items()}
+    return widths, {n: parameters(load_config(config, [*of, widths[n], *common])) for n, of in models.items()}
 
 
 def _label(name: str, how: str) -> str:
