@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from home_dist.data.order import RowGroup
 from home_dist.data.sources import Found, Store, find_files, unreachable
 from home_dist.errors import DataError
+from home_dist.ids.keys import fits_key
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema
-from home_dist.schema.values import fits_key
 
 _REMOTE_THREADS = 16  # footers of an object store are waited for, not computed
 _SIZED_GROUPS = 16  # of a file, whose values are counted

@@ -27,8 +27,8 @@ from torchrec.modules.mc_modules import (
 )
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
+from home_dist.ids.rows import MANAGED_BITS
 from home_dist.schema import Table
-from home_dist.schema.values import MANAGED_BITS
 
 _POLICIES = {"lfu": LFU_EvictionPolicy, "lru": LRU_EvictionPolicy}
 

@@ -5,8 +5,8 @@ from typing import Literal
 
 import torch
 
+from home_dist.ids.rows import RowsOf
 from home_dist.schema import DenseFeature, IdInput, InputLayout, PretrainedInput
-from home_dist.schema.values import RowsOf
 
 Kind = Literal["ids", "number", "vector", "pretrained", "list", "weights", "lengths"]
 _DTYPES = {"number": torch.float64, "vector": torch.float64, "pretrained": torch.float32, "weights": torch.float32}

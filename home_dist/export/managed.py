@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from home_dist.errors import DataError
 from home_dist.export.source import Source
-from home_dist.schema.values import MANAGED_BITS, RowsOf
+from home_dist.ids.rows import MANAGED_BITS, RowsOf
 
 _STATE = "dense/managed._managed_collision_collection._managed_collision_modules.{table}.{name}"
 _UNOWNED = b"rows_without_id"

@@ -80,15 +80,3 @@ class AsOf:
         np.cumsum(self.last - first, out=offsets[1:])
         positions = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], np.diff(offsets))
         return offsets, self._order[positions]
-
-
-def codes(*keys: Ints) -> Ints:
-    """One code per distinct combination of keys (N,); -1 where any of them is negative, which stands for "unknown"."""
-    combined = np.unique(keys[0], return_inverse=True)[1].astype(np.int64)
-    missing = keys[0] < 0
-    for key in keys[1:]:
-        values, own = np.unique(key, return_inverse=True)
-        combined = np.unique(combined * len(values) + own, return_inverse=True)[1].astype(np.int64)
-        missing = missing | (key < 0)
-    combined[missing] = -1
-    return combined

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
+from home_dist.ids.keys import NotKeys, as_keys, key_type
 from home_dist.prepare.progress import Progress, Say
 from home_dist.prepare.whole import refuse_existing, written_whole
-from home_dist.schema.frozen import KEYS, VECTORS, keys_of
+from home_dist.schema.frozen import KEYS, VECTORS, sort_keys
 
 _BATCH = 16384
 
@@ -77,14 +78,18 @@ def _keys(path: Path, key: str, vector: str) -> tuple[NDArray[np.int64], set[int
     parts, widths = [np.zeros(0, np.int64)], set()
     for batch in _batches(path, key, vector):
         values, vectors = batch.column(key), batch.column(vector)
-        if pa.types.is_dictionary(values.type):
-            values = values.cast(values.type.value_type)
-        if not (pa.types.is_integer(values.type) or pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        kind = key_type(values.type)
+        if kind is None:
             raise DataError(f"{path}: column {key!r} has type {values.type}, but whole numbers or texts are needed.")
         is_list = pa.types.is_list(vectors.type) or pa.types.is_large_list(vectors.type)
         if not (is_list or pa.types.is_fixed_size_list(vectors.type)) or not pa.types.is_floating(vectors.type.value_type):
             raise DataError(f"{path}: column {vector!r} has type {vectors.type}, but lists of numbers are needed.")
-        parts.append(keys_of(values))
+        if pa.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        try:
+            parts.append(sort_keys(as_keys(values, kind)))
+        except NotKeys as error:
+            raise DataError(f"{path}: column {key!r}: {error.problem}. Keys are whole numbers or texts.") from None
         widths |= set(pc.unique(pc.list_value_length(vectors)).to_pylist())
     return np.concatenate(parts), widths
 

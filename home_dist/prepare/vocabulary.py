@@ -1,10 +1,7 @@
-"""Vocabularies: raw values -> rows of an embedding table.
-
-Row 0 stands for missing and out-of-vocabulary values. The others are ordered by falling frequency in the training
-part, so that keeping a table's first rows cuts its tail.
-"""
+"""Vocabularies of the published data sets, which mark missing values in columns of their own kinds."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,54 +9,46 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from home_dist.ids.keys import KeyType, as_keys
+from home_dist.ids.rows import VocabularyRows
+from home_dist.ids.vocabulary import counted, merged, most_frequent
+
 Keys = NDArray[np.int64] | NDArray[np.str_]
+
+
+def published_keys(values: Keys) -> pa.Array:
+    """(n,) keys. Negative numbers, of which these data sets have none for users, videos and the like, and empty texts mark
+    missing ones."""
+    return pa.array(values, mask=values == "" if values.dtype.kind == "U" else values.astype(np.int64) < 0)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """values[i] has row i + 1; counts are those of the training part."""
+    """table: columns value, row (from 1 on) and count, that of the training part."""
 
-    values: Keys
-    counts: NDArray[np.int64]
+    table: pa.Table
+    kind: KeyType
 
     @property
     def rows(self) -> int:
-        return len(self.values) + 1
+        return len(self.table) + 1
+
+    @cached_property
+    def _rows_of(self) -> VocabularyRows:
+        keys = as_keys(self.table.column("value").combine_chunks(), self.kind)
+        return VocabularyRows(self.kind, 0, keys, self.table.column("row").to_numpy())
 
     def encode(self, keys: Keys) -> NDArray[np.int32]:
         """(n,) rows of keys (n,); 0 for what is not in the vocabulary."""
-        if not len(self.values):
-            return np.zeros(len(keys), np.int32)
-        order = np.argsort(self.values, kind="stable")
-        at = np.minimum(np.searchsorted(self.values, keys, sorter=order), len(order) - 1)
-        rows = order[at]
-        return np.where(self.values[rows] == keys, rows + 1, 0).astype(np.int32)
+        return self._rows_of(published_keys(keys)).astype(np.int32)
 
     def save(self, path: Path) -> None:
-        table = pa.table(
-            {
-                "value": pa.array(self.values),
-                "row": pa.array(np.arange(1, self.rows), pa.int32()),
-                "count": pa.array(self.counts, pa.int64()),
-            }
-        )
+        table = self.table.set_column(1, "row", self.table.column("row").cast(pa.int32()))
         pq.write_table(table, path, compression="zstd", compression_level=19, store_schema=False)
 
 
-def missing(keys: Keys) -> NDArray[np.bool_]:
-    """(n,) which keys stand for a missing value: negative numbers and empty texts."""
-    return np.asarray(keys == "") if keys.dtype.kind == "U" else np.asarray(keys.astype(np.int64) < 0)
-
-
 def fit_vocabulary(keys: Keys, min_count: int, extra: Keys | None = None) -> Vocabulary:
-    """From the training part's keys (n,) and, counted alike, those of histories.
-
-    Negative numbers and empty texts are missing values. Values seen less than `min_count` times are left out; equally
-    frequent ones are ordered by value.
-    """
-    every = keys if extra is None else np.concatenate([keys, extra])
-    values, counts = np.unique(every, return_counts=True)
-    kept = ~missing(values) & (counts >= min_count)
-    values, counts = values[kept], counts[kept]
-    order = np.argsort(-counts, kind="stable")
-    return Vocabulary(values[order], counts[order])
+    """From the training part's keys (n,) and, counted alike, those of histories."""
+    kind: KeyType = "text" if keys.dtype.kind == "U" else "integer"
+    parts = [counted(published_keys(part)) for part in (keys, extra) if part is not None]
+    return Vocabulary(most_frequent(merged(parts, kind), min_count), kind)

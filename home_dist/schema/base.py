@@ -1,12 +1,11 @@
 """The base of every entry of a schema."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-KeyType = Literal["integer", "text"]
 
 
 class Spec(BaseModel):

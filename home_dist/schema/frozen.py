@@ -1,7 +1,7 @@
 """A frozen table of vectors on disk, looked up by item id: memory-mapped, so that the ranks of a host share one copy.
 
 A folder with keys.npy, (n,) int64 in rising order, and vectors.npy, (n, width) float16 or float32. Integers are their own keys;
-a text's key is its 64-bit hash (home_dist/schema/hashing.py, seed 0) read as an int64. `home-dist prepare frozen` writes it.
+a text's key is its 64-bit hash (home_dist/ids/hashing.py, seed 0) read as an int64. `home-dist prepare frozen` writes it.
 """
 
 from pathlib import Path
@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
-from home_dist.schema.base import KeyType
-from home_dist.schema.hashing import as_int64, hash_texts
+from home_dist.ids.hashing import hash_texts
+from home_dist.ids.keys import KeyType, as_keys, is_text, key_numbers, missing
 
 KEYS, VECTORS = "keys.npy", "vectors.npy"
 _PROBES = 4096
@@ -25,22 +25,21 @@ class FrozenTable:
         self.keys, self.vectors, self.type = keys, vectors, kind
 
     def positions(self, values: pa.Array) -> NDArray[np.int64]:
-        """(m,) integers or texts -> (m,) rows of `vectors`; -1 for null and for what the table does not hold."""
-        if pa.types.is_dictionary(values.type):
-            found = self.positions(values.dictionary) if len(values.dictionary) else np.full(1, -1)
-            return np.where(np.asarray(values.is_null()), -1, found[np.asarray(pc.fill_null(values.indices, 0))])
+        """(m,) keys -> (m,) rows of `vectors`; -1 for missing ones and for what the table does not hold. Raises NotKeys."""
+        keys = as_keys(values, self.type)
+        if pa.types.is_dictionary(keys.type):
+            of_distinct = self.positions(keys.dictionary) if len(keys.dictionary) else np.full(1, -1)
+            return np.where(missing(keys), -1, of_distinct[np.asarray(pc.fill_null(keys.indices, 0))])
         if not len(self.keys):
-            return np.full(len(values), -1)
-        wanted = keys_of(values)
+            return np.full(len(keys), -1)
+        wanted = sort_keys(keys)
         at = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
-        return np.where((self.keys[at] == wanted) & ~np.asarray(values.is_null()), at, -1)
+        return np.where((self.keys[at] == wanted) & ~missing(keys), at, -1)
 
 
-def keys_of(values: pa.Array) -> NDArray[np.int64]:
-    """(n,); those of nulls are of no meaning."""
-    if pa.types.is_integer(values.type):
-        return as_int64(pc.fill_null(values, 0))
-    return hash_texts(values, 0).view(np.int64)
+def sort_keys(keys: pa.Array) -> NDArray[np.int64]:
+    """(n,) of what `as_keys` gave -> (n,) numbers that a frozen table is sorted by; those of nulls are undefined."""
+    return hash_texts(keys, 0).view(np.int64) if is_text(keys.type) else key_numbers(keys)
 
 
 def open_frozen(feature: str, folder: Path, width: int, kind: KeyType) -> FrozenTable:

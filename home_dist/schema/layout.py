@@ -10,9 +10,10 @@ from typing import Literal
 
 from home_dist.config import PretrainedSection, RunConfig
 from home_dist.errors import ConfigError
+from home_dist.ids.rows import ManagedKeys, RowsOf
 from home_dist.schema.frozen import FrozenTable, open_frozen
 from home_dist.schema.spec import DenseFeature, IdFeature, Pooling, PretrainedFeature, Schema, SequenceSpec, StatisticFeature
-from home_dist.schema.values import HashValues, ManagedKeys, RowsOf, open_values
+from home_dist.schema.values import HashValues, open_values
 
 Place = Literal["small", "small_list", "bag", "weighted_bag", "event", "managed"]
 ONE_BY_ONE: tuple[Place, ...] = ("event", "managed")
@@ -160,7 +161,7 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
     def rows_of(table: Table) -> RowsOf | None:
         spec = specs[table.name]
         if table.managed and isinstance(spec.values, HashValues):
-            return ManagedKeys(spec.values)
+            return ManagedKeys(spec.values.type, spec.values.seed)
         if table.name not in opened and spec.values is not None:
             rows = table.rows if isinstance(spec.values, HashValues) else spec.rows
             opened[table.name] = open_values(table.name, spec.values, rows, config.schema_path().parent)

@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 import tomli_w
 from pydantic import Field, field_validator, model_validator
 
-from home_dist.schema.base import KeyType, Name, Spec
+from home_dist.ids.keys import KeyType
+from home_dist.schema.base import Name, Spec
 from home_dist.schema.values import HashValues, TableValues
 from home_dist.toml_file import read_model
 

@@ -11,9 +11,9 @@ import torch
 from home_dist.config import RunConfig
 from home_dist.data import Reader, open_files
 from home_dist.errors import ConfigError, DataError
+from home_dist.ids.hashing import hash_integers, hash_texts, rows_of_hashes
 from home_dist.network import FeatureVector
 from home_dist.schema import InputLayout, Schema, build_layout, load_schema, save_schema
-from home_dist.schema.hashing import hash_integers, hash_texts, rows_of_hashes
 
 ROWS = 200
 CITIES = ["Berlin", "Lyon", "Ōsaka", "a city with a long name"]

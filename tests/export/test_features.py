@@ -14,9 +14,9 @@ from home_dist.errors import UserError
 from home_dist.export.inputs import Input
 from home_dist.export.managed import ManagedRows
 from home_dist.export.program import open_program
+from home_dist.ids.rows import ManagedKeys
 from home_dist.prepare.synthetic import Sizes, write_synthetic
 from home_dist.prepare.synthetic.world import TASKS
-from home_dist.schema.values import HashValues, ManagedKeys
 from tests.ranks import REPOSITORY, run, settings
 
 CONFIG = """
@@ -85,7 +85,7 @@ def test_a_program_scores_as_the_run_did(name, data, tmp_path):
 
 
 def test_managed_ids_have_the_rows_of_the_checkpoint_and_others_the_last_of_their_rank(tmp_path):
-    hashes_of = ManagedKeys(HashValues(type="integer", seed=5))
+    hashes_of = ManagedKeys("integer", 5)
     values = pa.array([10**12, 7, None, 123456789, -4])
     hashes = hashes_of(values)
     owned = pa.table({"hash": np.sort(hashes[:2]), "row": [3, 9]})

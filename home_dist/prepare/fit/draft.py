@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from home_dist.errors import ConfigError
+from home_dist.ids.keys import KeyType
 from home_dist.prepare.boundaries import Buckets
 from home_dist.schema import IdFeature, PretrainedFeature, SequenceSpec, TaskSpec
-from home_dist.schema.base import KeyType, Name, Spec
+from home_dist.schema.base import Name, Spec
 from home_dist.schema.values import HashValues
 from home_dist.toml_file import read_model
 

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from home_dist.errors import ConfigError, DataError, problem_lines
+from home_dist.ids.keys import fits_key
+from home_dist.ids.vocabulary import Counts
 from home_dist.prepare.boundaries import choose_boundaries
-from home_dist.prepare.fit.counts import Counts, write_vocabulary
+from home_dist.prepare.fit.counts import write_vocabulary
 from home_dist.prepare.fit.draft import Draft, DraftDense, DraftStatistic, DraftVocabulary, load_draft
 from home_dist.prepare.progress import Progress, Say
 from home_dist.prepare.sketch import Sketch
@@ -28,11 +30,9 @@ from home_dist.schema import (
     TaskSpec,
     save_schema,
 )
-from home_dist.schema.values import VocabularyValues, fits_key
 
 _AS_IS = (IdFeature, PretrainedFeature)  # nothing of them is fitted
 _BATCH = 65536  # rows that are in memory at a time
-_KEYS = {"integer": pa.int64(), "text": pa.string()}
 
 
 @dataclass
@@ -63,7 +63,7 @@ def fit_data(draft_path: Path, data: Path, say: Say, training: str = "train") ->
     if not paths:
         raise DataError(f"{data / training}: holds no *.parquet files. The training part must lie there.")
     fit = _Fit(
-        counts={t.name: Counts(_KEYS[t.values.type]) for t in draft.table if isinstance(t.values, DraftVocabulary)},
+        counts={t.name: Counts(t.values.type) for t in draft.table if isinstance(t.values, DraftVocabulary)},
         sketches={f.name: [Sketch() for _ in range(_width(f))] for f in draft.feature if not isinstance(f, _AS_IS)},
         rates={t.name: _Rate() for t in draft.task},
     )
@@ -173,9 +173,8 @@ def _schema(draft: Draft, fit: _Fit, data: Path, path: Path) -> Schema:
     tables = []
     for table in draft.table:
         if isinstance(table.values, DraftVocabulary):
-            found = fit.counts[table.name].most_frequent(table.values)
-            written: VocabularyValues = write_vocabulary(found, table.values, data, table.name)
-            tables.append(TableSpec(name=table.name, rows=1 + table.values.unknown_rows + len(found), values=written))
+            values, keys = write_vocabulary(fit.counts[table.name], table.values, data, table.name)
+            tables.append(TableSpec(name=table.name, rows=1 + table.values.unknown_rows + keys, values=values))
         else:
             tables.append(TableSpec(name=table.name, rows=table.rows or 1, values=table.values))
     try:

@@ -9,7 +9,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
+from home_dist.ids.keys import KeyType, as_keys, is_text, key_type, missing
 from home_dist.prepare.asof import Ints
+from home_dist.prepare.generic.spec import IdSection
 
 _PER_MS = {"s": 0.001, "ms": 1, "us": 1000}
 _LATEST_MS = 4_102_444_800_000  # the year 2100
@@ -30,27 +32,29 @@ class Types:
         return self.types[name]
 
     def is_list(self, name: str) -> bool:
-        return pa.types.is_list(self.of(name)) or pa.types.is_large_list(self.of(name))
+        return is_list(self.of(name))
 
-    def key(self, name: str, kind: pa.DataType | None = None) -> pa.DataType:
-        """int64 or string, as the keys of a column are kept. kind: of its values, if it holds lists or texts to be split."""
-        kind = self.of(name) if kind is None else kind
-        if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-            return pa.int64()
-        if is_text(kind):
-            return pa.string()
-        raise self.wrong(name, "whole numbers or texts")
+    def key(self, name: str, kind: pa.DataType | None = None) -> KeyType:
+        """Of the keys of a column. kind: of its values, if it holds lists or texts to be split."""
+        wanted = key_type(self.of(name) if kind is None else kind)
+        if wanted is None:
+            raise self.wrong(name, "whole numbers or texts")
+        return wanted
 
-    def list_key(self, name: str, separator: str | None) -> pa.DataType:
-        if separator is None:
-            return self.key(name, self.of(name).value_type)
-        if not is_text(self.of(name)):
-            raise self.wrong(name, "texts, as it has a separator")
-        return pa.string()
+    def id_key(self, section: IdSection) -> KeyType:
+        """Of an [[id]], of one value or several."""
+        if section.separator is not None and not is_text(self.of(section.column)):
+            raise self.wrong(section.column, "texts, as it has a separator")
+        return self.key(section.column, self.of(section.column).value_type if self.is_list(section.column) else None)
+
+    def is_unsigned(self, name: str) -> bool:
+        """Whether its keys are integers of 64 bits without a sign."""
+        kind = self.of(name)
+        return pa.types.is_uint64(kind.value_type if self.is_list(name) else kind)
 
     def number(self, name: str) -> None:
         kind = self.of(name)
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        if not is_number(kind):
             raise self.wrong(name, "numbers")
 
     def time(self, name: str) -> None:
@@ -63,57 +67,48 @@ class Types:
         )
 
 
-def is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+def is_number(kind: pa.DataType) -> bool:
+    whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+    return whole or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """Without dictionaries, which differ from file to file."""
-    if pa.types.is_list(kind):
+    """Without dictionaries, which differ from file to file; lists of every sort as one."""
+    if is_list(kind):
         return pa.list_(plain(kind.value_type))
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def keys(column: pa.Array) -> pa.Array:
-    """(n,) int64, -1 where missing, or strings, empty where missing."""
+    """(n,) keys as `as_keys` makes them, null where missing. Of a raw log the empty text is missing too: CSV has no other
+    sign. Raises NotKeys."""
     if is_text(column.type):
-        return pc.fill_null(column.cast(pa.string()), "")
-    return pc.fill_null(column.cast(pa.int64()), -1)
-
-
-def missing(values: pa.Array) -> NDArray[np.bool_]:
-    """(n,) which keys stand for a missing value: negative numbers and empty texts."""
-    return np.asarray(pc.equal(values, "") if is_text(values.type) else pc.less(values, 0))
-
-
-def codes(*columns: pa.Array) -> Ints:
-    """(n,) a number per distinct combination of keys (n,); -1 where any of them is missing."""
-    combined, absent = np.zeros(len(columns[0]), np.int64), np.zeros(len(columns[0]), np.bool_)
-    for column in columns:
-        encoded = column.dictionary_encode()
-        combined = combined * len(encoded.dictionary) + np.asarray(encoded.indices)
-        if len(columns) > 1:  # small again, so that a further column cannot overflow it
-            combined = np.unique(combined, return_inverse=True)[1].astype(np.int64)
-        absent |= missing(column)
-    combined[absent] = -1
-    return combined
+        return pc.if_else(pc.equal(column, ""), None, column).cast(pa.string())
+    return as_keys(column, "integer")
 
 
 def lists(column: pa.Array, separator: str | None) -> pa.ListArray:
-    """(n,) lists of keys, without the missing ones."""
+    """(n,) lists of keys, without the missing ones. Raises NotKeys."""
     if separator is not None:
         column = pc.split_pattern(pc.fill_null(column, ""), separator)
     column = pc.fill_null(column, [])
     values, bounds = column.flatten(), np.asarray(column.offsets).astype(np.int64)
     flat = keys(pc.utf8_trim_whitespace(values) if separator is not None else values)
-    there = ~missing(flat)
-    ends = np.concatenate([[0], np.cumsum(there)])[bounds - bounds[0]]
-    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), flat.filter(pa.array(there)))
+    ends = np.concatenate([[0], np.cumsum(~missing(flat))])[bounds - bounds[0]]
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), flat.drop_null())
 
 
 def numbers(column: pa.Array) -> NDArray[np.float64]:
     """(n,), NaN where missing."""
-    return np.asarray(pc.fill_null(column.cast(pa.float64()), np.nan))
+    if pa.types.is_decimal(column.type) or pa.types.is_boolean(column.type) or pa.types.is_null(column.type):
+        column = column.cast(pa.float64())
+    # Not Arrow's cast, which refuses whole numbers that float64 rounds, from 2^53 on.
+    values = column.to_numpy(zero_copy_only=False).astype(np.float64)
+    return np.where(missing(column), np.nan, values) if column.null_count else values
 
 
 def times(column: pa.Array, unit: str, log: str, name: str) -> Ints:

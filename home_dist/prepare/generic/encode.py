@@ -10,14 +10,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from home_dist.ids.keys import codes
+from home_dist.ids.rows import VocabularyRows
+from home_dist.ids.vocabulary import read_vocabulary
 from home_dist.prepare.asof import AsOf, Ints
 from home_dist.prepare.boundaries import round_to
 from home_dist.prepare.days import DAY_MS, SPLITS, Days
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
-from home_dist.prepare.generic.columns import codes
 from home_dist.prepare.generic.gather import ROWS
 from home_dist.prepare.generic.plan import HOUR_MS, Plan, flags, groups
-from home_dist.prepare.generic.spec import HistorySection
+from home_dist.prepare.generic.spec import HistorySection, IdSection
 from home_dist.prepare.write import list_array
 
 AGE_BOUNDS_MS = tuple(int(h * HOUR_MS) for h in (1 / 6, 1, 6, 24, 72, 168, 720))
@@ -46,12 +48,11 @@ def encode(plan: Plan, fitted: Fitted, gathered: Path, folder: Path) -> None:
     spec = plan.spec
     table = read_part([gathered / ROWS], 0)
     time, split = table.column("time").to_numpy(), table.column("split").to_numpy()
-    columns = {"group": pa.array(groups(table.column("user").combine_chunks())), "time_ms": pa.array(time)}
+    columns = {"group": groups(table.column("user").combine_chunks()), "time_ms": pa.array(time)}
     rows_of = {}
     for section, path in zip(spec.id, fitted.vocabularies, strict=True):
         keys = table.column(f"id_{section.column}").combine_chunks()
-        vocabulary = pq.read_table(path).column("value").combine_chunks()
-        columns[section.column] = rows_of[section.column] = _encoded(keys, vocabulary)
+        columns[section.column] = rows_of[section.column] = _encoded(keys, _rows_of(plan, section, path))
     if spec.calendar:
         local = time + fitted.days.utc_offset_ms
         columns["hour"] = pa.array(local // HOUR_MS % 24, pa.int32())
@@ -97,15 +98,17 @@ def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:
     return np.asarray(pc.fill_null(table.column(name), np.nan).combine_chunks())
 
 
-def _encoded(keys: pa.Array, vocabulary: pa.Array) -> pa.Array:
+def _rows_of(plan: Plan, section: IdSection, path: Path) -> VocabularyRows:
+    kind = plan.known.id_key(section)
+    vocabulary = read_vocabulary(path, section.column, kind, 1, 1 + pq.read_metadata(path).num_rows)
+    return VocabularyRows(kind, 0, vocabulary.keys, vocabulary.rows)
+
+
+def _encoded(keys: pa.Array, rows_of: VocabularyRows) -> pa.Array:
+    """(n,) int32 rows, or lists of them."""
     if pa.types.is_list(keys.type):
-        return list_array(_rows(keys.flatten(), vocabulary), np.asarray(keys.offsets).astype(np.int64))
-    return pa.array(_rows(keys, vocabulary))
-
-
-def _rows(keys: pa.Array, vocabulary: pa.Array) -> NDArray[np.int32]:
-    """(n,) rows of keys (n,); 0 for what is not in the vocabulary."""
-    return np.asarray(pc.fill_null(pc.add(pc.index_in(keys, value_set=vocabulary), 1), 0)).astype(np.int32)
+        return list_array(rows_of(keys.flatten()).astype(np.int32), np.asarray(keys.offsets).astype(np.int64))
+    return pa.array(rows_of(keys).astype(np.int32))
 
 
 def _known_rows(column: pa.Array, chosen: Ints) -> int:

@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from home_dist.ids.vocabulary import merged, most_frequent
 from home_dist.prepare.boundaries import Counted, fit_counted, rounding_step
 from home_dist.prepare.days import Days, choose_days
 from home_dist.prepare.engine.spill import read_rows
 from home_dist.prepare.generic.encode import AGE_BOUNDS_MS, STORED_FILE, Fitted, split_file
 from home_dist.prepare.generic.gather import CELLS_FILE, LABELS_FILE, values_file
-from home_dist.prepare.generic.plan import Plan, merge_counts
+from home_dist.prepare.generic.plan import Plan
 from home_dist.prepare.generic.scan import DAYS, HOURS, UNMATCHED
 from home_dist.prepare.write import write_file
 from home_dist.schema import EventField, IdFeature, Schema, SequenceSpec, StatisticFeature, TableSpec, TaskSpec
@@ -48,20 +49,13 @@ def hours_before(scanned: Sequence[Path]) -> pa.Table:
     return pa.table(found)
 
 
-def fit_vocabulary(gathered: Sequence[Path], number: int, least: int, out: Path) -> None:
-    """-> `out`, columns value, row, count: by falling count in the training part, equally frequent ones by value.
-
-    Row 0 stands for missing and rarer values.
-    """
-    parts = [pq.read_table(f / values_file(number)) for f in gathered]
-    found = merge_counts(parts, parts[0].schema.field("value").type)
-    value = found.column("value")
-    there = pc.not_equal(value, "") if pa.types.is_string(value.type) else pc.greater_equal(value, 0)
-    found = found.filter(pc.and_(there, pc.greater_equal(found.column("count"), least)))
-    found = found.sort_by([("count", "descending"), ("value", "ascending")])
-    rows = pa.array(np.arange(1, len(found) + 1), pa.int32())
-    ordered = pa.table({"value": found.column("value"), "row": rows, "count": found.column("count")})
-    pq.write_table(ordered.combine_chunks(), out, compression="zstd", compression_level=19, store_schema=False)
+def fit_vocabulary(plan: Plan, gathered: Sequence[Path], number: int, out: Path) -> None:
+    """Of the [[id]] of that number -> `out`. Row 0 stands for missing and rarer values."""
+    section = plan.spec.id[number]
+    counts = merged([pq.read_table(f / values_file(number)) for f in gathered], plan.known.id_key(section))
+    kept = most_frequent(counts, section.min_count, unsigned=plan.known.is_unsigned(section.column))
+    kept = kept.set_column(1, "row", kept.column("row").cast(pa.int32()))
+    pq.write_table(kept, out, compression="zstd", compression_level=19, store_schema=False)
 
 
 def fit_steps(gathered: Sequence[Path], names: Sequence[str]) -> dict[str, float]:

@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from home_dist.ids.keys import codes
+from home_dist.ids.vocabulary import counted
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import SPLITS, Days, local_days
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
-from home_dist.prepare.generic.columns import codes
 from home_dist.prepare.generic.past import count_past
-from home_dist.prepare.generic.plan import Plan, cells_of, counted, flags, user_hashes
+from home_dist.prepare.generic.plan import Plan, cells_of, flags, user_hashes
 from home_dist.prepare.generic.spec import past_name
 from home_dist.prepare.rates import log_odds
 

@@ -52,15 +52,19 @@ def open_inputs(spec: LogSpec, found: Found, work: Work) -> Inputs:
     used, types, tasks = _used(spec), dict(log_types), []
     for section, paths, names in zip(spec.side, converted[1:], found.sides, strict=True):
         own = look(paths, names)[1]
-        kind = Types(spec.log, types).key(section.key)
-        Types(section.files, own).key(section.key)
+        kinds = Types(spec.log, types).key(section.key), Types(section.files, own).key(section.key)
+        if kinds[0] != kinds[1]:
+            raise DataError(
+                f"{section.files}: column {section.key!r} has type {own[section.key]}, in {spec.log} it has type "
+                f"{types[section.key]}. Both must be whole numbers, or both texts."
+            )
         for name in own:
             if name != section.key and name in types:
                 raise DataError(
                     f"{section.files}: column {name!r} is in the log or another side table too. Rename one of them."
                 )
         wanted = {n: t for n, t in own.items() if n in used}
-        tasks.append(Task(partial(write_side, paths, section.files, section.key, kind, wanted), 1))
+        tasks.append(Task(partial(write_side, paths, section.files, section.key, wanted), 1))
         types |= own | {section.key: types[section.key]}
     _check(spec, Types(spec.log, types))
     folders = work.run("side", "joining", tasks, "tables") if tasks else []
@@ -95,9 +99,6 @@ def _check(spec: LogSpec, types: Types) -> None:
         many = section.separator is not None or types.is_list(section.column)
         if many and section.column in single:
             raise types.wrong(section.column, "whole numbers or texts, as a history has it,")
-        if many:
-            types.list_key(section.column, section.separator)
-        else:
-            types.key(section.column)
+        types.id_key(section)
     for column in [n.column for n in spec.number] + [c for x in spec.label for c in (x.column, x.known) if c is not None]:
         types.number(column)

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from home_dist.ids.keys import codes
 from home_dist.prepare.asof import AsOf, Ints
 from home_dist.prepare.days import DAY_MS, local_days
 from home_dist.prepare.engine.spill import read_part, write_parts
-from home_dist.prepare.generic.columns import codes
 from home_dist.prepare.generic.plan import HOUR_MS, Plan, flags
 from home_dist.prepare.generic.spec import LogSpec, PastSection, past_name
 from home_dist.prepare.rates import base_rates

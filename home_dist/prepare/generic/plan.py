@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from home_dist.ids.hashing import Hashes, hash_integers, mix
+from home_dist.ids.keys import is_text, missing
+from home_dist.ids.rows import hash_keys
 from home_dist.prepare.asof import Ints
-from home_dist.prepare.generic.columns import Types, is_text, missing
+from home_dist.prepare.generic.columns import Types
 from home_dist.prepare.generic.spec import LogSpec
-from home_dist.schema.hashing import Hashes, hash_integers, hash_texts, mix
 
 CELL_BITS = 12
 CELLS = 1 << CELL_BITS
@@ -58,13 +59,9 @@ class Plan:
         return tuple(dict.fromkeys(c for c in own if c != self.spec.user))
 
 
-def hashes(keys: pa.Array) -> Hashes:
-    return hash_texts(keys, 0) if is_text(keys.type) else hash_integers(np.asarray(keys), 0)
-
-
 def user_hashes(users: pa.Array, row: Ints) -> Hashes:
     """(n,) by which rows are dealt and ordered. Rows without a user have nothing in common, so that their numbers deal them."""
-    return np.where(missing(users), hash_integers(row, 1), hashes(users))
+    return np.where(missing(users), hash_integers(row, 1), hash_keys(users, 0))
 
 
 def cells_of(found: Hashes) -> Ints:
@@ -78,28 +75,16 @@ def parts_of_users(found: Hashes, parts: int) -> Ints:
 def parts_of_keys(columns: list[pa.Array], parts: int) -> Ints:
     together = np.zeros(len(columns[0]), np.uint64)
     for column in columns:
-        together = mix(together ^ hashes(column))
+        together = mix(together ^ hash_keys(column, 0))
     return (together % np.uint64(parts)).astype(np.int64)
 
 
-def groups(users: pa.Array) -> Ints:
-    """(n,) whole numbers that stand for users: themselves if they are some, else their hashes; -1 where missing."""
+def groups(users: pa.Array) -> pa.Array:
+    """(n,) int64 that stand for users: themselves if they are whole numbers, else their hashes; null where missing."""
     if not is_text(users.type):
-        return np.asarray(users)
-    found = (hashes(users) >> np.uint64(64 - _GROUP_BITS)).astype(np.int64)
-    return np.where(missing(users), -1, found)
-
-
-def counted(values: pa.Array) -> pa.Table:
-    """Columns value and count."""
-    found = pc.value_counts(values)
-    return pa.table({"value": found.field("values"), "count": found.field("counts").cast(pa.int64())})
-
-
-def merge_counts(parts: list[pa.Table], kind: pa.DataType) -> pa.Table:
-    empty = pa.table({"value": pa.array([], kind), "count": pa.array([], pa.int64())})
-    merged = pa.concat_tables([empty, *parts]).group_by("value").aggregate([("count", "sum")])
-    return merged.rename_columns({"count_sum": "count"}).select(["value", "count"])
+        return users
+    hashed = (hash_keys(users, 0) >> np.uint64(64 - _GROUP_BITS)).astype(np.int64)
+    return pa.array(hashed, mask=missing(users))
 
 
 def flags(table: pa.Table, name: str) -> NDArray[np.int8]:

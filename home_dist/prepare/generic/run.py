@@ -97,7 +97,7 @@ class _Preparation:
             raise
         each = [rows * (n + 1) // plan.parts - rows * n // plan.parts for n in range(plan.parts)]
         gathered = self._gather(plan, each, scanned, days)
-        fitted = self._fit(days, gathered)
+        fitted = self._fit(plan, days, gathered)
         encoded = self.work.run(
             "encode", "encoding", [Task(partial(encode, plan, fitted, g), n) for g, n in zip(gathered, each, strict=True)]
         )
@@ -138,13 +138,13 @@ class _Preparation:
             self.work.drop(stage)
         return gathered
 
-    def _fit(self, days: Days, gathered: Sequence[Path]) -> Fitted:
+    def _fit(self, plan: Plan, days: Days, gathered: Sequence[Path]) -> Fitted:
         folder = self.work.folder / "vocabularies"
         folder.mkdir(exist_ok=True)
         paths = []
         for number, section in enumerate(self.spec.id):
             paths.append(folder / f"{section.column}.parquet")
-            finish.fit_vocabulary(gathered, number, section.min_count, paths[-1])
+            finish.fit_vocabulary(plan, gathered, number, paths[-1])
         labels = finish.label_days(gathered)
         rows = pc.sum(labels.column("rows")).as_py()
         known = {x.name: pc.sum(labels.column(f"known_{x.name}")).as_py() == rows for x in self.spec.label}

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
+from home_dist.ids.keys import missing
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import local_days
 from home_dist.prepare.engine.spill import write_parts
@@ -64,7 +65,7 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
         write_parts(folder / TIMES, pa.table(event | rates), time // HOUR_MS % plan.parts, plan.parts)
     for place, by in enumerate(plan.elsewhere):
         parts = [keys(name) for name in by]
-        told = ~np.any([c.missing(k) for k in parts], axis=0)  # an unknown key has no past
+        told = ~np.any([missing(k) for k in parts], axis=0)  # an unknown key has no past
         whole = pa.table(event | {f"key_{i}": k for i, k in enumerate(parts)} | rates).filter(pa.array(told))
         write_parts(folder / keyed(place), whole, parts_of_keys(parts, plan.parts)[told], plan.parts)
 

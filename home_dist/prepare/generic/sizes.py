@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from home_dist.prepare.generic.columns import is_text
+from home_dist.ids.keys import is_text
+from home_dist.prepare.generic.columns import is_list
 from home_dist.prepare.generic.spec import LogSpec
 
 _PROCESS = 150 << 20  # a process itself, its libraries included
@@ -36,6 +37,6 @@ def _room(share: int) -> int:
 
 def _bytes(kind: pa.DataType) -> int:
     """Of a value in memory, as a rule."""
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if is_list(kind):
         return 64
     return 24 if is_text(kind) else 8

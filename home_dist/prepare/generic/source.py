@@ -12,8 +12,9 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from home_dist.errors import DataError
+from home_dist.ids.keys import is_text, key_numbers, missing
 from home_dist.prepare.engine.spill import one_batch
-from home_dist.prepare.generic.columns import is_text, keys, plain
+from home_dist.prepare.generic.columns import keys, plain
 
 CONVERTED, SIDE = "table.parquet", "side.arrow"
 _BLOCK = 1 << 24  # bytes of a CSV file that are in memory at a time
@@ -161,20 +162,13 @@ def _batches(chunk: Chunk, types: dict[str, pa.DataType]) -> Iterator[pa.RecordB
             return
 
 
-def write_side(
-    paths: Sequence[Path], named: str, key: str, kind: pa.DataType, types: dict[str, pa.DataType], out: Path
-) -> None:
+def write_side(paths: Sequence[Path], named: str, key: str, types: dict[str, pa.DataType], out: Path) -> None:
     """A side table in order of its key -> out/side.arrow, uncompressed, so that all tasks read one mapped copy."""
     files, _ = look(paths, paths)
     parts = [read_chunk(Chunk(f, 0, f.rows), types) for f in files]
     table = pa.concat_tables(parts).combine_chunks()
     own = keys(table.column(key).combine_chunks())
-    if own.type != kind:
-        raise DataError(
-            f"{named}: column {key!r} has type {types[key]}, in the log its keys are of type {kind}. Both must be whole "
-            "numbers, or both texts."
-        )
-    order = pc.sort_indices(own)
+    order = pc.sort_indices(own).slice(0, len(own) - own.null_count)  # nulls, which come last, are no one's key
     table, own = table.take(order), own.take(order)
     equal = np.flatnonzero(np.asarray(pc.equal(own[1:], own[:-1])))
     if len(equal):
@@ -194,9 +188,9 @@ def join(table: pa.Table, side: Path, key: str) -> tuple[pa.Table, int]:
         if is_text(own.type):
             rows = pc.index_in(wanted, value_set=own)
         elif len(own):
-            known, sought = np.asarray(own), np.asarray(wanted)
+            known, sought = key_numbers(own), key_numbers(wanted)
             at = np.minimum(np.searchsorted(known, sought), len(known) - 1)
-            rows = pa.array(at, mask=known[at] != sought)
+            rows = pa.array(at, mask=(known[at] != sought) | missing(wanted))
         else:
             rows = pa.nulls(len(wanted), pa.int64())
         for name in joined.schema.names:

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from home_dist.prepare.asof import AsOf, Ints, codes
+from home_dist.ids.keys import codes
+from home_dist.prepare.asof import AsOf, Ints
 from home_dist.prepare.days import DAY_MS
 from home_dist.prepare.kuairand.log import GROUPS, Log
 from home_dist.prepare.kuairand.side import Side
 from home_dist.prepare.kuairand.stored import Stored
 from home_dist.prepare.rates import Floats, base_rates, log_odds
+from home_dist.prepare.vocabulary import published_keys
 
 Columns = dict[str, Floats]
 
@@ -62,7 +64,7 @@ def past_statistics(log: Log, side: Side, stored: Stored, day_start: Ints) -> Co
     for name, (parts, behaviours, strength) in _KEYS.items():
         if any((keys[p] < 0).all() for p in parts):
             continue  # its side table is not there
-        key = codes(*(keys[p] for p in parts))
+        key = codes(*(published_keys(keys[p]) for p in parts))
         before = AsOf(key, log.time, key, log.time)
         windows = {name: (before, behaviours)}
         daily = AsOf(key, log.time, key, day_start) if "user" in parts else None

@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from home_dist.prepare.asof import Ints, codes
+from home_dist.ids.keys import codes
+from home_dist.prepare.asof import Ints
 from home_dist.prepare.tables import int_column
+from home_dist.prepare.vocabulary import published_keys
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ def read_stored(table: pa.Table | None) -> Stored:
     longed, long_views = _flat(table, "long_watch_seq")
     owner = np.repeat(np.arange(len(user)), lengths)
     video_of_user = codes(
-        np.concatenate([owner, np.repeat(np.arange(len(user)), likes), np.repeat(np.arange(len(user)), long_views)]),
-        np.concatenate([watched, liked, longed]),
+        pa.array(np.concatenate([owner, np.repeat(np.arange(len(user)), likes), np.repeat(np.arange(len(user)), long_views)])),
+        published_keys(np.concatenate([watched, liked, longed])),
     )
     own, liked_codes, long_codes = np.split(video_of_user, [len(watched), len(watched) + len(liked)])
     return Stored(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from home_dist.schema.hashing import mix
+from home_dist.ids.hashing import mix
 
 LATENT = 8
 CATEGORIES = 64

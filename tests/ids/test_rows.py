@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 
 from home_dist.errors import DataError
-from home_dist.schema.hashing import hash_integers, hash_texts, rows_of_hashes
+from home_dist.ids.hashing import hash_integers, hash_texts, rows_of_hashes
 from home_dist.schema.values import HashValues, VocabularyValues, open_values
 from tests.ranks import REPOSITORY
 
@@ -55,7 +55,7 @@ def test_hash_of_texts(texts, seed, cut):
 
 PROGRAM = """
 import numpy as np, pyarrow as pa
-from home_dist.schema.hashing import *
+from home_dist.ids.hashing import *
 print(hash_integers(np.array([0, 1, -1, 2**62]), 7).tolist())
 print(hash_texts(pa.array(["", "a", "Ünïcode", "x" * 20]), 7).tolist())
 print(rows_of_hashes(hash_integers(np.arange(5), 0), 1000).tolist())
@@ -129,7 +129,7 @@ def test_a_vocabulary_of_integers_is_a_dict(tmp_path_factory, keys, others, unkn
 
 def test_texts_of_one_hash_are_told_apart(tmp_path, monkeypatch):
     """With a hash of a few bits: in the vocabulary it takes another seed, in the data it compares."""
-    import home_dist.schema.values as module
+    import home_dist.ids.rows as module
 
     real = module.hash_texts
     monkeypatch.setattr(module, "hash_texts", lambda texts, seed: real(texts, seed) % np.uint64(8))

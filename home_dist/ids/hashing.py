@@ -29,12 +29,6 @@ def mix(x: Hashes) -> Hashes:
         return x ^ (x >> np.uint64(31))
 
 
-def as_int64(values: pa.Array) -> NDArray[np.int64]:
-    """(n,) integers without nulls; those of 64 bits without a sign are read as if they had one."""
-    array = values.to_numpy(zero_copy_only=False)
-    return array.view(np.int64) if array.dtype == np.uint64 else array.astype(np.int64, copy=False)
-
-
 def hash_integers(values: NDArray, seed: int) -> Hashes:
     """values: (n,) of any integer type; an integer's width does not change its hash."""
     wide = values if values.dtype == np.uint64 else values.astype(np.int64, copy=False).view(np.uint64)
@@ -42,7 +36,7 @@ def hash_integers(values: NDArray, seed: int) -> Hashes:
 
 
 def hash_texts(texts: pa.Array, seed: int) -> Hashes:
-    """texts: (n,) strings; that of a null is of no meaning."""
+    """texts: (n,) strings; a null's hash is undefined."""
     raw = texts.cast(pa.large_string())
     _, bounds, data = raw.buffers()
     if not len(raw):

@@ -1,0 +1,130 @@
+"""Vocabularies: which keys have a row of their own. Fitted by counting, stored as Parquet, read back with checks.
+
+Rows run by falling frequency in the training part, equally frequent keys by value, so that keeping a table's first rows cuts
+its tail. The file has the columns value, row and count.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from home_dist.errors import DataError
+from home_dist.ids.keys import KeyType, as_keys, fits_key, is_text, key_type
+
+_PENDING = 1 << 20  # counted keys that may wait to be merged
+_STORED = {True: pa.int64(), False: pa.string()}  # by whether keys are whole numbers
+
+
+def counted(values: pa.Array) -> pa.Table:
+    """Columns value and count of the keys (n,) of any type, without missing ones. Raises NotKeys."""
+    keys = as_keys(values, key_type(values.type) or "text").drop_null()
+    counts = pc.value_counts(keys)
+    value = counts.field("values")
+    return pa.table({"value": value.cast(_STORED[value.type == pa.int64()]), "count": counts.field("counts")})
+
+
+def merged(parts: Iterable[pa.Table], kind: KeyType) -> pa.Table:
+    """Sums of counts by key, in no order."""
+    empty = pa.table({"value": pa.array([], _STORED[kind == "integer"]), "count": pa.array([], pa.int64())})
+    sums = pa.concat_tables([empty, *parts]).group_by("value").aggregate([("count", "sum")])
+    return sums.rename_columns({"count_sum": "count"}).select(["value", "count"])
+
+
+class Counts:
+    """Counts keys batch by batch. Memory grows with distinct keys, not with rows."""
+
+    def __init__(self, kind: KeyType):
+        self.kind = kind
+        self.unsigned = False
+        """Whether some came as integers of 64 bits without a sign."""
+        self._parts: list[pa.Table] = []
+        self._pending, self._merged = 0, 0
+
+    def add(self, values: pa.Array) -> None:
+        """values: (n,); missing ones are not counted. Raises NotKeys."""
+        part = counted(values)
+        self.unsigned |= pa.types.is_uint64(values.type)
+        self._parts.append(part)
+        self._pending += len(part)
+        if self._pending > max(_PENDING, self._merged):  # each key is then merged a few times, however many there are
+            self.total()
+
+    def total(self) -> pa.Table:
+        """Columns value and count, in no order."""
+        sums = merged(self._parts, self.kind)
+        self._parts, self._pending, self._merged = [sums], 0, len(sums)
+        return sums
+
+
+def most_frequent(
+    counts: pa.Table, min_count: int, first_row: int = 1, max_rows: int | None = None, unsigned: bool = False
+) -> pa.Table:
+    """Columns value, row and count: by falling count, equally frequent ones by value, from `first_row` on.
+
+    counts: columns value and count; max_rows: bound of the table's rows, those before `first_row` included; unsigned: keys
+    came as integers without a sign, and those from 2^63 on are written so again.
+    """
+    kept = counts.filter(pc.greater_equal(counts["count"], min_count)).combine_chunks()
+    if unsigned and len(kept) and pc.min(kept["value"]).as_py() < 0:
+        values = pa.chunked_array([chunk.view(pa.uint64()) for chunk in kept["value"].chunks])
+        kept = kept.set_column(0, "value", values)
+    kept = kept.sort_by([("count", "descending"), ("value", "ascending")])
+    if max_rows is not None:
+        kept = kept.slice(0, max(0, max_rows - first_row))
+    rows = pa.array(np.arange(first_row, first_row + len(kept)), pa.int64())
+    return pa.table({"value": kept["value"], "row": rows, "count": kept["count"]}).combine_chunks()
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """keys: (n,) distinct ones, int64 or text; rows: (n,), the row of each."""
+
+    keys: pa.Array
+    rows: NDArray[np.int64]
+
+
+def read_vocabulary(
+    path: Path, table: str, kind: KeyType | None, first_row: int, rows: int, sha256: str | None = None
+) -> Vocabulary:
+    """kind: None takes what the file holds; its rows must lie in first_row .. rows - 1. Raises DataError, which names table and
+    file."""
+    wrong = f"{path}: vocabulary of table {table!r}"
+    if not path.is_file():
+        raise DataError(f"{wrong}: no such file. It belongs beside the schema; prepare the data again or copy it there.")
+    if sha256 is not None and file_sha256(path) != sha256:
+        raise DataError(f"{wrong}: is not the one that the schema was fitted with. Restore it or prepare the data again.")
+    try:
+        columns = pq.read_table(path, columns=["value", "row"]).combine_chunks()
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{wrong}: columns value and row cannot be read ({reason}). Write it again.") from None
+    values, numbers = (columns.column(c) for c in ("value", "row"))
+    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    kind = kind or ("text" if is_text(values.type) else "integer")
+    if not fits_key(values.type, kind):
+        raise DataError(f"{wrong}: column 'value' has type {values.type}, the schema says {kind}. Correct one of them.")
+    if not pa.types.is_integer(numbers.type) or values.null_count or numbers.null_count:
+        raise DataError(f"{wrong}: null or no whole number in column 'row', or null in 'value'. Write it again.")
+    keys, of_row = as_keys(values, kind), np.asarray(numbers).astype(np.int64)
+    if len(pc.unique(keys)) < len(keys):
+        raise DataError(f"{wrong}: a value stands in it twice. Write it again.")
+    if len(of_row) and not (first_row <= of_row.min() and of_row.max() < rows):
+        raise DataError(
+            f"{wrong}: its rows are {of_row.min()} to {of_row.max()}, but the schema leaves it rows {first_row} "
+            f"to {rows - 1}. Correct the table's rows or unknown_rows in the schema."
+        )
+    return Vocabulary(keys, of_row)
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
