@@ -1,30 +1,25 @@
 """A split's Parquet files: found, opened and checked against the layout before the first step."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from home_dist.data.kinds import KINDS, fits
 from home_dist.data.order import RowGroup
 from home_dist.data.sources import Found, Store, find_files, unreachable
 from home_dist.errors import DataError
-from home_dist.ids.keys import fits_key
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema
 
 _REMOTE_THREADS = 16  # footers of an object store are waited for, not computed
 _SIZED_GROUPS = 16  # of a file, whose values are counted
 
-_KINDS = {
-    "integer": "whole numbers",
-    "integers": "lists of whole numbers",
-    "text": "texts",
-    "texts": "lists of texts",
-    "number": "numbers",
-    "numbers": "lists of numbers",
-}
+
+Uses = dict[str, tuple[str, ...]]
+"""By column, what must stand in it for each of its uses: keys of KINDS."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +28,8 @@ class DataFiles:
 
     paths: tuple[str, ...]
     groups: tuple[RowGroup, ...]
-    columns: Mapping[str, str]
-    """What is needed, with its kind."""
+    columns: Uses
+    """What is needed, with what must stand in it for each use: keys of KINDS."""
     dictionaries: tuple[str, ...] = ()
     """Columns of texts, as Parquet names what they hold: read as dictionaries and not text by text."""
     store: Store = field(default_factory=Store)
@@ -105,17 +100,17 @@ class _Footer:
     row_values: float
 
 
-def _footer(store: Store, file: Found, needed: Mapping[str, str]) -> _Footer:
+def _footer(store: Store, file: Found, needed: Uses) -> _Footer:
     opened = open_parquet(store, file.path)
     there = opened.schema_arrow
     partition = {c: v for c, v in file.partition.items() if c in needed and there.get_field_index(c) < 0}
     for column, value in partition.items():
         partition_value(store.show(file.path), column, value, needed[column])
-    _check_columns(store.show(file.path), there, {c: k for c, k in needed.items() if c not in partition})
+    check_columns(store.show(file.path), there, {c: k for c, k in needed.items() if c not in partition})
     metadata = opened.metadata
     leaves = [opened.schema.column(i).path for i in range(len(opened.schema))]
     read = [i for i, leaf in enumerate(leaves) if leaf.split(".")[0] in needed]
-    texts = [leaves[i] for i in read if needed[leaves[i].split(".")[0]] in ("text", "texts")]
+    texts = [leaves[i] for i in read if set(needed[leaves[i].split(".")[0]]) & {"text", "texts"}]
     sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
     most = float(len(needed))
     for g in range(0, len(sizes), -(-len(sizes) // _SIZED_GROUPS) if sizes else 1):
@@ -125,19 +120,20 @@ def _footer(store: Store, file: Found, needed: Mapping[str, str]) -> _Footer:
     return _Footer(sizes, texts, partition, most)
 
 
-def partition_value(path: str, column: str, value: str | None, kind: str) -> pa.Scalar:
-    """Raises DataError for a folder's value that is none of the kind."""
-    if kind == "text":
+def partition_value(path: str, column: str, value: str | None, kinds: Sequence[str]) -> pa.Scalar:
+    """What a folder's name says of a column, for all of its uses. Raises DataError for a value that is none of the kind."""
+    if set(kinds) <= {"text", "key"}:
         return pa.scalar(value, pa.string())
     try:
-        if kind == "integer":
+        if "integer" in kinds:
             return pa.scalar(None if value is None else int(value), pa.int64())
-        if kind == "number":
+        if "number" in kinds:
             return pa.scalar(None if value is None else float(value), pa.float64())
     except (ValueError, OverflowError):
         pass
+    needed = " and ".join(KINDS[kind] for kind in kinds)
     raise DataError(
-        f"{path}: partition {column}={value}: {_KINDS[kind]} are needed. Correct the schema's entry for the column, or give "
+        f"{path}: partition {column}={value}: {needed} are needed. Correct the schema's entry for the column, or give "
         "the files a column of that name."
     )
 
@@ -173,28 +169,37 @@ def open_parquet(
         ) from None
 
 
-def needed_columns(schema: Schema, layout: InputLayout) -> dict[str, str]:
-    """The columns to read, each with what must stand in it: a key of _KINDS."""
-    needed: dict[str, str] = {}
+def needed_inputs(layout: InputLayout) -> Uses:
+    """The columns that a model reads."""
+    needed: list[tuple[str, str]] = []
     for item in layout.inputs:
-        if item.key in layout.statistics:
-            needed[item.column] = "number"
-        else:
-            needed[item.column] = _kind_of(item)
+        needed.append((item.column, "number" if item.key in layout.statistics else _kind_of(item)))
         if item.weights is not None:
-            needed[item.weights] = "numbers"
-    for vectors in layout.pretrained:
-        needed[vectors.column] = "numbers" if vectors.frozen is None else vectors.frozen.type
+            needed.append((item.weights, "numbers"))
+    needed += [(v.column, "numbers" if v.frozen is None else v.frozen.type) for v in layout.pretrained]
     for feature in layout.dense:
         wide = isinstance(feature, DenseFeature) and feature.width > 1
-        needed[feature.column] = "numbers" if wide else "number"
+        needed.append((feature.column, "numbers" if wide else "number"))
+    return _by_column(needed)
+
+
+def needed_columns(schema: Schema, layout: InputLayout) -> Uses:
+    """The same, with labels, their weights and what GAUC groups by."""
+    needed = [(column, kind) for column, kinds in needed_inputs(layout).items() for kind in kinds]
     for task in schema.task:
-        needed[task.column] = "number"
+        needed.append((task.column, "number"))
         if task.weight_column:
-            needed[task.weight_column] = "number"
+            needed.append((task.weight_column, "number"))
     if schema.group_column:
-        needed.setdefault(schema.group_column, "integer")
-    return needed
+        needed.append((schema.group_column, "key"))
+    return _by_column(needed)
+
+
+def _by_column(needed: Iterable[tuple[str, str]]) -> Uses:
+    kinds: dict[str, dict[str, None]] = {}
+    for column, kind in needed:
+        kinds.setdefault(column, {})[kind] = None
+    return {column: tuple(own) for column, own in kinds.items()}
 
 
 def _kind_of(item: IdInput) -> str:
@@ -202,8 +207,9 @@ def _kind_of(item: IdInput) -> str:
     return f"{one}s" if item.is_list else one
 
 
-def _check_columns(path: str, there: pa.Schema, needed: Mapping[str, str]) -> None:
-    for column, kind in needed.items():
+def check_columns(path: str, there: pa.Schema, needed: Mapping[str, Sequence[str]]) -> None:
+    """Raises DataError, which names file and column, for what is not there or of a type that one of its uses cannot read."""
+    for column, kinds in needed.items():
         position = there.get_field_index(column)
         if position < 0:
             close = ", ".join(sorted(there.names)[:20])
@@ -211,20 +217,10 @@ def _check_columns(path: str, there: pa.Schema, needed: Mapping[str, str]) -> No
                 f"{path}: column {column!r} is missing; the schema needs it. The file has: {close}, ... "
                 "Prepare the data again, or leave the feature out with data.exclude."
             )
-        found = there.field(position).type
-        if not _fits(found, kind):
-            raise DataError(
-                f"{path}: column {column!r} has type {found}, but {_KINDS[kind]} are needed. "
-                "Correct the schema's entry for it or prepare the data again."
-            )
-
-
-def _fits(found: pa.DataType, kind: str) -> bool:
-    if kind in ("integers", "numbers", "texts"):
-        is_list = pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)
-        return is_list and _fits(found.value_type, kind[:-1])
-    if kind == "text":
-        return fits_key(found, "text")
-    if pa.types.is_integer(found):
-        return True
-    return kind == "number" and (pa.types.is_floating(found) or pa.types.is_boolean(found))
+        kind = there.field(position).type
+        for wanted in kinds:
+            if not fits(kind, wanted):
+                raise DataError(
+                    f"{path}: column {column!r} has type {kind}, but {KINDS[wanted]} are needed. "
+                    "Correct the schema's entry for it or prepare the data again."
+                )

@@ -3,7 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -31,14 +31,17 @@ class Part:
     chosen: NDArray[np.int64] | None = None
     """Which of the slice's rows they are, where only some were taken."""
 
+    counted_in: str = "its row group"
+    """What a row's number is counted in."""
+
     def row(self, index: int) -> int:
-        """Number in the row group of a row of the table."""
+        """Number of a row of the table."""
         return self.group.start + (index if self.chosen is None else int(self.chosen[index]))
 
     def only(self, kept: NDArray[np.bool_]) -> "Part":
         """Those of its rows."""
         chosen = np.flatnonzero(kept)
-        return Part(self.table.take(chosen), self.path, self.group, chosen if self.chosen is None else self.chosen[chosen])
+        return replace(self, table=self.table.take(chosen), chosen=chosen if self.chosen is None else self.chosen[chosen])
 
 
 class PartReader:

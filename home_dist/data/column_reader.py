@@ -1,0 +1,349 @@
+"""Columns of some rows -> checked arrays: the one decoder of training, evaluation and scoring.
+
+Each use of a column decodes it for itself, so that a column may be an id, a number and a label at once. Numbers stay where they
+were read, in the type that the file has: they are checked here, and copied when the rows are permuted.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from home_dist.data.gather import Block, Cut, Pieces
+from home_dist.data.parts import Part
+from home_dist.data.rows import DecodedLists, Vectors
+from home_dist.data.statistic import buckets, standardise
+from home_dist.errors import DataError
+from home_dist.ids.keys import NotKeys, as_keys, group_numbers, is_text, missing
+from home_dist.schema import DenseFeature, IdInput, PretrainedInput, StatisticFeature
+
+_NEEDED = "null where a value is needed. Fill it in the pipeline"
+
+
+class BadRows(DataError):
+    """Rows whose values cannot be used, and why: `problem` is the same for all rows that have it."""
+
+    def __init__(self, message: str, column: str, problem: str, bad: NDArray[np.bool_]):
+        super().__init__(message)
+        self.column, self.problem, self.bad = column, problem, bad
+
+
+class ColumnReader:
+    """Rows of some parts, one after another. Methods raise BadRows, whose message names file, column and row."""
+
+    def __init__(self, parts: Sequence[Part]):
+        self.parts = parts
+        self.rows = sum(p.table.num_rows for p in parts)
+        lengths = [len(chunk) for p in parts if p.table.num_columns for chunk in p.table.column(0).chunks]
+        self.cut = Cut(lengths or [0])
+        self._numbers: dict[str, tuple[NDArray, NDArray[np.bool_] | None]] = {}
+
+    def fail(self, column: str, problem: str, bad: NDArray[np.bool_], reason: str | None = None) -> BadRows:
+        """bad: (rows,); reason: the problem, where that names the first row's value."""
+        first, at = int(np.argmax(bad)), 0
+        for part in self.parts:
+            if first < at + part.table.num_rows:
+                break
+            at += part.table.num_rows
+        count = int(bad[at : at + part.table.num_rows].sum())
+        where = f"first in row {part.row(first - at)} of {part.counted_in}; {count} in all"
+        return BadRows(f"{part.path}: column {column!r}: {problem} ({where})", column, reason or problem, bad)
+
+    def _chunks(self, name: str) -> list[pa.Array]:
+        """As read, part by part."""
+        return [chunk for part in self.parts for chunk in part.table.column(name).chunks]
+
+    def _joined(self, name: str) -> list[pa.Array]:
+        """The fewest arrays that hold the column without another type: one, where all parts have the same."""
+        chunks = self._chunks(name)
+        if len(chunks) == 1 or len({chunk.type for chunk in chunks}) > 1:
+            return chunks
+        if not chunks:
+            return []
+        whole = pa.chunked_array(chunks)
+        if pa.types.is_dictionary(whole.type):
+            whole = whole.unify_dictionaries()
+        return [whole.combine_chunks()]
+
+    def _refuse_nulls(self, name: str, chunks: Sequence[pa.Array]) -> None:
+        if any(chunk.null_count for chunk in chunks):
+            raise self.fail(name, _NEEDED, _nulls(chunks))
+
+    def _pieces(self, values: Pieces, chunks: Sequence[pa.Array]) -> Pieces:
+        """As they are where the column was read in the same pieces as the others, all of one type, else as one."""
+        types = {value.dtype for value in values}
+        if len(types) > 1:  # files differ; numpy would make floats of integers with and without a sign
+            common = np.int64 if all(t.kind in "biu" for t in types) else np.float64
+            return [np.concatenate(values, dtype=common, casting="unsafe")]
+        if values and tuple(map(len, chunks)) == self.cut.lengths:
+            return values
+        return [np.concatenate(values) if values else np.zeros(0, np.int64)]
+
+    def ids(self, item: IdInput) -> Pieces:
+        """(rows,) rows of the item's table."""
+        if item.rows_of is not None:
+            return [_kept(item, self._looked_up(item, self._joined(item.column)))]
+        chunks = self._whole(item.column, self._chunks(item.column))
+        self._refuse_nulls(item.column, chunks)
+        return self._checked_ids(item, self._pieces([_numpy(chunk) for chunk in chunks], chunks))
+
+    def _looked_up(self, item: IdInput, chunks: Sequence[pa.Array], offsets: NDArray[np.int64] | None = None) -> NDArray:
+        """chunks: one key per row, or with `offsets` those of the rows' lists, one after another."""
+        if item.rows_of is None:
+            raise ValueError("a column of rows needs no look-up")
+        rows_of = item.rows_of
+        return np.concatenate([np.zeros(0, np.int64), *self._keyed(item.column, chunks, rows_of, offsets)])
+
+    def _keyed(
+        self, name: str, chunks: Sequence[pa.Array], convert: Callable[[pa.Array], object], offsets: NDArray[np.int64] | None
+    ) -> list:
+        """convert(chunk) of each; what it raises is told with file and row."""
+        converted, at = [], 0
+        for chunk in chunks:
+            try:
+                converted.append(convert(chunk))
+            except NotKeys as error:
+                bad = np.zeros(sum(map(len, chunks)), np.bool_)
+                bad[at : at + len(chunk)] = error.bad
+                bad = bad if offsets is None else _rows_with(bad, offsets)
+                raise self.fail(name, f"{error.problem}. Correct it in the pipeline", bad, "no whole number") from None
+            at += len(chunk)
+        return converted
+
+    def _whole(self, name: str, chunks: Sequence[pa.Array], offsets: NDArray[np.int64] | None = None) -> list[pa.Array]:
+        """Integers as they are, other types that hold whole numbers as int64."""
+        return self._keyed(name, chunks, lambda c: c if pa.types.is_integer(c.type) else as_keys(c, "integer"), offsets)
+
+    def _checked_ids(self, item: IdInput, pieces: Pieces, offsets: NDArray[np.int64] | None = None) -> Pieces:
+        """pieces: one id per row, or with `offsets` those of the rows' lists, one after another."""
+        if any(len(p) and (p.min() < 0 or p.max() >= item.declared_rows) for p in pieces):
+            ids = np.concatenate(pieces)
+            bad = (ids < 0) | (ids >= item.declared_rows)
+            raise self.fail(
+                item.column,
+                f"id {int(ids[bad][0])} is outside of table {item.table.name!r}, whose rows are 0 to {item.declared_rows - 1}. "
+                "Correct the table's rows in the schema or prepare the data again",
+                bad if offsets is None else _rows_with(bad, offsets),
+                f"id outside of table {item.table.name!r}",
+            )
+        return [_kept(item, p) for p in pieces]
+
+    def lists(self, items: tuple[IdInput, ...]) -> DecodedLists:
+        """Of columns whose lists are equally long in each row."""
+        offsets, columns = None, []
+        for item in items:
+            if item.rows_of is not None:
+                own, chunks = self._flat(item.column)
+                values: Pieces = [_kept(item, self._looked_up(item, chunks, own))]
+            else:
+                own, values = self._flat_integers(item.column)
+            if offsets is None:
+                offsets = own
+            elif not np.array_equal(own, offsets):
+                problem = f"its lists differ in length from those of {items[0].column!r}, with which it forms a history"
+                raise self.fail(item.column, problem, np.diff(own) != np.diff(offsets))
+            columns.append(values if item.rows_of is not None else self._checked_ids(item, values, own))
+        if offsets is None:
+            raise ValueError("a group of list columns has at least one column")
+        weights = None
+        if items[0].weights is not None:
+            weights = Block([[self._list_weights(items[0].weights, items[0].column, offsets)]], self.cut, offsets)
+        return DecodedLists(Block(columns, self.cut, offsets), weights)
+
+    def _flat(self, name: str) -> tuple[NDArray[np.int64], list[pa.Array]]:
+        """A list column's offsets from 0 on, (rows + 1,), and its values. A list may be null, which counts as an empty one, and
+        so may be a value."""
+        chunks = [_plain_lists(chunk) for chunk in self._joined(name)]
+        # flatten() leaves out what lies under null lists and respects a sliced array's own offset, unlike .offsets and .values.
+        lengths = [_numpy(pc.fill_null(pc.list_value_length(chunk), 0)) for chunk in chunks]
+        return _offsets(lengths), [chunk.flatten() for chunk in chunks]
+
+    def _flat_integers(self, name: str) -> tuple[NDArray[np.int64], Pieces]:
+        """The same of rows, without nulls."""
+        chunks = self._chunks(name)
+        self._refuse_nulls(name, chunks)
+        chunks = [_plain_lists(chunk) for chunk in chunks]
+        offsets = _offsets([_numpy(pc.list_value_length(chunk)) for chunk in chunks])
+        values = self._whole(name, [chunk.flatten() for chunk in chunks], offsets)
+        if any(v.null_count for v in values):
+            raise self.fail(name, "null within a list. Drop it in the pipeline", _rows_with(_nulls(values), offsets))
+        return offsets, self._pieces([_numpy(v) for v in values], chunks)
+
+    def _list_weights(self, name: str, ids: str, offsets: NDArray[np.int64]) -> NDArray[np.float32]:
+        own, chunks = self._flat(name)
+        if not np.array_equal(own, offsets):
+            problem = f"its lists differ in length from those of {ids!r}, which they weight"
+            raise self.fail(name, problem, np.diff(own) != np.diff(offsets))
+        weights = np.concatenate([np.zeros(0, np.float32), *(_floats(c) for c in chunks)], dtype=np.float32, casting="unsafe")
+        if not np.isfinite(weights).all():
+            bad = _rows_with(~np.isfinite(weights), offsets)
+            raise self.fail(name, "a weight is NaN, null or infinite. Correct it in the pipeline", bad)
+        return weights
+
+    def groups(self, name: str) -> Pieces:
+        """(rows,) numbers that are equal where keys are; NO_GROUP where missing."""
+        chunks = self._joined(name)
+        text = any(is_text(c.type.value_type if pa.types.is_dictionary(c.type) else c.type) for c in chunks)
+        keys = self._keyed(name, chunks, lambda c: as_keys(c, "text" if text else "integer"), None)
+        return [group_numbers(keys, "text" if text else "integer")]
+
+    def buckets(self, feature: StatisticFeature) -> NDArray:
+        """(rows,): 0 for null, else 1 + the number of boundaries that are not above the value."""
+        values, absent = self.numbers(feature.column)
+        bucket = buckets(values, np.asarray(feature.boundaries, np.float64))
+        if absent is not None:
+            bucket[absent] = 0
+        return bucket
+
+    def numbers(self, name: str) -> tuple[NDArray, NDArray[np.bool_] | None]:
+        """Finite values, (rows,) float32 or float64, with 0 where null, and where that is, if anywhere."""
+        if name not in self._numbers:
+            chunks = self._chunks(name)
+            dtype = np.float32 if chunks and all(chunk.type == pa.float32() for chunk in chunks) else np.float64
+            absent = _nulls(chunks) if any(chunk.null_count for chunk in chunks) else None
+            filled = [_floats(chunk, 0) for chunk in chunks]
+            values = np.concatenate([np.zeros(0, dtype), *filled], dtype=dtype, casting="unsafe")
+            finite = np.isfinite(values)
+            if not finite.all():
+                raise self.fail(name, "NaN or infinite. Write null where a value is not known", ~finite)
+            self._numbers[name] = values, absent
+        return self._numbers[name]
+
+    def standardised(self, feature: DenseFeature | StatisticFeature, out: NDArray[np.float32]) -> None:
+        """out: (rows, width)"""
+        if isinstance(feature, DenseFeature) and feature.width > 1:
+            with np.errstate(over="ignore"):
+                out[:] = (self.wide(feature) - np.asarray(feature.mean)) / np.asarray(feature.std)
+        else:
+            if isinstance(feature, DenseFeature):
+                self._refuse_nulls(feature.column, self._chunks(feature.column))
+            values, absent = self.numbers(feature.column)
+            [mean], [deviation] = np.ravel(feature.mean), np.ravel(feature.std)
+            standardise(values, float(mean), float(deviation), out[:, 0])
+            if absent is not None:
+                out[absent] = 0  # as if it had the mean
+        if not np.isfinite(out).all():
+            bad = np.asarray(~np.isfinite(out).all(axis=1))
+            raise self.fail(
+                feature.column, "too large for a number of 32 bits once it is standardised. Correct it, or cut it", bad
+            )
+
+    def wide(self, feature: DenseFeature) -> NDArray[np.float64]:
+        """(rows, width) finite numbers."""
+        self._refuse_nulls(feature.column, self._chunks(feature.column))
+        offsets, chunks = self._flat(feature.column)
+        lengths = np.diff(offsets)
+        if (lengths != feature.width).any():
+            raise self.fail(feature.column, f"lists of {feature.width} numbers are needed", lengths != feature.width)
+        flat = np.concatenate([np.zeros(0), *(_floats(c) for c in chunks)], dtype=np.float64, casting="unsafe")
+        values = flat.reshape(-1, feature.width)
+        bad = np.asarray(~np.isfinite(values).all(axis=1))
+        if bad.any():
+            raise self.fail(feature.column, "NaN, null or infinite. Fill it in the pipeline", bad)
+        return values
+
+    def vectors(self, item: PretrainedInput) -> Vectors:
+        if item.frozen is not None:
+            found = self._keyed(item.column, self._joined(item.column), item.frozen.positions, None)
+            positions = np.concatenate([np.zeros(0, np.int64), *found])
+            return Vectors(positions, positions < 0)
+        absent = _nulls(self._chunks(item.column))
+        offsets, chunks = self._flat(item.column)
+        lengths = np.where(absent, item.width, np.diff(offsets))
+        if (lengths != item.width).any():
+            raise self.fail(item.column, f"lists of {item.width} numbers, or null, are needed", lengths != item.width)
+        values = np.zeros((self.rows, item.width), np.float32)
+        with np.errstate(over="ignore"):
+            flat = np.concatenate([np.zeros(0, np.float32), *(_floats(c) for c in chunks)], dtype=np.float32, casting="unsafe")
+        values[~absent] = flat.reshape(-1, item.width)
+        bad = np.asarray(~np.isfinite(values).all(axis=1))
+        if bad.any():
+            raise self.fail(item.column, "NaN, null or infinite within a vector. Write null for the whole vector", bad)
+        return Vectors(values, absent)
+
+    def labels(self, name: str, weights: NDArray[np.float32] | None) -> Pieces:
+        """(rows,) 0 or 1. weights: (rows,) of the labels; where one is 0 nothing is known, and whatever stands there is 0."""
+        chunks = self._chunks(name)
+        if not any(chunk.null_count for chunk in chunks):
+            pieces = self._pieces([_numpy(_plain_numbers(chunk)) for chunk in chunks], chunks)
+            if all(_zeros_and_ones(p) for p in pieces):
+                return pieces
+        values = np.concatenate([np.zeros(0), *(_floats(chunk) for chunk in chunks)], dtype=np.float64, casting="unsafe")
+        bad = (values != 0) & (values != 1)
+        if weights is not None:
+            values, bad = np.where(weights == 0, 0, values), bad & (weights != 0)
+        if bad.any():
+            absent = _nulls(chunks)
+            if (bad & absent).any():
+                raise self.fail(name, f"{_NEEDED}, or set its weight to 0", bad & absent, _NEEDED)
+            problem = f"label {values[bad][0]:g} is neither 0 nor 1. Correct the label rule in the pipeline"
+            raise self.fail(name, problem, bad, "label neither 0 nor 1")
+        return [values.astype(np.float32)]
+
+    def weights(self, name: str) -> NDArray[np.float32]:
+        """(rows,) of labels."""
+        chunks = self._chunks(name)
+        self._refuse_nulls(name, chunks)
+        values = np.concatenate([np.zeros(0, np.float32), *(_floats(c) for c in chunks)], dtype=np.float32, casting="unsafe")
+        bad = ~(np.isfinite(values) & (values >= 0))
+        if bad.any():
+            raise self.fail(name, "a label weight is negative or not finite. Use 0 where there is no label", bad)
+        return values
+
+
+def _nulls(chunks: Sequence[pa.Array]) -> NDArray[np.bool_]:
+    return np.concatenate([np.zeros(0, np.bool_), *(np.asarray(chunk.is_null()) for chunk in chunks)])
+
+
+def _kept(item: IdInput, rows: NDArray) -> NDArray:
+    """Without the tail that the run cuts off the table."""
+    return np.where(rows < item.table.rows, rows, 0) if item.table.rows < item.declared_rows else rows
+
+
+def _rows_with(bad: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(values of all lists,) -> (rows,): the rows whose lists hold one."""
+    marked = np.zeros(len(offsets) - 1, bool)
+    marked[np.searchsorted(offsets, np.flatnonzero(bad), side="right") - 1] = True
+    return marked
+
+
+def _zeros_and_ones(values: NDArray) -> bool:
+    if values.dtype.kind == "f":
+        return bool(((values == 0) | (values == 1)).all())
+    return not len(values) or bool(values.min() >= 0 and values.max() <= 1)
+
+
+def _plain_lists(array: pa.Array) -> pa.Array:
+    if pa.types.is_null(array.type):
+        return array.cast(pa.list_(pa.int64()))
+    return array.cast(pa.list_(array.type.value_type)) if pa.types.is_fixed_size_list(array.type) else array
+
+
+def _plain_numbers(array: pa.Array) -> pa.Array:
+    """Without decimals and columns of nothing but nulls, which numpy does not have."""
+    return array.cast(pa.float64()) if pa.types.is_decimal(array.type) or pa.types.is_null(array.type) else array
+
+
+def _floats(array: pa.Array, null: float = float("nan")) -> NDArray:
+    """(n,) numbers, with `null` where there is none; integers without nulls as they are."""
+    array = _plain_numbers(array)
+    if not array.null_count:
+        return _numpy(array)
+    values = array.to_numpy(zero_copy_only=False)
+    if values.dtype == object:  # booleans
+        values = _numpy(array.cast(pa.int8()).cast(pa.float64()))
+    return np.where(missing(array), null, values)
+
+
+def _offsets(lengths: Sequence[NDArray]) -> NDArray[np.int64]:
+    together = np.concatenate([np.zeros(0, np.int64), *lengths])
+    offsets = np.zeros(len(together) + 1, np.int64)
+    np.cumsum(together, out=offsets[1:])
+    return offsets
+
+
+def _numpy(array: pa.Array) -> NDArray:
+    # Booleans are bits in Arrow and always need a copy.
+    return array.to_numpy(zero_copy_only=False)

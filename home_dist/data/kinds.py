@@ -1,0 +1,36 @@
+"""What must stand in a column for the use that a run makes of it. A column with several uses must fit each of them."""
+
+import pyarrow as pa
+
+from home_dist.ids.keys import fits_key, key_type
+
+KINDS = {
+    "integer": "whole numbers",
+    "integers": "lists of whole numbers",
+    "text": "texts",
+    "texts": "lists of texts",
+    "key": "whole numbers or texts",
+    "number": "numbers",
+    "numbers": "lists of numbers",
+}
+
+
+def fits(kind: pa.DataType, wanted: str) -> bool:
+    """Whether a column of this Arrow type may serve. wanted: a key of KINDS. Of floats and decimals that serve as whole numbers
+    the values decide, when they are read."""
+    if wanted in ("integers", "numbers", "texts"):
+        return pa.types.is_null(kind) or (is_list(kind) and fits(kind.value_type, wanted[:-1]))
+    if wanted == "key":
+        return key_type(kind) is not None
+    if wanted == "text":
+        return fits_key(kind, "text")
+    return fits_key(kind, "integer") if wanted == "integer" else is_number(kind)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def is_number(kind: pa.DataType) -> bool:
+    whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+    return whole or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
