@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from home_dist.data.order import RowGroup
-from home_dist.data.sources import Found, Store, find_files, unreachable
 from home_dist.errors import DataError
+from home_dist.files.listing import Found, find_files
+from home_dist.files.stores import Store, unreachable
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema
 from home_dist.schema.values import fits_key
 
