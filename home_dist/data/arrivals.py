@@ -1,7 +1,8 @@
 """Which files of a growing split have arrived: with `_SUCCESS` in their folder, or under the name that they keep."""
 
 from home_dist.config import DataSection
-from home_dist.data.sources import Found, Store, data_files, join, list_files, open_store
+from home_dist.files.listing import Found, data_files, list_files
+from home_dist.files.stores import Store, join, open_store
 
 _DONE = "_SUCCESS"
 

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 
 from home_dist.data.kinds import KINDS, fits
 from home_dist.data.order import RowGroup
-from home_dist.data.sources import Found, Store, find_files, unreachable
 from home_dist.errors import DataError
+from home_dist.files.listing import Found, find_files
+from home_dist.files.stores import Store, unreachable
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema
 
 _REMOTE_THREADS = 16  # footers of an object store are waited for, not computed

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from home_dist.data.files import DataFiles
 from home_dist.data.order import RowGroup
-from home_dist.data.sources import matches
 from home_dist.errors import DataError
+from home_dist.files.listing import matches
 
 _SAMPLE = 3  # what the random streams are for, beside those of order.py
 _ORDER, _ROUNDING = 1, 2

@@ -10,8 +10,9 @@ from pathlib import Path
 from pyarrow import fs
 
 from home_dist.config import RunConfig
-from home_dist.data.sources import join, list_files, open_store, unreachable
 from home_dist.errors import ConfigError, DataError
+from home_dist.files.listing import list_files
+from home_dist.files.stores import join, open_store, unreachable
 from home_dist.schema import PretrainedFeature, Schema, load_schema
 from home_dist.schema.values import VocabularyValues
 

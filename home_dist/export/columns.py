@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from home_dist.data.files import open_parquet, partition_value
-from home_dist.data.sources import Found, Store, find_files
 from home_dist.errors import DataError
 from home_dist.export.inputs import Input
+from home_dist.files.listing import Found, find_files
+from home_dist.files.stores import Store
 from home_dist.schema import PretrainedInput
 
 

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from home_dist.config import RunConfig, load_config
-from home_dist.data.sources import Found, Store, join
 from home_dist.errors import ConfigError, UserError
 from home_dist.export.columns import parquet_files, read_batches
 from home_dist.export.inputs import Input, inputs_of
@@ -24,6 +23,8 @@ from home_dist.export.managed import ManagedRows
 from home_dist.export.scorer import Embeddings, Inputs, Scorer
 from home_dist.export.source import Source, written_whole
 from home_dist.export.weights import write_meaning
+from home_dist.files.listing import Found
+from home_dist.files.stores import Store, join
 from home_dist.metrics import evaluate_tasks
 from home_dist.schema import build_layout, load_schema
 from home_dist.sequence.history import History

@@ -13,8 +13,8 @@ from rich.console import Console
 from home_dist.config import RunConfig
 from home_dist.data import open_files
 from home_dist.data.side_files import with_local_schema
-from home_dist.data.sources import join
 from home_dist.errors import ConfigError
+from home_dist.files.stores import join
 from home_dist.planning import show
 from home_dist.planning.estimate import HEAD_ROOM, Estimate, estimate, not_tables
 from home_dist.planning.lengths import Lengths, of_footers

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
+from home_dist.files.whole import refuse_existing, whole_folder
 from home_dist.ids.keys import NotKeys, as_keys, key_type
 from home_dist.prepare.progress import Progress, Say
-from home_dist.prepare.whole import refuse_existing, written_whole
 from home_dist.schema.frozen import KEYS, VECTORS, sort_keys
 
 _BATCH = 16384
@@ -44,7 +44,7 @@ def write_frozen(source: Path, key: str, vector: str, out: Path, half: bool = Fa
         )
     target = np.empty(len(keys), np.int64)
     target[order] = np.arange(len(keys))
-    with written_whole(out) as writing:
+    with whole_folder(out) as writing:
         np.save(writing / KEYS, ordered)
         kind = np.float16 if half else np.float32
         vectors = np.lib.format.open_memmap(writing / VECTORS, mode="w+", dtype=kind, shape=(len(keys), width))

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from home_dist.files.whole import whole_folder
 from home_dist.prepare.vocabulary import Vocabulary
-from home_dist.prepare.whole import written_whole
 from home_dist.schema import Schema, save_schema
 
 ROW_GROUP = 16384
@@ -26,7 +26,7 @@ def write_prepared(
     report: Mapping[str, Any],
 ) -> None:
     """Writes beside `out` first and renames when all of it is there. Raises DataError when `out` holds something."""
-    with written_whole(out) as writing:
+    with whole_folder(out) as writing:
         (writing / "vocabularies").mkdir()
         for name, table in splits.items():
             _write_split(writing / name, table, files.get(name, 1))

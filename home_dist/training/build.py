@@ -15,12 +15,12 @@ from home_dist.config import RunConfig
 from home_dist.data import DataFiles, Reader, open_files
 from home_dist.data.bad_rows import BadRowLog
 from home_dist.data.side_files import with_local_schema
-from home_dist.data.sources import join
 from home_dist.embeddings.collections import initialise
 from home_dist.embeddings.exchange import codecs
 from home_dist.embeddings.sharding import plan_sharding, sharders
 from home_dist.errors import ConfigError
 from home_dist.experts import kernels
+from home_dist.files.stores import join
 from home_dist.network import Network
 from home_dist.schema import InputLayout, Schema, build_layout
 from home_dist.training.optimizers import build_optimizer, fuse_table_optimizer

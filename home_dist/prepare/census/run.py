@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from home_dist.errors import ConfigError, DataError
+from home_dist.files.whole import refuse_existing
 from home_dist.prepare.census.files import NOMINAL, NUMERIC, read_test, read_train_nominal
 from home_dist.prepare.days import SPLITS
 from home_dist.prepare.prepared import Prepared
-from home_dist.prepare.whole import refuse_existing
 from home_dist.prepare.write import write_prepared
 from home_dist.schema import Schema, TaskSpec
 

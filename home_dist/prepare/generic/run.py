@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from home_dist import __version__
 from home_dist.errors import DataError, UserError
+from home_dist.files.whole import refuse_existing, whole_folder
 from home_dist.prepare.days import SPLITS, Days
 from home_dist.prepare.engine import KINDS, Lost, Task, Work
 from home_dist.prepare.generic import finish, past, scan
@@ -33,7 +34,6 @@ from home_dist.prepare.generic.source import chunks_of
 from home_dist.prepare.generic.spec import LogSpec, load_spec, past_name
 from home_dist.prepare.progress import Progress, Say
 from home_dist.prepare.report import Told, make_report
-from home_dist.prepare.whole import refuse_existing, written_whole
 from home_dist.prepare.write import file_bounds, part_name
 from home_dist.schema import save_schema
 
@@ -196,7 +196,7 @@ class _Preparation:
                 asked=self._statistics(),
             )
         )
-        with written_whole(out) as folder:
+        with whole_folder(out) as folder:
             for place, path in zip(places, written, strict=True):
                 (folder / place).parent.mkdir(exist_ok=True)
                 # A second name, so that a run that is killed here finds its files again.

@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from home_dist.errors import ConfigError
+from home_dist.files.whole import whole_folder
 from home_dist.prepare.fit import fit_data
 from home_dist.prepare.progress import Advance, Progress, Say
 from home_dist.prepare.synthetic.rows import draft, frozen_vectors, item_ids, tables
 from home_dist.prepare.synthetic.world import World
-from home_dist.prepare.whole import written_whole
 from home_dist.schema import Schema
 from home_dist.schema.frozen import KEYS, VECTORS
 
@@ -51,7 +51,7 @@ def write_synthetic(out: Path, sizes: Sizes, say: Say) -> Schema:
     """The same sizes and seed give the same bytes. Raises ConfigError or DataError; `out` is whole or absent."""
     sizes.check()
     world = World(sizes.seed, sizes.users, sizes.items, sizes.max_history)
-    with written_whole(out) as writing:
+    with whole_folder(out) as writing:
         _write_frozen(world, writing / FROZEN, sizes.vector_width)
         progress, first = Progress.of(say), 0
         with progress.step("writing", sizes.rows) as advance:

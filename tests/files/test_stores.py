@@ -19,8 +19,9 @@ from pyarrow import fs
 from home_dist.config import load_config
 from home_dist.data import Reader, open_files
 from home_dist.data.side_files import with_local_schema
-from home_dist.data.sources import Found, find_files, join, matches
 from home_dist.errors import DataError, UserError
+from home_dist.files.listing import Found, find_files, matches
+from home_dist.files.stores import join
 from home_dist.schema import build_layout, load_schema, save_schema
 from tests.factory import make_config, make_data, make_rows, make_schema
 from tests.ranks import REPOSITORY

@@ -1,0 +1,97 @@
+"""JSON files: whole or not there, and valid JSON (NaN and infinity, which JSON does not have, become null); and files of
+entries, one JSON object a line, that are appended to."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from home_dist.errors import UserError
+from home_dist.files.whole import write_whole
+
+
+def json_text(tree: Any, indent: int | None = 1, sort_keys: bool = False) -> str:
+    """The same text as json.dumps where all numbers are finite."""
+    try:
+        return json.dumps(tree, indent=indent, sort_keys=sort_keys, allow_nan=False)
+    except ValueError:
+        return json.dumps(finite(tree), indent=indent, sort_keys=sort_keys, allow_nan=False)
+
+
+def finite(tree: Any) -> Any:
+    """The tree with None in the place of NaN and infinities."""
+    if isinstance(tree, float):
+        return tree if math.isfinite(tree) else None
+    if isinstance(tree, Mapping):
+        return {key: finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite(value) for value in tree]
+    return tree
+
+
+def write_json(path: Path, tree: Any, indent: int | None = 1) -> None:
+    """Raises OSError."""
+    write_whole(path, json_text(tree, indent) + "\n")
+
+
+def read_json(path: Path, advice: str, kind: type[UserError] = UserError) -> dict[str, Any]:
+    """A JSON object; an empty one where there is no file. Raises `kind`, with the advice, for a file that holds none: files
+    that other programs have cut or changed."""
+    try:
+        tree = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise kind(f"{path}: cannot be read as JSON: {error}. {advice}") from None
+    if not isinstance(tree, dict):
+        raise kind(f"{path}: holds no JSON object. {advice}")
+    return tree
+
+
+def append_entries(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Adds a line per entry. A last line that a killed process did not finish is cut off before. Raises OSError."""
+    text = "".join(json_text(entry, indent=None) + "\n" for entry in entries).encode()
+    with path.open("ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        whole = _whole_lines(file, end)
+        if whole < end:
+            file.seek(whole)
+            if _entry(file.read(end - whole)) is not None:  # just its line's end is missing
+                text = b"\n" + text
+            else:
+                file.truncate(whole)
+        file.write(text)
+
+
+def _whole_lines(file: Any, end: int) -> int:
+    """How many bytes of the file the lines that have ended take."""
+    at = end
+    while at:
+        first = max(0, at - 4096)
+        file.seek(first)
+        place = file.read(at - first).rfind(b"\n")
+        if place >= 0:
+            return int(first + place + 1)
+        at = first
+    return 0
+
+
+def read_entries(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a file, none where there is none. Lines that are no JSON object are left out: of a process that was
+    killed while it wrote."""
+    with suppress(FileNotFoundError):
+        for line in path.read_bytes().split(b"\n"):
+            entry = _entry(line)
+            if entry is not None:
+                yield entry
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
