@@ -1,21 +1,23 @@
-"""Parquet batches -> the inputs of a scoring program. No labels are needed."""
+"""Parquet batches -> the inputs of a scoring program, by the decoder of training. No labels are needed."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from home_dist.data.files import open_parquet, partition_value
+from home_dist.data.column_reader import ColumnReader
+from home_dist.data.files import check_columns, needed_inputs, open_parquet, partition_value
+from home_dist.data.order import RowGroup
+from home_dist.data.parts import Part
 from home_dist.errors import DataError
-from home_dist.export.inputs import Input
+from home_dist.export.inputs import Input, inputs_of
 from home_dist.files.listing import Found, find_files
 from home_dist.files.stores import Store
-from home_dist.schema import PretrainedInput
+from home_dist.schema import DenseFeature, InputLayout, PretrainedInput
 
 
 def parquet_files(place: str) -> tuple[Store, list[Found]]:
@@ -27,87 +29,72 @@ def parquet_files(place: str) -> tuple[Store, list[Found]]:
 
 
 def read_batches(
-    store: Store, file: Found, inputs: Iterable[Input], rows: int
+    store: Store, file: Found, layout: InputLayout, rows: int
 ) -> Iterator[tuple[pa.Table, dict[str, torch.Tensor]]]:
-    """Batches of at most `rows` rows with all of their columns, and as inputs. Raises DataError naming file and column."""
-    needed, shown = {i.column: i for i in inputs if i.column}, store.show(file.path)
+    """Batches of at most `rows` rows with all of their columns, and as inputs. Raises DataError naming file, column and row."""
+    needed, shown = needed_inputs(layout), store.show(file.path)
     opened = open_parquet(store, file.path)
-    there = opened.schema_arrow.names
-    missing = sorted(needed.keys() - there - file.partition.keys())
-    if missing:
-        raise DataError(f"{shown}: column {missing[0]!r} is missing; the program needs it.")
-    partition = {c: partition_value(shown, c, v, _kind(needed[c])) for c, v in file.partition.items() if c in needed}
+    there = opened.schema_arrow
+    partition = {
+        c: partition_value(shown, c, v, needed[c]) for c, v in file.partition.items() if c in needed and c not in there.names
+    }
+    check_columns(shown, there, {c: kinds for c, kinds in needed.items() if c not in partition})
+    first = 0
     try:
         for batch in opened.iter_batches(rows):
             table = pa.Table.from_batches([batch])
-            for column in partition.keys() - there:
-                table = table.append_column(column, pa.repeat(partition[column], len(table)))
-            yield table, dict(_tensors(shown, table, inputs))
+            for column, value in partition.items():
+                table = table.append_column(column, pa.repeat(value, len(table)))
+            part = Part(table, shown, RowGroup(0, 0, len(table), first), counted_in="the file")
+            yield table, tensors(ColumnReader([part]), layout)
+            first += len(table)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise DataError(f"{shown}: it cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def _kind(item: Input) -> str:
-    """Of what a folder's name holds."""
-    if item.kind == "number":
-        return "number"
-    return "integer" if item.rows_of is None else item.rows_of.type
+def tensors(reader: ColumnReader, layout: InputLayout) -> dict[str, torch.Tensor]:
+    """What a program takes of these rows, by name. Raises DataError for what training would refuse."""
+    arrays: dict[str, NDArray[Any]] = {}
+    inputs = inputs_of(layout)
+    for group, members in _by_group(inputs).items():
+        lists = reader.lists(tuple(i.item for i in members if i.item is not None and i.kind == "list"))
+        taken = lists.take(np.arange(reader.rows), np.int64)
+        arrays[f"lengths.{group}"] = np.diff(taken.offsets)
+        arrays |= zip((i.name for i in members if i.kind == "list"), taken.values, strict=True)
+    for name, item in inputs.items():
+        if item.kind == "ids" and item.item is not None:
+            arrays[name] = np.concatenate(reader.ids(item.item), dtype=np.int64, casting="same_kind")
+        elif item.kind == "number" and item.feature is not None:
+            values, absent = reader.numbers(item.column)
+            arrays[name] = values.astype(np.float64) if absent is None else np.where(absent, np.nan, values)
+        elif item.kind == "weights" and item.item is not None:
+            weights = reader.lists((item.item,)).take(np.arange(reader.rows), np.int64).weights
+            arrays[name] = np.zeros(0, np.float32) if weights is None else weights
+        elif item.kind == "vector" and isinstance(item.feature, DenseFeature):
+            arrays[name] = reader.wide(item.feature)
+        elif item.pretrained is not None:
+            arrays[name] = _pretrained(reader, item.pretrained)
+    for feature in layout.dense:  # the program standardises; what would not be a number is refused here
+        width = feature.width if isinstance(feature, DenseFeature) else 1
+        reader.standardised(feature, np.empty((reader.rows, width), np.float32))
+    return {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()}
 
 
-def _tensors(file: str, table: pa.Table, inputs: Iterable[Input]) -> Iterator[tuple[str, torch.Tensor]]:
-    lengths: dict[str, NDArray[np.int64]] = {}
-    for item in inputs:
-        if item.kind == "lengths":
-            continue
-        array = table.column(item.column).combine_chunks()
-        array = array if isinstance(array, pa.Array) else array.chunk(0)
-        wrong = f"{file}: column {item.column!r}"
+def _by_group(inputs: dict[str, Input]) -> dict[str, list[Input]]:
+    groups: dict[str, list[Input]] = {}
+    for item in inputs.values():
         if item.group is not None:
-            own = np.asarray(pc.fill_null(pc.list_value_length(array), 0)).astype(np.int64)
-            if item.group in lengths and not np.array_equal(own, lengths[item.group]):
-                raise DataError(f"{wrong}: its lists differ in length from the others of {item.group!r}")
-            lengths[item.group] = own
-        yield item.name, torch.from_numpy(np.require(_values(wrong, item, array), requirements=["C", "W"]))
-    for group, own in lengths.items():
-        yield f"lengths.{group}", torch.from_numpy(own)
+            groups.setdefault(item.group, []).append(item)
+    return groups
 
 
-def _values(wrong: str, item: Input, array: pa.Array) -> NDArray[Any]:
-    """Raises DataError, whose message begins with `wrong`."""
-    if item.pretrained is not None:
-        return _pretrained(wrong, item.pretrained, array)
-    if item.kind == "number":
-        return np.asarray(pc.fill_null(array.cast(pa.float64()), float("nan")))
-    if item.rows_of is not None:  # which gives row 0 to null
-        return item.rows_of(array if item.group is None else array.flatten())
-    flat = array if item.kind == "ids" else array.flatten()
-    if array.null_count or flat.null_count:
-        raise DataError(f"{wrong}: null where a value is needed. Fill it in.")
-    if item.kind == "vector":
-        return np.asarray(flat.cast(pa.float64())).reshape(len(array), -1)
-    if item.kind == "weights":
-        weights = np.asarray(flat.cast(pa.float32()))
-        if not np.isfinite(weights).all():
-            raise DataError(f"{wrong}: a weight is NaN or infinite. Correct it.")
-        return weights
-    return np.asarray(flat.cast(pa.int64()))
-
-
-def _pretrained(wrong: str, item: PretrainedInput, array: pa.Array) -> NDArray[np.float32]:
+def _pretrained(reader: ColumnReader, item: PretrainedInput) -> NDArray[np.float32]:
     """(n, width + 1): the vector, and whether it is missing."""
-    found = np.zeros((len(array), item.width + 1), np.float32)
-    if item.frozen is not None:
-        positions = item.frozen.positions(array)
-        there = positions >= 0
-        found[there, :-1] = item.frozen.vectors[positions[there]]
+    vectors = reader.vectors(item)
+    values = np.zeros((reader.rows, item.width + 1), np.float32)
+    if item.frozen is None:
+        values[:, :-1] = vectors.values
     else:
-        there = ~np.asarray(array.is_null())
-        lengths = np.asarray(pc.fill_null(pc.list_value_length(array), item.width))
-        if (lengths != item.width).any():
-            raise DataError(f"{wrong}: lists of {item.width} numbers, or null, are needed.")
-        vectors = np.asarray(pc.fill_null(array.flatten().cast(pa.float32()), float("nan")))
-        found[there, :-1] = vectors.reshape(-1, item.width)
-        if not np.isfinite(found).all():
-            raise DataError(f"{wrong}: NaN, null or infinite within a vector. Write null for the whole vector.")
-    found[:, -1] = ~there
-    return found
+        values[~vectors.missing, :-1] = item.frozen.vectors[vectors.values[~vectors.missing]]
+    values[:, -1] = vectors.missing
+    return values

@@ -5,8 +5,7 @@ from typing import Literal
 
 import torch
 
-from home_dist.ids.rows import RowsOf
-from home_dist.schema import DenseFeature, IdInput, InputLayout, PretrainedInput
+from home_dist.schema import DenseFeature, IdInput, InputLayout, PretrainedInput, StatisticFeature
 
 Kind = Literal["ids", "number", "vector", "pretrained", "list", "weights", "lengths"]
 _DTYPES = {"number": torch.float64, "vector": torch.float64, "pretrained": torch.float32, "weights": torch.float32}
@@ -14,19 +13,26 @@ _DTYPES = {"number": torch.float64, "vector": torch.float64, "pretrained": torch
 
 @dataclass(frozen=True)
 class Input:
-    """One tensor. `column`: of the Parquet files, what it is read from; "" for lengths."""
+    """One tensor, and what it is read from."""
 
     name: str
     kind: Kind
-    column: str
     group: str | None = None
     """Of what runs through lists one after another: the lengths that belong to it. None for what has one entry per sample."""
     width: int = 1
-    table: str | None = None
-    """Whose rows it holds."""
-    rows_of: RowsOf | None = None
-    """Turns the column's values into rows; None for a column that holds rows."""
+    item: IdInput | None = None
+    """Of ids, lists and weights."""
+    feature: DenseFeature | StatisticFeature | None = None
+    """Of numbers and vectors; several features may share a number."""
     pretrained: PretrainedInput | None = None
+
+    @property
+    def column(self) -> str:
+        """Of the Parquet files; "" for lengths."""
+        if self.kind == "weights" and self.item is not None:
+            return self.item.weights or ""
+        source = self.item or self.feature or self.pretrained
+        return "" if source is None else source.column
 
     @property
     def dtype(self) -> torch.dtype:
@@ -52,24 +58,23 @@ def list_groups(layout: InputLayout) -> dict[str, str]:
 
 def inputs_of(layout: InputLayout) -> dict[str, Input]:
     """By name, in the order in which a program takes them."""
-    groups, found = list_groups(layout), list[Input]()
+    groups, inputs = list_groups(layout), list[Input]()
     for item in layout.inputs:
-        if item.key in layout.statistics:
-            found.append(Input(f"number.{item.column}", "number", item.column))
+        statistic = layout.statistics.get(item.key)
+        if statistic is not None:
+            inputs.append(Input(f"number.{item.column}", "number", feature=statistic))
             continue
         group = groups.get(item.key)
         if group is not None:
-            found.append(Input(f"lengths.{group}", "lengths", ""))
-        kind: Kind = "list" if item.is_list else "ids"
-        found.append(Input(id_name(item), kind, item.column, group, table=item.table.name, rows_of=item.rows_of))
+            inputs.append(Input(f"lengths.{group}", "lengths"))
+        inputs.append(Input(id_name(item), "list" if item.is_list else "ids", group, item=item))
         if item.weights is not None:
-            found.append(Input(f"weights.{item.weights}", "weights", item.weights, group))
+            inputs.append(Input(f"weights.{item.weights}", "weights", group, item=item))
     for feature in layout.dense:
         if isinstance(feature, DenseFeature) and feature.width > 1:
-            found.append(Input(f"vector.{feature.column}", "vector", feature.column, width=feature.width))
+            inputs.append(Input(f"vector.{feature.column}", "vector", width=feature.width, feature=feature))
         else:
-            found.append(Input(f"number.{feature.column}", "number", feature.column))
+            inputs.append(Input(f"number.{feature.column}", "number", feature=feature))
     for vectors in layout.pretrained:
-        name = f"pretrained.{vectors.name}"
-        found.append(Input(name, "pretrained", vectors.column, width=vectors.width + 1, pretrained=vectors))
-    return {i.name: i for i in found}
+        inputs.append(Input(f"pretrained.{vectors.name}", "pretrained", width=vectors.width + 1, pretrained=vectors))
+    return {i.name: i for i in inputs}

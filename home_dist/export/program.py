@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from home_dist.config import RunConfig, load_config
+from home_dist.config import load_config
 from home_dist.errors import ConfigError, UserError
 from home_dist.export.columns import parquet_files, read_batches
 from home_dist.export.inputs import Input, inputs_of
@@ -26,7 +26,7 @@ from home_dist.export.weights import write_meaning
 from home_dist.files.listing import Found
 from home_dist.files.stores import Store, join
 from home_dist.metrics import evaluate_tasks
-from home_dist.schema import build_layout, load_schema
+from home_dist.schema import IdInput, InputLayout, build_layout, load_schema
 from home_dist.sequence.history import History
 from home_dist.training.build import build, open_inputs
 from home_dist.training.checkpoint import load
@@ -97,8 +97,8 @@ def _told(item: Input) -> dict[str, Any]:
     told: dict[str, Any] = {"dtype": str(item.dtype).removeprefix("torch."), "first_dimension": item.group or "samples"}
     if item.kind == "lengths":
         told["first_dimension"] = "samples"
-    if item.rows_of is not None:
-        told |= {"column": item.column, "holds": f"rows of table {item.table}, by its values in schema.toml"}
+    if item.item is not None and item.item.rows_of is not None and item.kind != "weights":
+        told |= {"column": item.column, "holds": f"rows of table {item.item.table.name}, by its values in schema.toml"}
     if item.pretrained is not None:
         told |= {"column": item.column, "width": item.width, "holds": "the vector, and 1 where it is missing, with zeros"}
     return told
@@ -146,16 +146,18 @@ def example(inputs: dict[str, Input]) -> Inputs:
 @dataclass(frozen=True)
 class Program:
     run: Scoring
-    inputs: list[Input]
+    layout: InputLayout
+    """With what turns keys into rows."""
     tasks: list[str]
     about: dict[str, Any]
 
     def scores(self, store: Store, files: list[Found], rows: int) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
         """(table with the file's columns, probabilities (n, K)) per batch, in the files' order."""
+        names = list(inputs_of(self.layout))
         for file in files:
-            for table, inputs in read_batches(store, file, self.inputs, rows):
+            for table, inputs in read_batches(store, file, self.layout, rows):
                 with torch.no_grad():
-                    yield table, self.run({i.name: inputs[i.name] for i in self.inputs}).numpy()
+                    yield table, self.run({name: inputs[name] for name in names}).numpy()
 
 
 def open_program(folder: Path, compiled: bool = False) -> Program:
@@ -168,24 +170,27 @@ def open_program(folder: Path, compiled: bool = False) -> Program:
     # It warns of sizes that depend on the data, which need no attention.
     logging.getLogger("torch._export.serde.serialize").setLevel(logging.ERROR)
     run = torch._inductor.aoti_load_package(str(path)) if compiled else torch.export.load(path).module()
-    return Program(run, _inputs(folder), about["tasks"], about)
+    return Program(run, _layout(folder), about["tasks"], about)
 
 
-def _inputs(folder: Path) -> list[Input]:
-    """With what turns a column's values into rows, from the files in the folder."""
+def _layout(folder: Path) -> InputLayout:
+    """From the files in the folder, with what turns a column's keys into rows."""
     config = load_config(folder / "config.toml", [f"data.path={folder}", f"data.schema={folder / 'schema.toml'}"])
-    found = inputs_of(build_layout(load_schema(config.schema_path()), config)).values()
-    return [
-        replace(item, rows_of=ManagedRows(item.rows_of, folder / "managed" / f"{item.table}.parquet"))
-        if item.rows_of is not None and item.table is not None and _managed(config, item.table)
-        else item
-        for item in found
-    ]
+    layout = build_layout(load_schema(config.schema_path()), config)
+    managed = {
+        i.table.name: ManagedRows(i.rows_of, folder / "managed" / f"{i.table.name}.parquet")
+        for i in layout.inputs
+        if i.rows_of is not None and i.table.managed
+    }
 
+    def known(item: IdInput) -> IdInput:
+        return replace(item, rows_of=managed.get(item.table.name, item.rows_of))
 
-def _managed(config: RunConfig, table: str) -> bool:
-    section = config.embedding.tables.get(table)
-    return section is not None and section.managed is not None
+    sequences = tuple(
+        replace(s, fields=tuple(replace(e, field=known(e.field), target=e.target and known(e.target)) for e in s.fields))
+        for s in layout.sequences
+    )
+    return replace(layout, features=tuple(map(known, layout.features)), sequences=sequences)
 
 
 def parity(source: Source, program: Program, ranks: Ranks, rows: int = 1000) -> list[Parity]:

@@ -97,9 +97,9 @@ def test_managed_ids_have_the_rows_of_the_checkpoint_and_others_the_last_of_thei
 
 
 def test_an_input_tells_its_tensor():
-    vector = Input("pretrained.text", "pretrained", "text", width=9)
+    vector = Input("pretrained.text", "pretrained", width=9)
     assert (vector.dtype, vector.shape) == (torch.float32, (9,))
-    assert Input("list.item/watched", "list", "watched", "watched").shape == ()
+    assert Input("list.item/watched", "list", "watched").shape == ()
 
 
 def test_no_program_is_named(tmp_path):
