@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from home_dist.errors import ConfigError, problem_lines
+from home_dist.files.whole import write_whole
 from home_dist.insight_section import InsightSection
 from home_dist.metrics_section import MetricsSection
 from home_dist.model_section import DEFAULT_KIND, KINDS, HomeModel, ModelSection
@@ -320,7 +321,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), notes: list[str
 
 def save_config(config: RunConfig, path: str | Path) -> None:
     """Writes the resolved configuration, defaults included, such that load_config reads the same back."""
-    Path(path).write_text(config_text(config))
+    write_whole(Path(path), config_text(config))
 
 
 def config_text(config: RunConfig) -> str:

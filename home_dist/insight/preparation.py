@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from home_dist.files.whole import write_whole
 from home_dist.insight.page import Cell, Section, grid, page, picture, table
 from home_dist.insight.svg import pyplot, uri
 
@@ -29,13 +30,14 @@ def write_page(report: Mapping[str, Any], path: Path) -> None:
         ("statistics", str(len(report["histograms"]))),
     ]
     first, last = splits["train"]["days"][0], splits["test"]["days"][1]
-    path.write_text(
+    write_whole(
+        path,
         page(
             report["log"],
             f"prepared data, {first} to {last}",
             facts,
             [_rows(report), _labels(report), _coverage(report), _statistics(report)],
-        )
+        ),
     )
 
 

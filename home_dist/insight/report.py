@@ -9,6 +9,7 @@ import numpy as np
 
 from home_dist.config import config_text
 from home_dist.errors import ConfigError
+from home_dist.files.whole import write_whole
 from home_dist.insight import plots
 from home_dist.insight.clock import PARTS
 from home_dist.insight.findings import Finding
@@ -32,7 +33,7 @@ def write_report(path: Path, other: Path | None, against: Sequence[Path], out: P
         )
     html = report(runs, alone)
     try:
-        out.write_text(html)
+        write_whole(out, html)
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error}. Choose another place with --out.") from None
     return out

@@ -1,6 +1,5 @@
 """`home-dist bench`, as every rank runs it."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -8,6 +7,7 @@ import torch
 from home_dist.config import RunConfig
 from home_dist.data.side_files import with_local_schema
 from home_dist.errors import ConfigError
+from home_dist.files.json_files import write_json
 from home_dist.schema import load_schema
 from home_dist.speed import show
 from home_dist.speed.measure import measure
@@ -38,7 +38,7 @@ def bench(
         screen.table(exchanges_table(found.breakdown))
     if out is not None and ranks.first:
         device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
-        out.write_text(json.dumps(show.tree(found, config, ranks, device, built.kernel), indent=2) + "\n")
+        write_json(out, show.tree(found, config, ranks, device, built.kernel), indent=2)
     screen.say_if(f"figures: {out}" if out else "")
 
 

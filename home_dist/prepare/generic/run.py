@@ -6,7 +6,6 @@ number of processes, or on the engine that ran the tasks: rows stand in the orde
 numbers, and sums of others are taken in one order.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 
 from home_dist import __version__
 from home_dist.errors import DataError, UserError
+from home_dist.files.json_files import write_json
 from home_dist.files.whole import refuse_existing, whole_folder
 from home_dist.prepare.days import SPLITS, Days
 from home_dist.prepare.engine import KINDS, Lost, Task, Work
@@ -203,5 +203,5 @@ class _Preparation:
                 (folder / place).hardlink_to(path / finish.PART)
             shutil.copytree(self.work.folder / "vocabularies", folder / "vocabularies")
             save_schema(schema, folder / "schema.toml")
-            (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+            write_json(folder / "report.json", report)
         return report

@@ -10,6 +10,7 @@ from typing import Any
 
 import home_dist
 from home_dist.data import ReaderPosition
+from home_dist.files.json_files import with_nan
 from home_dist.training.checkpoint.contents import TablePlan
 
 FORMAT = 2
@@ -41,6 +42,10 @@ class TrainState:
     @staticmethod
     def from_json(tree: dict[str, Any]) -> "TrainState":
         known = {k: v for k, v in tree.items() if k in TrainState.__dataclass_fields__}
+        # JSON has no NaN; a rank without sums has null for all of them.
+        known["metrics"] = with_nan(tree.get("metrics") or {})
+        if tree.get("meter") is not None:
+            known["meter"] = [{k: v if v is None else with_nan(v) for k, v in rank.items()} for rank in tree["meter"]]
         return TrainState(**{**known, "position": ReaderPosition.from_json(tree["position"])})
 
 
