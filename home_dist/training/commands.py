@@ -40,9 +40,8 @@ def train(config: RunConfig, ranks: Ranks, profile_steps: int = 0) -> None:
     inputs = together(lambda: open_inputs(config, schema, splits))
     together(lambda: slice_columns(inputs.layout, config.metrics.slices))
     folder = RunFolder(config.run.dir)
-    together(lambda: folder.claim(config, schema) if ranks.first else None)
-    with ExitStack() as lock:
-        together(lambda: lock.enter_context(folder.locked()) if ranks.first else None)
+    with ExitStack() as claim:
+        together(lambda: claim.enter_context(folder.claimed(config, schema)) if ranks.first else None)
         _train(config, ranks, screen, inputs, folder, profile_steps)
 
 
