@@ -156,7 +156,7 @@ def _task(name: str, group: str, fitted: Fitted, days: pa.Table) -> TaskSpec:
 
 def stored_columns(encoded: Path, schema: Schema) -> list[str]:
     """Without statistics that tell nothing."""
-    told = {f.column for f in schema.feature}
+    told = {f.column for f in schema.feature} | {e.column for s in schema.sequence for e in s.events}
     with pa.memory_map(str(encoded / split_file(0))) as source:
         there = pa.ipc.open_file(source).schema.names
     return [n for n in there if not n.startswith("stat_") or n in told]

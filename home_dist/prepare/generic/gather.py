@@ -15,9 +15,9 @@ from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import SPLITS, Days, local_days
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
 from home_dist.prepare.generic.columns import codes
+from home_dist.prepare.generic.names import past_name
 from home_dist.prepare.generic.past import count_past
 from home_dist.prepare.generic.plan import Plan, cells_of, counted, flags, user_hashes
-from home_dist.prepare.generic.spec import past_name
 from home_dist.prepare.rates import log_odds
 
 ROWS, CELLS_FILE, LABELS_FILE, SEEN_FILE = "rows.arrow", "cells.parquet", "labels.parquet", "seen.parquet"
@@ -52,10 +52,10 @@ def gather(plan: Plan, days: Days, part: int, users: Sequence[Path], back: Seque
             key = codes(table.column("user").combine_chunks(), *others)
             found = count_past(past, key, time, spec, table)
         name = past_name(past)
-        numbers[f"{name}_count"] = np.log1p(found[f"{name}_count"])
+        numbers[f"{name}_count"] = np.log1p(found[f"{name}.count"])
         for rate in past.rates:
-            happened, known = found[f"{name}_happened_{rate}"], found[f"{name}_known_{rate}"]
-            numbers[f"{name}_{rate}"] = log_odds(happened, known, returned[f"base_{rate}"], past.strength)
+            happened, known = found[f"{name}.happened.{rate}"], found[f"{name}.known.{rate}"]
+            numbers[f"{name}_{rate}"] = log_odds(happened, known, returned[f"base.{rate}"], past.strength)
 
     day = local_days(time, spec.utc_offset_hours)
     split = days.split_of(day)

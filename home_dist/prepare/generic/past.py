@@ -10,8 +10,9 @@ from home_dist.prepare.asof import AsOf, Ints
 from home_dist.prepare.days import DAY_MS, local_days
 from home_dist.prepare.engine.spill import read_part, write_parts
 from home_dist.prepare.generic.columns import codes
+from home_dist.prepare.generic.names import past_name
 from home_dist.prepare.generic.plan import HOUR_MS, Plan, flags
-from home_dist.prepare.generic.spec import LogSpec, PastSection, past_name
+from home_dist.prepare.generic.spec import LogSpec, PastSection
 from home_dist.prepare.rates import base_rates
 
 BACK = "back.arrow"
@@ -30,10 +31,10 @@ def count_past(past: PastSection, key: Ints, time: Ints, spec: LogSpec, table: p
     if past.days is not None:
         events = events.since(int(past.days * DAY_MS))
     name = past_name(past)
-    found = {f"{name}_count": events.count()}
+    found = {f"{name}.count": events.count()}
     for rate in past.rates:
         for what in ("happened", "known"):
-            found[f"{name}_{what}_{rate}"] = events.sum(flags(table, f"{what}_{rate}"))
+            found[f"{name}.{what}.{rate}"] = events.sum(flags(table, f"{what}_{rate}"))
     return found
 
 
@@ -71,5 +72,5 @@ def count_everyone(plan: Plan, part: int, spilled: Sequence[Path], hours: pa.Tab
             events.sum(flags(table, f"{what}_{name}")) + hours.column(f"{what}_{name}").to_numpy()[place]
             for what in ("happened", "known")
         ]
-        back[f"base_{name}"] = pa.array(base_rates(sums[0], sums[1]))
+        back[f"base.{name}"] = pa.array(base_rates(sums[0], sums[1]))
     write_parts(folder / BACK, pa.table(back), table.column("part").to_numpy().astype(np.int64), plan.parts)

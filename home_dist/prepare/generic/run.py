@@ -28,10 +28,11 @@ from home_dist.prepare.generic import finish, past, scan
 from home_dist.prepare.generic.encode import FOUND_FILE, Fitted, encode
 from home_dist.prepare.generic.gather import SEEN_FILE, gather
 from home_dist.prepare.generic.inputs import Found, open_inputs
+from home_dist.prepare.generic.names import past_name
 from home_dist.prepare.generic.plan import CELLS, Plan
 from home_dist.prepare.generic.sizes import chunk_rows, partitions
 from home_dist.prepare.generic.source import chunks_of
-from home_dist.prepare.generic.spec import LogSpec, load_spec, past_name
+from home_dist.prepare.generic.spec import LogSpec, load_spec
 from home_dist.prepare.progress import Progress, Say
 from home_dist.prepare.report import Told, make_report
 from home_dist.prepare.write import file_bounds, part_name
