@@ -28,7 +28,7 @@ def with_local_schema(config: RunConfig) -> RunConfig:
     place = data.data_schema or join(data.path, "schema.toml")
     store, path = open_store(place)
     if store.local:
-        return _with_schema(config, path) if place.startswith("file://") else config
+        return _with_schema(config, path) if path != place else config
     folder, name = path.rsplit("/", 1)
     try:
         info = store.filesystem.get_file_info(path)

@@ -46,7 +46,7 @@ def report(runs: Sequence[RunRecord], alone: Sequence[RunRecord] = ()) -> str:
     sections += inside_sections(runs)
     sections.append(_settings(runs))
     groups = ", ".join(first.schema.groups)
-    subtitle = f"{first.config.model.kind} on {first.config.data.path} · {len(first.tasks)} tasks in groups {groups}"
+    subtitle = f"{first.config.model.kind} on {first.config.data.shown} · {len(first.tasks)} tasks in groups {groups}"
     return page(title, subtitle, _facts(runs, alone), [s for s in sections if s.body])
 
 

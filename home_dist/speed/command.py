@@ -29,7 +29,7 @@ def bench(
     together(lambda: _check(out) if ranks.first else None)
     schema = together(lambda: load_schema(with_local_schema(config).schema_path()))
     inputs = together(lambda: open_inputs(config, schema, ("train",)))
-    screen.say(f"data: {config.data.path} | {inputs.files['train'].rows:,} rows to train on | {warm_up} steps to warm up")
+    screen.say(f"data: {config.data.shown} | {inputs.files['train'].rows:,} rows to train on | {warm_up} steps to warm up")
     found, built = measure(inputs, ranks, warm_up, steps, traced, overlap)
     screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))
     screen.table(show.table(found, config, ranks))

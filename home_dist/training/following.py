@@ -88,7 +88,7 @@ class Following:
         there = {f.name: f for f in found}
         gone = [n for n in names if n not in there]
         if gone:
-            raise DataError(f"{self.data.path}: {gone[0]} was there when its round began, and is not now. Put it back.")
+            raise DataError(f"{self.data.shown}: {gone[0]} was there when its round began, and is not now. Put it back.")
         files = open_found(store, [there[n] for n in names], self.inputs.schema, self.inputs.layout)
         return replace(self.inputs, files={**self.inputs.files, "train": files}).training_reader(self.ranks)
 
@@ -105,10 +105,10 @@ class Following:
             if preemption.asked():
                 preemption.leave(self.ranks, "asked to leave while waiting for data; the same command goes on")
             if ends:
-                self.screen.say(f"nothing new in {self.data.path} for {idle:g} minutes: the run ends")
+                self.screen.say(f"nothing new in {self.data.shown} for {idle:g} minutes: the run ends")
                 return None
             if not told:
-                self.screen.say(f"waiting for new files in {self.data.path}, {self.data.train}; {len(known):,} are trained on")
+                self.screen.say(f"waiting for new files in {self.data.shown}, {self.data.train}; {len(known):,} are trained on")
                 told = True
             time.sleep(min(_TICK_SECONDS, self.data.follow_poll_seconds))
 

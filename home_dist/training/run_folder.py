@@ -84,7 +84,7 @@ class RunFolder:
             )
         if load_schema(self.schema) != schema:
             raise ConfigError(
-                f"run.dir {self.path} holds a run on data with another schema than {config.schema_path()}. "
+                f"run.dir {self.path} holds a run on data with another schema than that of {config.data.shown}. "
                 "Restore the data or choose another run.dir."
             )
         save_config(config, self.config)

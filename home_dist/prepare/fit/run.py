@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from home_dist.errors import ConfigError, DataError, problem_lines
+from home_dist.files.listing import find_files
 from home_dist.prepare.boundaries import choose_boundaries
 from home_dist.prepare.fit.counts import Counts, write_vocabulary
 from home_dist.prepare.fit.draft import Draft, DraftDense, DraftStatistic, DraftVocabulary, load_draft
@@ -59,9 +60,7 @@ def fit_data(draft_path: Path, data: Path, say: Say, training: str = "train") ->
     draft = load_draft(draft_path)
     if (data / "schema.toml").exists():
         raise DataError(f"{data / 'schema.toml'}: is there already. Remove it, and vocabularies/ beside it, to fit anew.")
-    paths = sorted((data / training).rglob("*.parquet"))
-    if not paths:
-        raise DataError(f"{data / training}: holds no *.parquet files. The training part must lie there.")
+    paths = [Path(f.path) for f in find_files(str(data / training))[1]]
     fit = _Fit(
         counts={t.name: Counts(_KEYS[t.values.type]) for t in draft.table if isinstance(t.values, DraftVocabulary)},
         sketches={f.name: [Sketch() for _ in range(_width(f))] for f in draft.feature if not isinstance(f, _AS_IS)},

@@ -12,6 +12,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from home_dist.errors import DataError
+from home_dist.files.listing import glob_files
 from home_dist.prepare.engine.spill import one_batch
 from home_dist.prepare.generic.columns import is_text, keys, plain
 
@@ -52,8 +53,7 @@ class Chunk:
 
 def find(folder: Path, pattern: str) -> list[Path]:
     """Raises DataError when there is none, or when one is empty."""
-    path = Path(pattern)
-    found = sorted(path.parent.glob(path.name) if path.is_absolute() else folder.glob(pattern))
+    found = glob_files(folder, pattern)
     if not found:
         raise DataError(f"{folder / pattern}: no such file. Correct the path in the description.")
     for one in found:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import home_dist
+from home_dist.config import without_keys
 from home_dist.data import ReaderPosition
 from home_dist.files.json_files import with_nan
 from home_dist.training.checkpoint.contents import TablePlan
@@ -71,7 +72,7 @@ class Record:
         if tree["format"] != FORMAT:
             raise ValueError(f"format {tree['format']}, but this home_dist reads format {FORMAT}")
         plan = {table: TablePlan.from_json(p) for table, p in tree["plan"].items()}
-        return Record(TrainState.from_json(tree), plan, tree["config"], tree["versions"])
+        return Record(TrainState.from_json(tree), plan, without_keys(tree["config"]), tree["versions"])
 
     def other_versions(self) -> list[str]:
         """What has changed since: a resumed run is then not bound to be the same bit for bit."""
