@@ -32,6 +32,8 @@ def read_batches(
     """Batches of at most `rows` rows with all of their columns, and as inputs. Raises DataError naming file and column."""
     needed, shown = {i.column: i for i in inputs if i.column}, store.show(file.path)
     opened = open_parquet(store, file.path)
+    if not opened.metadata.num_rows:
+        return  # whatever its columns
     there = opened.schema_arrow.names
     missing = sorted(needed.keys() - there - file.partition.keys())
     if missing:

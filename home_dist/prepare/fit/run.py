@@ -95,6 +95,8 @@ def _batches(path: Path, draft: Draft) -> Iterable[pa.RecordBatch]:
         file = pq.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
         raise _unreadable(path, error) from None
+    if not file.metadata.num_rows:
+        return  # whatever its columns
     wanted = {f.column for f in draft.feature if not isinstance(f, _AS_IS)}
     for table in draft.table:
         if isinstance(table.values, DraftVocabulary):
