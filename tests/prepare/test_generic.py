@@ -186,7 +186,8 @@ def test_nothing_looks_into_the_future(prepared, tmp_path):
 def test_texts_timestamps_and_parquet_say_the_same_as_numbers(prepared, tmp_path):
     log = distinct_log()
     text = {n: v for n, v in log.items() if n not in ("user_id", "video_id", "time_ms")}
-    moments = [datetime.datetime.fromtimestamp(t / 1000, datetime.UTC).replace(tzinfo=None) for t in log["time_ms"].tolist()]
+    zone = datetime.timezone(datetime.timedelta(hours=8))  # that of the description's calendar
+    moments = [datetime.datetime.fromtimestamp(t / 1000, zone).replace(tzinfo=None) for t in log["time_ms"].tolist()]
     columns = {
         **{n: pa.array(v) for n, v in text.items()},
         "user_id": pa.array([f"u{v:02d}" for v in log["user_id"]]),
@@ -253,7 +254,10 @@ def test_a_wrong_description_names_the_key(change, expected, tmp_path):
         (('log = "raw/log_*.csv"', 'log = "raw/nothing*.csv"'), ["nothing*.csv", "no such file"]),
         (('column = "is_like"', 'column = "liked"'), ["column 'liked' is missing", "is_like"]),
         (('column = "is_like"', 'column = "play_time_ms"'), ["'play_time_ms' of label 'like'", "0 or 1 is needed", "at_least"]),
-        (('time = "time_ms"', 'time = "time_ms"\ntime_unit = "us"'), ["would hold no rows"]),
+        (
+            ('time = "time_ms"', 'time = "time_ms"\ntime_unit = "us"'),
+            ["split.train_days = 3: the train part would hold no rows"],
+        ),
         (('time = "time_ms"', 'time = "time_ms"\ntime_unit = "s"'), ["'time_ms'", "no time since 1970 in s"]),
         (
             ('column = "duration_ms"\nlog', 'column = "upload_dt"\nlog'),
@@ -268,6 +272,32 @@ def test_a_log_that_does_not_fit_is_named(change, expected, tmp_path):
     for part in expected:
         assert part in str(error.value), error.value
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("kind", ["of the calendar", "of UTC", "with a zone", "of CSV"])
+def test_a_timestamp_is_the_moment_that_it_says(prepared, tmp_path, kind):
+    """10 o'clock without a zone is 10 o'clock on the calendar of days and hours, and not shifted again."""
+    log = distinct_log()
+    zone = datetime.UTC if kind == "of UTC" else datetime.timezone(datetime.timedelta(hours=8))
+    moments = [datetime.datetime.fromtimestamp(t / 1000, zone) for t in log["time_ms"].tolist()]
+    description = DESCRIPTION
+    if kind == "of UTC":
+        description = description.replace("utc_offset_hours = 8", 'utc_offset_hours = 8\ntimes_without_zone = "utc"')
+    if kind != "with a zone":
+        moments = [m.replace(tzinfo=None) for m in moments]
+    times = pa.array(moments, pa.timestamp("us", "America/Lima" if kind == "with a zone" else None))
+    path = write(tmp_path, description if kind == "of CSV" else description.replace("log_*.csv", "log_*.parquet"))
+    for old in (tmp_path / "raw").glob("log_*"):
+        old.unlink()
+    table = pa.table({**{n: pa.array(v) for n, v in log.items()}, "time_ms": times})
+    if kind == "of CSV":
+        pacsv.write_csv(table, tmp_path / "raw" / "log_a.csv")
+    else:
+        pq.write_table(table, tmp_path / "raw" / "log_a.parquet")
+    prepare_log(path, tmp_path / "out", QUIET)
+    assert sorted((r["time_ms"], r["hour"]) for r in rows_of(tmp_path / "out")) == sorted(
+        (r["time_ms"], r["hour"]) for r in rows_of(prepared / "out")
+    )
 
 
 def renamed(label: str) -> str:

@@ -116,12 +116,13 @@ def numbers(column: pa.Array) -> NDArray[np.float64]:
     return np.asarray(pc.fill_null(column.cast(pa.float64()), np.nan))
 
 
-def times(column: pa.Array, unit: str, log: str, name: str) -> Ints:
-    """(n,) milliseconds since 1970. Raises DataError for what is no time."""
+def times(column: pa.Array, unit: str, log: str, name: str, local_ms: int = 0) -> Ints:
+    """(n,) milliseconds since 1970. local_ms: how far timestamps without a zone are ahead of UTC. Raises DataError."""
     if column.null_count:
         raise DataError(f"{log}: column {name!r} has {column.null_count:,} empty values; each row needs a time.")
     if pa.types.is_timestamp(column.type):
-        return np.asarray(column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64()))
+        moments = np.asarray(column.cast(pa.timestamp("ms", column.type.tz), safe=False).cast(pa.int64()))
+        return moments if column.type.tz is not None else moments - local_ms
     found = (np.asarray(column.cast(pa.int64())) / _PER_MS[unit]).astype(np.int64)
     if len(found) and (found.min() < 0 or found.max() > _LATEST_MS):
         raise DataError(

@@ -33,7 +33,9 @@ def unmatched(scanned: Sequence[Path]) -> dict[str, int]:
 def days_of(plan: Plan, scanned: Sequence[Path]) -> Days:
     parts, spec = plan.spec.split, plan.spec
     day = np.concatenate([pq.read_table(f / DAYS).column("day").to_numpy() for f in scanned])
-    return choose_days(day, parts.train_days, parts.validation_days, parts.test_days, spec.utc_offset_hours)
+    return choose_days(
+        day, parts.train_days, parts.validation_days, parts.test_days, spec.utc_offset_hours, "split.{}_days = {}"
+    )
 
 
 def hours_before(scanned: Sequence[Path]) -> pa.Table:

@@ -40,7 +40,7 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
         return c.keys(table.column(name).combine_chunks())
 
     row = (chunk.file.index << _FILE_BITS) + np.arange(chunk.first, chunk.last)
-    time = c.times(table.column(spec.time).combine_chunks(), spec.time_unit, spec.log, spec.time)
+    time = c.times(table.column(spec.time).combine_chunks(), spec.time_unit, spec.log, spec.time, plan.local_ms)
     labels = _labels(plan, table)
     users = keys(spec.user)
     part = parts_of_users(user_hashes(users, row), plan.parts)

@@ -108,6 +108,9 @@ class LogSpec(Section):
     time_unit: Literal["s", "ms", "us"] = "ms"
     utc_offset_hours: float = Field(default=0.0, ge=-14, le=14)
     """Of the calendar by which days, hours and weekdays are told."""
+    times_without_zone: Literal["local", "utc"] = "local"
+    """What timestamps without a zone are: of this calendar, as a clock on the wall shows it, or UTC. Those with a zone, and
+    whole numbers, are moments."""
     buckets: int = Field(default=20, ge=2)
     train_files: Count = 4
     calendar: bool = True
