@@ -45,6 +45,10 @@ def _rows(report: Mapping[str, Any]) -> Section:
     lines = [["read", f"{report['rows_in']:,}", ""]]
     dropped = report["rows_before_the_training_days"]
     lines.append(["dropped", f"{dropped:,}", "older than the training days; counted in what was known before later rows"])
+    repeated = report.get("repeated_rows", {"rows": 0})
+    if repeated["rows"]:
+        where = f"of {repeated['users']:,} users, like an earlier row in all that is read of them"
+        lines.append(["repeated", f"{repeated['rows']:,}", f"{where}; {'left out' if repeated['merged'] else 'kept'}"])
     for name, split in report["splits"].items():
         begin, end = split["days"]
         lines.append([name, f"{split['rows']:,}", f"{begin} to {end}, {split['users']:,} users"])

@@ -18,9 +18,11 @@ from home_dist.prepare.generic.columns import codes
 from home_dist.prepare.generic.names import past_name
 from home_dist.prepare.generic.past import count_past
 from home_dist.prepare.generic.plan import Plan, cells_of, counted, flags, user_hashes
+from home_dist.prepare.generic.repeated import copies_of_users, told_copies
 from home_dist.prepare.rates import log_odds
 
 ROWS, CELLS_FILE, LABELS_FILE, SEEN_FILE = "rows.arrow", "cells.parquet", "labels.parquet", "seen.parquet"
+REPEATED_FILE = "repeated.parquet"
 
 
 def values_file(number: int) -> str:
@@ -43,6 +45,12 @@ def gather(plan: Plan, days: Days, part: int, users: Sequence[Path], back: Seque
     table = table.take(pa.array(order))
     returned = {name: values[order] for name, values in returned.items()}
     time, user, hashed = time[order], user[order], hashed[order]
+    copies = copies_of_users(table, user)
+    pq.write_table(told_copies(copies, user, time), folder / REPEATED_FILE)
+    if spec.repeated == "merge" and copies.any():
+        table = table.filter(pa.array(~copies))
+        returned = {name: values[~copies] for name, values in returned.items()}
+        time, user, hashed = time[~copies], user[~copies], hashed[~copies]
 
     numbers = {n.column: table.column(f"number_{n.column}").to_numpy() for n in spec.number}
     for past in spec.past:

@@ -26,7 +26,7 @@ from home_dist.prepare.days import SPLITS, Days
 from home_dist.prepare.engine import KINDS, Lost, Task, Work
 from home_dist.prepare.generic import finish, past, scan
 from home_dist.prepare.generic.encode import FOUND_FILE, Fitted, encode
-from home_dist.prepare.generic.gather import SEEN_FILE, gather
+from home_dist.prepare.generic.gather import REPEATED_FILE, SEEN_FILE, gather
 from home_dist.prepare.generic.inputs import Found, open_inputs
 from home_dist.prepare.generic.names import past_name
 from home_dist.prepare.generic.plan import CELLS, Plan
@@ -129,7 +129,11 @@ class _Preparation:
             tasks = [Task(partial(past.count_keyed, plan, key, n, spilled), rows) for n, rows in enumerate(each)]
             back.append([f / past.BACK for f in self.work.run(f"past-{key}", f"counting by {', '.join(by)}", tasks)])
         if plan.rates:
-            spilled, hours = [f / scan.TIMES for f in scanned], finish.hours_before(scanned)
+            spilled, hourly = [f / scan.TIMES for f in scanned], scanned
+            if self.spec.repeated == "merge":
+                tasks = [Task(partial(past.sum_hours, plan, n, spilled), rows) for n, rows in enumerate(each)]
+                hourly = self.work.run("hours", "hours", tasks)
+            hours = finish.hours_before(hourly)
             tasks = [Task(partial(past.count_everyone, plan, n, spilled, hours), rows) for n, rows in enumerate(each)]
             back.append([f / past.BACK for f in self.work.run("everyone", "base rates", tasks)])
         users = [f / scan.USERS for f in scanned]
@@ -190,6 +194,8 @@ class _Preparation:
                 days=fitted.days,
                 labels=labels,
                 seen=seen,
+                repeated=[pq.read_table(f / REPEATED_FILE) for f in gathered],
+                merged=spec.repeated == "merge",
                 ids=[pq.read_table(f / FOUND_FILE) for f in encoded],
                 vocabularies={p.stem: pq.read_metadata(p).num_rows + 1 for p in fitted.vocabularies},
                 schema=schema,

@@ -17,6 +17,7 @@ from home_dist.prepare.days import local_days
 from home_dist.prepare.engine.spill import write_parts
 from home_dist.prepare.generic import columns as c
 from home_dist.prepare.generic.plan import HOUR_MS, Plan, parts_of_keys, parts_of_users, user_hashes
+from home_dist.prepare.generic.repeated import CONTENT, contents
 from home_dist.prepare.generic.source import Chunk, join, read_chunk
 from home_dist.prepare.generic.spec import LabelSection
 
@@ -56,27 +57,30 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
         with np.errstate(invalid="ignore", divide="ignore"):
             values = np.where(values >= 0, np.log1p(values), np.nan) if number.log else values
         found[f"number_{number.column}"] = pa.array(np.where(np.isfinite(values), values, np.nan))
-    write_parts(folder / USERS, pa.table(found | {n: pa.array(v) for n, v in labels.items()}), part, plan.parts)
+    whole = pa.table(found | {n: pa.array(v) for n, v in labels.items()})
+    write_parts(folder / USERS, whole, part, plan.parts)
 
     event = {"row": pa.array(row), "part": pa.array(part, pa.int32()), "time": pa.array(time)}
+    if spec.repeated == "merge":
+        event[CONTENT] = pa.array(contents(whole))
     rates = {f"{what}_{name}": pa.array(labels[f"{what}_{name}"]) for name in plan.rates for what in ("happened", "known")}
     if plan.rates:
         write_parts(folder / TIMES, pa.table(event | rates), time // HOUR_MS % plan.parts, plan.parts)
     for place, by in enumerate(plan.elsewhere):
         parts = [keys(name) for name in by]
         told = ~np.any([c.missing(k) for k in parts], axis=0)  # an unknown key has no past
-        whole = pa.table(event | {f"key_{i}": k for i, k in enumerate(parts)} | rates).filter(pa.array(told))
-        write_parts(folder / keyed(place), whole, parts_of_keys(parts, plan.parts)[told], plan.parts)
+        events = pa.table(event | {f"key_{i}": k for i, k in enumerate(parts)} | rates).filter(pa.array(told))
+        write_parts(folder / keyed(place), events, parts_of_keys(parts, plan.parts)[told], plan.parts)
 
     files = pa.array([s.files for s in spec.side], pa.string())
     pq.write_table(pa.table({"side": files, "rows": pa.array(unmatched, pa.int64())}), folder / UNMATCHED)
     day = local_days(time, spec.utc_offset_hours)
-    pq.write_table(_sums("day", day, {}), folder / DAYS)
+    pq.write_table(sums_by("day", day, {}), folder / DAYS)
     happened = {n: np.asarray(v).astype(np.int64) for n, v in rates.items()}
-    pq.write_table(_sums("hour", time // HOUR_MS, happened), folder / HOURS)
+    pq.write_table(sums_by("hour", time // HOUR_MS, happened), folder / HOURS)
 
 
-def _sums(name: str, groups: Ints, values: dict[str, Ints]) -> pa.Table:
+def sums_by(name: str, groups: Ints, values: dict[str, Ints]) -> pa.Table:
     distinct, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
     sums = {n: np.bincount(inverse, weights=v, minlength=len(distinct)).astype(np.int64) for n, v in values.items()}
     return pa.table({name: distinct, "rows": counts, **sums})

@@ -113,6 +113,8 @@ class LogSpec(Section):
     whole numbers, are moments."""
     buckets: int = Field(default=20, ge=2)
     train_files: Count = 4
+    repeated: Literal["keep", "merge"] = "keep"
+    """What becomes of rows of one user that are alike in all that is read of them: each counts, or the first alone."""
     calendar: bool = True
     """Hour and weekday as features."""
     split: SplitSection
