@@ -15,6 +15,7 @@ from home_dist.insight.svg import pyplot, uri
 
 _COLOURS = {"train": "#2563a8", "validation": "#d9730d", "test": "#2a9d76", None: "#9aa3af"}
 _Z = 1.96  # 95 %
+_FILES = 10  # that are named
 _FALLEN = 0.1
 """A share of rows with a feature that falls by so much from training to a later split is marked."""
 
@@ -45,6 +46,10 @@ def _rows(report: Mapping[str, Any]) -> Section:
     lines = [["read", f"{report['rows_in']:,}", ""]]
     dropped = report["rows_before_the_training_days"]
     lines.append(["dropped", f"{dropped:,}", "older than the training days; counted in what was known before later rows"])
+    early = report.get("files_before_the_training_days", [])[:_FILES]
+    lines += [[f"dropped of {f['file']}", f"{f['rows']:,}", f"{f['first']} to {f['last']}"] for f in early]
+    absent = report.get("files_without_a_column", {}).items()
+    lines += [[f"files without {c}", f"{len(files):,}", f"{', '.join(files[:_FILES])}: no value there"] for c, files in absent]
     repeated = report.get("repeated_rows", {"rows": 0})
     if repeated["rows"]:
         where = f"of {repeated['users']:,} users, like an earlier row in all that is read of them"

@@ -16,6 +16,16 @@ _BINS = 40
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """What files of the log do not give."""
+
+    before: Sequence[Mapping[str, Any]]
+    """Of each file with rows before the training days: file, rows, first and last day."""
+    absent: Mapping[str, Sequence[str]]
+    """By column: the files that do not have it."""
+
+
+@dataclass(frozen=True)
 class Told:
     """Of a finished preparation; tables have a row per split for each partition."""
 
@@ -26,6 +36,7 @@ class Told:
     days: Days
     labels: pa.Table
     """A row per day: split, rows, and of each label how many are known and happened."""
+    left: LeftOut
     seen: Sequence[pa.Table]
     """Rows, users, and how many rows have each statistic."""
     repeated: Sequence[pa.Table]
@@ -60,6 +71,8 @@ def make_report(found: Told) -> dict[str, Any]:
         "rows_in": found.rows,
         "rows_out": int(rows.sum()),
         "rows_before_the_training_days": before,
+        "files_before_the_training_days": list(found.left.before),
+        "files_without_a_column": {name: list(files) for name, files in found.left.absent.items()},
         "repeated_rows": {**repeated, "merged": found.merged},
         "rows_without_a_row_in": dict(found.unmatched),
         "splits": {

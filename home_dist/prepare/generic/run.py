@@ -27,14 +27,14 @@ from home_dist.prepare.engine import KINDS, Lost, Task, Work
 from home_dist.prepare.generic import finish, past, scan
 from home_dist.prepare.generic.encode import FOUND_FILE, Fitted, encode
 from home_dist.prepare.generic.gather import REPEATED_FILE, SEEN_FILE, gather
-from home_dist.prepare.generic.inputs import Found, open_inputs
+from home_dist.prepare.generic.inputs import Found, Inputs, open_inputs
 from home_dist.prepare.generic.names import past_name
 from home_dist.prepare.generic.plan import CELLS, Plan
 from home_dist.prepare.generic.sizes import chunk_rows, partitions
-from home_dist.prepare.generic.source import chunks_of
+from home_dist.prepare.generic.source import Chunk, chunks_of
 from home_dist.prepare.generic.spec import LogSpec, load_spec
 from home_dist.prepare.progress import Progress, Say
-from home_dist.prepare.report import Told, make_report
+from home_dist.prepare.report import LeftOut, Told, make_report
 from home_dist.prepare.write import file_bounds, part_name
 from home_dist.schema import save_schema
 
@@ -90,12 +90,13 @@ class _Preparation:
 
     def all(self, found: Found, out: Path) -> dict[str, Any]:
         try:
-            plan, rows, scanned, days = self._read(found)
+            plan, inputs, chunks, scanned, days = self._read(found)
         except Lost:
             raise
         except UserError:
             self.work.remove()  # of no use once the input is corrected
             raise
+        rows = inputs.rows
         each = [rows * (n + 1) // plan.parts - rows * n // plan.parts for n in range(plan.parts)]
         gathered = self._gather(plan, each, scanned, days)
         fitted = self._fit(days, gathered)
@@ -103,9 +104,10 @@ class _Preparation:
             "encode", "encoding", [Task(partial(encode, plan, fitted, g), n) for g, n in zip(gathered, each, strict=True)]
         )
         self.work.drop("gather")
-        return self._write(plan, rows, scanned, gathered, encoded, fitted, out)
+        left = LeftOut(finish.rows_before(days, chunks, scanned), inputs.absent)
+        return self._write(plan, rows, left, scanned, gathered, encoded, fitted, out)
 
-    def _read(self, found: Found) -> tuple[Plan, int, list[Path], Days]:
+    def _read(self, found: Found) -> tuple[Plan, Inputs, list[Chunk], list[Path], Days]:
         """All that can find fault with the input."""
         spec, work = self.spec, self.work
         inputs = open_inputs(spec, found, work)
@@ -119,7 +121,7 @@ class _Preparation:
         )
         chunks = chunks_of(inputs.files, chunk)
         scanned = work.run("scan", "reading", [Task(partial(scan.scan, plan, c), c.last - c.first) for c in chunks])
-        return plan, rows, scanned, finish.days_of(plan, scanned)
+        return plan, inputs, chunks, scanned, finish.days_of(plan, scanned)
 
     def _gather(self, plan: Plan, each: Sequence[int], scanned: Sequence[Path], days: Days) -> list[Path]:
         """each: rows of the partitions, about."""
@@ -166,6 +168,7 @@ class _Preparation:
         self,
         plan: Plan,
         rows: int,
+        left: LeftOut,
         scanned: Sequence[Path],
         gathered: Sequence[Path],
         encoded: Sequence[Path],
@@ -193,6 +196,7 @@ class _Preparation:
                 unmatched=finish.unmatched(scanned),
                 days=fitted.days,
                 labels=labels,
+                left=left,
                 seen=seen,
                 repeated=[pq.read_table(f / REPEATED_FILE) for f in gathered],
                 merged=spec.repeated == "merge",

@@ -41,8 +41,10 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
         return c.keys(table.column(name).combine_chunks())
 
     row = (chunk.file.index << _FILE_BITS) + np.arange(chunk.first, chunk.last)
-    time = c.times(table.column(spec.time).combine_chunks(), spec.time_unit, spec.log, spec.time, plan.local_ms)
-    labels = _labels(plan, table)
+    time = c.times(
+        table.column(spec.time).combine_chunks(), spec.time_unit, chunk.file.named, chunk.first, spec.time, plan.local_ms
+    )
+    labels = _labels(plan, table, chunk)
     users = keys(spec.user)
     part = parts_of_users(user_hashes(users, row), plan.parts)
 
@@ -86,7 +88,7 @@ def sums_by(name: str, groups: Ints, values: dict[str, Ints]) -> pa.Table:
     return pa.table({name: distinct, "rows": counts, **sums})
 
 
-def _labels(plan: Plan, table: pa.Table) -> dict[str, NDArray[np.int8]]:
+def _labels(plan: Plan, table: pa.Table, chunk: Chunk) -> dict[str, NDArray[np.int8]]:
     """(N,) each: happened_NAME and known_NAME."""
     found = {}
     for section in plan.spec.label:
@@ -94,19 +96,19 @@ def _labels(plan: Plan, table: pa.Table) -> dict[str, NDArray[np.int8]]:
         known = ~np.isnan(values)
         if section.known is not None:
             known &= c.numbers(table.column(section.known).combine_chunks()) > 0
-        positive = _positive(plan, section, values, known)
+        positive = _positive(chunk, section, values, known)
         found[f"happened_{section.name}"] = (positive & known).astype(np.int8)
         found[f"known_{section.name}"] = known.astype(np.int8)
     return found
 
 
-def _positive(plan: Plan, section: LabelSection, values: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _positive(chunk: Chunk, section: LabelSection, values: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if section.at_least is not None:
         return values >= section.at_least
     bad = known & (values != 0) & (values != 1)
     if bad.any():
         raise DataError(
-            f"{plan.spec.log}: column {section.column!r} of label {section.name!r} holds {values[bad][0]:g}; 0 or 1 is needed. "
-            "For a threshold, set the label's at_least."
+            f"{chunk.file.named}: column {section.column!r} of label {section.name!r} holds {values[bad][0]:g} in row "
+            f"{chunk.first + int(np.argmax(bad)) + 1:,}; 0 or 1 is needed. For a threshold, set the label's at_least."
         )
     return values == 1
