@@ -156,8 +156,22 @@ def _statistics(report: Mapping[str, Any]) -> Section:
         "statistics",
         "Statistics",
         "Rows of the training days by value, missing values left out. Orange: boundaries of buckets.",
-        grid(pictures, "small"),
+        grid(pictures, "small") + _extremes(report),
     )
+
+
+def _extremes(report: Mapping[str, Any]) -> str:
+    """Of all days, as the log has them."""
+    lines: list[list[str | Cell]] = []
+    for name, told in report.get("extremes", {}).items():
+        if "lowest" in told:
+            most = Cell(f"{told['highest']:g}", kind="worse" if told["suspicious"] else "")
+            where = f"row {told['row']:,} of {told['file']}"
+            ends = [f"{told[what]:g}" for what in ("half_below", "99.9%_below")]
+            lines.append([name, f"{told['lowest']:g}", most, where, *ends, f"{told['infinite']:,}"])
+    head = ["number", "lowest", "highest", "largest in", "half below", "99.9 % below", "infinite"]
+    about = "<p>Numbers of the log, of all days. Red: far beyond what almost all values stay below.</p>"
+    return about + table(head, lines) if lines else ""
 
 
 def _interval(happened: int, known: int) -> tuple[float, float]:

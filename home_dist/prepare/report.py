@@ -37,6 +37,8 @@ class Told:
     labels: pa.Table
     """A row per day: split, rows, and of each label how many are known and happened."""
     left: LeftOut
+    extremes: Mapping[str, Mapping[str, Any]]
+    """By number of the log: its largest values."""
     seen: Sequence[pa.Table]
     """Rows, users, and how many rows have each statistic."""
     repeated: Sequence[pa.Table]
@@ -73,6 +75,7 @@ def make_report(found: Told) -> dict[str, Any]:
         "rows_before_the_training_days": before,
         "files_before_the_training_days": list(found.left.before),
         "files_without_a_column": {name: list(files) for name, files in found.left.absent.items()},
+        "extremes": {name: dict(told) for name, told in found.extremes.items()},
         "repeated_rows": {**repeated, "merged": found.merged},
         "rows_without_a_row_in": dict(found.unmatched),
         "splits": {

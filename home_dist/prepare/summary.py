@@ -16,6 +16,7 @@ def part_lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _before(report)
     for column, files in report.get("files_without_a_column", {}).items():
         yield f"note: column {column!r} is missing in {_some(files)}: its rows have no value there"
+    yield from _extremes(report)
     yield from _repeated(report)
 
 
@@ -33,6 +34,20 @@ def _before(report: Mapping[str, Any]) -> Iterator[str]:
     early = [f["file"] for f in files if f["first"] < _EARLY]
     if early:
         yield f"WARNING: times before the year {_EARLY} stand in {_some(early)}: perhaps in another unit than the others"
+
+
+def _extremes(report: Mapping[str, Any]) -> Iterator[str]:
+    for name, told in report.get("extremes", {}).items():
+        if told.get("suspicious"):
+            largest = max(told["lowest"], told["highest"], key=abs)
+            where = f"row {told['row']:,} of {told['file']}"
+            yield (
+                f"WARNING: column {name!r} holds {largest:g} ({where}), where 99.9 % of the values stay below "
+                f"{told['99.9%_below']:g} and half below {told['half_below']:g}: mean, deviation and buckets suffer. "
+                "Correct it, write null for what is not known, or set log = true"
+            )
+        if told["infinite"]:
+            yield f"note: column {name!r} holds {told['infinite']:,} infinite values: they count as missing"
 
 
 def _repeated(report: Mapping[str, Any]) -> Iterator[str]:

@@ -26,6 +26,7 @@ from home_dist.prepare.days import SPLITS, Days
 from home_dist.prepare.engine import KINDS, Lost, Task, Work
 from home_dist.prepare.generic import finish, past, scan
 from home_dist.prepare.generic.encode import FOUND_FILE, Fitted, encode
+from home_dist.prepare.generic.extremes import extremes
 from home_dist.prepare.generic.gather import REPEATED_FILE, SEEN_FILE, gather
 from home_dist.prepare.generic.inputs import Found, Inputs, open_inputs
 from home_dist.prepare.generic.names import past_name
@@ -67,7 +68,7 @@ def prepare_log(description: Path, out: Path, say: Say, options: Options | None 
         with closing(Work(out.with_name(out.name + ".work"), _fingerprint(spec, found), engine, progress)) as work:
             if work.goes_on:
                 progress(f"going on in {work.folder}, which an earlier run of the same description left")
-            report = _Preparation(spec, work, options, engine.processes).all(found, out)
+            report = _Preparation(spec, description.parent, work, options, engine.processes).all(found, out)
             work.remove()
             return report
     except OSError as error:
@@ -85,8 +86,9 @@ def _fingerprint(spec: LogSpec, found: Found) -> dict[str, Any]:
 
 
 class _Preparation:
-    def __init__(self, spec: LogSpec, work: Work, options: Options, processes: int):
-        self.spec, self.work, self.options, self.processes = spec, work, options, processes
+    def __init__(self, spec: LogSpec, folder: Path, work: Work, options: Options, processes: int):
+        """folder: of the description."""
+        self.spec, self.folder, self.work, self.options, self.processes = spec, folder, work, options, processes
 
     def all(self, found: Found, out: Path) -> dict[str, Any]:
         try:
@@ -104,8 +106,9 @@ class _Preparation:
             "encode", "encoding", [Task(partial(encode, plan, fitted, g), n) for g, n in zip(gathered, each, strict=True)]
         )
         self.work.drop("gather")
-        left = LeftOut(finish.rows_before(days, chunks, scanned), inputs.absent)
-        return self._write(plan, rows, left, scanned, gathered, encoded, fitted, out)
+        before = [{**told, "file": self._short(told["file"])} for told in finish.rows_before(days, chunks, scanned)]
+        left = LeftOut(before, {name: list(map(self._short, files)) for name, files in inputs.absent.items()})
+        return self._write(plan, inputs, left, scanned, gathered, encoded, fitted, out)
 
     def _read(self, found: Found) -> tuple[Plan, Inputs, list[Chunk], list[Path], Days]:
         """All that can find fault with the input."""
@@ -157,6 +160,10 @@ class _Preparation:
         known = {x.name: pc.sum(labels.column(f"known_{x.name}")).as_py() == rows for x in self.spec.label}
         return Fitted(days, tuple(paths), finish.fit_steps(gathered, self._statistics()), known)
 
+    def _short(self, file: str) -> str:
+        """From the description's folder, so that a report is the same wherever that lies."""
+        return str(Path(file).relative_to(self.folder)) if Path(file).is_relative_to(self.folder) else file
+
     def _statistics(self) -> list[str]:
         """Names, in the order of the description."""
         names = [n.column for n in self.spec.number]
@@ -167,7 +174,7 @@ class _Preparation:
     def _write(
         self,
         plan: Plan,
-        rows: int,
+        inputs: Inputs,
         left: LeftOut,
         scanned: Sequence[Path],
         gathered: Sequence[Path],
@@ -192,11 +199,12 @@ class _Preparation:
         report = make_report(
             Told(
                 log=spec.log,
-                rows=rows,
+                rows=inputs.rows,
                 unmatched=finish.unmatched(scanned),
                 days=fitted.days,
                 labels=labels,
                 left=left,
+                extremes=extremes(scanned, [self._short(f.named) for f in inputs.files], scan.FILE_BITS),
                 seen=seen,
                 repeated=[pq.read_table(f / REPEATED_FILE) for f in gathered],
                 merged=spec.repeated == "merge",

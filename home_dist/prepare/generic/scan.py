@@ -16,6 +16,7 @@ from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import local_days
 from home_dist.prepare.engine.spill import write_parts
 from home_dist.prepare.generic import columns as c
+from home_dist.prepare.generic.extremes import scan_extremes
 from home_dist.prepare.generic.plan import HOUR_MS, Plan, parts_of_keys, parts_of_users, user_hashes
 from home_dist.prepare.generic.repeated import CONTENT, contents
 from home_dist.prepare.generic.source import Chunk, join, read_chunk
@@ -23,7 +24,7 @@ from home_dist.prepare.generic.spec import LabelSection
 
 USERS, TIMES, DAYS, HOURS = "users.arrow", "times.arrow", "days.parquet", "hours.parquet"
 UNMATCHED = "unmatched.parquet"
-_FILE_BITS = 40  # of a row's number: its place in its file; the file's number stands above
+FILE_BITS = 40  # of a row's number: its place in its file; the file's number stands above
 
 
 def keyed(number: int) -> str:
@@ -40,7 +41,7 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
     def keys(name: str) -> pa.Array:
         return c.keys(table.column(name).combine_chunks())
 
-    row = (chunk.file.index << _FILE_BITS) + np.arange(chunk.first, chunk.last)
+    row = (chunk.file.index << FILE_BITS) + np.arange(chunk.first, chunk.last)
     time = c.times(
         table.column(spec.time).combine_chunks(), spec.time_unit, chunk.file.named, chunk.first, spec.time, plan.local_ms
     )
@@ -54,8 +55,10 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
         many = section.separator is not None or plan.known.is_list(section.column)
         found[f"id_{section.column}"] = c.lists(column, section.separator) if many else c.keys(column)
     found |= {f"key_{name}": keys(name) for name in plan.stored_keys}
+    numbers = {n.column: c.numbers(table.column(n.column).combine_chunks()) for n in spec.number}
+    scan_extremes(numbers, row, folder)
     for number in spec.number:
-        values = c.numbers(table.column(number.column).combine_chunks())
+        values = numbers[number.column]
         with np.errstate(invalid="ignore", divide="ignore"):
             values = np.where(values >= 0, np.log1p(values), np.nan) if number.log else values
         found[f"number_{number.column}"] = pa.array(np.where(np.isfinite(values), values, np.nan))
