@@ -12,6 +12,8 @@ import tomli_w
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from home_dist.errors import ConfigError, problem_lines
+from home_dist.files.stores import without_secrets
+from home_dist.files.whole import write_whole
 from home_dist.insight_section import InsightSection
 from home_dist.metrics_section import MetricsSection
 from home_dist.model_section import DEFAULT_KIND, KINDS, HomeModel, ModelSection
@@ -68,6 +70,11 @@ class DataSection(_Section):
     on_bad_row: Literal["fail", "skip", "quarantine"] = "fail"
     """What becomes of a row with a value that cannot be used: an error that names it; or it is left out and counted, a sample
     of weight 0 in its place; or its file, row and reason are written to quarantine/ in the run's folder as well."""
+
+    @property
+    def shown(self) -> str:
+        """`path` as it may stand in messages and logs: without keys and passwords."""
+        return without_secrets(self.path)
 
 
 Sharding = Literal["table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid", "data_parallel"]
@@ -319,12 +326,25 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), notes: list[str
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:
-    """Writes the resolved configuration, defaults included, such that load_config reads the same back."""
-    Path(path).write_text(config_text(config))
+    """Writes the resolved configuration, defaults included, such that load_config reads the same back, but for keys and
+    passwords of data's URLs: they are not written down."""
+    write_whole(Path(path), config_text(config))
 
 
 def config_text(config: RunConfig) -> str:
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, by_alias=True))
+    return tomli_w.dumps(config_tree(config))
+
+
+def config_tree(config: RunConfig) -> dict[str, Any]:
+    """As it is written down, in a run's folder and in checkpoints: without keys and passwords of data's URLs."""
+    return without_keys(config.model_dump(mode="json", exclude_none=True, by_alias=True))
+
+
+def without_keys(tree: dict[str, Any]) -> dict[str, Any]:
+    """A written configuration without the keys and passwords of data's URLs, which those of older versions hold."""
+    data = tree.get("data", {})
+    places = {key: without_secrets(data[key]) for key in ("path", "schema") if isinstance(data.get(key), str)}
+    return {**tree, "data": {**data, **places}} if places else tree
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

@@ -44,6 +44,8 @@ def problem_lines(error: ValidationError) -> list[str]:
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
         given = problem.get("input")
+        if isinstance(given, str) and "://" in given:
+            given = given.partition("?")[0]  # options of a URL may be keys, which no message shows
         shown = "" if isinstance(given, (dict, BaseModel)) else f" (given: {given!r})"
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":

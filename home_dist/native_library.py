@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from home_dist.files.private import is_private
+
 _TIMEOUT = 120.0  # seconds; it takes 5
 
 
@@ -64,8 +66,7 @@ def _folder() -> Path:
         except OSError:
             continue
         # A folder that someone else owns or may write could hold someone else's code.
-        state = folder.stat()
-        if state.st_uid == os.getuid() and not state.st_mode & 0o022 and os.access(folder, os.W_OK):
+        if is_private(folder.resolve()) and os.access(folder, os.W_OK):
             return folder
     raise CannotBuild("no folder to keep the compiled library in")
 

@@ -4,6 +4,7 @@ torchx hands the job to a scheduler (this machine by default, see .torchxconfig;
 starts torchrun on each node, which starts the ranks. torchx reads this file alone: it can import nothing beside it.
 """
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,7 @@ def train(
         max_restarts: how often torchrun may start the ranks again on the nodes that are left, by default 10 with a range of
             nodes and else 0
     """
+    _look_for("config", config, image)
     options = ["--from", warm_start] if warm_start else []
     arguments = [config, *_overrides(set, overrides), *options]
     resource = _resource(cpu, gpu, memMB, h)
@@ -128,6 +130,7 @@ def bench(
         python: the interpreter on the nodes, by default the one that runs torchx, or with an image "python"
         rdzv_port: a port of the first node, for runs of several nodes
     """
+    _look_for("config", config, image)
     options = ["--steps", str(steps), *(["--json", json] if json else [])]
     arguments = [config, *_overrides(set, overrides), *options]
     return job("bench", arguments, j, name, _resource(cpu, gpu, memMB, h), image, python, rdzv_port)
@@ -166,6 +169,7 @@ def prepare(
     _, nodes, processes = _nodes_and_ranks(j)
     if nodes > 1:
         _refuse(f"-j {j}: prepare runs on one node, for example -j 1x16; --engine ray spreads its tasks over a cluster")
+    _look_for("description", description, image)
     arguments = ["log", description, out, "--engine", engine, "--processes", str(processes), "--memory", str(memory)]
     return _alone("prepare", arguments, name, _resource(cpu or processes, 0, memMB, h), image, python, max_retries)
 
@@ -302,6 +306,16 @@ def _nodes_and_ranks(j: str) -> tuple[int, int, int]:
     if not all(n.isdigit() and int(n) > 0 for n in told) or int(told[0]) > int(told[1]):
         _refuse(f"-j {j!r} is not NODESxPROCESSES, for example 1x2: one node with two processes; or 2:4x8: two to four nodes")
     return int(told[0]), int(told[1]), int(told[2])
+
+
+def _look_for(option: str, file: str, image: str) -> None:
+    """Before the job waits in a queue: without an image it reads the files of this machine, or of one that shares them, from
+    this folder on."""
+    if not image and not os.path.isfile(file):
+        _refuse(
+            f"--{option} {file}: no such file, from {os.getcwd()}. The job starts in this folder: go to the folder that the "
+            "path is meant from, or give a whole path. With --image it is a path within the image, and is not looked for here."
+        )
 
 
 def _refuse(message: str) -> None:

@@ -7,8 +7,8 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, Keyed
 from home_dist.config import RunConfig
 from home_dist.data.batch import Batch
 from home_dist.errors import ConfigError
-from home_dist.network import FeatureVector, Head, means_of_sums
-from home_dist.schema import InputLayout, build_layout
+from home_dist.network import FeatureVector, Head, Network, means_of_sums
+from home_dist.schema import InputLayout, Schema, build_layout
 from tests.factory import TASKS, make_schema
 
 ROWS = 3
@@ -172,3 +172,17 @@ def test_means_are_made_of_sums():
     assert torch.equal(found["c"], sums["c"])
     torch.testing.assert_close(found["a"], sums["a"] / torch.tensor([[2.0], [1], [1]]))
     torch.testing.assert_close(found["b"], sums["b"] / torch.tensor([[3.0], [1], [1]]))
+
+
+def test_a_sharded_table_with_a_name_of_torchs_own_is_refused_by_name():
+    tree = make_schema().model_dump(exclude_none=True)
+    for part in [*tree["table"], *tree["feature"], *(e for s in tree["sequence"] for e in s["events"])]:
+        for key in ("name", "table"):
+            if part.get(key) == "user":
+                part[key] = "type"
+        if part.get("target") == "user":
+            part["target"] = "type"
+    schema = Schema.model_validate(tree)
+    layout = build_layout(schema, configured())
+    with pytest.raises(ConfigError, match=r"table 'type': no sharded table can have this name.*type_id"):
+        Network(schema, layout, configured(), torch.device("cpu"))

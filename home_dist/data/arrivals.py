@@ -15,7 +15,7 @@ def arrived(data: DataSection) -> tuple[Store, list[Found]]:
     store, path = open_store(join(data.path, data.train))
     base = path.rstrip("/")
     listed = list_files(store, base)
-    found = data_files(listed, base)
+    found = data_files(listed)
     if data.follow == "success":
         done = {info.path.rpartition("/")[0] for info in listed if info.base_name == _DONE}
         found = [f for f in found if f.path.rpartition("/")[0] in done]

@@ -1,12 +1,12 @@
 """Rows that cannot be used, where a run goes on without them: counted per reason, and written down where it is told to."""
 
-import json
 import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from home_dist.errors import DataError
+from home_dist.files.json_files import append_entries, read_entries
 
 
 class BadRow(NamedTuple):
@@ -32,15 +32,9 @@ class BadRowLog:
     def _there(self) -> list[tuple[str, int, int]]:
         if self.file is None or not self.file.parent.is_dir():
             return []
-        found = []
-        for path in self.file.parent.glob(f"{self.file.name.split('.')[0]}.*.jsonl"):
-            for line in path.read_text().splitlines():
-                try:
-                    entry = json.loads(line)
-                    found.append((entry["file"], entry["row_group"], entry["row"]))
-                except (json.JSONDecodeError, KeyError, TypeError):
-                    continue  # a line that a killed process did not finish
-        return found
+        files = self.file.parent.glob(f"{self.file.name.split('.')[0]}.*.jsonl")
+        entries = (e for path in files for e in read_entries(path) if e.keys() >= {"file", "row_group", "row"})
+        return [(e["file"], e["row_group"], e["row"]) for e in entries]
 
     def add(self, rows: list[BadRow]) -> None:
         """Raises DataError when they cannot be written."""
@@ -53,8 +47,7 @@ class BadRowLog:
                 return
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
-                with self.file.open("a") as out:
-                    out.writelines(json.dumps(r._asdict()) + "\n" for r in new)
+                append_entries(self.file, [r._asdict() for r in new])
             except OSError as error:
                 raise DataError(
                     f"{self.file}: bad rows cannot be written down: {error}. Make room, or set on_bad_row."

@@ -68,7 +68,9 @@ def open_files(place: object, schema: Schema, layout: InputLayout) -> DataFiles:
     return open_found(store, found, schema, layout)
 
 
-def open_found(store: Store, found: list[Found], schema: Schema, layout: InputLayout) -> DataFiles:
+def open_found(store: Store, found: list[Found], schema: Schema, layout: InputLayout, rows_needed: bool = True) -> DataFiles:
+    """A file without rows is passed over, whatever its columns: some writers leave such, without types. rows_needed: raises
+    DataError where no file has any."""
     needed = needed_columns(schema, layout)
     if store.local:
         footers = [_footer(store, file, needed) for file in found]
@@ -76,7 +78,7 @@ def open_found(store: Store, found: list[Found], schema: Schema, layout: InputLa
         with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
             footers = list(pool.map(lambda file: _footer(store, file, needed), found))
     groups = [RowGroup(i, g, rows) for i, f in enumerate(footers) for g, rows in enumerate(f.sizes) if rows]
-    if not groups:
+    if not groups and rows_needed:
         where = store.show(found[0].path.rsplit("/", 1)[0])
         raise DataError(f"{where}: its {len(found)} Parquet files hold no rows. Prepare the data again.")
     return DataFiles(
@@ -87,7 +89,7 @@ def open_found(store: Store, found: list[Found], schema: Schema, layout: InputLa
         store=store,
         names=tuple(f.name for f in found),
         partitions=tuple(f.partition for f in footers),
-        row_values=max(f.row_values for f in footers),
+        row_values=max((f.row_values for f in footers), default=1.0),
     )
 
 
@@ -107,8 +109,10 @@ def _footer(store: Store, file: Found, needed: Uses) -> _Footer:
     partition = {c: v for c, v in file.partition.items() if c in needed and there.get_field_index(c) < 0}
     for column, value in partition.items():
         partition_value(store.show(file.path), column, value, needed[column])
-    check_columns(store.show(file.path), there, {c: k for c, k in needed.items() if c not in partition})
     metadata = opened.metadata
+    if not metadata.num_rows:
+        return _Footer([], [], {}, float(len(needed)))
+    check_columns(store.show(file.path), there, {c: k for c, k in needed.items() if c not in partition})
     leaves = [opened.schema.column(i).path for i in range(len(opened.schema))]
     read = [i for i, leaf in enumerate(leaves) if leaf.split(".")[0] in needed]
     texts = [leaves[i] for i in read if set(needed[leaves[i].split(".")[0]]) & {"text", "texts"}]

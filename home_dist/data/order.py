@@ -8,6 +8,7 @@ number, the steps done, and what remains is known exactly: it can be dealt anew 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heappop, heapreplace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -153,13 +154,19 @@ def deal(fragments: Sequence[Fragment], lanes: int, global_batch: int) -> Deal:
 
     dealt: list[list[Fragment]] = [[] for _ in range(lanes)]
     filled = [0] * lanes
-    for fragment in fragments:
-        while fragment.rows:
-            lane = min((i for i in range(lanes) if filled[i] < target[i]), key=lambda i: filled[i] / target[i])
-            stop = fragment.start + min(fragment.rows, target[lane] - filled[lane])
-            dealt[lane].append(fragment._replace(stop=stop))
-            filled[lane] += stop - fragment.start
-            fragment = fragment._replace(start=stop)
+    # The lane that is the least full comes first, of equally full ones the first.
+    open_lanes = [(0.0, lane) for lane in range(lanes) if target[lane]]
+    for window, start, end in fragments:
+        while start < end:
+            lane = open_lanes[0][1]
+            stop = min(end, start + target[lane] - filled[lane])
+            dealt[lane].append(Fragment(window, start, stop))
+            filled[lane] += stop - start
+            start = stop
+            if filled[lane] < target[lane]:
+                heapreplace(open_lanes, (filled[lane] / target[lane], lane))
+            else:
+                heappop(open_lanes)
     return Deal(tuple(tuple(lane) for lane in dealt), global_batch)
 
 

@@ -1,10 +1,6 @@
 """What lies beside remote data and is read whole: schema, vocabularies, frozen tables. Copied once per host for its ranks."""
 
-import fcntl
 import hashlib
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from pyarrow import fs
@@ -12,11 +8,12 @@ from pyarrow import fs
 from home_dist.config import RunConfig
 from home_dist.errors import ConfigError, DataError
 from home_dist.files.listing import list_files
-from home_dist.files.stores import join, open_store, unreachable
+from home_dist.files.lock import locked
+from home_dist.files.private import private_folder
+from home_dist.files.stores import join, open_store, unreachable, without_secrets
+from home_dist.files.whole import whole_folder
 from home_dist.schema import PretrainedFeature, Schema, load_schema
 from home_dist.schema.values import VocabularyValues
-
-_DONE = ".complete"
 
 
 def with_local_schema(config: RunConfig) -> RunConfig:
@@ -28,7 +25,7 @@ def with_local_schema(config: RunConfig) -> RunConfig:
     place = data.data_schema or join(data.path, "schema.toml")
     store, path = open_store(place)
     if store.local:
-        return _with_schema(config, path) if place.startswith("file://") else config
+        return _with_schema(config, path) if path != place else config
     folder, name = path.rsplit("/", 1)
     try:
         info = store.filesystem.get_file_info(path)
@@ -39,23 +36,19 @@ def with_local_schema(config: RunConfig) -> RunConfig:
             f"{store.show(path)}: no such file. A data folder needs a schema.toml that says what its columns mean; copy it "
             "there, or set data.schema."
         )
-    key = hashlib.sha256(repr((store.show(path), info.size, info.mtime_ns)).encode()).hexdigest()[:16]
-    there = Path(tempfile.gettempdir(), f"home_dist-{os.getuid()}", key)
-    there.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (there.parent / f"{key}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the first rank of the host copies, the others find it done
-        if not (there / _DONE).exists():
-            shutil.rmtree(there)
-            there.mkdir(mode=0o700)
-            try:
-                _copy(store.filesystem, [path], folder, there)
-                schema = load_schema(there / name)
-                _copy(store.filesystem, [f"{folder}/{file}" for file in _vocabularies(schema)], folder, there)
-                tables = [i.path for table in _frozen(schema) for i in list_files(store, f"{folder}/{table}")]
-                _copy(store.filesystem, tables, folder, there)
-            except OSError as error:
-                raise unreachable(store, folder, error) from None
-            (there / _DONE).touch()
+    key = hashlib.sha256(repr((without_secrets(place), info.size, info.mtime_ns)).encode()).hexdigest()[:16]
+    there = private_folder() / key
+    with locked(there.with_suffix(".lock")):  # the first rank of the host copies, the others find it done
+        if not there.is_dir():
+            with whole_folder(there) as copy:
+                try:
+                    _copy(store.filesystem, [path], folder, copy)
+                    schema = load_schema(copy / name)
+                    _copy(store.filesystem, [f"{folder}/{file}" for file in _vocabularies(schema)], folder, copy)
+                    tables = [i.path for table in _frozen(schema) for i in list_files(store, f"{folder}/{table}")]
+                    _copy(store.filesystem, tables, folder, copy)
+                except OSError as error:
+                    raise unreachable(store, folder, error) from None
     return _with_schema(config, str(there / name))
 
 

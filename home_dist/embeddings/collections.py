@@ -11,6 +11,7 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollec
 from torchrec.modules.embedding_configs import DataType
 
 from home_dist.embeddings.managed import ManagedCollisionEmbeddingCollection, managed_collection
+from home_dist.errors import ConfigError
 from home_dist.schema import IdInput, InputLayout, Table
 
 _BLOCK = 65536  # rows that one random stream fills
@@ -60,6 +61,12 @@ def _data_type(table: Table) -> DataType:
 
 def _by_table(inputs: Sequence[IdInput]) -> list[tuple[Table, list[IdInput]]]:
     tables = {i.table.name: i.table for i in inputs}
+    for name in tables:
+        if hasattr(nn.ModuleDict, name):
+            raise ConfigError(
+                f"table {name!r}: no sharded table can have this name, as torch's modules have an attribute of the same name. "
+                f"Give it another one in the schema, such as {name}_id; the names of features and columns may stay."
+            )
     return [(table, [i for i in inputs if i.table.name == table.name]) for table in tables.values()]
 
 

@@ -34,6 +34,8 @@ def read_batches(
     """Batches of at most `rows` rows with all of their columns, and as inputs. Raises DataError naming file, column and row."""
     needed, shown = needed_inputs(layout), store.show(file.path)
     opened = open_parquet(store, file.path)
+    if not opened.metadata.num_rows:
+        return  # whatever its columns
     there = opened.schema_arrow
     partition = {
         c: partition_value(shown, c, v, needed[c]) for c, v in file.partition.items() if c in needed and c not in there.names

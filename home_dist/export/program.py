@@ -23,6 +23,7 @@ from home_dist.export.managed import ManagedRows
 from home_dist.export.scorer import Embeddings, Inputs, Scorer
 from home_dist.export.source import Source, written_whole
 from home_dist.export.weights import write_meaning
+from home_dist.files.json_files import json_text
 from home_dist.files.listing import Found
 from home_dist.files.stores import Store, join
 from home_dist.metrics import evaluate_tasks
@@ -73,7 +74,7 @@ def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: 
             "tasks": scorer.tasks,
             "inputs": {n: _told(i) for n, i in inputs.items()},
         }
-        (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+        (folder / ABOUT).write_text(json_text(about) + "\n")
         write_meaning(source, folder)
         managed = any(t.managed for t in source.layout.tables) and source.record.state.world_size > 1
         if source.config.data.test and not managed:
@@ -86,7 +87,7 @@ def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: 
                 "tasks": [asdict(p) | {"auc_loss": p.auc_loss} for p in found],
                 "bytes": {p.name: p.stat().st_size for p in sorted(folder.glob("*.pt2"))},
             }
-            (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+            (folder / REPORT).write_text(json_text(report) + "\n")
 
     written_whole(out, write)
     return found

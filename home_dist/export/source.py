@@ -1,6 +1,5 @@
 """A run's checkpoint as exports read it: its tables by name, wherever they lie, and the dense part."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from home_dist.config import RunConfig
 from home_dist.data.side_files import with_local_schema
 from home_dist.errors import ConfigError
+from home_dist.files.whole import whole_folder
 from home_dist.schema import InputLayout, Schema, build_layout
 from home_dist.training.checkpoint import open_stored
 from home_dist.training.checkpoint.looking import find
@@ -64,16 +64,6 @@ class Source:
 
 
 def written_whole(out: Path, write: Callable[[Path], None]) -> None:
-    """Writes a folder under a temporary name and renames it. Raises ConfigError where something is there."""
-    if out.exists():
-        raise ConfigError(f"{out} is there already. Remove it, or choose another --out.")
-    writing = out.with_name(out.name + ".writing")
-    try:
-        shutil.rmtree(writing, ignore_errors=True)
-        writing.mkdir(parents=True)
-        write(writing)
-        writing.rename(out)
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be written: {error}. Make room, or choose another --out.") from None
-    finally:
-        shutil.rmtree(writing, ignore_errors=True)
+    """Writes a folder that is whole or not there. Raises ConfigError where something is there."""
+    with whole_folder(out, ConfigError) as folder:
+        write(folder)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from home_dist.errors import UserError
+from home_dist.files.json_files import json_text
 
 INDEX = "model.safetensors.index.json"
 _NAMES = {
@@ -65,7 +66,7 @@ def write_sharded(
             where |= {s.name: file for s in shard}
     total = sum(s.bytes for streams in groups.values() for s in streams)
     index = {"metadata": {"total_size": total, **metadata}, "weight_map": dict(sorted(where.items()))}
-    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+    (folder / INDEX).write_text(json_text(index) + "\n")
     return where
 
 

@@ -1,7 +1,6 @@
 """`home-dist export --format safetensors`: a checkpoint for whoever has the safetensors library; `--format delta`: the rows of
 tables that changed since another checkpoint, to update a server with."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -15,6 +14,7 @@ from home_dist.errors import CheckpointError
 from home_dist.export.managed import write_managed
 from home_dist.export.source import Source, written_whole
 from home_dist.export.streams import Stream, write_sharded
+from home_dist.files.json_files import json_text
 from home_dist.schema import PretrainedFeature, StatisticFeature
 from home_dist.schema.frozen import KEYS, VECTORS
 from home_dist.schema.values import VocabularyValues
@@ -52,7 +52,7 @@ def write_meaning(source: Source, folder: Path) -> None:
     (folder / "config.toml").write_text(tomli_w.dumps(source.record.config))
     statistics = {f.name: f for f in source.schema.feature if isinstance(f, StatisticFeature)}
     boundaries = {n: {"boundaries": list(f.boundaries), "mean": f.mean, "std": f.std} for n, f in statistics.items()}
-    (folder / "boundaries.json").write_text(json.dumps(boundaries, indent=1) + "\n")
+    (folder / "boundaries.json").write_text(json_text(boundaries) + "\n")
     data = source.config.schema_path().parent
     values = {t.name: t.values for t in source.schema.table}
     managed = write_managed(source, folder)
@@ -79,7 +79,7 @@ def write_meaning(source: Source, folder: Path) -> None:
         "tables_without_vocabulary": missing,
         "tables_with_managed_ids": managed,
     }
-    (folder / "export.json").write_text(json.dumps(told, indent=1) + "\n")
+    (folder / "export.json").write_text(json_text(told) + "\n")
 
 
 def _copy(path: Path, target: Path, link: bool = False) -> None:

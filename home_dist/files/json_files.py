@@ -32,6 +32,15 @@ def finite(tree: Any) -> Any:
     return tree
 
 
+def with_nan(tree: Any) -> Any:
+    """The tree of a file whose nulls are numbers that are not defined, with NaN in their place."""
+    if tree is None:
+        return math.nan
+    if isinstance(tree, dict):
+        return {key: with_nan(value) for key, value in tree.items()}
+    return [with_nan(value) for value in tree] if isinstance(tree, list) else tree
+
+
 def write_json(path: Path, tree: Any, indent: int | None = 1) -> None:
     """Raises OSError."""
     write_whole(path, json_text(tree, indent) + "\n")

@@ -4,6 +4,7 @@ A place is a path, or a URL of a scheme that pyarrow has a file system for (file
 store follow a question mark, as in s3://bucket/data?region=eu-west-1 or ?endpoint_override=http://127.0.0.1:9000.
 """
 
+import re
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, parse_qsl, unquote
 
@@ -11,6 +12,9 @@ from pyarrow import fs
 
 from home_dist.errors import DataError
 
+_SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs")
+_SECRET = re.compile(r"key|secret|token|passw|credential|signature", re.IGNORECASE)
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")  # as of a proxy
 _CONNECT_SECONDS, _REQUEST_SECONDS, _ATTEMPTS = 5, 30, 3
 _REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "INVALID_CLIENT_TOKEN", "SIGNATURE", "HTTP 403", "credential")
 
@@ -34,7 +38,11 @@ class Store:
 
 
 def is_remote(place: str) -> bool:
-    return "://" in place and not place.startswith("file://")
+    return "://" in place and not _is_file_url(place)
+
+
+def _is_file_url(place: str) -> bool:
+    return place.startswith("file:/")
 
 
 def join(place: str, below: str) -> str:
@@ -43,33 +51,82 @@ def join(place: str, below: str) -> str:
     return f"{base.rstrip('/')}/{below}{mark}{options}" if below else place
 
 
+def without_secrets(place: str) -> str:
+    """A place without what must not be written down or shown: options that are keys, tokens or passwords, and passwords of
+    users. What a store is found by stays."""
+    if "://" not in place:
+        return place
+    base, mark, options = _parted(place)
+    scheme, _, rest = base.partition("://")
+    host, slash, path = rest.partition("/")
+    user, at, name = host.rpartition("@")
+    host = name if at and ":" in user else host
+    kept = [option for option in options.split("&") if option and not _is_secret(option)]
+    return f"{scheme}://{host}{slash}{path}{mark if kept else ''}{'&'.join(kept)}"
+
+
+def _is_secret(option: str) -> bool:
+    key, _, value = option.partition("=")
+    return _SECRET.search(key) is not None or _PASSWORD.search(unquote(value)) is not None
+
+
 def open_store(place: str) -> tuple[Store, str]:
     """The file system of a place and the path in it. Raises DataError for schemes and options that pyarrow does not have."""
-    if place.startswith("file://"):
-        return Store(), unquote(place.removeprefix("file://"))
+    if _is_file_url(place):
+        return Store(), _path_of(place)
+    scheme = place.partition(":/")[0]
+    if scheme in _SCHEMES and not place.startswith(f"{scheme}://"):
+        rest = place.partition(":/")[2]
+        raise DataError(
+            f"{without_secrets(place)}: a URL has two slashes behind its scheme: {scheme}://{without_secrets(rest)}"
+        )
     if not is_remote(place):
         return Store(), place
     url = _split(place)
-    path = f"{url.netloc}{url.path}"
+    user, _, host = url.netloc.rpartition("@")
+    path = f"{host if url.scheme == 's3' else url.netloc}{url.path}"
     try:
         if url.scheme == "s3":
-            return Store(_s3(dict(parse_qsl(url.query))), "s3://"), path
+            key, mark, secret = user.partition(":")
+            of_user = {"access_key": unquote(key), "secret_key": unquote(secret)} if mark else {}
+            return Store(_s3(of_user | dict(parse_qsl(url.query))), "s3://"), path
         # The host of hdfs is no part of its paths; a bucket of gs is.
         filesystem, _ = fs.FileSystem.from_uri(f"{url.scheme}://{url.netloc}/?{url.query}".rstrip("?"))
         hdfs = url.scheme in ("hdfs", "viewfs")
         return Store(filesystem, f"{url.scheme}://{url.netloc if hdfs else ''}"), url.path if hdfs else path
     except (ValueError, TypeError, OSError, NotImplementedError) as error:
-        raise DataError(f"{place}: cannot be opened: {_first_line(error)}. Schemes are file, s3, gs and hdfs.") from None
+        reason = _first_line(error).replace(url.query, "...") if url.query else _first_line(error)
+        raise DataError(f"{without_secrets(place)}: cannot be opened: {reason}. Schemes are file, s3, gs and hdfs.") from None
+
+
+def _path_of(place: str) -> str:
+    """file:/x, file:///x and file://localhost/x are /x. Raises DataError for other hosts, whose files cannot be read here."""
+    rest = place.removeprefix("file:")
+    if rest.startswith("//"):
+        host, slash, path = rest.removeprefix("//").partition("/")
+        if host not in ("", "localhost") or not slash:
+            raise DataError(
+                f"{place}: a file URL names a file of this machine by its whole path, as file:///{unquote(path or host)}. "
+                "For a path from the working folder, leave file: out."
+            )
+        rest = slash + path
+    return unquote(rest)
 
 
 def _split(place: str) -> SplitResult:
     """A question mark within a URL's path would be one of a glob, which urlsplit takes for the begin of options."""
-    base, mark, options = place.rpartition("?")
-    if not mark or "=" not in options or "/" in options.partition("=")[0]:
-        base, options = place, ""
+    base, _, options = _parted(place)
     scheme, _, rest = base.partition("://")
     host, slash, path = rest.partition("/")
     return SplitResult(scheme, host, slash + path, options, "")
+
+
+def _parted(place: str) -> tuple[str, str, str]:
+    """A URL's address, the question mark, and its options."""
+    base, mark, options = place.rpartition("?")
+    if not mark or "=" not in options or "/" in options.partition("=")[0]:
+        return place, "", ""
+    return base, mark, options
 
 
 def _s3(options: dict[str, str]) -> fs.FileSystem:
@@ -94,7 +151,8 @@ def unreachable(store: Store, path: str, error: OSError) -> DataError:
     if any(sign in text for sign in _REFUSED):
         return DataError(
             f"{where}: the store refuses access ({text}). Give credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "~/.aws/credentials, or a role of this machine; or check what they may read."
+            "~/.aws/credentials, or a role of this machine; or check what they may read. Keys in data.path serve the command "
+            "that they are given to; a run's folder and its checkpoints do not keep them."
         )
     if "NETWORK_CONNECTION" in text or "imed out" in text or "TIMEOUT" in text.upper():
         return DataError(

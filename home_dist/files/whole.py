@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from home_dist.errors import DataError, UserError
+from home_dist.files.lock import locked
 
 MARK = ".home_dist"
 WRITING = ".writing"
@@ -66,16 +67,17 @@ def whole_folder(out: Path, kind: type[UserError] = DataError) -> Iterator[Path]
     clear_folder(writing, kind)
     try:
         writing.mkdir(parents=True, exist_ok=True)
-        mark_folder(writing, out)
-        try:
-            yield writing
-            sync_tree(writing)
-            if out.exists():
-                out.rmdir()  # it is empty
-            writing.rename(out)
-        except BaseException:
-            shutil.rmtree(writing, ignore_errors=True)
-            raise
+        with locked(writing, _busy(writing, kind)):
+            mark_folder(writing, out)
+            try:
+                yield writing
+                sync_tree(writing)
+                if out.exists():
+                    out.rmdir()  # it is empty
+                writing.rename(out)
+            except BaseException:
+                shutil.rmtree(writing, ignore_errors=True)
+                raise
         (out / MARK).unlink()
         sync(out.parent)
     except OSError as error:
@@ -83,9 +85,11 @@ def whole_folder(out: Path, kind: type[UserError] = DataError) -> Iterator[Path]
 
 
 def refuse_existing(out: Path, kind: type[UserError] = DataError) -> None:
-    """Raises `kind` when `out` holds something. For before long work; `whole_folder` asks too."""
+    """Raises `kind` when `out` holds something, or what is not ours stands where it will be written. For before long work;
+    `whole_folder` asks too."""
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise kind(f"{out} is there already. Remove it, or choose another folder to write to.")
+    refuse_foreign(out.with_name(out.name + WRITING), kind)
 
 
 def mark_folder(folder: Path, out: Path) -> None:
@@ -114,13 +118,18 @@ def refuse_foreign(folder: Path, kind: type[UserError] = DataError) -> None:
 
 
 def clear_folder(folder: Path, kind: type[UserError] = DataError) -> None:
-    """Removes what an interrupted run of ours left at `folder`. Raises `kind` for what is not ours."""
+    """Removes what an interrupted run of ours left at `folder`. Raises `kind` for what is not ours, or is being written."""
     refuse_foreign(folder, kind)
     if folder.exists():
         try:
-            shutil.rmtree(folder)
+            with locked(folder, _busy(folder, kind)):
+                shutil.rmtree(folder)
         except OSError as error:
             raise kind(f"{folder}: cannot be removed: {error}. Remove it, or choose another folder to write to.") from None
+
+
+def _busy(folder: Path, kind: type[UserError]) -> UserError:
+    return kind(f"{folder}: another command is writing there. Wait for it, or choose another folder to write to.")
 
 
 def sync(folder: Path) -> None:

@@ -20,6 +20,7 @@ from home_dist.ids.hashing import hash_texts
 
 KeyType = Literal["integer", "text"]
 
+_WORDS = {"integer": "whole numbers", "text": "texts"}
 _EXACT_BITS = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}
 """Whole numbers up to 2^bits are exact in these types; beyond, several share one float."""
 
@@ -49,7 +50,7 @@ def fits_key(kind: pa.DataType, wanted: KeyType) -> bool:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def missing(keys: pa.Array) -> NDArray[np.bool_]:
@@ -64,8 +65,10 @@ def as_keys(values: pa.Array, kind: KeyType) -> pa.Array:
     """
     if pa.types.is_null(values.type):
         return values.cast(pa.string() if kind == "text" else pa.int64())
+    if not fits_key(values.type, kind):
+        raise NotKeys(f"a column of type {values.type} holds no {_WORDS[kind]}", np.ones(len(values), np.bool_))
     if kind == "text":
-        return values
+        return values.cast(pa.string()) if pa.types.is_string_view(values.type) else values
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if pa.types.is_floating(values.type):

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from home_dist.files.whole import write_whole
 from home_dist.insight.page import Cell, Section, grid, page, picture, table
 from home_dist.insight.svg import pyplot, uri
 
 _COLOURS = {"train": "#2563a8", "validation": "#d9730d", "test": "#2a9d76", None: "#9aa3af"}
 _Z = 1.96  # 95 %
+_FILES = 10  # that are named
 _FALLEN = 0.1
 """A share of rows with a feature that falls by so much from training to a later split is marked."""
 
@@ -29,13 +31,14 @@ def write_page(report: Mapping[str, Any], path: Path) -> None:
         ("statistics", str(len(report["histograms"]))),
     ]
     first, last = splits["train"]["days"][0], splits["test"]["days"][1]
-    path.write_text(
+    write_whole(
+        path,
         page(
             report["log"],
             f"prepared data, {first} to {last}",
             facts,
             [_rows(report), _labels(report), _coverage(report), _statistics(report)],
-        )
+        ),
     )
 
 
@@ -43,6 +46,14 @@ def _rows(report: Mapping[str, Any]) -> Section:
     lines = [["read", f"{report['rows_in']:,}", ""]]
     dropped = report["rows_before_the_training_days"]
     lines.append(["dropped", f"{dropped:,}", "older than the training days; counted in what was known before later rows"])
+    early = report.get("files_before_the_training_days", [])[:_FILES]
+    lines += [[f"dropped of {f['file']}", f"{f['rows']:,}", f"{f['first']} to {f['last']}"] for f in early]
+    absent = report.get("files_without_a_column", {}).items()
+    lines += [[f"files without {c}", f"{len(files):,}", f"{', '.join(files[:_FILES])}: no value there"] for c, files in absent]
+    repeated = report.get("repeated_rows", {"rows": 0})
+    if repeated["rows"]:
+        where = f"of {repeated['users']:,} users, like an earlier row in all that is read of them"
+        lines.append(["repeated", f"{repeated['rows']:,}", f"{where}; {'left out' if repeated['merged'] else 'kept'}"])
     for name, split in report["splits"].items():
         begin, end = split["days"]
         lines.append([name, f"{split['rows']:,}", f"{begin} to {end}, {split['users']:,} users"])
@@ -145,8 +156,22 @@ def _statistics(report: Mapping[str, Any]) -> Section:
         "statistics",
         "Statistics",
         "Rows of the training days by value, missing values left out. Orange: boundaries of buckets.",
-        grid(pictures, "small"),
+        grid(pictures, "small") + _extremes(report),
     )
+
+
+def _extremes(report: Mapping[str, Any]) -> str:
+    """Of all days, as the log has them."""
+    lines: list[list[str | Cell]] = []
+    for name, told in report.get("extremes", {}).items():
+        if "lowest" in told:
+            most = Cell(f"{told['highest']:g}", kind="worse" if told["suspicious"] else "")
+            where = f"row {told['row']:,} of {told['file']}"
+            ends = [f"{told[what]:g}" for what in ("half_below", "99.9%_below")]
+            lines.append([name, f"{told['lowest']:g}", most, where, *ends, f"{told['infinite']:,}"])
+    head = ["number", "lowest", "highest", "largest in", "half below", "99.9 % below", "infinite"]
+    about = "<p>Numbers of the log, of all days. Red: far beyond what almost all values stay below.</p>"
+    return about + table(head, lines) if lines else ""
 
 
 def _interval(happened: int, known: int) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from home_dist.config import config_text
 from home_dist.errors import ConfigError
+from home_dist.files.whole import write_whole
 from home_dist.insight import plots
 from home_dist.insight.clock import PARTS
 from home_dist.insight.findings import Finding
@@ -32,7 +33,7 @@ def write_report(path: Path, other: Path | None, against: Sequence[Path], out: P
         )
     html = report(runs, alone)
     try:
-        out.write_text(html)
+        write_whole(out, html)
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error}. Choose another place with --out.") from None
     return out
@@ -45,7 +46,7 @@ def report(runs: Sequence[RunRecord], alone: Sequence[RunRecord] = ()) -> str:
     sections += inside_sections(runs)
     sections.append(_settings(runs))
     groups = ", ".join(first.schema.groups)
-    subtitle = f"{first.config.model.kind} on {first.config.data.path} · {len(first.tasks)} tasks in groups {groups}"
+    subtitle = f"{first.config.model.kind} on {first.config.data.shown} · {len(first.tasks)} tasks in groups {groups}"
     return page(title, subtitle, _facts(runs, alone), [s for s in sections if s.body])
 
 

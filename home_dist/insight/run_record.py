@@ -1,6 +1,5 @@
 """Everything that a run has left in its folder about itself, read back."""
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ import numpy as np
 
 from home_dist.config import RunConfig, load_config
 from home_dist.errors import ConfigError
+from home_dist.files.json_files import read_json, with_nan
 from home_dist.insight.findings import Finding, Judge
 from home_dist.insight.rules import transfer_signs
 from home_dist.insight.store import CURVES, TABLES, Names, Record, Store
@@ -48,7 +48,7 @@ class RunRecord:
             records=store.records(),
             curves=store.lines(CURVES),
             tables=store.lines(TABLES),
-            evaluation=json.loads(evaluation.read_text()) if evaluation.is_file() else {},
+            evaluation=with_nan(read_json(evaluation, "Remove it; the run's own command writes it anew.", ConfigError)),
         )
 
     @property

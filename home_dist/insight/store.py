@@ -3,7 +3,6 @@
 Written by the first rank. A run that goes on from a checkpoint drops what is of later steps: it will be written again.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from home_dist.errors import ConfigError
+from home_dist.files.json_files import append_entries, json_text, read_entries, read_json, with_nan, write_json
+from home_dist.files.whole import whole_file, write_whole
 from home_dist.insight.figures import Figures
 from home_dist.models import TaskGroups
 from home_dist.models.anatomy import Anatomy
@@ -91,29 +93,26 @@ class Store:
     def begin(self, names: Names, step: int) -> None:
         """Makes the folder ready for a run that goes on after `step`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "names.json").write_text(json.dumps(names.to_json(), indent=1))
+        write_json(self.folder / "names.json", names.to_json())
         for path in self._files():
             if _step(path) > step:
                 path.unlink()
         for name in (CURVES, FINDINGS, TABLES):
             kept = [entry for entry in self.lines(name) if entry["step"] <= step]
             if (self.folder / name).is_file():
-                (self.folder / name).write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+                write_whole(self.folder / name, "".join(json_text(entry, indent=None) + "\n" for entry in kept))
 
     def write(self, record: Record) -> None:
         path = self.folder / f"step-{record.step:08d}.npz"
-        writing = path.with_suffix(".writing")
-        with writing.open("wb") as file:
+        with whole_file(path) as file:
             np.savez(file, allow_pickle=False, **{name: x.astype(np.float32) for name, x in record.figures.items()})
-        writing.rename(path)
 
     def append(self, name: str, entry: Mapping[str, Any]) -> None:
-        with (self.folder / name).open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        append_entries(self.folder / name, [entry])
 
     def names(self) -> Names | None:
-        path = self.folder / "names.json"
-        return Names.from_json(json.loads(path.read_text())) if path.is_file() else None
+        tree = read_json(self.folder / "names.json", "Remove it; the run writes it anew when it goes on.", ConfigError)
+        return Names.from_json(tree) if tree else None
 
     def records(self) -> list[Record]:
         """In the order of steps."""
@@ -124,15 +123,8 @@ class Store:
         return found
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """Entries of a .jsonl file. A last line that was cut off by a kill is left out."""
-        path = self.folder / name
-        found: list[dict[str, Any]] = []
-        for line in path.read_text().splitlines() if path.is_file() else []:
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return found
+        """Entries of a .jsonl file; numbers that are not defined are NaN. A line that was cut off by a kill is left out."""
+        return [with_nan(entry) for entry in read_entries(self.folder / name)]
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.npz"))

@@ -41,10 +41,12 @@ def local_days(time_ms: Ints, utc_offset_hours: float) -> Ints:
     return (time_ms + int(utc_offset_hours * 3600 * 1000)) // DAY_MS
 
 
-def choose_days(days: Ints, train: int, validation: int, test: int, utc_offset_hours: float) -> Days:
+def choose_days(
+    days: Ints, train: int, validation: int, test: int, utc_offset_hours: float, asked: str = "--{}-days {}"
+) -> Days:
     """The parts of the given numbers of days that end with the last day (N,) that has rows.
 
-    Raises DataError when a part would hold no rows.
+    asked: how the user says a part's number of days. Raises DataError when a part would hold no rows.
     """
     end = int(days.max()) + 1
     chosen = Days(
@@ -59,7 +61,7 @@ def choose_days(days: Ints, train: int, validation: int, test: int, utc_offset_h
         if wanted < 1 or position not in there:
             first, last = day_name(int(days.min())), day_name(end - 1)
             raise DataError(
-                f"--{name}-days {wanted}: the {name} part would hold no rows; the log's days are {first} to {last}. "
+                f"{asked.format(name, wanted)}: the {name} part would hold no rows; the log's days are {first} to {last}. "
                 "Choose fewer days for the other parts, or at least one for this."
             )
     return chosen

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
+from home_dist.files.listing import find_files
 from home_dist.files.whole import refuse_existing, whole_folder
 from home_dist.ids.keys import NotKeys, as_keys, key_type
 from home_dist.prepare.progress import Progress, Say
@@ -26,9 +27,7 @@ def write_frozen(source: Path, key: str, vector: str, out: Path, half: bool = Fa
 
     half: as float16. Rows whose vector is null are left out: they are missing ones.
     """
-    paths = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
-    if not paths:
-        raise DataError(f"{source}: holds no *.parquet files.")
+    paths = [Path(f.path) for f in find_files(str(source))[1]] if source.is_dir() else [source]
     refuse_existing(out)
     parts = [_keys(path, key, vector) for path in paths]
     keys, widths = np.concatenate([k for k, _ in parts]), {w for _, width in parts for w in width}

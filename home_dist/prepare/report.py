@@ -16,6 +16,16 @@ _BINS = 40
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """What files of the log do not give."""
+
+    before: Sequence[Mapping[str, Any]]
+    """Of each file with rows before the training days: file, rows, first and last day."""
+    absent: Mapping[str, Sequence[str]]
+    """By column: the files that do not have it."""
+
+
+@dataclass(frozen=True)
 class Told:
     """Of a finished preparation; tables have a row per split for each partition."""
 
@@ -26,8 +36,15 @@ class Told:
     days: Days
     labels: pa.Table
     """A row per day: split, rows, and of each label how many are known and happened."""
+    left: LeftOut
+    extremes: Mapping[str, Mapping[str, Any]]
+    """By number of the log: its largest values."""
     seen: Sequence[pa.Table]
     """Rows, users, and how many rows have each statistic."""
+    repeated: Sequence[pa.Table]
+    """Rows that are like an earlier one of their user, their users, and the most of one user and moment."""
+    merged: bool
+    """Whether these were left out."""
     ids: Sequence[pa.Table]
     """How many rows have each id, out-of-vocabulary ones not counted."""
     vocabularies: Mapping[str, int]
@@ -48,12 +65,18 @@ def make_report(found: Told) -> dict[str, Any]:
         chosen = labels.filter(pc.equal(labels.column("split"), index))
         return int(pc.sum(chosen.column(column)).as_py() or 0)
 
-    before = found.rows - int(rows.sum())
+    copies = {n: [int(t.column(n)[0].as_py()) for t in found.repeated] for n in ("rows", "users", "most")}
+    repeated = {"rows": sum(copies["rows"]), "users": sum(copies["users"]), "most": max(copies["most"], default=0)}
+    before = found.rows - int(rows.sum()) - (repeated["rows"] if found.merged else 0)
     return {
         "log": found.log,
         "rows_in": found.rows,
         "rows_out": int(rows.sum()),
         "rows_before_the_training_days": before,
+        "files_before_the_training_days": list(found.left.before),
+        "files_without_a_column": {name: list(files) for name, files in found.left.absent.items()},
+        "extremes": {name: dict(told) for name, told in found.extremes.items()},
+        "repeated_rows": {**repeated, "merged": found.merged},
         "rows_without_a_row_in": dict(found.unmatched),
         "splits": {
             name: {

@@ -1,12 +1,70 @@
 """What a pipeline prints of its report when it is done."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+_NAMED = 3  # files in a line
+_EARLY = "2000"  # no log of impressions is older
 
 
 def part_lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """A line per part: its days, rows, users and positives."""
+    """A line per part: its days, rows, users and positives; and one about each thing that needs a look."""
     for name, part in report["splits"].items():
         first, last = part["days"]
         positives = ", ".join(f"{task} {count:,}" for task, count in part["positives"].items())
         yield f"{name}: {first} to {last}, {part['rows']:,} rows, {part['users']:,} users; positives: {positives}"
+    yield from _before(report)
+    for column, files in report.get("files_without_a_column", {}).items():
+        yield f"note: column {column!r} is missing in {_some(files)}: its rows have no value there"
+    yield from _extremes(report)
+    yield from _repeated(report)
+
+
+def _before(report: Mapping[str, Any]) -> Iterator[str]:
+    files = report.get("files_before_the_training_days", [])
+    if not files:
+        return
+    first = report["splits"]["train"]["days"][0]
+    told = [f"{f['rows']:,} of {f['file']} ({f['first']} to {f['last']})" for f in files[:_NAMED]]
+    more = f", and {len(files) - _NAMED:,} more files" if len(files) > _NAMED else ""
+    yield (
+        f"note: {sum(f['rows'] for f in files):,} rows are in no part, as they are older than the first training day, {first}: "
+        f"{', '.join(told)}{more}. They count in what was known before later rows"
+    )
+    early = [f["file"] for f in files if f["first"] < _EARLY]
+    if early:
+        yield f"WARNING: times before the year {_EARLY} stand in {_some(early)}: perhaps in another unit than the others"
+
+
+def _extremes(report: Mapping[str, Any]) -> Iterator[str]:
+    for name, told in report.get("extremes", {}).items():
+        if told.get("suspicious"):
+            largest = max(told["lowest"], told["highest"], key=abs)
+            where = f"row {told['row']:,} of {told['file']}"
+            yield (
+                f"WARNING: column {name!r} holds {largest:g} ({where}), where 99.9 % of the values stay below "
+                f"{told['99.9%_below']:g} and half below {told['half_below']:g}: mean, deviation and buckets suffer. "
+                "Correct it, write null for what is not known, or set log = true"
+            )
+        if told["infinite"]:
+            yield f"note: column {name!r} holds {told['infinite']:,} infinite values: they count as missing"
+
+
+def _repeated(report: Mapping[str, Any]) -> Iterator[str]:
+    repeated = report.get("repeated_rows", {"rows": 0})
+    if not repeated["rows"]:
+        return
+    what = (
+        "left out, as the description says"
+        if repeated["merged"]
+        else 'they count and enter histories like others; repeated = "merge" in the description takes each once'
+    )
+    yield (
+        f"note: {repeated['rows']:,} rows of {repeated['users']:,} users are like an earlier row in all that is read of them "
+        f"({repeated['most']:,} of one user and moment at most): {what}"
+    )
+
+
+def _some(files: Sequence[str]) -> str:
+    more = f" and {len(files) - _NAMED:,} more files" if len(files) > _NAMED else ""
+    return f"{', '.join(files[:_NAMED])}{more}"

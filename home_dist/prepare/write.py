@@ -1,6 +1,5 @@
 """A prepared data set on disk: Parquet files per split, schema, vocabularies, report; whole or absent."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from home_dist.files.json_files import write_json
 from home_dist.files.whole import whole_folder
 from home_dist.prepare.vocabulary import Vocabulary
 from home_dist.schema import Schema, save_schema
@@ -33,7 +33,7 @@ def write_prepared(
         for name, vocabulary in vocabularies.items():
             vocabulary.save(writing / "vocabularies" / f"{name}.parquet")
         save_schema(schema, writing / "schema.toml")
-        (writing / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+        write_json(writing / "report.json", report)
 
 
 def _write_split(folder: Path, table: pa.Table, files: int) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tomli_w
 from pydantic import Field, field_validator, model_validator
 
+from home_dist.files.whole import write_whole
 from home_dist.ids.keys import KeyType
 from home_dist.schema.base import Name, Spec
 from home_dist.schema.values import HashValues, TableValues
@@ -229,4 +230,4 @@ def load_schema(path: str | Path) -> Schema:
 
 
 def save_schema(schema: Schema, path: str | Path) -> None:
-    Path(path).write_text(tomli_w.dumps(schema.model_dump(exclude_none=True, mode="json")))
+    write_whole(Path(path), tomli_w.dumps(schema.model_dump(exclude_none=True, mode="json")))

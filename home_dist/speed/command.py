@@ -1,6 +1,5 @@
 """`home-dist bench`, as every rank runs it."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -8,6 +7,7 @@ import torch
 from home_dist.config import RunConfig
 from home_dist.data.side_files import with_local_schema
 from home_dist.errors import ConfigError
+from home_dist.files.json_files import write_json
 from home_dist.schema import load_schema
 from home_dist.speed import show
 from home_dist.speed.measure import measure
@@ -29,7 +29,7 @@ def bench(
     together(lambda: _check(out) if ranks.first else None)
     schema = together(lambda: load_schema(with_local_schema(config).schema_path()))
     inputs = together(lambda: open_inputs(config, schema, ("train",)))
-    screen.say(f"data: {config.data.path} | {inputs.files['train'].rows:,} rows to train on | {warm_up} steps to warm up")
+    screen.say(f"data: {config.data.shown} | {inputs.files['train'].rows:,} rows to train on | {warm_up} steps to warm up")
     found, built = measure(inputs, ranks, warm_up, steps, traced, overlap)
     screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))
     screen.table(show.table(found, config, ranks))
@@ -38,7 +38,7 @@ def bench(
         screen.table(exchanges_table(found.breakdown))
     if out is not None and ranks.first:
         device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
-        out.write_text(json.dumps(show.tree(found, config, ranks, device, built.kernel), indent=2) + "\n")
+        write_json(out, show.tree(found, config, ranks, device, built.kernel), indent=2)
     screen.say_if(f"figures: {out}" if out else "")
 
 

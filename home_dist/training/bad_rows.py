@@ -1,12 +1,12 @@
 """Tells how many rows a run left out as they could not be used, and why."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
 import torch.distributed as dist
 
 from home_dist.data import Reader
+from home_dist.files.json_files import write_json
 from home_dist.training.events import EventLog
 from home_dist.training.ranks import Ranks
 from home_dist.training.tables import Screen
@@ -32,4 +32,4 @@ class BadRowReport:
             self._told = together
             reasons = "; ".join(f"{reason} ({count:,})" for reason, count in together.most_common(5))
             self.screen.say(f"bad rows: {together.total():,} left out since the start of this process: {reasons}")
-            self.file.write_text(json.dumps({"step": step, "rows": together.total(), "reasons": together}, indent=1) + "\n")
+            write_json(self.file, {"step": step, "rows": together.total(), "reasons": together})

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from home_dist.config import RunConfig
+from home_dist.config import RunConfig, config_tree
 from home_dist.data.side_files import with_local_schema
 from home_dist.embeddings.sharding import plan_rows
 from home_dist.errors import ConfigError
@@ -40,9 +40,8 @@ def train(config: RunConfig, ranks: Ranks, profile_steps: int = 0) -> None:
     inputs = together(lambda: open_inputs(config, schema, splits))
     together(lambda: slice_columns(inputs.layout, config.metrics.slices))
     folder = RunFolder(config.run.dir)
-    together(lambda: folder.claim(config, schema) if ranks.first else None)
-    with ExitStack() as lock:
-        together(lambda: lock.enter_context(folder.locked()) if ranks.first else None)
+    with ExitStack() as claim:
+        together(lambda: claim.enter_context(folder.claimed(config, schema)) if ranks.first else None)
         _train(config, ranks, screen, inputs, folder, profile_steps)
 
 
@@ -80,8 +79,7 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
             screen.say(line)
     log = EventLog(folder.tensorboard if ranks.first and config.log.tensorboard else None, state.step)
     observer = Observer(built, inputs.schema, config, folder.insight, log, ranks, screen, state.step)
-    settings = config.model_dump(mode="json", exclude_none=True, by_alias=True)
-    saver = Saver(checkpoints, settings, config.checkpoint.asynchronous, config.distributed.timeout)
+    saver = Saver(checkpoints, config_tree(config), config.checkpoint.asynchronous, config.distributed.timeout)
     validate = _validation(inputs, built.model, ranks) if config.checkpoint.best else None
     schedule = Schedule(built.optimizer, config.train, steps)
     profile = Profile(built.model, profile_steps, folder.profile, ranks, screen)

@@ -1,6 +1,5 @@
 """Scores of a split and its metrics, exact over ranks."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +11,9 @@ from torch import nn
 
 from home_dist.config import RunConfig
 from home_dist.data import Reader
-from home_dist.errors import ConfigError
+from home_dist.errors import ConfigError, UserError
+from home_dist.files.json_files import read_json, write_json
+from home_dist.files.whole import whole_file
 from home_dist.metrics import (
     Slice,
     TaskMetrics,
@@ -140,14 +141,18 @@ def without_broken(found: Scored, tasks: Sequence[str]) -> tuple[Scored, list[st
 def record(path: Path, scores_folder: Path, split: str, found: Evaluation, step: int, samples: int, keep: int) -> None:
     """evaluation.json: per split and task, with the step it was measured at, slices and calibration beside it; and the scores
     themselves where there are at most `keep` rows."""
-    tree = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        tree = read_json(path, "")
+    except UserError:  # what another program left of it cannot be used
+        tree = {}
     tree |= {"step": step, "samples": samples, split: found.to_json()}
     tree["calibration"] = {**tree.get("calibration", {}), split: found.calibration_to_json()}
     if found.slices:
         tree["slices"] = {**tree.get("slices", {}), split: [asdict(part) for part in found.slices]}
-    path.write_text(json.dumps(tree, indent=1))
+    write_json(path, tree)
     if len(found.scored.groups) <= keep:
         scores_folder.mkdir(exist_ok=True)
         s = found.scored
         arrays = {"scores": s.scores.astype(np.float32), "labels": s.labels, "weights": s.weights, "groups": s.groups}
-        np.savez_compressed(scores_folder / f"{split}.npz", allow_pickle=False, **arrays)
+        with whole_file(scores_folder / f"{split}.npz") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -6,10 +6,11 @@ files of every round, so that a resumed run reads the rest of its round and then
 
 import time
 from dataclasses import replace
+from functools import partial
 
 import torch.distributed as dist
 
-from home_dist.data import Reader, ReaderPosition
+from home_dist.data import DataFiles, Reader, ReaderPosition
 from home_dist.data.arrivals import arrived
 from home_dist.data.files import open_found
 from home_dist.errors import DataError
@@ -58,6 +59,8 @@ class Following:
     def __init__(self, inputs: Inputs, ranks: Ranks, screen: Screen):
         self.inputs, self.data, self.ranks, self.screen = inputs, inputs.config.data, ranks, screen
         self._look_at = 0.0
+        self._without_rows: set[str] = set()
+        """Files of looks that brought no row: of no round, and not looked at again."""
 
     def begin(self) -> TrainState:
         """The state of a new run."""
@@ -71,10 +74,19 @@ class Following:
         if most is not None and state.step >= most:
             return None
         current = state.position.epoch < len(rounds)
-        names = rounds[state.position.epoch] if current else self._wait({n for r in rounds for n in r}, preemption)
-        if names is None:
-            return None
-        reader = together(lambda: self._reader(names))
+        while True:
+            known = self._without_rows.union(*rounds)
+            names = rounds[state.position.epoch] if current else self._wait(known, preemption)
+            if names is None:
+                return None
+            files = together(partial(self._open, names))
+            if files.rows:
+                break
+            if current:
+                raise DataError(f"{self.data.shown}: the files of the round hold no rows now. Put back those of before.")
+            self._without_rows |= set(names)
+            self.screen.say(f"note: {len(names):,} files without rows have arrived, such as {names[0]}: passed over")
+        reader = together(partial(self._reader, files))
         together(lambda: reader.resume(state.position))
         epoch = state.position.epoch
         left = reader.steps(epoch) - reader.steps_done(epoch)
@@ -83,13 +95,16 @@ class Following:
         state = replace(state, finished=False, rounds=rounds if current else [*rounds, names])
         return state, reader, total if most is None else min(total, most)
 
-    def _reader(self, names: list[str]) -> Reader:
+    def _open(self, names: list[str]) -> DataFiles:
         store, found = arrived(self.data)
         there = {f.name: f for f in found}
         gone = [n for n in names if n not in there]
         if gone:
-            raise DataError(f"{self.data.path}: {gone[0]} was there when its round began, and is not now. Put it back.")
-        files = open_found(store, [there[n] for n in names], self.inputs.schema, self.inputs.layout)
+            raise DataError(f"{self.data.shown}: {gone[0]} was there when its round began, and is not now. Put it back.")
+        chosen = [there[n] for n in names]
+        return open_found(store, chosen, self.inputs.schema, self.inputs.layout, rows_needed=False)
+
+    def _reader(self, files: DataFiles) -> Reader:
         return replace(self.inputs, files={**self.inputs.files, "train": files}).training_reader(self.ranks)
 
     def _wait(self, known: set[str], preemption: Preemption) -> list[str] | None:
@@ -105,10 +120,10 @@ class Following:
             if preemption.asked():
                 preemption.leave(self.ranks, "asked to leave while waiting for data; the same command goes on")
             if ends:
-                self.screen.say(f"nothing new in {self.data.path} for {idle:g} minutes: the run ends")
+                self.screen.say(f"nothing new in {self.data.shown} for {idle:g} minutes: the run ends")
                 return None
             if not told:
-                self.screen.say(f"waiting for new files in {self.data.path}, {self.data.train}; {len(known):,} are trained on")
+                self.screen.say(f"waiting for new files in {self.data.shown}, {self.data.train}; {len(known):,} are trained on")
                 told = True
             time.sleep(min(_TICK_SECONDS, self.data.follow_poll_seconds))
 

@@ -1,14 +1,15 @@
 """The folder of a run: what is in it, and that no other run writes into it."""
 
-import fcntl
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from home_dist.config import RunConfig, config_text, load_config, save_config
 from home_dist.errors import ConfigError
+from home_dist.files.lock import locked
+from home_dist.files.whole import WRITING
 from home_dist.schema import Schema, load_schema, save_schema
 
 # What may change when a run goes on: nothing that the model or the meaning of its data depends on.
@@ -29,6 +30,7 @@ _FREE = (
     "data.validation",
     "data.test",
 )
+_LOCK = ".lock"
 _FREE_TRAIN = ("train.batch_size", "train.epochs", "train.max_steps")
 
 
@@ -46,20 +48,32 @@ class RunFolder:
         self.quarantine = self.path / "quarantine"
         self.bad_rows = self.path / "bad_rows.json"
 
-    def claim(self, config: RunConfig, schema: Schema) -> None:
-        """Writes config.toml and schema.toml, or checks that those in the folder describe the same run.
+    @contextmanager
+    def claimed(self, config: RunConfig, schema: Schema) -> Iterator[None]:
+        """Within it this process alone trains into the folder. Writes config.toml and schema.toml, or checks that those in the
+        folder describe the same run; nothing is changed while another process trains into it.
 
-        Raises ConfigError when another run is there, or files that are no run.
+        Raises ConfigError when another run is there, files that are no run, or a process that trains into it.
         """
-        if not self.config.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if not self.config.exists() and self.path.exists():
+            foreign = not self.path.is_dir() or any(not _ours(p) for p in self.path.iterdir())
+            if foreign:
                 raise ConfigError(f"run.dir {self.path} holds files that are no run of ours. Choose an empty or new folder.")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._cannot_write(error) from None
+        with self.locked():
             try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                save_schema(schema, self.schema)
-                save_config(config, self.config)  # last: it marks the folder as a run
+                self._claim(config, schema)
             except OSError as error:
-                raise ConfigError(f"run.dir {self.path} cannot be written: {error}. Choose another folder.") from None
+                raise self._cannot_write(error) from None
+            yield
+
+    def _claim(self, config: RunConfig, schema: Schema) -> None:
+        if not self.config.exists():
+            save_schema(schema, self.schema)
+            save_config(config, self.config)  # last: it marks the folder as a run
             return
         there = load_config(self.config)
         changed = _differences(tomllib.loads(config_text(there)), tomllib.loads(config_text(config)))
@@ -70,33 +84,40 @@ class RunFolder:
             )
         if load_schema(self.schema) != schema:
             raise ConfigError(
-                f"run.dir {self.path} holds a run on data with another schema than {config.schema_path()}. "
+                f"run.dir {self.path} holds a run on data with another schema than that of {config.data.shown}. "
                 "Restore the data or choose another run.dir."
             )
         save_config(config, self.config)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Within it no other process trains into the folder. The lock goes with the process, however that ends.
+        """Within it no other process trains into the folder, or removes checkpoints of it.
 
         Raises ConfigError where one does: such as ranks that live on after their launcher was killed.
         """
-        with (self.path / ".lock").open("w") as file:
+        busy = ConfigError(
+            f"run.dir {self.path}: another process trains into it. Wait for it or end it, or choose another run.dir."
+        )
+        with ExitStack() as lock:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    f"run.dir {self.path}: another process trains into it. Wait for it or end it, or choose another run.dir."
-                ) from None
-            except OSError:
-                pass  # a file system without locks
+                lock.enter_context(locked(self.path / _LOCK, busy))
+            except OSError as error:
+                raise self._cannot_write(error) from None
             yield
+
+    def _cannot_write(self, error: OSError) -> ConfigError:
+        return ConfigError(f"run.dir {self.path} cannot be written: {error}. Choose another folder.")
 
     def open(self) -> tuple[RunConfig, Schema]:
         """The configuration and schema of the run that is there. Raises ConfigError when there is none."""
         if not self.config.is_file():
             raise ConfigError(f"{self.path}: no run is there (no config.toml). Give the run.dir of a run that was started.")
         return load_config(self.config), load_schema(self.schema)
+
+
+def _ours(path: Path) -> bool:
+    """What a process that was killed before it wrote config.toml may have left."""
+    return path.name == _LOCK or (path.name.startswith(".") and path.name.endswith(WRITING))
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from home_dist.config import RunConfig, load_config
 from home_dist.errors import ConfigError, UserError
+from home_dist.files.json_files import write_json
 from home_dist.insight.overview import MEASURES, spread, spread_table
 from home_dist.insight.run_record import RunRecord
 from home_dist.training.tables import Screen
@@ -84,7 +85,7 @@ def sweep(config: Path, planned: Sequence[Planned], ranks: int, screen: Screen) 
     if by_settings:
         folder = planned[0].folder.parent.parent
         screen.table(spread_table(f"sweep {folder}: means over tasks, ± standard deviation over seeds", by_settings))
-        (folder / "sweep.json").write_text(json.dumps(_results(by_settings), indent=1))
+        write_json(folder / "sweep.json", _results(by_settings))
     if failed:
         raise SweepFailed(
             f"{len(failed)} of {len(planned)} runs failed: {'; '.join(failed)}. What they printed tells why; the same command "

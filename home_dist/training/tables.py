@@ -61,7 +61,7 @@ def derived(inputs: Inputs, ranks: Ranks, steps: int) -> str:
     groups = {g: [t.name for t in inputs.schema.task if t.group == g] for g in inputs.schema.groups}
     tasks = "; ".join(f"{g}: {', '.join(names)}" for g, names in groups.items())
     return (
-        f"data: {inputs.config.data.path} | rows: {rows}\n"
+        f"data: {inputs.config.data.shown} | rows: {rows}\n"
         f"tasks: {tasks}\n"
         f"model: {inputs.config.model.kind} | global batch {train.batch_size * ranks.world_size:,} "
         f"({train.batch_size:,} per rank) | epochs {train.epochs} | {steps:,} steps in all"

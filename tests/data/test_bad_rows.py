@@ -9,7 +9,7 @@ import pytest
 
 from home_dist.config import load_config
 from home_dist.data import Reader, open_files
-from home_dist.data.bad_rows import BadRowLog
+from home_dist.data.bad_rows import BadRow, BadRowLog
 from home_dist.errors import DataError
 from home_dist.schema import build_layout, load_schema
 from tests.data.numbered import numbers
@@ -130,3 +130,17 @@ def test_a_window_without_a_good_row(prepared, tmp_path):
     reader = Reader(open_files(tmp_path, schema, layout), schema, layout, batch_size=8, seed=1, bad_rows=log)
     assert sum(int(b.mask.sum()) for b in reader.epoch(0)) == 0
     assert log.counts.total() == 75
+
+
+@pytest.mark.parametrize("cut", [1, 30, 2000])
+def test_a_line_that_a_killed_process_left_half_does_not_swallow_the_next(tmp_path, cut):
+    """cut: bytes that are missing at the end; with the first, only the line's end is."""
+    path = tmp_path / "train.rank-00000.jsonl"
+    first, second, third = (BadRow("part-0.parquet", 0, n, "like", "label neither 0 nor 1", "2") for n in range(3))
+    BadRowLog(path).add([first, second])
+    content = path.read_bytes()
+    path.write_bytes(content[: max(0, len(content) - cut)])
+    for _ in range(2):  # the second time all of them are there already
+        BadRowLog(path).add([first, second, third])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["row"] for line in lines] == [0, 1, 2]

@@ -6,7 +6,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from home_dist.data.order import Deal, RowGroup, deal, lanes_for, make_windows, quotas
+from home_dist.data import order
+from home_dist.data.order import Deal, Fragment, RowGroup, deal, lanes_for, make_windows, quotas
 
 GROUPS = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=5), min_size=1, max_size=4).map(
     lambda files: [RowGroup(f, g, rows) for f, sizes in enumerate(files) for g, rows in enumerate(sizes)]
@@ -100,3 +101,44 @@ def test_larger_windows_spread_the_rows_of_a_file_farther(window_rows, least):
     assert sum(spreads) / len(spreads) > least * dealt.steps
     touched = [len(set(s)) for s in steps_of.values()]
     assert sum(touched) / len(touched) > 0.3 * dealt.steps
+
+
+def dealt_lane_by_lane(fragments, lanes, global_batch):
+    """What `deal` says, by asking all lanes for each piece."""
+    quota, total = quotas(global_batch, lanes), sum(f.rows for f in fragments)
+    full_steps, rest = divmod(total, global_batch)
+    last = [rest * q // global_batch for q in quota]
+    room = [lane for lane in range(lanes) if last[lane] < quota[lane]]
+    for lane in room[: rest - sum(last)]:
+        last[lane] += 1
+    target = [full_steps * q + extra for q, extra in zip(quota, last, strict=True)]
+    dealt, filled = [[] for _ in range(lanes)], [0] * lanes
+    for fragment in fragments:
+        while fragment.rows:
+            lane = min((i for i in range(lanes) if filled[i] < target[i]), key=lambda i: filled[i] / target[i])
+            stop = fragment.start + min(fragment.rows, target[lane] - filled[lane])
+            dealt[lane].append(fragment._replace(stop=stop))
+            filled[lane] += stop - fragment.start
+            fragment = fragment._replace(start=stop)
+    return tuple(map(tuple, dealt))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 60)), max_size=60),
+    lanes=st.integers(1, 40),
+    global_batch=st.integers(1, 200),
+)
+def test_a_heap_deals_as_a_look_at_every_lane_does(sizes, lanes, global_batch):
+    fragments = [Fragment(number, start, start + rows) for number, (start, rows) in enumerate(sizes)]
+    assert deal(fragments, lanes, global_batch).lanes == dealt_lane_by_lane(fragments, lanes, global_batch)
+
+
+def test_dealing_takes_a_step_per_fragment_and_not_one_per_lane(monkeypatch):
+    steps = Counter()
+    for name in ("heapreplace", "heappop"):
+        whole = getattr(order, name)
+        monkeypatch.setattr(order, name, lambda *given, whole=whole: (steps.update(["steps"]), whole(*given))[1])
+    fragments = [Fragment(number, 0, 100) for number in range(5000)]
+    assert deal(fragments, 512, 512 * 8).rows == 500_000
+    assert steps["steps"] <= len(fragments) + 2 * 512

@@ -1,7 +1,9 @@
 """The reader against the files' own rows, looked up one by one."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pyarrow as pa
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 
 from home_dist.config import load_config
 from home_dist.data import Reader, open_files
-from home_dist.errors import CheckpointError
+from home_dist.errors import CheckpointError, DataError
 from home_dist.schema import build_layout, load_schema
 from tests.data.numbered import make_numbered, numbers, read_in_stages
 from tests.factory import make_config
@@ -87,6 +89,28 @@ def test_files_may_hold_a_column_in_different_types(prepared, tmp_path):
         assert ours.small.equal(first.small)
         for at in ("bags", "events", "small_lists"):
             assert getattr(ours, at).values().equal(getattr(first, at).values())
+
+
+def test_a_file_without_rows_is_passed_over_and_one_without_bytes_is_damaged(prepared, tmp_path):
+    """Writers of other programs leave files without rows, whose columns have no types or are not there at all."""
+    schema, layout, files, _ = prepared
+    folder = Path(files.paths[0]).parent
+    for path in folder.iterdir():
+        shutil.copy(path, tmp_path)
+    columns = pq.read_schema(files.paths[0]).names
+    pq.write_table(pa.table({name: pa.nulls(0) for name in columns}), tmp_path / "a-empty.parquet")
+    pq.write_table(pa.table({}), tmp_path / "z-empty.parquet")
+    with_empty = open_files(tmp_path, schema, layout)
+    assert with_empty.rows == files.rows
+    reader = Reader(with_empty, schema, layout, batch_size=64, seed=0, window_rows=30)
+    assert sum(int(batch.mask.sum()) for batch in reader.epoch(0)) == files.rows
+    (tmp_path / "b.parquet").touch()
+    with pytest.raises(DataError, match=r"b.parquet: the file is empty \(0 bytes\)"):
+        open_files(tmp_path, schema, layout)
+    (tmp_path / "only").mkdir()
+    (tmp_path / "a-empty.parquet").rename(tmp_path / "only" / "a.parquet")
+    with pytest.raises(DataError, match="its 1 Parquet files hold no rows"):
+        open_files(tmp_path / "only", schema, layout)
 
 
 def test_filled_samples_are_masked_and_touch_no_table(prepared):

@@ -108,3 +108,30 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
     ended = run(1, "train", config, *OPTIONS)
     assert ended.codes == [3]
     assert "no such folder" in ended.text
+
+
+def test_files_without_rows_end_no_run(tmp_path):
+    """Alone in a look, at the start and later, and among others."""
+    data = make_data(tmp_path / "data", rows=10, files=1, splits=("train",))
+    shutil.rmtree(data / "train")
+    for day in ("day=0", "day=1", "day=3"):
+        (data / "train" / day).mkdir(parents=True)
+    empty = make_rows(1).slice(0, 0)
+    pq.write_table(empty, data / "train" / "day=0" / "a.parquet")
+    (data / "train" / "day=0" / "_SUCCESS").touch()
+    config = make_config(tmp_path, data)
+    for _ in range(2):  # the same command ends the same way again
+        alone = run(2, "train", config, *OPTIONS)
+        assert alone.codes == [0, 0], alone.text
+        assert "1 files without rows have arrived, such as day=0/a.parquet: passed over" in alone.text
+    write(data, "day=2")
+    pq.write_table(empty, data / "train" / "day=2" / "empty.parquet")
+    (data / "train" / "day=2" / "_SUCCESS").touch()
+    together = run(2, "train", config, *OPTIONS)
+    assert together.codes == [0, 0], together.text
+    assert f"3 files, {DAYS['day=2']} rows" in together.text
+    (data / "train" / "day=3" / "_SUCCESS").touch()
+    pq.write_table(empty, data / "train" / "day=3" / "b.parquet")
+    again = run(2, "train", config, *OPTIONS)
+    assert again.codes == [0, 0], again.text
+    assert "1 files without rows have arrived, such as day=3/b.parquet: passed over" in again.text

@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from home_dist.config import load_config
-from home_dist.data import Reader, open_files
+from home_dist.config import load_config, save_config
+from home_dist.data import Reader, ReaderPosition, open_files
 from home_dist.data.side_files import with_local_schema
 from home_dist.errors import DataError, UserError
-from home_dist.files.listing import Found, find_files, matches
-from home_dist.files.stores import join
+from home_dist.files.listing import find_files
+from home_dist.files.stores import join, without_secrets
 from home_dist.schema import build_layout, load_schema, save_schema
+from home_dist.training.checkpoint.state import Record, TrainState
 from tests.factory import make_config, make_data, make_rows, make_schema
 from tests.ranks import REPOSITORY
 
@@ -174,6 +175,92 @@ def test_places_that_cannot_be_are_told(credentials, place, says):
         find_files(place)
 
 
+def test_one_slash_is_as_good_as_three_for_a_file(tmp_path):
+    make_data(tmp_path / "data", rows=20, splits=("train",))
+    for url in (f"file:{tmp_path}/data", f"file://localhost{tmp_path}/data"):
+        assert len(find_files(join(url, "train"))[1]) == 3
+        config = load_config(make_config(tmp_path, tmp_path), [f"data.path={url}"])
+        assert load_schema(with_local_schema(config).schema_path()) == make_schema()
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("file://host/data", r"file://host/data: a file URL names a file of this machine .*file:///data"),
+        ("file://data", r"file:///data\. For a path from the working folder, leave file: out"),
+        ("s3:/bucket/data", "two slashes behind its scheme: s3://bucket/data"),
+    ],
+)
+def test_urls_that_name_no_place_are_told(place, says):
+    with pytest.raises(DataError, match=says):
+        find_files(place)
+
+
+SECRET = "s3://bucket/data?region=eu-west-1&access_key=AKIA123&secret_key=abc%2Fdef&session_token=tok"
+
+
+@pytest.mark.parametrize(
+    ("place", "kept"),
+    [
+        (SECRET, "s3://bucket/data?region=eu-west-1"),
+        ("s3://AKIA123:abcdef@bucket/data", "s3://bucket/data"),
+        ("s3://bucket/a?/b*?secret_key=abc", "s3://bucket/a?/b*"),
+        ("s3://bucket/data?proxy_options=http%3A%2F%2Fme%3Aabc%40proxy&region=x", "s3://bucket/data?region=x"),
+        ("hdfs://me@host:8020/data", "hdfs://me@host:8020/data"),
+        ("/data/a?b=c", "/data/a?b=c"),
+    ],
+)
+def test_keys_and_passwords_are_not_what_a_store_is_shown_by(place, kept):
+    assert without_secrets(place) == kept
+
+
+def test_what_a_run_writes_down_has_no_keys(tmp_path):
+    config = load_config(make_config(tmp_path, tmp_path), [f"data.path={SECRET}", f"data.schema={SECRET}"])
+    save_config(config, tmp_path / "config.toml")
+    again = load_config(tmp_path / "config.toml")
+    assert again.data.path == again.data.data_schema == config.data.shown == "s3://bucket/data?region=eu-west-1"
+    state = TrainState(0, 0, False, ReaderPosition(0, 0, 1, 1, ""), 1)
+    old = Record(state, {}, config.model_dump(mode="json", exclude_none=True, by_alias=True), {})
+    assert Record.from_json(old.to_json()).config["data"]["path"] == "s3://bucket/data?region=eu-west-1"
+    for action in (
+        lambda: load_config(tmp_path / "config.toml", [f"data.pth={SECRET}"]),
+        lambda: find_files(SECRET.replace("region", "colour")),
+    ):
+        with pytest.raises(UserError) as error:
+            action()
+        assert "AKIA123" not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_keys_in_the_data_path_are_in_no_file_of_a_run(server, tmp_path):
+    """It trains and goes on with the keys of its command; its evaluation takes those of the environment."""
+    data = make_data(tmp_path / "data", rows=300)
+    upload(server, data, "keys")
+    place = f"s3://keys/data?endpoint_override={server}&region=us-east-1&access_key=AKIA123&secret_key=abc123secret"
+    config = make_config(tmp_path, data)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path / "tmp")}
+    environment["AWS_EC2_METADATA_DISABLED"] = "true"
+    (tmp_path / "tmp").mkdir()
+    texts = []
+
+    def command(*arguments: str) -> None:
+        line = [sys.executable, "-m", "home_dist.cli", *arguments]
+        ended = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        texts.append(ended.stdout + ended.stderr)
+
+    for more in ((), ("--set", "train.epochs=2")):
+        command("train", str(config), "--set", f"data.path={place}", *more)
+    environment |= {"AWS_ACCESS_KEY_ID": "AKIA123", "AWS_SECRET_ACCESS_KEY": "abc123secret"}
+    command("evaluate", str(tmp_path / "run"))
+    written = [p for p in (tmp_path / "run").rglob("*") if p.is_file()]
+    assert len(written) > 5
+    for secret in ("AKIA123", "abc123secret"):
+        assert not any(secret.encode() in p.read_bytes() for p in written)
+        assert not any(secret in text for text in texts)
+
+
 def test_a_schema_that_is_not_beside_remote_data_is_told(server, credentials, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "x").write_text("x")
@@ -191,43 +278,6 @@ def test_a_url_of_a_file_is_a_folder(tmp_path):
     assert [f.name for f in found] == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
     config = load_config(make_config(tmp_path, tmp_path), [f"data.path=file://{tmp_path}/some%20data"])
     assert load_schema(with_local_schema(config).schema_path()) == make_schema()
-
-
-def test_what_is_not_written_yet_is_no_data(tmp_path):
-    for name in ("a.parquet", ".b.parquet", "_c.parquet", "_temporary/d.parquet", "date=1/e.parquet", "f.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [f.name for f in find_files(str(tmp_path))[1]] == ["a.parquet", "date=1/e.parquet"]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "found"),
-    [
-        ("date=2024-01-0[12]", ["date=2024-01-01/a.parquet", "date=2024-01-02/a.parquet"]),
-        ("date=2024-01-0?/a.parquet", ["date=2024-01-01/a.parquet", "date=2024-01-02/a.parquet"]),
-        ("*02-*", ["date=2024-02-01/a.parquet"]),
-    ],
-)
-def test_globs_of_folders_and_files(tmp_path, pattern, found):
-    for date in ("2024-01-01", "2024-01-02", "2024-02-01"):
-        (tmp_path / f"date={date}").mkdir()
-        (tmp_path / f"date={date}" / "a.parquet").touch()
-    assert [f.name for f in find_files(join(str(tmp_path), pattern))[1]] == found
-    with pytest.raises(DataError, match=r"holds no \*.parquet files that matches"):
-        find_files(join(str(tmp_path), "date=1999*"))
-
-
-def test_a_folder_may_have_a_name_that_looks_like_a_glob(tmp_path):
-    (tmp_path / "a[b]").mkdir()
-    (tmp_path / "a[b]" / "c.parquet").touch()
-    assert [f.name for f in find_files(str(tmp_path / "a[b]"))[1]] == ["c.parquet"]
-
-
-def test_values_of_partitions():
-    assert Found("x", "a=1/b=x%20y/c.parquet", 0).partition == {"a": "1", "b": "x y"}
-    assert Found("x", "a=__HIVE_DEFAULT_PARTITION__/c=d.parquet", 0).partition == {"a": None}
-    assert matches("a/b/c", "")
-    assert not matches("a", "a/b")
 
 
 def test_partitions_are_columns(tmp_path):

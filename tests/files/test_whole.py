@@ -100,6 +100,14 @@ def test_what_a_killed_run_left_is_removed_and_what_others_put_there_stays(tmp_p
         pass
 
 
+def test_a_second_command_does_not_take_the_folder_of_the_first(tmp_path):
+    with whole_folder(tmp_path / "out") as first:
+        (first / "a").write_text("1")
+        with pytest.raises(DataError, match="another command is writing there"), whole_folder(tmp_path / "out"):
+            pass
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a"]
+
+
 def test_a_link_to_a_folder_of_ours_is_not_followed(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     mark_folder(tmp_path / "elsewhere", tmp_path / "out")

@@ -10,6 +10,8 @@ from torchx.specs.finder import get_component
 
 from launchers import components
 
+CONFIG = "configs/kuairand_pure.toml"
+
 
 def described(component: str, *arguments: str) -> specs.Role:
     """The job's one role, as torchx makes it from a command line."""
@@ -28,10 +30,10 @@ def command(role: specs.Role) -> list[str]:
 
 
 def test_train_on_one_node():
-    role = described("train", "--config", "configs/a.toml", "-j", "1x4")
+    role = described("train", "--config", CONFIG, "-j", "1x4")
     line = command(role)
     assert line[:3] == [sys.executable, "-m", "home_dist.torchrun"]
-    assert line[-4:] == ["-m", "home_dist.cli", "train", "configs/a.toml"]
+    assert line[-4:] == ["-m", "home_dist.cli", "train", CONFIG]
     options = dict(zip(line[3:-4:2], line[4:-4:2], strict=True))
     assert options["--nnodes"] == "1"
     assert options["--nproc_per_node"] == "4"
@@ -42,7 +44,7 @@ def test_train_on_one_node():
 
 
 def test_train_on_several_nodes():
-    role = described("train", "--config", "c.toml", "-j", "3x8", "--gpu", "8", "--memMB", "9000", "--max_retries", "2")
+    role = described("train", "--config", CONFIG, "-j", "3x8", "--gpu", "8", "--memMB", "9000", "--max_retries", "2")
     assert (role.num_replicas, role.max_retries) == (3, 2)
     assert (role.resource.gpu, role.resource.memMB, role.resource.cpu) == (8, 9000, 8)
     line = command(role)
@@ -52,8 +54,8 @@ def test_train_on_several_nodes():
 
 def test_overrides_reach_the_program_as_they_are():
     values = ["train.batch_size=512", "model.towers=[64, 32]", "data.path=/a b/${app_id}/$HOME", "run.name='x'"]
-    line = command(described("train", "--config", "c.toml", "-j", "1x2", "--set", *values))
-    assert line[line.index("c.toml") + 1 :] == [part for value in values for part in ("--set", value)]
+    line = command(described("train", "--config", CONFIG, "-j", "1x2", "--set", *values))
+    assert line[line.index(CONFIG) + 1 :] == [part for value in values for part in ("--set", value)]
 
 
 def test_evaluate():
@@ -64,8 +66,8 @@ def test_evaluate():
 
 
 def test_bench():
-    line = command(described("bench", "--config", "c.toml", "--steps", "9", "--json", "b.json", "--set", "model.kind=ple"))
-    expected = ["bench", "c.toml", "--set", "model.kind=ple", "--steps", "9", "--json", "b.json"]
+    line = command(described("bench", "--config", CONFIG, "--steps", "9", "--json", "b.json", "--set", "model.kind=ple"))
+    expected = ["bench", CONFIG, "--set", "model.kind=ple", "--steps", "9", "--json", "b.json"]
     assert line[line.index("home_dist.cli") + 1 :] == expected
 
 
@@ -76,26 +78,28 @@ def test_export():
     assert line[line.index("home_dist.cli") + 1 :] == expected
 
 
-def test_prepare_is_one_process():
-    role = described("prepare", "--description", "my log.toml", "--out", "data/$x", "-j", "1x16", "--memory", "8")
+def test_prepare_is_one_process(tmp_path):
+    description = tmp_path / "my log.toml"
+    description.touch()
+    role = described("prepare", "--description", str(description), "--out", "data/$x", "-j", "1x16", "--memory", "8")
     line = command(role)
-    expected = ["log", "my log.toml", "data/$x", "--engine", "local", "--processes", "16", "--memory", "8.0"]
+    expected = ["log", str(description), "data/$x", "--engine", "local", "--processes", "16", "--memory", "8.0"]
     assert line == [sys.executable, "-m", "home_dist.cli", "prepare", *expected]
     assert (role.num_replicas, role.resource.cpu) == (1, 16)
     with pytest.raises(SystemExit, match="prepare runs on one node"):
-        components.prepare("a.toml", "out", j="2x4")
+        components.prepare(CONFIG, "out", j="2x4")
 
 
 def test_a_range_of_nodes():
-    role = described("train", "--config", "c.toml", "-j", "1:4x8")
+    role = described("train", "--config", CONFIG, "-j", "1:4x8")
     assert (role.num_replicas, role.min_replicas) == (4, 1)
     line = command(role)
     assert line[line.index("--nnodes") + 1] == "1:4"
     assert line[line.index("--max_restarts") + 1] == "10"
-    line = command(described("train", "--config", "c.toml", "-j", "2:4x8", "--max_restarts", "3", "--warm_start", "runs/b"))
+    line = command(described("train", "--config", CONFIG, "-j", "2:4x8", "--max_restarts", "3", "--warm_start", "runs/b"))
     assert line[line.index("--max_restarts") + 1] == "3"
     assert line[-2:] == ["--from", "runs/b"]
-    assert "--max_restarts" not in command(described("train", "--config", "c.toml", "-j", "4x8"))
+    assert "--max_restarts" not in command(described("train", "--config", CONFIG, "-j", "4x8"))
 
 
 @pytest.mark.parametrize(("j", "expected"), [("1x2", (1, 1, 2)), ("16x8", (16, 16, 8)), ("4", (1, 1, 4)), ("1:4x8", (1, 4, 8))])
@@ -106,15 +110,29 @@ def test_nodes_and_ranks(j, expected):
 @pytest.mark.parametrize("j", ["", "x", "0x2", "1x0", "2x", "x2", "-1x2", "1x2x3", "two", "4:2x1", ":2x1", "0:2x1", "1:2"])
 def test_bad_j_is_explained(j):
     with pytest.raises(SystemExit, match="NODESxPROCESSES, for example 1x2"):
-        components.train(config="c.toml", j=j)
+        components.train(config=CONFIG, j=j)
 
 
 @pytest.mark.parametrize("override", ["--seed", "-j", "train.seed"])
 def test_bad_override_is_explained(override):
     with pytest.raises(SystemExit, match=r"is not KEY=VALUE\. Overrides come last"):
-        components.train(override, config="c.toml")
+        components.train(override, config=CONFIG)
 
 
 def test_an_image_has_its_own_python():
-    assert command(described("train", "--config", "c.toml", "--image", "home:1"))[0] == "python"
-    assert command(described("train", "--config", "c.toml", "--python", "/my env/python"))[0] == "/my env/python"
+    assert command(described("train", "--config", CONFIG, "--image", "home:1"))[0] == "python"
+    assert command(described("train", "--config", CONFIG, "--python", "/my env/python"))[0] == "/my env/python"
+
+
+@pytest.mark.parametrize(
+    ("component", "arguments"),
+    [
+        ("train", ["--config", "configs/absent.toml"]),
+        ("bench", ["--config", "configs"]),
+        ("prepare", ["--description", "absent.toml", "--out", "data"]),
+    ],
+)
+def test_a_file_that_is_not_there_is_told_before_the_job_is_submitted(component, arguments):
+    with pytest.raises(SystemExit, match=rf"error: {arguments[0]} {arguments[1]}: no such file, from /.*whole path"):
+        described(component, *arguments)
+    assert arguments[1] in command(described(component, *arguments, "--image", "home:1"))  # a path within the image

@@ -78,10 +78,19 @@ def test_stopping_leaves_no_process_behind(tmp_path, sent):
 
 
 def test_an_error_of_the_program_is_shown_once(tmp_path):
+    options = ("--set", "train.batch_size=none")
+    process = torchx(tmp_path, "launchers/components.py:train", "--config", "configs/kuairand_pure.toml", "-j", "1x2", *options)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert output.count("train.batch_size: Input should be a valid integer") == 1
+
+
+def test_a_configuration_that_is_not_there_starts_no_process(tmp_path):
     process = torchx(tmp_path, "launchers/components.py:train", "--config", "configs/absent.toml", "-j", "1x2")
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert output.count("absent.toml: no such file") == 1
+    assert output.count("configs/absent.toml: no such file") == 1
+    assert "torchrun" not in output
 
 
 @pytest.mark.parametrize(("how", "code"), [("ok", 0), ("fail", 3), ("kill", 137)])

@@ -320,3 +320,26 @@ def test_a_column_of_lists_needs_no_separator(prepared, tmp_path):
     prepare_log(tmp_path / "mylog.toml", tmp_path / "out", QUIET)
     mine, theirs = digest(tmp_path / "out"), digest(prepared / "out")
     assert {n for n in mine if mine[n] != theirs[n]} == {"report.json"}  # which names the side table's file
+
+
+@pytest.mark.parametrize("ending", ["work", "writing"])
+def test_what_we_did_not_make_stays(tmp_path, ending):
+    description = write(tmp_path, rows=300)
+    mine = tmp_path / f"out.{ending}"
+    mine.mkdir()
+    (mine / "thesis.md").write_text("years of work")
+    with pytest.raises(DataError, match=rf"out.{ending} is in the way"):
+        prepare_log(description, tmp_path / "out", QUIET, Options())
+    assert [p.name for p in mine.iterdir()] == ["thesis.md"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_work_folder_of_an_older_version_is_ours_by_its_plan(tmp_path):
+    folder = tmp_path / "w"
+    folder.mkdir()
+    (folder / "plan.json").write_text('{"fingerprint": {"a": 1}, "chosen": {"partitions": 3}}')
+    (folder / "scan").mkdir()
+    work = Work(folder, {"a": 1}, LocalEngine(1), QUIET)
+    assert work.goes_on
+    assert work.choose("partitions", 9) == 3
+    work.close()

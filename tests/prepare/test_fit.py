@@ -168,6 +168,7 @@ def test_a_reader_applies_it(tmp_path):
             ConfigError,
             "table 'city': rows follow from its vocabulary",
         ),
+        ('name = "size", column', 'name = "age", column', ConfigError, "feature 'age' is declared twice"),
         ("boundaries = [18, 30.5]", "boundaries = [30.5, 18]", ConfigError, "boundaries must increase strictly"),
         (
             'by = "logarithmic"',

@@ -9,12 +9,15 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from home_dist.errors import ConfigError, DataError
 from home_dist.prepare.days import DAY_MS
 from home_dist.prepare.generic import prepare_log
 from home_dist.prepare.kuairand import Options, prepare_kuairand
 from home_dist.prepare.progress import Progress
+from home_dist.schema import load_schema
 from tests.factory import CONFIG
 from tests.prepare.raw import START_MS, make_log, side_tables, write_raw
 from tests.ranks import run
@@ -183,7 +186,8 @@ def test_nothing_looks_into_the_future(prepared, tmp_path):
 def test_texts_timestamps_and_parquet_say_the_same_as_numbers(prepared, tmp_path):
     log = distinct_log()
     text = {n: v for n, v in log.items() if n not in ("user_id", "video_id", "time_ms")}
-    moments = [datetime.datetime.fromtimestamp(t / 1000, datetime.UTC).replace(tzinfo=None) for t in log["time_ms"].tolist()]
+    zone = datetime.timezone(datetime.timedelta(hours=8))  # that of the description's calendar
+    moments = [datetime.datetime.fromtimestamp(t / 1000, zone).replace(tzinfo=None) for t in log["time_ms"].tolist()]
     columns = {
         **{n: pa.array(v) for n, v in text.items()},
         "user_id": pa.array([f"u{v:02d}" for v in log["user_id"]]),
@@ -221,6 +225,19 @@ def test_it_trains(prepared, tmp_path):
         (('rates = ["long_view"]', 'rates = ["lng_view"]'), ["'lng_view' is no label", "like, long_view, watched"]),
         (('fields = ["video_id"]', 'fields = ["tag"]'), ["history 'liked'", "'tag' is no [[id]] of one value"]),
         (('name = "watched"', 'name = "like"'), ["label 'like' is declared twice"]),
+        (('column = "tag"', 'column = "hour"'), ["[[id]] 'hour' and the calendar", "feature 'hour'"]),
+        (('column = "tag"', 'column = "group"'), ["[[id]] 'group'", "the column of users", "column 'group'"]),
+        (('column = "tag"', 'column = "duration_ms"'), ["'duration_ms'", "[[id]]", "[[number]]"]),
+        (
+            ('column = "tag"', 'column = "label_like"'),
+            ["[[label]] 'like' and [[id]] 'label_like'", "column 'label_like'"],
+        ),
+        (('column = "tag"', 'column = "seen_age"'), ["[[history]] 'seen': its age and [[id]] 'seen_age'", "table 'seen_age'"]),
+        (('column = "tag"', 'column = "liked_video_id"'), ["[[history]] 'liked': its field 'video_id'", "[[id]]"]),
+        (('name = "seen"', 'name = "' + 197 * "s" + '"'), ["characters; at most 200 can be"]),
+        (('by = ["video_id"]', 'by = ["video id"]'), ["past by video id", "'video id_1d_count'", "Give the entry a `name`"]),
+        (('by = ["video_id"]', 'by = ["vidéo"]'), ["past by vidéo", "Give the entry a `name`"]),
+        (('name = "like"\ngroup', 'name = "count"\ngroup'), ["is no label"]),
     ],
 )
 def test_a_wrong_description_names_the_key(change, expected, tmp_path):
@@ -237,9 +254,15 @@ def test_a_wrong_description_names_the_key(change, expected, tmp_path):
         (('log = "raw/log_*.csv"', 'log = "raw/nothing*.csv"'), ["nothing*.csv", "no such file"]),
         (('column = "is_like"', 'column = "liked"'), ["column 'liked' is missing", "is_like"]),
         (('column = "is_like"', 'column = "play_time_ms"'), ["'play_time_ms' of label 'like'", "0 or 1 is needed", "at_least"]),
-        (('time = "time_ms"', 'time = "time_ms"\ntime_unit = "us"'), ["would hold no rows"]),
+        (
+            ('time = "time_ms"', 'time = "time_ms"\ntime_unit = "us"'),
+            ["split.train_days = 3: the train part would hold no rows"],
+        ),
         (('time = "time_ms"', 'time = "time_ms"\ntime_unit = "s"'), ["'time_ms'", "no time since 1970 in s"]),
-        (('column = "duration_ms"\nlog', 'column = "tag"\nlog'), ["column 'tag' has type string, but numbers are needed"]),
+        (
+            ('column = "duration_ms"\nlog', 'column = "upload_dt"\nlog'),
+            ["column 'upload_dt' has type"],
+        ),
         (('key = "video_id"', 'key = "author_id"'), ["column 'author_id' is missing"]),
     ],
 )
@@ -249,3 +272,76 @@ def test_a_log_that_does_not_fit_is_named(change, expected, tmp_path):
     for part in expected:
         assert part in str(error.value), error.value
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("kind", ["of the calendar", "of UTC", "with a zone", "of CSV"])
+def test_a_timestamp_is_the_moment_that_it_says(prepared, tmp_path, kind):
+    """10 o'clock without a zone is 10 o'clock on the calendar of days and hours, and not shifted again."""
+    log = distinct_log()
+    zone = datetime.UTC if kind == "of UTC" else datetime.timezone(datetime.timedelta(hours=8))
+    moments = [datetime.datetime.fromtimestamp(t / 1000, zone) for t in log["time_ms"].tolist()]
+    description = DESCRIPTION
+    if kind == "of UTC":
+        description = description.replace("utc_offset_hours = 8", 'utc_offset_hours = 8\ntimes_without_zone = "utc"')
+    if kind != "with a zone":
+        moments = [m.replace(tzinfo=None) for m in moments]
+    times = pa.array(moments, pa.timestamp("us", "America/Lima" if kind == "with a zone" else None))
+    path = write(tmp_path, description if kind == "of CSV" else description.replace("log_*.csv", "log_*.parquet"))
+    for old in (tmp_path / "raw").glob("log_*"):
+        old.unlink()
+    table = pa.table({**{n: pa.array(v) for n, v in log.items()}, "time_ms": times})
+    if kind == "of CSV":
+        pacsv.write_csv(table, tmp_path / "raw" / "log_a.csv")
+    else:
+        pq.write_table(table, tmp_path / "raw" / "log_a.parquet")
+    prepare_log(path, tmp_path / "out", QUIET)
+    assert sorted((r["time_ms"], r["hour"]) for r in rows_of(tmp_path / "out")) == sorted(
+        (r["time_ms"], r["hour"]) for r in rows_of(prepared / "out")
+    )
+
+
+def renamed(label: str) -> str:
+    """With another name for the label like."""
+    return DESCRIPTION.replace('"like"', f'"{label}"')
+
+
+def test_a_label_called_count_does_not_take_the_place_of_the_count(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"its rate of 'count' and .*: its count would both be the feature 'user_id_30d_count'"
+    ):
+        prepare_log(write(tmp_path, renamed("count")), tmp_path / "out", QUIET)
+
+
+def test_a_past_may_be_by_columns_of_any_name_when_it_has_one_of_its_own(tmp_path):
+    path = write(tmp_path, DESCRIPTION.replace('by = ["video_id"]', 'by = ["vidéo id"]\nname = "video_id"'))
+    for log in (tmp_path / "raw").glob("log_*.csv"):
+        log.write_text(log.read_text().replace("video_id", "vidéo id", 1))
+    side = tmp_path / "raw" / "video_features_basic_small.csv"
+    side.write_text(side.read_text().replace("video_id", "vidéo id", 1))
+    description = path.read_text().replace('key = "video_id"', 'key = "vidéo id"')
+    description = description.replace('[[id]]\ncolumn = "video_id"\nmin_count = 1\n', "").replace(
+        '"video_id", "author_id"', '"author_id"'
+    )
+    path.write_text(description.replace('fields = ["video_id"]', 'fields = ["author_id"]'))
+    prepare_log(path, tmp_path / "out", QUIET)
+    features = {f.name for f in load_schema(tmp_path / "out" / "schema.toml").feature}
+    assert {"video_id_1d_count", "video_id_1d_like"} <= features
+
+
+@pytest.mark.slow
+@given(
+    label=st.sampled_from(["like", "known_x", "happened_x", "x", "base", "row", "rows", "day", "split", "time"]),
+    other=st.sampled_from(["known_long_view", "happened_like", "user", "rows", "count_x", "stat", "label", "key", "number"]),
+    history=st.sampled_from(["stat_x", "label_x", "known_x", "row", "id", "base", "happened"]),
+)
+@settings(max_examples=15)
+def test_whatever_the_names_all_of_them_are_in_the_data(label, other, history, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("names")
+    description = renamed(label).replace('"watched"', f'"{other}"').replace('name = "liked"', f'name = "{history}"')
+    prepare_log(write(folder, description), folder / "out", QUIET)
+    schema = load_schema(folder / "out" / "schema.toml")
+    columns = set(pq.read_schema(folder / "out" / "test" / "part-00000.parquet").names)
+    told = {f.column for f in schema.feature} | {t.column for t in schema.task}
+    told |= {e.column for s in schema.sequence for e in s.events}
+    assert told <= columns
+    assert {t.name for t in schema.task} == {label, "long_view", other}

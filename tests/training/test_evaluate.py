@@ -1,12 +1,13 @@
-"""Evaluations that hold what cannot be measured."""
+"""Evaluations that hold what cannot be measured, and what is left of them in the run's folder."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 
 from home_dist.metrics import evaluate_tasks
-from home_dist.training.evaluate import Evaluation, Scored, without_broken
+from home_dist.training.evaluate import Evaluation, Scored, record, without_broken
 
 
 def test_a_task_that_diverged_does_not_take_the_others_along():
@@ -35,3 +36,32 @@ def test_nothing_is_changed_where_nothing_is_broken():
     found, notes = without_broken(given, ["like"])
     assert notes == []
     assert (found.weights == 1).all()
+
+
+def small_evaluation():
+    random = np.random.default_rng(0)
+    scores, labels, weights = random.random((50, 2)), random.integers(0, 2, (50, 2)), np.ones((50, 2))
+    labels[:, 1] = 0  # its AUC is not defined
+    given = Scored(scores, labels, weights, np.arange(50) % 5, np.empty((50, 0), dtype=np.int64))
+    return Evaluation(evaluate_tasks(["like", "follow"], labels, weights, scores), [], given, False, [])
+
+
+def refuse(name):
+    raise ValueError(f"{name} is no JSON")
+
+
+def test_figures_are_valid_json_though_some_are_not_defined(tmp_path):
+    record(tmp_path / "evaluation.json", tmp_path / "scores", "test", small_evaluation(), 7, 700, 0)
+    tree = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=refuse)
+    assert tree["test"]["follow"]["auc"] is None
+    assert tree["test"]["like"]["auc"] > 0
+
+
+@pytest.mark.parametrize("left", [b"", b'{"step": 3, "validation": {"like"', b"[]", b"\x80"])
+def test_a_cut_file_of_figures_does_not_cost_the_evaluation_that_follows(tmp_path, left):
+    path = tmp_path / "evaluation.json"
+    path.write_bytes(left)
+    record(path, tmp_path / "scores", "validation", small_evaluation(), 7, 700, 100)
+    record(path, tmp_path / "scores", "test", small_evaluation(), 7, 700, 100)
+    assert {"step", "samples", "validation", "test"} <= json.loads(path.read_text()).keys()
+    assert sorted(p.name for p in (tmp_path / "scores").iterdir()) == ["test.npz", "validation.npz"]

@@ -1,16 +1,17 @@
 """The work folder of a run: a folder per finished task, so that a run that was killed goes on at the task it was in."""
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from home_dist.errors import DataError
+from home_dist.errors import DataError, UserError
+from home_dist.files.json_files import json_text, read_json, write_json
+from home_dist.files.lock import locked
+from home_dist.files.whole import MARK, mark_folder, refuse_foreign
 from home_dist.prepare.engine.engines import Engine
 from home_dist.prepare.progress import Progress
 
@@ -32,13 +33,17 @@ class Work:
 
     def __init__(self, folder: Path, fingerprint: dict[str, Any], engine: Engine, progress: Progress):
         """fingerprint: what the tasks depend on; a folder of another one is emptied first. Raises DataError while another run
-        is at work in the folder."""
+        is at work in the folder, and where something stands there that home_dist did not make."""
         self.folder, self._engine, self.progress = folder, engine, progress
+        wanted = json.loads(json_text(fingerprint))
+        there = _plan_of(folder)
+        if not there:  # of an older version's folder, the plan is the mark
+            refuse_foreign(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(folder)
-        plan = folder / _PLAN
-        wanted = json.loads(json.dumps(fingerprint))
-        there = json.loads(plan.read_text()) if plan.is_file() else {}
+        self._lock = ExitStack()
+        busy = DataError(f"{folder}: another run is at work there. Wait for it, or choose another folder to write to.")
+        self._lock.enter_context(locked(folder, busy))
+        mark_folder(folder, folder.with_suffix(""))
         self.goes_on = there.get("fingerprint") == wanted
         self._chosen: dict[str, int] = there.get("chosen", {}) if self.goes_on else {}
         self._fingerprint = wanted
@@ -47,10 +52,7 @@ class Work:
         self._save()
 
     def _save(self) -> None:
-        text = json.dumps({"fingerprint": self._fingerprint, "chosen": self._chosen})
-        writing = self.folder / f"{_PLAN}.writing"
-        writing.write_text(text)
-        writing.rename(self.folder / _PLAN)
+        write_json(self.folder / _PLAN, {"fingerprint": self._fingerprint, "chosen": self._chosen})
 
     def choose(self, name: str, value: int) -> int:
         """A number that tasks depend on but the result does not, such as that of partitions: the one this folder began with."""
@@ -82,27 +84,28 @@ class Work:
     def remove(self) -> None:
         with suppress(OSError):
             _empty(self.folder)
+            (self.folder / MARK).unlink()
             self.folder.rmdir()
 
     def close(self) -> None:
-        os.close(self._lock)
+        self._lock.close()
 
 
-def _locked(folder: Path) -> int:
-    """The system takes the lock away when the process ends, however it does."""
-    lock = os.open(folder, os.O_RDONLY)
+def _plan_of(folder: Path) -> dict[str, Any]:
+    """Empty where there is none, or none that can be read."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise DataError(f"{folder}: another run is at work there. Wait for it, or choose another folder to write to.") from None
-    return lock
+        tree = read_json(folder / _PLAN, "")
+    except UserError:
+        return {}
+    return tree if isinstance(tree.get("fingerprint"), dict) and isinstance(tree.get("chosen"), dict) else {}
 
 
 def _empty(folder: Path) -> None:
+    """All but the mark."""
     (folder / _PLAN).unlink(missing_ok=True)  # first, so that no run goes on with what is half removed
     for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.name != MARK:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @dataclass(frozen=True)

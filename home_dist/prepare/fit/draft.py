@@ -3,17 +3,28 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from home_dist.errors import ConfigError
+from home_dist.errors import ConfigError, problem_lines
 from home_dist.ids.keys import KeyType
 from home_dist.prepare.boundaries import Buckets
-from home_dist.schema import IdFeature, PretrainedFeature, SequenceSpec, TaskSpec
+from home_dist.schema import (
+    DenseFeature,
+    Feature,
+    IdFeature,
+    PretrainedFeature,
+    Schema,
+    SequenceSpec,
+    StatisticFeature,
+    TableSpec,
+    TaskSpec,
+)
 from home_dist.schema.base import Name, Spec
 from home_dist.schema.values import HashValues
 from home_dist.toml_file import read_model
 
 Count = Annotated[int, Field(ge=1)]
+_MOST_OF_A_NAME = 200  # of a table, whose vocabulary lies in a file of its name
 
 
 class DraftVocabulary(Spec):
@@ -73,4 +84,25 @@ def load_draft(path: Path) -> Draft:
         if fitted == (table.rows is not None):
             problem = "rows follow from its vocabulary; leave them out" if fitted else "rows are missing"
             raise ConfigError(f"{path}: table {table.name!r}: {problem}")
+    _check_names(draft, path)
     return draft
+
+
+def _check_names(draft: Draft, path: Path) -> None:
+    """Before anything is read: the schema that will be written, with other numbers in the place of fitted ones."""
+    try:
+        tables = tuple(TableSpec(name=t.name, rows=t.rows or 2) for t in draft.table)
+        Schema(table=tables, feature=tuple(map(_unfitted, draft.feature)), sequence=draft.sequence, task=draft.task)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in problem_lines(error))) from None
+    for table in draft.table:
+        if len(table.name) > _MOST_OF_A_NAME:
+            raise ConfigError(f"{path}: table {table.name[:40]}...: its name is longer than {_MOST_OF_A_NAME} characters")
+
+
+def _unfitted(feature: IdFeature | PretrainedFeature | DraftStatistic | DraftDense) -> Feature:
+    if isinstance(feature, DraftStatistic):
+        return StatisticFeature(name=feature.name, column=feature.column, boundaries=feature.boundaries or ())
+    if isinstance(feature, DraftDense):
+        return DenseFeature(name=feature.name, column=feature.column, width=feature.width)
+    return feature

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from home_dist.errors import ConfigError, DataError, problem_lines
+from home_dist.files.listing import find_files
 from home_dist.ids.keys import fits_key
 from home_dist.ids.vocabulary import Counts
 from home_dist.prepare.boundaries import choose_boundaries
@@ -59,9 +60,7 @@ def fit_data(draft_path: Path, data: Path, say: Say, training: str = "train") ->
     draft = load_draft(draft_path)
     if (data / "schema.toml").exists():
         raise DataError(f"{data / 'schema.toml'}: is there already. Remove it, and vocabularies/ beside it, to fit anew.")
-    paths = sorted((data / training).rglob("*.parquet"))
-    if not paths:
-        raise DataError(f"{data / training}: holds no *.parquet files. The training part must lie there.")
+    paths = [Path(f.path) for f in find_files(str(data / training))[1]]
     fit = _Fit(
         counts={t.name: Counts(t.values.type) for t in draft.table if isinstance(t.values, DraftVocabulary)},
         sketches={f.name: [Sketch() for _ in range(_width(f))] for f in draft.feature if not isinstance(f, _AS_IS)},
@@ -96,6 +95,8 @@ def _batches(path: Path, draft: Draft) -> Iterable[pa.RecordBatch]:
         file = pq.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
         raise _unreadable(path, error) from None
+    if not file.metadata.num_rows:
+        return  # whatever its columns
     wanted = {f.column for f in draft.feature if not isinstance(f, _AS_IS)}
     for table in draft.table:
         if isinstance(table.values, DraftVocabulary):

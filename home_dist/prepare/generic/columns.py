@@ -22,8 +22,9 @@ Shape = Literal["key", "list", "number", "time"]
 class Types:
     """What columns there are, of which types, in the log and its side tables. Raises DataError for what does not fit."""
 
-    def __init__(self, log: str, types: Mapping[str, pa.DataType]):
-        self.log, self.types = log, dict(types)
+    def __init__(self, log: str, types: Mapping[str, pa.DataType], odd: Mapping[str, str] | None = None):
+        """odd: by column, which file has another type than most."""
+        self.log, self.types, self.odd = log, dict(types), odd or {}
 
     def of(self, name: str) -> pa.DataType:
         if name not in self.types:
@@ -62,8 +63,9 @@ class Types:
             raise self.wrong(name, "whole numbers or timestamps")
 
     def wrong(self, name: str, needed: str) -> DataError:
+        where = f" ({self.odd[name]})" if name in self.odd else ""
         return DataError(
-            f"{self.log}: column {name!r} has type {self.of(name)}, but {needed} are needed. Correct it or leave it out."
+            f"{self.log}: column {name!r} has type {self.of(name)}{where}, but {needed} are needed. Correct it or leave it out."
         )
 
 
@@ -111,16 +113,22 @@ def numbers(column: pa.Array) -> NDArray[np.float64]:
     return np.where(missing(column), np.nan, values) if column.null_count else values
 
 
-def times(column: pa.Array, unit: str, log: str, name: str) -> Ints:
-    """(n,) milliseconds since 1970. Raises DataError for what is no time."""
+def times(column: pa.Array, unit: str, file: str, first: int, name: str, local_ms: int = 0) -> Ints:
+    """(n,) milliseconds since 1970, of rows `first` and on of a file. local_ms: how far timestamps without a zone are ahead of
+    UTC. Raises DataError."""
     if column.null_count:
-        raise DataError(f"{log}: column {name!r} has {column.null_count:,} empty values; each row needs a time.")
+        row = first + int(np.argmax(np.asarray(column.is_null()))) + 1
+        raise DataError(
+            f"{file}: column {name!r} has {column.null_count:,} empty values, the first in row {row:,}; each row needs a time."
+        )
     if pa.types.is_timestamp(column.type):
-        return np.asarray(column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64()))
+        moments = np.asarray(column.cast(pa.timestamp("ms", column.type.tz), safe=False).cast(pa.int64()))
+        return moments if column.type.tz is not None else moments - local_ms
     found = (np.asarray(column.cast(pa.int64())) / _PER_MS[unit]).astype(np.int64)
     if len(found) and (found.min() < 0 or found.max() > _LATEST_MS):
+        bad = int(np.argmax((found < 0) | (found > _LATEST_MS)))
         raise DataError(
-            f"{log}: column {name!r} holds {np.asarray(column)[found.argmax()]}, which is no time since 1970 in "
-            f"{unit}. Set time_unit to s, ms or us."
+            f"{file}: column {name!r} holds {np.asarray(column)[bad]} in row {first + bad + 1:,}, which is no time since 1970 "
+            f"in {unit}. Set time_unit to s, ms or us, or correct the file."
         )
     return found

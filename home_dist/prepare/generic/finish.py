@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +12,13 @@ import pyarrow.parquet as pq
 
 from home_dist.ids.vocabulary import merged, most_frequent
 from home_dist.prepare.boundaries import Counted, fit_counted, rounding_step
-from home_dist.prepare.days import Days, choose_days
+from home_dist.prepare.days import Days, choose_days, day_name
 from home_dist.prepare.engine.spill import read_rows
 from home_dist.prepare.generic.encode import AGE_BOUNDS_MS, STORED_FILE, Fitted, split_file
 from home_dist.prepare.generic.gather import CELLS_FILE, LABELS_FILE, values_file
 from home_dist.prepare.generic.plan import Plan
 from home_dist.prepare.generic.scan import DAYS, HOURS, UNMATCHED
+from home_dist.prepare.generic.source import Chunk
 from home_dist.prepare.write import write_file
 from home_dist.schema import EventField, IdFeature, Schema, SequenceSpec, StatisticFeature, TableSpec, TaskSpec
 
@@ -34,7 +36,25 @@ def unmatched(scanned: Sequence[Path]) -> dict[str, int]:
 def days_of(plan: Plan, scanned: Sequence[Path]) -> Days:
     parts, spec = plan.spec.split, plan.spec
     day = np.concatenate([pq.read_table(f / DAYS).column("day").to_numpy() for f in scanned])
-    return choose_days(day, parts.train_days, parts.validation_days, parts.test_days, spec.utc_offset_hours)
+    return choose_days(
+        day, parts.train_days, parts.validation_days, parts.test_days, spec.utc_offset_hours, "split.{}_days = {}"
+    )
+
+
+def rows_before(days: Days, chunks: Sequence[Chunk], scanned: Sequence[Path]) -> list[dict[str, Any]]:
+    """Of each file with rows before the training days: their number, first and last day; files with most of them first."""
+    found: dict[str, dict[str, Any]] = {}
+    for chunk, folder in zip(chunks, scanned, strict=True):
+        told = pq.read_table(folder / DAYS)
+        day, rows = told.column("day").to_numpy(), told.column("rows").to_numpy()
+        left = day < days.train
+        if left.any():
+            own = found.setdefault(chunk.file.named, {"file": chunk.file.named, "rows": 0, "first": [], "last": []})
+            own["rows"] += int(rows[left].sum())
+            own["first"].append(int(day[left].min()))
+            own["last"].append(int(day[left].max()))
+    told = [{**f, "first": day_name(min(f["first"])), "last": day_name(max(f["last"]))} for f in found.values()]
+    return sorted(told, key=lambda f: (-f["rows"], f["file"]))
 
 
 def hours_before(scanned: Sequence[Path]) -> pa.Table:
@@ -150,7 +170,7 @@ def _task(name: str, group: str, fitted: Fitted, days: pa.Table) -> TaskSpec:
 
 def stored_columns(encoded: Path, schema: Schema) -> list[str]:
     """Without statistics that tell nothing."""
-    told = {f.column for f in schema.feature}
+    told = {f.column for f in schema.feature} | {e.column for s in schema.sequence for e in s.events}
     with pa.memory_map(str(encoded / split_file(0))) as source:
         there = pa.ipc.open_file(source).schema.names
     return [n for n in there if not n.startswith("stat_") or n in told]

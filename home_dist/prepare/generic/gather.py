@@ -16,12 +16,14 @@ from home_dist.ids.vocabulary import counted
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import SPLITS, Days, local_days
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
+from home_dist.prepare.generic.names import past_name
 from home_dist.prepare.generic.past import count_past
 from home_dist.prepare.generic.plan import Plan, cells_of, flags, user_hashes
-from home_dist.prepare.generic.spec import past_name
+from home_dist.prepare.generic.repeated import copies_of_users, told_copies
 from home_dist.prepare.rates import log_odds
 
 ROWS, CELLS_FILE, LABELS_FILE, SEEN_FILE = "rows.arrow", "cells.parquet", "labels.parquet", "seen.parquet"
+REPEATED_FILE = "repeated.parquet"
 
 
 def values_file(number: int) -> str:
@@ -44,6 +46,12 @@ def gather(plan: Plan, days: Days, part: int, users: Sequence[Path], back: Seque
     table = table.take(pa.array(order))
     returned = {name: values[order] for name, values in returned.items()}
     time, user, hashed = time[order], user[order], hashed[order]
+    copies = copies_of_users(table, user)
+    pq.write_table(told_copies(copies, user, time), folder / REPEATED_FILE)
+    if spec.repeated == "merge" and copies.any():
+        table = table.filter(pa.array(~copies))
+        returned = {name: values[~copies] for name, values in returned.items()}
+        time, user, hashed = time[~copies], user[~copies], hashed[~copies]
 
     numbers = {n.column: table.column(f"number_{n.column}").to_numpy() for n in spec.number}
     for past in spec.past:
@@ -53,10 +61,10 @@ def gather(plan: Plan, days: Days, part: int, users: Sequence[Path], back: Seque
             key = codes(table.column("user").combine_chunks(), *others)
             found = count_past(past, key, time, spec, table)
         name = past_name(past)
-        numbers[f"{name}_count"] = np.log1p(found[f"{name}_count"])
+        numbers[f"{name}_count"] = np.log1p(found[f"{name}.count"])
         for rate in past.rates:
-            happened, known = found[f"{name}_happened_{rate}"], found[f"{name}_known_{rate}"]
-            numbers[f"{name}_{rate}"] = log_odds(happened, known, returned[f"base_{rate}"], past.strength)
+            happened, known = found[f"{name}.happened.{rate}"], found[f"{name}.known.{rate}"]
+            numbers[f"{name}_{rate}"] = log_odds(happened, known, returned[f"base.{rate}"], past.strength)
 
     day = local_days(time, spec.utc_offset_hours)
     split = days.split_of(day)

@@ -37,6 +37,8 @@ class Inputs:
     """With those of side tables, used or not."""
     sides: tuple[tuple[Path, str], ...]
     """Written side tables, and their keys."""
+    absent: dict[str, list[str]]
+    """By used column: the log's files that do not have it."""
 
     @property
     def rows(self) -> int:
@@ -46,12 +48,13 @@ class Inputs:
 def open_inputs(spec: LogSpec, found: Found, work: Work) -> Inputs:
     """Raises DataError for what does not fit the description."""
     converted = _converted([found.log, *found.sides], work)
-    files, log_types = look(converted[0], found.log)
+    log = look(converted[0], found.log)
+    files, log_types = log.files, log.types
     if not any(f.rows for f in files):
         raise DataError(f"{spec.log}: the log holds no rows.")
     used, types, tasks = _used(spec), dict(log_types), []
     for section, paths, names in zip(spec.side, converted[1:], found.sides, strict=True):
-        own = look(paths, names)[1]
+        own = look(paths, names).types
         kinds = Types(spec.log, types).key(section.key), Types(section.files, own).key(section.key)
         if kinds[0] != kinds[1]:
             raise DataError(
@@ -66,10 +69,11 @@ def open_inputs(spec: LogSpec, found: Found, work: Work) -> Inputs:
         wanted = {n: t for n, t in own.items() if n in used}
         tasks.append(Task(partial(write_side, paths, section.files, section.key, wanted), 1))
         types |= own | {section.key: types[section.key]}
-    _check(spec, Types(spec.log, types))
+    _check(spec, Types(spec.log, types, log.odd))
     folders = work.run("side", "joining", tasks, "tables") if tasks else []
     sides = tuple((f / SIDE, s.key) for f, s in zip(folders, spec.side, strict=True))
-    return Inputs(files, {n: t for n, t in log_types.items() if n in used}, types, sides)
+    absent = {n: names for n, names in log.absent.items() if n in used}
+    return Inputs(files, {n: t for n, t in log_types.items() if n in used}, types, sides, absent)
 
 
 def _converted(groups: Sequence[list[Path]], work: Work) -> list[list[Path]]:

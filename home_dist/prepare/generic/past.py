@@ -5,13 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from home_dist.ids.keys import codes
 from home_dist.prepare.asof import AsOf, Ints
 from home_dist.prepare.days import DAY_MS, local_days
 from home_dist.prepare.engine.spill import read_part, write_parts
+from home_dist.prepare.generic.names import past_name
 from home_dist.prepare.generic.plan import HOUR_MS, Plan, flags
-from home_dist.prepare.generic.spec import LogSpec, PastSection, past_name
+from home_dist.prepare.generic.repeated import without_copies
+from home_dist.prepare.generic.scan import HOURS, sums_by
+from home_dist.prepare.generic.spec import LogSpec, PastSection
 from home_dist.prepare.rates import base_rates
 
 BACK = "back.arrow"
@@ -30,10 +34,10 @@ def count_past(past: PastSection, key: Ints, time: Ints, spec: LogSpec, table: p
     if past.days is not None:
         events = events.since(int(past.days * DAY_MS))
     name = past_name(past)
-    found = {f"{name}_count": events.count()}
+    found = {f"{name}.count": events.count()}
     for rate in past.rates:
         for what in ("happened", "known"):
-            found[f"{name}_{what}_{rate}"] = events.sum(flags(table, f"{what}_{rate}"))
+            found[f"{name}.{what}.{rate}"] = events.sum(flags(table, f"{what}_{rate}"))
     return found
 
 
@@ -45,9 +49,21 @@ def _in_order(table: pa.Table, key: Ints) -> tuple[pa.Table, Ints, Ints]:
     return table.take(pa.array(order)), key[order], time[order]
 
 
+def _events(plan: Plan, part: int, spilled: Sequence[Path]) -> pa.Table:
+    table = read_part(spilled, part)
+    return without_copies(table) if plan.spec.repeated == "merge" else table
+
+
+def sum_hours(plan: Plan, part: int, spilled: Sequence[Path], folder: Path) -> None:
+    """What the scan tells of whole hours, where rows that are alike count once: a partition has all rows of its hours."""
+    table = _events(plan, part, spilled)
+    sums = {n: flags(table, n).astype(np.int64) for r in plan.rates for n in (f"happened_{r}", f"known_{r}")}
+    pq.write_table(sums_by("hour", table.column("time").to_numpy() // HOUR_MS, sums), folder / HOURS)
+
+
 def count_keyed(plan: Plan, number: int, part: int, spilled: Sequence[Path], folder: Path) -> None:
     """All [[past]] entries of the key set of that number, in one partition of its keys."""
-    table = read_part(spilled, part)
+    table = _events(plan, part, spilled)
     by = plan.elsewhere[number]
     key = codes(*(table.column(f"key_{i}").combine_chunks() for i in range(len(by))))
     table, key, time = _in_order(table, key)
@@ -61,7 +77,7 @@ def count_keyed(plan: Plan, number: int, part: int, spilled: Sequence[Path], fol
 
 def count_everyone(plan: Plan, part: int, spilled: Sequence[Path], hours: pa.Table, folder: Path) -> None:
     """Base rates in whole hours. hours: of the whole log, hour and sums of labels in all hours before it."""
-    table = read_part(spilled, part)
+    table = _events(plan, part, spilled)
     place = np.searchsorted(hours.column("hour").to_numpy(), table.column("time").to_numpy() // HOUR_MS)
     table, place, time = _in_order(table, place)
     events = AsOf(place, time, place, time)  # an hour is the key: what came before it stands in `hours`
@@ -71,5 +87,5 @@ def count_everyone(plan: Plan, part: int, spilled: Sequence[Path], hours: pa.Tab
             events.sum(flags(table, f"{what}_{name}")) + hours.column(f"{what}_{name}").to_numpy()[place]
             for what in ("happened", "known")
         ]
-        back[f"base_{name}"] = pa.array(base_rates(sums[0], sums[1]))
+        back[f"base.{name}"] = pa.array(base_rates(sums[0], sums[1]))
     write_parts(folder / BACK, pa.table(back), table.column("part").to_numpy().astype(np.int64), plan.parts)

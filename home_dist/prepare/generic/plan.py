@@ -42,6 +42,11 @@ class Plan:
         return Types(self.spec.log, self.types)
 
     @property
+    def local_ms(self) -> int:
+        """How far timestamps without a zone are ahead of UTC."""
+        return int(self.spec.utc_offset_hours * HOUR_MS) if self.spec.times_without_zone == "local" else 0
+
+    @property
     def rates(self) -> tuple[str, ...]:
         """Labels whose rates are asked for."""
         asked = {r for p in self.spec.past for r in p.rates}

@@ -6,7 +6,6 @@ number of processes, or on the engine that ran the tasks: rows stand in the orde
 numbers, and sums of others are taken in one order.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
@@ -21,19 +20,22 @@ import pyarrow.parquet as pq
 
 from home_dist import __version__
 from home_dist.errors import DataError, UserError
+from home_dist.files.json_files import write_json
 from home_dist.files.whole import refuse_existing, whole_folder
 from home_dist.prepare.days import SPLITS, Days
 from home_dist.prepare.engine import KINDS, Lost, Task, Work
 from home_dist.prepare.generic import finish, past, scan
 from home_dist.prepare.generic.encode import FOUND_FILE, Fitted, encode
-from home_dist.prepare.generic.gather import SEEN_FILE, gather
-from home_dist.prepare.generic.inputs import Found, open_inputs
+from home_dist.prepare.generic.extremes import extremes
+from home_dist.prepare.generic.gather import REPEATED_FILE, SEEN_FILE, gather
+from home_dist.prepare.generic.inputs import Found, Inputs, open_inputs
+from home_dist.prepare.generic.names import past_name
 from home_dist.prepare.generic.plan import CELLS, Plan
 from home_dist.prepare.generic.sizes import chunk_rows, partitions
-from home_dist.prepare.generic.source import chunks_of
-from home_dist.prepare.generic.spec import LogSpec, load_spec, past_name
+from home_dist.prepare.generic.source import Chunk, chunks_of
+from home_dist.prepare.generic.spec import LogSpec, load_spec
 from home_dist.prepare.progress import Progress, Say
-from home_dist.prepare.report import Told, make_report
+from home_dist.prepare.report import LeftOut, Told, make_report
 from home_dist.prepare.write import file_bounds, part_name
 from home_dist.schema import save_schema
 
@@ -66,7 +68,7 @@ def prepare_log(description: Path, out: Path, say: Say, options: Options | None 
         with closing(Work(out.with_name(out.name + ".work"), _fingerprint(spec, found), engine, progress)) as work:
             if work.goes_on:
                 progress(f"going on in {work.folder}, which an earlier run of the same description left")
-            report = _Preparation(spec, work, options, engine.processes).all(found, out)
+            report = _Preparation(spec, description.parent, work, options, engine.processes).all(found, out)
             work.remove()
             return report
     except OSError as error:
@@ -84,17 +86,19 @@ def _fingerprint(spec: LogSpec, found: Found) -> dict[str, Any]:
 
 
 class _Preparation:
-    def __init__(self, spec: LogSpec, work: Work, options: Options, processes: int):
-        self.spec, self.work, self.options, self.processes = spec, work, options, processes
+    def __init__(self, spec: LogSpec, folder: Path, work: Work, options: Options, processes: int):
+        """folder: of the description."""
+        self.spec, self.folder, self.work, self.options, self.processes = spec, folder, work, options, processes
 
     def all(self, found: Found, out: Path) -> dict[str, Any]:
         try:
-            plan, rows, scanned, days = self._read(found)
+            plan, inputs, chunks, scanned, days = self._read(found)
         except Lost:
             raise
         except UserError:
             self.work.remove()  # of no use once the input is corrected
             raise
+        rows = inputs.rows
         each = [rows * (n + 1) // plan.parts - rows * n // plan.parts for n in range(plan.parts)]
         gathered = self._gather(plan, each, scanned, days)
         fitted = self._fit(plan, days, gathered)
@@ -102,9 +106,11 @@ class _Preparation:
             "encode", "encoding", [Task(partial(encode, plan, fitted, g), n) for g, n in zip(gathered, each, strict=True)]
         )
         self.work.drop("gather")
-        return self._write(plan, rows, scanned, gathered, encoded, fitted, out)
+        before = [{**told, "file": self._short(told["file"])} for told in finish.rows_before(days, chunks, scanned)]
+        left = LeftOut(before, {name: list(map(self._short, files)) for name, files in inputs.absent.items()})
+        return self._write(plan, inputs, left, scanned, gathered, encoded, fitted, out)
 
-    def _read(self, found: Found) -> tuple[Plan, int, list[Path], Days]:
+    def _read(self, found: Found) -> tuple[Plan, Inputs, list[Chunk], list[Path], Days]:
         """All that can find fault with the input."""
         spec, work = self.spec, self.work
         inputs = open_inputs(spec, found, work)
@@ -118,7 +124,7 @@ class _Preparation:
         )
         chunks = chunks_of(inputs.files, chunk)
         scanned = work.run("scan", "reading", [Task(partial(scan.scan, plan, c), c.last - c.first) for c in chunks])
-        return plan, rows, scanned, finish.days_of(plan, scanned)
+        return plan, inputs, chunks, scanned, finish.days_of(plan, scanned)
 
     def _gather(self, plan: Plan, each: Sequence[int], scanned: Sequence[Path], days: Days) -> list[Path]:
         """each: rows of the partitions, about."""
@@ -128,7 +134,11 @@ class _Preparation:
             tasks = [Task(partial(past.count_keyed, plan, key, n, spilled), rows) for n, rows in enumerate(each)]
             back.append([f / past.BACK for f in self.work.run(f"past-{key}", f"counting by {', '.join(by)}", tasks)])
         if plan.rates:
-            spilled, hours = [f / scan.TIMES for f in scanned], finish.hours_before(scanned)
+            spilled, hourly = [f / scan.TIMES for f in scanned], scanned
+            if self.spec.repeated == "merge":
+                tasks = [Task(partial(past.sum_hours, plan, n, spilled), rows) for n, rows in enumerate(each)]
+                hourly = self.work.run("hours", "hours", tasks)
+            hours = finish.hours_before(hourly)
             tasks = [Task(partial(past.count_everyone, plan, n, spilled, hours), rows) for n, rows in enumerate(each)]
             back.append([f / past.BACK for f in self.work.run("everyone", "base rates", tasks)])
         users = [f / scan.USERS for f in scanned]
@@ -150,6 +160,10 @@ class _Preparation:
         known = {x.name: pc.sum(labels.column(f"known_{x.name}")).as_py() == rows for x in self.spec.label}
         return Fitted(days, tuple(paths), finish.fit_steps(gathered, self._statistics()), known)
 
+    def _short(self, file: str) -> str:
+        """From the description's folder, so that a report is the same wherever that lies."""
+        return str(Path(file).relative_to(self.folder)) if Path(file).is_relative_to(self.folder) else file
+
     def _statistics(self) -> list[str]:
         """Names, in the order of the description."""
         names = [n.column for n in self.spec.number]
@@ -160,7 +174,8 @@ class _Preparation:
     def _write(
         self,
         plan: Plan,
-        rows: int,
+        inputs: Inputs,
+        left: LeftOut,
         scanned: Sequence[Path],
         gathered: Sequence[Path],
         encoded: Sequence[Path],
@@ -184,11 +199,15 @@ class _Preparation:
         report = make_report(
             Told(
                 log=spec.log,
-                rows=rows,
+                rows=inputs.rows,
                 unmatched=finish.unmatched(scanned),
                 days=fitted.days,
                 labels=labels,
+                left=left,
+                extremes=extremes(scanned, [self._short(f.named) for f in inputs.files], scan.FILE_BITS),
                 seen=seen,
+                repeated=[pq.read_table(f / REPEATED_FILE) for f in gathered],
+                merged=spec.repeated == "merge",
                 ids=[pq.read_table(f / FOUND_FILE) for f in encoded],
                 vocabularies={p.stem: pq.read_metadata(p).num_rows + 1 for p in fitted.vocabularies},
                 schema=schema,
@@ -203,5 +222,5 @@ class _Preparation:
                 (folder / place).hardlink_to(path / finish.PART)
             shutil.copytree(self.work.folder / "vocabularies", folder / "vocabularies")
             save_schema(schema, folder / "schema.toml")
-            (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+            write_json(folder / "report.json", report)
         return report

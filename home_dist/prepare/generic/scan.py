@@ -4,6 +4,8 @@ Users share videos and authors. What was known of these is counted in partitions
 are over everyone, in partitions of whole hours. Both get just the keys, times and labels of each row, and send back numbers.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,37 +14,53 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
-from home_dist.ids.keys import missing
+from home_dist.ids.keys import NotKeys, missing
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import local_days
 from home_dist.prepare.engine.spill import write_parts
 from home_dist.prepare.generic import columns as c
+from home_dist.prepare.generic.extremes import scan_extremes
 from home_dist.prepare.generic.plan import HOUR_MS, Plan, parts_of_keys, parts_of_users, user_hashes
+from home_dist.prepare.generic.repeated import CONTENT, contents
 from home_dist.prepare.generic.source import Chunk, join, read_chunk
 from home_dist.prepare.generic.spec import LabelSection
 
 USERS, TIMES, DAYS, HOURS = "users.arrow", "times.arrow", "days.parquet", "hours.parquet"
 UNMATCHED = "unmatched.parquet"
-_FILE_BITS = 40  # of a row's number: its place in its file; the file's number stands above
+FILE_BITS = 40  # of a row's number: its place in its file; the file's number stands above
 
 
 def keyed(number: int) -> str:
     return f"keyed-{number}.arrow"
 
 
+@contextmanager
+def _named(chunk: Chunk, column: str, in_lists: bool = False) -> Iterator[None]:
+    """Tells file, column and row of values that are no keys."""
+    try:
+        yield
+    except NotKeys as error:
+        row = "" if in_lists else f" in row {chunk.first + int(np.argmax(error.bad)) + 1:,}"
+        raise DataError(f"{chunk.file.named}: column {column!r}{row}: {error.problem}. Correct the file.") from None
+
+
 def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
     table = read_chunk(chunk, plan.log_types)
     spec, unmatched = plan.spec, []
     for side, key in plan.sides:
-        table, without = join(table, side, key)
+        with _named(chunk, key):
+            table, without = join(table, side, key)
         unmatched.append(without)
 
     def keys(name: str) -> pa.Array:
-        return c.keys(table.column(name).combine_chunks())
+        with _named(chunk, name):
+            return c.keys(table.column(name).combine_chunks())
 
-    row = (chunk.file.index << _FILE_BITS) + np.arange(chunk.first, chunk.last)
-    time = c.times(table.column(spec.time).combine_chunks(), spec.time_unit, spec.log, spec.time)
-    labels = _labels(plan, table)
+    row = (chunk.file.index << FILE_BITS) + np.arange(chunk.first, chunk.last)
+    time = c.times(
+        table.column(spec.time).combine_chunks(), spec.time_unit, chunk.file.named, chunk.first, spec.time, plan.local_ms
+    )
+    labels = _labels(plan, table, chunk)
     users = keys(spec.user)
     part = parts_of_users(user_hashes(users, row), plan.parts)
 
@@ -50,40 +68,46 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
     for section in spec.id:
         column = table.column(section.column).combine_chunks()
         many = section.separator is not None or plan.known.is_list(section.column)
-        found[f"id_{section.column}"] = c.lists(column, section.separator) if many else c.keys(column)
+        with _named(chunk, section.column, in_lists=many):
+            found[f"id_{section.column}"] = c.lists(column, section.separator) if many else c.keys(column)
     found |= {f"key_{name}": keys(name) for name in plan.stored_keys}
+    numbers = {n.column: c.numbers(table.column(n.column).combine_chunks()) for n in spec.number}
+    scan_extremes(numbers, row, folder)
     for number in spec.number:
-        values = c.numbers(table.column(number.column).combine_chunks())
+        values = numbers[number.column]
         with np.errstate(invalid="ignore", divide="ignore"):
             values = np.where(values >= 0, np.log1p(values), np.nan) if number.log else values
         found[f"number_{number.column}"] = pa.array(np.where(np.isfinite(values), values, np.nan))
-    write_parts(folder / USERS, pa.table(found | {n: pa.array(v) for n, v in labels.items()}), part, plan.parts)
+    whole = pa.table(found | {n: pa.array(v) for n, v in labels.items()})
+    write_parts(folder / USERS, whole, part, plan.parts)
 
     event = {"row": pa.array(row), "part": pa.array(part, pa.int32()), "time": pa.array(time)}
+    if spec.repeated == "merge":
+        event[CONTENT] = pa.array(contents(whole))
     rates = {f"{what}_{name}": pa.array(labels[f"{what}_{name}"]) for name in plan.rates for what in ("happened", "known")}
     if plan.rates:
         write_parts(folder / TIMES, pa.table(event | rates), time // HOUR_MS % plan.parts, plan.parts)
     for place, by in enumerate(plan.elsewhere):
         parts = [keys(name) for name in by]
         told = ~np.any([missing(k) for k in parts], axis=0)  # an unknown key has no past
-        whole = pa.table(event | {f"key_{i}": k for i, k in enumerate(parts)} | rates).filter(pa.array(told))
-        write_parts(folder / keyed(place), whole, parts_of_keys(parts, plan.parts)[told], plan.parts)
+        events = pa.table(event | {f"key_{i}": k for i, k in enumerate(parts)} | rates).filter(pa.array(told))
+        write_parts(folder / keyed(place), events, parts_of_keys(parts, plan.parts)[told], plan.parts)
 
     files = pa.array([s.files for s in spec.side], pa.string())
     pq.write_table(pa.table({"side": files, "rows": pa.array(unmatched, pa.int64())}), folder / UNMATCHED)
     day = local_days(time, spec.utc_offset_hours)
-    pq.write_table(_sums("day", day, {}), folder / DAYS)
+    pq.write_table(sums_by("day", day, {}), folder / DAYS)
     happened = {n: np.asarray(v).astype(np.int64) for n, v in rates.items()}
-    pq.write_table(_sums("hour", time // HOUR_MS, happened), folder / HOURS)
+    pq.write_table(sums_by("hour", time // HOUR_MS, happened), folder / HOURS)
 
 
-def _sums(name: str, groups: Ints, values: dict[str, Ints]) -> pa.Table:
+def sums_by(name: str, groups: Ints, values: dict[str, Ints]) -> pa.Table:
     distinct, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
     sums = {n: np.bincount(inverse, weights=v, minlength=len(distinct)).astype(np.int64) for n, v in values.items()}
     return pa.table({name: distinct, "rows": counts, **sums})
 
 
-def _labels(plan: Plan, table: pa.Table) -> dict[str, NDArray[np.int8]]:
+def _labels(plan: Plan, table: pa.Table, chunk: Chunk) -> dict[str, NDArray[np.int8]]:
     """(N,) each: happened_NAME and known_NAME."""
     found = {}
     for section in plan.spec.label:
@@ -91,19 +115,19 @@ def _labels(plan: Plan, table: pa.Table) -> dict[str, NDArray[np.int8]]:
         known = ~np.isnan(values)
         if section.known is not None:
             known &= c.numbers(table.column(section.known).combine_chunks()) > 0
-        positive = _positive(plan, section, values, known)
+        positive = _positive(chunk, section, values, known)
         found[f"happened_{section.name}"] = (positive & known).astype(np.int8)
         found[f"known_{section.name}"] = known.astype(np.int8)
     return found
 
 
-def _positive(plan: Plan, section: LabelSection, values: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _positive(chunk: Chunk, section: LabelSection, values: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if section.at_least is not None:
         return values >= section.at_least
     bad = known & (values != 0) & (values != 1)
     if bad.any():
         raise DataError(
-            f"{plan.spec.log}: column {section.column!r} of label {section.name!r} holds {values[bad][0]:g}; 0 or 1 is needed. "
-            "For a threshold, set the label's at_least."
+            f"{chunk.file.named}: column {section.column!r} of label {section.name!r} holds {values[bad][0]:g} in row "
+            f"{chunk.first + int(np.argmax(bad)) + 1:,}; 0 or 1 is needed. For a threshold, set the label's at_least."
         )
     return values == 1

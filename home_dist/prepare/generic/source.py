@@ -12,6 +12,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from home_dist.errors import DataError
+from home_dist.files.listing import glob_files
 from home_dist.ids.keys import is_text, key_numbers, missing
 from home_dist.prepare.engine.spill import one_batch
 from home_dist.prepare.generic.columns import keys, plain
@@ -40,6 +41,8 @@ class File:
     index: int
     path: Path
     rows: int
+    named: str
+    """As messages name it: where a CSV file was converted, that one."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,7 @@ class Chunk:
 
 def find(folder: Path, pattern: str) -> list[Path]:
     """Raises DataError when there is none, or when one is empty."""
-    path = Path(pattern)
-    found = sorted(path.parent.glob(path.name) if path.is_absolute() else folder.glob(pattern))
+    found = glob_files(folder, pattern)
     if not found:
         raise DataError(f"{folder / pattern}: no such file. Correct the path in the description.")
     for one in found:
@@ -99,21 +101,51 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: cannot be read ({reason}). It may be truncated or of another format.")
 
 
-def look(paths: Sequence[Path], named: Sequence[Path]) -> tuple[list[File], dict[str, pa.DataType]]:
-    """Sizes and common types of files of one layout; named: as messages should name them."""
-    files, schemas = [], []
+@dataclass(frozen=True)
+class Looked:
+    """What the footers of files of one layout say."""
+
+    files: list[File]
+    types: dict[str, pa.DataType]
+    """By column: one that all files' values fit into."""
+    odd: dict[str, str]
+    """Of columns whose types differ: which file differs from most others, for messages."""
+    absent: dict[str, list[str]]
+    """By column: the files that do not have it, though others do."""
+
+
+def look(paths: Sequence[Path], named: Sequence[Path]) -> Looked:
+    """named: as messages should name the files. A file without rows tells nothing of types. Raises DataError."""
+    files: list[File] = []
+    by_column: dict[str, dict[pa.DataType, list[str]]] = {}
     for index, (path, name) in enumerate(zip(paths, named, strict=True)):
         try:
-            found = pq.ParquetFile(path)
+            opened = pq.ParquetFile(path)
         except (pa.ArrowInvalid, OSError) as error:
             raise _unreadable(name, error) from None
-        files.append(File(index, path, found.metadata.num_rows))
-        schemas.append(pa.schema([pa.field(f.name, plain(f.type)) for f in found.schema_arrow]))
-    try:
-        common = pa.unify_schemas(schemas, promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(f"{', '.join(map(str, named))}: the files' columns differ: {str(error).splitlines()[0]}") from None
-    return files, {f.name: f.type for f in common}
+        files.append(File(index, path, opened.metadata.num_rows, str(name)))
+        for field in opened.schema_arrow:
+            if opened.metadata.num_rows or len(paths) == 1:
+                by_column.setdefault(field.name, {}).setdefault(plain(field.type), []).append(str(name))
+    types, odd, filled = {}, {}, [f.named for f in files if f.rows]
+    absent: dict[str, list[str]] = {}
+    for column, kinds in by_column.items():
+        if len(kinds) > 1:
+            odd[column] = _odd(kinds)
+        try:
+            types[column] = pa.unify_schemas([pa.schema({column: k}) for k in kinds], promote_options="permissive")[0].type
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            raise DataError(f"column {column!r} differs between files: {odd[column]}. Write it in one type.") from None
+        there = {name for names in kinds.values() for name in names}
+        if len(there) < len(filled):
+            absent[column] = [name for name in filled if name not in there]
+    return Looked(files, types, odd, absent)
+
+
+def _odd(kinds: dict[pa.DataType, list[str]]) -> str:
+    rare, *_, usual = sorted(kinds, key=lambda kind: len(kinds[kind]))
+    more = f" and {len(kinds[rare]) - 1:,} more have" if len(kinds[rare]) > 1 else " has"
+    return f"{kinds[rare][0]}{more} it as {rare}, {len(kinds[usual]):,} others as {usual}"
 
 
 def chunks_of(files: Sequence[File], rows: int) -> list[Chunk]:
@@ -131,13 +163,18 @@ def read_chunk(chunk: Chunk, types: dict[str, pa.DataType]) -> pa.Table:
     try:
         batches = list(_batches(chunk, types))
     except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(chunk.file.path, error) from None
+        raise _unreadable(Path(chunk.file.named), error) from None
     rows = sum(b.num_rows for b in batches)
     there = pa.Table.from_batches(batches) if batches else pa.table({})
     columns = {}
     for name, kind in types.items():
-        found = name in there.column_names
-        columns[name] = there.column(name).cast(kind).combine_chunks() if found else pa.nulls(rows, kind)
+        if name not in there.column_names:
+            columns[name] = pa.nulls(rows, kind)
+            continue
+        try:
+            columns[name] = there.column(name).cast(kind).combine_chunks()
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{chunk.file.named}: column {name!r}: {str(error).splitlines()[0]}") from None
     return pa.table(columns)
 
 
@@ -164,7 +201,7 @@ def _batches(chunk: Chunk, types: dict[str, pa.DataType]) -> Iterator[pa.RecordB
 
 def write_side(paths: Sequence[Path], named: str, key: str, types: dict[str, pa.DataType], out: Path) -> None:
     """A side table in order of its key -> out/side.arrow, uncompressed, so that all tasks read one mapped copy."""
-    files, _ = look(paths, paths)
+    files = look(paths, paths).files
     parts = [read_chunk(Chunk(f, 0, f.rows), types) for f in files]
     table = pa.concat_tables(parts).combine_chunks()
     own = keys(table.column(key).combine_chunks())

@@ -6,11 +6,13 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from home_dist.prepare.boundaries import Buckets
+from home_dist.prepare.generic import names
+from home_dist.prepare.generic.names import NAME, past_name
 from home_dist.section import Section
 from home_dist.toml_file import read_model
 
 Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Name = Annotated[str, Field(pattern=NAME)]
 
 
 class SplitSection(Section):
@@ -71,6 +73,8 @@ class PastSection(Section):
 
     by: tuple[str, ...] = Field(min_length=1)
     """Columns of the log or of side tables."""
+    name: Name | None = None
+    """What its statistics' names begin with; by default the columns' names, joined by _."""
     rates: tuple[str, ...] = ()
     """Names of labels."""
     days: float | None = Field(default=None, gt=0)
@@ -79,12 +83,6 @@ class PastSection(Section):
     """Impressions at the overall rate that a rate starts from."""
     until: Literal["impression", "morning"] = "impression"
     """Counts what lies before the impression, or before its local day: better for rare labels of a user, see README."""
-
-
-def past_name(past: PastSection) -> str:
-    """What its statistics' names begin with."""
-    name = "_".join(past.by)
-    return name if past.days is None else f"{name}_{past.days:g}d".replace(".", "p")
 
 
 class HistorySection(Section):
@@ -110,8 +108,13 @@ class LogSpec(Section):
     time_unit: Literal["s", "ms", "us"] = "ms"
     utc_offset_hours: float = Field(default=0.0, ge=-14, le=14)
     """Of the calendar by which days, hours and weekdays are told."""
+    times_without_zone: Literal["local", "utc"] = "local"
+    """What timestamps without a zone are: of this calendar, as a clock on the wall shows it, or UTC. Those with a zone, and
+    whole numbers, are moments."""
     buckets: int = Field(default=20, ge=2)
     train_files: Count = 4
+    repeated: Literal["keep", "merge"] = "keep"
+    """What becomes of rows of one user that are alike in all that is read of them: each counts, or the first alone."""
     calendar: bool = True
     """Hour and weekday as features."""
     split: SplitSection
@@ -125,12 +128,12 @@ class LogSpec(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "LogSpec":
         labels, single = [x.name for x in self.label], [i.column for i in self.id if i.separator is None]
-        for what, names in (
+        for what, given in (
             ("label", labels),
             ("id", [i.column for i in self.id]),
             ("history", [h.name for h in self.history]),
         ):
-            repeated = sorted({n for n in names if names.count(n) > 1})
+            repeated = sorted({n for n in given if given.count(n) > 1})
             if repeated:
                 raise ValueError(f"{what} {repeated[0]!r} is declared twice")
         pasts = [past_name(p) for p in self.past]
@@ -150,6 +153,7 @@ class LogSpec(Section):
                     raise ValueError(
                         f"history {history.name!r}: fields: {column!r} is no [[id]] of one value; there are: {there}"
                     )
+        names.check(self)
         return self
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from home_dist.training.checkpoint.loading import open_stored
 from home_dist.training.checkpoint.manifest import MANIFEST, read_manifest, verify
 from home_dist.training.checkpoint.pieces import Stored
 from home_dist.training.checkpoint.state import Record
+from home_dist.training.run_folder import RunFolder
 
 
 def checkpoints_of(run: Path) -> Checkpoints:
@@ -210,11 +212,12 @@ def changed_rows(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def pruned(run: Path, keep_last: int | None, keep_every: int | None, dry: bool) -> list[str]:
-    """Removes what the run's rules, or those given, do not keep, and what was left unfinished."""
+    """Removes what the run's rules, or those given, do not keep. Raises ConfigError while a process trains into the run."""
     there = checkpoints_of(run)
     given = {k: v for k, v in (("keep_last", keep_last), ("keep_every", keep_every)) if v is not None}
     there = Checkpoints(there.folder, CheckpointSection.model_validate(there.keep.model_dump() | given))
-    gone = there.prune(dry)
+    with nullcontext() if dry else RunFolder(run).locked():
+        gone = there.prune(dry)
     verb = "would remove" if dry else "removed"
     lines = [f"{verb} {path}" for path in gone] or ["nothing to remove"]
     return [*lines, f"kept: {', '.join(str(step_of(p)) for p in sorted(there.kept(), key=step_of)) or 'none'}"]

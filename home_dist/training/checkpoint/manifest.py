@@ -5,13 +5,13 @@ Nothing in a checkpoint is read that does not agree with it, and no file is in t
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from home_dist.errors import CheckpointError
+from home_dist.files.whole import write_whole
 
 MANIFEST = "manifest.json"
 
@@ -24,7 +24,7 @@ def entry(path: Path) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, files: Files) -> None:
-    write_durably(folder / MANIFEST, json.dumps({"files": files}, indent=1, sort_keys=True).encode())
+    write_whole(folder / MANIFEST, json.dumps({"files": files}, indent=1, sort_keys=True))
 
 
 def read_manifest(checkpoint: Path) -> Files:
@@ -70,22 +70,6 @@ def check(checkpoint: Path, name: str, files: Files) -> None:
             raise damaged(checkpoint, name, "its content has changed since it was written")
     except OSError as error:
         raise damaged(checkpoint, name, f"it cannot be read: {error}") from None
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync(folder: Path) -> None:
-    """Makes the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def first_line(error: BaseException) -> str:

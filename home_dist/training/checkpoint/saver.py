@@ -5,7 +5,6 @@ a process group of its own. Files go into `step-00000123.writing`, are fsynced, 
 in it, so that a folder with the final name is complete.
 """
 
-import json
 import shutil
 import threading
 import time
@@ -21,10 +20,12 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
 from home_dist.errors import CheckpointError, UserError
+from home_dist.files.json_files import json_text
+from home_dist.files.whole import sync, write_whole
 from home_dist.training import health
 from home_dist.training.checkpoint.contents import optimizer_pieces, table_plans, weight_pieces
 from home_dist.training.checkpoint.folder import STATE, WRITING, Checkpoints
-from home_dist.training.checkpoint.manifest import Files, cannot_write, entry, sync, write_durably, write_manifest
+from home_dist.training.checkpoint.manifest import Files, cannot_write, entry, write_manifest
 from home_dist.training.checkpoint.pieces import METADATA, Piece, write_pieces
 from home_dist.training.checkpoint.state import Record, TrainState, versions
 from home_dist.training.ranks import OtherRankFailed, together
@@ -166,7 +167,7 @@ class Saver:
         """On the first rank: the manifest, the final name, and old ones removed."""
         if dist.get_rank():
             return
-        write_durably(writing / STATE, json.dumps(record.to_json(), indent=1).encode())
+        write_whole(writing / STATE, json_text(record.to_json()))
         write_manifest(writing, files | {name: entry(writing / name) for name in (METADATA, STATE)})
         sync(writing)
         writing.rename(final)

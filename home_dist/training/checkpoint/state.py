@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import home_dist
+from home_dist.config import without_keys
 from home_dist.data import ReaderPosition
+from home_dist.files.json_files import with_nan
 from home_dist.training.checkpoint.contents import TablePlan
 
 FORMAT = 2
@@ -41,6 +43,10 @@ class TrainState:
     @staticmethod
     def from_json(tree: dict[str, Any]) -> "TrainState":
         known = {k: v for k, v in tree.items() if k in TrainState.__dataclass_fields__}
+        # JSON has no NaN; a rank without sums has null for all of them.
+        known["metrics"] = with_nan(tree.get("metrics") or {})
+        if tree.get("meter") is not None:
+            known["meter"] = [{k: v if v is None else with_nan(v) for k, v in rank.items()} for rank in tree["meter"]]
         return TrainState(**{**known, "position": ReaderPosition.from_json(tree["position"])})
 
 
@@ -66,7 +72,7 @@ class Record:
         if tree["format"] != FORMAT:
             raise ValueError(f"format {tree['format']}, but this home_dist reads format {FORMAT}")
         plan = {table: TablePlan.from_json(p) for table, p in tree["plan"].items()}
-        return Record(TrainState.from_json(tree), plan, tree["config"], tree["versions"])
+        return Record(TrainState.from_json(tree), plan, without_keys(tree["config"]), tree["versions"])
 
     def other_versions(self) -> list[str]:
         """What has changed since: a resumed run is then not bound to be the same bit for bit."""

@@ -1,6 +1,7 @@
 """What is refused, by name, and what is offered instead; what the rules keep."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from home_dist.config import CheckpointSection
+from home_dist.data import ReaderPosition
 from home_dist.errors import CheckpointError
-from home_dist.training.checkpoint import Checkpoints, open_stored, read_offering
+from home_dist.files.json_files import json_text
+from home_dist.training.checkpoint import Checkpoints, TrainState, open_stored, read_offering
 from home_dist.training.checkpoint.manifest import entry, write_manifest
 from tests.training.checkpoint.stored import write_checkpoint
 
@@ -106,3 +109,19 @@ def test_prune_and_best_on_disk(tmp_path):
     assert [p.name for p in checkpoints.prune()] == ["step-00000002", "step-00000008"]
     assert [p.name for p in checkpoints.complete()] == ["step-00000004", "step-00000006", "step-00000010"]
     assert [p.name for p in checkpoints.clear_unfinished()] == ["step-00000012.writing"]
+
+
+def test_the_state_is_valid_json_and_comes_back_where_figures_are_not_defined():
+    def refuse(name):
+        raise ValueError(f"{name} is no JSON")
+
+    position = ReaderPosition(0, 3, 8, 1024, "")
+    meter = [{"sums": [[1.0, math.nan]], "steps": 3}, {"sums": None, "steps": 0}]
+    state = TrainState(3, 3072, False, position, 2, {"loss": math.nan, "validation/auc": 0.7}, meter)
+    tree = json.loads(json_text(state.to_json()), parse_constant=refuse)
+    again = TrainState.from_json(tree)
+    assert again.metrics.pop("validation/auc") == 0.7
+    assert math.isnan(again.metrics["loss"])
+    assert again.meter[0]["sums"][0][0] == 1.0
+    assert math.isnan(again.meter[0]["sums"][0][1])
+    assert again.meter[1] == {"sums": None, "steps": 0}

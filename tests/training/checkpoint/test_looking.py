@@ -5,8 +5,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from home_dist.errors import CheckpointError
+from home_dist.errors import CheckpointError, ConfigError
 from home_dist.training.checkpoint import looking, pieces
+from home_dist.training.run_folder import RunFolder
 from tests.training.checkpoint.stored import write_checkpoint
 
 CONFIG = '[run]\ndir = "x"\n[data]\npath = "y"\n[checkpoint]\nkeep_last = 1\nbest = "auc"\n'
@@ -98,3 +99,12 @@ def test_prune_keeps_by_the_run_s_rules_or_others(run):
     (run / "config.toml").write_text(CONFIG.replace('best = "auc"\n', ""))
     assert looking.pruned(run, None, None, dry=False) == [f"removed {run}/checkpoints/step-00000003", "kept: 6"]
     assert not (run / "checkpoints" / "step-00000003").exists()
+
+
+def test_prune_waits_for_no_one_and_removes_nothing_while_a_process_trains(run):
+    (run / "config.toml").write_text(CONFIG.replace('best = "auc"\n', ""))
+    with RunFolder(run).locked(), pytest.raises(ConfigError, match="another process trains into it"):
+        looking.pruned(run, None, None, dry=False)
+    assert (run / "checkpoints" / "step-00000003").exists()
+    with RunFolder(run).locked():
+        assert looking.pruned(run, None, None, dry=True)[-1] == "kept: 6"

@@ -1,0 +1,30 @@
+"""A folder for temporary files that no other user can have prepared or can write into."""
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from home_dist.errors import DataError
+
+
+def is_private(folder: Path) -> bool:
+    """Whether it is a folder of this user's, no link, that no one else may write into."""
+    state = folder.lstat()
+    return stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o022
+
+
+def private_folder() -> Path:
+    """Below the system's folder for temporary files, made where there is none. Raises DataError for one that is not ours."""
+    folder = Path(tempfile.gettempdir(), f"home_dist-{os.getuid()}")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        private = is_private(folder)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made: {error}. Set TMPDIR to a folder that you can write to.") from None
+    if not private:
+        raise DataError(
+            f"{folder}: another user owns it or may write into it, so that what lies there cannot be trusted. Remove it, or "
+            "set TMPDIR to a folder of your own."
+        )
+    return folder

@@ -1,0 +1,89 @@
+"""The names that a description gives to columns, features, tables and files: told before anything is read.
+
+Each is made from names of the description, and two of them that are alike would overwrite each other.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from home_dist.prepare.generic.spec import LogSpec, PastSection
+
+NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_MOST = 200
+"""Characters of a name: files of vocabularies are called by them."""
+
+
+def past_name(past: "PastSection") -> str:
+    """What its statistics' names begin with."""
+    name = past.name or "_".join(past.by)
+    return name if past.days is None else f"{name}_{past.days:g}d".replace(".", "p")
+
+
+def statistics(spec: "LogSpec") -> Iterator[tuple[str, str]]:
+    """The name of each, and the entry that it comes from."""
+    for number in spec.number:
+        yield number.column, f"[[number]] {number.column!r}"
+    for past in spec.past:
+        name, where = past_name(past), f"[[past]] by {', '.join(past.by)}"
+        yield f"{name}_count", f"{where}: its count"
+        for rate in past.rates:
+            yield f"{name}_{rate}", f"{where}: its rate of {rate!r}"
+
+
+def check(spec: "LogSpec") -> None:
+    """Raises ValueError, which names both entries that clash, or the name that cannot be one."""
+    for past in spec.past:
+        if not re.fullmatch(NAME, past_name(past)):
+            raise ValueError(
+                f"past by {', '.join(past.by)}: its statistics would be called {past_name(past) + '_count'!r}, but a feature's "
+                "name is of letters a to z, digits and _, and begins with none of the digits. Give the entry a `name`"
+            )
+    for what, names in (("feature", _features(spec)), ("table", _tables(spec)), ("column", _columns(spec))):
+        taken: dict[str, str] = {}
+        for name, where in names:
+            if len(name) > _MOST:
+                raise ValueError(f"{where}: the {what} {name[:40]}... has {len(name)} characters; at most {_MOST} can be")
+            if name in taken:
+                raise ValueError(
+                    f"{where} and {taken[name]} would both be the {what} {name!r} of the prepared data. Rename one of them"
+                )
+            taken[name] = where
+
+
+def _features(spec: "LogSpec") -> Iterator[tuple[str, str]]:
+    yield from _ids(spec)
+    yield from statistics(spec)
+
+
+def _ids(spec: "LogSpec") -> Iterator[tuple[str, str]]:
+    if spec.calendar:
+        yield from ((name, "the calendar (see `calendar`)") for name in ("hour", "weekday"))
+    yield from ((i.column, f"[[id]] {i.column!r}") for i in spec.id)
+
+
+def _history_columns(spec: "LogSpec", of_ids: bool) -> Iterator[tuple[str, str]]:
+    for history in spec.history:
+        where = f"[[history]] {history.name!r}"
+        own = ["age", *(["outcome"] if history.outcomes else [])]
+        yield from ((f"{history.name}_{part}", f"{where}: its {part}") for part in own)
+        if of_ids:
+            yield from ((f"{history.name}_{field}", f"{where}: its field {field!r}") for field in history.fields)
+
+
+def _tables(spec: "LogSpec") -> Iterator[tuple[str, str]]:
+    """A statistic's buckets are rows of a table of its name."""
+    yield from _features(spec)
+    yield from _history_columns(spec, of_ids=False)
+
+
+def _columns(spec: "LogSpec") -> Iterator[tuple[str, str]]:
+    yield "group", "the column of users"
+    yield "time_ms", "the column of times"
+    yield from _ids(spec)
+    yield from _history_columns(spec, of_ids=True)
+    yield from ((f"stat_{name}", where) for name, where in statistics(spec))
+    for label in spec.label:
+        yield f"label_{label.name}", f"[[label]] {label.name!r}"
+        yield f"known_{label.name}", f"whether [[label]] {label.name!r} is known"

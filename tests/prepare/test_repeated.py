@@ -1,0 +1,103 @@
+"""Rows of one user that are alike: counted against a loop, kept or merged."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from home_dist.prepare.generic import Options, prepare_log
+from home_dist.prepare.generic.repeated import contents
+from home_dist.prepare.summary import part_lines
+from tests.prepare.test_engine import DESCRIPTION, QUIET, digest, write
+
+TIMES = 7
+
+
+def logged_again(folder, often=TIMES):
+    """The log of test_engine as one Parquet file, and another folder whose log has some rows several times, far apart."""
+    write(folder / "once")
+    table = pq.read_table(folder / "once" / "log" / "1.parquet")
+    for path in (folder / "once" / "log").iterdir():
+        path.unlink()
+    random = np.random.default_rng(1)
+    content = sorted({tuple(r.values()) for r in table.to_pylist()}, key=repr)
+    once = pa.Table.from_pylist([dict(zip(table.column_names, row, strict=True)) for row in content], schema=table.schema)
+    once = once.take(pa.array(random.permutation(len(once))))
+    pq.write_table(once, folder / "once" / "log" / "1.parquet")
+    known = np.flatnonzero(np.asarray(once.column("user").is_valid()))
+    again = once.take(pa.array(np.repeat(random.choice(known, 20, replace=False), often)))
+    write(folder / "again")
+    for path in (folder / "again" / "log").iterdir():
+        path.unlink()
+    pq.write_table(once, folder / "again" / "log" / "1.parquet")
+    pq.write_table(again, folder / "again" / "log" / "2.parquet")
+    return len(once), len(again)
+
+
+def prepared(folder, repeated="keep", **options):
+    (folder / "mylog.toml").write_text(f'repeated = "{repeated}"\n{DESCRIPTION}')
+    return prepare_log(folder / "mylog.toml", folder / f"out-{repeated}", QUIET, Options(**options))
+
+
+@pytest.mark.parametrize("partitions", [1, 5])
+def test_they_are_counted_and_merged_they_are_as_if_they_had_never_been(tmp_path, partitions):
+    rows, more = logged_again(tmp_path)
+    alone = prepared(tmp_path / "once", partitions=1)
+    assert alone["repeated_rows"] == {"rows": 0, "users": 0, "most": 0, "merged": False}
+    kept = prepared(tmp_path / "again", partitions=partitions)
+    assert kept["rows_in"] == rows + more
+    assert kept["repeated_rows"]["rows"] == more
+    assert 1 <= kept["repeated_rows"]["users"] <= 20
+    assert kept["repeated_rows"]["most"] >= TIMES
+    assert kept["rows_out"] + kept["rows_before_the_training_days"] == rows + more
+    assert any(f"{more:,} rows of" in line and 'repeated = "merge"' in line for line in part_lines(kept))
+    merged = prepared(tmp_path / "again", "merge", partitions=partitions)
+    assert merged["repeated_rows"] == {**kept["repeated_rows"], "merged": True}
+    assert merged["rows_out"] + merged["rows_before_the_training_days"] == rows
+    assert any("left out, as the description says" in line for line in part_lines(merged))
+    data, expected = digest(tmp_path / "again" / "out-merge"), digest(tmp_path / "once" / "out-keep")
+    assert {n: d for n, d in data.items() if n != "report.json"} == {n: d for n, d in expected.items() if n != "report.json"}
+
+
+def test_rows_without_a_user_have_nothing_in_common(tmp_path):
+    write(tmp_path)
+    table = pq.read_table(tmp_path / "log" / "1.parquet")
+    for path in (tmp_path / "log").iterdir():
+        path.unlink()
+    nobody = table.filter(pa.compute.is_null(table.column("user")))
+    pq.write_table(pa.concat_tables([table, nobody, nobody]), tmp_path / "log" / "1.parquet")
+    report = prepared(tmp_path, "merge")
+    rows = table.filter(pa.compute.is_valid(table.column("user")))
+    distinct = len({tuple(r.values()) for r in rows.to_pylist()})
+    assert report["repeated_rows"]["rows"] == len(rows) - distinct
+
+
+VALUES = st.tuples(
+    st.sampled_from(["u1", "u2", "ab", ""]),
+    st.integers(-1, 1),
+    st.sampled_from([0.0, -0.0, 1.5, float("nan")]),
+    st.lists(st.sampled_from(["a", "b", "ab"]), max_size=3),
+)
+
+
+@settings(max_examples=100)
+@given(st.lists(VALUES, min_size=1, max_size=40))
+def test_contents_are_alike_where_rows_are(rows):
+    users, numbers, floats, lists = zip(*rows, strict=True)
+    table = pa.table(
+        {
+            "row": np.arange(len(rows)),
+            "user": pa.array(users, pa.string()),
+            "id_a": pa.array(numbers, pa.int64()),
+            "number_b": pa.array(floats, pa.float64()),
+            "id_c": pa.array(lists, pa.list_(pa.string())),
+        }
+    )
+    found = contents(table).tolist()
+    for i, one in enumerate(rows):
+        for j, other in enumerate(rows[:i]):
+            like = one[0] == other[0] != "" and one[1] == other[1] and one[3] == other[3]
+            like = like and (one[2] == other[2] or (one[2] != one[2] and other[2] != other[2]))
+            assert (found[i] == found[j]) == like
