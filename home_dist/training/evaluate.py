@@ -21,6 +21,7 @@ from home_dist.metrics import (
     evaluate_tasks,
     gather_rows,
     gauc_over_ranks,
+    sigmoid,
 )
 from home_dist.schema import InputLayout, Schema
 from home_dist.training.ranks import Ranks
@@ -30,14 +31,19 @@ from home_dist.training.ranks import Ranks
 class Scored:
     """All ranks' real samples of a split, in the order of ranks; the same on every rank."""
 
-    scores: np.ndarray
-    """Probabilities (N, K)."""
+    logits: np.ndarray
+    """(N, K) float64: metrics are of these. Probabilities round: in float32 all logits above 17 are the same one."""
     labels: np.ndarray
     weights: np.ndarray
     groups: np.ndarray
     """(N,)"""
     slices: np.ndarray
     """(N, S): ids or buckets of chosen features."""
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Probabilities (N, K) float64."""
+        return sigmoid(self.logits)
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,9 @@ class Evaluation:
     def calibration_to_json(self) -> dict[str, Any]:
         """By task: the bins' weights, predictions and shares of positives."""
         s = self.scored
-        curves = [calibration_curve(s.labels[:, k], s.scores[:, k], s.weights[:, k]) for k in range(len(self.tasks))]
+        curves = [
+            calibration_curve(s.labels[:, k], s.logits[:, k], s.weights[:, k], logits=True) for k in range(len(self.tasks))
+        ]
         return {
             m.task: {name: getattr(curve, name).tolist() for name in ("weight", "prediction", "rate")}
             for m, curve in zip(self.tasks, curves, strict=True)
@@ -84,18 +92,12 @@ def scored(model: nn.Module, reader: Reader, ranks: Ranks, columns: Sequence[int
     for batch in reader.epoch(0):
         real = batch.mask.bool()
         _, output = model(batch.to(ranks.device))
-        kept = (torch.sigmoid(output.logits).cpu(), batch.labels, batch.weights, batch.groups, batch.small[:, list(columns)])
+        kept = (output.logits.cpu(), batch.labels, batch.weights, batch.groups, batch.small[:, list(columns)])
         for part, column in zip(parts, kept, strict=True):
             part.append(column[real])
     model.train(training)
-    scores, labels, weights, groups, slices = gather_rows(*(torch.cat(part) for part in parts))
-    return Scored(scores.double().numpy(), labels.numpy(), weights.numpy(), groups.numpy(), slices.numpy())
-
-
-def score(model: nn.Module, reader: Reader, ranks: Ranks) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities (N, K), labels (N, K), weights (N, K), groups (N,)."""
-    found = scored(model, reader, ranks)
-    return found.scores, found.labels, found.weights, found.groups
+    logits, labels, weights, groups, slices = gather_rows(*(torch.cat(part) for part in parts))
+    return Scored(logits.double().numpy(), labels.numpy(), weights.numpy(), groups.numpy(), slices.numpy())
 
 
 def evaluate(
@@ -106,9 +108,9 @@ def evaluate(
     found = scored(model, reader, ranks, slice_columns(layout, chosen))
     found, notes = without_broken(found, tasks)
     groups = found.groups if grouped else None
-    rows = (tasks, found.labels, found.weights, found.scores)
-    slices = list(evaluate_slices(chosen, found.slices, *rows, groups, at_least=config.metrics.slice_rows))
-    metrics = evaluate_tasks(*rows)
+    rows = (tasks, found.labels, found.weights, found.logits)
+    slices = list(evaluate_slices(chosen, found.slices, *rows, groups, config.metrics.slice_rows, logits=True))
+    metrics = evaluate_tasks(*rows, logits=True)
     return Evaluation(_with_gauc(metrics, found, ranks) if grouped else metrics, slices, found, grouped, notes)
 
 
@@ -117,7 +119,7 @@ def _with_gauc(metrics: Sequence[TaskMetrics], found: Scored, ranks: Ranks) -> l
     share = slice(ranks.rank, None, ranks.world_size)
     groups, result = torch.from_numpy(found.groups[share]), []
     for k, task in enumerate(metrics):
-        labels, scores, weights = (torch.from_numpy(c[share, k]) for c in (found.labels, found.scores, found.weights))
+        labels, scores, weights = (torch.from_numpy(c[share, k]) for c in (found.labels, found.logits, found.weights))
         gauc = gauc_over_ranks(labels, scores, groups, weights)
         used, left_out = gauc.groups_used, gauc.groups_left_out
         result.append(replace(task, gauc=gauc.value, gauc_groups=used, gauc_groups_left_out=left_out))
@@ -127,7 +129,7 @@ def _with_gauc(metrics: Sequence[TaskMetrics], found: Scored, ranks: Ranks) -> l
 def without_broken(found: Scored, tasks: Sequence[str]) -> tuple[Scored, list[str]]:
     """Takes out, by weight 0, tasks whose scores are NaN: a long run that ends with a task that has diverged still tells what
     the others came to, and that task's metrics are not defined, as those of a task without samples."""
-    broken = np.isnan(found.scores) & (found.weights > 0)
+    broken = np.isnan(found.logits) & (found.weights > 0)
     notes = [
         f"task {task!r}: {count:,} of {rows:,} scores are NaN, so that its metrics are not defined. The model has diverged: "
         "lower train.lr, or look for NaN in dense features."
@@ -149,5 +151,5 @@ def record(path: Path, scores_folder: Path, split: str, found: Evaluation, step:
     if len(found.scored.groups) <= keep:
         scores_folder.mkdir(exist_ok=True)
         s = found.scored
-        arrays = {"scores": s.scores.astype(np.float32), "labels": s.labels, "weights": s.weights, "groups": s.groups}
+        arrays = {"scores": s.scores, "labels": s.labels, "weights": s.weights, "groups": s.groups}
         np.savez_compressed(scores_folder / f"{split}.npz", allow_pickle=False, **arrays)

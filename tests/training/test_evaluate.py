@@ -14,7 +14,7 @@ def test_a_task_that_diverged_does_not_take_the_others_along():
     scores, labels, weights = random.random((50, 3)), random.integers(0, 2, (50, 3)), np.ones((50, 3))
     scores[3:7, 1] = np.nan
     scores[5, 2], weights[5, 2] = np.nan, 0  # has no label there: does not matter
-    given = Scored(scores, labels, weights, np.arange(50) % 5, np.empty((50, 0), dtype=np.int64))
+    given = Scored(np.log(scores) - np.log1p(-scores), labels, weights, np.arange(50) % 5, np.empty((50, 0), dtype=np.int64))
     found, notes = without_broken(given, ["like", "follow", "watch"])
     assert len(notes) == 1
     assert notes[0].startswith("task 'follow': 4 of 50 scores are NaN")
