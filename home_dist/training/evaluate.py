@@ -25,6 +25,7 @@ from home_dist.metrics import (
 )
 from home_dist.schema import InputLayout, Schema
 from home_dist.training.ranks import Ranks
+from home_dist.training.run_folder import replace_file
 
 
 @dataclass(frozen=True)
@@ -139,17 +140,26 @@ def without_broken(found: Scored, tasks: Sequence[str]) -> tuple[Scored, list[st
     return replace(found, weights=np.where(broken.any(0), 0, found.weights)), notes
 
 
-def record(path: Path, scores_folder: Path, split: str, found: Evaluation, step: int, samples: int, keep: int) -> None:
-    """evaluation.json: per split and task, with the step it was measured at, slices and calibration beside it; and the scores
-    themselves where there are at most `keep` rows."""
-    tree = json.loads(path.read_text()) if path.is_file() else {}
-    tree |= {"step": step, "samples": samples, split: found.to_json()}
-    tree["calibration"] = {**tree.get("calibration", {}), split: found.calibration_to_json()}
-    if found.slices:
-        tree["slices"] = {**tree.get("slices", {}), split: [asdict(part) for part in found.slices]}
-    path.write_text(json.dumps(tree, indent=1))
-    if len(found.scored.groups) <= keep:
-        scores_folder.mkdir(exist_ok=True)
-        s = found.scored
-        arrays = {"scores": s.scores, "labels": s.labels, "weights": s.weights, "groups": s.groups}
-        np.savez_compressed(scores_folder / f"{split}.npz", allow_pickle=False, **arrays)
+def record(path: Path, scores_folder: Path, splits: dict[str, Evaluation], step: int, samples: int, keep: int) -> None:
+    """evaluation.json: per split and task, with the step that all were measured at, slices and calibration beside it; and the
+    scores themselves of splits of at most `keep` rows. It is written last and whole: figures of two steps never stand together.
+    """
+    for split, found in splits.items():
+        if len(found.scored.groups) <= keep:
+            scores_folder.mkdir(exist_ok=True)
+            s = found.scored
+            arrays = {"scores": s.scores, "labels": s.labels, "weights": s.weights, "groups": s.groups}
+            np.savez_compressed(scores_folder / f"{split}.npz", allow_pickle=False, **arrays)
+    tree: dict[str, Any] = {"step": step, "samples": samples, **{split: e.to_json() for split, e in splits.items()}}
+    tree["calibration"] = {split: e.calibration_to_json() for split, e in splits.items()}
+    slices = {split: [asdict(part) for part in e.slices] for split, e in splits.items() if e.slices}
+    replace_file(path, json.dumps(tree | ({"slices": slices} if slices else {}), indent=1))
+
+
+def recorded(path: Path, splits: Sequence[str], step: int) -> bool:
+    """Whether evaluation.json holds the figures of these splits at this step."""
+    try:
+        tree = json.loads(path.read_text())
+        return tree["step"] == step and set(splits) <= tree.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False  # none yet, or cut by an older home_dist

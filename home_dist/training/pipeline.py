@@ -18,7 +18,10 @@ from home_dist.training.ranks import Ranks
 
 
 class Pipeline(GradientAccumulationWrapper[Batch, StepOutput]):
-    """A pipeline of TorchRec's, whose optimizer steps after every `accumulate` batches and after the last one."""
+    """A pipeline of TorchRec's. Its optimizer steps after each step of the run whose number is a multiple of `accumulate`, and
+    after the last one. Steps are counted from the run's begin, see `set_step`, and not from that of a round or a restart, so
+    that checkpoints, at multiples too, lie between updates.
+    """
 
     def __init__(self, start: Callable[[], Any], model: nn.Module, optimizer: CombinedOptimizer, accumulate: int):
         """start: makes a pipeline of TorchRec's."""
@@ -51,6 +54,8 @@ class Pipeline(GradientAccumulationWrapper[Batch, StepOutput]):
             self._pipeline.detach()
         else:
             self._pipeline = self._start()  # TorchRec's base pipeline does not go on once its iterator has ended
+            if self._config.is_enabled:
+                self._pipeline._optimizer = self._optimizer_wrapper
 
 
 def begin_step(built: Built, schedule: Schedule, config: TrainSection, step: int, rank: int) -> float:

@@ -1,6 +1,7 @@
 """The folder of a run: what is in it, and that no other run writes into it."""
 
 import fcntl
+import os
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,6 +98,16 @@ class RunFolder:
         if not self.config.is_file():
             raise ConfigError(f"{self.path}: no run is there (no config.toml). Give the run.dir of a run that was started.")
         return load_config(self.config), load_schema(self.schema)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Writes a file that is whole or as it was before, whenever the process ends."""
+    writing = path.with_name(f".{path.name}.writing")
+    with writing.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    writing.replace(path)
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
