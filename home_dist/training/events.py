@@ -42,6 +42,9 @@ class EventLog:
     def bad_rows(self, step: int, split: str, rows: int) -> None:
         self._write({f"{split}/bad_rows": rows}, step)
 
+    def refused(self, step: int, steps: int) -> None:
+        self._write({"train/steps_left_out": steps}, step)
+
     def evaluation(self, step: int, split: str, metrics: Sequence[TaskMetrics]) -> None:
         names = ("auc", "gauc", "log_loss", "calibration")
         self._write({f"{split}_{n}/{m.task}": getattr(m, n) for m in metrics for n in names}, step)

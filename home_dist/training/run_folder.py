@@ -30,7 +30,7 @@ _FREE = (
     "data.validation",
     "data.test",
 )
-_FREE_TRAIN = ("train.batch_size", "train.epochs", "train.max_steps")
+_FREE_TRAIN = ("train.batch_size", "train.epochs", "train.max_steps", "train.on_nonfinite")
 
 
 class RunFolder:

@@ -20,6 +20,7 @@ from home_dist.training.pipeline import Pipeline, begin_step
 from home_dist.training.preemption import Preemption
 from home_dist.training.profiling import Profile
 from home_dist.training.ranks import Ranks
+from home_dist.training.refusals import Refusals
 from home_dist.training.running import Running
 from home_dist.training.tables import Screen
 
@@ -50,6 +51,8 @@ class Trainer:
         self.log, self.observer, self.ranks, self.screen = log, observer, ranks, screen
         self.schedule, self.bad_rows, self.profile = schedule, bad_rows, profile
         self.tasks = [t.name for t in inputs.schema.task]
+        train, layout = inputs.config.train, inputs.layout
+        self.refusals = Refusals(built.check, train, layout, self.tasks, ranks, screen, log, saver)
 
     def run(self, state: TrainState, total: int, preemption: Preemption) -> TrainState:
         """Trains up to step `total`, within `preemption`. Returns the state after it, which is also the newest checkpoint."""
@@ -79,6 +82,7 @@ class Trainer:
             rate = begin_step(self.built, self.schedule, self.config.train, state.step, self.ranks.rank)
             with self.observer.step(state.step + 1), self.profile.step() if self.profile else nullcontext():
                 output: StepOutput = pipeline.progress(batches, is_last_batch=state.step + 1 == total)
+            output = self.refusals.after(state.step + 1, output)
             meter.add(output)
             if running is not None:
                 running.add(output)
@@ -102,6 +106,8 @@ class Trainer:
             every = self.config.checkpoint.every_steps
             # Gradients that wait for their update are in no checkpoint.
             leaves = state.step % self.config.train.accumulate == 0 and preemption.asked() and not state.finished
+            if leaves or state.finished or (every and state.step % every == 0):
+                self.refusals.settle()
             if leaves:
                 self._tell_bad_rows(state.step)
                 state = replace(state, metrics=measured)
