@@ -117,7 +117,7 @@ def evaluate(
         from home_dist.training.run_folder import RunFolder
 
         settings, _ = _alike_on_all_ranks(RunFolder(run).open)
-        chosen = tuple(split or ("validation", "test"))
+        chosen = tuple(dict.fromkeys(split or ()))
         unknown = sorted(set(chosen) - {"train", "validation", "test"})
         if unknown:
             raise UserError(f"--split {unknown[0]}: allowed are train, validation, test")

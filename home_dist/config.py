@@ -173,8 +173,12 @@ class TrainSection(_Section):
     clip_norm: float | None = Field(default=None, gt=0)
     """Bound of the norm of the dense gradient."""
     accumulate: int = Field(default=1, ge=1)
-    """Steps whose dense gradients are averaged to one update of the dense parameters. Rows of sharded tables are updated in
-    each step. Checkpoints lie between updates: checkpoint.every_steps must be a multiple."""
+    """Steps whose dense gradients are averaged to one update of the dense parameters: an update follows each step whose number
+    is a multiple, and the last one of a run or round. Rows of sharded tables are updated in each step. Checkpoints lie between
+    updates: checkpoint.every_steps must be a multiple."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What becomes of a step whose loss or gradient is not finite. It changes nothing in either case; the run ends with the
+    largest values of its batch, or tells them, counts the step and goes on, unless too many follow on each other."""
     recompute_experts: bool = False
     """Keeps no activations of the multi-task model: the backward computes them anew, which takes less memory and more time."""
     linear_path: bool = True

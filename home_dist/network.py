@@ -13,6 +13,7 @@ from home_dist.embeddings.pretrained import Pretrained
 from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.experts import InputDropout, Towers
 from home_dist.layers.recompute import recomputed
+from home_dist.layers.step_check import StepCheck
 from home_dist.models import TaskGroups, build_model
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema, SequenceInput
 from home_dist.schema.layout import ONE_BY_ONE
@@ -238,6 +239,8 @@ class Head(nn.Module):
             nn.init.zeros_(self.linear.weight)
         weights = torch.tensor([config.train.task_weights.get(t.name, 1.0) for t in tasks])
         self.register_buffer("task_weight", weights, persistent=False)
+        self.check: StepCheck | None = None
+        """Refuses steps of training that are not finite, where there is one."""
 
     def forward(
         self,
@@ -249,6 +252,10 @@ class Head(nn.Module):
     ) -> tuple[torch.Tensor, StepOutput]:
         if managed is not None:
             events = {**(events or {}), **managed}
+        check = self.check if self.training and torch.is_grad_enabled() else None
+        if check is not None:
+            check.begin()
+            bags, weighted, events = check.through(bags, weighted, events)
         if bags is not None and self.means:
             bags = means_of_sums(bags, batch.bags, self.means)
         v, encoded = self.features(batch, bags, weighted, events)
@@ -262,6 +269,8 @@ class Head(nn.Module):
         auxiliary = self.model.auxiliary() | self._of_encoders(encoded, batch.labels, weights)
         for extra in auxiliary.values():
             loss = loss + extra
+        if check is not None:
+            check.heard(loss, sums.detach(), batch)
         output = StepOutput(
             logits.detach(),
             batch.labels,

@@ -27,6 +27,7 @@ class BadRowLog:
         self.file, self.counts = file, Counter[str]()
         self._lock = threading.Lock()
         self._seen: set[tuple[str, int, int]] = set()
+        self._news: list[BadRow] = []
         self._written = set(self._there()) if file is not None else set()
 
     def _there(self) -> list[tuple[str, int, int]]:
@@ -36,11 +37,18 @@ class BadRowLog:
         entries = (e for path in files for e in read_entries(path) if e.keys() >= {"file", "row_group", "row"})
         return [(e["file"], e["row_group"], e["row"]) for e in entries]
 
+    def take_news(self) -> list[BadRow]:
+        """Rows that were added since the last call."""
+        with self._lock:
+            news, self._news = self._news, []
+        return news
+
     def add(self, rows: list[BadRow]) -> None:
         """Raises DataError when they cannot be written."""
         with self._lock:
             new = [r for r in rows if r[:3] not in self._seen]
             self._seen.update(r[:3] for r in new)
+            self._news += new
             self.counts.update(f"{r.column}: {r.reason}" for r in new)
             new = [r for r in new if r[:3] not in self._written]
             if self.file is None or not new:

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from home_dist.schema import IdInput, InputLayout, build_layout, load_schema
 from home_dist.sequence.history import History
 from home_dist.training.build import build, open_inputs
 from home_dist.training.checkpoint import load
-from home_dist.training.evaluate import score
+from home_dist.training.evaluate import scored
 from home_dist.training.ranks import Ranks
 
 PROGRAM, COMPILED, ABOUT, REPORT = "program.pt2", "program.aot.pt2", "program.json", "report.json"
@@ -160,6 +161,17 @@ class Program:
                 with torch.no_grad():
                     yield table, self.run({name: inputs[name] for name in names}).numpy()
 
+    def of_logits(self) -> "Program":
+        """The same without its last operator, the sigmoid, whose fp32 result no longer orders logits above 17."""
+        run = deepcopy(self.run)
+        if not isinstance(run, torch.fx.GraphModule):
+            raise ValueError("only a program that is not compiled can be cut before its sigmoid")
+        [output] = (node for node in run.graph.nodes if node.op == "output")
+        [sigmoid] = (node for node in output.all_input_nodes if node.target is torch.ops.aten.sigmoid.default)
+        output.replace_input_with(sigmoid, sigmoid.args[0])
+        run.recompile()
+        return replace(self, run=run)
+
 
 def open_program(folder: Path, compiled: bool = False) -> Program:
     """Raises UserError where no program is."""
@@ -199,12 +211,13 @@ def parity(source: Source, program: Program, ranks: Ranks, rows: int = 1000) -> 
     inputs = open_inputs(source.config, source.schema, ("test",))
     model = build(inputs, ranks).model
     load(source.checkpoint, model, None)
-    expected, labels, weights, _ = score(model, inputs.evaluation_reader("test", ranks), ranks)
+    trainer = scored(model, inputs.evaluation_reader("test", ranks), ranks)
     store, files = parquet_files(join(source.config.data.path, source.config.data.test))
-    found = np.concatenate([scores for _, scores in program.scores(store, files, rows)]).astype(np.float64)
-    if found.shape != expected.shape:
-        raise UserError(f"the program scored {found.shape}, the trainer {expected.shape} rows and tasks")
+    of_program = program.of_logits().scores(store, files, rows)
+    exported = replace(trainer, logits=np.concatenate([logits for _, logits in of_program]).astype(np.float64))
+    if exported.logits.shape != trainer.logits.shape:
+        raise UserError(f"the program scored {exported.logits.shape}, the trainer {trainer.logits.shape} rows and tasks")
     names = [t.name for t in source.schema.task]
-    measured = [evaluate_tasks(names, labels, weights, scores, None) for scores in (expected, found)]
-    apart = np.abs(found - expected).max(0)
+    measured = [evaluate_tasks(names, s.labels, s.weights, s.logits, logits=True) for s in (trainer, exported)]
+    apart = np.abs(exported.scores - trainer.scores).max(0)
     return [Parity(n, float(d), a.auc, b.auc) for n, d, a, b in zip(names, apart, *measured, strict=True)]

@@ -9,6 +9,7 @@ from home_dist.metrics.gather import gather_rows
 from home_dist.metrics.gauc import GaucResult, gauc
 from home_dist.metrics.log_loss import log_loss, normalized_entropy
 from home_dist.metrics.paired import PairedTest, paired_test
+from home_dist.metrics.samples import sigmoid
 from home_dist.metrics.slices import Slice, evaluate_slices
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "normalized_entropy",
     "paired_test",
     "rows_of_own_groups",
+    "sigmoid",
 ]

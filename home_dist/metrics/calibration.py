@@ -8,18 +8,20 @@ from numpy.typing import ArrayLike
 from home_dist.metrics.samples import Floats, Samples, counted, probabilities
 
 
-def calibration_ratio(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:
+def calibration_ratio(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, logits: bool = False) -> float:
     """Sum of predictions / sum of labels: 1 is right, 1.2 promises a fifth too much. NaN without positives."""
-    return calibration_ratio_of(counted(labels, scores, weights))
+    return calibration_ratio_of(counted(labels, scores, weights, logits=logits))
 
 
-def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, bins: int = 20) -> float:
+def expected_calibration_error(
+    labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, bins: int = 20, logits: bool = False
+) -> float:
     """Mean over samples of |mean prediction - share of positives| of their bin. NaN without samples.
 
     Bins hold equal numbers of samples, ordered by score: with bins of equal width all samples of a rare task would lie
     in the first. Equal scores share a bin, so that the order of the samples does not matter.
     """
-    return calibration_error_of(counted(labels, scores, weights), bins)
+    return calibration_error_of(counted(labels, scores, weights, logits=logits), bins)
 
 
 def calibration_ratio_of(samples: Samples, task: str | None = None) -> float:
@@ -41,10 +43,10 @@ class CalibrationCurve:
 
 
 def calibration_curve(
-    labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, bins: int = 20
+    labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, bins: int = 20, logits: bool = False
 ) -> CalibrationCurve:
     """What is predicted, and what happens, over bins as those of expected_calibration_error. Empty without samples."""
-    return calibration_curve_of(counted(labels, scores, weights), bins)
+    return calibration_curve_of(counted(labels, scores, weights, logits=logits), bins)
 
 
 def calibration_error_of(samples: Samples, bins: int = 20, task: str | None = None) -> float:
@@ -60,7 +62,7 @@ def calibration_curve_of(samples: Samples, bins: int = 20, task: str | None = No
     p = probabilities(samples, task)
     if not p.size:
         return CalibrationCurve(*np.empty((3, 0)))
-    _, run = np.unique(p, return_inverse=True)
+    _, run = np.unique(samples.scores, return_inverse=True)
     run_weight = np.bincount(run, samples.weights)
     middle = np.cumsum(run_weight) - run_weight / 2
     total = run_weight.sum()

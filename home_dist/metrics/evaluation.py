@@ -43,15 +43,21 @@ _MEANS = ("auc", "gauc", "log_loss", "normalized_entropy", "calibration", "calib
 
 
 def evaluate_tasks(
-    task_names: Sequence[str], labels: ArrayLike, weights: ArrayLike, scores: ArrayLike, groups: ArrayLike | None = None
+    task_names: Sequence[str],
+    labels: ArrayLike,
+    weights: ArrayLike,
+    scores: ArrayLike,
+    groups: ArrayLike | None = None,
+    logits: bool = False,
 ) -> list[TaskMetrics]:
-    """One entry per task, from labels, label weights and probabilities (N, K) and groups (N,), normally users.
+    """One entry per task, from labels, label weights and scores (N, K) and groups (N,), normally users. logits: whether the
+    scores are, and not probabilities.
 
     A weight counts like a repetition of its sample, 0 like none. Raises DataError, which names the task, for scores
     that are NaN or no probabilities, labels other than 0 and 1, and weights that are negative or not finite.
     """
     y, w, p, names = as_tables(task_names, labels, weights, scores, groups)
-    return [_evaluate(task, y[:, k], w[:, k], p[:, k], names) for k, task in enumerate(task_names)]
+    return [_evaluate(task, y[:, k], w[:, k], p[:, k], names, logits) for k, task in enumerate(task_names)]
 
 
 def mean_row(metrics: Sequence[TaskMetrics]) -> TaskMetrics:
@@ -95,8 +101,9 @@ def _evaluate(
     weights: NDArray[np.generic],
     scores: NDArray[np.generic],
     groups: NDArray[np.generic] | None,
+    logits: bool,
 ) -> TaskMetrics:
-    samples = counted(labels, scores, weights, task)
+    samples = counted(labels, scores, weights, task, logits)
     grouped = None if groups is None else gauc_of(auc_by_group(samples, groups[samples.kept]))
     return TaskMetrics(
         task=task,

@@ -19,15 +19,19 @@ class Samples(NamedTuple):
     labels: Floats
     """(N,), 0 or 1"""
     scores: Floats
-    """(N,), higher for what is more likely positive"""
+    """(N,), higher for what is more likely positive: probabilities or logits"""
     weights: Floats
     """(N,), above 0"""
     kept: NDArray[np.bool_]
     """(N before,), which of the given samples these are"""
+    logits: bool = False
+    """Whether the scores are logits."""
 
 
-def counted(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, task: str | None = None) -> Samples:
-    """Labels, scores and weights (N,) of the samples whose weight is not 0.
+def counted(
+    labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, task: str | None = None, logits: bool = False
+) -> Samples:
+    """Labels, scores and weights (N,) of the samples whose weight is not 0. logits: whether the scores are.
 
     Raises DataError, which names `task`, for scores that are NaN, labels other than 0 and 1, and weights that are
     negative, infinite or NaN. What samples of weight 0 hold does not matter.
@@ -51,13 +55,21 @@ def counted(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = No
     other = int(np.count_nonzero((y != 0) & (y != 1)))
     if other:
         raise DataError(f"{prefix}{other:,} of {y.size:,} labels are neither 0 nor 1, for example {y[(y != 0) & (y != 1)][0]}")
-    return Samples(y, s, w, kept)
+    return Samples(y, s, w, kept, logits)
 
 
 def probabilities(samples: Samples, task: str | None = None) -> Floats:
-    """The scores (N,), if they are probabilities. Raises DataError otherwise: logits were given, say."""
+    """(N,) float64: the scores, or the sigmoid of logits. Raises DataError for scores that are neither."""
+    if samples.logits:
+        return sigmoid(samples.scores)
     outside = int(np.count_nonzero((samples.scores < 0) | (samples.scores > 1)))
     if outside:
         prefix = f"task {task!r}: " if task is not None else ""
         raise DataError(f"{prefix}{outside:,} of {samples.scores.size:,} scores are no probabilities between 0 and 1")
     return samples.scores
+
+
+def sigmoid(logits: ArrayLike) -> Floats:
+    """float64, exact to its last digits at both ends."""
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
+        return np.exp(-np.logaddexp(0.0, -np.asarray(logits, dtype=np.float64)))

@@ -27,6 +27,7 @@ def evaluate_slices(
     scores: ArrayLike,
     groups: ArrayLike | None = None,
     at_least: int = 1,
+    logits: bool = False,
 ) -> Iterator[Slice]:
     """For each feature, and each of its values that `at_least` samples have, what evaluate_tasks tells of these samples.
 
@@ -40,7 +41,7 @@ def evaluate_slices(
         for value, rows in _rows_by_value(column):
             if len(rows) >= at_least:
                 users = None if names is None else names[rows]
-                yield Slice(feature, value, len(rows), evaluate_tasks(task_names, y[rows], w[rows], p[rows], users))
+                yield Slice(feature, value, len(rows), evaluate_tasks(task_names, y[rows], w[rows], p[rows], users, logits))
 
 
 def _rows_by_value(column: NDArray[np.generic]) -> Iterator[tuple[int, NDArray[np.intp]]]:

@@ -21,6 +21,7 @@ from home_dist.embeddings.sharding import plan_sharding, sharders
 from home_dist.errors import ConfigError
 from home_dist.experts import kernels
 from home_dist.files.stores import join
+from home_dist.layers.step_check import LARGEST, LARGEST_FP16, StepCheck
 from home_dist.network import Network
 from home_dist.schema import InputLayout, Schema, build_layout
 from home_dist.training.optimizers import build_optimizer, fuse_table_optimizer
@@ -110,6 +111,8 @@ class Built:
     optimizer: CombinedOptimizer
     plan: ShardingPlan
     kernel: kernels.Kernel
+    check: StepCheck
+    """Of the model's steps."""
 
 
 def build(inputs: Inputs, ranks: Ranks) -> Built:
@@ -130,7 +133,16 @@ def build(inputs: Inputs, ranks: Ranks) -> Built:
         data_parallel_wrapper=_data_parallel(config) if ranks.world_size > 1 else _Alone(),
     )
     initialise(model, config.embedding.init_std, config.train.seed)
-    return Built(model, build_optimizer(model, config), plan, kernel)
+    check = network.head.check = _step_check(network, config, ranks)
+    return Built(model, build_optimizer(model, config, check), plan, kernel, check)
+
+
+def _step_check(network: Network, config: RunConfig, ranks: Ranks) -> StepCheck:
+    sent = config.distributed.exchange
+    dense, lookups = (
+        LARGEST_FP16 if kind == "fp16" and ranks.world_size > 1 else LARGEST for kind in (sent.gradients, sent.backward)
+    )
+    return StepCheck(network.head, config.train.accumulate > 1, dense, lookups)
 
 
 class _Alone(DataParallelWrapper):

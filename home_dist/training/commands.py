@@ -1,6 +1,6 @@
 """`home-dist train` and `home-dist evaluate`, as every rank runs them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from home_dist.training.bad_rows import BadRowReport
 from home_dist.training.build import Inputs, build, open_inputs
 from home_dist.training.checkpoint import Checkpoints, Saver, load, read_offering
 from home_dist.training.checkpoint.looking import find
-from home_dist.training.evaluate import Evaluation, evaluate, record, slice_columns
+from home_dist.training.evaluate import Evaluation, evaluate, record, recorded, slice_columns
 from home_dist.training.events import EventLog
 from home_dist.training.following import Epochs, Following
 from home_dist.training.observer import Observer
@@ -39,10 +39,23 @@ def train(config: RunConfig, ranks: Ranks, profile_steps: int = 0) -> None:
     splits = ("validation", "test") if config.data.follow else ("train", "validation", "test")
     inputs = together(lambda: open_inputs(config, schema, splits))
     together(lambda: slice_columns(inputs.layout, config.metrics.slices))
+    together(lambda: _check_best(inputs))
     folder = RunFolder(config.run.dir)
     with ExitStack() as claim:
         together(lambda: claim.enter_context(folder.claimed(config, schema)) if ranks.first else None)
         _train(config, ranks, screen, inputs, folder, profile_steps)
+
+
+def _check_best(inputs: Inputs) -> None:
+    """Raises ConfigError where `[checkpoint] best` names what this data cannot be measured by."""
+    best = inputs.config.checkpoint.best
+    if best and "validation" not in inputs.files:
+        raise ConfigError("checkpoint.best needs a validation split: set data.validation, or leave checkpoint.best out")
+    if best == "gauc" and inputs.schema.group_column is None:
+        raise ConfigError(
+            'checkpoint.best = "gauc" needs a column to group by, and the schema has no group_column: name the users\' column '
+            'there, or choose "auc" or "log_loss"'
+        )
 
 
 def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, folder: RunFolder, profile_steps: int) -> None:
@@ -57,10 +70,13 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
             screen.say(f"note: {newest} was written with {change}: the run need not go on bit for bit")
     with preemption:
         part = source.next(state, preemption)
-    if part is None:
-        return
-    state, reader, steps = part
-    if state.step >= steps and folder.evaluation.is_file():
+    if part is None and not state.step:
+        return  # nothing has arrived
+    steps = state.step
+    if part is not None:
+        state, _, steps = part
+    splits = _splits_to_evaluate(inputs)
+    if state.step >= steps and together(lambda: _has_figures(folder, splits, state.step, ranks)):
         screen.say(
             f"run complete: {folder.path} has trained its {state.step:,} steps; nothing to do. "
             f"Its figures: {folder.evaluation}. For more, raise train.epochs; for another run, set run.dir."
@@ -80,25 +96,38 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
     log = EventLog(folder.tensorboard if ranks.first and config.log.tensorboard else None, state.step)
     observer = Observer(built, inputs.schema, config, folder.insight, log, ranks, screen, state.step)
     saver = Saver(checkpoints, config_tree(config), config.checkpoint.asynchronous, config.distributed.timeout)
-    validate = _validation(inputs, built.model, ranks) if config.checkpoint.best else None
+    bad_rows = BadRowReport(ranks, screen, log, folder.bad_rows)
+    validate = _validation(inputs, built.model, ranks, bad_rows) if config.checkpoint.best else None
     schedule = Schedule(built.optimizer, config.train, steps)
     profile = Profile(built.model, profile_steps, folder.profile, ranks, screen)
     while part is not None:
         state, reader, steps = part
-        bad_rows = BadRowReport(reader, ranks, screen, log, folder.bad_rows)
         trainer = Trainer(inputs, built, reader, saver, log, observer, ranks, screen, schedule, validate, bad_rows, profile)
         with preemption:
             state = trainer.run(state, steps, preemption)
             part = source.next(state, preemption)
-    for split, found in evaluate_splits(inputs, built.model, ranks, screen).items():
-        log.evaluation(state.step, split, found.tasks)
-        if ranks.first:
-            record(folder.evaluation, folder.scores, split, found, state.step, state.samples, config.metrics.keep_scores)
+    evaluations = evaluate_splits(inputs, splits, built.model, ranks, screen, bad_rows, state.step)
+    for split, evaluation in evaluations.items():
+        log.evaluation(state.step, split, evaluation.tasks)
+    if ranks.first and evaluations:
+        record(folder.evaluation, folder.scores, evaluations, state.step, state.samples, config.metrics.keep_scores)
     log.close()
     screen.say(
         f"checkpoint:  {checkpoints.newest()}\ntensorboard: {folder.tensorboard}\n"
         f"config:      {folder.config}\nfigures:     {folder.evaluation}"
     )
+
+
+def _splits_to_evaluate(inputs: Inputs) -> list[str]:
+    """At a run's end: validation and test; where there is neither, the training data, if these have an end."""
+    return [s for s in inputs.files if s != "train"] or list(inputs.files)
+
+
+def _has_figures(folder: RunFolder, splits: Sequence[str], step: int, ranks: Ranks) -> bool:
+    """Whether the run's figures are of its newest checkpoint. The first rank looks, and tells the others."""
+    there = [ranks.first and (not splits or recorded(folder.evaluation, splits, step))]
+    torch.distributed.broadcast_object_list(there)
+    return there[0]
 
 
 def _newest(checkpoints: Checkpoints, screen: Screen, ranks: Ranks) -> Path | None:
@@ -111,24 +140,24 @@ def _newest(checkpoints: Checkpoints, screen: Screen, ranks: Ranks) -> Path | No
     return found[0]
 
 
-def _validation(inputs: Inputs, model: nn.Module, ranks: Ranks) -> Callable[[], dict[str, float]]:
-    """Measures the validation split: means over tasks, by "validation/auc" and so on."""
-    if "validation" not in inputs.files:
-        raise ConfigError("checkpoint.best needs a validation split: set data.validation, or leave checkpoint.best out")
+def _validation(inputs: Inputs, model: nn.Module, ranks: Ranks, bad_rows: BadRowReport) -> Callable[[int], dict[str, float]]:
+    """Measures the validation split at a step: means over tasks, by "validation/auc" and so on."""
 
-    def measure() -> dict[str, float]:
+    def measure(step: int) -> dict[str, float]:
         reader = inputs.evaluation_reader("validation", ranks)
-        found = mean_row(evaluate(model, reader, inputs.schema, inputs.layout, inputs.config, ranks).tasks)
-        return {f"validation/{name}": getattr(found, name) for name in ("auc", "gauc", "log_loss")}
+        mean = mean_row(evaluate(model, reader, inputs.schema, inputs.layout, inputs.config, ranks).tasks)
+        bad_rows("validation", reader, step)
+        return {f"validation/{name}": getattr(mean, name) for name in ("auc", "gauc", "log_loss")}
 
     return measure
 
 
 def evaluate_run(run_dir: Path, checkpoint: Path | None, splits: tuple[str, ...], ranks: Ranks) -> None:
-    """Evaluates a run's newest, or the given, checkpoint. Raises UserError."""
+    """Evaluates a run's newest, or the given, checkpoint on the splits, by default on validation and test. Raises UserError."""
     screen = Screen(ranks.first)
     folder = RunFolder(run_dir)
     config, schema = together(folder.open)
+    splits = together(lambda: _splits_asked_for(folder, config, splits))
     screen.say(detected(ranks, config.kernel))
     chosen = together(lambda: find(checkpoint or run_dir))
     inputs = together(lambda: open_inputs(config, schema, splits))
@@ -136,16 +165,39 @@ def evaluate_run(run_dir: Path, checkpoint: Path | None, splits: tuple[str, ...]
     screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))
     state = load(chosen, built.model, None)
     screen.say(f"checkpoint: {chosen}, step {state.step:,}")
-    evaluate_splits(inputs, built.model, ranks, screen)
+    bad_rows = BadRowReport(ranks, screen)
+    evaluate_splits(inputs, tuple(inputs.files), built.model, ranks, screen, bad_rows, state.step)
 
 
-def evaluate_splits(inputs: Inputs, model: nn.Module, ranks: Ranks, screen: Screen) -> dict[str, Evaluation]:
+def _splits_asked_for(folder: RunFolder, config: RunConfig, asked: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises ConfigError for splits that the run does not have."""
+    there = tuple(s for s in ("validation", "test") if getattr(config.data, s))
+    if not asked and not there:
+        raise ConfigError(
+            f"{folder.config}: data.validation and data.test are empty, so that there is nothing to evaluate. Name a split's "
+            "folder there, or evaluate on what was trained on, with --split train."
+        )
+    for split in asked:
+        if not getattr(config.data, split):
+            raise ConfigError(f"{folder.config}: data.{split} is empty. Name that split's folder there, or leave --split out.")
+    return asked or there
+
+
+def evaluate_splits(
+    inputs: Inputs,
+    splits: Sequence[str],
+    model: nn.Module,
+    ranks: Ranks,
+    screen: Screen,
+    bad_rows: BadRowReport,
+    step: int,
+) -> dict[str, Evaluation]:
+    """step: that the model stands at."""
     found = {}
-    for split in inputs.files:
-        if split == "train" and len(inputs.files) > 1:
-            continue
+    for split in splits:
         reader = inputs.evaluation_reader(split, ranks)
         found[split] = evaluate(model, reader, inputs.schema, inputs.layout, inputs.config, ranks)
+        bad_rows(split, reader, step)
         screen.table(evaluation_table(split, found[split].tasks))
         for note in found[split].notes:
             screen.say(f"note: {note}")

@@ -22,6 +22,7 @@ from home_dist.metrics import (
     evaluate_tasks,
     gather_rows,
     gauc_over_ranks,
+    sigmoid,
 )
 from home_dist.schema import InputLayout, Schema
 from home_dist.training.ranks import Ranks
@@ -31,14 +32,19 @@ from home_dist.training.ranks import Ranks
 class Scored:
     """All ranks' real samples of a split, in the order of ranks; the same on every rank."""
 
-    scores: np.ndarray
-    """Probabilities (N, K)."""
+    logits: np.ndarray
+    """(N, K) float64: metrics are of these. Probabilities round: in float32 all logits above 17 are the same one."""
     labels: np.ndarray
     weights: np.ndarray
     groups: np.ndarray
     """(N,)"""
     slices: np.ndarray
     """(N, S): ids or buckets of chosen features."""
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Probabilities (N, K) float64."""
+        return sigmoid(self.logits)
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,9 @@ class Evaluation:
     def calibration_to_json(self) -> dict[str, Any]:
         """By task: the bins' weights, predictions and shares of positives."""
         s = self.scored
-        curves = [calibration_curve(s.labels[:, k], s.scores[:, k], s.weights[:, k]) for k in range(len(self.tasks))]
+        curves = [
+            calibration_curve(s.labels[:, k], s.logits[:, k], s.weights[:, k], logits=True) for k in range(len(self.tasks))
+        ]
         return {
             m.task: {name: getattr(curve, name).tolist() for name in ("weight", "prediction", "rate")}
             for m, curve in zip(self.tasks, curves, strict=True)
@@ -85,18 +93,12 @@ def scored(model: nn.Module, reader: Reader, ranks: Ranks, columns: Sequence[int
     for batch in reader.epoch(0):
         real = batch.mask.bool()
         _, output = model(batch.to(ranks.device))
-        kept = (torch.sigmoid(output.logits).cpu(), batch.labels, batch.weights, batch.groups, batch.small[:, list(columns)])
+        kept = (output.logits.cpu(), batch.labels, batch.weights, batch.groups, batch.small[:, list(columns)])
         for part, column in zip(parts, kept, strict=True):
             part.append(column[real])
     model.train(training)
-    scores, labels, weights, groups, slices = gather_rows(*(torch.cat(part) for part in parts))
-    return Scored(scores.double().numpy(), labels.numpy(), weights.numpy(), groups.numpy(), slices.numpy())
-
-
-def score(model: nn.Module, reader: Reader, ranks: Ranks) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities (N, K), labels (N, K), weights (N, K), groups (N,)."""
-    found = scored(model, reader, ranks)
-    return found.scores, found.labels, found.weights, found.groups
+    logits, labels, weights, groups, slices = gather_rows(*(torch.cat(part) for part in parts))
+    return Scored(logits.double().numpy(), labels.numpy(), weights.numpy(), groups.numpy(), slices.numpy())
 
 
 def evaluate(
@@ -107,9 +109,9 @@ def evaluate(
     found = scored(model, reader, ranks, slice_columns(layout, chosen))
     found, notes = without_broken(found, tasks)
     groups = found.groups if grouped else None
-    rows = (tasks, found.labels, found.weights, found.scores)
-    slices = list(evaluate_slices(chosen, found.slices, *rows, groups, at_least=config.metrics.slice_rows))
-    metrics = evaluate_tasks(*rows)
+    rows = (tasks, found.labels, found.weights, found.logits)
+    slices = list(evaluate_slices(chosen, found.slices, *rows, groups, config.metrics.slice_rows, logits=True))
+    metrics = evaluate_tasks(*rows, logits=True)
     return Evaluation(_with_gauc(metrics, found, ranks) if grouped else metrics, slices, found, grouped, notes)
 
 
@@ -118,7 +120,7 @@ def _with_gauc(metrics: Sequence[TaskMetrics], found: Scored, ranks: Ranks) -> l
     share = slice(ranks.rank, None, ranks.world_size)
     groups, result = torch.from_numpy(found.groups[share]), []
     for k, task in enumerate(metrics):
-        labels, scores, weights = (torch.from_numpy(c[share, k]) for c in (found.labels, found.scores, found.weights))
+        labels, scores, weights = (torch.from_numpy(c[share, k]) for c in (found.labels, found.logits, found.weights))
         gauc = gauc_over_ranks(labels, scores, groups, weights)
         used, left_out = gauc.groups_used, gauc.groups_left_out
         result.append(replace(task, gauc=gauc.value, gauc_groups=used, gauc_groups_left_out=left_out))
@@ -128,7 +130,7 @@ def _with_gauc(metrics: Sequence[TaskMetrics], found: Scored, ranks: Ranks) -> l
 def without_broken(found: Scored, tasks: Sequence[str]) -> tuple[Scored, list[str]]:
     """Takes out, by weight 0, tasks whose scores are NaN: a long run that ends with a task that has diverged still tells what
     the others came to, and that task's metrics are not defined, as those of a task without samples."""
-    broken = np.isnan(found.scores) & (found.weights > 0)
+    broken = np.isnan(found.logits) & (found.weights > 0)
     notes = [
         f"task {task!r}: {count:,} of {rows:,} scores are NaN, so that its metrics are not defined. The model has diverged: "
         "lower train.lr, or look for NaN in dense features."
@@ -138,21 +140,27 @@ def without_broken(found: Scored, tasks: Sequence[str]) -> tuple[Scored, list[st
     return replace(found, weights=np.where(broken.any(0), 0, found.weights)), notes
 
 
-def record(path: Path, scores_folder: Path, split: str, found: Evaluation, step: int, samples: int, keep: int) -> None:
-    """evaluation.json: per split and task, with the step it was measured at, slices and calibration beside it; and the scores
-    themselves where there are at most `keep` rows."""
+def record(path: Path, scores_folder: Path, splits: dict[str, Evaluation], step: int, samples: int, keep: int) -> None:
+    """evaluation.json: per split and task, with the step that all were measured at, slices and calibration beside it; and the
+    scores themselves of splits of at most `keep` rows. It is written last and whole: figures of two steps never stand together.
+    """
+    for split, found in splits.items():
+        if len(found.scored.groups) <= keep:
+            scores_folder.mkdir(exist_ok=True)
+            s = found.scored
+            arrays = {"scores": s.scores, "labels": s.labels, "weights": s.weights, "groups": s.groups}
+            with whole_file(scores_folder / f"{split}.npz") as file:
+                np.savez_compressed(file, allow_pickle=False, **arrays)
+    tree: dict[str, Any] = {"step": step, "samples": samples, **{split: e.to_json() for split, e in splits.items()}}
+    tree["calibration"] = {split: e.calibration_to_json() for split, e in splits.items()}
+    slices = {split: [asdict(part) for part in e.slices] for split, e in splits.items() if e.slices}
+    write_json(path, tree | ({"slices": slices} if slices else {}))
+
+
+def recorded(path: Path, splits: Sequence[str], step: int) -> bool:
+    """Whether evaluation.json holds the figures of these splits at this step."""
     try:
         tree = read_json(path, "")
     except UserError:  # what another program left of it cannot be used
-        tree = {}
-    tree |= {"step": step, "samples": samples, split: found.to_json()}
-    tree["calibration"] = {**tree.get("calibration", {}), split: found.calibration_to_json()}
-    if found.slices:
-        tree["slices"] = {**tree.get("slices", {}), split: [asdict(part) for part in found.slices]}
-    write_json(path, tree)
-    if len(found.scored.groups) <= keep:
-        scores_folder.mkdir(exist_ok=True)
-        s = found.scored
-        arrays = {"scores": s.scores.astype(np.float32), "labels": s.labels, "weights": s.weights, "groups": s.groups}
-        with whole_file(scores_folder / f"{split}.npz") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+        return False
+    return tree.get("step") == step and set(splits) <= tree.keys()

@@ -39,8 +39,11 @@ class EventLog:
         scalars |= {f"train_auxiliary/{name}": loss for name, loss in interval.auxiliary.items()}
         self._write(scalars, step)
 
-    def bad_rows(self, step: int, rows: int) -> None:
-        self._write({"train/bad_rows": rows}, step)
+    def bad_rows(self, step: int, split: str, rows: int) -> None:
+        self._write({f"{split}/bad_rows": rows}, step)
+
+    def refused(self, step: int, steps: int) -> None:
+        self._write({"train/steps_left_out": steps}, step)
 
     def evaluation(self, step: int, split: str, metrics: Sequence[TaskMetrics]) -> None:
         names = ("auc", "gauc", "log_loss", "calibration")

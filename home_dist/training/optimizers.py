@@ -12,6 +12,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from home_dist.config import RunConfig, TrainSection
+from home_dist.layers.step_check import StepCheck
 from home_dist.network import Network
 
 # torch's classes name FBGEMM's fused ones.
@@ -38,7 +39,7 @@ def _table_settings(config: RunConfig) -> dict[str, Any]:
     return {"lr": config.embedding.lr}
 
 
-def build_optimizer(model: DistributedModelParallel, config: RunConfig) -> CombinedOptimizer:
+def build_optimizer(model: DistributedModelParallel, config: RunConfig, check: StepCheck | None = None) -> CombinedOptimizer:
     """All parameters of the sharded model, in four groups whose state one state dict holds.
 
     TorchRec's fused optimizer leaves out data-parallel tables, whose gradients are all-reduced: they get one of their own.
@@ -57,7 +58,7 @@ def build_optimizer(model: DistributedModelParallel, config: RunConfig) -> Combi
                 parameters, lambda p, d=decay[group]: torch.optim.AdamW(p, lr=config.train.lr, weight_decay=d, fused=True)
             )
             parts.append((group, wrapped))
-    dense = DenseOptimizer(parts, config.train.accumulate, config.train.clip_norm)
+    dense = DenseOptimizer(parts, config.train.accumulate, config.train.clip_norm, check)
     return CombinedOptimizer([("fused", model.fused_optimizer), ("dense", dense)])
 
 
@@ -67,11 +68,26 @@ class DenseOptimizer(CombinedOptimizer):
     TorchRec's wrappers for such things keep the state of when they were made, so that checkpoints would miss what AdamW knows.
     """
 
-    def __init__(self, parts: list[tuple[str, KeyedOptimizer]], accumulate: int, clip_norm: float | None):
+    def __init__(
+        self,
+        parts: list[tuple[str, KeyedOptimizer]],
+        accumulate: int,
+        clip_norm: float | None,
+        check: StepCheck | None = None,
+    ):
+        """check: tells of updates that are left out."""
         super().__init__(parts)
-        self.accumulate, self.clip_norm = accumulate, clip_norm
+        self.accumulate, self.clip_norm, self.check = accumulate, clip_norm, check
 
     def step(self, closure: Any = None) -> None:
+        refused = self.check.refuses_update if self.check is not None else False
+        if refused is True:
+            return
+        if isinstance(refused, torch.Tensor):
+            for _, part in self.optimizers:
+                # torch's fused AdamW leaves a step out by this, on the device. The others' gradients are zeros, which change
+                # nothing.
+                part._optimizer.found_inf = refused
         parameters = [p for p in self.params.values() if p.grad is not None]
         if parameters and self.accumulate > 1:
             torch._foreach_div_([p.grad for p in parameters], float(self.accumulate))

@@ -31,7 +31,7 @@ _FREE = (
     "data.test",
 )
 _LOCK = ".lock"
-_FREE_TRAIN = ("train.batch_size", "train.epochs", "train.max_steps")
+_FREE_TRAIN = ("train.batch_size", "train.epochs", "train.max_steps", "train.on_nonfinite")
 
 
 class RunFolder:

@@ -83,13 +83,16 @@ class Running:
             return
         outputs, self._held = self._held, []
         few = slice(0, self._samples)  # the reader has shuffled them
-        scores = torch.cat([o.logits[few] for o in outputs]).sigmoid()
+        logits = torch.cat([o.logits[few] for o in outputs])
+        scores = logits.double().sigmoid()
         labels, weights = (torch.cat([getattr(o, name)[few] for o in outputs]) for name in ("labels", "weights"))
         positive = weights * labels
         self._classes += torch.stack([positive.sum(0), (weights - positive).sum(0)])
-        for metric in self._metrics.values():
+        for name, metric in self._metrics.items():
+            # AUC is of the order alone, and TorchRec keeps what it is given in fp32, where probabilities near 1 are the same.
+            ordered = logits if name == "auc" else scores
             metric.update(
-                predictions=dict(zip(self._tasks, scores.unbind(1), strict=True)),
+                predictions=dict(zip(self._tasks, ordered.unbind(1), strict=True)),
                 labels=dict(zip(self._tasks, labels.unbind(1), strict=True)),
                 weights=dict(zip(self._tasks, weights.unbind(1), strict=True)),
             )

@@ -110,4 +110,4 @@ def _figures(m: TaskMetrics) -> list[str]:
 
 
 def _cell(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}"
+    return "-" if math.isnan(value) else f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"

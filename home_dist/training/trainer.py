@@ -10,6 +10,7 @@ from home_dist.data import Reader
 from home_dist.data.batch import Batch
 from home_dist.network import StepOutput
 from home_dist.training import health, progress
+from home_dist.training.bad_rows import BadRowReport
 from home_dist.training.build import Built, Inputs
 from home_dist.training.checkpoint import Saver, TrainState
 from home_dist.training.events import EventLog
@@ -19,6 +20,7 @@ from home_dist.training.pipeline import Pipeline, begin_step
 from home_dist.training.preemption import Preemption
 from home_dist.training.profiling import Profile
 from home_dist.training.ranks import Ranks
+from home_dist.training.refusals import Refusals
 from home_dist.training.running import Running
 from home_dist.training.tables import Screen
 
@@ -39,17 +41,18 @@ class Trainer:
         ranks: Ranks,
         screen: Screen,
         schedule: Schedule,
-        validate: Callable[[], dict[str, float]] | None = None,
-        bad_rows: Callable[[int], None] | None = None,
+        validate: Callable[[int], dict[str, float]] | None = None,
+        bad_rows: BadRowReport | None = None,
         profile: Profile | None = None,
     ):
-        """validate: measures the model, for choosing the best checkpoint. bad_rows: tells of rows that were left out. Every
-        rank calls both."""
+        """validate: measures the model at a step, for choosing the best checkpoint. Every rank calls it."""
         self.config = inputs.config
         self.built, self.reader, self.saver, self.validate = built, reader, saver, validate
         self.log, self.observer, self.ranks, self.screen = log, observer, ranks, screen
         self.schedule, self.bad_rows, self.profile = schedule, bad_rows, profile
         self.tasks = [t.name for t in inputs.schema.task]
+        train, layout = inputs.config.train, inputs.layout
+        self.refusals = Refusals(built.check, train, layout, self.tasks, ranks, screen, log, saver)
 
     def run(self, state: TrainState, total: int, preemption: Preemption) -> TrainState:
         """Trains up to step `total`, within `preemption`. Returns the state after it, which is also the newest checkpoint."""
@@ -65,6 +68,7 @@ class Trainer:
 
     def _run(self, state: TrainState, total: int, preemption: Preemption) -> TrainState:
         pipeline = Pipeline.of(self.built, self.ranks, self.config.train.accumulate)
+        pipeline.set_step(state.step)
         meter = progress.Meter(len(self.tasks))
         running = self._running()
         if state.meter is not None:
@@ -78,6 +82,7 @@ class Trainer:
             rate = begin_step(self.built, self.schedule, self.config.train, state.step, self.ranks.rank)
             with self.observer.step(state.step + 1), self.profile.step() if self.profile else nullcontext():
                 output: StepOutput = pipeline.progress(batches, is_last_batch=state.step + 1 == total)
+            output = self.refusals.after(state.step + 1, output)
             meter.add(output)
             if running is not None:
                 running.add(output)
@@ -96,13 +101,15 @@ class Trainer:
                 self.screen.say(progress.line(state.step, total, interval, self.ranks.world_size, pace * (total - state.step)))
                 self.log.step(state.step, interval, rate, self.tasks)
                 self.observer.interval(state.step, interval, rate)
-                if self.bad_rows is not None:
-                    self.bad_rows(state.step)
+                self._tell_bad_rows(state.step)
                 measured = {"loss": interval.loss}
             every = self.config.checkpoint.every_steps
             # Gradients that wait for their update are in no checkpoint.
             leaves = state.step % self.config.train.accumulate == 0 and preemption.asked() and not state.finished
+            if leaves or state.finished or (every and state.step % every == 0):
+                self.refusals.settle()
             if leaves:
+                self._tell_bad_rows(state.step)
                 state = replace(state, metrics=measured)
                 path = self.saver.save(self.built.model, self.built.optimizer, state, meter.state())
                 self.saver.wait()
@@ -112,8 +119,9 @@ class Trainer:
                 if self.validate is not None:
                     pipeline.detach()  # the next step attaches it again
                     # A new dict: a save that is still being written holds the one before.
-                    measured = measured | self.validate()
+                    measured = measured | self.validate(state.step)
                     batches = self._until_validation(epochs, state.step, total)
+                self._tell_bad_rows(state.step)
                 state = replace(state, metrics=measured)
                 self.saver.save(self.built.model, self.built.optimizer, state, meter.state())
                 if running is not None:
@@ -124,6 +132,11 @@ class Trainer:
             self.profile.close()
         pipeline.detach()
         return state
+
+    def _tell_bad_rows(self, step: int) -> None:
+        """With each progress line and before each checkpoint: a run that goes on from there does not read these rows again."""
+        if self.bad_rows is not None:
+            self.bad_rows("train", self.reader, step)
 
     def _running(self) -> Running | None:
         samples, ranks = self.config.metrics.running_samples, self.ranks

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from home_dist.metrics import evaluate_tasks
-from home_dist.training.evaluate import Evaluation, Scored, record, without_broken
+from home_dist.training.evaluate import Evaluation, Scored, record, recorded, without_broken
 
 
 def test_a_task_that_diverged_does_not_take_the_others_along():
@@ -15,7 +15,7 @@ def test_a_task_that_diverged_does_not_take_the_others_along():
     scores, labels, weights = random.random((50, 3)), random.integers(0, 2, (50, 3)), np.ones((50, 3))
     scores[3:7, 1] = np.nan
     scores[5, 2], weights[5, 2] = np.nan, 0  # has no label there: does not matter
-    given = Scored(scores, labels, weights, np.arange(50) % 5, np.empty((50, 0), dtype=np.int64))
+    given = Scored(np.log(scores) - np.log1p(-scores), labels, weights, np.arange(50) % 5, np.empty((50, 0), dtype=np.int64))
     found, notes = without_broken(given, ["like", "follow", "watch"])
     assert len(notes) == 1
     assert notes[0].startswith("task 'follow': 4 of 50 scores are NaN")
@@ -42,7 +42,7 @@ def small_evaluation():
     random = np.random.default_rng(0)
     scores, labels, weights = random.random((50, 2)), random.integers(0, 2, (50, 2)), np.ones((50, 2))
     labels[:, 1] = 0  # its AUC is not defined
-    given = Scored(scores, labels, weights, np.arange(50) % 5, np.empty((50, 0), dtype=np.int64))
+    given = Scored(np.log(scores / (1 - scores)), labels, weights, np.arange(50) % 5, np.empty((50, 0), dtype=np.int64))
     return Evaluation(evaluate_tasks(["like", "follow"], labels, weights, scores), [], given, False, [])
 
 
@@ -51,7 +51,7 @@ def refuse(name):
 
 
 def test_figures_are_valid_json_though_some_are_not_defined(tmp_path):
-    record(tmp_path / "evaluation.json", tmp_path / "scores", "test", small_evaluation(), 7, 700, 0)
+    record(tmp_path / "evaluation.json", tmp_path / "scores", {"test": small_evaluation()}, 7, 700, 0)
     tree = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=refuse)
     assert tree["test"]["follow"]["auc"] is None
     assert tree["test"]["like"]["auc"] > 0
@@ -61,7 +61,10 @@ def test_figures_are_valid_json_though_some_are_not_defined(tmp_path):
 def test_a_cut_file_of_figures_does_not_cost_the_evaluation_that_follows(tmp_path, left):
     path = tmp_path / "evaluation.json"
     path.write_bytes(left)
-    record(path, tmp_path / "scores", "validation", small_evaluation(), 7, 700, 100)
-    record(path, tmp_path / "scores", "test", small_evaluation(), 7, 700, 100)
+    splits = {"validation": small_evaluation(), "test": small_evaluation()}
+    assert not recorded(path, list(splits), 7)
+    record(path, tmp_path / "scores", splits, 7, 700, 100)
+    assert recorded(path, list(splits), 7)
+    assert not recorded(path, list(splits), 8)
     assert {"step", "samples", "validation", "test"} <= json.loads(path.read_text()).keys()
     assert sorted(p.name for p in (tmp_path / "scores").iterdir()) == ["test.npz", "validation.npz"]

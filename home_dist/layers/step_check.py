@@ -1,0 +1,183 @@
+"""Refuses a step whose loss, gradients or statistics are not finite: it then changes nothing, on any rank.
+
+FBGEMM updates rows of sharded tables inside the backward, before an optimizer could look at gradients. So look-ups pass through
+an identity on their way into the head. Its backward comes after all of the head's: autograd takes, of the nodes that are ready,
+the one that was made last, and all of the head's were made after the identity. There this rank's loss, its gradients of dense
+parameters and those of the look-ups are known. The ranks agree by one number, summed up on the way; each rank's reductions of
+dense gradients were begun before it, and the exchange of look-ups' gradients begins after it, so that the order of messages is
+the same on all ranks. A refused step's gradients become zeros, which change no row under Adagrad, row-wise Adagrad or SGD; the
+dense optimizers leave it out, and running statistics and accumulated gradients become what they were.
+
+On a CPU, and where gradients accumulate, the host reads in each step whether it was refused. On a GPU without accumulation it
+need not: tensors choose, and the host may read `refused` a step later, when the GPU has long been there.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
+
+from home_dist.layers.global_norm import GlobalBatchNorm, several_ranks
+
+LARGEST = 1e12
+"""Norms of gradients above are refused as well: optimizers add up their squares over samples and steps, and these sums must be
+finite in fp32."""
+LARGEST_FP16 = 65504.0
+"""Elements above are refused where ranks exchange gradients as fp16."""
+
+Events = dict[str, JaggedTensor]
+
+
+class StepCheck:
+    """Of one model on this rank. Per step: `begin`, `through`, `heard` within the forward, then `after_backward`."""
+
+    def __init__(
+        self,
+        head: nn.Module,
+        accumulates: bool = False,
+        dense_limit: float = LARGEST,
+        lookup_limit: float = LARGEST,
+        late: bool | None = None,
+    ):
+        """late: whether the host must not read in each step if it is refused; by default on a GPU, without accumulation."""
+        self.parameters = list(head.parameters())
+        self._statistics = _as_one([m for m in head.modules() if isinstance(m, GlobalBatchNorm)])
+        self.accumulates, self.dense_limit, self.lookup_limit = accumulates, dense_limit, lookup_limit
+        cuda = any(p.device.type == "cuda" for p in self.parameters)
+        self.late = cuda and not accumulates if late is None else late
+        self.refused: torch.Tensor | None = None
+        """() float32: 1 where the step that was run last is refused; the same on all ranks."""
+        self.batch: Any = None
+        """Of that step."""
+        self.task_losses: torch.Tensor | None = None
+        """(K,) of that step."""
+        self._loss: torch.Tensor | None = None
+        self._known: bool | None = None
+        self._before: tuple[torch.Tensor | None, list[torch.Tensor | None]] = (None, [])
+        self._steps_of_update, self._updated = 0, True
+
+    def begin(self) -> None:
+        """Keeps what a refused step must give back."""
+        if self._updated:
+            self._steps_of_update, self._updated = 0, False
+        gradients = [None if p.grad is None else p.grad.clone() for p in self.parameters] if self.accumulates else []
+        self._before = (None if self._statistics is None else self._statistics.clone(), gradients)
+        self.refused = self._loss = self._known = None
+
+    def through(
+        self, bags: KeyedTensor | None, weighted: KeyedTensor | None, events: Events | None
+    ) -> tuple[KeyedTensor | None, KeyedTensor | None, Events | None]:
+        """What was looked up, as the head is to have it."""
+        looked_up = [b.values() for b in (bags, weighted) if b is not None] + [e.values() for e in (events or {}).values()]
+        if not any(x.requires_grad for x in looked_up):
+            return bags, weighted, events
+        passed = iter(_Identity.apply(self, *looked_up))
+        bags, weighted = (
+            None if b is None else KeyedTensor(b.keys(), b.length_per_key(), next(passed)) for b in (bags, weighted)
+        )
+        if events is not None:
+            events = {
+                key: JaggedTensor(next(passed), e.weights_or_none(), e.lengths_or_none(), e.offsets_or_none())
+                for key, e in events.items()
+            }
+        return bags, weighted, events
+
+    def heard(self, loss: torch.Tensor, task_losses: torch.Tensor, batch: Any) -> None:
+        self._loss, self.task_losses, self.batch = loss.detach(), task_losses, batch
+
+    @torch.no_grad()
+    def decide(self, of_lookups: Sequence[torch.Tensor]) -> None:
+        """After the backward of the head; every rank calls it. of_lookups: their gradients."""
+        if self._loss is None:
+            return
+        finite = torch.isfinite(self._loss)
+        if self._statistics is not None:
+            # A value may be so large that what normalises it is infinite, and all that comes after finite.
+            finite = finite & torch.isfinite(self._statistics).all()
+        of_dense = [p.grad for p in self.parameters if p.grad is not None]
+        for gradients, limit in ((of_dense, self.dense_limit), (of_lookups, self.lookup_limit)):
+            there = [g for g in gradients if g.numel()]
+            if there:
+                # A norm of two is three times as fast as finding the largest element. False for NaN.
+                sizes = torch._foreach_norm(there) if limit >= LARGEST else torch._foreach_max(torch._foreach_abs(there))
+                finite = finite & (torch.stack(sizes).max() <= limit)
+        self.refused = (~finite).float()
+        if several_ranks():
+            dist.all_reduce(self.refused)
+            self.refused = self.refused.clamp(max=1)
+        self._known = None if self.late else bool(self.refused)
+
+    def kept(self, gradient: torch.Tensor) -> torch.Tensor:
+        """A gradient of look-ups: zeros where the step is refused."""
+        if self.refused is not None and self._known is None:
+            return torch.where(self.refused > 0, torch.zeros_like(gradient), gradient)
+        return torch.zeros_like(gradient) if self._known else gradient
+
+    @torch.no_grad()
+    def after_backward(self, updates: bool) -> None:
+        """Before the optimizers. updates: whether they step, and dense gradients have been summed over ranks."""
+        if self.refused is None:
+            self.decide(())  # nothing was looked up in sharded tables
+        self._updated = updates
+        statistics, gradients = self._before
+        if self.refused is not None and self._known is None and statistics is not None and self._statistics is not None:
+            self._statistics.copy_(torch.where(self.refused > 0, statistics, self._statistics))
+        if not self._known:
+            self._steps_of_update += 1
+            return
+        if statistics is not None and self._statistics is not None:
+            self._statistics.copy_(statistics)
+        if self.accumulates:
+            self._give_back(gradients, updates)
+
+    def _give_back(self, gradients: list[torch.Tensor | None], updates: bool) -> None:
+        """The gradients that the update's other steps added up; updates: they must be averaged over ranks here, as those that
+        have been held what was not finite."""
+        for parameter, before in zip(self.parameters, gradients, strict=True):
+            if parameter.grad is None:
+                continue
+            if before is None:
+                parameter.grad.zero_()
+                continue
+            parameter.grad.copy_(before)
+            if updates and several_ranks():
+                parameter.grad.div_(dist.get_world_size())
+                dist.all_reduce(parameter.grad)
+
+    @property
+    def refuses_update(self) -> bool | torch.Tensor:
+        """Whether there is nothing to update by: no step of the update was finite. A tensor () float32 where the host does not
+        know."""
+        if self.refused is not None and self._known is None:
+            return self.refused
+        return bool(self._known) and not self._steps_of_update
+
+
+class _Identity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, check: StepCheck, *looked_up: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.check = check
+        ctx.set_materialize_grads(False)
+        return tuple(x.view_as(x) for x in looked_up)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        ctx.check.decide([g for g in gradients if g is not None])
+        return (None, *(None if g is None else ctx.check.kept(g) for g in gradients))
+
+
+def _as_one(norms: Sequence[GlobalBatchNorm]) -> torch.Tensor | None:
+    """All running statistics as views of one tensor, so that they are kept and given back at once."""
+    names = ("running_mean", "running_var")
+    parts = [getattr(norm, name) for norm in norms for name in names]
+    if not parts:
+        return None
+    whole = torch.cat([part.flatten() for part in parts])
+    views = iter(whole.split([part.numel() for part in parts]))
+    for norm in norms:
+        for name in names:
+            setattr(norm, name, next(views).view_as(getattr(norm, name)))
+    return whole

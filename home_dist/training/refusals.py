@@ -1,0 +1,182 @@
+"""Steps that were refused as their loss or gradients are not finite: the run ends with what was seen, or counts them."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+
+from home_dist.config import TrainSection
+from home_dist.data.batch import Batch
+from home_dist.errors import UserError
+from home_dist.layers.step_check import StepCheck
+from home_dist.network import StepOutput
+from home_dist.schema import DenseFeature, InputLayout
+from home_dist.training.checkpoint import Saver
+from home_dist.training.events import EventLog
+from home_dist.training.ranks import OtherRankFailed, Ranks
+from home_dist.training.tables import Screen
+
+MOST_IN_SEQUENCE = 50
+"""Refused steps one after another that end a run in any case: bad rows are spread, so that it is the parameters that no batch
+gets a finite loss from any more, and they do not change by steps that are refused."""
+
+_COLUMNS = 5
+"""That a message names, those with the largest values."""
+
+
+class NotFinite(UserError):
+    """A step whose loss or gradients are not finite."""
+
+    exit_code = 6
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest value of a column in a rank's batch."""
+
+    column: str
+    value: float
+    rank: int
+    sample: int
+    """From 0, within the batch of the rank."""
+    group: int
+
+    @property
+    def order(self) -> float:
+        return math.inf if math.isnan(self.value) else abs(self.value)
+
+    def __str__(self) -> str:
+        return f"{self.column} = {self.value:.4g} (rank {self.rank}, sample {self.sample} of its batch, group {self.group})"
+
+
+class Refusals:
+    """Every rank has one and calls it after the same steps."""
+
+    def __init__(
+        self,
+        check: StepCheck,
+        config: TrainSection,
+        layout: InputLayout,
+        tasks: list[str],
+        ranks: Ranks,
+        screen: Screen,
+        log: EventLog,
+        saver: Saver,
+    ):
+        self.check, self.config, self.layout, self.tasks, self.ranks = check, config, layout, tasks, ranks
+        self.screen, self.log, self.saver = screen, log, saver
+        self.count = 0
+        """Of this process."""
+        self._sequence = 0
+        self._unread: tuple[int, torch.Tensor, Batch, torch.Tensor] | None = None
+
+    def after(self, step: int, output: StepOutput) -> StepOutput:
+        """After step `step`: what of it counts. Raises NotFinite on the first rank and OtherRankFailed on the others, for this
+        step or, where the host reads a step later, for the one before."""
+        check = self.check
+        if check.refused is None or check.task_losses is None:
+            return output
+        if not check.late:
+            return without(output) if self._read((step, check.refused, check.batch, check.task_losses)) else output
+        self.settle()
+        self._unread = (step, check.refused, check.batch, check.task_losses)
+        return chosen(output, check.refused)
+
+    def settle(self) -> None:
+        """Reads what has not been read yet."""
+        unread, self._unread = self._unread, None
+        if unread is not None:
+            self._read(unread)
+
+    def _read(self, seen: tuple[int, torch.Tensor, Batch, torch.Tensor]) -> bool:
+        step, refused, batch, task_losses = seen
+        if not bool(refused):
+            self._sequence = 0
+            return False
+        self.count, self._sequence = self.count + 1, self._sequence + 1
+        told = f"step {step:,}: {self._told(batch, task_losses)}"
+        if self.ranks.first:
+            self.log.refused(step, self.count)
+        if self.config.on_nonfinite == "skip" and self._sequence < MOST_IN_SEQUENCE:
+            self.screen.say(f"note: {told} The step is left out, the {_ordinal(self.count)} of this process.")
+            return True
+        self.saver.wait()
+        if not self.ranks.first:
+            raise OtherRankFailed(NotFinite.exit_code)
+        newest = self.saver.checkpoints.newest()
+        kept = f"The newest checkpoint, {newest}, is of before" if newest is not None else "There is no checkpoint yet"
+        if self.config.on_nonfinite == "skip":
+            advice = (
+                f"{MOST_IN_SEQUENCE} steps in sequence were left out, so that the parameters are beyond repair by other rows: "
+                "start from an older checkpoint or anew, with a lower train.lr or embedding.lr."
+            )
+        else:
+            advice = (
+                "Where values are extreme, mend these rows or clip the column; where they are as they should be, lower "
+                'train.lr or embedding.lr; train.on_nonfinite = "skip" goes on without such steps.'
+            )
+        raise NotFinite(f"{told} Nothing was changed by it. {kept}. {advice}")
+
+    def _told(self, batch: Batch, task_losses: torch.Tensor) -> str:
+        broken = [t for t, loss in zip(self.tasks, task_losses.tolist(), strict=True) if not math.isfinite(loss)]
+        mine = (broken, largest_values(batch, self.layout, self.tasks, self.ranks.rank))
+        of_ranks = [mine] * self.ranks.world_size
+        dist.all_gather_object(of_ranks, mine)
+        tasks = [t for t in self.tasks if any(t in names for names, _ in of_ranks)]
+        what = (
+            f"the loss of {_named('task', tasks)} is" if tasks else "a gradient or a statistic is too large to be squared, or"
+        )
+        largest = sorted((value for _, values in of_ranks for value in values), key=lambda v: -v.order)[:_COLUMNS]
+        return f"{what} not finite. Largest values of its batch: {'; '.join(map(str, largest)) or 'none, it holds ids alone'}."
+
+
+def largest_values(batch: Batch, layout: InputLayout, tasks: list[str], rank: int) -> list[Largest]:
+    """Per column of dense values, of pre-trained vectors and of label weights; columns are named as their features and tasks
+    are. Waits for the device."""
+    widths = [(f.name, f.width if isinstance(f, DenseFeature) else 1) for f in layout.dense]
+    vectors = [(f.name, f.width + 1) for f in layout.pretrained]
+    weights = [(f"weight of task {t}", 1) for t in tasks]
+    found = []
+    for values, columns in ((batch.dense, widths), (batch.vectors, vectors), (batch.weights, weights)):
+        if not len(values):
+            continue
+        at = 0
+        for name, width in columns:
+            part = values[:, at : at + width]
+            at += width
+            # NaN is larger than all others to max.
+            size, place = part.abs().flatten().max(0) if part.numel() else (None, None)
+            if size is not None and place is not None:
+                sample, column = divmod(int(place), width)
+                label = name if width == 1 else f"{name}[{column}]"
+                found.append(Largest(label, float(part[sample, column]), rank, sample, int(batch.groups[sample])))
+    return sorted(found, key=lambda v: -v.order)[:_COLUMNS]
+
+
+def without(output: StepOutput) -> StepOutput:
+    """A refused step's, of which nothing counts: neither in losses nor in metrics."""
+    return chosen(output, torch.ones((), device=output.logits.device))
+
+
+def chosen(output: StepOutput, refused: torch.Tensor) -> StepOutput:
+    def kept(values: torch.Tensor) -> torch.Tensor:
+        return torch.where(refused > 0, torch.zeros_like(values), values)
+
+    return replace(
+        output,
+        logits=kept(output.logits),
+        weights=kept(output.weights),
+        loss_sums=kept(output.loss_sums),
+        weight_sums=kept(output.weight_sums),
+        auxiliary={name: kept(loss) for name, loss in output.auxiliary.items()},
+    )
+
+
+def _named(noun: str, names: list[str]) -> str:
+    return f"{noun}{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:,}{ending}"
