@@ -50,8 +50,7 @@ class Types:
         return pa.string()
 
     def number(self, name: str) -> None:
-        kind = self.of(name)
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        if not is_number(self.of(name)):
             raise self.wrong(name, "numbers")
 
     def time(self, name: str) -> None:
@@ -67,6 +66,10 @@ class Types:
 
 def is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
