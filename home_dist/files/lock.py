@@ -16,9 +16,9 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 def locked(path: Path, busy: UserError | None = None) -> Iterator[None]:
     """Within it no other process of any host that sees the same file system holds the lock.
 
-    path: of a file, which is made where there is none; no folder, as NFS locks only what is open for writing. busy: what to raise
-    when another process holds the lock; without it this one waits. On a file system without locks nothing is locked. Raises
-    OSError when `path` cannot be opened.
+    path: of a file, which is made where there is none; no folder, as NFS locks only what is open for writing. busy: what to
+    raise when another process holds the lock; without it this one waits. On a file system without locks nothing is locked.
+    Raises OSError when `path` cannot be opened.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
