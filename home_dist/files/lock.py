@@ -1,4 +1,4 @@
-"""A lock on a file or a folder, which the system takes away when the process ends, however it does."""
+"""A lock on a file, which the system takes away when the process ends, however it does."""
 
 import errno
 import fcntl
@@ -16,10 +16,11 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 def locked(path: Path, busy: UserError | None = None) -> Iterator[None]:
     """Within it no other process of any host that sees the same file system holds the lock.
 
-    path: a folder, or a file, which is made where there is none. busy: what to raise when another process holds the lock;
-    without it this one waits. On a file system without locks nothing is locked. Raises OSError when `path` cannot be opened.
+    path: of a file, which is made where there is none; no folder, as NFS locks only what is open for writing. busy: what to
+    raise when another process holds the lock; without it this one waits. On a file system without locks nothing is locked.
+    Raises OSError when `path` cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy is not None else 0))

@@ -67,8 +67,8 @@ def whole_folder(out: Path, kind: type[UserError] = DataError) -> Iterator[Path]
     clear_folder(writing, kind)
     try:
         writing.mkdir(parents=True, exist_ok=True)
-        with locked(writing, _busy(writing, kind)):
-            mark_folder(writing, out)
+        mark_folder(writing, out)
+        with locked(writing / MARK, _busy(writing, kind)):
             try:
                 yield writing
                 sync_tree(writing)
@@ -122,7 +122,7 @@ def clear_folder(folder: Path, kind: type[UserError] = DataError) -> None:
     refuse_foreign(folder, kind)
     if folder.exists():
         try:
-            with locked(folder, _busy(folder, kind)):
+            with locked(folder / MARK, _busy(folder, kind)):
                 shutil.rmtree(folder)
         except OSError as error:
             raise kind(f"{folder}: cannot be removed: {error}. Remove it, or choose another folder to write to.") from None

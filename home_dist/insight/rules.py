@@ -12,6 +12,7 @@
 | negative transfer | a task's AUC is `negative_transfer` below that of its single-task run | all four parts |
 """  # noqa: E501
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from home_dist.insight.tables import TableFigures
 from home_dist.insight_section import RulesSection
 
 _TINY = 1e-30
+_FULL = 0.9  # of a table's rows: fewer are worth a change
 
 NORMALISE = "model.expert_norm = true: normalised experts keep one scale, and Swish passes what ReLU cuts to zero"
 OWN_GROUPS = "model.kind = home: experts of task groups behind a hierarchy mask leave the shared ones to what all tasks need"
@@ -76,8 +78,7 @@ def table_signs(tables: list[TableFigures], epoch_over: bool, rules: RulesSectio
         where = f"table {table.table}"
         if epoch_over and table.untouched >= rules.dead_rows:
             what = f"{table.untouched:.0%} of {table.rows:,} rows were never looked up"
-            advice = f"embedding.tables.{table.table}.keep_rows = {_round(table.rows * (1 - table.untouched)):_}, or more data"
-            yield Sign("dead rows", where, what, table.untouched, rules.dead_rows, advice)
+            yield Sign("dead rows", where, what, table.untouched, rules.dead_rows, _fewer_rows(table))
         if table.broken:
             what = f"{table.broken:,} entries are infinite or NaN"
             yield Sign("exploding", where, what, float(table.broken), 0, "a lower embedding.lr, from an earlier checkpoint")
@@ -85,7 +86,7 @@ def table_signs(tables: list[TableFigures], epoch_over: bool, rules: RulesSectio
             what = (
                 f"trained rows are {table.growth:,.0f} times as large as they began; the largest entry is {table.largest:.3g}"
             )
-            advice = "a lower embedding.lr, or embedding.weight_decay"
+            advice = "a lower embedding.lr"
             yield Sign("exploding", where, what, table.growth, rules.exploding_growth, advice)
 
 
@@ -199,6 +200,24 @@ def _owners(part: PartNames) -> list[tuple[str, str]]:
 def _listed(names: list[str], chosen: np.ndarray) -> str:
     shown = ", ".join(names[i] for i in chosen[:4])
     return f"{shown} and {len(chosen) - 4} more" if len(chosen) > 4 else shown
+
+
+def _fewer_rows(table: TableFigures) -> str:
+    """What to do about rows that were never looked up. keep_rows puts ids beyond the first rows on row 0, but where the
+    run hashes ids into a table it hashes them anew."""
+    key = f"embedding.tables.{table.table}.keep_rows"
+    if table.hashed:
+        ids = table.rows * -math.log(table.untouched)  # that leave so many rows free, if a hash spreads them
+        if ids >= _FULL * table.rows:
+            return "more data; rows that stay free keep hashed ids apart"
+        return f"{key} = {max(2, _round(ids)):_}: some {_round(ids):,} ids came; a new run hashes them into so many rows"
+    if table.used_to < 0 or table.used_to <= _FULL * table.rows:
+        used = table.rows * (1 - table.untouched) if table.used_to < 0 else table.used_to
+        return f"{key} = {max(1, _round(used)):_}, or more data"
+    return (
+        "fewer rows where the table's ids are made: a larger min_count, or fewer buckets of the hash. Its used rows lie "
+        f"anywhere, so that {key} would put many of them on row 0"
+    )
 
 
 def _round(rows: float) -> int:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from home_dist.prepare.extremes import warning
+
 _NAMED = 3  # files in a line
 _EARLY = "2000"  # no log of impressions is older
 
@@ -39,13 +41,8 @@ def _before(report: Mapping[str, Any]) -> Iterator[str]:
 def _extremes(report: Mapping[str, Any]) -> Iterator[str]:
     for name, told in report.get("extremes", {}).items():
         if told.get("suspicious"):
-            largest = max(told["lowest"], told["highest"], key=abs)
             where = f"row {told['row']:,} of {told['file']}"
-            yield (
-                f"WARNING: column {name!r} holds {largest:g} ({where}), where 99.9 % of the values stay below "
-                f"{told['99.9%_below']:g} and half below {told['half_below']:g}: mean, deviation and buckets suffer. "
-                "Correct it, write null for what is not known, or set log = true"
-            )
+            yield warning(name, told["lowest"], told["highest"], told["half_below"], told["99.9%_below"], where)
         if told["infinite"]:
             yield f"note: column {name!r} holds {told['infinite']:,} infinite values: they count as missing"
 

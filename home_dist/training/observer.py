@@ -13,6 +13,7 @@ from home_dist.insight.findings import Finding, Judge
 from home_dist.insight.store import CURVES, FINDINGS, TABLES, Names, Record, Store
 from home_dist.insight.tables import table_figures
 from home_dist.schema import Schema
+from home_dist.schema.values import HashValues
 from home_dist.training.build import Built
 from home_dist.training.events import EventLog
 from home_dist.training.progress import Interval
@@ -38,6 +39,8 @@ class Observer:
         self.config, self.model, self.ranks = config, built.model, ranks
         self.log, self.screen, self.store = log, screen, Store(folder)
         self.tasks = [t.name for t in schema.task]
+        managed = {name for name, own in config.embedding.tables.items() if own.managed}
+        self.hashed = {t.name for t in schema.table if isinstance(t.values, HashValues)} - managed
         self.on = config.insight.every_steps > 0
         self._counted = (0.0, time.perf_counter())
         if not self.on:
@@ -83,7 +86,7 @@ class Observer:
         if not self.on:
             return
         began = time.perf_counter()
-        tables = table_figures(self.model, self.config.embedding.init_std, self.config.train.seed)
+        tables = table_figures(self.model, self.config.embedding.init_std, self.config.train.seed, self.hashed)
         self.collector.seconds += time.perf_counter() - began
         if self.ranks.first and tables:
             self.store.append(TABLES, {"step": step, "epoch_over": epoch_over, "tables": [asdict(t) for t in tables]})

@@ -21,9 +21,8 @@ with locked(pathlib.Path(sys.argv[1])):
 """
 
 
-@pytest.mark.parametrize("what", ["file", "folder"])
-def test_another_process_is_refused_until_the_first_ends(tmp_path, what):
-    path = tmp_path if what == "folder" else tmp_path / ".lock"
+def test_another_process_is_refused_until_the_first_ends(tmp_path):
+    path = tmp_path / ".lock"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", HOLD, str(path)]
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

@@ -1,5 +1,7 @@
 """Each rule on a model that was made to fail in that way, and on models that learn well."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -231,8 +233,36 @@ def test_tables(one_rank):
         ("exploding", "table broken"),
     }
     assert "keep_rows = 310" in told["table dead"].advice
+    assert (found["dead"].used_to, found["healthy"].used_to, untouched["dead"].used_to) == (301, 200, 0)
     early = table_signs(list(found.values()), epoch_over=False, rules=RULES)
     assert {s.rule for s in early} == {"exploding"}
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_rows_that_a_hash_left_free_are_not_cut_off(one_rank, hashed):
+    """Used rows lie anywhere: the first rows hold a part of them alone."""
+    config = EmbeddingBagConfig(name="item", num_embeddings=1000, embedding_dim=8, feature_names=["item"])
+    tables = EmbeddingBagCollection(tables=[config])
+    initialise(tables, 0.01, seed=3)
+    used = torch.randint(0, 1000, (400,), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tables.embedding_bags["item"].weight[used] += 0.02
+    [found] = table_figures(tables, 0.01, 3, {"item"} if hashed else ())
+    [sign] = table_signs([found], epoch_over=True, rules=RULES)
+    if not hashed:  # columns hold rows, which the pipeline hashed
+        assert "keep_rows would put many of them on row 0" in sign.advice
+        assert "keep_rows =" not in sign.advice
+        return
+    kept = int(sign.advice.partition("keep_rows = ")[2].partition(":")[0].replace("_", ""))
+    assert kept == pytest.approx(400, rel=0.1)  # as many as ids came: the run hashes them anew
+    [full] = table_signs([replace(found, untouched=0.5, rows=1000)], epoch_over=True, rules=replace_rules(0.3))
+    assert "keep_rows" in full.advice
+    [full] = table_signs([replace(found, untouched=0.38)], epoch_over=True, rules=replace_rules(0.3))
+    assert full.advice == "more data; rows that stay free keep hashed ids apart"
+
+
+def replace_rules(dead_rows):
+    return RULES.model_copy(update={"dead_rows": dead_rows})
 
 
 def test_negative_transfer():

@@ -186,6 +186,22 @@ def test_what_does_not_fit_together_is_refused(tmp_path, before, after, error, m
     assert not (tmp_path / "schema.toml").exists()
 
 
+def test_a_value_far_beyond_all_others_is_told(tmp_path):
+    whole = write(tmp_path)
+    told = []
+    (tmp_path / "draft.toml").write_text(DRAFT)
+    path = sorted((tmp_path / "train").iterdir())[0]
+    table = pq.read_table(path)
+    spoiled = table.column("size").to_pylist()
+    spoiled[3] = 1e30
+    pq.write_table(table.set_column(table.column_names.index("size"), "size", pa.array(spoiled, pa.float64())), path)
+    fit_data(tmp_path / "draft.toml", tmp_path, told.append)
+    warnings = [line for line in told if line.startswith("WARNING")]
+    assert len(whole["size"]) > 3
+    assert warnings
+    assert all("column 'size' holds 1e+30, where 99.9 % of the values stay below" in line for line in warnings)
+
+
 def test_buckets_can_be_read_back(tmp_path, capsys):
     write(tmp_path)
     fitted(tmp_path)

@@ -10,7 +10,7 @@ from home_dist.errors import DataError
 from home_dist.insight.preparation import write_page
 from home_dist.prepare.generic import Options, prepare_log
 from home_dist.prepare.summary import part_lines
-from tests.prepare.test_engine import DESCRIPTION, QUIET, write
+from tests.prepare.test_engine import DESCRIPTION, QUIET, digest, write
 
 FILES, BAD = 12, 7
 
@@ -108,3 +108,77 @@ def test_a_file_without_rows_says_nothing_of_types(tmp_path):
     pq.write_table(empty, tmp_path / "log" / "empty.parquet")
     report = prepare_log(tmp_path / "mylog.toml", tmp_path / "out-2", QUIET, Options())
     assert report == expected
+
+
+CODES = ["12e4", "120000", "007", "7", "1_0", "NA"]
+
+
+def coded_log(folder, kind):
+    """Users and videos by codes that look like numbers, with the side table's key among them; \\N where there is none."""
+    random = np.random.default_rng(0)
+    rows = 400
+    codes = [CODES[n] if n < len(CODES) else None for n in random.integers(0, len(CODES) + 1, rows).tolist()]
+    log = pa.table(
+        {
+            "user": pa.array(codes, pa.string()),
+            "ms": 1_700_000_000_000 + random.integers(0, 5 * 24 * 60, rows) * 60_000,
+            "video": pa.array(random.permutation(codes), pa.string()),
+            "like": random.integers(0, 2, rows),
+            "seconds": pa.array(random.integers(0, 9, rows), mask=random.random(rows) < 0.1),
+        }
+    )
+    side = pa.table({"video": CODES, "length": list(range(len(CODES)))})
+    folder.mkdir()
+    if kind == "csv":
+        for name, table in (("log", log), ("side", side)):
+            lines = [",".join("\\N" if v is None else str(v) for v in row.values()) for row in table.to_pylist()]
+            (folder / f"{name}.csv").write_text("\n".join([",".join(table.column_names), *lines, ""]))
+    else:
+        pq.write_table(log, folder / "log.parquet")
+        pq.write_table(side, folder / "side.parquet")
+    (folder / "mylog.toml").write_text(
+        f"""
+        log = "log.{kind}"
+        user = "user"
+        time = "ms"
+        types = {{ user = "text", video = "text" }}
+        split = {{ train_days = 3, validation_days = 1, test_days = 1 }}
+        side = [{{ files = "side.{kind}", key = "video" }}]
+        label = [{{ name = "like", group = "a", column = "like" }}]
+        id = [{{ column = "video", min_count = 1 }}]
+        number = [{{ column = "length" }}, {{ column = "seconds" }}]
+        past = [{{ by = ["video"], rates = ["like"] }}, {{ by = ["user"], rates = ["like"] }}]
+        """
+    )
+    return folder
+
+
+def test_codes_that_look_like_numbers_are_the_same_ids_from_csv_and_from_texts(tmp_path):
+    """And no \\N is an id."""
+    of_csv, of_texts = (coded_log(tmp_path / kind, kind) for kind in ("csv", "parquet"))
+    for folder in (of_csv, of_texts):
+        prepared(folder)
+    assert sorted(pq.read_table(of_csv / "out" / "vocabularies" / "video.parquet").column("value").to_pylist()) == sorted(CODES)
+    left, right = ({n: d for n, d in digest(f / "out").items() if n != "report.json"} for f in (of_csv, of_texts))
+    assert left == right
+
+
+def test_a_declared_type_that_cannot_be_is_told(tmp_path):
+    folder = coded_log(tmp_path / "log", "parquet")
+    text = (folder / "mylog.toml").read_text()
+    (folder / "mylog.toml").write_text(text.replace("types = { user", "types = { usr"))
+    with pytest.raises(DataError, match="types: column 'usr' is in no file"):
+        prepared(folder)
+    (folder / "mylog.toml").write_text(text)
+    table = pq.read_table(folder / "log.parquet")
+    pq.write_table(replaced(table, "video", pa.array([1.5] * len(table))), folder / "log.parquet")
+    with pytest.raises(DataError, match=r"log.parquet: column 'video' has type double, but the description says text"):
+        prepared(folder)
+
+
+def test_a_number_declared_in_csv_is_told_where_it_is_none(tmp_path):
+    folder = coded_log(tmp_path / "log", "csv")
+    text = (folder / "mylog.toml").read_text().replace('video = "text"', 'video = "integer"')
+    (folder / "mylog.toml").write_text(text)
+    with pytest.raises(DataError, match=r"(log|side).csv: In CSV column #.*conversion error to int64"):
+        prepared(folder)

@@ -11,7 +11,7 @@ from typing import Any
 from home_dist.errors import DataError, UserError
 from home_dist.files.json_files import json_text, read_json, write_json
 from home_dist.files.lock import locked
-from home_dist.files.whole import MARK, mark_folder, refuse_foreign
+from home_dist.files.whole import MARK, is_ours, mark_folder, refuse_foreign
 from home_dist.prepare.engine.engines import Engine
 from home_dist.prepare.progress import Progress
 
@@ -42,8 +42,9 @@ class Work:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = ExitStack()
         busy = DataError(f"{folder}: another run is at work there. Wait for it, or choose another folder to write to.")
-        self._lock.enter_context(locked(folder, busy))
-        mark_folder(folder, folder.with_suffix(""))
+        if not is_ours(folder):
+            mark_folder(folder, folder.with_suffix(""))
+        self._lock.enter_context(locked(folder / MARK, busy))
         self.goes_on = there.get("fingerprint") == wanted
         self._chosen: dict[str, int] = there.get("chosen", {}) if self.goes_on else {}
         self._fingerprint = wanted

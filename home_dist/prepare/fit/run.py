@@ -16,6 +16,7 @@ from home_dist.files.listing import find_files
 from home_dist.ids.keys import fits_key
 from home_dist.ids.vocabulary import Counts
 from home_dist.prepare.boundaries import choose_boundaries
+from home_dist.prepare.extremes import warning_of
 from home_dist.prepare.fit.counts import write_vocabulary
 from home_dist.prepare.fit.draft import Draft, DraftDense, DraftStatistic, DraftVocabulary, load_draft
 from home_dist.prepare.progress import Progress, Say
@@ -71,11 +72,13 @@ def fit_data(draft_path: Path, data: Path, say: Say, training: str = "train") ->
             for batch in _batches(path, draft):
                 _gather(fit, draft, batch, path)
                 advance(batch.num_rows)
+    for feature in draft.feature:
+        for seen in fit.sketches.get(feature.name, []):
+            if (told := warning_of(feature.column, seen)) is not None:
+                say(told)
     try:
         schema = _schema(draft, fit, data, draft_path)
-        writing = data / "schema.toml.writing"
-        save_schema(schema, writing)
-        writing.rename(data / "schema.toml")
+        save_schema(schema, data / "schema.toml")
     except OSError as error:
         raise DataError(f"{data}: cannot be written: {error}. Make room, or correct its permissions.") from None
     return schema

@@ -54,8 +54,7 @@ class Types:
         return pa.types.is_uint64(kind.value_type if self.is_list(name) else kind)
 
     def number(self, name: str) -> None:
-        kind = self.of(name)
-        if not is_number(kind):
+        if not is_number(self.of(name)):
             raise self.wrong(name, "numbers")
 
     def time(self, name: str) -> None:

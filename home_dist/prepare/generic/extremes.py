@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from home_dist.prepare.asof import Ints
+from home_dist.prepare.extremes import is_suspicious
 
 EXTREMES, SIZES = "extremes.parquet", "sizes.parquet"
 _BITS = 49  # of a double that are left out: eight classes of size per power of two stay
-_OF_ALL, _OF_HALF = 1e3, 1e6  # how often a largest value may be what 99.9 % and half of the values stay below
 
 
 def scan_extremes(numbers: Mapping[str, NDArray[np.float64]], row: Ints, folder: Path) -> None:
@@ -62,7 +62,7 @@ def extremes(scanned: Sequence[Path], files: Sequence[str], row_bits: int) -> di
             half, most = _below(sizes.filter(pc.equal(sizes.column("number"), name)), (0.5, 0.999))
             entry |= {"half_below": half, "99.9%_below": most}
             entry |= {"file": files[largest["row"] >> row_bits], "row": (largest["row"] & ((1 << row_bits) - 1)) + 1}
-            entry["suspicious"] = is_suspicious(entry)
+            entry["suspicious"] = is_suspicious(entry["lowest"], entry["highest"], half, most)
         found[name] = entry
     return found
 
@@ -74,9 +74,3 @@ def _below(sizes: pa.Table, shares: Sequence[float]) -> list[float]:
     classes = [int(size[np.searchsorted(reached, share * reached[-1])]) for share in shares]
     ends = np.asarray([(c + 1) << _BITS for c in classes], np.int64).view(np.float64)
     return [float(end) if c else 0.0 for c, end in zip(classes, ends, strict=True)]
-
-
-def is_suspicious(entry: Mapping[str, Any]) -> bool:
-    largest = max(abs(entry["lowest"]), abs(entry["highest"]))
-    all_but_few, half = entry["99.9%_below"], entry["half_below"]
-    return (all_but_few > 0 and largest > _OF_ALL * all_but_few) or (half > 0 and largest > _OF_HALF * half)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from home_dist.errors import DataError
 from home_dist.prepare.engine import Task, Work
 from home_dist.prepare.generic.columns import Types
-from home_dist.prepare.generic.source import CONVERTED, SIDE, File, convert, find, look, write_side
+from home_dist.prepare.generic.source import CONVERTED, SIDE, TYPES, File, convert, find, look, write_side
 from home_dist.prepare.generic.spec import LogSpec
 
 
@@ -47,14 +47,15 @@ class Inputs:
 
 def open_inputs(spec: LogSpec, found: Found, work: Work) -> Inputs:
     """Raises DataError for what does not fit the description."""
-    converted = _converted([found.log, *found.sides], work)
-    log = look(converted[0], found.log)
+    declared = {name: TYPES[kind] for name, kind in spec.types.items()}
+    converted = _converted([found.log, *found.sides], declared, work)
+    log = look(converted[0], found.log, declared)
     files, log_types = log.files, log.types
     if not any(f.rows for f in files):
         raise DataError(f"{spec.log}: the log holds no rows.")
     used, types, tasks = _used(spec), dict(log_types), []
     for section, paths, names in zip(spec.side, converted[1:], found.sides, strict=True):
-        own = look(paths, names).types
+        own = look(paths, names, declared).types
         kinds = Types(spec.log, types).key(section.key), Types(section.files, own).key(section.key)
         if kinds[0] != kinds[1]:
             raise DataError(
@@ -67,8 +68,11 @@ def open_inputs(spec: LogSpec, found: Found, work: Work) -> Inputs:
                     f"{section.files}: column {name!r} is in the log or another side table too. Rename one of them."
                 )
         wanted = {n: t for n, t in own.items() if n in used}
-        tasks.append(Task(partial(write_side, paths, section.files, section.key, wanted), 1))
+        tasks.append(Task(partial(write_side, paths, section.files, section.key, wanted, declared), 1))
         types |= own | {section.key: types[section.key]}
+    for name in declared:
+        if name not in types:
+            raise DataError(f"types: column {name!r} is in no file of the log or of a side table. Correct the description.")
     _check(spec, Types(spec.log, types, log.odd))
     folders = work.run("side", "joining", tasks, "tables") if tasks else []
     sides = tuple((f / SIDE, s.key) for f, s in zip(folders, spec.side, strict=True))
@@ -76,12 +80,12 @@ def open_inputs(spec: LogSpec, found: Found, work: Work) -> Inputs:
     return Inputs(files, {n: t for n, t in log_types.items() if n in used}, types, sides, absent)
 
 
-def _converted(groups: Sequence[list[Path]], work: Work) -> list[list[Path]]:
+def _converted(groups: Sequence[list[Path]], declared: dict[str, pa.DataType], work: Work) -> list[list[Path]]:
     """CSV files as Parquet, in the same order."""
     texts = [p for group in groups for p in group if p.suffix != ".parquet"]
     if not texts:
         return list(groups)
-    tasks = [Task(partial(convert, p), p.stat().st_size) for p in texts]
+    tasks = [Task(partial(convert, p, declared=declared), p.stat().st_size) for p in texts]
     folders = work.run("convert", "reading CSV", tasks, "bytes")
     written = {p: f / CONVERTED for p, f in zip(texts, folders, strict=True)}
     return [[written.get(p, p) for p in group] for group in groups]

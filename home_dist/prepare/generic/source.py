@@ -1,9 +1,10 @@
 """The files of a log and of its side tables: found, brought to Parquet, and read in parts."""
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,12 @@ from home_dist.errors import DataError
 from home_dist.files.listing import glob_files
 from home_dist.ids.keys import is_text, key_numbers, missing
 from home_dist.prepare.engine.spill import one_batch
-from home_dist.prepare.generic.columns import keys, plain
+from home_dist.prepare.generic.columns import is_number, keys, plain
 
+TYPES = {"text": pa.string(), "integer": pa.int64()}
+_SAID = {kind: name for name, kind in TYPES.items()}
+_NULL_TEXT = "\\N"
+_NULLS = [*pacsv.ConvertOptions().null_values, _NULL_TEXT]
 CONVERTED, SIDE = "table.parquet", "side.arrow"
 _BLOCK = 1 << 24  # bytes of a CSV file that are in memory at a time
 _READ = 65536
@@ -65,17 +70,19 @@ def find(folder: Path, pattern: str) -> list[Path]:
     return found
 
 
-def convert(source: Path, folder: Path) -> None:
-    """A CSV file -> folder/table.parquet, in blocks. Types are those that fit all values, as if the file were read at once."""
-    kinds: dict[str, pa.DataType] = {}
+def convert(source: Path, folder: Path, declared: Mapping[str, pa.DataType] = MappingProxyType({})) -> None:
+    """A CSV file -> folder/table.parquet, in blocks. Types are those that fit all values, as if the file were read at once,
+    where none is declared. An \\N stands for null, as databases write it."""
+    kinds = dict(declared)
+    there: pa.Schema | None = None
     while True:
         try:
-            options = pacsv.ConvertOptions(column_types=kinds)
+            options = pacsv.ConvertOptions(column_types=kinds, null_values=_NULLS)
             with pacsv.open_csv(source, pacsv.ReadOptions(block_size=_BLOCK), convert_options=options) as reader:
                 there = reader.schema
                 with pq.ParquetWriter(folder / CONVERTED, there, compression="zstd", compression_level=1) as writer:
                     for batch in reader:
-                        writer.write_batch(batch)
+                        writer.write_batch(_with_nulls(batch))
             return
         except (pa.ArrowInvalid, OSError) as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -83,11 +90,25 @@ def convert(source: Path, folder: Path) -> None:
             column = _to_widen(str(error))
             if column is None:
                 raise _unreadable(source, error) from None
+            if there is None:  # of the first values none but declared types can be wrong
+                reason = str(error).splitlines()[0]
+                raise DataError(f"{source}: {reason}. Correct the file, or `types` of the description.") from None
             name = there.names[column]
             kind = kinds.get(name, there.field(name).type)
-            if kind not in _KINDS[:-1]:
+            if kind not in _KINDS[:-1] or name in declared:
                 raise _unreadable(source, error) from None
             kinds[name] = _KINDS[_KINDS.index(kind) + 1]
+
+
+def _with_nulls(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Texts, too: of all that stands for null in numbers, only \\N does in texts."""
+    for place, field in enumerate(batch.schema):
+        if pa.types.is_string(field.type):
+            column = batch.column(place)
+            null = pc.equal(column, _NULL_TEXT)
+            if pc.any(null).as_py():
+                batch = batch.set_column(place, field, pc.if_else(null, pa.scalar(None, field.type), column))
+    return batch
 
 
 def _to_widen(message: str) -> int | None:
@@ -114,8 +135,9 @@ class Looked:
     """By column: the files that do not have it, though others do."""
 
 
-def look(paths: Sequence[Path], named: Sequence[Path]) -> Looked:
-    """named: as messages should name the files. A file without rows tells nothing of types. Raises DataError."""
+def look(paths: Sequence[Path], named: Sequence[Path], declared: Mapping[str, pa.DataType]) -> Looked:
+    """named: as messages should name the files; declared: types of columns that the description gives. A file without rows
+    tells nothing of types. Raises DataError."""
     files: list[File] = []
     by_column: dict[str, dict[pa.DataType, list[str]]] = {}
     for index, (path, name) in enumerate(zip(paths, named, strict=True)):
@@ -126,7 +148,10 @@ def look(paths: Sequence[Path], named: Sequence[Path]) -> Looked:
         files.append(File(index, path, opened.metadata.num_rows, str(name)))
         for field in opened.schema_arrow:
             if opened.metadata.num_rows or len(paths) == 1:
-                by_column.setdefault(field.name, {}).setdefault(plain(field.type), []).append(str(name))
+                kind = plain(field.type)
+                if field.name in declared:
+                    kind = _declared(kind, declared[field.name], f"{name}: column {field.name!r}")
+                by_column.setdefault(field.name, {}).setdefault(kind, []).append(str(name))
     types, odd, filled = {}, {}, [f.named for f in files if f.rows]
     absent: dict[str, list[str]] = {}
     for column, kinds in by_column.items():
@@ -140,6 +165,16 @@ def look(paths: Sequence[Path], named: Sequence[Path]) -> Looked:
         if len(there) < len(filled):
             absent[column] = [name for name in filled if name not in there]
     return Looked(files, types, odd, absent)
+
+
+def _declared(kind: pa.DataType, wanted: pa.DataType, where: str) -> pa.DataType:
+    """Raises DataError, which begins with `where`, for types whose values do not tell the key: a text of a double may be
+    written in several ways."""
+    if pa.types.is_list(kind):
+        return pa.list_(_declared(kind.value_type, wanted, where))
+    if pa.types.is_integer(kind) or is_text(kind) or pa.types.is_null(kind) or (wanted == pa.int64() and is_number(kind)):
+        return wanted
+    raise DataError(f"{where} has type {kind}, but the description says {_SAID[wanted]}. Correct one of them.")
 
 
 def _odd(kinds: dict[pa.DataType, list[str]]) -> str:
@@ -199,9 +234,16 @@ def _batches(chunk: Chunk, types: dict[str, pa.DataType]) -> Iterator[pa.RecordB
             return
 
 
-def write_side(paths: Sequence[Path], named: str, key: str, types: dict[str, pa.DataType], out: Path) -> None:
+def write_side(
+    paths: Sequence[Path],
+    named: str,
+    key: str,
+    types: dict[str, pa.DataType],
+    declared: Mapping[str, pa.DataType],
+    out: Path,
+) -> None:
     """A side table in order of its key -> out/side.arrow, uncompressed, so that all tasks read one mapped copy."""
-    files = look(paths, paths).files
+    files = look(paths, paths, declared).files
     parts = [read_chunk(Chunk(f, 0, f.rows), types) for f in files]
     table = pa.concat_tables(parts).combine_chunks()
     own = keys(table.column(key).combine_chunks())

@@ -111,6 +111,9 @@ class LogSpec(Section):
     times_without_zone: Literal["local", "utc"] = "local"
     """What timestamps without a zone are: of this calendar, as a clock on the wall shows it, or UTC. Those with a zone, and
     whole numbers, are moments."""
+    types: dict[str, Literal["text", "integer"]] = Field(default_factory=dict)
+    """How columns of keys are read, in the log and side tables alike, where what their values look like would not do: ids such
+    as 12e4 or 007 in CSV are texts."""
     buckets: int = Field(default=20, ge=2)
     train_files: Count = 4
     repeated: Literal["keep", "merge"] = "keep"

@@ -64,7 +64,7 @@ class Checkpoints:
 
     def clear_unfinished(self) -> list[Path]:
         """Removes what an interrupted save or prune left; returns it."""
-        left = list(self.folder.glob(f"step-*{WRITING}"))
+        left = [p for p in self.folder.glob("step-*") if re.fullmatch(rf"step-\d+{re.escape(WRITING)}", p.name)]
         left += [p for p in self.folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name) and not (p / MANIFEST).exists()]
         for path in left:
             shutil.rmtree(path)
