@@ -4,18 +4,22 @@ Each use of a column decodes it for itself, so that a column may be an id, a num
 were read, in the type that the file has: they are checked here, and copied when the rows are permuted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from home_dist.data.files import Uses, check_columns, open_parquet, partition_value
 from home_dist.data.gather import Block, Cut, Pieces
+from home_dist.data.order import RowGroup
 from home_dist.data.parts import Part
 from home_dist.data.rows import DecodedLists, Vectors
 from home_dist.data.statistic import buckets, standardise
 from home_dist.errors import DataError
+from home_dist.files.listing import Found
+from home_dist.files.stores import Store
 from home_dist.ids.keys import NotKeys, as_keys, group_numbers, is_text, missing
 from home_dist.schema import DenseFeature, IdInput, PretrainedInput, StatisticFeature
 
@@ -70,6 +74,9 @@ class ColumnReader:
     def _refuse_nulls(self, name: str, chunks: Sequence[pa.Array]) -> None:
         if any(chunk.null_count for chunk in chunks):
             raise self.fail(name, _NEEDED, _nulls(chunks))
+
+    def refuse_nulls(self, name: str) -> None:
+        self._refuse_nulls(name, self._chunks(name))
 
     def _pieces(self, values: Pieces, chunks: Sequence[pa.Array]) -> Pieces:
         """As they are where the column was read in the same pieces as the others, all of one type, else as one."""
@@ -182,6 +189,11 @@ class ColumnReader:
             raise self.fail(name, "a weight is NaN, null or infinite. Correct it in the pipeline", bad)
         return weights
 
+    def keys(self, name: str, in_lists: bool, take: Callable[[pa.Array], object]) -> None:
+        """Hands a column's keys over to `take`, which may raise NotKeys. Lists' keys come one list after another."""
+        offsets, chunks = self._flat(name) if in_lists else (None, self._joined(name))
+        self._keyed(name, chunks, take, offsets)
+
     def groups(self, name: str) -> Pieces:
         """(rows,) numbers that are equal where keys are; NO_GROUP where missing."""
         chunks = self._joined(name)
@@ -218,7 +230,7 @@ class ColumnReader:
                 out[:] = (self.wide(feature) - np.asarray(feature.mean)) / np.asarray(feature.std)
         else:
             if isinstance(feature, DenseFeature):
-                self._refuse_nulls(feature.column, self._chunks(feature.column))
+                self.refuse_nulls(feature.column)
             values, absent = self.numbers(feature.column)
             [mean], [deviation] = np.ravel(feature.mean), np.ravel(feature.std)
             standardise(values, float(mean), float(deviation), out[:, 0])
@@ -232,7 +244,7 @@ class ColumnReader:
 
     def wide(self, feature: DenseFeature) -> NDArray[np.float64]:
         """(rows, width) finite numbers."""
-        self._refuse_nulls(feature.column, self._chunks(feature.column))
+        self.refuse_nulls(feature.column)
         offsets, chunks = self._flat(feature.column)
         lengths = np.diff(offsets)
         if (lengths != feature.width).any():
@@ -291,6 +303,29 @@ class ColumnReader:
         if bad.any():
             raise self.fail(name, "a label weight is negative or not finite. Use 0 where there is no label", bad)
         return values
+
+
+def read_uses(store: Store, file: Found, uses: Uses, rows: int, asked_by: str, more: bool = False) -> Iterator[ColumnReader]:
+    """A file in batches of at most `rows` rows, checked against the uses of its columns; those of partitions come from its
+    folders' names. asked_by: see `check_columns`; more: with the file's other columns. Raises DataError naming file and column."""
+    shown, opened = store.show(file.path), open_parquet(store, file.path)
+    if not opened.metadata.num_rows:
+        return  # whatever its columns
+    there = opened.schema_arrow
+    partition = {c: v for c, v in file.partition.items() if c in uses and c not in there.names}
+    values = {c: partition_value(shown, c, v, uses[c]) for c, v in partition.items()}
+    check_columns(shown, there, {c: kinds for c, kinds in uses.items() if c not in partition}, asked_by)
+    first = 0
+    try:
+        for batch in opened.iter_batches(rows, columns=None if more else [c for c in uses if c not in partition]):
+            table = pa.Table.from_batches([batch])
+            for column, value in values.items():
+                table = table.append_column(column, pa.repeat(value, len(table)))
+            yield ColumnReader([Part(table, shown, RowGroup(0, 0, len(table), first), counted_in="the file")])
+            first += len(table)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{shown}: cannot be read, it may be damaged ({reason}). Write it again.") from None
 
 
 def _nulls(chunks: Sequence[pa.Array]) -> NDArray[np.bool_]:

@@ -185,7 +185,7 @@ def needed_inputs(layout: InputLayout) -> Uses:
     for feature in layout.dense:
         wide = isinstance(feature, DenseFeature) and feature.width > 1
         needed.append((feature.column, "numbers" if wide else "number"))
-    return _by_column(needed)
+    return by_column(needed)
 
 
 def needed_columns(schema: Schema, layout: InputLayout) -> Uses:
@@ -197,10 +197,10 @@ def needed_columns(schema: Schema, layout: InputLayout) -> Uses:
             needed.append((task.weight_column, "number"))
     if schema.group_column:
         needed.append((schema.group_column, "key"))
-    return _by_column(needed)
+    return by_column(needed)
 
 
-def _by_column(needed: Iterable[tuple[str, str]]) -> Uses:
+def by_column(needed: Iterable[tuple[str, str]]) -> Uses:
     kinds: dict[str, dict[str, None]] = {}
     for column, kind in needed:
         kinds.setdefault(column, {})[kind] = None
@@ -212,20 +212,24 @@ def _kind_of(item: IdInput) -> str:
     return f"{one}s" if item.is_list else one
 
 
-def check_columns(path: str, there: pa.Schema, needed: Mapping[str, Sequence[str]]) -> None:
-    """Raises DataError, which names file and column, for what is not there or of a type that one of its uses cannot read."""
+def check_columns(path: str, there: pa.Schema, needed: Mapping[str, Sequence[str]], asked_by: str = "schema") -> None:
+    """Raises DataError, which names file and column, for what is not there or of a type that one of its uses cannot read.
+
+    asked_by: what names the columns, "schema", "draft" or "program".
+    """
     for column, kinds in needed.items():
         position = there.get_field_index(column)
         if position < 0:
             close = ", ".join(sorted(there.names)[:20])
+            exclude = ", or leave the feature out with data.exclude" if asked_by == "schema" else ""
             raise DataError(
-                f"{path}: column {column!r} is missing; the schema needs it. The file has: {close}, ... "
-                "Prepare the data again, or leave the feature out with data.exclude."
+                f"{path}: column {column!r} is missing; the {asked_by} needs it. The file has: {close}, ... "
+                f"Prepare the data again{exclude}."
             )
         kind = there.field(position).type
         for wanted in kinds:
             if not fits(kind, wanted):
                 raise DataError(
                     f"{path}: column {column!r} has type {kind}, but {KINDS[wanted]} are needed. "
-                    "Correct the schema's entry for it or prepare the data again."
+                    f"Correct the {asked_by}'s entry for it or prepare the data again."
                 )

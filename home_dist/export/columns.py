@@ -9,11 +9,8 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from home_dist.data.column_reader import ColumnReader
-from home_dist.data.files import check_columns, needed_inputs, open_parquet, partition_value
-from home_dist.data.order import RowGroup
-from home_dist.data.parts import Part
-from home_dist.errors import DataError
+from home_dist.data.column_reader import ColumnReader, read_uses
+from home_dist.data.files import needed_inputs
 from home_dist.export.inputs import Input, inputs_of
 from home_dist.files.listing import Found, find_files
 from home_dist.files.stores import Store
@@ -32,26 +29,9 @@ def read_batches(
     store: Store, file: Found, layout: InputLayout, rows: int
 ) -> Iterator[tuple[pa.Table, dict[str, torch.Tensor]]]:
     """Batches of at most `rows` rows with all of their columns, and as inputs. Raises DataError naming file, column and row."""
-    needed, shown = needed_inputs(layout), store.show(file.path)
-    opened = open_parquet(store, file.path)
-    if not opened.metadata.num_rows:
-        return  # whatever its columns
-    there = opened.schema_arrow
-    partition = {
-        c: partition_value(shown, c, v, needed[c]) for c, v in file.partition.items() if c in needed and c not in there.names
-    }
-    check_columns(shown, there, {c: kinds for c, kinds in needed.items() if c not in partition})
-    first = 0
-    try:
-        for batch in opened.iter_batches(rows):
-            table = pa.Table.from_batches([batch])
-            for column, value in partition.items():
-                table = table.append_column(column, pa.repeat(value, len(table)))
-            part = Part(table, shown, RowGroup(0, 0, len(table), first), counted_in="the file")
-            yield table, tensors(ColumnReader([part]), layout)
-            first += len(table)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise DataError(f"{shown}: it cannot be read: {str(error).splitlines()[0]}") from None
+    for reader in read_uses(store, file, needed_inputs(layout), rows, "program", more=True):
+        [part] = reader.parts
+        yield part.table, tensors(reader, layout)
 
 
 def tensors(reader: ColumnReader, layout: InputLayout) -> dict[str, torch.Tensor]:

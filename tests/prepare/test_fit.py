@@ -152,9 +152,14 @@ def test_a_reader_applies_it(tmp_path):
             'type = "integer", max_rows = 20',
             'type = "text"',
             DataError,
-            r"0\.parquet: column 'author' has type int64, but .* text",
+            r"0\.parquet: column 'author' has type int64, but texts are needed\. Correct the draft's entry",
         ),
-        ('column = "size" }', 'column = "sise" }', DataError, r"0\.parquet: column 'sise' is missing; the file has: city, "),
+        (
+            'column = "size" }',
+            'column = "sise" }',
+            DataError,
+            r"0\.parquet: column 'sise' is missing; the draft needs it\. The file has: age, ",
+        ),
         (
             'column = "vector", width = 2',
             'column = "vector", width = 3',

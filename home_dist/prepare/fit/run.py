@@ -1,19 +1,17 @@
 """One pass over the training part's files, in batches; then schema.toml and vocabularies beside it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from home_dist.data.column_reader import ColumnReader, read_uses
+from home_dist.data.files import Uses, by_column, open_parquet
 from home_dist.errors import ConfigError, DataError, problem_lines
 from home_dist.files.listing import find_files
-from home_dist.ids.keys import fits_key
 from home_dist.ids.vocabulary import Counts
 from home_dist.prepare.boundaries import choose_boundaries
 from home_dist.prepare.extremes import warning_of
@@ -61,21 +59,21 @@ def fit_data(draft_path: Path, data: Path, say: Say, training: str = "train") ->
     draft = load_draft(draft_path)
     if (data / "schema.toml").exists():
         raise DataError(f"{data / 'schema.toml'}: is there already. Remove it, and vocabularies/ beside it, to fit anew.")
-    paths = [Path(f.path) for f in find_files(str(data / training))[1]]
+    store, files = find_files(str(data / training))
+    uses = _uses(draft)
     fit = _Fit(
         counts={t.name: Counts(t.values.type) for t in draft.table if isinstance(t.values, DraftVocabulary)},
         sketches={f.name: [Sketch() for _ in range(_width(f))] for f in draft.feature if not isinstance(f, _AS_IS)},
         rates={t.name: _Rate() for t in draft.task},
     )
-    with Progress.of(say).step("fitting", sum(_rows(path) for path in paths)) as advance:
-        for path in paths:
-            for batch in _batches(path, draft):
-                _gather(fit, draft, batch, path)
-                advance(batch.num_rows)
-    for feature in draft.feature:
-        for seen in fit.sketches.get(feature.name, []):
-            if (told := warning_of(feature.column, seen)) is not None:
-                say(told)
+    rows = [open_parquet(store, file.path).metadata.num_rows for file in files]
+    with Progress.of(say).step("fitting", sum(rows)) as advance:
+        for file in files:
+            for reader in read_uses(store, file, uses, _BATCH, "draft"):
+                _gather(fit, draft, reader)
+                advance(reader.rows)
+    for warning in _warnings(draft, fit):
+        say(warning)
     try:
         schema = _schema(draft, fit, data, draft_path)
         save_schema(schema, data / "schema.toml")
@@ -88,89 +86,51 @@ def _width(feature: DraftStatistic | DraftDense) -> int:
     return feature.width if isinstance(feature, DraftDense) else 1
 
 
-def _columns_of(draft: Draft, table: str) -> list[str]:
-    features = [f.column for f in draft.feature if isinstance(f, IdFeature) and f.table == table]
-    return list(dict.fromkeys(features + [e.column for s in draft.sequence for e in s.events if e.table == table]))
+def _columns_of(draft: Draft, table: str) -> dict[str, bool]:
+    """By column of the table's keys: whether it holds lists."""
+    features = {f.column: f.pooling != "none" for f in draft.feature if isinstance(f, IdFeature) and f.table == table}
+    return features | {e.column: True for s in draft.sequence for e in s.events if e.table == table}
 
 
-def _batches(path: Path, draft: Draft) -> Iterable[pa.RecordBatch]:
-    try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(path, error) from None
-    if not file.metadata.num_rows:
-        return  # whatever its columns
-    wanted = {f.column for f in draft.feature if not isinstance(f, _AS_IS)}
+def _uses(draft: Draft) -> Uses:
+    """The columns that something is fitted on, with what must stand in them."""
+    needed: list[tuple[str, str]] = []
     for table in draft.table:
         if isinstance(table.values, DraftVocabulary):
-            for column in _columns_of(draft, table.name):
-                wanted.add(column)
-                _check_key(path, file.schema_arrow, column, table.values)
-    wanted |= {t.column for t in draft.task} | {t.weight_column for t in draft.task if t.weight_column}
-    for column in sorted(wanted):
-        if column not in file.schema_arrow.names:
-            there = ", ".join(file.schema_arrow.names[:40])
-            raise DataError(f"{path}: column {column!r} is missing; the file has: {there}. Correct the draft or the data.")
-    try:
-        yield from file.iter_batches(_BATCH, columns=sorted(wanted))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(path, error) from None
+            for column, in_lists in _columns_of(draft, table.name).items():
+                needed.append((column, f"{table.values.type}s" if in_lists else table.values.type))
+    fitted = [f for f in draft.feature if not isinstance(f, _AS_IS)]
+    needed += [(f.column, "number" if _width(f) == 1 else "numbers") for f in fitted]
+    for task in draft.task:
+        needed += [(column, "number") for column in (task.column, task.weight_column) if column is not None]
+    return by_column(needed)
 
 
-def _rows(path: Path) -> int:
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: cannot be read, it may be truncated ({str(error).splitlines()[0]}). Write it again.")
-
-
-def _check_key(path: Path, there: pa.Schema, column: str, values: DraftVocabulary) -> None:
-    position = there.get_field_index(column)
-    if position < 0:
-        return  # told with the others
-    found = there.field(position).type
-    inner = found.value_type if pa.types.is_list(found) or pa.types.is_large_list(found) else found
-    if not fits_key(inner, values.type):
-        raise DataError(f"{path}: column {column!r} has type {found}, but the draft says {values.type}. Correct one of them.")
-
-
-def _gather(fit: _Fit, draft: Draft, batch: pa.RecordBatch, path: Path) -> None:
+def _gather(fit: _Fit, draft: Draft, reader: ColumnReader) -> None:
     for name, counts in fit.counts.items():
-        for column in _columns_of(draft, name):
-            values = batch.column(column)
-            counts.add(values.flatten() if pa.types.is_list(values.type) or pa.types.is_large_list(values.type) else values)
+        for column, in_lists in _columns_of(draft, name).items():
+            reader.keys(column, in_lists, counts.add)
     for feature in draft.feature:
         if not isinstance(feature, _AS_IS):
-            numbers = _numbers(batch.column(feature.column), feature, path)
+            numbers = _numbers(reader, feature)
             for place, sketch in enumerate(fit.sketches[feature.name]):
                 sketch.add(numbers[:, place])
     for task in draft.task:
-        labels = np.asarray(batch.column(task.column).cast(pa.float64()))
-        weights = (
-            np.ones(len(labels)) if task.weight_column is None else np.asarray(batch.column(task.weight_column), np.float64)
-        )
-        fit.rates[task.name].positives += float((labels * weights).sum())
-        fit.rates[task.name].known += float(weights.sum())
+        weights = None if task.weight_column is None else reader.weights(task.weight_column)
+        labels = np.concatenate(reader.labels(task.column, weights)).astype(np.float64)
+        known = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
+        fit.rates[task.name].positives += float((labels * known).sum())
+        fit.rates[task.name].known += float(known.sum())
 
 
-def _numbers(column: pa.Array, feature: DraftStatistic | DraftDense, path: Path) -> NDArray[np.float64]:
+def _numbers(reader: ColumnReader, feature: DraftStatistic | DraftDense) -> NDArray[np.float64]:
     """(rows, width), NaN where null."""
-    width = _width(feature)
-    try:
-        flat = column.flatten() if width > 1 else column
-        values = np.asarray(pc.fill_null(flat.cast(pa.float64()), np.nan)).reshape(len(column), width)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, AttributeError, ValueError):
-        needed = f"lists of {width} numbers" if width > 1 else "numbers"
-        raise DataError(
-            f"{path}: column {feature.column!r} of type {column.type}: {needed} are needed in every row. Correct it."
-        ) from None
-    if np.isinf(values).any():
-        raise DataError(f"{path}: column {feature.column!r} holds infinite values. Write null where a value is not known.")
-    return values
+    if _width(feature) > 1:
+        return reader.wide(DenseFeature(name=feature.name, column=feature.column, width=_width(feature)))
+    values, absent = reader.numbers(feature.column)
+    if absent is not None and isinstance(feature, DraftDense):
+        reader.refuse_nulls(feature.column)
+    return np.where(False if absent is None else absent, np.nan, values)[:, None]
 
 
 def _schema(draft: Draft, fit: _Fit, data: Path, path: Path) -> Schema:
@@ -217,3 +177,18 @@ def _scale(seen: Sketch) -> tuple[float, float]:
 def _with_rate(task: TaskSpec, rate: _Rate) -> TaskSpec:
     share = rate.positives / rate.known if rate.known else 0.0
     return task if task.base_rate is not None or not 0 < share < 1 else task.model_copy(update={"base_rate": share})
+
+
+def _warnings(draft: Draft, fit: _Fit) -> Iterator[str]:
+    """What is no error, but worth a look before training."""
+    for feature in draft.feature:
+        for seen in fit.sketches.get(feature.name, []):
+            if (told := warning_of(feature.column, seen)) is not None:
+                yield told
+    for task in draft.task:
+        rate = fit.rates[task.name]
+        if not rate.known:
+            yield f"warning: task {task.name!r}: no row of the training part has a known label; nothing can be learned of it"
+        elif rate.positives in (0, rate.known):
+            which = "negative" if not rate.positives else "positive"
+            yield f"warning: task {task.name!r}: all known labels of the training part are {which}: nothing is learned of it"
