@@ -142,6 +142,8 @@ class EmbeddingSection(_Section):
     """Dropout of the looked-up feature vector, in training."""
     dense_statistics: bool = True
     """Statistics enter standardised as well as by bucket."""
+    clip: float | None = Field(default=None, gt=0)
+    """Standardised values are cut to -clip .. clip, so that one wrong value of 1e30 does not drown all others."""
     tables: dict[str, TableSection] = Field(default_factory=dict)
     pretrained: dict[str, PretrainedSection] = Field(default_factory=dict)
     """By pre-trained feature."""

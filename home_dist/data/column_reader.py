@@ -223,8 +223,10 @@ class ColumnReader:
             self._numbers[name] = values, absent
         return self._numbers[name]
 
-    def standardised(self, feature: DenseFeature | StatisticFeature, out: NDArray[np.float32]) -> None:
-        """out: (rows, width)"""
+    def standardised(
+        self, feature: DenseFeature | StatisticFeature, out: NDArray[np.float32], clip: float | None = None
+    ) -> None:
+        """out: (rows, width); clip: bound of its values, on both sides of 0."""
         if isinstance(feature, DenseFeature) and feature.width > 1:
             with np.errstate(over="ignore"):
                 out[:] = (self.wide(feature) - np.asarray(feature.mean)) / np.asarray(feature.std)
@@ -236,6 +238,8 @@ class ColumnReader:
             standardise(values, float(mean), float(deviation), out[:, 0])
             if absent is not None:
                 out[absent] = 0  # as if it had the mean
+        if clip is not None:
+            np.clip(out, -clip, clip, out=out)
         if not np.isfinite(out).all():
             bad = np.asarray(~np.isfinite(out).all(axis=1))
             raise self.fail(
@@ -307,7 +311,7 @@ class ColumnReader:
 
 def read_uses(store: Store, file: Found, uses: Uses, rows: int, asked_by: str, more: bool = False) -> Iterator[ColumnReader]:
     """A file in batches of at most `rows` rows, checked against the uses of its columns; those of partitions come from its
-    folders' names. asked_by: see `check_columns`; more: with the file's other columns. Raises DataError naming file and column."""
+    folders' names. asked_by: see `check_columns`; more: with the file's other columns. Raises DataError."""
     shown, opened = store.show(file.path), open_parquet(store, file.path)
     if not opened.metadata.num_rows:
         return  # whatever its columns

@@ -87,7 +87,7 @@ class Decoder:
         at = 0
         for feature in self.layout.dense:
             width = feature.width if isinstance(feature, DenseFeature) else 1
-            reader.standardised(feature, dense[:, at : at + width])
+            reader.standardised(feature, dense[:, at : at + width], self.layout.clip)
             at += width
         return dense
 

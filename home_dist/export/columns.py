@@ -58,7 +58,7 @@ def tensors(reader: ColumnReader, layout: InputLayout) -> dict[str, torch.Tensor
             arrays[name] = _pretrained(reader, item.pretrained)
     for feature in layout.dense:  # the program standardises; what would not be a number is refused here
         width = feature.width if isinstance(feature, DenseFeature) else 1
-        reader.standardised(feature, np.empty((reader.rows, width), np.float32))
+        reader.standardised(feature, np.empty((reader.rows, width), np.float32), layout.clip)
     return {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()}
 
 

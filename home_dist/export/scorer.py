@@ -191,7 +191,10 @@ class Scorer(nn.Module):
             if isinstance(feature, StatisticFeature):
                 values = torch.where(values.isnan(), feature.mean, values)
             mean, std = (torch.tensor(x, dtype=values.dtype) for x in (feature.mean, feature.std))  # of all, or by place
-            parts.append(((values - mean) / std).float())
+            standardised = (values - mean) / std
+            if self.layout.clip is not None:
+                standardised = standardised.clamp(-self.layout.clip, self.layout.clip)
+            parts.append(standardised.float())
         return torch.cat(parts, 1) if parts else torch.zeros(samples, 0)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from home_dist.ids.keys import NO_GROUP
 from home_dist.metrics.samples import Floats, Samples, counted
 
 
@@ -40,8 +41,10 @@ def auc_of(samples: Samples) -> float:
 
 
 def auc_by_group(samples: Samples, groups: NDArray[np.generic]) -> GroupedAuc:
-    """AUC of each group; groups (N,) belong to `samples`."""
+    """AUC of each group; groups (N,) belong to `samples`. Those of NO_GROUP, whose key is missing, are in none."""
     order = np.lexsort((samples.scores, groups))
+    if groups.dtype == np.int64:
+        order = order[np.searchsorted(groups[order], NO_GROUP, side="right") :]  # the lowest number
     group, score = groups[order], samples.scores[order]
     weight, positive = samples.weights[order], samples.labels[order] == 1
     if not order.size:

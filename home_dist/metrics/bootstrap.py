@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from home_dist.ids.keys import NO_GROUP
 from home_dist.metrics.auc import auc_by_group, auc_of
 from home_dist.metrics.evaluation import as_tables
 from home_dist.metrics.gauc import gauc_of
@@ -83,8 +84,12 @@ def bootstrap(
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, not {resamples}")
     y, w, s, names = as_tables(task_names, labels, weights, scores, groups)
-    found, user = np.unique(np.asarray(names), return_inverse=True)
-    users = max(1, found.size)
+    distinct, user = np.unique(np.asarray(names), return_inverse=True)
+    users = max(1, distinct.size)
+    alone = np.flatnonzero(np.asarray(names) == NO_GROUP)
+    if alone.size:  # rows whose key is missing have nothing in common: each is drawn by itself
+        user[alone] = np.append(user[alone[0]], users + np.arange(alone.size - 1))
+        users += alone.size - 1
     random = np.random.default_rng(seed)
     times = np.stack([np.bincount(random.integers(0, users, users), minlength=users) for _ in range(resamples)])
     shape = (resamples, len(task_names))

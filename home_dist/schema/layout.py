@@ -101,6 +101,8 @@ class InputLayout:
     sequences: tuple[SequenceInput, ...]
     tables: tuple[Table, ...]
     pretrained: tuple[PretrainedInput, ...] = ()
+    clip: float | None = None
+    """Bound of standardised values, on both sides of 0."""
 
     @property
     def inputs(self) -> tuple[IdInput, ...]:
@@ -213,7 +215,15 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
         inputs.append(SequenceInput(sequence.name, tuple(fields)))
     used = {i.table for i in by_name.values()} | {e.field.table for s in inputs for e in s.fields}
     ordered = tuple(t for t in tables.values() if t in used)
-    return InputLayout(tuple(by_name.values()), statistics, tuple(dense), tuple(inputs), ordered, tuple(pretrained))
+    return InputLayout(
+        tuple(by_name.values()),
+        statistics,
+        tuple(dense),
+        tuple(inputs),
+        ordered,
+        tuple(pretrained),
+        config.embedding.clip,
+    )
 
 
 def _pretrained(feature: PretrainedFeature, config: RunConfig) -> PretrainedInput:

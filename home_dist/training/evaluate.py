@@ -14,6 +14,7 @@ from home_dist.data import Reader
 from home_dist.errors import ConfigError, UserError
 from home_dist.files.json_files import read_json, write_json
 from home_dist.files.whole import whole_file
+from home_dist.ids.keys import NO_GROUP
 from home_dist.metrics import (
     Slice,
     TaskMetrics,
@@ -55,7 +56,7 @@ class Evaluation:
     grouped: bool
     """Whether the data has a column for GAUC."""
     notes: list[str]
-    """Of tasks that could not be measured."""
+    """Of tasks that could not be measured, and of rows that GAUC leaves out."""
 
     def to_json(self) -> dict[str, Any]:
         return {m.task: asdict(m) for m in self.tasks}
@@ -112,6 +113,9 @@ def evaluate(
     rows = (tasks, found.labels, found.weights, found.logits)
     slices = list(evaluate_slices(chosen, found.slices, *rows, groups, config.metrics.slice_rows, logits=True))
     metrics = evaluate_tasks(*rows, logits=True)
+    without = int((found.groups == NO_GROUP).sum()) if grouped else 0
+    if without:
+        notes.append(f"{without:,} of {len(found.groups):,} rows have no {schema.group_column}: GAUC is of the others")
     return Evaluation(_with_gauc(metrics, found, ranks) if grouped else metrics, slices, found, grouped, notes)
 
 
