@@ -114,8 +114,9 @@ class FeatureVector(nn.Module):
             with products_in_bf16(self.bf16, batch.dense.device):
                 encoded[s.name] = self.encoders[s.name](history)
         parts += [e.vector.float() for e in encoded.values()]
-        looked_up = self.dropout(_joined(parts))
-        return _joined([looked_up, batch.dense] if self.layout.dense_width else [looked_up]), encoded
+        if parts:  # dense values alone make a network too
+            parts = [self.dropout(_joined(parts))]
+        return _joined([*parts, batch.dense] if self.layout.dense_width else parts), encoded
 
     def _listed(self, lists: Events, item: IdInput, weights: Events) -> torch.Tensor:
         """A multi-valued feature of a replicated table, (B, dim)."""

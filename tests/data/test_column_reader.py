@@ -71,7 +71,7 @@ def test_lists_of_other_lengths_shift_nothing():
     wide = DenseFeature(name="x", column="x", width=2)
     with pytest.raises(BadRows, match=r"lists of 2 numbers are needed \(first in row 0 of its row group; 2 in all"):
         reader({"x": pa.array([[1.0], [2.0, 3.0, 4.0], [5.0, 6.0]])}).wide(wide)
-    for kind in (pa.list_(pa.float32(), 2), pa.large_list(pa.float64()), pa.list_(pa.int8()), pa.list_(pa.decimal128(9, 1))):
+    for kind in (pa.list_(pa.float32(), 2), pa.large_list(pa.float64()), pa.list_(pa.int8()), pa.list_(pa.decimal128(22, 1))):
         values = pa.array([[1, 2], [3, 4]]).cast(kind)
         assert reader({"x": values}).wide(wide).tolist() == [[1, 2], [3, 4]]
 
@@ -80,7 +80,7 @@ def test_what_overflows_32_bits_is_refused_or_cut():
     out = np.empty((3, 1), np.float32)
     feature = StatisticFeature(name="x", column="x", boundaries=(0.0,), mean=1.0, std=2.0)
     own = reader({"x": pa.array([3.0, None, 1e39])})
-    with pytest.raises(BadRows, match="column 'x': too large for a number of 32 bits.*row 2"):
+    with pytest.raises(BadRows, match=r"column 'x': too large for a number of 32 bits.*row 2"):
         own.standardised(feature, out)
     own.standardised(feature, out, clip=4.0)
     assert out[:, 0].tolist() == [1, 0, 4]

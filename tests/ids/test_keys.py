@@ -17,11 +17,11 @@ INTEGERS = [getattr(pa, f"{sign}int{bits}")() for sign in ("", "u") for bits in 
 SMALL = st.lists(st.one_of(st.none(), st.integers(0, 100)), max_size=12)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [*INTEGERS, pa.float16(), pa.float32(), pa.float64(), pa.decimal128(20, 0), pa.decimal128(20, 2), pa.bool_()],
-    ids=str,
-)
+FLOATS = [pa.float16(), pa.float32(), pa.float64()]
+DECIMALS = [pa.decimal128(20, 0), pa.decimal128(30, 2), pa.decimal256(40, 1)]
+
+
+@pytest.mark.parametrize("kind", [*INTEGERS, *FLOATS, *DECIMALS, pa.bool_()], ids=str)
 @given(values=SMALL)
 def test_a_whole_number_is_the_same_key_in_every_type(kind, values):
     if pa.types.is_boolean(kind):
@@ -29,12 +29,8 @@ def test_a_whole_number_is_the_same_key_in_every_type(kind, values):
     array = pa.array(values, pa.int64()).cast(kind)
     expected = pa.array(values, pa.int64())
     assert as_keys(array, "integer").equals(expected)
-    look_ups = (
-        HashRows("integer", 3, 50),
-        ManagedKeys("integer", 3),
-        VocabularyRows("integer", 2, pa.array([7, 8]), np.array([3, 4])),
-    )
-    for rows_of in look_ups:
+    vocabulary = VocabularyRows("integer", 2, pa.array([7, 8]), np.array([3, 4]))
+    for rows_of in (HashRows("integer", 3, 50), ManagedKeys("integer", 3), vocabulary):
         assert rows_of(array).tolist() == rows_of(expected).tolist()
         assert all(row == 0 for row, v in zip(rows_of(array).tolist(), values, strict=True) if v is None)
 
