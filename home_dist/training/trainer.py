@@ -14,6 +14,7 @@ from home_dist.training.bad_rows import BadRowReport
 from home_dist.training.build import Built, Inputs
 from home_dist.training.checkpoint import Saver, TrainState
 from home_dist.training.events import EventLog
+from home_dist.training.label_watch import LabelWatch
 from home_dist.training.observer import Observer
 from home_dist.training.optimizers import Schedule
 from home_dist.training.pipeline import Pipeline, begin_step
@@ -70,7 +71,7 @@ class Trainer:
         pipeline = Pipeline.of(self.built, self.ranks, self.config.train.accumulate)
         pipeline.set_step(state.step)
         meter = progress.Meter(len(self.tasks))
-        running = self._running()
+        running, labels = self._running(), LabelWatch(self.tasks, self.ranks.device)
         if state.meter is not None:
             meter.resume(state.meter, self.ranks.device)
         measured = {k: v for k, v in state.metrics.items() if k == "loss"}
@@ -84,6 +85,7 @@ class Trainer:
                 output: StepOutput = pipeline.progress(batches, is_last_batch=state.step + 1 == total)
             output = self.refusals.after(state.step + 1, output)
             meter.add(output)
+            labels.add(output)
             if running is not None:
                 running.add(output)
             state = self._after(state, output, total)
@@ -128,6 +130,8 @@ class Trainer:
                     running.restart()
                 self.observer.tables(state.step, epoch_over=state.position.epoch > 0)
         epochs.close()
+        for note in labels.notes():
+            self.screen.say(f"note: {note}")
         if self.profile is not None:
             self.profile.close()
         pipeline.detach()
