@@ -87,6 +87,10 @@ class Counted:
         positive = values[values > 0]
         self.low_positive = float(positive[0]) if len(positive) else float("inf")
 
+    def __len__(self) -> int:
+        """Distinct values."""
+        return len(self._values)
+
     def weighted(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         return self._values, self._counts
 

@@ -50,6 +50,8 @@ class Told:
     vocabularies: Mapping[str, int]
     schema: Schema
     statistics: Mapping[str, tuple[Counted, StatisticFeature]]
+    steps: Mapping[str, float]
+    """What each number of the log was rounded to."""
     asked: Sequence[str]
     """Statistics of the description, those that tell nothing included."""
 
@@ -100,6 +102,7 @@ def make_report(found: Told) -> dict[str, Any]:
         ],
         "coverage": {n: {s: round(int(v[i]) / int(rows[i]), 6) for i, s in enumerate(SPLITS)} for n, v in coverage.items()},
         "vocabularies": dict(found.vocabularies),
+        "rounded_to": {n: {"step": step, "values": len(found.statistics[n][0])} for n, step in found.steps.items()},
         "statistics_that_tell_nothing": [n for n in found.asked if n not in found.statistics],
         "histograms": {n: _histogram(*s) for n, s in found.statistics.items()},
     }

@@ -18,6 +18,9 @@ def part_lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _before(report)
     for column, files in report.get("files_without_a_column", {}).items():
         yield f"note: column {column!r} is missing in {_some(files)}: its rows have no value there"
+    rounded = [f"{n} to {r['step']:g} ({r['values']:,} values)" for n, r in report.get("rounded_to", {}).items()]
+    if rounded:
+        yield f"note: numbers are stored rounded, finer than most buckets are: {', '.join(rounded)}"
     yield from _extremes(report)
     yield from _repeated(report)
 

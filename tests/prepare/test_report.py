@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from html.parser import HTMLParser
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ import pytest
 
 from home_dist.insight.preparation import write_page
 from home_dist.prepare.generic import Options, prepare_log
+from home_dist.prepare.summary import part_lines
 from tests.prepare.test_engine import QUIET, write
 
 
@@ -68,6 +70,12 @@ def test_the_report_is_what_a_loop_counts(prepared):
         assert sum(found["rows"]) == len(values)
         assert found["mean"] == pytest.approx(values.mean(dtype=float), abs=1e-5)
         assert found["std"] == pytest.approx(values.std(dtype=float), abs=1e-5)
+    for name, rounded in report["rounded_to"].items():
+        values = train[f"stat_{name}"].drop_null().to_numpy().astype(float)
+        assert rounded["values"] == len(np.unique(values))
+        assert (values % rounded["step"] == 0).all()
+    told = [line for line in part_lines(report) if "stored rounded" in line]
+    assert len(told) == bool(report["rounded_to"])
     assert json.loads((folder / "out" / "report.json").read_text()) == report
 
 

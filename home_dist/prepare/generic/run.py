@@ -212,6 +212,7 @@ class _Preparation:
                 vocabularies={p.stem: pq.read_metadata(p).num_rows + 1 for p in fitted.vocabularies},
                 schema=schema,
                 statistics=told,
+                steps={n.column: fitted.steps[n.column] for n in spec.number if n.column in told},
                 asked=self._statistics(),
             )
         )

@@ -51,6 +51,8 @@ class IdSection(Section):
 
 
 class NumberSection(Section):
+    """A number of the log. It is stored rounded to a power of two between 1/12 and 1/6 of the training part's deviation."""
+
     column: Name
     log: bool = False
     """Take log(1 + x); negative values then count as missing."""
