@@ -9,6 +9,7 @@ import pytest
 from home_dist.errors import DataError
 from home_dist.insight.preparation import write_page
 from home_dist.prepare.generic import Options, prepare_log
+from home_dist.prepare.generic.source import CONVERTED, convert
 from home_dist.prepare.summary import part_lines
 from tests.prepare.test_engine import DESCRIPTION, QUIET, digest, write
 
@@ -182,3 +183,13 @@ def test_a_number_declared_in_csv_is_told_where_it_is_none(tmp_path):
     (folder / "mylog.toml").write_text(text)
     with pytest.raises(DataError, match=r"(log|side).csv: In CSV column #.*conversion error to int64"):
         prepared(folder)
+
+
+def test_whole_numbers_beyond_63_bits_in_csv_stay_whole(tmp_path):
+    values = [2**63 + 5, 3, 2**64 - 1]
+    (tmp_path / "log.csv").write_text("id,share\n" + "".join(f"{v},{v / 2**64}\n" for v in values))
+    convert(tmp_path / "log.csv", tmp_path)
+    table = pq.read_table(tmp_path / CONVERTED)
+    assert table.schema.field("id").type == pa.uint64()
+    assert table["id"].to_pylist() == values
+    assert table.schema.field("share").type == pa.float64()

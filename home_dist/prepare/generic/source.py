@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -29,6 +30,7 @@ _READ = 65536
 _KINDS = (
     pa.null(),
     pa.int64(),
+    pa.uint64(),
     pa.bool_(),
     pa.date32(),
     pa.time32("s"),
@@ -73,7 +75,7 @@ def find(folder: Path, pattern: str) -> list[Path]:
 def convert(source: Path, folder: Path, declared: Mapping[str, pa.DataType] = MappingProxyType({})) -> None:
     """A CSV file -> folder/table.parquet, in blocks. Types are those that fit all values, as if the file were read at once,
     where none is declared. An \\N stands for null, as databases write it."""
-    kinds = dict(declared)
+    kinds = dict(declared) | _unsigned(source, declared)
     there: pa.Schema | None = None
     while True:
         try:
@@ -98,6 +100,32 @@ def convert(source: Path, folder: Path, declared: Mapping[str, pa.DataType] = Ma
             if kind not in _KINDS[:-1] or name in declared:
                 raise _unreadable(source, error) from None
             kinds[name] = _KINDS[_KINDS.index(kind) + 1]
+
+
+def _unsigned(source: Path, declared: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+    """Columns of whole numbers from 2^63 on, which Arrow would take for floats and round; told by the file's first block."""
+    block = pacsv.ReadOptions(block_size=_BLOCK)
+    try:
+        with pacsv.open_csv(source, block) as reader:
+            floats = [f.name for f in reader.schema if pa.types.is_floating(f.type) and f.name not in declared]
+        if not floats:
+            return {}
+        texts = pacsv.ConvertOptions(
+            column_types=dict.fromkeys(floats, pa.string()),
+            include_columns=floats,
+            null_values=_NULLS,
+            strings_can_be_null=True,
+        )
+        with pacsv.open_csv(source, block, convert_options=texts) as reader:
+            first = reader.read_next_batch()
+    except (pa.ArrowInvalid, OSError, StopIteration):
+        return {}  # told when it is converted
+    whole = {}
+    for name in floats:
+        with suppress(pa.ArrowInvalid):
+            first.column(name).cast(pa.uint64())
+            whole[name] = pa.uint64()
+    return whole
 
 
 def _with_nulls(batch: pa.RecordBatch) -> pa.RecordBatch:
