@@ -220,3 +220,74 @@ def test_buckets_can_be_read_back(tmp_path, capsys):
     ]
     with pytest.raises(DataError, match="is there already"):
         fitted(tmp_path)
+
+
+def changed(folder: Path, column: str, values: pa.Array) -> None:
+    """Writes the second training file with another column."""
+    path = folder / "train" / "1.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.schema.get_field_index(column), column, values), path)
+
+
+def column(folder: Path, name: str) -> pa.Array:
+    return pq.read_table(folder / "train" / "1.parquet").column(name).combine_chunks()
+
+
+def test_types_are_those_of_the_reader(tmp_path):
+    """Decimals, fixed-size lists, floats of whole numbers and partitions fit like the plain types."""
+    write(tmp_path / "plain")
+    write(tmp_path / "other")
+    other = tmp_path / "other"
+    changed(other, "author", column(other, "author").cast(pa.float64()))
+    changed(other, "vector", column(other, "vector").cast(pa.list_(pa.float64(), 2)))
+    changed(other, "plays", column(other, "plays").cast(pa.float64()).cast(pa.decimal128(30, 12)))
+    changed(other, "like", column(other, "like").cast(pa.decimal128(30, 0)))
+    plain, found = fitted(tmp_path / "plain"), fitted(other)
+    assert [t.rows for t in found.table] == [t.rows for t in plain.table]
+    assert found.task == plain.task
+    for one, two in zip(found.feature, plain.feature, strict=True):
+        if one.kind == "statistic":
+            assert one.boundaries == pytest.approx(two.boundaries)
+    author = "vocabularies/author.parquet"
+    assert pq.read_table(other / author).equals(pq.read_table(tmp_path / "plain" / author))
+
+
+def test_a_column_may_be_a_partition(tmp_path):
+    write(tmp_path)
+    for number in (0, 1):
+        table = pq.read_table(tmp_path / "train" / f"{number}.parquet")
+        (tmp_path / "train" / f"size={number}.5").mkdir()
+        pq.write_table(table.drop_columns(["size"]), tmp_path / "train" / f"size={number}.5" / "part.parquet")
+        (tmp_path / "train" / f"{number}.parquet").unlink()
+    size = next(f for f in fitted(tmp_path).feature if f.name == "size")
+    assert size.mean == pytest.approx((120 * 0.5 + 80 * 1.5) / 200)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("like", pa.array(["yes"] * 80), r"1\.parquet: column 'like' has type string, but numbers are needed"),
+        ("like", pa.array([0] * 79 + [7]), r"1\.parquet: column 'like': label 7 is neither 0 nor 1.*row 79 of the file"),
+        ("author", pa.array([1.0] * 79 + [1.5]), r"1\.parquet: column 'author': 1\.5 is no whole number.*row 79"),
+        ("tags", pa.array([[["a"]]] * 80), r"1\.parquet: column 'tags' has type list<.*list<.*, but lists of .* are needed"),
+        ("vector", pa.array([[1.0]] * 80), r"1\.parquet: column 'vector': lists of 2 numbers are needed"),
+    ],
+)
+def test_what_the_reader_refuses_is_refused(tmp_path, name, value, message):
+    write(tmp_path)
+    changed(tmp_path, name, value)
+    with pytest.raises(DataError, match=message):
+        fitted(tmp_path)
+    assert not (tmp_path / "schema.toml").exists()
+
+
+def test_tasks_that_teach_nothing_are_told(tmp_path):
+    write(tmp_path)
+    for number, rows_ in ((0, 120), (1, 80)):
+        path = tmp_path / "train" / f"{number}.parquet"
+        table = pq.read_table(path)
+        pq.write_table(table.set_column(table.schema.get_field_index("known"), "known", pa.array([0.0] * rows_)), path)
+    (tmp_path / "draft.toml").write_text(DRAFT)
+    told: list[str] = []
+    fit_data(tmp_path / "draft.toml", tmp_path, told.append)
+    assert any("task 'like': no row of the training part has a known label" in line for line in told)

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from home_dist.data.column_reader import ColumnReader, read_uses
-from home_dist.data.files import Uses, by_column, open_parquet
+from home_dist.data.files import Uses, by_column, check_columns, open_parquet
 from home_dist.errors import ConfigError, DataError, problem_lines
-from home_dist.files.listing import find_files
+from home_dist.files.listing import Found, find_files
+from home_dist.files.stores import Store
 from home_dist.ids.vocabulary import Counts
 from home_dist.prepare.boundaries import choose_boundaries
 from home_dist.prepare.extremes import warning_of
@@ -66,7 +67,7 @@ def fit_data(draft_path: Path, data: Path, say: Say, training: str = "train") ->
         sketches={f.name: [Sketch() for _ in range(_width(f))] for f in draft.feature if not isinstance(f, _AS_IS)},
         rates={t.name: _Rate() for t in draft.task},
     )
-    rows = [open_parquet(store, file.path).metadata.num_rows for file in files]
+    rows = [_checked(store, file, _all_uses(draft)) for file in files]
     with Progress.of(say).step("fitting", sum(rows)) as advance:
         for file in files:
             for reader in read_uses(store, file, uses, _BATCH, "draft"):
@@ -104,6 +105,32 @@ def _uses(draft: Draft) -> Uses:
     for task in draft.task:
         needed += [(column, "number") for column in (task.column, task.weight_column) if column is not None]
     return by_column(needed)
+
+
+def _all_uses(draft: Draft) -> Uses:
+    """With the columns that training reads as they are: what it would refuse is refused here."""
+    needed = [(column, kind) for column, kinds in _uses(draft).items() for kind in kinds]
+    for table in draft.table:
+        one = "integer" if table.values is None else table.values.type
+        needed += [(c, f"{one}s" if in_lists else one) for c, in_lists in _columns_of(draft, table.name).items()]
+    for feature in draft.feature:
+        if isinstance(feature, PretrainedFeature):
+            needed.append((feature.column, "numbers" if feature.frozen is None else feature.type))
+        elif isinstance(feature, IdFeature) and feature.weights is not None:
+            needed.append((feature.weights, "numbers"))
+    if draft.group_column is not None:
+        needed.append((draft.group_column, "key"))
+    return by_column(needed)
+
+
+def _checked(store: Store, file: Found, uses: Uses) -> int:
+    """The file's rows."""
+    opened = open_parquet(store, file.path)
+    if opened.metadata.num_rows:
+        there = opened.schema_arrow
+        own = {c: kinds for c, kinds in uses.items() if c in there.names or c not in file.partition}
+        check_columns(store.show(file.path), there, own, "draft")
+    return int(opened.metadata.num_rows)
 
 
 def _gather(fit: _Fit, draft: Draft, reader: ColumnReader) -> None:
