@@ -235,7 +235,8 @@ class ExchangeSection(_Section):
 
 class DistributedSection(_Section):
     timeout: float = Field(default=120.0, gt=0)
-    """Seconds that a rank waits for the others before it gives up."""
+    """Seconds that a rank waits for another one that does not answer before it gives up; in the collectives of a step, for all
+    others to come to it. In start-up, loading, checking of checkpoints and evaluation a rank that works is waited for."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads per rank; by default the cores shared out among the ranks of the host."""
     exchange: ExchangeSection = ExchangeSection()

@@ -20,7 +20,7 @@ from home_dist.data.statistic import buckets, standardise
 from home_dist.errors import DataError
 from home_dist.files.listing import Found
 from home_dist.files.stores import Store
-from home_dist.ids.keys import NotKeys, as_keys, group_numbers, is_text, missing
+from home_dist.ids.keys import NO_GROUP, NotKeys, as_keys, group_numbers, is_text, key_numbers, missing
 from home_dist.schema import DenseFeature, IdInput, PretrainedInput, StatisticFeature
 
 _NEEDED = "null where a value is needed. Fill it in the pipeline"
@@ -199,6 +199,8 @@ class ColumnReader:
         chunks = self._joined(name)
         text = any(is_text(c.type.value_type if pa.types.is_dictionary(c.type) else c.type) for c in chunks)
         keys = self._keyed(name, chunks, lambda c: as_keys(c, "text" if text else "integer"), None)
+        if not text and not any(k.null_count or (len(k) and pc.min(k).as_py() == NO_GROUP) for k in keys):
+            return self._pieces([key_numbers(k) for k in keys], keys)
         return [group_numbers(keys, "text" if text else "integer")]
 
     def buckets(self, feature: StatisticFeature) -> NDArray:
@@ -223,28 +225,36 @@ class ColumnReader:
             self._numbers[name] = values, absent
         return self._numbers[name]
 
-    def standardised(
-        self, feature: DenseFeature | StatisticFeature, out: NDArray[np.float32], clip: float | None = None
-    ) -> None:
-        """out: (rows, width); clip: bound of its values, on both sides of 0."""
-        if isinstance(feature, DenseFeature) and feature.width > 1:
-            with np.errstate(over="ignore"):
-                out[:] = (self.wide(feature) - np.asarray(feature.mean)) / np.asarray(feature.std)
-        else:
-            if isinstance(feature, DenseFeature):
-                self.refuse_nulls(feature.column)
-            values, absent = self.numbers(feature.column)
-            [mean], [deviation] = np.ravel(feature.mean), np.ravel(feature.std)
-            standardise(values, float(mean), float(deviation), out[:, 0])
-            if absent is not None:
-                out[absent] = 0  # as if it had the mean
+    def dense(self, features: Sequence[DenseFeature | StatisticFeature], clip: float | None = None) -> NDArray[np.float32]:
+        """(rows, sum of widths): standardised values, 0 where a statistic is null. clip: their bound, on both sides of 0."""
+        widths = [f.width if isinstance(f, DenseFeature) else 1 for f in features]
+        out = np.empty((self.rows, sum(widths)), np.float32)
+        ends = np.cumsum([0, *widths])
+        for feature, first, end in zip(features, ends, ends[1:], strict=False):
+            self._standardised(feature, out[:, first:end])
         if clip is not None:
             np.clip(out, -clip, clip, out=out)
         if not np.isfinite(out).all():
-            bad = np.asarray(~np.isfinite(out).all(axis=1))
-            raise self.fail(
-                feature.column, "too large for a number of 32 bits once it is standardised. Correct it, or cut it", bad
-            )
+            for feature, first, end in zip(features, ends, ends[1:], strict=False):
+                bad = np.asarray(~np.isfinite(out[:, first:end]).all(axis=1))
+                if bad.any():
+                    problem = "too large for a number of 32 bits once it is standardised. Correct it, or set embedding.clip"
+                    raise self.fail(feature.column, problem, bad)
+        return out
+
+    def _standardised(self, feature: DenseFeature | StatisticFeature, out: NDArray[np.float32]) -> None:
+        """out: (rows, width)"""
+        if isinstance(feature, DenseFeature) and feature.width > 1:
+            with np.errstate(over="ignore"):
+                out[:] = (self.wide(feature) - np.asarray(feature.mean)) / np.asarray(feature.std)
+            return
+        if isinstance(feature, DenseFeature):
+            self.refuse_nulls(feature.column)
+        values, absent = self.numbers(feature.column)
+        [mean], [deviation] = np.ravel(feature.mean), np.ravel(feature.std)
+        standardise(values, float(mean), float(deviation), out[:, 0])
+        if absent is not None:
+            out[absent] = 0  # as if it had the mean
 
     def wide(self, feature: DenseFeature) -> NDArray[np.float64]:
         """(rows, width) finite numbers."""

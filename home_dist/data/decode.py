@@ -14,7 +14,7 @@ from home_dist.data.gather import Block, Pieces
 from home_dist.data.parts import Part, PartReader
 from home_dist.data.rows import Columns, DecodedRows
 from home_dist.data.sampling import Sampler
-from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema
+from home_dist.schema import IdInput, InputLayout, Schema
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Decoder:
             small=Block([self._small(reader, i) for i in self.columns.small], cut),
             single=Block([reader.ids(i) for i in self.columns.single], cut),
             lists=tuple(reader.lists(items) for items in self.columns.lists),
-            dense=self._dense(reader),
+            dense=reader.dense(self.layout.dense, self.layout.clip),
             vectors=tuple(reader.vectors(item) for item in self.layout.pretrained),
             labels=Block([reader.labels(t.column, weights.get(i)) for i, t in enumerate(tasks)], cut),
             weights=Block([[column] for column in weights.values()], cut),
@@ -81,15 +81,6 @@ class Decoder:
     def _small(self, reader: ColumnReader, item: IdInput) -> Pieces:
         statistic = self.layout.statistics.get(item.key)
         return reader.ids(item) if statistic is None else [reader.buckets(statistic)]
-
-    def _dense(self, reader: ColumnReader) -> NDArray[np.float32]:
-        dense = np.empty((reader.rows, self.layout.dense_width), np.float32)
-        at = 0
-        for feature in self.layout.dense:
-            width = feature.width if isinstance(feature, DenseFeature) else 1
-            reader.standardised(feature, dense[:, at : at + width], self.layout.clip)
-            at += width
-        return dense
 
 
 def _described(parts: Sequence[Part], error: BadRows) -> list[BadRow]:

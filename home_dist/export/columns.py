@@ -56,9 +56,7 @@ def tensors(reader: ColumnReader, layout: InputLayout) -> dict[str, torch.Tensor
             arrays[name] = reader.wide(item.feature)
         elif item.pretrained is not None:
             arrays[name] = _pretrained(reader, item.pretrained)
-    for feature in layout.dense:  # the program standardises; what would not be a number is refused here
-        width = feature.width if isinstance(feature, DenseFeature) else 1
-        reader.standardised(feature, np.empty((reader.rows, width), np.float32), layout.clip)
+    reader.dense(layout.dense, layout.clip)  # the program standardises; what would not be a number is refused here
     return {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()}
 
 

@@ -15,7 +15,7 @@ from home_dist.metrics import mean_row
 from home_dist.schema import load_schema
 from home_dist.training.bad_rows import BadRowReport
 from home_dist.training.build import Inputs, build, open_inputs
-from home_dist.training.checkpoint import Checkpoints, Saver, load, read_offering
+from home_dist.training.checkpoint import Checkpoints, Saver, load, read_offering, set_damaged_aside
 from home_dist.training.checkpoint.looking import find
 from home_dist.training.evaluate import Evaluation, evaluate, record, recorded, slice_columns
 from home_dist.training.events import EventLog
@@ -131,10 +131,9 @@ def _has_figures(folder: RunFolder, splits: Sequence[str], step: int, ranks: Ran
 
 
 def _newest(checkpoints: Checkpoints, screen: Screen, ranks: Ranks) -> Path | None:
-    """The one to go on from; with `[checkpoint] damaged = "skip"` the first rank sets damaged ones aside before."""
+    """The one to go on from; with `[checkpoint] damaged = "skip"` damaged ones are set aside before."""
     if checkpoints.keep.damaged == "skip":
-        for note in together(lambda: checkpoints.set_damaged_aside() if ranks.first else []):
-            screen.say(f"note: {note}")
+        set_damaged_aside(checkpoints, screen.say)
     found = [checkpoints.newest() if ranks.first else None]
     torch.distributed.broadcast_object_list(found)  # a shared file system may show the ranks different states of the folder
     return found[0]

@@ -26,6 +26,7 @@ from home_dist.metrics import (
     sigmoid,
 )
 from home_dist.schema import InputLayout, Schema
+from home_dist.training import health
 from home_dist.training.ranks import Ranks
 
 
@@ -98,6 +99,7 @@ def scored(model: nn.Module, reader: Reader, ranks: Ranks, columns: Sequence[int
         for part, column in zip(parts, kept, strict=True):
             part.append(column[real])
     model.train(training)
+    health.meet()
     logits, labels, weights, groups, slices = gather_rows(*(torch.cat(part) for part in parts))
     return Scored(logits.double().numpy(), labels.numpy(), weights.numpy(), groups.numpy(), slices.numpy())
 

@@ -68,12 +68,13 @@ def form_ranks(config: DistributedSection) -> Ranks:
             f"{str(error).splitlines()[0]}. Check that all ranks were started and reach that address, or "
             "raise distributed.timeout."
         ) from None
-    health.begin(rank, world)
+    health.begin(rank, world, config.timeout)
     return Ranks(rank, world, local_rank, local_world, device, backend, threads)
 
 
 def leave_ranks() -> None:
     if dist.is_initialized():
+        health.meet()
         dist.barrier()  # the first rank serves the others' rendezvous and must not leave before they are done
         dist.destroy_process_group()
 
@@ -81,14 +82,16 @@ def leave_ranks() -> None:
 def together(action: Callable[[], Result], group: dist.ProcessGroup | None = None) -> Result:
     """Runs `action` on each rank; when it fails on some, all ranks stop, and only the first of these tells why.
 
-    Raises that rank's UserError there and OtherRankFailed on all others, so that the message stands once. group: of all ranks,
-    for a thread that must not disturb the others' collectives.
+    Raises that rank's UserError there and OtherRankFailed on all others, so that the message stands once. A rank may take as
+    long as it needs: the others wait while it answers. group: of all ranks, for a thread that must not disturb the others'
+    collectives.
     """
     result, error = None, None
     try:
         result = action()
     except UserError as caught:
         error = caught
+    health.meet("main" if group is None else group.group_name)
     codes: list[int | None] = [None] * dist.get_world_size()
     dist.all_gather_object(codes, error.exit_code if error else None, group)
     failed = [rank for rank, code in enumerate(codes) if code is not None]

@@ -6,8 +6,18 @@ every other file (manifest.py).
 """
 
 from home_dist.training.checkpoint.folder import Checkpoints, read_record
-from home_dist.training.checkpoint.loading import load, open_stored, read_offering
+from home_dist.training.checkpoint.loading import load, open_stored, read_offering, set_damaged_aside
 from home_dist.training.checkpoint.saver import Saver
 from home_dist.training.checkpoint.state import Record, TrainState
 
-__all__ = ["Checkpoints", "Record", "Saver", "TrainState", "load", "open_stored", "read_offering", "read_record"]
+__all__ = [
+    "Checkpoints",
+    "Record",
+    "Saver",
+    "TrainState",
+    "load",
+    "open_stored",
+    "read_offering",
+    "read_record",
+    "set_damaged_aside",
+]

@@ -77,19 +77,13 @@ class Checkpoints:
                 return path
         return None
 
-    def set_damaged_aside(self) -> list[str]:
-        """Renames damaged checkpoints that are newer than the newest intact one; returns a line about each."""
-        notes = []
-        for path in reversed(self.complete()):
-            problem = problem_of(path)
-            if problem is None:
-                break
-            aside = path.with_name(path.name + ASIDE)
-            if aside.exists():
-                shutil.rmtree(aside)
-            path.rename(aside)
-            notes.append(f"{problem} Set aside as {aside}.")
-        return notes
+    def set_aside(self, path: Path) -> Path:
+        """Renames a damaged checkpoint; returns what it is called then."""
+        aside = path.with_name(path.name + ASIDE)
+        if aside.exists():
+            shutil.rmtree(aside)
+        path.rename(aside)
+        return aside
 
     def with_offer(self, checkpoint: Path, error: Damaged) -> Damaged:
         """The error, with what can be done about it."""
@@ -115,10 +109,10 @@ def read_record(checkpoint: Path) -> Record:
         raise damaged(checkpoint, STATE, f"{type(error).__name__}: {error}") from None
 
 
-def problem_of(checkpoint: Path) -> CheckpointError | None:
-    """What is wrong with it; None where all files agree with its manifest."""
+def problem_of(checkpoint: Path, share: slice = slice(None)) -> CheckpointError | None:
+    """What is wrong with it; None where all files, or a share of them, agree with its manifest."""
     try:
-        verify(checkpoint)
+        verify(checkpoint, sorted(read_manifest(checkpoint))[share])
         read_record(checkpoint)
     except CheckpointError as error:
         return error

@@ -1,6 +1,7 @@
 """Checkpoint -> sharded model and optimizers, on any number of ranks and under any plan."""
 
 import pickle
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +15,7 @@ from home_dist.config import CheckpointSection
 from home_dist.embeddings.managed import ShardedManaged
 from home_dist.errors import CheckpointError
 from home_dist.training.checkpoint.contents import load_optimizer, load_weights
-from home_dist.training.checkpoint.folder import Checkpoints, read_record
+from home_dist.training.checkpoint.folder import Checkpoints, problem_of, read_record
 from home_dist.training.checkpoint.manifest import Damaged, damaged, first_line, read_manifest, verify
 from home_dist.training.checkpoint.pieces import METADATA, Stored
 from home_dist.training.checkpoint.state import Record, TrainState
@@ -33,6 +34,26 @@ def load(checkpoint: Path, model: DistributedModelParallel, optimizer: KeyedOpti
     together(lambda: _refuse_other_ranks(checkpoint, record, model))
     together(lambda: _fill(checkpoint, record, model, optimizer))
     return record.state
+
+
+def set_damaged_aside(checkpoints: Checkpoints, say: Callable[[str], None]) -> None:
+    """Renames damaged checkpoints that are newer than the newest intact one, and says so; every rank calls it. Each rank checks
+    its share of the files."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    there = [checkpoints.complete() if not rank else []]
+    dist.broadcast_object_list(there)
+    for path in reversed(there[0]):
+        began = time.monotonic()
+        say(f"checking {path} on {world} rank{'s' if world > 1 else ''}")
+        problems: list[CheckpointError | None] = [None] * world
+        mine = together(lambda p=path: problem_of(p, slice(rank, None, world)))  # type: ignore[misc]
+        dist.all_gather_object(problems, mine)
+        problem = next((p for p in problems if p is not None), None)
+        if problem is None:
+            say(f"{path}: intact, checked in {time.monotonic() - began:.0f} s")
+            return
+        aside = together(lambda p=path: checkpoints.set_aside(p) if not rank else p)  # type: ignore[misc]
+        say(f"note: {problem} Set aside as {aside}.")
 
 
 def read_offering(checkpoint: Path) -> Record:

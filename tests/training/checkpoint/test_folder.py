@@ -13,7 +13,7 @@ from home_dist.config import CheckpointSection
 from home_dist.data import ReaderPosition
 from home_dist.errors import CheckpointError
 from home_dist.files.json_files import json_text
-from home_dist.training.checkpoint import Checkpoints, TrainState, open_stored, read_offering
+from home_dist.training.checkpoint import Checkpoints, TrainState, open_stored, read_offering, set_damaged_aside
 from home_dist.training.checkpoint.manifest import entry, write_manifest
 from tests.training.checkpoint.stored import write_checkpoint
 
@@ -54,8 +54,11 @@ def test_damage_is_refused_by_name_and_the_newest_intact_one_offered(name, tmp_p
         open_stored(newest)
     checkpoints = Checkpoints(tmp_path, CheckpointSection())
     assert f"The newest intact checkpoint is {intact}:" in str(checkpoints.with_offer(newest, caught.value))
-    notes = checkpoints.set_damaged_aside()
+    lines: list[str] = []
+    set_damaged_aside(checkpoints, lines.append)
+    notes = [line for line in lines if line.startswith("note: ")]
     assert [str(p.name) in note for p, note in zip((newest, other), notes, strict=True)] == [True, True]
+    assert lines[-1].startswith(f"{intact}: intact, checked in")
     assert checkpoints.newest() == intact
     assert newest.with_name(newest.name + ".damaged").is_dir()
 
