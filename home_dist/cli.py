@@ -34,7 +34,9 @@ def train(
     overrides: Overrides = None,
     warm_start: Annotated[
         Path | None,
-        typer.Option("--from", help="A checkpoint or run.dir that a new run begins with; [checkpoint.warm_start] says more."),
+        typer.Option(
+            "--from", help="A checkpoint or run.dir that a new run begins with; section checkpoint.warm_start says more."
+        ),
     ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Trace some steps, and tell where their time went and what exchange was hidden.")

@@ -58,6 +58,8 @@ class FeatureVector(nn.Module):
         self._small_column = {i.key: n for n, i in enumerate(layout.at("small"))}
         self.dropout = InputDropout(config.embedding.dropout)
         self.bf16 = False
+        self.grouped = False
+        """Whether the batch's groups tell users apart."""
         self.encoders = nn.ModuleDict()
         self.pretrained = Pretrained(layout.pretrained)
         width = sum(w for _, w in self.pretrained.widths) + layout.dense_width + sum(i.table.dim for i in layout.features)
@@ -111,6 +113,8 @@ class FeatureVector(nn.Module):
         encoded = {}
         for s in self.layout.sequences:
             history = self._history(s, single, lists, weights, events, ids, batch.small)
+            if self.grouped and self.training:
+                history.users = batch.groups
             with products_in_bf16(self.bf16, batch.dense.device):
                 encoded[s.name] = self.encoders[s.name](history)
         parts += [e.vector.float() for e in encoded.values()]
@@ -230,6 +234,7 @@ class Head(nn.Module):
         tasks = schema.task
         self.means = frozenset(i.key for i in layout.at("bag") if i.pooling == "mean")
         self.features = FeatureVector(layout, config, len(tasks))
+        self.features.grouped = schema.group_column is not None
         model = build_model(config.model, self.features.width, TaskGroups.of(tasks), self.features.columns())
         self.model, self.recompute_experts = model, config.train.recompute_experts
         rates = torch.tensor([t.base_rate or 0.5 for t in tasks])

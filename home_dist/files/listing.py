@@ -118,8 +118,11 @@ def list_files(store: Store, folder: str) -> list[Listed]:
             return list(_walk(folder.rstrip("/") or "/", "", (), linked=False))
         infos = store.filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
     except (FileNotFoundError, NotADirectoryError):
+        shown = store.show(folder)
+        if store.local and not Path(shown).is_absolute():
+            shown += f" (that is {Path(shown).absolute()}, as a relative data.path is below the working folder)"
         raise DataError(
-            f"{store.show(folder)}: no such folder. Set data.path and the name of the split (data.train, ...) to prepared data."
+            f"{shown}: no such folder. Set data.path and the name of the split (data.train, ...) to prepared data."
         ) from None
     except OSError as error:
         raise unreachable(store, folder, error) from None

@@ -40,6 +40,7 @@ tr.mean td { font-weight: 600; border-top: 2px solid var(--line); }
 td .range { color: var(--soft); font-size: .8rem; }
 td.better { color: #1a7f4b; font-weight: 600; } td.worse { color: #b42318; font-weight: 600; }
 .finding { border-left: 4px solid #d9730d; background: #fff8f0; border-radius: 6px; padding: .6rem .9rem; margin: .6rem 0; }
+.quiet { border-left: 4px solid #9aa4ad; background: #f4f6f7; border-radius: 6px; padding: .6rem .9rem; margin: .6rem 0; }
 .finding.past { border-color: #9aa3af; background: #f6f7f9; }
 .finding b { display: block; }
 .none { border-left: 4px solid #2a9d76; background: #f0faf6; border-radius: 6px; padding: .6rem .9rem; margin: .6rem 0; }

@@ -69,6 +69,8 @@ def _findings(runs: Sequence[RunRecord], alone: Sequence[RunRecord]) -> Section:
             parts.append(f"<h3>{_key(run, runs)}{escape(run.name)}</h3>")
         if run.names is None:
             parts.append('<div class="none">Not looked at: insight.every_steps is 0.</div>')
+        elif not run.records and not run.tables:
+            parts.append('<div class="quiet">Not looked at yet: no step of insight.every_steps has been reached.</div>')
         elif not found:
             looked = f"{len(run.records)} records of experts and gates, {len(run.tables)} of embedding tables"
             parts.append(f'<div class="none">Nothing found in {looked}.</div>')

@@ -5,6 +5,9 @@ from torch import nn
 
 from home_dist.layers.global_norm import GlobalBatchNorm
 
+_EPS = 1e-8
+"""The paper's. Of small inputs, as embeddings are at first, a larger one would be a part of the variance."""
+
 
 class Dice(nn.Module):
     """p(x) x + (1 - p(x)) a x with p = sigmoid(BatchNorm(x)), no affine part, `a` per unit from 0 (Zhou et al. 2018, eq. 3).
@@ -14,7 +17,7 @@ class Dice(nn.Module):
 
     def __init__(self, units: int):
         super().__init__()
-        self.norm = GlobalBatchNorm((units,), affine=False)
+        self.norm = GlobalBatchNorm((units,), affine=False, eps=_EPS)
         self.slope = nn.Parameter(torch.zeros(units))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -272,6 +272,12 @@ def _tables(schema: Schema, config: RunConfig) -> dict[str, Table]:
             raise ConfigError(f"embedding.tables.{name}.dim: {dim} is not a multiple of 4, which sharded tables need")
         # Sharded tables whose weights FBGEMM updates itself; those that others hold are fp32.
         fused = not replicated and not managed and not (own and own.sharding == "data_parallel")
+        if replicated and own and own.precision == "fp16":
+            raise ConfigError(
+                f"embedding.tables.{name}.precision: a table of {rows:,} rows is kept whole on every rank "
+                f"(embedding.replicate_rows = {config.embedding.replicate_rows:,}), in fp32. Leave precision out, or pin its "
+                "sharding or lower embedding.replicate_rows, so that it is sharded."
+            )
         half = fused and ((own.precision if own else None) or config.embedding.precision) == "fp16"
         tables[name] = Table(name, rows, dim, replicated, managed if managed != "hashed" else None, half)
     return tables

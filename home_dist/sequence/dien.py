@@ -1,7 +1,8 @@
 """Deep Interest Evolution Network (Zhou et al. 2019): a GRU finds interests, a second one follows those near the target.
 
 Interest extractor (section 4.2): h_t = GRU(x_1 .. x_t) over events x_t = [e_t ; c_t], with the auxiliary loss that h_t tells
-the next event x_(t+1) from another one of the batch: -log sigmoid(h_t . x_(t+1)) - log(1 - sigmoid(h_t . x~_(t+1))).
+the next event x_(t+1) from one of another user in the batch: -log sigmoid(h_t . x_(t+1)) - log(1 - sigmoid(h_t . x~_(t+1))),
+the mean over all steps of a rank's batch. Steps for which the batch holds no other user are left out.
 Interest evolution (section 4.3): a_t = softmax_t(h_t W q); AUGRU, whose update gate u~_t = a_t u_t lets events pass as far as
 they concern the target; the last state is the output. States are as wide as events, as the auxiliary loss asks for.
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from home_dist.sequence.history import Encoded, Encoder, History, mean_over_samples
+from home_dist.sequence.history import Encoded, Encoder, History
 from home_dist.sequence.jagged import softmax_within, starts
 
 
@@ -40,7 +41,7 @@ class Dien(Encoder):
         states = torch.empty_like(whole).index_copy(0, order, packed.data)
         auxiliary = {}
         if self.training and self.auxiliary_weight:
-            auxiliary["next_event"] = self.auxiliary_weight * self._next_event(states, whole, owners, samples)
+            auxiliary["next_event"] = self.auxiliary_weight * self._next_event(states, whole, history)
         scores = (states * self.relevance(history.targets).index_select(0, owners)).sum(1, keepdim=True)
         attention = softmax_within(scores, owners, samples)
         last = self._evolve(packed.data, attention.index_select(0, order), sizes)
@@ -48,15 +49,17 @@ class Dien(Encoder):
         out = whole.new_zeros(samples, self.out_dim)
         return Encoded(out.index_copy(0, ranks[: len(last)], last), auxiliary)
 
-    def _next_event(self, states: torch.Tensor, events: torch.Tensor, owners: torch.Tensor, samples: int) -> torch.Tensor:
+    def _next_event(self, states: torch.Tensor, events: torch.Tensor, history: History) -> torch.Tensor:
         """The other event is drawn from the rank's batch by torch's generator, which a step's number seeds."""
+        owners = history.owners
+        users = owners if history.users is None else history.users.index_select(0, owners)
         pairs = (owners[1:] == owners[:-1]).nonzero().flatten()
-        other = torch.randint(len(events), (len(pairs),), device=events.device)
+        other, there = strangers(users, pairs)
         state = states.index_select(0, pairs)
         near = (state * events.index_select(0, pairs + 1)).sum(1)
         far = (state * events.index_select(0, other)).sum(1)
         losses = nn.functional.softplus(-near) + nn.functional.softplus(far)
-        return mean_over_samples(losses, owners.index_select(0, pairs), samples)
+        return torch.where(there, losses, 0).sum() / there.sum().clamp(min=1)
 
     def _evolve(self, interests: torch.Tensor, attention: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
         """interests: (N, H) and attention: (N, 1), by time. Returns the last states of the ranked samples with events."""
@@ -76,6 +79,19 @@ class Dien(Encoder):
             state = torch.lerp(state, candidate.to(state.dtype), update.to(state.dtype))
             at += size
         return torch.cat([state, *reversed(ended)])
+
+
+def strangers(users: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """users: (N,) of events; chosen: (n,) events. Returns for each an event of another user, drawn evenly from
+    all of them, and whether there is one, (n,) each."""
+    by_user, order = users.sort(stable=True)
+    own = users.index_select(0, chosen)
+    first, end = torch.searchsorted(by_user, own), torch.searchsorted(by_user, own, right=True)
+    others = len(users) - (end - first)
+    drawn = (torch.rand(len(chosen), dtype=torch.float64, device=users.device) * others).long()
+    drawn = torch.minimum(drawn, (others - 1).clamp(min=0))
+    place = torch.where(drawn < first, drawn, drawn + end - first).clamp(max=max(0, len(users) - 1))
+    return order.index_select(0, place), others > 0
 
 
 def _by_time(lengths: torch.Tensor, owners: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

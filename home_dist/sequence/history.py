@@ -23,6 +23,8 @@ class History:
     """By column of the fields that the target has too: (N,) table rows."""
     target_ids: dict[str, torch.Tensor] = field(default_factory=dict)
     """By the same columns: (B,) table rows of the impression."""
+    users: torch.Tensor | None = None
+    """(B,): equal for samples of one user. None: each sample is a user's of its own."""
 
     @cached_property
     def owners(self) -> torch.Tensor:
@@ -34,7 +36,7 @@ class History:
         """The events `chosen` (n,), which stand by sample, and how many each sample keeps (B,)."""
         ids = {column: values.index_select(0, chosen) for column, values in self.event_ids.items()}
         events, contexts = self.events.index_select(0, chosen), self.contexts.index_select(0, chosen)
-        return History(events, contexts, self.targets, lengths, ids, self.target_ids)
+        return History(events, contexts, self.targets, lengths, ids, self.target_ids, self.users)
 
 
 @dataclass

@@ -89,6 +89,13 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
     if newest is not None:
         load(newest, built.model, built.optimizer)
         screen.say(f"resuming from {newest}: step {state.step:,} of {steps:,}")
+        if written.state.finished and state.step < steps and config.train.decay != "none":
+            rate = config.train.lr * Schedule(built.optimizer, config.train, steps).factor(state.step)
+            screen.say(
+                f"note: the run had ended at step {state.step:,}, at the end of the {config.train.decay} decay of its learning "
+                f"rate. Over {steps:,} steps the rate is {rate:.3g} again, and falls to 0 from there: one run of that length "
+                "would not have fallen in between."
+            )
     elif config.checkpoint.warm_start is not None:
         section = config.checkpoint.warm_start
         for line in together(lambda: WarmStart(section, inputs).fill(built.model)):

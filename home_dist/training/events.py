@@ -9,7 +9,7 @@ import numpy as np
 from home_dist.insight.figures import Figures, Floats
 from home_dist.insight.store import Names
 from home_dist.insight.sums import EDGES
-from home_dist.metrics import TaskMetrics
+from home_dist.metrics import TaskMetrics, mean_row
 from home_dist.training.progress import Interval
 from home_dist.training.running import METRICS
 
@@ -47,7 +47,7 @@ class EventLog:
 
     def evaluation(self, step: int, split: str, metrics: Sequence[TaskMetrics]) -> None:
         names = ("auc", "gauc", "log_loss", "calibration")
-        self._write({f"{split}_{n}/{m.task}": getattr(m, n) for m in metrics for n in names}, step)
+        self._write({f"{split}_{n}/{m.task}": getattr(m, n) for m in (*metrics, mean_row(metrics)) for n in names}, step)
 
     def insight(self, step: int, figures: Figures, names: Names) -> None:
         """Curves and histograms per expert, and per layer an image of which gate (row) mixes how much of which expert (column),

@@ -49,7 +49,9 @@ def test_complete_means_figures_of_the_newest_checkpoint(trained, tmp_path):
     options = [*SMALL, *settings(data__on_bad_row="skip", run__dir=tmp_path / "run", train__epochs=2)]
     evaluation = tmp_path / "run" / "evaluation.json"
     before = evaluation.read_text()
-    assert run(1, "train", config, *options).codes == [0]
+    longer = run(1, "train", config, *options)
+    assert longer.codes == [0]
+    assert "the run had ended at step 7, at the end of the linear decay of its learning rate" in longer.text
     whole = evaluation.read_text()
     assert json.loads(whole)["step"] == 14
     for left in (before, whole[: len(whole) // 2], whole.replace('"validation"', '"other"')):

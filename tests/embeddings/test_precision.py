@@ -6,8 +6,9 @@ import torch
 
 from home_dist.config import load_config
 from home_dist.errors import ConfigError
+from home_dist.schema import build_layout
 from home_dist.training.checkpoint import open_stored
-from tests.factory import make_config, make_data
+from tests.factory import make_config, make_data, make_schema
 from tests.ranks import Ended, run, settings
 
 SHARDED = ("user", "video", "tag")
@@ -79,5 +80,8 @@ def test_what_cannot_be_fp16(data, tmp_path):
     for other in ("managed='lfu'", "sharding='data_parallel'"):
         with pytest.raises(ConfigError, match=r"precision: .* are fp32"):
             load_config(path, ["embedding.tables.user.precision=fp16", f"embedding.tables.user.{other}"])
+    small = load_config(path, ["embedding.tables.tab.precision=fp16"])
+    with pytest.raises(ConfigError, match=r"embedding\.tables\.tab\.precision: a table of 5 rows .*replicate_rows"):
+        build_layout(make_schema(), small)
     with pytest.raises(ConfigError, match=r"embedding\.precision"):
         load_config(path, ["embedding.precision=bf16"])

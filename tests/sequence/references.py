@@ -101,11 +101,11 @@ def twin(model, history) -> torch.Tensor:
 
 
 def dien(model, history, others: list[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, out_dim), and the auxiliary loss; others: per pair, in order, the event drawn against the next one."""
+    """(B, out_dim), and the auxiliary loss; others: per pair, in order, the event drawn against the next one, -1 for none."""
     gru, width = model.extractor, model.out_dim
     everything = [torch.cat([history.events[t], history.contexts[t]]) for t in range(len(history.events))]
     drawn = iter(others or [])
-    vectors, loss, samples = [], torch.zeros((), dtype=torch.float64), split(history)
+    vectors, steps, samples = [], [], split(history)
     for sample in samples:
         events = [torch.cat([e, c]) for e, c in zip(sample["e"], sample["c"], strict=True)]
         h, states = torch.zeros(width, dtype=torch.float64), []
@@ -119,15 +119,15 @@ def dien(model, history, others: list[int] | None = None) -> tuple[torch.Tensor,
         if not events:
             vectors.append(torch.zeros(width, dtype=torch.float64))
             continue
-        pairs = []
         if others is not None:
             for t in range(len(events) - 1):
-                far = everything[next(drawn)]
-                pairs.append(
+                other = next(drawn)
+                if other < 0:
+                    continue
+                far = everything[other]
+                steps.append(
                     -torch.log(torch.sigmoid(states[t] @ events[t + 1])) - torch.log(1 - torch.sigmoid(states[t] @ far))
                 )
-        if pairs:
-            loss = loss + sum(pairs) / len(pairs) / len(samples)
         attention = softmax([s @ (model.relevance.weight @ sample["q"]) for s in states])
         state = torch.zeros(width, dtype=torch.float64)
         for a, interest in zip(attention, states, strict=True):
@@ -136,4 +136,5 @@ def dien(model, history, others: list[int] | None = None) -> tuple[torch.Tensor,
             update = a * torch.sigmoid(ui + us)
             state = (1 - update) * state + update * torch.tanh(ci + torch.sigmoid(ri + rs) * cs)
         vectors.append(state)
+    loss = sum(steps) / len(steps) if steps else torch.zeros((), dtype=torch.float64)
     return torch.stack(vectors), loss

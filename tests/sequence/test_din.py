@@ -43,7 +43,7 @@ def reference(din: Din, kind: str, softmax: bool, events, contexts, targets, len
         if kind == "dice":
             mean = sum(rows) / len(rows)
             var = sum((r - mean) ** 2 for r in rows) / len(rows)
-            shares = [torch.sigmoid((r - mean) / torch.sqrt(var + 1e-5)) for r in rows]
+            shares = [torch.sigmoid((r - mean) / torch.sqrt(var + 1e-8)) for r in rows]
             rows = [p * r + (1 - p) * act.slope * r for p, r in zip(shares, rows, strict=True)]
         elif kind == "prelu":
             rows = [torch.where(r > 0, r, act.weight * r) for r in rows]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from home_dist.sequence.dien import Dien
+from home_dist.sequence.dien import Dien, strangers
 from home_dist.sequence.din import Din
 from home_dist.sequence.history import Encoder, History
 from home_dist.sequence.jagged import best_within, dots_within, newest_within, softmax_within
@@ -128,11 +128,34 @@ def test_dien():
     torch.manual_seed(11)
     found = encoder(history)
     torch.manual_seed(11)
-    pairs = sum(max(0, n - 1) for n in LENGTHS)
-    others = torch.randint(sum(LENGTHS), (pairs,)).tolist()
+    owners = [sample for sample, n in enumerate(LENGTHS) for _ in range(n)]
+    pairs = [t for t in range(len(owners) - 1) if owners[t] == owners[t + 1]]
+    others = strangers(torch.tensor(owners), torch.tensor(pairs))[0].tolist()
     vectors, loss = references.dien(encoder, history, others)
     compare(encoder, history, [found.vector, found.auxiliary["next_event"]], [vectors, loss])
     assert encoder.eval()(history).auxiliary == {}
+
+
+def test_dien_tells_the_next_event_from_one_of_another_user():
+    """Against a loop: each event of all other users as often as the rest, none of the same user, and no pair without one."""
+    users = torch.tensor([7, 7, 2, 2, 2, 7, -3])
+    drawn = [strangers(users, torch.tensor([0, 3, 6])) for _ in range(3000)]
+    for place, event in enumerate((0, 3, 6)):
+        counts = torch.bincount(torch.stack([other for other, _ in drawn])[:, place], minlength=len(users))
+        allowed = [t for t in range(len(users)) if users[t] != users[event]]
+        assert [t for t in range(len(users)) if counts[t]] == allowed
+        assert all(abs(int(counts[t]) - 3000 / len(allowed)) < 200 for t in allowed)
+    other, there = strangers(torch.tensor([4, 4, 4]), torch.tensor([0, 1]))
+    assert there.tolist() == [False, False]
+    assert other.max() < 3
+
+
+def test_dien_leaves_steps_out_that_have_no_other_user():
+    encoder, history = make("dien"), draw(LENGTHS)
+    history.users = torch.zeros(len(LENGTHS), dtype=torch.int64)
+    assert float(encoder(history).auxiliary["next_event"]) == 0
+    one = draw([4])
+    assert float(encoder(one).auxiliary["next_event"]) == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
