@@ -1,12 +1,13 @@
 """What a new user reads: help that nothing eats, and a folder by its whole name."""
 
 import pytest
-from home_dist.data.sources import Store, list_files
 from pyarrow import fs
 from typer.testing import CliRunner
 
 from home_dist.cli import app
 from home_dist.errors import DataError
+from home_dist.files.listing import list_files
+from home_dist.files.stores import Store
 
 
 def test_help_is_whole():
