@@ -37,7 +37,7 @@ from home_dist.metrics import Bootstrap, bootstrap, log_loss  # noqa: E402
 from home_dist.schema import load_schema  # noqa: E402
 from home_dist.training.build import build, open_inputs  # noqa: E402
 from home_dist.training.checkpoint import Checkpoints, load  # noqa: E402
-from home_dist.training.evaluate import score  # noqa: E402
+from home_dist.training.evaluate import scored  # noqa: E402
 from home_dist.training.ranks import Ranks, form_ranks  # noqa: E402
 from home_dist.training.run_folder import RunFolder  # noqa: E402
 
@@ -126,10 +126,10 @@ def _scores(run: Path, ranks: Ranks, test: baselines.Part) -> NDArray:
     if newest is None:
         raise SystemExit(f"{folder.checkpoints}: the run left no checkpoint")
     load(newest, built.model, None)
-    found, labels, _, users = score(built.model, inputs.evaluation_reader("test", ranks), ranks)
-    if not (np.array_equal(users, test.users) and np.array_equal(labels, test.labels)):
+    own = scored(built.model, inputs.evaluation_reader("test", ranks), ranks)
+    if not (np.array_equal(own.groups, test.users) and np.array_equal(own.labels, test.labels)):
         raise SystemExit("the reader and the baselines disagree on the order of the test part")
-    return found
+    return own.scores
 
 
 def _result(schema, test: baselines.Part, scores: dict[str, list[NDArray]], resamples: int) -> dict[str, Any]:
