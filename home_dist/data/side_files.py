@@ -52,6 +52,30 @@ def with_local_schema(config: RunConfig) -> RunConfig:
     return _with_schema(config, str(there / name))
 
 
+def side_file(config: RunConfig, name: str) -> Path | None:
+    """A file beside the schema, on this machine; None where there is none. config: as a run was given it. Raises DataError."""
+    data = config.data
+    store, path = open_store(data.data_schema or join(data.path, "schema.toml"))
+    folder = path.rpartition("/")[0]
+    if store.local:
+        local = Path(folder or ".", name)
+        return local if local.is_file() else None
+    source = f"{folder}/{name}"
+    try:
+        info = store.filesystem.get_file_info(source)
+        if not info.is_file:
+            return None
+        key = hashlib.sha256(repr((without_secrets(store.show(source)), info.size, info.mtime_ns)).encode()).hexdigest()[:16]
+        there = private_folder() / key
+        with locked(there.with_suffix(".lock")):
+            if not there.is_dir():
+                with whole_folder(there) as copy:
+                    _copy(store.filesystem, [source], folder, copy)
+    except OSError as error:
+        raise unreachable(store, source, error) from None
+    return there / name
+
+
 def _with_schema(config: RunConfig, path: str) -> RunConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"data_schema": path})})
 

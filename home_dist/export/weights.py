@@ -19,7 +19,6 @@ from home_dist.schema import PretrainedFeature, StatisticFeature
 from home_dist.schema.frozen import KEYS, VECTORS
 from home_dist.schema.values import VocabularyValues
 from home_dist.training.checkpoint.looking import changed_rows
-from home_dist.training.warm_start import vocabulary_path
 
 SHARD_BYTES = 2 * 10**9
 
@@ -58,7 +57,7 @@ def write_meaning(source: Source, folder: Path) -> None:
     managed = write_managed(source, folder)
     missing = []
     for table in sorted(set(source.places) - set(statistics)):
-        own, path = values.get(table), vocabulary_path(source.config, table)
+        own, path = values.get(table), data / "vocabularies" / f"{table}.parquet"
         if isinstance(own, VocabularyValues):
             _copy(data / own.file, folder / own.file)
         elif path.is_file():

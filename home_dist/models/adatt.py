@@ -16,7 +16,7 @@ from torch import nn
 from home_dist.experts import MaskedGates
 from home_dist.model_section import AdattModel
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, Part, part
-from home_dist.models.base import MultiTaskModel, bank_of
+from home_dist.models.base import MultiTaskModel, Names, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
@@ -73,6 +73,15 @@ class AdaTT(MultiTaskModel):
         for layer in self.layers:
             x = layer(x, mask)
         return x
+
+    def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, tuple[Names | None, ...]]:
+        axes: dict[str, tuple[Names | None, ...]] = {}
+        for n, layer in enumerate(layer for layer in self.layers if isinstance(layer, _Layer)):
+            part = layer.part("", tasks)
+            names = tuple((f"{owner.kind} {name}", 0) for owner, name in zip(part.owners, part.experts, strict=True))
+            if layer.mixing is not None:
+                axes[f"layers.{n}.mixing"] = (tuple(names[e] for e in layer.learned.nonzero().flatten().tolist()),)
+        return axes
 
     def anatomy(self, tasks: TaskGroups) -> Anatomy:
         layers = [layer for layer in self.layers if isinstance(layer, _Layer)]

@@ -52,6 +52,8 @@ class Part:
     """G names of what the feature gate scales, one per group of experts."""
     reads_features: bool = False
     """Whether the feature gate scales the feature vector v, whose columns have names."""
+    gates_read_features: bool = False
+    """Whether the gates read v though the bank does not: those of the first part do in any case."""
 
     @property
     def shared(self) -> list[int]:
@@ -61,6 +63,7 @@ class Part:
 @dataclass(frozen=True)
 class Anatomy:
     parts: tuple[Part, ...] = ()
+    """The first one's bank and gates read the feature vector v, those of others what the part before gives."""
     scalers: tuple[tuple[str, nn.Module], ...] = ()
     """Modules that give factors of the feature vector, (B, F), by name."""
 
@@ -74,6 +77,7 @@ def part(
     self_gates: SelfGates | None = None,
     feature_gate: FeatureGate | None = None,
     reads_features: bool = False,
+    gates_read_features: bool = False,
 ) -> Part:
     """owners: in the bank's order, with how many experts each has; layer: a name, or "" in a model of one layer."""
     prefix = f"{layer}/" if layer else ""
@@ -88,4 +92,5 @@ def part(
         feature_gate=feature_gate,
         inputs=tuple(prefix + owner.name for owner, _ in owners),
         reads_features=reads_features,
+        gates_read_features=gates_read_features,
     )

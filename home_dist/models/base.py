@@ -11,6 +11,12 @@ from home_dist.model_section import ModelOfBanks
 from home_dist.models.anatomy import Anatomy, part
 from home_dist.models.tasks import TaskGroups
 
+Names = tuple[tuple[str, int], ...]
+
+
+def names_of_tasks(tasks: TaskGroups) -> Names:
+    return tuple((f"task {name}", 0) for name in tasks.names)
+
 
 class MultiTaskModel(nn.Module):
     """Feature vector -> one state per task, of which the towers make logits."""
@@ -33,6 +39,11 @@ class MultiTaskModel(nn.Module):
     def anatomy(self, tasks: TaskGroups) -> Anatomy:
         """The model's experts and gates by name."""
         return Anatomy()
+
+    def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, tuple[Names | None, ...]]:
+        """What the dimensions of the model's own tensors run over, beside those of its anatomy's parts: by name in its state
+        dict. columns: (F,) names of the feature vector's. See home_dist/axes.py."""
+        return {}
 
     def auxiliary(self) -> dict[str, torch.Tensor]:
         """Losses of the model's own, (), by name, to be added to those of the tasks."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from home_dist.model_section import CrossStitchModel
 from home_dist.models.anatomy import Anatomy
-from home_dist.models.base import MultiTaskModel, trunk_anatomy, trunk_layers
+from home_dist.models.base import MultiTaskModel, Names, names_of_tasks, trunk_anatomy, trunk_layers
 from home_dist.models.tasks import TaskGroups
 
 
@@ -30,6 +30,10 @@ class CrossStitch(MultiTaskModel):
         for layer, mixing in zip(self.trunks, self.mixing, strict=True):
             x = _stitched(layer(x.unbind(0), mask), mixing)
         return x
+
+    def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, tuple[Names | None, ...]]:
+        names = names_of_tasks(tasks)
+        return {f"mixing.{n}": (*[None] * (m.dim() - 2), names, names) for n, m in enumerate(self.mixing)}
 
     def anatomy(self, tasks: TaskGroups) -> Anatomy:
         return trunk_anatomy(self.trunks, tasks)

@@ -52,5 +52,5 @@ class MlMmoe(MultiTaskModel):
         for n, layer in enumerate(layers):
             experts = layer.bank.total
             gates = tasks.gates() if n == last else [Gate(f"expert {e}") for e in range(experts)]
-            parts.append(part(f"layer {n}", layer.bank, [(SHARED, experts)], gates, layer.gates))
+            parts.append(part(f"layer {n}", layer.bank, [(SHARED, experts)], gates, layer.gates, gates_read_features=True))
         return Anatomy(tuple(parts))

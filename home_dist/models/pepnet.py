@@ -18,7 +18,7 @@ from torch import nn
 
 from home_dist.model_section import PepnetModel
 from home_dist.models.anatomy import Anatomy
-from home_dist.models.base import MultiTaskModel, trunk_anatomy, trunk_layers
+from home_dist.models.base import MultiTaskModel, Names, trunk_anatomy, trunk_layers
 from home_dist.models.tasks import TaskGroups
 
 
@@ -60,6 +60,22 @@ class PepNet(MultiTaskModel):
             scale = gate(reads).view(len(v), self.tasks, -1).transpose(0, 1)
             x = layer(x.unbind(0), mask) * scale
         return x
+
+    def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, tuple[Names | None, ...]]:
+        def of_gate(gate: str, chosen: torch.Tensor, own: str, out: Names) -> dict[str, tuple[Names | None, ...]]:
+            extra = tuple((f"{own} {columns[c][0]}", columns[c][1]) for c in chosen.tolist())
+            return {
+                f"{gate}.first.weight": (None, (*extra, *columns)),
+                f"{gate}.second.weight": (out, None),
+                f"{gate}.second.bias": (out,),
+            }
+
+        axes = of_gate("epnet", self.domain, "domain", columns)
+        for n, gate in enumerate(gate for gate in self.ppnet if isinstance(gate, GateUnit)):
+            units = gate.second.out_features // tasks.tasks
+            out = tuple((f"task {name}", unit) for name in tasks.names for unit in range(units))
+            axes |= of_gate(f"ppnet.{n}", self.prior, "prior", out)
+        return axes
 
     def anatomy(self, tasks: TaskGroups) -> Anatomy:
         return Anatomy(trunk_anatomy(self.trunks, tasks).parts, (("epnet", self.epnet),))

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from home_dist.model_section import TensorFactorizationModel
-from home_dist.models.base import MultiTaskModel
+from home_dist.models.base import MultiTaskModel, Names, names_of_tasks
 from home_dist.models.tasks import TaskGroups
 
 
@@ -50,3 +50,10 @@ class TensorFactorization(MultiTaskModel):
         for layer in self.layers:
             x = layer(x)
         return nn.functional.dropout(x, self.dropout, self.training)
+
+    def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, tuple[Names | None, ...]]:
+        names = names_of_tasks(tasks)
+        own: dict[str, tuple[Names | None, ...]] = {"layers.0.factor_in": (columns, None)}
+        for n in range(len(self.layers)):
+            own |= {f"layers.{n}.factor_task": (names, None), f"layers.{n}.bias": (names, None)}
+        return own

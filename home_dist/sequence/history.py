@@ -49,10 +49,18 @@ class Encoded:
     """By name: logits (B, K) of the tasks, whose loss trains a part of the encoder, and the factor of this loss."""
 
 
+Names = tuple[tuple[str, int], ...]
+
+
 class Encoder(nn.Module):
     """History -> Encoded."""
 
     out_dim: int
+
+    def axes(self, tasks: Names) -> dict[str, tuple[Names | None, ...]]:
+        """What the dimensions of tensors that run over tasks run over: by name in the encoder's state dict. tasks: their names.
+        See home_dist/axes.py."""
+        return {}
 
 
 def mean_over_samples(values: torch.Tensor, owners: torch.Tensor, samples: int) -> torch.Tensor:

@@ -11,6 +11,7 @@ from home_dist.config import RunConfig, config_tree
 from home_dist.data.side_files import with_local_schema
 from home_dist.embeddings.sharding import plan_rows
 from home_dist.errors import ConfigError
+from home_dist.files.json_files import write_json
 from home_dist.metrics import mean_row
 from home_dist.schema import load_schema
 from home_dist.training.bad_rows import BadRowReport
@@ -26,6 +27,7 @@ from home_dist.training.preemption import Preemption
 from home_dist.training.profiling import Profile
 from home_dist.training.ranks import Ranks, together
 from home_dist.training.run_folder import RunFolder
+from home_dist.training.table_rows import vocabulary_hashes
 from home_dist.training.tables import Screen, derived, detected, evaluation_table, kernel_taken, plan_table, slice_table
 from home_dist.training.trainer import Trainer
 from home_dist.training.warm_start import WarmStart
@@ -100,6 +102,8 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
         section = config.checkpoint.warm_start
         for line in together(lambda: WarmStart(section, inputs).fill(built.model)):
             screen.say(line)
+    if newest is None:
+        together(lambda: write_json(folder.vocabularies, vocabulary_hashes(config, inputs.schema)) if ranks.first else None)
     log = EventLog(folder.tensorboard if ranks.first and config.log.tensorboard else None, state.step)
     observer = Observer(built, inputs.schema, config, folder.insight, log, ranks, screen, state.step)
     saver = Saver(checkpoints, config_tree(config), config.checkpoint.asynchronous, config.distributed.timeout)

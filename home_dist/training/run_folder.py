@@ -47,6 +47,8 @@ class RunFolder:
         self.profile = self.path / "profile"
         self.quarantine = self.path / "quarantine"
         self.bad_rows = self.path / "bad_rows.json"
+        self.vocabularies = self.path / "vocabularies.json"
+        """SHA-256 of each table's vocabulary when the run began."""
 
     @contextmanager
     def claimed(self, config: RunConfig, schema: Schema) -> Iterator[None]:

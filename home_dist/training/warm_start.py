@@ -1,34 +1,34 @@
 """A new run that begins with what another one has learned: some of its tables, its dense part, or both.
 
-A table's rows are found by key where both data folders have a vocabulary of it, so that a grown or reordered vocabulary keeps
-its rows; new keys keep their first values. Optimizers start afresh. Everything is told, a line per table and dense tensor.
+Rows of tables are matched by key (`table_rows`), entries of dense tensors by the names of tasks, groups, experts and features
+(`axes`): what is not known there by its name keeps its first values. Optimizers start afresh. Everything is told, a line per
+table and dense tensor.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from home_dist.config import RunConfig, WarmStartSection
+from home_dist.axes import Axes, Axis, axes_of
+from home_dist.config import WarmStartSection
 from home_dist.data.side_files import with_local_schema
 from home_dist.embeddings.collections import table_shards
 from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.errors import CheckpointError, ConfigError
-from home_dist.schema import InputLayout, Table, build_layout
+from home_dist.network import Head
+from home_dist.schema import InputLayout, SequenceInput, Table, build_layout
 from home_dist.training.build import Inputs
 from home_dist.training.checkpoint import open_stored
 from home_dist.training.checkpoint.looking import find
 from home_dist.training.checkpoint.pieces import Stored
 from home_dist.training.run_folder import RunFolder
+from home_dist.training.table_rows import Map, Side, Unknown, same_rows
 
-Map = NDArray[np.int64]
-"""(rows here,): the row there that each row takes its values from; -1 for none."""
+_NAMED = 5  # names that a line tells
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,12 @@ class WarmStart:
         self.section, self.inputs = section, inputs
         self.checkpoint = find(Path(section.source))
         run = RunFolder(self.checkpoint.parent.parent)
-        there, self.schema = run.open()
-        self.config = with_local_schema(there)
-        schema = self.schema.only(self.config.data.tasks) if self.config.data.tasks else self.schema
-        self.layout = build_layout(schema, self.config)
+        given, self.schema = run.open()
+        self.there = Side.of(run, given, self.schema)
+        self.here = Side(inputs.config, inputs.schema, {})
+        self.config = with_local_schema(given)
+        self.trained = self.schema.only(self.config.data.tasks) if self.config.data.tasks else self.schema
+        self.layout = build_layout(self.trained, self.config)
         self.stored, _ = open_stored(self.checkpoint)
         self.places = dict(table_places(self.layout, self.stored))
         self.tables = all_tables(inputs.layout)
@@ -69,28 +71,36 @@ class WarmStart:
     def fill(self, model: nn.Module) -> list[str]:
         """In place, on each rank what lies there. Returns the report, the same on all ranks."""
         lines = [f"warm start from {self.checkpoint}"]
-        lines += [f"  table {t.name}: {self._table(model, t)}" for _, t in sorted(self.tables.items())]
-        lines += [f"  dense {name}: {told}" for name, told in self._dense(model)]
+        anew: set[str] = set()
+        for _, table in sorted(self.tables.items()):
+            told, matched = self._table(model, table)
+            lines.append(f"  table {table.name}: {told}")
+            if not matched:
+                anew.add(table.name)
+        lines += [f"  dense {name}: {told}" for name, told in self._dense(model, anew)]
         return lines
 
-    def _table(self, model: nn.Module, table: Table) -> str:
+    def _table(self, model: nn.Module, table: Table) -> tuple[str, bool]:
+        """What became of it, and whether its vectors mean what those of the other run do."""
         if self.section.tables is not None and table.name not in self.section.tables:
-            return "not asked for"
+            return "not asked for", True
         name = self.section.rename.get(table.name, table.name)
         before = all_tables(self.layout).get(name)
         if before is None:
-            return "not there; first values stay"
+            return "not there; first values stay", False
         if before.dim != table.dim:
-            return f"width {before.dim} there, {table.dim} here; first values stay"
-        rows, how = self._rows(before, table)
-        if rows is None:
-            return f"{how}; first values stay"
+            return f"width {before.dim} there, {table.dim} here; first values stay", False
+        try:
+            rows, how = self._rows(model, before, table)
+        except Unknown as why:
+            return f"{why}; first values stay", False
         for first, column, values in self._targets(model, table):
             _gather(self.stored, self.places[name], rows[first : first + len(values)], column, values)
         taken = int((rows >= 0).sum())
         renamed = f" of {name}" if name != table.name else ""
         rest = table.rows - taken
-        return f"{taken:,} of {table.rows:,} rows{renamed}, {how}" + (f"; {rest:,} keep their first values" if rest else "")
+        told = f"{taken:,} of {table.rows:,} rows{renamed}, {how}" + (f"; {rest:,} keep their first values" if rest else "")
+        return told, True
 
     def _targets(self, model: nn.Module, table: Table) -> Iterator[tuple[int, int, torch.Tensor]]:
         """(first row, first column, values) of what of a table lies on this rank."""
@@ -103,60 +113,111 @@ class WarmStart:
             if shard.table == table.name:
                 yield shard.first_row, shard.first_column, shard.values
 
-    def _rows(self, before: Table, now: Table) -> tuple[Map | None, str]:
+    def _rows(self, model: nn.Module, before: Table, now: Table) -> tuple[Map, str]:
         statistics = [{f.name: f for f in s.feature if f.kind == "statistic"} for s in (self.schema, self.inputs.schema)]
         if now.name in statistics[1]:
             old, new = statistics[0].get(before.name), statistics[1][now.name]
             if old is None or old.boundaries != new.boundaries:
-                return None, "its boundaries are others"
+                raise Unknown("its boundaries are others")
             return np.arange(now.rows), "bucket by bucket"
-        paths = [vocabulary_path(c, t.name) for c, t in ((self.config, before), (self.inputs.config, now))]
-        if not all(p.is_file() for p in paths):
-            if before.rows != now.rows:
-                missing = next(p for p in paths if not p.is_file())
-                return None, f"{before.rows:,} rows there, and no {missing} tells which is which"
-            return np.arange(now.rows), "row by row"
-        old_keys, new_keys = (pq.read_table(p, columns=["value", "row"]) for p in paths)
-        if old_keys.schema.field("value").type != new_keys.schema.field("value").type:
-            return None, "its vocabularies hold keys of different types"
-        if old_keys.num_rows and int(np.max(old_keys["row"])) >= self._declared(before.name):
-            return None, f"{paths[0]} is not the vocabulary that it was trained with"
-        at = pc.index_in(new_keys["value"], value_set=old_keys["value"].combine_chunks()).combine_chunks()
-        rows = np.asarray(new_keys["row"])
-        there = np.asarray(pc.fill_null(pc.take(old_keys["row"], at), -1))
-        kept = (rows < now.rows) & (there < before.rows)  # tails may be cut, here or there
-        found = np.full(now.rows, -1, np.int64)
-        found[0] = 0  # missing and out of vocabulary
-        found[rows[kept]] = there[kept]
-        return found, "by key"
+        if before.managed or now.managed:
+            self._take_ids(model, before, now)
+            return np.arange(now.rows), "row by row, with the ids that they were given to"
+        return same_rows(self.there, self.here, before, now)
 
-    def _declared(self, table: str) -> int:
-        return self.schema.table_rows()[table]
+    def _take_ids(self, model: nn.Module, before: Table, now: Table) -> None:
+        """A managed table's rows mean the ids that they were given to: both are taken, or neither. Raises Unknown."""
+        if before.managed != now.managed:
+            raise Unknown(f"managed = {before.managed or 'no'} there, {now.managed or 'no'} here")
+        same_rows(self.there, self.here, before, now)  # the same hash, and as many rows
+        own = {n: v for n, v in model.state_dict().items() if n.startswith("managed.") and f".{now.name}." in n}
+        stored = {n: f"dense/{n.replace(f'.{now.name}.', f'.{before.name}.')}" for n in own}
+        if any(s not in self.stored.tensors or self.stored.shape(s) != tuple(own[n].shape) for n, s in stored.items()):
+            raise Unknown("its ids lie on other ranks there than here")
+        for name, value in own.items():
+            value.copy_(self.stored.whole(stored[name]))
 
-    def _dense(self, model: nn.Module) -> Iterator[tuple[str, str]]:
+    def _dense(self, model: nn.Module, anew: set[str]) -> Iterator[tuple[str, str]]:
+        """anew: tables whose vectors mean something else than there."""
         tables = {s.table for s in table_shards(model)}
+        with torch.random.fork_rng(devices=[]):  # what is drawn here is no run's
+            there = Head(self.trained, self.layout, self.config)
+        before = axes_of(there, self.trained)
+        now = axes_of(next(m for m in model.modules() if isinstance(m, Head)), self.inputs.schema, _changed(self.inputs, anew))
         for name, value in model.state_dict().items():
-            if ".replicated." in name or (name.split(".")[-2:-1] and name.split(".")[-2] in tables):
+            if ".replicated." in name or name.startswith("managed."):
                 continue
-            logical = f"dense/{name}"
+            if name.split(".")[-2:-1] and name.split(".")[-2] in tables:
+                continue
+            logical, inner = f"dense/{name}", name.removeprefix("head.")
             if not self.section.dense:
                 yield name, "not asked for"
             elif logical not in self.stored.tensors:
                 yield name, "not there; first values stay"
-            elif self.stored.shape(logical) != tuple(value.shape):
-                yield name, f"shape {self.stored.shape(logical)} there, {tuple(value.shape)} here; first values stay"
+            elif inner.startswith("features.encoders.") and not self._same_history(inner.split(".")[2], anew):
+                yield name, "its history has other columns, tables or targets; first values stay"
             else:
-                value.copy_(self.stored.whole(logical))
-                yield name, "taken"
+                yield name, self._take(value, logical, before.get(inner), now.get(inner))
+
+    def _take(self, value: torch.Tensor, logical: str, before: Axes | None, now: Axes | None) -> str:
+        shape = self.stored.shape(logical)
+        unnamed: Axes = (None,) * value.dim()
+        old, new = before or unnamed, now or unnamed
+        other = f"shape {shape} there, {tuple(value.shape)} here; first values stay"
+        if len(shape) != value.dim() or len(old) != len(new):
+            return other
+        places: list[tuple[Map, Map]] = []
+        lacking: dict[str, None] = {}
+        for size, stored_size, theirs, ours in zip(value.shape, shape, old, new, strict=True):
+            if (theirs is None or ours is None) and size != stored_size:
+                return other
+            own, missing = _matched(size, theirs, ours)
+            places.append(own)
+            lacking |= dict.fromkeys(missing)
+        if any(not len(here) for here, _ in places):
+            return f"nothing of it is known there by name ({_some(lacking)}); first values stay"
+        whole = self.stored.whole(logical).to(value)
+        if tuple(shape) == tuple(value.shape) and all(
+            len(here) == size and np.array_equal(here, there) for (here, there), size in zip(places, value.shape, strict=True)
+        ):
+            value.copy_(whole)
+            return "taken"
+        here, there = ([torch.from_numpy(p[side]).to(value.device) for p in places] for side in (0, 1))
+        value[torch.meshgrid(*here, indexing="ij")] = whole[torch.meshgrid(*there, indexing="ij")]
+        return "taken by name" + (f"; first values stay for {_some(lacking)}" if lacking else "")
+
+    def _same_history(self, name: str, anew: set[str]) -> bool:
+        old, new = ({s.name: s for s in layout.sequences}.get(name) for layout in (self.layout, self.inputs.layout))
+        return old is not None and new is not None and _fields(old) == _fields(new) and not _tables_of(new) & anew
+
+
+def _fields(sequence: SequenceInput) -> list[tuple[str, int, str | None]]:
+    return [(e.field.column, e.field.table.dim, e.target.key if e.target else None) for e in sequence.fields]
+
+
+def _tables_of(sequence: SequenceInput) -> set[str]:
+    return {e.field.table.name for e in sequence.fields}
+
+
+def _changed(inputs: Inputs, anew: set[str]) -> set[str]:
+    """Features and histories, as `axes` names them, that look tables of `anew` up."""
+    features = {i.key for i in inputs.layout.features if i.table.name in anew}
+    return features | {f"history {s.name}" for s in inputs.layout.sequences if _tables_of(s) & anew}
+
+
+def _matched(size: int, theirs: Axis, ours: Axis) -> tuple[tuple[Map, Map], list[str]]:
+    """Places here and there that mean the same, and the entities here that are not there. Without names all places do."""
+    if theirs is None or ours is None:
+        return (np.arange(size), np.arange(size)), []
+    known = {name: place for place, name in enumerate(theirs)}
+    here = [place for place, name in enumerate(ours) if name in known]
+    lacking = [entity for entity, number in ours if (entity, number) not in known]
+    return (np.array(here, np.int64), np.array([known[ours[place]] for place in here], np.int64)), lacking
 
 
 def all_tables(layout: InputLayout) -> dict[str, Table]:
     """By name; those of statistics' buckets too."""
     return {i.table.name: i.table for i in layout.inputs}
-
-
-def vocabulary_path(config: RunConfig, table: str) -> Path:
-    return Path(config.data.path) / "vocabularies" / f"{table}.parquet"
 
 
 def replicated_tables(layout: InputLayout) -> ReplicatedTables:
@@ -189,5 +250,7 @@ def _gather(stored: Stored, place: Place, rows: Map, column: int, out: torch.Ten
             out[torch.from_numpy(order[begin:end])] = values[taken, column : column + out.shape[1]].to(out)
 
 
-def _some(names: set[str]) -> str:
-    return ", ".join(sorted(names)[:12]) or "none"
+def _some(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+    return ", ".join(listed[:_NAMED]) + more or "none"

@@ -104,3 +104,31 @@ def test_what_is_not_there_is_named(tmp_path):
     missing = run(1, "train", config, "--from", tmp_path / "nothing")
     assert missing.codes == [4]
     assert f"{tmp_path}/nothing: no run is there" in missing.text
+
+
+def other_order(schema: Schema) -> Schema:
+    """Tasks in another order, `rate` replaced by another statistic of the same shape."""
+    tree = schema.model_dump(exclude_none=True, mode="json")
+    tree["task"].reverse()
+    for feature in tree["feature"]:
+        if feature["name"] == "rate":
+            feature["name"] = "share"
+    return Schema.model_validate(tree)
+
+
+def test_what_belongs_to_a_task_or_a_feature_is_found_by_its_name(tmp_path):
+    data = make_data(tmp_path / "data", rows=200, files=1)
+    first = run(1, "train", make_config(tmp_path / "a", data), *settings(train__max_steps=2))
+    assert first.codes == [0], first.text
+    save_schema(other_order(make_schema()), data / "schema.toml")
+    begun = run(1, "train", make_config(tmp_path / "b", data), *FROZEN, "--from", tmp_path / "a" / "run")
+    assert begun.codes == [0], begun.text
+    there, here = (open_stored(next((tmp_path / r / "run" / "checkpoints").glob("step-*")))[0] for r in "ab")
+    for name in ("towers.weights.0", "towers.biases.0"):
+        old, new = (stored.whole(f"dense/head.{name}") for stored in (there, here))
+        assert new.flip(0).equal(old)
+        assert not new.equal(old)
+    assert "  table share: not there; first values stay" in begun.outputs[0]
+    lines = [line for line in begun.outputs[0].splitlines() if "model." in line and "weights.0" in line]
+    assert lines
+    assert any("first values stay for feature share" in line for line in lines), begun.text

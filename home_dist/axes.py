@@ -1,0 +1,100 @@
+"""What the dimensions of a network's tensors run over: tasks, experts, gates, columns of the feature vector, each by name.
+
+A name is an entity, such as "task like" or "feature video", and a number within it. Two networks whose tasks, groups or
+features are others, or in another order, are compared by these names. Dimensions of hidden units have none: they are alike
+where their sizes are.
+"""
+
+from collections.abc import Collection, Mapping
+
+from torch import nn
+
+from home_dist.models import TaskGroups
+from home_dist.models.anatomy import Part
+from home_dist.network import FeatureVector, Head
+from home_dist.schema import DenseFeature, Schema
+from home_dist.sequence.history import Encoder
+
+Name = tuple[str, int]
+Axis = tuple[Name, ...] | None
+Axes = tuple[Axis, ...]
+
+
+def columns_of(features: FeatureVector, changed: Collection[str] = ()) -> tuple[Name, ...]:
+    """(F,) names of the feature vector's columns. changed: features whose vectors mean something of their own here."""
+    layout, names = features.layout, list[Name]()
+    of_dim = [i for dim in features.replicated.dims for i in layout.at("small") if i.table.dim == dim]
+    places = ("small_list", "bag", "weighted_bag", "event", "managed")
+    listed = [i for place in places for i in layout.features if i.place == place]
+    for item in [*of_dim, *listed]:
+        kind = f"vector of {item.table.dim}" + (", other rows" if item.key in changed else "")
+        names += [(f"feature {item.key} ({kind})", n) for n in range(item.table.dim)]
+    for name, width in features.pretrained.widths:
+        names += [(f"feature {name} (projected to {width - 1})", n) for n in range(width)]
+    for sequence in layout.sequences:
+        width = _encoder(features, sequence.name).out_dim
+        other = ", other rows" if f"history {sequence.name}" in changed else ""
+        names += [(f"history {sequence.name} (vector of {width}{other})", n) for n in range(width)]
+    return (*names, *dense_of(features))
+
+
+def dense_of(features: FeatureVector) -> tuple[Name, ...]:
+    """(P,) names of the dense values."""
+    widths = [(f.name, f.width if isinstance(f, DenseFeature) else 1) for f in features.layout.dense]
+    return tuple((f"feature {name} (value)", n) for name, width in widths for n in range(width))
+
+
+def axes_of(head: Head, schema: Schema, changed: Collection[str] = ()) -> dict[str, Axes]:
+    """By name in the head's state dict: of the tensors that have such dimensions. See `columns_of`."""
+    tasks = TaskGroups.of(schema.task)
+    columns = columns_of(head.features, changed)
+    of_tasks = tuple((f"task {name}", 0) for name in tasks.names)
+    prefix = {id(module): f"{name}." for name, module in head.named_modules()}
+    axes: dict[str, Axes] = {}
+    for place, part in enumerate(head.model.anatomy(tasks).parts):
+        axes |= _of_part(part, prefix, columns if place == 0 else None, columns)
+    for name, own in head.model.axes(tasks, columns).items():
+        axes[f"model.{name}"] = own
+    for name, tensor in head.towers.named_parameters():
+        axes[f"towers.{name}"] = (of_tasks, *[None] * (tensor.dim() - 1))
+    if head.linear is not None:
+        axes["linear.weight"] = (of_tasks, dense_of(head.features))
+    for sequence in head.features.encoders:
+        for name, own in _encoder(head.features, sequence).axes(of_tasks).items():
+            axes[f"features.encoders.{sequence}.{name}"] = own
+    return axes
+
+
+def _encoder(features: FeatureVector, sequence: str) -> Encoder:
+    encoder = features.encoders[sequence]
+    if not isinstance(encoder, Encoder):
+        raise TypeError(f"sequence {sequence!r}: {type(encoder).__name__} is no Encoder")
+    return encoder
+
+
+def _of_part(part: Part, prefix: Mapping[int, str], first: Axis, columns: tuple[Name, ...]) -> dict[str, Axes]:
+    """first: names of what the part's bank reads, if it is the first one, which reads the feature vector."""
+    experts = tuple((f"{owner.kind} {name}", 0) for owner, name in zip(part.owners, part.experts, strict=True))
+    gates = tuple((f"gate {gate.name}", 0) for gate in part.gates)
+    axes: dict[str, Axes] = {}
+
+    def put(module: nn.Module | None, of: dict[str, Axes]) -> None:
+        if module is not None:
+            axes.update({prefix[id(module)] + name: own for name, own in of.items()})
+
+    bank: dict[str, Axes] = {}
+    for name, tensor in part.bank.state_dict().items():
+        reads = first if name == "weights.0" else None
+        bank[name] = (experts, *[None] * (tensor.dim() - 2), reads) if tensor.dim() > 1 else (experts,)
+    put(part.bank, bank)
+    of_gate = columns if part.gates_read_features else first
+    put(part.masked, {"weight": (gates, experts, of_gate)})
+    put(part.self_gates, {"weight": (gates, experts, of_gate)})
+    if part.feature_gate is not None:
+        each = part.feature_gate.gates
+        inputs = [f"{owner.kind} {name}" for owner, name in zip(dict.fromkeys(part.owners), part.inputs, strict=True)]
+        reads = first if part.reads_features else None
+        groups = tuple((f"input {name}", 0) for name in inputs)
+        up = tuple((f"input {name}", n) for name in inputs for n in range(each))
+        put(part.feature_gate, {"down": (groups, None, reads), "up": (up, None, reads), "choice": (groups, None, reads)})
+    return axes

@@ -1,0 +1,123 @@
+"""Which rows of a table mean the same in two data folders: by key, as their schemas say what a key's row is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from home_dist.config import RunConfig
+from home_dist.data.side_files import side_file
+from home_dist.errors import DataError
+from home_dist.files.json_files import read_json
+from home_dist.ids.keys import is_text
+from home_dist.ids.vocabulary import Vocabulary, file_sha256, read_vocabulary
+from home_dist.schema import Schema, Table
+from home_dist.schema.values import HashValues, VocabularyValues
+from home_dist.training.run_folder import RunFolder
+
+Map = NDArray[np.int64]
+"""(rows here,): the row there that each row takes its values from; -1 for none."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A run's data. config: as the run was given it."""
+
+    config: RunConfig
+    schema: Schema
+    recorded: dict[str, str]
+    """SHA-256 of tables' vocabularies when the run began; empty for runs of before they were recorded, and for a new one."""
+
+    @staticmethod
+    def of(run: RunFolder, config: RunConfig, schema: Schema) -> "Side":
+        return Side(config, schema, read_json(run.vocabularies, "Remove it: it is only there for warm starts."))
+
+    def values(self, table: str) -> VocabularyValues | HashValues | None:
+        return next(t.values for t in self.schema.table if t.name == table)
+
+    def declared(self, table: str) -> int:
+        return self.schema.table_rows()[table]
+
+    def place(self, table: str) -> str:
+        """Of the table's vocabulary, beside the schema: the one that the schema names, or what a pipeline writes."""
+        values = self.values(table)
+        return values.file if isinstance(values, VocabularyValues) else f"vocabularies/{table}.parquet"
+
+
+class Unknown(Exception):
+    """Why it cannot be told which rows are the same."""
+
+
+def vocabulary_hashes(config: RunConfig, schema: Schema) -> dict[str, str]:
+    """By table: of the vocabularies beside the schema that the schema has no checksum of."""
+    side = Side(config, schema, {})
+    paths = {t.name: side_file(config, side.place(t.name)) for t in schema.table if not isinstance(t.values, HashValues)}
+    return {name: file_sha256(path) for name, path in paths.items() if path is not None}
+
+
+def same_rows(there: Side, here: Side, before: Table, now: Table) -> tuple[Map, str]:
+    """The map from `before` in the other run to `now` in this one, and how it was found. Raises Unknown, which says why."""
+    old, new = there.values(before.name), here.values(now.name)
+    if isinstance(old, HashValues) or isinstance(new, HashValues):
+        return _hashed(old, new, before, now)
+    paths = [side_file(side.config, side.place(table.name)) for side, table in ((there, before), (here, now))]
+    if paths[0] is None and paths[1] is None:
+        rows = np.full(now.rows, -1, np.int64)
+        both = min(before.rows, now.rows)
+        rows[:both] = np.arange(both)
+        return rows, "row by row"
+    for path, side, table, whose in zip(paths, (there, here), (before, now), ("the other run's", "this run's"), strict=True):
+        if path is None:
+            raise Unknown(f"no {side.place(table.name)} beside {whose} schema tells which row is which")
+    old_rows = old.unknown_rows if isinstance(old, VocabularyValues) else 0
+    new_rows = new.unknown_rows if isinstance(new, VocabularyValues) else 0
+    keys_there = _read(paths[0], there, before, old, old_rows)
+    keys_here = _read(paths[1], here, now, new, new_rows)
+    if is_text(keys_there.keys.type) != is_text(keys_here.keys.type):
+        raise Unknown("its vocabularies hold keys of different types")
+    at = pc.index_in(keys_here.keys, value_set=keys_there.keys)
+    matched = np.asarray(pc.fill_null(pc.take(pa.array(keys_there.rows), at), -1))
+    kept = (keys_here.rows < now.rows) & (matched < before.rows)  # tails may be cut, here or there
+    rows = np.full(now.rows, -1, np.int64)
+    rows[0] = 0  # missing ones
+    if old_rows == new_rows:  # other keys are spread over as many rows by the same hash
+        rows[1 : 1 + new_rows] = np.arange(1, 1 + new_rows)
+    rows[keys_here.rows[kept]] = matched[kept]
+    return rows, "by key"
+
+
+def _hashed(
+    old: VocabularyValues | HashValues | None, new: VocabularyValues | HashValues | None, before: Table, now: Table
+) -> tuple[Map, str]:
+    if not (isinstance(old, HashValues) and isinstance(new, HashValues)):
+        raise Unknown("its rows are hashed in one of both runs alone")
+    if old.type != new.type:
+        raise Unknown(f"it hashes keys of type {old.type} there, {new.type} here")
+    if old.seed != new.seed:
+        raise Unknown(f"it is hashed with seed {old.seed} there, {new.seed} here")
+    if before.rows != now.rows:
+        raise Unknown(f"it is hashed to {before.rows:,} rows there, {now.rows:,} here")
+    return np.arange(now.rows), "row by row"
+
+
+def _read(
+    path: Path | None, side: Side, table: Table, values: VocabularyValues | HashValues | None, unknown_rows: int
+) -> Vocabulary:
+    """The vocabulary that the table's rows were made with. Raises Unknown for another one."""
+    if path is None:
+        raise ValueError("the caller looks whether the file is there")
+    kind, sha256 = (values.type, values.sha256) if isinstance(values, VocabularyValues) else (None, None)
+    declared, recorded = side.declared(table.name), side.recorded.get(table.name)
+    if recorded is not None and file_sha256(path) != recorded:
+        raise Unknown(f"{path} is not the vocabulary that it was trained with")
+    try:
+        vocabulary = read_vocabulary(path, table.name, kind, unknown_rows + 1, declared, sha256)
+    except DataError as error:
+        raise Unknown(f"its vocabulary cannot be used: {error}") from None
+    # Pipelines give a table a row per key and row 0.
+    if values is None and 1 + len(vocabulary.keys) != declared:
+        raise Unknown(f"{path} has {len(vocabulary.keys):,} keys for {declared:,} rows: it is another vocabulary")
+    return vocabulary

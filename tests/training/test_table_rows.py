@@ -1,0 +1,124 @@
+"""Rows of a table in two data folders, matched by key against a dictionary, or refused with the reason."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from home_dist.config import RunConfig
+from home_dist.ids.vocabulary import file_sha256
+from home_dist.schema import Schema, Table
+from home_dist.training.table_rows import Side, Unknown, same_rows, vocabulary_hashes
+
+
+def side(folder: Path, rows: int, values: dict | None = None, recorded: dict | None = None, schema: Path | None = None) -> Side:
+    """schema: where data.schema points to, if not into the data folder."""
+    config = RunConfig.model_validate(
+        {"run": {"dir": "x"}, "data": {"path": str(folder)} | ({"schema": str(schema)} if schema else {})}
+    )
+    tree = {
+        "table": [{"name": "t", "rows": rows} | ({"values": values} if values else {})],
+        "feature": [{"kind": "id", "name": "t", "column": "t", "table": "t"}],
+        "task": [{"name": "like", "group": "g", "column": "like"}],
+    }
+    return Side(config, Schema.model_validate(tree), recorded or {})
+
+
+def vocabulary(folder: Path, keys: list, first_row: int = 1, name: str = "vocabularies/t.parquet") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"value": keys, "row": np.arange(first_row, first_row + len(keys))}), path)
+    return path
+
+
+def table(rows: int) -> Table:
+    return Table("t", rows, 4, True)
+
+
+def hashed(seed: int = 0, kind: str = "integer") -> dict:
+    return {"kind": "hash", "type": kind, "seed": seed}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    old=st.lists(st.integers(0, 30), unique=True, min_size=1),
+    new=st.lists(st.integers(0, 30), unique=True, min_size=1),
+    unknown=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    cut=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+)
+def test_rows_by_key_are_a_dictionary(tmp_path_factory, old, new, unknown, cut):
+    """unknown: rows of other keys there and here; cut: rows that keep_rows cuts off."""
+    sides, tables = [], []
+    for keys, extra, less in ((old, unknown[0], cut[0]), (new, unknown[1], cut[1])):
+        folder = tmp_path_factory.mktemp("data")
+        vocabulary(folder, keys, 1 + extra, "own.parquet")
+        rows = 1 + extra + len(keys)
+        values = {"kind": "vocabulary", "type": "integer", "file": "own.parquet", "unknown_rows": extra}
+        sides.append(side(folder, rows, values))
+        tables.append(table(max(1 + extra, rows - less)))
+    rows, how = same_rows(*sides, *tables)
+    expected = np.full(tables[1].rows, -1)
+    expected[0] = 0
+    if unknown[0] == unknown[1]:
+        expected[1 : 1 + unknown[0]] = np.arange(1, 1 + unknown[0])
+    for place, key in enumerate(new):
+        row = 1 + unknown[1] + place
+        there = 1 + unknown[0] + old.index(key) if key in old else tables[0].rows
+        if row < tables[1].rows and there < tables[0].rows:
+            expected[row] = there
+    assert how == "by key"
+    assert rows.tolist() == expected.tolist()
+
+
+def test_the_vocabulary_lies_beside_the_schema(tmp_path):
+    """Not in the data folder, where another one may be."""
+    vocabulary(tmp_path / "data", [1, 2, 3])
+    vocabulary(tmp_path / "schemas", [3, 2, 1])
+    there = side(tmp_path / "data", 4, schema=tmp_path / "schemas" / "schema.toml")
+    vocabulary(tmp_path / "new", [1, 2, 3])
+    rows, how = same_rows(there, side(tmp_path / "new", 4), table(4), table(4))
+    assert (rows.tolist(), how) == ([0, 3, 2, 1], "by key")
+
+
+def test_columns_of_rows_are_matched_by_number(tmp_path):
+    rows, how = same_rows(side(tmp_path, 4), side(tmp_path, 6), table(4), table(6))
+    assert (rows.tolist(), how) == ([0, 1, 2, 3, -1, -1], "row by row")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rows", "why"),
+    [
+        (hashed(), hashed(1), (9, 9), "with seed 0 there, 1 here"),
+        (hashed(), hashed(), (9, 12), "to 9 rows there, 12 here"),
+        (hashed(), hashed(kind="text"), (9, 9), "keys of type integer there, text here"),
+        (hashed(), None, (9, 9), "hashed in one of both runs alone"),
+    ],
+)
+def test_hashes_that_differ_match_no_row(tmp_path, old, new, rows, why):
+    with pytest.raises(Unknown, match=why):
+        same_rows(side(tmp_path, rows[0], old), side(tmp_path, rows[1], new), table(rows[0]), table(rows[1]))
+    same, how = same_rows(side(tmp_path, 9, hashed()), side(tmp_path, 9, hashed()), table(9), table(9))
+    assert (same.tolist(), how) == (list(range(9)), "row by row")
+
+
+def test_a_vocabulary_on_one_side_or_another_one_matches_no_row(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    vocabulary(new, [1, 2, 3])
+    with pytest.raises(Unknown, match=r"no vocabularies/t\.parquet beside the other run's schema"):
+        same_rows(side(old, 4), side(new, 4), table(4), table(4))
+    path = vocabulary(old, [1, 2, 3, 4])
+    with pytest.raises(Unknown, match=r"has 4 keys for 6 rows: it is another vocabulary"):
+        same_rows(side(old, 6), side(new, 4), table(6), table(4))
+    recorded = vocabulary_hashes(side(old, 5).config, side(old, 5).schema)
+    assert recorded == {"t": file_sha256(path)}
+    assert same_rows(side(old, 5, recorded=recorded), side(new, 4), table(5), table(4))[0].tolist() == [0, 1, 2, 3]
+    vocabulary(old, [4, 3, 2, 1])  # prepared anew in the same folder
+    with pytest.raises(Unknown, match="is not the vocabulary that it was trained with"):
+        same_rows(side(old, 5, recorded=recorded), side(new, 4), table(5), table(4))
+    vocabulary(new, ["a", "b", "c"])
+    with pytest.raises(Unknown, match="keys of different types"):
+        same_rows(side(old, 5), side(new, 4), table(5), table(4))
