@@ -1,13 +1,18 @@
 """What a new user reads: help that nothing eats, and a folder by its whole name."""
 
+import re
+
 import pytest
 from pyarrow import fs
 from typer.testing import CliRunner
 
 from home_dist.cli import app
-from home_dist.errors import DataError
+from home_dist.errors import DataError, UserError
 from home_dist.files.listing import list_files
 from home_dist.files.stores import Store
+from home_dist.training.preemption import Preempted
+from home_dist.training.refusals import NotFinite
+from tests.ranks import REPOSITORY
 
 
 def test_help_is_whole():
@@ -19,3 +24,15 @@ def test_a_relative_folder_is_named_from_the_root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=rf"data/train \(that is {tmp_path}/data/train, .* working folder\): no such folder"):
         list_files(Store(fs.LocalFileSystem(), ""), "data/train")
+
+
+def test_readme_has_all_exit_codes():
+    """Of every error that is meant for users, wherever it is defined."""
+
+    def kinds(kind):
+        return {kind}.union(*map(kinds, kind.__subclasses__()))
+
+    section = (REPOSITORY / "README.md").read_text().partition("| exit code of a rank |")[2].partition("\n\n")[0]
+    told = {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
+    assert {NotFinite.exit_code, Preempted.exit_code} <= told
+    assert told == {kind.exit_code for kind in kinds(UserError) if kind.__module__.startswith("home_dist.")}

@@ -15,6 +15,9 @@ from home_dist.data.decode import Decoded, Decoder
 from home_dist.data.order import Fragment, RowGroup, Windows
 from home_dist.data.rows import Rows
 
+MOST_DECODERS = 4
+"""Threads of a rank that decode, where data.threads does not tell and the host has cores enough."""
+
 
 @dataclass(frozen=True)
 class Piece:

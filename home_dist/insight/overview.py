@@ -37,7 +37,7 @@ def runs_table(folder: Path, paths: Sequence[Path]) -> Table:
             f"{statistics.median(rates):,.0f}" if rates else "-",
             split or "-",
             *(_number(run.mean(split, name) if split else math.nan) for name, _ in MEASURES),
-            str(len(run.store.lines(FINDINGS))) if run.names is not None else "-",
+            str(len(run.store.lines(FINDINGS))) if run.looked_at else "-",
         )
     return table
 

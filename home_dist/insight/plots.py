@@ -11,11 +11,14 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from home_dist.insight.figures import Floats
 from home_dist.insight.sums import EDGES
-from home_dist.insight.svg import pyplot, uri
+from home_dist.insight.svg import NAMED, pyplot, uri
 
-RUN_COLOURS = ("#2563a8", "#d9730d")
+RUN_COLOURS = (NAMED["blue"], NAMED["orange"])
 """Of the run, and of the one that it is compared with."""
-KIND_COLOURS = {"shared": "#2563a8", "group": "#2a9d76", "task": "#d9730d"}
+KIND_NAMES = {"shared": "blue", "group": "green", "task": "orange"}
+"""Kinds of experts, by the colour that a caption names."""
+KIND_COLOURS = {kind: NAMED[name] for kind, name in KIND_NAMES.items()}
+_DASHES = ("-", "--", ":", "-.")
 _LINES = ("#2563a8", "#d9730d", "#2a9d76", "#b5379b", "#8a6d3b", "#6b7280", "#c0392b", "#4f46b8", "#0e8fa3", "#7a9a01")
 
 _SHARES = ("#cbd5e1", "#d9730d", "#2563a8", "#2a9d76", "#8a6d3b", "#b5379b")
@@ -32,13 +35,15 @@ def lines(
     share: bool = False,
     low: float | None = None,
 ) -> str:
-    """Curves over steps; a legend where there are several and not too many."""
+    """Curves over steps; a legend where there are several and not too many. Curves of one colour differ in their dashes, if the
+    legend can tell them."""
     legend = 1 < len(shown) <= 10
     figure, axes = pyplot.subplots(figsize=(3.6, 2.3 + (0.17 * -(-len(shown) // 3) if legend else 0)))
     for n, (label, steps, values) in enumerate(shown):
         colour = colours[n] if colours else _LINES[n % len(_LINES)]
         few = len(steps) < 30
-        axes.plot(steps, values, label=label, color=colour, linewidth=1.4, marker="." if few else "", markersize=4)
+        dashes = _DASHES[list(colours[:n]).count(colour) % len(_DASHES)] if legend else "-"
+        axes.plot(steps, values, dashes, label=label, color=colour, linewidth=1.4, marker="." if few else "", markersize=4)
     axes.set_title(title)
     axes.set_xlabel("step")
     everything = [v for _, _, values in shown for v in values]
@@ -50,7 +55,7 @@ def lines(
     elif low is not None:
         axes.set_ylim(bottom=low)
     if legend:
-        figure.legend(loc="outside lower center", fontsize=6.5, ncols=3, handlelength=1.2)
+        figure.legend(loc="outside lower center", fontsize=6.5, ncols=3, handlelength=2.8 if colours else 1.2)
     return uri(figure)
 
 

@@ -11,9 +11,11 @@ import numpy as np
 
 from home_dist.files.whole import write_whole
 from home_dist.insight.page import Cell, Section, grid, page, picture, table
-from home_dist.insight.svg import pyplot, uri
+from home_dist.insight.svg import NAMED, pyplot, uri
 
-_COLOURS = {"train": "#2563a8", "validation": "#d9730d", "test": "#2a9d76", None: "#9aa3af"}
+_NAMES = {"train": "blue", "validation": "orange", "test": "green", None: "grey"}
+"""Days by split, None for those before the training days, by the colour that a caption names."""
+_COLOURS = {split: NAMED[name] for split, name in _NAMES.items()}
 _Z = 1.96  # 95 %
 _FILES = 10  # that are named
 _FALLEN = 0.1
@@ -68,8 +70,8 @@ def _rows(report: Mapping[str, Any]) -> Section:
     return Section(
         "rows",
         "Rows",
-        "What was read and what became of it. In pictures, training days are blue, validation days orange, test days green, "
-        "and older ones grey.",
+        f"What was read and what became of it. In pictures, training days are {_NAMES['train']}, validation days "
+        f"{_NAMES['validation']}, test days {_NAMES['test']}, and older ones {_NAMES[None]}.",
         table(["", "rows", ""], lines) + picture(uri(figure), "rows by day"),
     )
 

@@ -54,7 +54,8 @@ def _facts(runs: Sequence[RunRecord], alone: Sequence[RunRecord]) -> Iterator[tu
     for run in runs:
         prefix = f"{run.name}: " if len(runs) > 1 else ""
         yield f"{prefix}steps", f"{run.steps:,}"
-        yield f"{prefix}findings", str(len(run.findings(list(alone))))
+        found = run.findings(list(alone))
+        yield f"{prefix}findings", str(len(found)) if found or run.looked_at else "not looked at"
         split = next(iter(run.splits), None)
         if split:
             yield f"{prefix}mean AUC, {split}", _number(run.mean(split, "auc"))
@@ -68,8 +69,8 @@ def _findings(runs: Sequence[RunRecord], alone: Sequence[RunRecord]) -> Section:
         if len(runs) > 1:
             parts.append(f"<h3>{_key(run, runs)}{escape(run.name)}</h3>")
         if run.names is None:
-            parts.append('<div class="none">Not looked at: insight.every_steps is 0.</div>')
-        elif not run.records and not run.tables:
+            parts.append('<div class="quiet">Not looked at: insight.every_steps is 0.</div>')
+        elif not run.looked_at:
             parts.append('<div class="quiet">Not looked at yet: no step of insight.every_steps has been reached.</div>')
         elif not found:
             looked = f"{len(run.records)} records of experts and gates, {len(run.tables)} of embedding tables"

@@ -23,7 +23,8 @@ def inside_sections(runs: Sequence[RunRecord]) -> list[Section]:
             "Experts",
             "Outputs in the latest record. Healthy experts have outputs of one size. zero: share of outputs that are 0; "
             "saturated: share of units that hardly vary over samples; dead: share of units that are nothing for any sample. "
-            "Curves by kind: shared experts blue, those of groups green, those of tasks orange.",
+            f"Curves by kind: shared experts {plots.KIND_NAMES['shared']}, those of groups {plots.KIND_NAMES['group']}, "
+            f"those of tasks {plots.KIND_NAMES['task']}.",
             _side_by_side(runs, _experts),
         ),
         Section(
@@ -97,9 +98,7 @@ def _experts(run: RunRecord) -> str:
 def _over_time(records: Sequence[Record], n: int, part: PartNames, figure: str, title: str, log: bool) -> str:
     steps = [r.step for r in records]
     shown = [(e, steps, [float(r.figures[f"{n}.{figure}"][i]) for r in records]) for i, e in enumerate(_short(part.experts))]
-    many = len(part.experts) > 10
-    colours = [plots.KIND_COLOURS[kind] for kind in part.kinds] if many else ()
-    return plots.lines(title + (", by kind of expert" if many else ""), shown, colours, log=log)
+    return plots.lines(f"{title}, by kind of expert", shown, [plots.KIND_COLOURS[kind] for kind in part.kinds], log=log)
 
 
 def _gates(run: RunRecord) -> str:

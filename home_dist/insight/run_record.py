@@ -28,7 +28,7 @@ class RunRecord:
     config: RunConfig
     schema: Schema
     names: Names | None
-    """None where the run was not looked at."""
+    """None where insight.every_steps is 0."""
     records: list[Record]
     curves: list[dict[str, Any]]
     tables: list[dict[str, Any]]
@@ -60,6 +60,11 @@ class RunRecord:
         """Those that the run trains, in the schema's order."""
         chosen = self.config.data.tasks
         return [t.name for t in self.schema.task if not chosen or t.name in chosen]
+
+    @property
+    def looked_at(self) -> bool:
+        """Whether there is anything in which something could have been found."""
+        return self.names is not None and bool(self.records or self.tables)
 
     @property
     def steps(self) -> int:

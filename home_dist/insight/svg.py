@@ -10,7 +10,10 @@ matplotlib.use("svg")
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-__all__ = ["pyplot", "uri"]
+__all__ = ["NAMED", "pyplot", "uri"]
+
+NAMED = {"blue": "#2563a8", "orange": "#d9730d", "green": "#2a9d76", "grey": "#9aa3af"}
+"""Colours that captions name."""
 
 matplotlib.rcParams.update(
     {

@@ -17,6 +17,7 @@ from home_dist.errors import ConfigError
 from home_dist.files.stores import join
 from home_dist.planning import show
 from home_dist.planning.estimate import HEAD_ROOM, Estimate, estimate, not_tables
+from home_dist.planning.host import host_work
 from home_dist.planning.lengths import Lengths, of_footers
 from home_dist.planning.probe import DenseCost, probe
 from home_dist.planning.propose import NoPlan, model_without_memory, propose
@@ -53,7 +54,9 @@ def plan(config: RunConfig, machines: Machines, given: Mapping[str, float]) -> P
         placed = propose(network, layout, config, machines, lengths.by_key, reserved)
     except NoPlan as reason:
         raise ConfigError(does_not_fit(layout, config, machines, fixed, buffers, str(reason))) from None
-    return Planned(machines, config, placed, dense, estimate(placed, config, machines, dense, lengths.by_key), lengths)
+    tasks = len(network.head.task_weight)
+    host = host_work(config, layout, tasks, lengths.by_key, machines.device, dense)
+    return Planned(machines, config, placed, dense, estimate(placed, config, machines, dense, lengths.by_key, host), lengths)
 
 
 def _footers(config: RunConfig, schema: Any, layout: InputLayout) -> Mapping[str, float]:
@@ -168,6 +171,15 @@ def tree(planned: Planned) -> dict[str, Any]:
         "hidden_seconds": found.hidden,
         "step_seconds": found.step,
         "bound": found.bound,
+        "bounds_seconds": found.bounds,
+        "samples_per_second": found.samples_per_second,
+        "launches_per_step": found.host.launches,
+        "launch_seconds": found.host.launch_seconds,
+        "reader": {
+            "rows_per_second_per_rank": found.host.rows_per_second,
+            "threads_per_rank": found.host.threads,
+            "values_per_row": found.host.values,
+        },
         "dense_parameters": planned.dense.parameters,
         "flops_per_sample": planned.dense.flops,
         "mean_lengths": dict(planned.lengths.by_key),

@@ -1,7 +1,7 @@
 """Memory of each rank, and how long a step takes and what bounds it.
 
-Times are of transfers and products at a share of the devices' speeds, see ASSUMED; they tell what bounds a step and how plans
-compare, not what a clock will show.
+Times are of transfers and products at a share of the devices' speeds, see ASSUMED, and of the host's launches and reading, see
+host.py. They tell what bounds a step and how plans compare, not what a clock will show.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from home_dist.config import RunConfig
+from home_dist.planning.host import HostWork
 from home_dist.planning.probe import DenseCost
 from home_dist.planning.topology import Machines
 from home_dist.planning.traffic import USES, Counter, Placed, Traffic, Widths
 
 ASSUMED = {"matrix products": 0.4, "memory": 0.6, "links": 0.7}
 """Which share of a device's speed is reached."""
+DEVICE = "work of the device"
+"""The name of that bound: all parts of a step that are not hidden."""
 HEAD_ROOM = 0.08
 """Of a device's memory that is left to the driver, the allocator and what is short-lived."""
 _BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.25}
@@ -36,15 +39,32 @@ class Estimate:
     """Seconds of what goes on beside the step: exchange of ids, and of dense gradients as far as the backward hides it."""
     looked_up: NDArray[np.float64]
     """Bytes of rows, (ranks,), in a forward pass."""
+    host: HostWork
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Seconds that a step takes at least, by who is busy for so long: they work beside each other."""
+        return {
+            DEVICE: sum(self.seconds.values()),
+            "exchange of ids": self.hidden["exchange of ids"],
+            "launches": self.host.launching,
+            "reader": self.host.reading,
+        }
 
     @property
     def step(self) -> float:
-        return max(sum(self.seconds.values()), self.hidden["exchange of ids"])
+        return max(self.bounds.values())
 
     @property
     def bound(self) -> str:
-        parts = {**self.seconds, "exchange of ids": self.hidden["exchange of ids"]}
-        return max(parts, key=lambda name: parts[name])
+        """The largest of `bounds`; where it is the device, the largest part of its work."""
+        largest = max(self.bounds, key=self.bounds.__getitem__)
+        return max(self.seconds, key=self.seconds.__getitem__) if largest == DEVICE else largest
+
+    @property
+    def samples_per_second(self) -> float:
+        """Of all ranks."""
+        return self.host.batch * len(self.looked_up) / self.step
 
 
 def widths(config: RunConfig) -> Widths:
@@ -83,7 +103,12 @@ def counted(
 
 
 def estimate(
-    placed: Sequence[Placed], config: RunConfig, machines: Machines, dense: DenseCost, lengths: Mapping[str, float]
+    placed: Sequence[Placed],
+    config: RunConfig,
+    machines: Machines,
+    dense: DenseCost,
+    lengths: Mapping[str, float],
+    host: HostWork,
 ) -> Estimate:
     ranks, batch, device = machines.count, config.train.batch_size, machines.device
     counter = counted(placed, config, ranks, machines.hosts, dense, lengths)
@@ -112,7 +137,7 @@ def estimate(
         "exchange of statistics": over_links("statistics"),
     }
     hidden = {"exchange of ids": over_links("ids"), "exchange of dense gradients": min(dense_gradients, products * 2 / 3)}
-    return Estimate(memory, traffic, seconds, hidden, counter.looked_up)
+    return Estimate(memory, traffic, seconds, hidden, counter.looked_up, host)
 
 
-__all__ = ["ASSUMED", "HEAD_ROOM", "USES", "Estimate", "counted", "estimate", "not_tables", "table_bytes", "widths"]
+__all__ = ["ASSUMED", "DEVICE", "HEAD_ROOM", "USES", "Estimate", "counted", "estimate", "not_tables", "table_bytes", "widths"]

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
@@ -26,6 +28,8 @@ class DenseCost:
     """Bytes of a sample that the forward keeps for the backward, parameters left out."""
     statistics: int
     """Numbers that the normalisations of a step send to the other ranks."""
+    launches: int
+    """Operators of a step's forward and backward, views left out: each is a launch, or more."""
 
 
 def probe(network: Network, layout: InputLayout, lengths: Mapping[str, float]) -> DenseCost:
@@ -43,13 +47,28 @@ def probe(network: Network, layout: InputLayout, lengths: Mapping[str, float]) -
 
     with FlopCounterMode(display=False) as counted, saved_tensors_hooks(keep, lambda tensor: tensor):
         head(batch, *looked_up)
+    with LaunchCount() as launched:
+        loss, _ = head(batch, *looked_up)
+        loss.backward()
+    head.zero_grad(set_to_none=True)
     norms = [m for m in head.modules() if isinstance(m, GlobalBatchNorm)]
     return DenseCost(
         parameters=sum(p.numel() for p in head.parameters()),
         flops=counted.get_total_flops() / _SAMPLES,
         kept=sum(kept.values()) / _SAMPLES,
         statistics=sum(2 * m.running_mean.numel() + 1 for m in norms),
+        launches=launched.count,
     )
+
+
+class LaunchCount(TorchDispatchMode):
+    """Counts operators, in the backward too. A view computes nothing, so that a GPU launches nothing for it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not getattr(operator, "is_view", False)
+        return operator(*args, **(kwargs or {}))
 
 
 _LookedUp = tuple[KeyedTensor | None, KeyedTensor | None, dict[str, JaggedTensor]]

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from home_dist.config import RunConfig
 from home_dist.planning.estimate import ASSUMED, HEAD_ROOM, USES, Estimate
+from home_dist.planning.host import MEASURED_VALUES
 from home_dist.planning.lengths import Lengths
 from home_dist.planning.probe import DenseCost
 from home_dist.planning.topology import Machines
@@ -29,14 +30,23 @@ def parts(
     yield memory_table(machines, found)
     yield traffic_table(machines, found)
     yield time_table(found)
+    yield bounds_table(found)
     yield (
-        f"step: about {found.step * 1e3:,.2f} ms, {config.train.batch_size * machines.count / found.step:,.0f} samples/s; what "
-        f"bounds it: {found.bound}\n"
+        f"step: at least {found.step * 1e3:,.2f} ms, at most {found.samples_per_second:,.0f} samples/s; what bounds it: "
+        f"{found.bound}\n"
         f"imbalance (largest over mean): memory of tables {_imbalance(found.memory['tables']):.2f}, rows read "
         f"{_imbalance(found.looked_up):.2f}"
     )
     reached = ", ".join(f"{share:.0%} of the speed of {name}" for name, share in ASSUMED.items())
     yield f"assumed: {reached}; exchange of ids goes on beside the step before"
+    host = found.host
+    yield (
+        f"assumed of the host: {host.launch_seconds * 1e6:g} us per launch, {host.launches:,} launches in a step (operators of "
+        "the dense block forward and backward, counted; look-ups, exchange and optimizers add to them, see `home-dist bench`); "
+        f"{host.threads} {'thread' if host.threads == 1 else 'threads'} per rank that decode (data.threads), "
+        f"{host.rows_per_second / host.threads:,.0f} rows/s each: {machines.device.decode:,.0f} were measured with rows of "
+        f"{MEASURED_VALUES} values (benchmarks/results/reader.md), rows here have {host.values:,.0f}"
+    )
     if lengths.assumed:
         known = sorted({f"{c} {lengths.by_key[k]:g}" for k in lengths.by_key for c in lengths.assumed if k.endswith(c)})
         yield f"assumed, as no data tells: ids per sample of {', '.join(known)}. --mean-length NAME=NUMBER says better"
@@ -96,6 +106,16 @@ def time_table(found: Estimate) -> Table:
         table.add_row(name, f"{seconds * 1e3:,.2f}", "█" * round(30 * seconds / longest))
     for name, seconds in found.hidden.items():
         table.add_row(f"{name} (hidden)", f"{seconds * 1e3:,.2f}", "░" * round(30 * seconds / longest))
+    return table
+
+
+def bounds_table(found: Estimate) -> Table:
+    table = Table(title="what a step takes at least: the largest of these, which go on beside each other")
+    table.add_column("bound")
+    table.add_column("ms", justify="right")
+    table.add_column("")
+    for name, seconds in found.bounds.items():
+        table.add_row(name, f"{seconds * 1e3:,.2f}", "█" * round(30 * seconds / found.step))
     return table
 
 

@@ -30,6 +30,10 @@ class Device(BaseModel):
     inter: float = Field(gt=0)
     """To other hosts, in one direction."""
     per_host: int = Field(ge=1)
+    launch: float = Field(default=5.0, gt=0)
+    """Microseconds that the host takes to launch an operator. Eager PyTorch takes some 5 on the hosts of GPUs."""
+    decode: float = Field(default=395_000.0, gt=0)
+    """Rows/s that one thread of the reader decodes: 790,322 with 2 threads in benchmarks/results/reader.md."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from home_dist.config import RunConfig
 from home_dist.data import DataFiles, Reader, open_files
+from home_dist.data.ahead import MOST_DECODERS
 from home_dist.data.bad_rows import BadRowLog
 from home_dist.data.side_files import with_local_schema
 from home_dist.embeddings.collections import initialise
@@ -29,7 +30,6 @@ from home_dist.training.ranks import Ranks
 
 # Evaluation holds no gradients, so that larger batches fit.
 _EVALUATION_FACTOR = 4
-_DECODERS = 4
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Inputs:
 
     def _reading(self, split: str, ranks: Ranks) -> dict[str, Any]:
         data = self.config.data
-        threads = data.threads or max(1, min(_DECODERS, len(os.sched_getaffinity(0)) // ranks.local_world_size))
+        threads = data.threads or max(1, min(MOST_DECODERS, len(os.sched_getaffinity(0)) // ranks.local_world_size))
         on_gpu = ranks.device.type == "cuda"
         bad_rows = None
         if data.on_bad_row != "fail":

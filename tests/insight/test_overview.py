@@ -46,6 +46,16 @@ def test_runs_with_their_figures(folder):
     assert "22 so far" in training
 
 
+def test_findings_are_not_counted_where_nothing_was_looked_at(folder, tmp_path):
+    shutil.copytree(folder / "done", tmp_path / "looked")
+    shutil.copytree(
+        folder / "done", tmp_path / "never", ignore=shutil.ignore_patterns("*.npz", "tables.jsonl", "findings.jsonl")
+    )
+    rows = {line.split()[1]: line for line in shown(runs_table(tmp_path, find_runs(tmp_path))) if line.startswith("│")}
+    assert rows["looked"].split("│")[-2].strip().isdigit()
+    assert rows["never"].split("│")[-2].strip() == "-"
+
+
 def test_commands(folder, tmp_path):
     ended = CliRunner().invoke(app, ["runs", str(folder)])
     assert ended.exit_code == 0

@@ -121,7 +121,9 @@ def test_a_run_without_insight_and_one_without_anything(runs, tmp_path):
     bare = tmp_path / "bare"
     shutil.copytree(runs[0], bare, ignore=shutil.ignore_patterns("insight", "scores"))
     html = report([RunRecord.open(bare)])
-    assert "Not looked at" in html
+    assert '<div class="quiet">Not looked at: insight.every_steps is 0.</div>' in html
+    assert "Nothing found" not in html
+    assert '<span class="soft">findings</span><b>not looked at</b>' in html
     assert "Without intervals" in html
     (bare / "evaluation.json").unlink()
     with pytest.raises(ConfigError, match="has recorded nothing yet"):
@@ -130,6 +132,26 @@ def test_a_run_without_insight_and_one_without_anything(runs, tmp_path):
         write_report(tmp_path / "nowhere", None, [], tmp_path / "page.html")
     with pytest.raises(ConfigError, match="cannot be written"):
         write_report(runs[0], None, [], tmp_path / "nowhere" / "page.html")
+
+
+def test_a_run_that_insight_never_looked_at_says_so(runs, tmp_path):
+    """It ended before the first of insight.every_steps steps: nothing found in nothing is no good news."""
+    short = tmp_path / "short"
+    shutil.copytree(runs[0], short)
+    for kept in (short / "insight").iterdir():
+        if kept.name != "names.json":
+            shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
+    record = RunRecord.open(short)
+    assert record.names is not None
+    assert not record.looked_at
+    html = report([record])
+    told = '<div class="quiet">Not looked at yet: no step of insight.every_steps has been reached.</div>'
+    assert told in html
+    assert 'class="none"' not in html
+    assert '<span class="soft">findings</span><b>not looked at</b>' in html
+    both = report([RunRecord.open(runs[0]), record])
+    assert both.count(told) == 1
+    assert f"{len(RunRecord.open(runs[0]).records)} records of experts and gates" in both or 'class="finding' in both
 
 
 def test_a_run_that_has_diverged_still_has_its_page(runs, tmp_path):

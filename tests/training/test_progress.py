@@ -1,5 +1,6 @@
 """What an interval adds up over steps and ranks, auxiliary losses included, and where it is shown."""
 
+import math
 import os
 from datetime import timedelta
 
@@ -8,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from home_dist.metrics import TaskMetrics
 from home_dist.network import StepOutput
 from home_dist.training import progress
 from home_dist.training.events import EventLog
@@ -59,3 +61,28 @@ def test_where_they_are_shown(tmp_path):
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert events.Scalars("train_auxiliary/l2_constraint")[0].value == pytest.approx(0.0123)
+
+
+def test_means_over_tasks_stand_beside_the_tasks(tmp_path):
+    """Each metric's is over the tasks for which it is defined, as in the run's table."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def of_task(task, auc, gauc, log_loss, calibration):
+        return TaskMetrics(task, 10, 3, auc, gauc, 2, 1, log_loss, 0.9, calibration, 0.1)
+
+    log = EventLog(tmp_path, 0)
+    log.evaluation(7, "test", [of_task("like", 0.6, math.nan, 0.25, 1.5), of_task("watch", 0.9, 0.5, 0.75, 0.5)])
+    log.evaluation(9, "test", [of_task("like", math.nan, math.nan, 0.25, 1.5), of_task("watch", 0.9, math.nan, 0.5, 0.5)])
+    log.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    means = {}
+    for metric in ("auc", "gauc", "log_loss", "calibration"):
+        assert [e.step for e in events.Scalars(f"test_{metric}/like")] == [7, 9]
+        scalars = events.Scalars(f"test_{metric}/mean")
+        assert [e.step for e in scalars] == [7, 9]
+        means[metric] = [e.value for e in scalars]
+    assert means["auc"] == pytest.approx([0.75, 0.9])
+    assert means["gauc"] == pytest.approx([0.5, math.nan], nan_ok=True)
+    assert means["log_loss"] == pytest.approx([0.5, 0.375])
+    assert means["calibration"] == pytest.approx([1.0, 1.0])
