@@ -72,10 +72,18 @@ def _encoder(features: FeatureVector, sequence: str) -> Encoder:
     return encoder
 
 
+def _kind_of_gate(part: Part, place: int) -> str:
+    """A group or a task may be called "shared" too: the shared state's gate is the last one, and no task's."""
+    gate = part.gates[place]
+    if gate.task is not None:
+        return "task's"
+    return "shared" if place == len(part.gates) - 1 and gate.name.endswith("shared") else "state's"
+
+
 def _of_part(part: Part, prefix: Mapping[int, str], first: Axis, columns: tuple[Name, ...]) -> dict[str, Axes]:
     """first: names of what the part's bank reads, if it is the first one, which reads the feature vector."""
     experts = tuple((f"{owner.kind} {name}", 0) for owner, name in zip(part.owners, part.experts, strict=True))
-    gates = tuple((f"gate {gate.name}", 0) for gate in part.gates)
+    gates = tuple((f"{_kind_of_gate(part, place)} gate {gate.name}", 0) for place, gate in enumerate(part.gates))
     axes: dict[str, Axes] = {}
 
     def put(module: nn.Module | None, of: dict[str, Axes]) -> None:

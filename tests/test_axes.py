@@ -133,3 +133,12 @@ def test_one_task_and_one_statistic_replaced_begin_anew(kind, options):
                 assert not set(words) & set(gone)
         if name not in stayed:
             assert torch.equal(now[name], before[name])
+
+
+@pytest.mark.parametrize(("kind", "options"), CASES, ids=[f"{k}-{n}" for n, (k, _) in enumerate(CASES)])
+def test_a_task_or_group_called_shared_is_no_other_one(kind, options):
+    tasks = (("like", "shared"), ("buy", "b"), ("shared", "b"))
+    head, schema = network(kind, options, tasks)
+    for name, own in axes_of(head, schema).items():
+        for axis in own:
+            assert axis is None or len(set(axis)) == len(axis), name
