@@ -91,7 +91,7 @@ class WarmStart:
         if before.dim != table.dim:
             return f"width {before.dim} there, {table.dim} here; first values stay", False
         try:
-            rows, how = self._rows(model, before, table)
+            rows, how = self._rows(before, table)
         except Unknown as why:
             return f"{why}; first values stay", False
         for first, column, values in self._targets(model, table):
@@ -113,29 +113,16 @@ class WarmStart:
             if shard.table == table.name:
                 yield shard.first_row, shard.first_column, shard.values
 
-    def _rows(self, model: nn.Module, before: Table, now: Table) -> tuple[Map, str]:
+    def _rows(self, before: Table, now: Table) -> tuple[Map, str]:
         statistics = [{f.name: f for f in s.feature if f.kind == "statistic"} for s in (self.schema, self.inputs.schema)]
         if now.name in statistics[1]:
             old, new = statistics[0].get(before.name), statistics[1][now.name]
             if old is None or old.boundaries != new.boundaries:
                 raise Unknown("its boundaries are others")
             return np.arange(now.rows), "bucket by bucket"
-        if before.managed or now.managed:
-            self._take_ids(model, before, now)
-            return np.arange(now.rows), "row by row, with the ids that they were given to"
+        if before.managed or now.managed:  # the rows mean nothing without the ids that they were given to
+            raise Unknown("its rows were given to ids as they came, which a warm start does not take over")
         return same_rows(self.there, self.here, before, now)
-
-    def _take_ids(self, model: nn.Module, before: Table, now: Table) -> None:
-        """A managed table's rows mean the ids that they were given to: both are taken, or neither. Raises Unknown."""
-        if before.managed != now.managed:
-            raise Unknown(f"managed = {before.managed or 'no'} there, {now.managed or 'no'} here")
-        same_rows(self.there, self.here, before, now)  # the same hash, and as many rows
-        own = {n: v for n, v in model.state_dict().items() if n.startswith("managed.") and f".{now.name}." in n}
-        stored = {n: f"dense/{n.replace(f'.{now.name}.', f'.{before.name}.')}" for n in own}
-        if any(s not in self.stored.tensors or self.stored.shape(s) != tuple(own[n].shape) for n, s in stored.items()):
-            raise Unknown("its ids lie on other ranks there than here")
-        for name, value in own.items():
-            value.copy_(self.stored.whole(stored[name]))
 
     def _dense(self, model: nn.Module, anew: set[str]) -> Iterator[tuple[str, str]]:
         """anew: tables whose vectors mean something else than there."""
