@@ -138,8 +138,8 @@ def group_numbers(keys: Sequence[pa.Array], kind: KeyType) -> NDArray[np.int64]:
     parts = [np.zeros(0, np.int64)]
     for part in keys:
         if kind == "text":
-            texts = part.cast(part.type.value_type) if pa.types.is_dictionary(part.type) else part
-            numbers = hash_texts(texts, 0).view(np.int64)
+            part = part.cast(part.type.value_type) if pa.types.is_dictionary(part.type) else part
+            numbers = hash_texts(part, 0).view(np.int64)
         else:
             numbers = key_numbers(part)
         numbers = np.maximum(numbers, NO_GROUP + 1)
