@@ -1,7 +1,22 @@
-"""Parquet -> Batch: deterministic order, any number of ranks, exact resume."""
+"""Parquet -> Batch: deterministic order, any number of ranks, exact resume.
 
-from home_dist.data.batch import Batch
-from home_dist.data.files import DataFiles, open_files
-from home_dist.data.reader import Reader, ReaderPosition
+Names are imported when they are asked for: `prepare fit` decodes with this room's columns, and needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from home_dist.data.batch import Batch
+    from home_dist.data.files import DataFiles, open_files
+    from home_dist.data.reader import Reader, ReaderPosition
 
 __all__ = ["Batch", "DataFiles", "Reader", "ReaderPosition", "open_files"]
+
+_MODULES = {"Batch": "batch", "DataFiles": "files", "open_files": "files", "Reader": "reader", "ReaderPosition": "reader"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

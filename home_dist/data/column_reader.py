@@ -20,7 +20,8 @@ from home_dist.data.statistic import buckets, standardise
 from home_dist.errors import DataError
 from home_dist.files.listing import Found
 from home_dist.files.stores import Store
-from home_dist.ids.keys import NO_GROUP, NotKeys, as_keys, group_numbers, is_text, key_numbers, missing
+from home_dist.ids.arrow_types import is_text
+from home_dist.ids.keys import NO_GROUP, NotKeys, as_keys, group_numbers, key_numbers, missing
 from home_dist.schema import DenseFeature, IdInput, PretrainedInput, StatisticFeature
 
 _NEEDED = "null where a value is needed. Fill it in the pipeline"

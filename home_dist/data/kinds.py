@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from home_dist.ids.arrow_types import is_list, is_number
 from home_dist.ids.keys import fits_key, key_type
 
 KINDS = {
@@ -25,12 +26,3 @@ def fits(kind: pa.DataType, wanted: str) -> bool:
     if wanted == "text":
         return fits_key(kind, "text")
     return fits_key(kind, "integer") if wanted == "integer" else is_number(kind)
-
-
-def is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
-def is_number(kind: pa.DataType) -> bool:
-    whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
-    return whole or pa.types.is_floating(kind) or pa.types.is_decimal(kind)

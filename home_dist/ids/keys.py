@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from home_dist.ids.arrow_types import is_number, is_text
 from home_dist.ids.hashing import hash_texts
 
 KeyType = Literal["integer", "text"]
@@ -40,17 +41,12 @@ def key_type(kind: pa.DataType) -> KeyType | None:
         kind = kind.value_type
     if is_text(kind):
         return "text"
-    whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
-    return "integer" if whole or pa.types.is_decimal(kind) or pa.types.is_floating(kind) else None
+    return "integer" if is_number(kind) else None
 
 
 def fits_key(kind: pa.DataType, wanted: KeyType) -> bool:
     """Whether a column of this type may hold such keys; of floats and decimals the values decide (`as_keys`)."""
     return pa.types.is_null(kind) or key_type(kind) == wanted
-
-
-def is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def missing(keys: pa.Array) -> NDArray[np.bool_]:

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from home_dist.ids.arrow_types import is_text
 from home_dist.ids.hashing import Hashes, hash_integers, hash_texts, rows_of_hashes
-from home_dist.ids.keys import KeyType, as_keys, is_text, key_numbers, missing
+from home_dist.ids.keys import KeyType, as_keys, key_numbers, missing
 
 _KEY_SEED = 0  # of texts within a vocabulary, and of values out of it
 

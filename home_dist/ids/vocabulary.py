@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
-from home_dist.ids.keys import KeyType, as_keys, fits_key, is_text, key_type
+from home_dist.ids.arrow_types import is_text
+from home_dist.ids.keys import KeyType, as_keys, fits_key, key_type
 
 _PENDING = 1 << 20  # counted keys that may wait to be merged
 _STORED = {True: pa.int64(), False: pa.string()}  # by whether keys are whole numbers

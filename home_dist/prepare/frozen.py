@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from home_dist.errors import DataError
 from home_dist.files.listing import find_files
 from home_dist.files.whole import refuse_existing, whole_folder
+from home_dist.ids.arrow_types import is_list
 from home_dist.ids.keys import NotKeys, as_keys, key_type
 from home_dist.prepare.progress import Progress, Say
 from home_dist.schema.frozen import KEYS, VECTORS, sort_keys
@@ -80,8 +81,7 @@ def _keys(path: Path, key: str, vector: str) -> tuple[NDArray[np.int64], set[int
         kind = key_type(values.type)
         if kind is None:
             raise DataError(f"{path}: column {key!r} has type {values.type}, but whole numbers or texts are needed.")
-        is_list = pa.types.is_list(vectors.type) or pa.types.is_large_list(vectors.type)
-        if not (is_list or pa.types.is_fixed_size_list(vectors.type)) or not pa.types.is_floating(vectors.type.value_type):
+        if not is_list(vectors.type) or not pa.types.is_floating(vectors.type.value_type):
             raise DataError(f"{path}: column {vector!r} has type {vectors.type}, but lists of numbers are needed.")
         if pa.types.is_dictionary(values.type):
             values = values.cast(values.type.value_type)

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
+from home_dist.ids.arrow_types import is_text
 from home_dist.ids.hashing import hash_texts
-from home_dist.ids.keys import KeyType, as_keys, is_text, key_numbers, missing
+from home_dist.ids.keys import KeyType, as_keys, key_numbers, missing
 
 KEYS, VECTORS = "keys.npy", "vectors.npy"
 _PROBES = 4096

@@ -12,7 +12,7 @@ from home_dist.config import RunConfig
 from home_dist.data.side_files import side_file
 from home_dist.errors import DataError
 from home_dist.files.json_files import read_json
-from home_dist.ids.keys import is_text
+from home_dist.ids.arrow_types import is_text
 from home_dist.ids.vocabulary import Vocabulary, file_sha256, read_vocabulary
 from home_dist.schema import Schema, Table
 from home_dist.schema.values import HashValues, VocabularyValues

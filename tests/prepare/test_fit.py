@@ -1,5 +1,7 @@
 """`home-dist prepare fit` against Counter and numpy over the same files, and what a reader makes of it."""
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from home_dist.data import Reader, open_files
 from home_dist.errors import ConfigError, DataError
 from home_dist.prepare.fit import fit_data
 from home_dist.schema import Schema, build_layout, load_schema
+from tests.ranks import REPOSITORY
 
 DRAFT = """
 table = [
@@ -291,3 +294,9 @@ def test_tasks_that_teach_nothing_are_told(tmp_path):
     told: list[str] = []
     fit_data(tmp_path / "draft.toml", tmp_path, told.append)
     assert any("task 'like': no row of the training part has a known label" in line for line in told)
+
+
+def test_fitting_needs_no_torch():
+    """Which would make the command wait for seconds before it reads anything."""
+    program = "import sys, home_dist.prepare.fit, home_dist.prepare.generic; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=False).returncode == 0

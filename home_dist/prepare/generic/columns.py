@@ -1,7 +1,6 @@
 """Columns of a part of the log, as the steps need them; types are those that the whole log's files agree on."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -9,14 +8,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
-from home_dist.ids.keys import KeyType, as_keys, is_text, key_type, missing
+from home_dist.ids.arrow_types import is_list, is_number, is_text
+from home_dist.ids.keys import KeyType, as_keys, key_type, missing
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.generic.spec import IdSection
 
 _PER_MS = {"s": 0.001, "ms": 1, "us": 1000}
 _LATEST_MS = 4_102_444_800_000  # the year 2100
-
-Shape = Literal["key", "list", "number", "time"]
 
 
 class Types:
@@ -66,15 +64,6 @@ class Types:
         return DataError(
             f"{self.log}: column {name!r} has type {self.of(name)}{where}, but {needed} are needed. Correct it or leave it out."
         )
-
-
-def is_number(kind: pa.DataType) -> bool:
-    whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
-    return whole or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-
-
-def is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def plain(kind: pa.DataType) -> pa.DataType:

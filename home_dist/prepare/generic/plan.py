@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from home_dist.ids.arrow_types import is_text
 from home_dist.ids.hashing import Hashes, hash_integers, mix
-from home_dist.ids.keys import is_text, missing
+from home_dist.ids.keys import missing
 from home_dist.ids.rows import hash_keys
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.generic.columns import Types

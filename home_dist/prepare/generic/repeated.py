@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from home_dist.ids.arrow_types import is_text
 from home_dist.ids.hashing import Hashes, hash_integers, hash_texts, mix
-from home_dist.ids.keys import as_keys, is_text, key_numbers, missing
+from home_dist.ids.keys import as_keys, key_numbers, missing
 from home_dist.prepare.asof import Ints
 
 CONTENT = "content"

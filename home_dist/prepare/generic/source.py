@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 
 from home_dist.errors import DataError
 from home_dist.files.listing import glob_files
-from home_dist.ids.keys import is_text, key_numbers, missing
+from home_dist.ids.arrow_types import is_number, is_text
+from home_dist.ids.keys import key_numbers, missing
 from home_dist.prepare.engine.spill import one_batch
-from home_dist.prepare.generic.columns import is_number, keys, plain
+from home_dist.prepare.generic.columns import keys, plain
 
 TYPES = {"text": pa.string(), "integer": pa.int64()}
 _SAID = {kind: name for name, kind in TYPES.items()}
