@@ -9,46 +9,38 @@ from collections.abc import Collection, Mapping
 
 from torch import nn
 
+from home_dist.layers.axis_names import Axes, Name, Names
 from home_dist.models import TaskGroups
 from home_dist.models.anatomy import Part
+from home_dist.models.base import names_of_tasks
 from home_dist.network import FeatureVector, Head
-from home_dist.schema import DenseFeature, Schema
+from home_dist.schema import Schema
 from home_dist.sequence.history import Encoder
 
-Name = tuple[str, int]
-Axis = tuple[Name, ...] | None
-Axes = tuple[Axis, ...]
+_CONTENTS = {
+    "vector": "feature {name} (vector of {width}{other})",
+    "projection": "feature {name} (projection, {width} columns)",
+    "history": "history {name} (vector of {width}{other})",
+    "value": "feature {name} (value)",
+}
 
 
-def columns_of(features: FeatureVector, changed: Collection[str] = ()) -> tuple[Name, ...]:
-    """(F,) names of the feature vector's columns. changed: features whose vectors mean something of their own here."""
-    layout, names = features.layout, list[Name]()
-    of_dim = [i for dim in features.replicated.dims for i in layout.at("small") if i.table.dim == dim]
-    places = ("small_list", "bag", "weighted_bag", "event", "managed")
-    listed = [i for place in places for i in layout.features if i.place == place]
-    for item in [*of_dim, *listed]:
-        kind = f"vector of {item.table.dim}" + (", other rows" if item.key in changed else "")
-        names += [(f"feature {item.key} ({kind})", n) for n in range(item.table.dim)]
-    for name, width in features.pretrained.widths:
-        names += [(f"feature {name} (projected to {width - 1})", n) for n in range(width)]
-    for sequence in layout.sequences:
-        width = _encoder(features, sequence.name).out_dim
-        other = ", other rows" if f"history {sequence.name}" in changed else ""
-        names += [(f"history {sequence.name} (vector of {width}{other})", n) for n in range(width)]
-    return (*names, *dense_of(features))
-
-
-def dense_of(features: FeatureVector) -> tuple[Name, ...]:
-    """(P,) names of the dense values."""
-    widths = [(f.name, f.width if isinstance(f, DenseFeature) else 1) for f in features.layout.dense]
-    return tuple((f"feature {name} (value)", n) for name, width in widths for n in range(width))
+def columns_of(features: FeatureVector, changed: Collection[str] = ()) -> Names:
+    """(F,) names of the feature vector's columns. changed: features, and histories as "history NAME", whose vectors mean
+    something of their own here."""
+    names = list[Name]()
+    for content, name, width in features.sections():
+        key = f"history {name}" if content == "history" else name
+        entity = _CONTENTS[content].format(name=name, width=width, other=", other rows" if key in changed else "")
+        names += [(entity, n) for n in range(width)]
+    return tuple(names)
 
 
 def axes_of(head: Head, schema: Schema, changed: Collection[str] = ()) -> dict[str, Axes]:
     """By name in the head's state dict: of the tensors that have such dimensions. See `columns_of`."""
     tasks = TaskGroups.of(schema.task)
     columns = columns_of(head.features, changed)
-    of_tasks = tuple((f"task {name}", 0) for name in tasks.names)
+    of_tasks = names_of_tasks(tasks)
     prefix = {id(module): f"{name}." for name, module in head.named_modules()}
     axes: dict[str, Axes] = {}
     for place, part in enumerate(head.model.anatomy(tasks).parts):
@@ -58,18 +50,13 @@ def axes_of(head: Head, schema: Schema, changed: Collection[str] = ()) -> dict[s
     for name, tensor in head.towers.named_parameters():
         axes[f"towers.{name}"] = (of_tasks, *[None] * (tensor.dim() - 1))
     if head.linear is not None:
-        axes["linear.weight"] = (of_tasks, dense_of(head.features))
-    for sequence in head.features.encoders:
-        for name, own in _encoder(head.features, sequence).axes(of_tasks).items():
+        axes["linear.weight"] = (of_tasks, columns[len(columns) - head.features.layout.dense_width :])
+    for sequence, encoder in head.features.encoders.items():
+        if not isinstance(encoder, Encoder):
+            raise TypeError(f"sequence {sequence!r}: {type(encoder).__name__} is no Encoder")
+        for name, own in encoder.axes(of_tasks).items():
             axes[f"features.encoders.{sequence}.{name}"] = own
     return axes
-
-
-def _encoder(features: FeatureVector, sequence: str) -> Encoder:
-    encoder = features.encoders[sequence]
-    if not isinstance(encoder, Encoder):
-        raise TypeError(f"sequence {sequence!r}: {type(encoder).__name__} is no Encoder")
-    return encoder
 
 
 def _kind_of_gate(part: Part, place: int) -> str:
@@ -80,7 +67,7 @@ def _kind_of_gate(part: Part, place: int) -> str:
     return "shared" if place == len(part.gates) - 1 and gate.name.endswith("shared") else "state's"
 
 
-def _of_part(part: Part, prefix: Mapping[int, str], first: Axis, columns: tuple[Name, ...]) -> dict[str, Axes]:
+def _of_part(part: Part, prefix: Mapping[int, str], first: Names | None, columns: Names) -> dict[str, Axes]:
     """first: names of what the part's bank reads, if it is the first one, which reads the feature vector."""
     experts = tuple((f"{owner.kind} {name}", 0) for owner, name in zip(part.owners, part.experts, strict=True))
     gates = tuple((f"{_kind_of_gate(part, place)} gate {gate.name}", 0) for place, gate in enumerate(part.gates))

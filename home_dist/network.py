@@ -1,6 +1,7 @@
 """The whole: embeddings and histories -> feature vector -> multi-task model -> logits and losses."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import nn
@@ -16,11 +17,12 @@ from home_dist.layers.recompute import recomputed
 from home_dist.layers.step_check import StepCheck
 from home_dist.models import TaskGroups, build_model
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema, SequenceInput
-from home_dist.schema.layout import ONE_BY_ONE
+from home_dist.schema.layout import ONE_BY_ONE, Place
 from home_dist.sequence import Encoded, History, build_encoder
 from home_dist.sequence.jagged import newest_within
 
 Events = dict[str, JaggedTensor]
+Content = Literal["vector", "projection", "history", "value"]
 
 
 @dataclass
@@ -62,32 +64,33 @@ class FeatureVector(nn.Module):
         """Whether the batch's groups tell users apart."""
         self.encoders = nn.ModuleDict()
         self.pretrained = Pretrained(layout.pretrained)
-        width = sum(w for _, w in self.pretrained.widths) + layout.dense_width + sum(i.table.dim for i in layout.features)
-        self.sections = {s.name: s for s in config.sequence}
+        self.settings = {s.name: s for s in config.sequence}
+        self._encoded: list[tuple[str, int]] = []
         for sequence in layout.sequences:
-            encoder = build_encoder(self.sections[sequence.name], sequence.fields, tasks)
+            encoder = build_encoder(self.settings[sequence.name], sequence.fields, tasks)
             self.encoders[sequence.name] = encoder
-            width += encoder.out_dim
-        self.width = width
+            self._encoded.append((sequence.name, encoder.out_dim))
+        self.width = sum(width for _, _, width in self.sections())
+
+    def sections(self) -> list[tuple[Content, str, int]]:
+        """What stands in v, in its order: what it is, of which feature or history, and how wide."""
+        of_dim = [i for dim in self.replicated.dims for i in self.layout.at("small") if i.table.dim == dim]
+        places: tuple[Place, ...] = ("small_list", "bag", "weighted_bag", *ONE_BY_ONE)
+        later = [i for place in places for i in self.layout.features if i.place == place]
+        parts: list[tuple[Content, str, int]] = [("vector", i.key, i.table.dim) for i in [*of_dim, *later]]
+        parts += [("projection", name, width) for name, width in self.pretrained.widths]
+        parts += [("history", name, width) for name, width in self._encoded]
+        return parts + [("value", f.name, f.width if isinstance(f, DenseFeature) else 1) for f in self.layout.dense]
 
     def columns(self) -> dict[str, list[int]]:
         """By feature, where it stands in v; a statistic stands there by its bucket's vector and by its value."""
-        of_dim = [i for dim in self.replicated.dims for i in self.layout.at("small") if i.table.dim == dim]
-        later = [
-            i for place in ("small_list", "bag", "weighted_bag", *ONE_BY_ONE) for i in self.layout.features if i.place == place
-        ]
-        parts = [(i.key, i.table.dim) for i in [*of_dim, *later]] + self.pretrained.widths
-        dense = [(f.name, f.width if isinstance(f, DenseFeature) else 1) for f in self.layout.dense]
-        found: dict[str, list[int]] = {}
+        columns: dict[str, list[int]] = {}
         at = 0
-        for name, width in parts:
-            found.setdefault(name, []).extend(range(at, at + width))
+        for content, name, width in self.sections():
+            if content != "history":
+                columns.setdefault(name, []).extend(range(at, at + width))
             at += width
-        at = self.width - self.layout.dense_width  # histories, which are no features, stand between
-        for name, width in dense:
-            found.setdefault(name, []).extend(range(at, at + width))
-            at += width
-        return found
+        return columns
 
     def forward(
         self, batch: Batch, bags: KeyedTensor | None, weighted: KeyedTensor | None, events: Events | None
@@ -157,7 +160,7 @@ class FeatureVector(nn.Module):
         events, q = torch.cat(shared, 1), torch.cat(targets, 1)
         c = torch.cat(contexts, 1) if contexts else events.new_zeros(len(events), 0)
         history = History(events, c, q, lengths, event_ids, target_ids)
-        newest = self.sections[sequence.name].newest
+        newest = self.settings[sequence.name].newest
         return history if newest is None else history.take(*newest_within(lengths, history.owners, newest))
 
     def _target_rows(self, item: IdInput, ids: Events, small: torch.Tensor) -> torch.Tensor | None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from home_dist.data.files import Uses, check_columns, open_parquet, partition_value
+from home_dist.data.files import Uses, check_columns, open_parquet, partition_values
 from home_dist.data.gather import Block, Cut, Pieces
 from home_dist.data.order import RowGroup
 from home_dist.data.parts import Part
@@ -184,7 +184,7 @@ class ColumnReader:
         if not np.array_equal(own, offsets):
             problem = f"its lists differ in length from those of {ids!r}, which they weight"
             raise self.fail(name, problem, np.diff(own) != np.diff(offsets))
-        weights = np.concatenate([np.zeros(0, np.float32), *(_floats(c) for c in chunks)], dtype=np.float32, casting="unsafe")
+        weights = _joined_floats(chunks, np.float32)
         if not np.isfinite(weights).all():
             bad = _rows_with(~np.isfinite(weights), offsets)
             raise self.fail(name, "a weight is NaN, null or infinite. Correct it in the pipeline", bad)
@@ -218,8 +218,7 @@ class ColumnReader:
             chunks = self._chunks(name)
             dtype = np.float32 if chunks and all(chunk.type == pa.float32() for chunk in chunks) else np.float64
             absent = _nulls(chunks) if any(chunk.null_count for chunk in chunks) else None
-            filled = [_floats(chunk, 0) for chunk in chunks]
-            values = np.concatenate([np.zeros(0, dtype), *filled], dtype=dtype, casting="unsafe")
+            values = _joined_floats(chunks, dtype, null=0)
             finite = np.isfinite(values)
             if not finite.all():
                 raise self.fail(name, "NaN or infinite. Write null where a value is not known", ~finite)
@@ -264,7 +263,7 @@ class ColumnReader:
         lengths = np.diff(offsets)
         if (lengths != feature.width).any():
             raise self.fail(feature.column, f"lists of {feature.width} numbers are needed", lengths != feature.width)
-        flat = np.concatenate([np.zeros(0), *(_floats(c) for c in chunks)], dtype=np.float64, casting="unsafe")
+        flat = _joined_floats(chunks, np.float64)
         values = flat.reshape(-1, feature.width)
         bad = np.asarray(~np.isfinite(values).all(axis=1))
         if bad.any():
@@ -283,7 +282,7 @@ class ColumnReader:
             raise self.fail(item.column, f"lists of {item.width} numbers, or null, are needed", lengths != item.width)
         values = np.zeros((self.rows, item.width), np.float32)
         with np.errstate(over="ignore"):
-            flat = np.concatenate([np.zeros(0, np.float32), *(_floats(c) for c in chunks)], dtype=np.float32, casting="unsafe")
+            flat = _joined_floats(chunks, np.float32)
         values[~absent] = flat.reshape(-1, item.width)
         bad = np.asarray(~np.isfinite(values).all(axis=1))
         if bad.any():
@@ -297,7 +296,7 @@ class ColumnReader:
             pieces = self._pieces([_numpy(_plain_numbers(chunk)) for chunk in chunks], chunks)
             if all(_zeros_and_ones(p) for p in pieces):
                 return pieces
-        values = np.concatenate([np.zeros(0), *(_floats(chunk) for chunk in chunks)], dtype=np.float64, casting="unsafe")
+        values = _joined_floats(chunks, np.float64)
         bad = (values != 0) & (values != 1)
         if weights is not None:
             values, bad = np.where(weights == 0, 0, values), bad & (weights != 0)
@@ -313,7 +312,7 @@ class ColumnReader:
         """(rows,) of labels."""
         chunks = self._chunks(name)
         self._refuse_nulls(name, chunks)
-        values = np.concatenate([np.zeros(0, np.float32), *(_floats(c) for c in chunks)], dtype=np.float32, casting="unsafe")
+        values = _joined_floats(chunks, np.float32)
         bad = ~(np.isfinite(values) & (values >= 0))
         if bad.any():
             raise self.fail(name, "a label weight is negative or not finite. Use 0 where there is no label", bad)
@@ -327,12 +326,11 @@ def read_uses(store: Store, file: Found, uses: Uses, rows: int, asked_by: str, m
     if not opened.metadata.num_rows:
         return  # whatever its columns
     there = opened.schema_arrow
-    partition = {c: v for c, v in file.partition.items() if c in uses and c not in there.names}
-    values = {c: partition_value(shown, c, v, uses[c]) for c, v in partition.items()}
-    check_columns(shown, there, {c: kinds for c, kinds in uses.items() if c not in partition}, asked_by)
+    values = partition_values(store, file, there, uses)
+    check_columns(shown, there, {c: kinds for c, kinds in uses.items() if c not in values}, asked_by)
     first = 0
     try:
-        for batch in opened.iter_batches(rows, columns=None if more else [c for c in uses if c not in partition]):
+        for batch in opened.iter_batches(rows, columns=None if more else [c for c in uses if c not in values]):
             table = pa.Table.from_batches([batch])
             for column, value in values.items():
                 table = table.append_column(column, pa.repeat(value, len(table)))
@@ -376,7 +374,7 @@ def _plain_numbers(array: pa.Array) -> pa.Array:
     return array.cast(pa.float64()) if pa.types.is_decimal(array.type) or pa.types.is_null(array.type) else array
 
 
-def _floats(array: pa.Array, null: float = float("nan")) -> NDArray:
+def _floats(array: pa.Array, null: float) -> NDArray:
     """(n,) numbers, with `null` where there is none; integers without nulls as they are."""
     array = _plain_numbers(array)
     if not array.null_count:
@@ -385,6 +383,10 @@ def _floats(array: pa.Array, null: float = float("nan")) -> NDArray:
     if values.dtype == object:  # booleans
         values = _numpy(array.cast(pa.int8()).cast(pa.float64()))
     return np.where(missing(array), null, values)
+
+
+def _joined_floats(chunks: Sequence[pa.Array], dtype: type, null: float = float("nan")) -> NDArray:
+    return np.concatenate([np.zeros(0, dtype), *(_floats(chunk, null) for chunk in chunks)], dtype=dtype, casting="unsafe")
 
 
 def _offsets(lengths: Sequence[NDArray]) -> NDArray[np.int64]:

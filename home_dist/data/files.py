@@ -106,9 +106,7 @@ class _Footer:
 def _footer(store: Store, file: Found, needed: Uses) -> _Footer:
     opened = open_parquet(store, file.path)
     there = opened.schema_arrow
-    partition = {c: v for c, v in file.partition.items() if c in needed and there.get_field_index(c) < 0}
-    for column, value in partition.items():
-        partition_value(store.show(file.path), column, value, needed[column])
+    partition = {c: file.partition[c] for c in partition_values(store, file, there, needed)}
     metadata = opened.metadata
     if not metadata.num_rows:
         return _Footer([], [], {}, float(len(needed)))
@@ -123,6 +121,12 @@ def _footer(store: Store, file: Found, needed: Uses) -> _Footer:
         if group.num_rows:
             most = max(most, sum(group.column(i).num_values for i in read) / group.num_rows)
     return _Footer(sizes, texts, partition, most)
+
+
+def partition_values(store: Store, file: Found, there: pa.Schema, uses: Uses) -> dict[str, pa.Scalar]:
+    """By column: what the names of the file's folders say of those that are used and that the file does not hold itself."""
+    own = {c: v for c, v in file.partition.items() if c in uses and there.get_field_index(c) < 0}
+    return {c: partition_value(store.show(file.path), c, v, uses[c]) for c, v in own.items()}
 
 
 def partition_value(path: str, column: str, value: str | None, kinds: Sequence[str]) -> pa.Scalar:

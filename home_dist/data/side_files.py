@@ -1,6 +1,7 @@
 """What lies beside remote data and is read whole: schema, vocabularies, frozen tables. Copied once per host for its ranks."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from pyarrow import fs
@@ -10,7 +11,7 @@ from home_dist.errors import ConfigError, DataError
 from home_dist.files.listing import list_files
 from home_dist.files.lock import locked
 from home_dist.files.private import private_folder
-from home_dist.files.stores import join, open_store, unreachable, without_secrets
+from home_dist.files.stores import Store, join, open_store, unreachable, without_secrets
 from home_dist.files.whole import whole_folder
 from home_dist.schema import PretrainedFeature, Schema, load_schema
 from home_dist.schema.values import VocabularyValues
@@ -36,20 +37,15 @@ def with_local_schema(config: RunConfig) -> RunConfig:
             f"{store.show(path)}: no such file. A data folder needs a schema.toml that says what its columns mean; copy it "
             "there, or set data.schema."
         )
-    key = hashlib.sha256(repr((without_secrets(place), info.size, info.mtime_ns)).encode()).hexdigest()[:16]
-    there = private_folder() / key
-    with locked(there.with_suffix(".lock")):  # the first rank of the host copies, the others find it done
-        if not there.is_dir():
-            with whole_folder(there) as copy:
-                try:
-                    _copy(store.filesystem, [path], folder, copy)
-                    schema = load_schema(copy / name)
-                    _copy(store.filesystem, [f"{folder}/{file}" for file in _vocabularies(schema)], folder, copy)
-                    tables = [i.path for table in _frozen(schema) for i in list_files(store, f"{folder}/{table}")]
-                    _copy(store.filesystem, tables, folder, copy)
-                except OSError as error:
-                    raise unreachable(store, folder, error) from None
-    return _with_schema(config, str(there / name))
+
+    def fill(copy: Path) -> None:
+        _copy(store.filesystem, [path], folder, copy)
+        schema = load_schema(copy / name)
+        _copy(store.filesystem, [f"{folder}/{file}" for file in _vocabularies(schema)], folder, copy)
+        tables = [i.path for table in _frozen(schema) for i in list_files(store, f"{folder}/{table}")]
+        _copy(store.filesystem, tables, folder, copy)
+
+    return _with_schema(config, str(_copied(store, place, info, folder, fill) / name))
 
 
 def side_file(config: RunConfig, name: str) -> Path | None:
@@ -63,17 +59,26 @@ def side_file(config: RunConfig, name: str) -> Path | None:
     source = f"{folder}/{name}"
     try:
         info = store.filesystem.get_file_info(source)
-        if not info.is_file:
-            return None
-        key = hashlib.sha256(repr((without_secrets(store.show(source)), info.size, info.mtime_ns)).encode()).hexdigest()[:16]
-        there = private_folder() / key
-        with locked(there.with_suffix(".lock")):
-            if not there.is_dir():
-                with whole_folder(there) as copy:
-                    _copy(store.filesystem, [source], folder, copy)
     except OSError as error:
         raise unreachable(store, source, error) from None
-    return there / name
+    if not info.is_file:
+        return None
+    return _copied(store, store.show(source), info, folder, lambda copy: _copy(store.filesystem, [source], folder, copy)) / name
+
+
+def _copied(store: Store, place: str, info: fs.FileInfo, folder: str, fill: Callable[[Path], None]) -> Path:
+    """A folder of this host that `fill` has filled for what lies at `place` in the version that `info` tells: by the first rank
+    of the host, the others find it done. folder: for messages. Raises DataError."""
+    key = hashlib.sha256(repr((without_secrets(place), info.size, info.mtime_ns)).encode()).hexdigest()[:16]
+    there = private_folder() / key
+    with locked(there.with_suffix(".lock")):
+        if not there.is_dir():
+            with whole_folder(there) as copy:
+                try:
+                    fill(copy)
+                except OSError as error:
+                    raise unreachable(store, folder, error) from None
+    return there
 
 
 def _with_schema(config: RunConfig, path: str) -> RunConfig:

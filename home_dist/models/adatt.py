@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from home_dist.experts import MaskedGates
+from home_dist.layers.axis_names import Axes, Names
 from home_dist.model_section import AdattModel
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, Part, part
-from home_dist.models.base import MultiTaskModel, Names, bank_of
+from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
@@ -74,8 +75,8 @@ class AdaTT(MultiTaskModel):
             x = layer(x, mask)
         return x
 
-    def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, tuple[Names | None, ...]]:
-        axes: dict[str, tuple[Names | None, ...]] = {}
+    def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, Axes]:
+        axes: dict[str, Axes] = {}
         for n, layer in enumerate(layer for layer in self.layers if isinstance(layer, _Layer)):
             part = layer.part("", tasks)
             names = tuple((f"{owner.kind} {name}", 0) for owner, name in zip(part.owners, part.experts, strict=True))

@@ -7,11 +7,10 @@ import torch
 from torch import nn
 
 from home_dist.experts import ExpertBank
+from home_dist.layers.axis_names import Axes, Names
 from home_dist.model_section import ModelOfBanks
 from home_dist.models.anatomy import Anatomy, part
 from home_dist.models.tasks import TaskGroups
-
-Names = tuple[tuple[str, int], ...]
 
 
 def names_of_tasks(tasks: TaskGroups) -> Names:
@@ -40,7 +39,7 @@ class MultiTaskModel(nn.Module):
         """The model's experts and gates by name."""
         return Anatomy()
 
-    def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, tuple[Names | None, ...]]:
+    def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, Axes]:
         """What the dimensions of the model's own tensors run over, beside those of its anatomy's parts: by name in its state
         dict. columns: (F,) names of the feature vector's. See home_dist/axes.py."""
         return {}

@@ -8,9 +8,10 @@ keep their size, as with the paper's convex starting values. The last layer is s
 import torch
 from torch import nn
 
+from home_dist.layers.axis_names import Axes, Names
 from home_dist.model_section import CrossStitchModel
 from home_dist.models.anatomy import Anatomy
-from home_dist.models.base import MultiTaskModel, Names, names_of_tasks, trunk_anatomy, trunk_layers
+from home_dist.models.base import MultiTaskModel, names_of_tasks, trunk_anatomy, trunk_layers
 from home_dist.models.tasks import TaskGroups
 
 
@@ -31,7 +32,7 @@ class CrossStitch(MultiTaskModel):
             x = _stitched(layer(x.unbind(0), mask), mixing)
         return x
 
-    def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, tuple[Names | None, ...]]:
+    def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, Axes]:
         names = names_of_tasks(tasks)
         return {f"mixing.{n}": (*[None] * (m.dim() - 2), names, names) for n, m in enumerate(self.mixing)}
 

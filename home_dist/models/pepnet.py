@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from home_dist.layers.axis_names import Axes, Names
 from home_dist.model_section import PepnetModel
 from home_dist.models.anatomy import Anatomy
-from home_dist.models.base import MultiTaskModel, Names, trunk_anatomy, trunk_layers
+from home_dist.models.base import MultiTaskModel, trunk_anatomy, trunk_layers
 from home_dist.models.tasks import TaskGroups
 
 
@@ -61,8 +62,8 @@ class PepNet(MultiTaskModel):
             x = layer(x.unbind(0), mask) * scale
         return x
 
-    def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, tuple[Names | None, ...]]:
-        def of_gate(gate: str, chosen: torch.Tensor, own: str, out: Names) -> dict[str, tuple[Names | None, ...]]:
+    def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, Axes]:
+        def of_gate(gate: str, chosen: torch.Tensor, own: str, out: Names) -> dict[str, Axes]:
             extra = tuple((f"{own} {columns[c][0]}", columns[c][1]) for c in chosen.tolist())
             return {
                 f"{gate}.first.weight": (None, (*extra, *columns)),

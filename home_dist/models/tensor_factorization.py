@@ -15,8 +15,9 @@ import math
 import torch
 from torch import nn
 
+from home_dist.layers.axis_names import Axes, Names
 from home_dist.model_section import TensorFactorizationModel
-from home_dist.models.base import MultiTaskModel, Names, names_of_tasks
+from home_dist.models.base import MultiTaskModel, names_of_tasks
 from home_dist.models.tasks import TaskGroups
 
 
@@ -51,9 +52,9 @@ class TensorFactorization(MultiTaskModel):
             x = layer(x)
         return nn.functional.dropout(x, self.dropout, self.training)
 
-    def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, tuple[Names | None, ...]]:
+    def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, Axes]:
         names = names_of_tasks(tasks)
-        own: dict[str, tuple[Names | None, ...]] = {"layers.0.factor_in": (columns, None)}
+        own: dict[str, Axes] = {"layers.0.factor_in": (columns, None)}
         for n in range(len(self.layers)):
             own |= {f"layers.{n}.factor_task": (names, None), f"layers.{n}.bias": (names, None)}
         return own

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.boundaries import Buckets, fit_statistic, rounded
-from home_dist.prepare.vocabulary import Keys, Vocabulary, fit_vocabulary
+from home_dist.prepare.vocabulary import Keys, PublishedVocabulary, fit_vocabulary
 from home_dist.prepare.write import list_array
 from home_dist.schema import IdFeature, StatisticFeature, TableSpec
 
@@ -21,7 +21,7 @@ class Prepared:
     columns: dict[str, pa.Array] = field(default_factory=dict)
     tables: dict[str, TableSpec] = field(default_factory=dict)
     features: list[IdFeature] = field(default_factory=list)
-    vocabularies: dict[str, Vocabulary] = field(default_factory=dict)
+    vocabularies: dict[str, PublishedVocabulary] = field(default_factory=dict)
 
     def add_id(self, name: str, keys: Keys, training: NDArray[np.bool_], min_count: int, extra: Keys | None = None) -> None:
         """A feature of one id per impression, with a vocabulary fitted on the training part and `extra`."""

@@ -1,4 +1,4 @@
-"""Vocabularies of the published data sets, which mark missing values in columns of their own kinds."""
+"""Vocabularies as pipelines write them, and those of published data sets, which mark missing values in ways of their own."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +22,14 @@ def published_keys(values: Keys) -> pa.Array:
     return pa.array(values, mask=values == "" if values.dtype.kind == "U" else values.astype(np.int64) < 0)
 
 
+def write_vocabulary(kept: pa.Table, path: Path) -> None:
+    """kept: columns value, row and count. Small rather than fast to write: it is read at each start of a run."""
+    kept = kept.set_column(1, "row", kept.column("row").cast(pa.int32()))
+    pq.write_table(kept, path, compression="zstd", compression_level=19, store_schema=False)
+
+
 @dataclass(frozen=True)
-class Vocabulary:
+class PublishedVocabulary:
     """table: columns value, row (from 1 on) and count, that of the training part."""
 
     table: pa.Table
@@ -43,12 +49,11 @@ class Vocabulary:
         return self._rows_of(published_keys(keys)).astype(np.int32)
 
     def save(self, path: Path) -> None:
-        table = self.table.set_column(1, "row", self.table.column("row").cast(pa.int32()))
-        pq.write_table(table, path, compression="zstd", compression_level=19, store_schema=False)
+        write_vocabulary(self.table, path)
 
 
-def fit_vocabulary(keys: Keys, min_count: int, extra: Keys | None = None) -> Vocabulary:
+def fit_vocabulary(keys: Keys, min_count: int, extra: Keys | None = None) -> PublishedVocabulary:
     """From the training part's keys (n,) and, counted alike, those of histories."""
     kind: KeyType = "text" if keys.dtype.kind == "U" else "integer"
     parts = [counted(published_keys(part)) for part in (keys, extra) if part is not None]
-    return Vocabulary(most_frequent(merged(parts, kind), min_count), kind)
+    return PublishedVocabulary(most_frequent(merged(parts, kind), min_count), kind)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from home_dist.files.json_files import write_json
 from home_dist.files.whole import whole_folder
-from home_dist.prepare.vocabulary import Vocabulary
+from home_dist.prepare.vocabulary import PublishedVocabulary
 from home_dist.schema import Schema, save_schema
 
 ROW_GROUP = 16384
@@ -22,7 +22,7 @@ def write_prepared(
     splits: Mapping[str, pa.Table],
     files: Mapping[str, int],
     schema: Schema,
-    vocabularies: Mapping[str, Vocabulary],
+    vocabularies: Mapping[str, PublishedVocabulary],
     report: Mapping[str, Any],
 ) -> None:
     """Writes beside `out` first and renames when all of it is there. Raises DataError when `out` holds something."""

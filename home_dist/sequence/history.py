@@ -6,6 +6,8 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from home_dist.layers.axis_names import Axes, Names
+
 
 @dataclass
 class History:
@@ -49,15 +51,12 @@ class Encoded:
     """By name: logits (B, K) of the tasks, whose loss trains a part of the encoder, and the factor of this loss."""
 
 
-Names = tuple[tuple[str, int], ...]
-
-
 class Encoder(nn.Module):
     """History -> Encoded."""
 
     out_dim: int
 
-    def axes(self, tasks: Names) -> dict[str, tuple[Names | None, ...]]:
+    def axes(self, tasks: Names) -> dict[str, Axes]:
         """What the dimensions of tensors that run over tasks run over: by name in the encoder's state dict. tasks: their names.
         See home_dist/axes.py."""
         return {}

@@ -13,8 +13,9 @@ from typing import Literal
 import torch
 from torch import nn
 
+from home_dist.layers.axis_names import Axes, Names
 from home_dist.sequence.attention import TargetAttention
-from home_dist.sequence.history import Encoded, Encoder, History, Names
+from home_dist.sequence.history import Encoded, Encoder, History
 from home_dist.sequence.jagged import best_within, dots_within, newest_within, some_within, sum_within
 
 SAMPLED = 1000
@@ -47,7 +48,7 @@ class Sim(Encoder):
                 nn.Linear(2 * target_dim, _PREDICTOR_HIDDEN), nn.ReLU(), nn.Linear(_PREDICTOR_HIDDEN, tasks)
             )
 
-    def axes(self, tasks: Names) -> dict[str, tuple[Names | None, ...]]:
+    def axes(self, tasks: Names) -> dict[str, Axes]:
         return {"predictor.2.weight": (tasks, None), "predictor.2.bias": (tasks,)} if self.search == "soft" else {}
 
     def forward(self, history: History) -> Encoded:

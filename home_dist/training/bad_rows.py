@@ -1,6 +1,5 @@
 """Tells how many rows a run left out as they could not be used, and why, of every split that it reads."""
 
-import json
 from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,7 +9,8 @@ from typing import Any
 import torch.distributed as dist
 
 from home_dist.data import Reader
-from home_dist.files.json_files import write_json
+from home_dist.errors import UserError
+from home_dist.files.json_files import read_json, write_json
 from home_dist.training.events import EventLog
 from home_dist.training.ranks import Ranks
 from home_dist.training.tables import Screen
@@ -61,10 +61,10 @@ class BadRowReport:
         """file: bad_rows.json of the run, which this goes on with; None writes nothing."""
         self.ranks, self.screen, self.log, self.file = ranks, screen, log, file
         self.splits: dict[str, LeftOut] = defaultdict(LeftOut)
-        if ranks.first and file is not None and file.is_file():
+        if ranks.first and file is not None:
             # One that an older home_dist wrote, or left cut, names no rows: counts begin anew.
-            with suppress(ValueError, KeyError, TypeError, AttributeError):
-                self.splits |= {s: LeftOut.from_json(tree) for s, tree in json.loads(file.read_text())["splits"].items()}
+            with suppress(UserError, KeyError, TypeError, AttributeError):
+                self.splits |= {s: LeftOut.from_json(tree) for s, tree in read_json(file, "")["splits"].items()}
 
     def __call__(self, split: str, reader: Reader, step: int) -> None:
         if reader.bad_rows is None:

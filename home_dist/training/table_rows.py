@@ -54,7 +54,8 @@ class Unknown(Exception):
 def vocabulary_hashes(config: RunConfig, schema: Schema) -> dict[str, str]:
     """By table: of the vocabularies beside the schema that the schema has no checksum of."""
     side = Side(config, schema, {})
-    paths = {t.name: side_file(config, side.place(t.name)) for t in schema.table if not isinstance(t.values, HashValues)}
+    checked = {t.name for t in schema.table if isinstance(t.values, HashValues) or (t.values is not None and t.values.sha256)}
+    paths = {t.name: side_file(config, side.place(t.name)) for t in schema.table if t.name not in checked}
     return {name: file_sha256(path) for name, path in paths.items() if path is not None}
 
 

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from home_dist.axes import Axes, Axis, axes_of
+from home_dist.axes import axes_of
 from home_dist.config import WarmStartSection
 from home_dist.data.side_files import with_local_schema
 from home_dist.embeddings.collections import table_shards
 from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.errors import CheckpointError, ConfigError
+from home_dist.layers.axis_names import Axes, Names
 from home_dist.network import Head
 from home_dist.schema import InputLayout, SequenceInput, Table, build_layout
 from home_dist.training.build import Inputs
@@ -192,7 +193,7 @@ def _changed(inputs: Inputs, anew: set[str]) -> set[str]:
     return features | {f"history {s.name}" for s in inputs.layout.sequences if _tables_of(s) & anew}
 
 
-def _matched(size: int, theirs: Axis, ours: Axis) -> tuple[tuple[Map, Map], list[str]]:
+def _matched(size: int, theirs: Names | None, ours: Names | None) -> tuple[tuple[Map, Map], list[str]]:
     """Places here and there that mean the same, and the entities here that are not there. Without names all places do."""
     if theirs is None or ours is None:
         return (np.arange(size), np.arange(size)), []

@@ -1,14 +1,18 @@
 """Small networks over the test schema, without tables or data: heads that read a given feature vector."""
 
 import tomllib
+from pathlib import Path
 
 import torch
 
-from home_dist.config import RunConfig
+from home_dist.config import RunConfig, save_config
+from home_dist.insight.figures import figures
+from home_dist.insight.store import Names, Record, Store
+from home_dist.insight.sums import gradients, statistics
 from home_dist.models import TaskGroups
 from home_dist.models.anatomy import Anatomy
 from home_dist.network import Head
-from home_dist.schema import build_layout
+from home_dist.schema import build_layout, save_schema
 from tests.factory import CONFIG, make_schema
 
 
@@ -34,3 +38,18 @@ def make_rows(head: Head, rows: int, seed: int = 0) -> tuple[torch.Tensor, torch
     labels = (torch.rand(rows, 3, generator=random) < 0.3).float()
     weights = (torch.rand(rows, 3, generator=random) < 0.8).float()
     return v, dense, labels, weights
+
+
+def record_two_steps(folder: Path, kind: str) -> Anatomy:
+    """A run's folder as it is while the run trains: configuration, schema and two records. Returns its anatomy."""
+    head, anatomy, tasks = make_head(kind)
+    save_config(make_run(kind), folder / "config.toml")
+    save_schema(make_schema(), folder / "schema.toml")
+    store = Store(folder / "insight")
+    store.begin(Names.of(anatomy, tasks, list(head.features.columns())), 0)
+    for step in (10, 20):
+        rows = make_rows(head, 20, seed=step)
+        sums = statistics(head, anatomy, rows[0]) | gradients(head, anatomy, *rows)
+        made = figures({name: value.double() for name, value in sums.items()}, anatomy, head.features.columns())
+        store.write(Record(step, made))
+    return anatomy

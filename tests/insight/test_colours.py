@@ -11,16 +11,10 @@ import pytest
 from matplotlib import image
 from matplotlib.colors import to_rgb
 
-from home_dist.config import save_config
 from home_dist.insight import plots, preparation
-from home_dist.insight.figures import figures
 from home_dist.insight.report import report
 from home_dist.insight.run_record import RunRecord
-from home_dist.insight.store import Names, Record, Store
-from home_dist.insight.sums import gradients, statistics
-from home_dist.schema import save_schema
-from tests.factory import make_schema
-from tests.insight.heads import make_head, make_rows, make_run
+from tests.insight.heads import record_two_steps
 
 HUES = {"orange": (15, 45), "green": (120, 170), "blue": (195, 240)}
 """Degrees on the circle of colours."""
@@ -60,16 +54,7 @@ def cells(svg: str) -> np.ndarray:
 def page(request, tmp_path_factory):
     """Of a run that has recorded two steps, and its parts."""
     folder = tmp_path_factory.mktemp(request.param)
-    head, anatomy, tasks = make_head(request.param)
-    save_config(make_run(request.param), folder / "config.toml")
-    save_schema(make_schema(), folder / "schema.toml")
-    store = Store(folder / "insight")
-    store.begin(Names.of(anatomy, tasks, list(head.features.columns())), 0)
-    for step in (10, 20):
-        rows = make_rows(head, 20, seed=step)
-        sums = statistics(head, anatomy, rows[0]) | gradients(head, anatomy, *rows)
-        made = figures({name: value.double() for name, value in sums.items()}, anatomy, head.features.columns())
-        store.write(Record(step, made))
+    record_two_steps(folder, request.param)
     run = RunRecord.open(folder)
     return report([run]), run.names.parts
 

@@ -11,17 +11,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from home_dist.config import save_config
 from home_dist.errors import ConfigError
-from home_dist.insight.figures import figures
 from home_dist.insight.report import _comparison, report, write_report
 from home_dist.insight.run_record import RunRecord, same_rows
-from home_dist.insight.store import Names, Record, Store
-from home_dist.insight.sums import gradients, statistics
+from home_dist.insight.store import Record, Store
 from home_dist.model_section import KINDS
-from home_dist.schema import save_schema
-from tests.factory import make_schema
-from tests.insight.heads import make_head, make_rows, make_run
+from tests.insight.heads import record_two_steps
 
 pytestmark = pytest.mark.distributed
 
@@ -178,16 +173,7 @@ def test_a_run_that_has_diverged_still_has_its_page(runs, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_has_its_page(kind, tmp_path):
     """While a run trains: nothing but records yet."""
-    head, anatomy, tasks = make_head(kind)
-    save_config(make_run(kind), tmp_path / "config.toml")
-    save_schema(make_schema(), tmp_path / "schema.toml")
-    store = Store(tmp_path / "insight")
-    store.begin(Names.of(anatomy, tasks, list(head.features.columns())), 0)
-    for step in (10, 20):
-        rows = make_rows(head, 20, seed=step)
-        sums = statistics(head, anatomy, rows[0]) | gradients(head, anatomy, *rows)
-        made = figures({name: value.double() for name, value in sums.items()}, anatomy, head.features.columns())
-        store.write(Record(step, made))
+    anatomy = record_two_steps(tmp_path, kind)
     html = report([RunRecord.open(tmp_path)])
     assert ('id="experts"' in html) == bool(anatomy.parts)
     assert ('id="gates"' in html) == any(p.gates for p in anatomy.parts)

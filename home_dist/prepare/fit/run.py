@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from home_dist.data.column_reader import ColumnReader, read_uses
-from home_dist.data.files import Uses, by_column, check_columns, open_parquet
+from home_dist.data.files import Uses, by_column, check_columns, open_parquet, partition_values
 from home_dist.errors import ConfigError, DataError, problem_lines
 from home_dist.files.listing import Found, find_files
 from home_dist.files.stores import Store
 from home_dist.ids.vocabulary import Counts
 from home_dist.prepare.boundaries import choose_boundaries
 from home_dist.prepare.extremes import warning_of
-from home_dist.prepare.fit.counts import write_vocabulary
 from home_dist.prepare.fit.draft import Draft, DraftDense, DraftStatistic, DraftVocabulary, load_draft
+from home_dist.prepare.fit.vocabularies import write_vocabulary
 from home_dist.prepare.progress import Progress, Say
 from home_dist.prepare.sketch import Sketch
 from home_dist.schema import (
@@ -128,8 +128,8 @@ def _checked(store: Store, file: Found, uses: Uses) -> int:
     opened = open_parquet(store, file.path)
     if opened.metadata.num_rows:
         there = opened.schema_arrow
-        own = {c: kinds for c, kinds in uses.items() if c in there.names or c not in file.partition}
-        check_columns(store.show(file.path), there, own, "draft")
+        values = partition_values(store, file, there, uses)
+        check_columns(store.show(file.path), there, {c: kinds for c, kinds in uses.items() if c not in values}, "draft")
     return int(opened.metadata.num_rows)
 
 

@@ -19,6 +19,7 @@ from home_dist.prepare.generic.gather import CELLS_FILE, LABELS_FILE, values_fil
 from home_dist.prepare.generic.plan import Plan
 from home_dist.prepare.generic.scan import DAYS, HOURS, UNMATCHED
 from home_dist.prepare.generic.source import Chunk
+from home_dist.prepare.vocabulary import write_vocabulary
 from home_dist.prepare.write import write_file
 from home_dist.schema import EventField, IdFeature, Schema, SequenceSpec, StatisticFeature, TableSpec, TaskSpec
 
@@ -73,9 +74,7 @@ def fit_vocabulary(plan: Plan, gathered: Sequence[Path], number: int, out: Path)
     """Of the [[id]] of that number -> `out`. Row 0 stands for missing and rarer values."""
     section = plan.spec.id[number]
     counts = merged([pq.read_table(f / values_file(number)) for f in gathered], plan.known.id_key(section))
-    kept = most_frequent(counts, section.min_count, unsigned=plan.known.is_unsigned(section.column))
-    kept = kept.set_column(1, "row", kept.column("row").cast(pa.int32()))
-    pq.write_table(kept, out, compression="zstd", compression_level=19, store_schema=False)
+    write_vocabulary(most_frequent(counts, section.min_count, unsigned=plan.known.is_unsigned(section.column)), out)
 
 
 def fit_steps(gathered: Sequence[Path], names: Sequence[str]) -> dict[str, float]:
