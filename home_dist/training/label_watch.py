@@ -29,7 +29,7 @@ class LabelWatch:
         if dist.is_initialized():
             dist.all_reduce(sums)
         positives, known = sums[:-1].view(2, -1).tolist()
-        samples = f"the {int(sums[-1].item()):,} samples since this process began"
+        samples = f"the {int(sums[-1].item()):,} samples since this round or process began"
         notes = []
         for task, positive, total in zip(self._tasks, positives, known, strict=True):
             if not total:

@@ -39,8 +39,9 @@ def test_a_file_system_without_locks_locks_nothing(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", without)
-    with locked(tmp_path / "lock", UserError("busy")):
-        pass
+    with locked(tmp_path / "lock", UserError("busy")), locked(tmp_path / "lock", UserError("busy")):
+        entered = True
+    assert entered
 
 
 def test_other_errors_are_not_hidden(tmp_path, monkeypatch):
