@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from home_dist.config import HomeModel
+from home_dist.config.model import HomeModel
 from home_dist.experts import ExpertBank
 from home_dist.models import TaskGroups
 from home_dist.models.home import Home

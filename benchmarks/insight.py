@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
-from home_dist.insight_section import InsightSection  # noqa: E402
+from home_dist.config.insight import InsightSection  # noqa: E402
 from home_dist.metrics import gauc_over_ranks  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "insight.json"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from home_dist.axes import axes_of, columns_of
 from home_dist.config import RunConfig
-from home_dist.model_section import KINDS
+from home_dist.config.model import KINDS
 from home_dist.network import Head
 from home_dist.schema import Schema, build_layout
 

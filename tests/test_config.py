@@ -5,8 +5,8 @@ import re
 import pytest
 
 from home_dist.config import config_text, load_config, save_config
+from home_dist.config.model import KINDS
 from home_dist.errors import ConfigError
-from home_dist.model_section import KINDS
 
 MINIMAL = '[run]\ndir = "x"\n[data]\npath = "y"\n[[sequence]]\nname = "watched"\n'
 

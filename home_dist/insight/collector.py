@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from home_dist.config.insight import InsightSection
 from home_dist.data.batch import Batch
 from home_dist.insight.clock import StepClock
 from home_dist.insight.figures import Figures, figures
 from home_dist.insight.sums import Sums, gradients, over_ranks, statistics
-from home_dist.insight_section import InsightSection
 from home_dist.models import TaskGroups
 from home_dist.network import Network
 from home_dist.schema import Schema

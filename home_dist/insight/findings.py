@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from home_dist.config.insight import RulesSection
 from home_dist.insight.rules import Sign, signs, table_signs
 from home_dist.insight.store import TABLES, Names, Record, Store
 from home_dist.insight.tables import TableFigures
-from home_dist.insight_section import RulesSection
 
 
 @dataclass(frozen=True)

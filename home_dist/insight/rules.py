@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from home_dist.config.insight import RulesSection
 from home_dist.insight.figures import Figures
 from home_dist.insight.store import Names, PartNames
 from home_dist.insight.tables import TableFigures
-from home_dist.insight_section import RulesSection
 
 _TINY = 1e-30
 _FULL = 0.9  # of a table's rows: fewer are worth a change

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from home_dist.model_section import ModelSection, PepnetModel
+from home_dist.config.model import ModelSection, PepnetModel
 from home_dist.models.adatt import AdaTT
 from home_dist.models.base import MultiTaskModel
 from home_dist.models.cgc import Cgc

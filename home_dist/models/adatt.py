@@ -13,9 +13,9 @@ it. Open: where u starts. Here at 1 / (native experts), so that the residual pat
 import torch
 from torch import nn
 
+from home_dist.config.model import AdattModel
 from home_dist.experts import MaskedGates
 from home_dist.layers.axis_names import Axes, Names
-from home_dist.model_section import AdattModel
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, Part, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups

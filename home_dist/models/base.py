@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
+from home_dist.config.model import ModelOfBanks
 from home_dist.experts import ExpertBank
 from home_dist.layers.axis_names import Axes, Names
-from home_dist.model_section import ModelOfBanks
 from home_dist.models.anatomy import Anatomy, part
 from home_dist.models.tasks import TaskGroups
 

@@ -11,8 +11,8 @@ gates, which add a residual path from a gate's own experts. Its normalisation is
 
 import torch
 
+from home_dist.config.model import CgcModel, CustomisedModel
 from home_dist.experts import FeatureGate, MaskedGates, SelfGates
-from home_dist.model_section import CgcModel, CustomisedModel
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, Part, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups

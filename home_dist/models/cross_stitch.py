@@ -8,8 +8,8 @@ keep their size, as with the paper's convex starting values. The last layer is s
 import torch
 from torch import nn
 
+from home_dist.config.model import CrossStitchModel
 from home_dist.layers.axis_names import Axes, Names
-from home_dist.model_section import CrossStitchModel
 from home_dist.models.anatomy import Anatomy
 from home_dist.models.base import MultiTaskModel, names_of_tasks, trunk_anatomy, trunk_layers
 from home_dist.models.tasks import TaskGroups

@@ -10,7 +10,7 @@ Products are taken of logarithms, and 1 - p q = (1 - p) + p (1 - q) as well, so 
 import torch
 from torch.nn.functional import logsigmoid
 
-from home_dist.model_section import EsmmModel
+from home_dist.config.model import EsmmModel
 from home_dist.models.anatomy import Anatomy
 from home_dist.models.base import MultiTaskModel, bank_of, trunk_anatomy
 from home_dist.models.tasks import TaskGroups

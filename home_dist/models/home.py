@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from home_dist.config.model import HomeModel
 from home_dist.experts import FeatureGate, MaskedGates, SelfGates
-from home_dist.model_section import HomeModel
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, Owner, Part, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups

@@ -7,7 +7,7 @@ layers do. Every pair of tasks counts the same, however their groups are.
 
 import torch
 
-from home_dist.model_section import L2ConstrainedModel
+from home_dist.config.model import L2ConstrainedModel
 from home_dist.models.anatomy import Anatomy
 from home_dist.models.base import MultiTaskModel, bank_of, trunk_anatomy
 from home_dist.models.tasks import TaskGroups

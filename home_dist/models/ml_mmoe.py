@@ -10,8 +10,8 @@ no state of its own below the last layer that it could read instead, and v says 
 import torch
 from torch import nn
 
+from home_dist.config.model import MlMmoeModel
 from home_dist.experts import MaskedGates
-from home_dist.model_section import MlMmoeModel
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups

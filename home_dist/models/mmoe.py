@@ -5,8 +5,8 @@ MMoE has a gate per task, OMoE one for all tasks. Gates have no bias and no hidd
 
 import torch
 
+from home_dist.config.model import MmoeModel, OmoeModel
 from home_dist.experts import MaskedGates
-from home_dist.model_section import MmoeModel, OmoeModel
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from home_dist.config.model import PepnetModel
 from home_dist.layers.axis_names import Axes, Names
-from home_dist.model_section import PepnetModel
 from home_dist.models.anatomy import Anatomy
 from home_dist.models.base import MultiTaskModel, trunk_anatomy, trunk_layers
 from home_dist.models.tasks import TaskGroups

@@ -8,7 +8,7 @@ mixes.
 import torch
 from torch import nn
 
-from home_dist.model_section import PleModel
+from home_dist.config.model import PleModel
 from home_dist.models.anatomy import Anatomy
 from home_dist.models.base import MultiTaskModel
 from home_dist.models.cgc import CgcLayer

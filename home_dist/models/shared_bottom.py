@@ -2,7 +2,7 @@
 
 import torch
 
-from home_dist.model_section import SharedBottomModel
+from home_dist.config.model import SharedBottomModel
 from home_dist.models.anatomy import SHARED, Anatomy, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups

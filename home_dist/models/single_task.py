@@ -6,7 +6,7 @@ shared then, sequence encoders included, and no table has to be held K times at 
 
 import torch
 
-from home_dist.model_section import SingleTaskModel
+from home_dist.config.model import SingleTaskModel
 from home_dist.models.anatomy import Anatomy
 from home_dist.models.base import MultiTaskModel, bank_of, trunk_anatomy
 from home_dist.models.tasks import TaskGroups

@@ -15,8 +15,8 @@ import math
 import torch
 from torch import nn
 
+from home_dist.config.model import TensorFactorizationModel
 from home_dist.layers.axis_names import Axes, Names
-from home_dist.model_section import TensorFactorizationModel
 from home_dist.models.base import MultiTaskModel, names_of_tasks
 from home_dist.models.tasks import TaskGroups
 

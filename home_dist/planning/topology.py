@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from home_dist.config.toml_file import read_toml
 from home_dist.errors import ConfigError, problem_lines
-from home_dist.toml_file import read_toml
 
 _KNOWN = Path(__file__).with_name("devices.toml")
 

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from home_dist.config.section import Section
 from home_dist.prepare.sketch import Sketch
 from home_dist.schema.spec import StatisticFeature
-from home_dist.section import Section
 
 
 class Buckets(Section):

@@ -12,11 +12,11 @@ from typing import Annotated, Literal
 import tomli_w
 from pydantic import Field, field_validator, model_validator
 
+from home_dist.config.toml_file import read_model
 from home_dist.files.whole import write_whole
 from home_dist.ids.keys import KeyType
 from home_dist.schema.base import Name, Spec
 from home_dist.schema.values import HashValues, TableValues
-from home_dist.toml_file import read_model
 
 Deviation = Annotated[float, Field(gt=0)]
 Pooling = Literal["none", "sum", "mean", "weighted"]

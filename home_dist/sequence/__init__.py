@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from home_dist.config.sequence import DienSection, DinSection, SequenceSection, SimSection
 from home_dist.errors import ConfigError
 from home_dist.schema import EventInput
 from home_dist.sequence.dien import Dien
@@ -9,7 +10,6 @@ from home_dist.sequence.din import Din
 from home_dist.sequence.history import Encoded, Encoder, History
 from home_dist.sequence.sim import Sim
 from home_dist.sequence.twin import Twin
-from home_dist.sequence_section import DienSection, DinSection, SequenceSection, SimSection
 
 __all__ = ["Encoded", "Encoder", "History", "build_encoder"]
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from home_dist.model_section import KINDS
+from home_dist.config.model import KINDS
 from tests.factory import make_config, make_data
 from tests.ranks import Ended, run, run_module, settings
 

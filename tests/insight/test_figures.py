@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from home_dist.config.model import KINDS
 from home_dist.experts import ExpertBank
 from home_dist.insight.figures import figures
 from home_dist.insight.sums import EDGES, gradients, over_ranks, statistics
 from home_dist.insight.watch import watched
-from home_dist.model_section import KINDS
 from tests.insight.heads import make_head, make_rows
 
 

@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from home_dist.config.model import KINDS
 from home_dist.errors import ConfigError
 from home_dist.insight.report import _comparison, report, write_report
 from home_dist.insight.run_record import RunRecord, same_rows
 from home_dist.insight.store import Record, Store
-from home_dist.model_section import KINDS
 from tests.insight.heads import record_two_steps
 
 pytestmark = pytest.mark.distributed

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
 
+from home_dist.config.insight import RulesSection
+from home_dist.config.model import KINDS
 from home_dist.embeddings.collections import initialise
 from home_dist.insight.figures import figures
 from home_dist.insight.findings import Judge
@@ -15,8 +17,6 @@ from home_dist.insight.rules import signs, table_signs, transfer_signs
 from home_dist.insight.store import Names, Record
 from home_dist.insight.sums import gradients, statistics
 from home_dist.insight.tables import TableFigures, table_figures
-from home_dist.insight_section import RulesSection
-from home_dist.model_section import KINDS
 from tests.insight.heads import make_head, make_rows
 
 RULES = RulesSection()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from home_dist.model_section import KINDS
+from home_dist.config.model import KINDS
 from home_dist.models import MultiTaskModel, TaskGroups, build_model
 
 F, B, D = 6, 5, 4

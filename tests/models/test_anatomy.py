@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from home_dist.config.model import KINDS
 from home_dist.experts import ExpertBank, FeatureGate, MaskedGates, SelfGates
-from home_dist.model_section import KINDS
 from home_dist.models import TaskGroups, build_model
 
 TASKS = TaskGroups((0, 0, 1), ("like", "follow", "watch"), ("interaction", "passive"))

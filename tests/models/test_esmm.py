@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from pydantic import ValidationError
 
+from home_dist.config.model import EsmmModel
 from home_dist.errors import ConfigError
-from home_dist.model_section import EsmmModel
 from home_dist.models import TaskGroups, build_model
 from home_dist.schema import build_layout
 from tests.factory import make_schema

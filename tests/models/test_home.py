@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from home_dist.model_section import HomeModel
+from home_dist.config.model import HomeModel
 from home_dist.models import Home, TaskGroups
 
 F, B = 10, 5

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from home_dist.model_section import KINDS
+from home_dist.config.model import KINDS
 from tests.models.reference import B, D, F, make
 
 TASKS, GROUP_OF = 3, (0, 0, 1)

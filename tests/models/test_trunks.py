@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from home_dist.model_section import CrossStitchModel, TensorFactorizationModel
+from home_dist.config.model import CrossStitchModel, TensorFactorizationModel
 from home_dist.models import TaskGroups, build_model
 from tests.models.reference import GROUPINGS, B, D, F, compare, expert, grid, make
 

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from home_dist.model_section import KINDS
+from home_dist.config.model import KINDS
 from home_dist.models import TaskGroups, build_model
 from home_dist.training.optimizers import _group
 

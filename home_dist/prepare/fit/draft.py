@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from home_dist.config.toml_file import read_model
 from home_dist.errors import ConfigError, problem_lines
 from home_dist.ids.keys import KeyType
 from home_dist.prepare.boundaries import Buckets
@@ -21,7 +22,6 @@ from home_dist.schema import (
 )
 from home_dist.schema.base import Name, Spec
 from home_dist.schema.values import HashValues
-from home_dist.toml_file import read_model
 
 Count = Annotated[int, Field(ge=1)]
 _MOST_OF_A_NAME = 200  # of a table, whose vocabulary lies in a file of its name

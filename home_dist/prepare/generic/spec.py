@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from home_dist.config.section import Section
+from home_dist.config.toml_file import read_model
 from home_dist.prepare.boundaries import Buckets
 from home_dist.prepare.generic import names
 from home_dist.prepare.generic.names import NAME, past_name
-from home_dist.section import Section
-from home_dist.toml_file import read_model
 
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=NAME)]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from home_dist.section import Rate, Section, Widths
+from home_dist.config.section import Rate, Section, Widths
 
 Count = Annotated[int, Field(ge=1)]
 

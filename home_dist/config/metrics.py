@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from home_dist.section import Section
+from home_dist.config.section import Section
 
 
 class MetricsSection(Section):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from home_dist.section import Section, Widths
+from home_dist.config.section import Section, Widths
 
 Activation = Literal["dice", "prelu", "swish", "relu"]
 Count = Annotated[int, Field(ge=1)]

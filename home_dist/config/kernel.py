@@ -1,0 +1,13 @@
+"""The [kernel] section: which backend computes experts, in which precision."""
+
+from typing import Literal
+
+from home_dist.config.section import Section
+
+
+class KernelSection(Section):
+    backend: Literal["auto", "eager", "cpu", "triton"] = "auto"
+    """How experts are computed: plain torch operators, passes fused for a CPU, or Triton kernels; by default by device."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of matrix products: of experts, and by torch's autocast of history encoders and towers. Parameters, sums, statistics and
+    losses are fp32 in any case."""

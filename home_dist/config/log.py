@@ -1,0 +1,10 @@
+"""The [log] section: how often a run tells how it goes."""
+
+from pydantic import Field
+
+from home_dist.config.section import Section
+
+
+class LogSection(Section):
+    every_steps: int = Field(default=20, ge=1)
+    tensorboard: bool = True

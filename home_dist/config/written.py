@@ -1,0 +1,32 @@
+"""A configuration as it is written down: in a run's folder and in checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from home_dist.config.run_config import RunConfig
+from home_dist.files.stores import without_secrets
+from home_dist.files.whole import write_whole
+
+
+def save_config(config: RunConfig, path: str | Path) -> None:
+    """Writes the resolved configuration, defaults included, such that load_config reads the same back, but for keys and
+    passwords of data's URLs: they are not written down."""
+    write_whole(Path(path), config_text(config))
+
+
+def config_text(config: RunConfig) -> str:
+    return tomli_w.dumps(config_tree(config))
+
+
+def config_tree(config: RunConfig) -> dict[str, Any]:
+    """As it is written down, in a run's folder and in checkpoints: without keys and passwords of data's URLs."""
+    return without_keys(config.model_dump(mode="json", exclude_none=True, by_alias=True))
+
+
+def without_keys(tree: dict[str, Any]) -> dict[str, Any]:
+    """A written configuration without the keys and passwords of data's URLs, which those of older versions hold."""
+    data = tree.get("data", {})
+    places = {key: without_secrets(data[key]) for key in ("path", "schema") if isinstance(data.get(key), str)}
+    return {**tree, "data": {**data, **places}} if places else tree
