@@ -5,10 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from home_dist.config.model import HomeModel
 from home_dist.experts import ExpertBank
 from home_dist.models import TaskGroups
-from home_dist.models.home import Home
+from home_dist.models.home import Home, HomeSection
 
 
 def expert(in_dim: int, hidden: int, out_dim: int) -> nn.Sequential:
@@ -156,5 +155,5 @@ class HomeOfModules(nn.Module):
 
 
 def home(group_experts: int, in_dim: int, hidden: int, out_dim: int, tasks: TaskGroups) -> Home:
-    config = HomeModel(shared_experts=group_experts, group_experts=group_experts, expert_hidden=(hidden,), expert_dim=out_dim)
+    config = HomeSection(shared_experts=group_experts, group_experts=group_experts, expert_hidden=(hidden,), expert_dim=out_dim)
     return Home(config, in_dim, tasks)

@@ -27,13 +27,14 @@ import torch  # noqa: E402
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.expert_bank_measures import medians, peak_bytes  # noqa: E402
 from benchmarks.sequence_peers import FullAttention, PaddedDin  # noqa: E402
-from home_dist.sequence.din import Din  # noqa: E402
-from home_dist.sequence.history import History  # noqa: E402
+from home_dist.sequence.din import Din, DinSection  # noqa: E402
+from home_dist.sequence.history import EncoderInputs, History  # noqa: E402
 from home_dist.sequence.jagged import best_within  # noqa: E402
-from home_dist.sequence.sim import Sim  # noqa: E402
-from home_dist.sequence.twin import Twin  # noqa: E402
+from home_dist.sequence.sim import Sim, SimSection  # noqa: E402
+from home_dist.sequence.twin import Twin, TwinSection  # noqa: E402
 
 DIM, HIDDEN, HEADS, HEAD_DIM, K, ITEMS = 128, (64, 32), 4, 32, 50, 20_000
+INPUTS = EncoderInputs(DIM, 0, ("item", "category"), tasks=1)
 EVENTS = 200_000
 """Events of a batch in the comparison of searches; shorter histories make larger batches."""
 Step = Callable[[], object]
@@ -71,7 +72,7 @@ def _din(repeats: int, samples: int = 512) -> dict[str, Any]:
     lengths = torch.exp(mu + sigma * torch.randn(samples)).round().long().clamp(1, 200)
     values = torch.randn(int(lengths.sum()), DIM)
     targets = torch.randn(samples, DIM, requires_grad=True)
-    jagged, padded = Din(DIM, 0, HIDDEN, "dice", False), PaddedDin(DIM, HIDDEN)
+    jagged, padded = Din(DinSection(name="h", hidden=HIDDEN), INPUTS), PaddedDin(DIM, HIDDEN)
     owners = torch.repeat_interleave(torch.arange(samples), lengths)
     place = torch.arange(len(values)) - (lengths.cumsum(0) - lengths)[owners]
     table = torch.zeros(samples, int(lengths.max()), DIM)
@@ -118,11 +119,11 @@ def _search(length: int, repeats: int) -> dict[str, Any]:
         {"item": torch.zeros(samples, dtype=torch.int64), "category": torch.randint(0, 100, (samples,))},
     )
     full = FullAttention(DIM, HEADS, HEAD_DIM)
-    hard = Sim(DIM, 0, 1, "hard", "category", K, 16, 1.0, HEADS, HEAD_DIM)
-    soft = Sim(DIM, 0, 1, "soft", "category", K, 16, 1.0, HEADS, HEAD_DIM)
+    search = {"name": "h", "most": K, "heads": HEADS, "head_dim": HEAD_DIM}
+    hard, soft = Sim(SimSection(search="hard", **search), INPUTS), Sim(SimSection(**search), INPUTS)
     # Items come with the category, so that the item alone tells them apart.
     by_item = History(events, history.contexts, targets, lengths, {"item": items}, {"item": history.target_ids["item"]})
-    twin = Twin(DIM, 0, K, HEADS, HEAD_DIM)
+    twin = Twin(TwinSection(**search), INPUTS)
 
     def step(loss: Callable[[], torch.Tensor]) -> Step:
         def run() -> None:

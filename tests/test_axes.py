@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from home_dist.axes import axes_of, columns_of
 from home_dist.config import RunConfig
-from home_dist.config.model import KINDS
+from home_dist.config.model import MODELS
 from home_dist.network import Head
 from home_dist.schema import Schema, build_layout
 
@@ -88,7 +88,7 @@ def predictions(head: Head, schema: Schema, v: dict, dense: dict) -> dict[str, t
     return {task.name: logits[:, k] for k, task in enumerate(schema.task)}
 
 
-CASES = [(kind, options) for kind in KINDS for options in OPTIONS.get(kind, [{}])]
+CASES = [(kind, options) for kind in MODELS for options in OPTIONS.get(kind, [{}])]
 
 
 @pytest.mark.parametrize(("kind", "options"), CASES, ids=[f"{k}-{n}" for n, (k, _) in enumerate(CASES)])

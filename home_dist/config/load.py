@@ -4,16 +4,16 @@ Unknown keys are refused. Every message names the key, what was given and what i
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from home_dist.config.model import DEFAULT_KIND, KINDS
+from home_dist.config.kinds import Kinds
+from home_dist.config.model import MODELS
 from home_dist.config.run_config import RunConfig
-from home_dist.config.section import Section, without_foreign_keys
-from home_dist.config.sequence import DEFAULT_ENCODER, ENCODERS
+from home_dist.config.sequence import ENCODERS
 from home_dist.config.toml_file import read_toml
 from home_dist.errors import ConfigError, problem_lines
 
@@ -27,23 +27,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), notes: list[str
     """
     path = Path(path)
     tree = read_toml(path, "Give the path of a run's TOML file, such as configs/*.toml.")
-    written = _kinds_of(tree)
+    written = {key: kinds.of(section) for key, (kinds, section) in _sections_of_kinds(tree).items()}
     for override in overrides:
         _apply(tree, override)
     overridden = {o.partition("=")[0].strip() for o in overrides}
-    for name, kind in _kinds_of(tree).items():
-        before = written.get(name)
-        if kind == before or f"{name}.kind" not in overridden:
+    for key, (kinds, section) in _sections_of_kinds(tree).items():
+        kind, before = kinds.of(section), written.get(key)
+        if kind == before or f"{key}.kind" not in overridden:
             continue
-        inside = (key.removeprefix(f"{name}.") for key in overridden if key.startswith(f"{name}."))
-        kinds: Mapping[str, type[Section]] = KINDS if name == "model" else ENCODERS
-        left_out = without_foreign_keys(_entry(tree, name), kinds, before, {key.split(".")[0] for key in inside})
+        inside = (name.removeprefix(f"{key}.") for name in overridden if name.startswith(f"{key}."))
+        left_out = kinds.without_foreign_keys(section, before, {name.split(".")[0] for name in inside})
         if left_out and notes is not None:
-            notes.append(f"{name}.kind={kind}: {path} is for {before}; left out of its [{name}]: {', '.join(left_out)}")
+            notes.append(f"{key}.kind={kind}: {path} is for {before}; left out of its [{key}]: {', '.join(left_out)}")
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {_with_allowed(line)}" for line in problem_lines(error))) from None
+        raise ConfigError("\n".join(f"{path}: {_with_allowed(line, tree)}" for line in problem_lines(error))) from None
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -75,43 +74,32 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             node = node[index]
 
 
-def _kinds_of(tree: dict[str, Any]) -> dict[str, Any]:
-    """The kind of each section that has one: "model", "sequence.0", ..."""
-    found = {}
+def _sections_of_kinds(tree: dict[str, Any]) -> dict[str, tuple[Kinds, dict[str, Any]]]:
+    """The sections that have a kind, by key: "model", "sequence.0", ..."""
     model, sequences = tree.get("model", {}), tree.get("sequence", [])
-    if isinstance(model, dict):
-        found["model"] = model.get("kind", DEFAULT_KIND)
+    sections: dict[str, tuple[Kinds, Any]] = {"model": (MODELS, model)}
     for index, entry in enumerate(sequences if isinstance(sequences, list) else []):
-        if isinstance(entry, dict):
-            found[f"sequence.{index}"] = entry.get("kind", DEFAULT_ENCODER)
-    return found
+        sections[f"sequence.{index}"] = ENCODERS, entry
+    return {key: found for key, found in sections.items() if isinstance(found[1], dict)}
 
 
-def _entry(tree: dict[str, Any], name: str) -> Any:
-    section, _, index = name.partition(".")
-    return tree[section][int(index)] if index else tree[section]
-
-
-def _with_allowed(line: str) -> str:
-    """Takes the chosen kind out of the key of a message, where pydantic puts it but the file does not have it, and adds the
-    allowed keys to the message about an unknown one."""
+def _with_allowed(line: str, tree: dict[str, Any]) -> str:
+    """Adds the allowed keys to a message about an unknown one."""
     key, _, rest = line.partition(": ")
-    parts = key.split(".")
+    parts = key.split(".")[:-1]
     section: Any = RunConfig
-    plain: list[str] = []
-    for depth, part in enumerate(parts):
-        chosen = KINDS if plain == ["model"] else ENCODERS if plain[:1] == ["sequence"] and len(plain) == 2 else {}
-        if part in chosen and depth < len(parts) - 1:
-            section = chosen[part]
-            continue
-        if depth < len(parts) - 1 and not part.isdigit():
-            section = _section_of(section, part)
-        plain.append(part)
-    key = ".".join(plain)
-    if section is None or not rest.startswith("unknown key"):
-        return f"{key}: {rest}"
-    allowed = ", ".join(f.alias or n for n, f in section.model_fields.items())
-    return f"{key}: {rest}; allowed here: {allowed}"
+    if rest.startswith("unknown key"):
+        for depth, part in enumerate(parts, start=1):
+            kinds, chosen = _sections_of_kinds(tree).get(".".join(parts[:depth]), (None, {}))
+            if kinds is not None:
+                section = kinds.section(kinds.of(chosen))
+            elif not part.isdigit():
+                section = _section_of(section, part)
+    else:
+        section = None
+    if section is None:
+        return line
+    return f"{line}; allowed here: {', '.join(f.alias or n for n, f in section.model_fields.items())}"
 
 
 def _section_of(section: Any, key: str) -> Any:

@@ -1,9 +1,8 @@
 """RunConfig: one typed, validated description of a run, of one section per file of this package."""
 
 from pathlib import Path
-from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from home_dist.config.checkpoint import CheckpointSection
 from home_dist.config.data import DataSection
@@ -13,9 +12,9 @@ from home_dist.config.insight import InsightSection
 from home_dist.config.kernel import KernelSection
 from home_dist.config.log import LogSection
 from home_dist.config.metrics import MetricsSection
-from home_dist.config.model import DEFAULT_KIND, HomeModel, ModelSection
+from home_dist.config.model import MODELS, AnyModel
 from home_dist.config.section import Section
-from home_dist.config.sequence import DEFAULT_ENCODER, SequenceSection
+from home_dist.config.sequence import AnyEncoder
 from home_dist.config.train import TrainSection
 
 
@@ -28,8 +27,8 @@ class RunConfig(Section):
     run: RunSection
     data: DataSection
     embedding: EmbeddingSection = EmbeddingSection()
-    sequence: tuple[Annotated[SequenceSection, Field(discriminator="kind")], ...] = ()
-    model: ModelSection = Field(default=HomeModel(), discriminator="kind")
+    sequence: tuple[AnyEncoder, ...] = ()
+    model: AnyModel = Field(default_factory=lambda: MODELS.read({}))
     train: TrainSection = TrainSection()
     checkpoint: CheckpointSection = CheckpointSection()
     log: LogSection = LogSection()
@@ -37,18 +36,6 @@ class RunConfig(Section):
     insight: InsightSection = InsightSection()
     metrics: MetricsSection = MetricsSection()
     distributed: DistributedSection = DistributedSection()
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _default_kind(cls, value: Any) -> Any:
-        return {"kind": DEFAULT_KIND, **value} if isinstance(value, dict) else value
-
-    @field_validator("sequence", mode="before")
-    @classmethod
-    def _default_encoders(cls, value: Any) -> Any:
-        if not isinstance(value, list):
-            return value
-        return [{"kind": DEFAULT_ENCODER, **entry} if isinstance(entry, dict) else entry for entry in value]
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":

@@ -1,71 +1,44 @@
-"""A [[sequence]] section: one class per kind of history encoder, told apart by `kind`."""
+"""A [[sequence]] section: what every kind of history encoder is told, and the table of kinds.
 
-from collections.abc import Mapping
-from typing import Annotated, Literal, get_args
+A kind brings its own section, which stands in its encoder's file.
+"""
 
-from pydantic import Field
+from typing import Annotated
 
-from home_dist.config.section import Section, Widths
+from pydantic import BeforeValidator, SerializeAsAny
 
-Activation = Literal["dice", "prelu", "swish", "relu"]
-Count = Annotated[int, Field(ge=1)]
+from home_dist.config.kinds import Kinds
+from home_dist.config.section import Count, Section
 
 
-class _Sequence(Section):
+class SequenceSection(Section):
     name: str
     """A sequence of the schema."""
     kind: str
+    """A name of ENCODERS below, or package.module:Class of an encoder of your own."""
     newest: Count | None = None
     """Read only so many of each sample's newest events; by default all."""
 
 
-class DinSection(_Sequence):
-    """Attention weights by a small perceptron (Zhou et al. 2018)."""
+class SearchSection(SequenceSection):
+    """Of encoders that search a history for some events and attend to these."""
 
-    kind: Literal["din"] = "din"
-    hidden: Widths = Field(default=(32, 16), min_length=1)
-    """Hidden widths of the attention unit."""
-    activation: Activation = "dice"
-    softmax: bool = False
-    """Normalise attention weights over the history; the paper does not."""
-
-
-class DienSection(_Sequence):
-    """How interests evolve, by two recurrences (Zhou et al. 2019)."""
-
-    kind: Literal["dien"] = "dien"
-    auxiliary_weight: float = Field(default=1.0, ge=0)
-    """Factor of the loss that a state tells the next event from another one."""
-
-
-class _Attention(_Sequence):
     most: Count = 50
     """k, the events that the search leaves to attention."""
     heads: Count = 2
     head_dim: Count = 16
 
 
-class SimSection(_Attention):
-    """Search, then attention, each with parameters of its own (Pi et al. 2020)."""
+ENCODERS = Kinds(
+    SequenceSection,
+    {
+        "din": "home_dist.sequence.din:Din",
+        "dien": "home_dist.sequence.dien:Dien",
+        "sim": "home_dist.sequence.sim:Sim",
+        "twin": "home_dist.sequence.twin:Twin",
+    },
+    default="din",
+)
 
-    kind: Literal["sim"] = "sim"
-    search: Literal["hard", "soft"] = "soft"
-    """The newest events of the target's category, or the k most similar ones."""
-    category: str | None = None
-    """Event column that a hard search compares with its target; by default the last one that has a target."""
-    search_dim: Count = 16
-    """Width in which a soft search compares."""
-    search_weight: float = Field(default=1.0, ge=0)
-    """Factor of the soft search's own loss."""
-
-
-class TwinSection(_Attention):
-    """Search and attention by the same scores (Chang et al. 2023)."""
-
-    kind: Literal["twin"] = "twin"
-
-
-SequenceSection = DinSection | DienSection | SimSection | TwinSection
-
-ENCODERS: Mapping[str, type[_Sequence]] = {c.model_fields["kind"].default: c for c in get_args(SequenceSection)}
-DEFAULT_ENCODER = "din"
+AnyEncoder = Annotated[SerializeAsAny[SequenceSection], BeforeValidator(ENCODERS.read)]
+"""A section of the class that its kind brings."""

@@ -10,15 +10,30 @@ The next layer's module reads what its fusion unit gives. The last layer has non
 it. Open: where u starts. Here at 1 / (native experts), so that the residual path has the size of one expert.
 """
 
+from typing import Literal
+
 import torch
+from pydantic import Field
 from torch import nn
 
-from home_dist.config.model import AdattModel
+from home_dist.config.model import ModelOfBanks
+from home_dist.config.section import Count
 from home_dist.experts import MaskedGates
 from home_dist.layers.axis_names import Axes, Names
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, Part, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
+
+
+class AdattSection(ModelOfBanks):
+    """Experts of tasks and shared ones, fused in each layer with a residual path from own experts (Li et al. 2023)."""
+
+    kind: Literal["adatt"] = "adatt"
+    shared_experts: int = Field(default=1, ge=0)
+    """Shared experts of each layer; 0 gives AdaTT-sp."""
+    task_experts: Count = 1
+    """Experts of each task and layer."""
+    layers: Count = 2
 
 
 class _Layer(nn.Module):
@@ -27,7 +42,7 @@ class _Layer(nn.Module):
     native: torch.Tensor
     learned: torch.Tensor
 
-    def __init__(self, config: AdattModel, in_dim: int, tasks: TaskGroups, first: bool, last: bool):
+    def __init__(self, config: AdattSection, in_dim: int, tasks: TaskGroups, first: bool, last: bool):
         super().__init__()
         self.shared_experts, self.task_experts = config.shared_experts, config.task_experts
         experts = [config.task_experts] * tasks.tasks + [config.shared_experts] * (config.shared_experts > 0)
@@ -59,7 +74,9 @@ class _Layer(nn.Module):
 
 
 class AdaTT(MultiTaskModel):
-    def __init__(self, config: AdattModel, in_dim: int, tasks: TaskGroups):
+    section = AdattSection
+
+    def __init__(self, config: AdattSection, in_dim: int, tasks: TaskGroups):
         super().__init__()
         self.out_dim = config.expert_dim
         last = config.layers - 1

@@ -1,12 +1,13 @@
-"""What every multi-task model is to the network."""
+"""The interface of a multi-task model, and what several models build their parts with."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from home_dist.config.model import ModelOfBanks
+from home_dist.config.model import ModelOfBanks, ModelSection
 from home_dist.experts import ExpertBank
 from home_dist.layers.axis_names import Axes, Names
 from home_dist.models.anatomy import Anatomy, part
@@ -20,8 +21,16 @@ def names_of_tasks(tasks: TaskGroups) -> Names:
 class MultiTaskModel(nn.Module):
     """Feature vector -> one state per task, of which the towers make logits."""
 
+    section: ClassVar[type[ModelSection]]
+    """The `[model]` section that the model reads."""
     out_dim: int
     """D, the width of a task's state."""
+
+    @classmethod
+    def build(cls, config: Any, in_dim: int, tasks: TaskGroups, columns: Mapping[str, Sequence[int]]) -> "MultiTaskModel":
+        """config: of the class `section`; in_dim: F; columns: by feature, its columns in v, for models that treat some features
+        apart."""
+        return cls(config, in_dim, tasks)
 
     def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """v: (B, F); mask: (B,), real samples, by default all. Returns (K, B, D)."""

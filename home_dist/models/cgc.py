@@ -9,19 +9,45 @@ Two parts of HoME's (Wang et al. 2024) can be added: feature gates before the ex
 gates, which add a residual path from a gate's own experts. Its normalisation is `expert_norm`; its mask needs groups of tasks.
 """
 
+from typing import Literal
+
 import torch
 
-from home_dist.config.model import CgcModel, CustomisedModel
+from home_dist.config.model import ModelOfBanks
+from home_dist.config.section import Count
 from home_dist.experts import FeatureGate, MaskedGates, SelfGates
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, Part, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
+class CustomisedSection(ModelOfBanks):
+    """Own experts per task beside shared ones (Tang et al. 2020), and parts of HoME's that can be had with them."""
+
+    shared_experts: Count = 2
+    """Of each layer."""
+    task_experts: Count = 1
+    """Experts of each task and layer."""
+    feature_gate: bool = False
+    """HoME's: the experts of each task, and the shared ones, read their input scaled to their needs."""
+    self_gate: bool = False
+    """HoME's: a residual path from a task's own experts to its state, and from the shared ones to the shared state."""
+    feature_gates: Count = 2
+    """L, low-rank gates in a feature gate."""
+    feature_gate_rank: Count = 32
+    """Upper bound of a low-rank gate's rank, which is F / L rounded up."""
+
+
+class CgcSection(CustomisedSection):
+    """One layer of own and shared experts (Tang et al. 2020)."""
+
+    kind: Literal["cgc"] = "cgc"
+
+
 class CgcLayer(MultiTaskModel):
     """Also a layer of PLE."""
 
-    def __init__(self, config: CustomisedModel, in_dim: int, tasks: TaskGroups, first: bool, last: bool):
+    def __init__(self, config: CustomisedSection, in_dim: int, tasks: TaskGroups, first: bool, last: bool):
         super().__init__()
         self.out_dim, self.shared_experts, self.task_experts = config.expert_dim, config.shared_experts, config.task_experts
         counts = torch.tensor([config.task_experts] * tasks.tasks + [config.shared_experts])
@@ -54,7 +80,9 @@ class CgcLayer(MultiTaskModel):
 
 
 class Cgc(CgcLayer):
-    def __init__(self, config: CgcModel, in_dim: int, tasks: TaskGroups):
+    section = CgcSection
+
+    def __init__(self, config: CgcSection, in_dim: int, tasks: TaskGroups):
         super().__init__(config, in_dim, tasks, first=True, last=True)
 
     def anatomy(self, tasks: TaskGroups) -> Anatomy:

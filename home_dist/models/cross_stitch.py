@@ -5,18 +5,33 @@ starts with `stitch_self` on its diagonal and the rest shared out evenly beside 
 keep their size, as with the paper's convex starting values. The last layer is stitched like the others. A does not decay.
 """
 
+from typing import Literal
+
 import torch
+from pydantic import Field
 from torch import nn
 
-from home_dist.config.model import CrossStitchModel
+from home_dist.config.model import ModelOfBanks
 from home_dist.layers.axis_names import Axes, Names
 from home_dist.models.anatomy import Anatomy
 from home_dist.models.base import MultiTaskModel, names_of_tasks, trunk_anatomy, trunk_layers
 from home_dist.models.tasks import TaskGroups
 
 
+class CrossStitchSection(ModelOfBanks):
+    """One trunk per task, mixed linearly after each layer (Misra et al. 2016)."""
+
+    kind: Literal["cross_stitch"] = "cross_stitch"
+    stitch: Literal["layer", "unit"] = "layer"
+    """One mixing matrix per layer, or one per unit of each layer."""
+    stitch_self: float = Field(default=0.9, ge=0, le=1)
+    """Weight that a task's own trunk starts with; the other trunks share the rest."""
+
+
 class CrossStitch(MultiTaskModel):
-    def __init__(self, config: CrossStitchModel, in_dim: int, tasks: TaskGroups):
+    section = CrossStitchSection
+
+    def __init__(self, config: CrossStitchSection, in_dim: int, tasks: TaskGroups):
         super().__init__()
         self.out_dim = config.expert_dim
         self.trunks = trunk_layers(config, tasks.tasks, in_dim)

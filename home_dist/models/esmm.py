@@ -7,17 +7,44 @@ may be longer. The label of a task must be 0 wherever that of the task before it
 Products are taken of logarithms, and 1 - p q = (1 - p) + p (1 - q) as well, so that no logit overflows.
 """
 
+from typing import Literal
+
 import torch
+from pydantic import Field, model_validator
 from torch.nn.functional import logsigmoid
 
-from home_dist.config.model import EsmmModel
+from home_dist.config.model import ModelOfBanks
 from home_dist.models.anatomy import Anatomy
 from home_dist.models.base import MultiTaskModel, bank_of, trunk_anatomy
 from home_dist.models.tasks import TaskGroups
 
 
+class EsmmSection(ModelOfBanks):
+    """One trunk per task; probabilities of tasks that follow on each other are multiplied (Ma et al. 2018b)."""
+
+    kind: Literal["esmm"] = "esmm"
+    after: dict[str, str] = Field(default_factory=dict)
+    """Task -> the task without which it cannot happen, such as {buy = "click"}."""
+
+    @model_validator(mode="after")
+    def _without_circles(self) -> "EsmmSection":
+        for start in self.after:
+            task, passed = start, {start}
+            while task in self.after:
+                task = self.after[task]
+                if task in passed:
+                    raise ValueError(f"after: task {task!r} comes after itself")
+                passed.add(task)
+        return self
+
+    def named_tasks(self) -> dict[str, tuple[str, ...]]:
+        return {"after": (*self.after, *self.after.values())}
+
+
 class Esmm(MultiTaskModel):
-    def __init__(self, config: EsmmModel, in_dim: int, tasks: TaskGroups):
+    section = EsmmSection
+
+    def __init__(self, config: EsmmSection, in_dim: int, tasks: TaskGroups):
         super().__init__()
         self.out_dim = config.expert_dim
         self.trunks = bank_of(config, [tasks.tasks], in_dim)

@@ -9,22 +9,47 @@ Experts of the task layer: shared, groups, task 0, .., task K-1. Gates: tasks.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
 
-from home_dist.config.model import HomeModel
+from home_dist.config.model import ModelOfBanks
+from home_dist.config.section import Count
 from home_dist.experts import FeatureGate, MaskedGates, SelfGates
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, Owner, Part, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
+class HomeSection(ModelOfBanks):
+    """HoME (Wang et al. 2024). Each of its four parts can be switched off alone."""
+
+    kind: Literal["home"] = "home"
+    shared_experts: Count = 2
+    group_experts: Count = 2
+    task_experts: Count = 1
+    expert_norm: bool = True
+    """Swish(BatchNorm(.)) experts; otherwise classic ones with ReLU."""
+    hierarchy_mask: bool = True
+    """Gates see shared and own experts only; otherwise all of them."""
+    feature_gate: bool = True
+    self_gate: bool = True
+    feature_gates: Count = 2
+    """L, low-rank gates in a feature gate."""
+    feature_gate_rank: Count = 32
+    """Upper bound of a low-rank gate's rank, which is F / L rounded up."""
+    feature_gate_sigmoid: Literal["inside", "outside"] = "inside"
+    """Whether the sigmoid is applied to each low-rank gate or to their weighted sum."""
+    gate_input: Literal["plain", "gated"] = "plain"
+    """Whether the meta layer's gates read v or the feature-gated v of their group."""
+
+
 class _Layer(nn.Module):
     """Expert groups behind feature gates, and gates with a residual path from their own experts."""
 
     def __init__(
-        self, config: HomeModel, experts: Sequence[int], in_dim: int, gate_dim: int, sees: torch.Tensor, own: torch.Tensor
+        self, config: HomeSection, experts: Sequence[int], in_dim: int, gate_dim: int, sees: torch.Tensor, own: torch.Tensor
     ):
         """experts: per expert group; sees, own: (gates, groups), which groups a gate may see, and which are its own."""
         super().__init__()
@@ -59,9 +84,10 @@ class _Layer(nn.Module):
 class Home(MultiTaskModel):
     """v (B, F) -> (K, B, D), one state per task."""
 
+    section = HomeSection
     group_of: torch.Tensor
 
-    def __init__(self, config: HomeModel, in_dim: int, tasks: TaskGroups):
+    def __init__(self, config: HomeSection, in_dim: int, tasks: TaskGroups):
         super().__init__()
         groups, count = tasks.groups, tasks.tasks
         self.register_buffer("group_of", torch.tensor(tasks.group_of), persistent=False)

@@ -5,16 +5,29 @@ Duong et al. tie two tasks, and only the layers that mean the same in both; as a
 layers do. Every pair of tasks counts the same, however their groups are.
 """
 
-import torch
+from typing import Literal
 
-from home_dist.config.model import L2ConstrainedModel
+import torch
+from pydantic import Field
+
+from home_dist.config.model import ModelOfBanks
 from home_dist.models.anatomy import Anatomy
 from home_dist.models.base import MultiTaskModel, bank_of, trunk_anatomy
 from home_dist.models.tasks import TaskGroups
 
 
+class L2ConstrainedSection(ModelOfBanks):
+    """One trunk per task, held together by a penalty on the distances of their weights (Duong et al. 2015)."""
+
+    kind: Literal["l2_constrained"] = "l2_constrained"
+    alpha: float = Field(default=1e-4, ge=0)
+    """Factor of the penalty."""
+
+
 class L2Constrained(MultiTaskModel):
-    def __init__(self, config: L2ConstrainedModel, in_dim: int, tasks: TaskGroups):
+    section = L2ConstrainedSection
+
+    def __init__(self, config: L2ConstrainedSection, in_dim: int, tasks: TaskGroups):
         super().__init__()
         self.out_dim, self.alpha = config.expert_dim, config.alpha
         self.trunks = bank_of(config, [tasks.tasks], in_dim)

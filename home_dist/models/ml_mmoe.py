@@ -7,18 +7,30 @@ Open in the literature: what the gates above the first layer read. Here it is v 
 no state of its own below the last layer that it could read instead, and v says most about the sample.
 """
 
+from typing import Literal
+
 import torch
 from torch import nn
 
-from home_dist.config.model import MlMmoeModel
+from home_dist.config.model import ModelOfBanks
+from home_dist.config.section import Count
 from home_dist.experts import MaskedGates
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
+class MlMmoeSection(ModelOfBanks):
+    """MMoE in several layers."""
+
+    kind: Literal["ml_mmoe"] = "ml_mmoe"
+    experts: Count = 8
+    """Experts of each layer."""
+    layers: Count = 2
+
+
 class _Layer(nn.Module):
-    def __init__(self, config: MlMmoeModel, in_dim: int, gate_dim: int, first: bool, gates: int):
+    def __init__(self, config: MlMmoeSection, in_dim: int, gate_dim: int, first: bool, gates: int):
         super().__init__()
         self.bank = bank_of(config, [config.experts] if first else [1] * config.experts, in_dim)
         self.gates = MaskedGates(gate_dim, torch.ones(gates, config.experts, dtype=torch.bool))
@@ -29,7 +41,9 @@ class _Layer(nn.Module):
 
 
 class MlMmoe(MultiTaskModel):
-    def __init__(self, config: MlMmoeModel, in_dim: int, tasks: TaskGroups):
+    section = MlMmoeSection
+
+    def __init__(self, config: MlMmoeSection, in_dim: int, tasks: TaskGroups):
         super().__init__()
         self.out_dim = config.expert_dim
         gates = [config.experts] * (config.layers - 1) + [tasks.tasks]

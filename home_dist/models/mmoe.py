@@ -3,20 +3,40 @@
 MMoE has a gate per task, OMoE one for all tasks. Gates have no bias and no hidden layer, as in the paper.
 """
 
+from typing import ClassVar, Literal
+
 import torch
 
-from home_dist.config.model import MmoeModel, OmoeModel
+from home_dist.config.model import ModelOfBanks, ModelSection
+from home_dist.config.section import Count
 from home_dist.experts import MaskedGates
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
+class OmoeSection(ModelOfBanks):
+    """One gate over experts, shared by all tasks (Ma et al. 2018)."""
+
+    kind: Literal["omoe"] = "omoe"
+    experts: Count = 8
+
+
+class MmoeSection(ModelOfBanks):
+    """One gate per task over shared experts (Ma et al. 2018)."""
+
+    kind: Literal["mmoe"] = "mmoe"
+    experts: Count = 8
+
+
 class Mmoe(MultiTaskModel):
-    def __init__(self, config: MmoeModel | OmoeModel, in_dim: int, tasks: TaskGroups):
+    section: ClassVar[type[ModelSection]] = MmoeSection
+    gate_per_task: ClassVar[bool] = True
+
+    def __init__(self, config: MmoeSection | OmoeSection, in_dim: int, tasks: TaskGroups):
         super().__init__()
         self.out_dim, self.tasks = config.expert_dim, tasks.tasks
-        gates = tasks.tasks if isinstance(config, MmoeModel) else 1
+        gates = tasks.tasks if self.gate_per_task else 1
         self.bank = bank_of(config, [config.experts], in_dim)
         self.gates = MaskedGates(in_dim, torch.ones(gates, config.experts, dtype=torch.bool))
 
@@ -27,3 +47,8 @@ class Mmoe(MultiTaskModel):
     def anatomy(self, tasks: TaskGroups) -> Anatomy:
         gates = tasks.gates() if len(self.gates.mask) == tasks.tasks else [Gate("all tasks")]
         return Anatomy((part("", self.bank, [(SHARED, self.bank.total)], gates, self.gates),))
+
+
+class Omoe(Mmoe):
+    section = OmoeSection
+    gate_per_task = False

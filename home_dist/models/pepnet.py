@@ -12,15 +12,32 @@ trunk are gated, the last one included, and the towers are not: with tower_hidde
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from home_dist.config.model import PepnetModel
+from home_dist.config.model import ModelOfBanks
+from home_dist.config.section import Count
 from home_dist.layers.axis_names import Axes, Names
 from home_dist.models.anatomy import Anatomy
 from home_dist.models.base import MultiTaskModel, trunk_anatomy, trunk_layers
 from home_dist.models.tasks import TaskGroups
+
+
+class PepnetSection(ModelOfBanks):
+    """One trunk per task, whose inputs and units are scaled by gates that read chosen features (Chang et al. 2023)."""
+
+    kind: Literal["pepnet"] = "pepnet"
+    domain_features: tuple[str, ...] = ()
+    """Features that tell domains (tabs, pages) apart: read by the gates of the feature vector. v is read in any case."""
+    prior_features: tuple[str, ...] = ()
+    """Features that tell users, items and authors apart: read by the gates of the trunks. v is read in any case."""
+    gate_hidden: Count = 32
+    """Hidden units of a gate."""
+
+    def named_features(self) -> dict[str, tuple[str, ...]]:
+        return {"domain_features": self.domain_features, "prior_features": self.prior_features}
 
 
 class GateUnit(nn.Module):
@@ -37,10 +54,11 @@ class GateUnit(nn.Module):
 
 
 class PepNet(MultiTaskModel):
+    section = PepnetSection
     domain: torch.Tensor
     prior: torch.Tensor
 
-    def __init__(self, config: PepnetModel, in_dim: int, tasks: TaskGroups, columns: Mapping[str, Sequence[int]]):
+    def __init__(self, config: PepnetSection, in_dim: int, tasks: TaskGroups, columns: Mapping[str, Sequence[int]]):
         """columns: by feature, where it stands in v."""
         super().__init__()
         self.out_dim, self.tasks = config.expert_dim, tasks.tasks
@@ -51,6 +69,10 @@ class PepNet(MultiTaskModel):
         widths = [*config.expert_hidden, config.expert_dim]
         self.ppnet = nn.ModuleList(GateUnit(in_dim + len(self.prior), config.gate_hidden, tasks.tasks * w) for w in widths)
         self.trunks = trunk_layers(config, tasks.tasks, in_dim)
+
+    @classmethod
+    def build(cls, config: Any, in_dim: int, tasks: TaskGroups, columns: Mapping[str, Sequence[int]]) -> MultiTaskModel:
+        return cls(config, in_dim, tasks, columns)
 
     def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """v: (B, F); mask: (B,). Returns (K, B, D)."""

@@ -5,18 +5,29 @@ state, which the shared gate mixes from all experts of its layer. The last layer
 mixes.
 """
 
+from typing import Literal
+
 import torch
 from torch import nn
 
-from home_dist.config.model import PleModel
+from home_dist.config.section import Count
 from home_dist.models.anatomy import Anatomy
 from home_dist.models.base import MultiTaskModel
-from home_dist.models.cgc import CgcLayer
+from home_dist.models.cgc import CgcLayer, CustomisedSection
 from home_dist.models.tasks import TaskGroups
 
 
+class PleSection(CustomisedSection):
+    """CGC in several layers (Tang et al. 2020)."""
+
+    kind: Literal["ple"] = "ple"
+    layers: Count = 2
+
+
 class Ple(MultiTaskModel):
-    def __init__(self, config: PleModel, in_dim: int, tasks: TaskGroups):
+    section = PleSection
+
+    def __init__(self, config: PleSection, in_dim: int, tasks: TaskGroups):
         super().__init__()
         self.out_dim = config.expert_dim
         last = config.layers - 1

@@ -1,15 +1,25 @@
 """Shared-Bottom (Caruana 1997): one trunk, K towers: y_k = h_k(f(v))."""
 
+from typing import Literal
+
 import torch
 
-from home_dist.config.model import SharedBottomModel
+from home_dist.config.model import ModelOfBanks
 from home_dist.models.anatomy import SHARED, Anatomy, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
+class SharedBottomSection(ModelOfBanks):
+    """One trunk for all tasks (Caruana 1997)."""
+
+    kind: Literal["shared_bottom"] = "shared_bottom"
+
+
 class SharedBottom(MultiTaskModel):
-    def __init__(self, config: SharedBottomModel, in_dim: int, tasks: TaskGroups):
+    section = SharedBottomSection
+
+    def __init__(self, config: SharedBottomSection, in_dim: int, tasks: TaskGroups):
         super().__init__()
         self.out_dim, self.tasks = config.expert_dim, tasks.tasks
         self.trunk = bank_of(config, [1], in_dim)

@@ -4,16 +4,26 @@ y_k = h_k(f_k(v)). The embeddings below are shared by all tasks. For own ones, t
 shared then, sequence encoders included, and no table has to be held K times at once.
 """
 
+from typing import Literal
+
 import torch
 
-from home_dist.config.model import SingleTaskModel
+from home_dist.config.model import ModelOfBanks
 from home_dist.models.anatomy import Anatomy
 from home_dist.models.base import MultiTaskModel, bank_of, trunk_anatomy
 from home_dist.models.tasks import TaskGroups
 
 
+class SingleTaskSection(ModelOfBanks):
+    """One trunk and tower per task over shared embeddings. For own embeddings, see data.tasks."""
+
+    kind: Literal["single_task"] = "single_task"
+
+
 class SingleTask(MultiTaskModel):
-    def __init__(self, config: SingleTaskModel, in_dim: int, tasks: TaskGroups):
+    section = SingleTaskSection
+
+    def __init__(self, config: SingleTaskSection, in_dim: int, tasks: TaskGroups):
         super().__init__()
         self.out_dim = config.expert_dim
         self.trunks = bank_of(config, [tasks.tasks], in_dim)

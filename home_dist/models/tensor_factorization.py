@@ -11,18 +11,30 @@ which needs no training before the training. Ranks larger than what they stand f
 
 import itertools
 import math
+from typing import Literal
 
 import torch
 from torch import nn
 
-from home_dist.config.model import TensorFactorizationModel
+from home_dist.config.model import ModelSection
+from home_dist.config.section import Count
 from home_dist.layers.axis_names import Axes, Names
 from home_dist.models.base import MultiTaskModel, names_of_tasks
 from home_dist.models.tasks import TaskGroups
 
 
+class TensorFactorizationSection(ModelSection):
+    """One trunk per task, whose weights are one tensor in Tucker form (Yang and Hospedales 2016)."""
+
+    kind: Literal["tensor_factorization"] = "tensor_factorization"
+    rank_in: Count = 32
+    rank_out: Count = 32
+    rank_tasks: Count = 4
+    """Ranks along a layer's inputs, its outputs and the tasks; each at most as large as what it stands for."""
+
+
 class _TuckerLayer(nn.Module):
-    def __init__(self, config: TensorFactorizationModel, in_dim: int, out_dim: int, tasks: int):
+    def __init__(self, config: TensorFactorizationSection, in_dim: int, out_dim: int, tasks: int):
         super().__init__()
         a, b, c = min(config.rank_in, in_dim), min(config.rank_out, out_dim), min(config.rank_tasks, tasks)
         self.factor_in = nn.Parameter(torch.empty(in_dim, a).normal_(0, 1 / math.sqrt(in_dim)))
@@ -39,7 +51,9 @@ class _TuckerLayer(nn.Module):
 
 
 class TensorFactorization(MultiTaskModel):
-    def __init__(self, config: TensorFactorizationModel, in_dim: int, tasks: TaskGroups):
+    section = TensorFactorizationSection
+
+    def __init__(self, config: TensorFactorizationSection, in_dim: int, tasks: TaskGroups):
         super().__init__()
         self.out_dim, self.dropout = config.expert_dim, config.dropout
         widths = [in_dim, *config.expert_hidden, config.expert_dim]

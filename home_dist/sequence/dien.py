@@ -10,20 +10,33 @@ The recurrences run over the samples that have a t-th event, longest history fir
 padded, and the number of steps is the longest history's length.
 """
 
+from typing import Literal
+
 import torch
+from pydantic import Field
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from home_dist.sequence.history import Encoded, Encoder, History
+from home_dist.config.sequence import SequenceSection
+from home_dist.sequence.history import Encoded, Encoder, EncoderInputs, History
 from home_dist.sequence.jagged import softmax_within, starts
 
 
+class DienSection(SequenceSection):
+    """How interests evolve, by two recurrences (Zhou et al. 2019)."""
+
+    kind: Literal["dien"] = "dien"
+    auxiliary_weight: float = Field(default=1.0, ge=0)
+    """Factor of the loss that a state tells the next event from another one; 0 leaves it out."""
+
+
 class Dien(Encoder):
-    def __init__(self, target_dim: int, context_dim: int, auxiliary_weight: float):
-        """auxiliary_weight: factor of the auxiliary loss; 0 leaves it out."""
+    section = DienSection
+
+    def __init__(self, section: DienSection, inputs: EncoderInputs):
         super().__init__()
-        self.auxiliary_weight = auxiliary_weight
-        self.out_dim = width = target_dim + context_dim
+        self.auxiliary_weight, target_dim = section.auxiliary_weight, inputs.target_dim
+        self.out_dim = width = target_dim + inputs.context_dim
         self.extractor = nn.GRU(width, width)
         self.relevance = nn.Linear(target_dim, width, bias=False)  # W
         self.gates_in = nn.Linear(width, 3 * width)  # of update, reset and candidate

@@ -1,11 +1,27 @@
 """Deep Interest Network's attention over a history (Zhou et al. 2018, section 4.3)."""
 
+from typing import Literal
+
 import torch
+from pydantic import Field
 from torch import nn
 
+from home_dist.config.section import Widths
+from home_dist.config.sequence import SequenceSection
 from home_dist.layers.activations import activation
-from home_dist.sequence.history import Encoded, Encoder, History
+from home_dist.sequence.history import Encoded, Encoder, EncoderInputs, History
 from home_dist.sequence.jagged import softmax_within, sum_within
+
+
+class DinSection(SequenceSection):
+    """Attention weights by a small perceptron (Zhou et al. 2018)."""
+
+    kind: Literal["din"] = "din"
+    hidden: Widths = Field(default=(32, 16), min_length=1)
+    """Hidden widths of the attention unit."""
+    activation: Literal["dice", "prelu", "swish", "relu"] = "dice"
+    softmax: bool = False
+    """Normalise attention weights over the history; the paper does not."""
 
 
 class Din(Encoder):
@@ -17,12 +33,13 @@ class Din(Encoder):
     W [e; q; e - q; e * q] = (W_e + W_d) e + (W_q - W_d) q + W_p (e * q).
     """
 
-    def __init__(self, target_dim: int, context_dim: int, hidden: tuple[int, ...], kind: str, softmax: bool):
-        """target_dim: width of e_t and q; context_dim: width of c_t; hidden: widths of the attention unit."""
+    section = DinSection
+
+    def __init__(self, section: DinSection, inputs: EncoderInputs):
         super().__init__()
-        if not hidden:
-            raise ValueError("the attention unit needs at least one hidden layer")
-        self.softmax = softmax
+        hidden, kind = section.hidden, section.activation
+        target_dim, context_dim = inputs.target_dim, inputs.context_dim
+        self.softmax = section.softmax
         self.out_dim = target_dim + context_dim
         self.event = nn.Linear(target_dim + context_dim, hidden[0])
         self.target = nn.Linear(target_dim, hidden[0], bias=False)

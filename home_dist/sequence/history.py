@@ -1,11 +1,13 @@
-"""What an encoder reads of a batch's histories, and what it gives back."""
+"""The interface of a history encoder: what it reads and what it returns."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import nn
 
+from home_dist.config.sequence import SequenceSection
 from home_dist.layers.axis_names import Axes, Names
 
 
@@ -51,9 +53,25 @@ class Encoded:
     """By name: logits (B, K) of the tasks, whose loss trains a part of the encoder, and the factor of this loss."""
 
 
-class Encoder(nn.Module):
-    """History -> Encoded."""
+@dataclass(frozen=True)
+class EncoderInputs:
+    """Widths and columns of the histories that an encoder reads."""
 
+    target_dim: int
+    """De, the width of an event's fields that the target has too, and of the target."""
+    context_dim: int
+    """Dc, the width of an event's other fields."""
+    columns: tuple[str, ...]
+    """Event columns of the fields that the target has too."""
+    tasks: int
+    """K"""
+
+
+class Encoder(nn.Module):
+    """History -> Encoded. Its constructor takes a section of the class `section`, and EncoderInputs."""
+
+    section: ClassVar[type[SequenceSection]]
+    """The `[[sequence]]` section that the encoder reads."""
     out_dim: int
 
     def axes(self, tasks: Names) -> dict[str, Axes]:

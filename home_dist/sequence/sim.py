@@ -11,41 +11,57 @@ Exact search unit: multi-head target attention over the k events, their time gap
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
+from home_dist.config.section import Count
+from home_dist.config.sequence import SearchSection
+from home_dist.errors import ConfigError
 from home_dist.layers.axis_names import Axes, Names
 from home_dist.sequence.attention import TargetAttention
-from home_dist.sequence.history import Encoded, Encoder, History
+from home_dist.sequence.history import Encoded, Encoder, EncoderInputs, History
 from home_dist.sequence.jagged import best_within, dots_within, newest_within, some_within, sum_within
+
+
+class SimSection(SearchSection):
+    """Search, then attention, each with parameters of its own (Pi et al. 2020)."""
+
+    kind: Literal["sim"] = "sim"
+    search: Literal["hard", "soft"] = "soft"
+    """The newest events of the target's category, or the k most similar ones."""
+    category: str | None = None
+    """Event column that a hard search compares with its target; by default the last one that has a target."""
+    search_dim: Count = 16
+    """Width in which a soft search compares."""
+    search_weight: float = Field(default=1.0, ge=0)
+    """Factor of the soft search's own loss."""
+
 
 SAMPLED = 1000
 _PREDICTOR_HIDDEN = 32
 
 
 class Sim(Encoder):
-    def __init__(
-        self,
-        target_dim: int,
-        context_dim: int,
-        tasks: int,
-        search: Literal["hard", "soft"],
-        category: str,
-        most: int,
-        search_dim: int,
-        search_weight: float,
-        heads: int,
-        head_dim: int,
-    ):
-        """tasks: K; category: column of the events that a hard search compares; most: k; search_weight: factor of its loss."""
+    section = SimSection
+
+    def __init__(self, section: SimSection, inputs: EncoderInputs):
+        """Raises ConfigError where `category` is no event column with a target."""
         super().__init__()
-        self.search, self.category, self.most, self.search_weight = search, category, most, search_weight
-        self.attention = TargetAttention(target_dim, context_dim, heads, head_dim)
+        self.search, self.most, self.search_weight = section.search, section.most, section.search_weight
+        self.category = section.category or inputs.columns[-1]
+        if self.category not in inputs.columns:
+            raise ConfigError(
+                f"sequence {section.name!r}: category = {self.category!r} is no event column with a target; there are: "
+                f"{', '.join(inputs.columns)}"
+            )
+        target_dim = inputs.target_dim
+        self.attention = TargetAttention(target_dim, inputs.context_dim, section.heads, section.head_dim)
         self.out_dim = self.attention.out_dim
-        if search == "soft":
-            self.of_target = nn.Linear(target_dim, search_dim, bias=False)
-            self.of_event = nn.Linear(target_dim, search_dim, bias=False)
+        if self.search == "soft":
+            self.of_target = nn.Linear(target_dim, section.search_dim, bias=False)
+            self.of_event = nn.Linear(target_dim, section.search_dim, bias=False)
             self.predictor = nn.Sequential(
-                nn.Linear(2 * target_dim, _PREDICTOR_HIDDEN), nn.ReLU(), nn.Linear(_PREDICTOR_HIDDEN, tasks)
+                nn.Linear(2 * target_dim, _PREDICTOR_HIDDEN), nn.ReLU(), nn.Linear(_PREDICTOR_HIDDEN, inputs.tasks)
             )
 
     def axes(self, tasks: Names) -> dict[str, Axes]:

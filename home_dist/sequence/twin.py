@@ -10,20 +10,30 @@ then bounded by the number of items.
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import nn
 
+from home_dist.config.sequence import SearchSection
 from home_dist.sequence.attention import TargetAttention
-from home_dist.sequence.history import Encoded, Encoder, History
+from home_dist.sequence.history import Encoded, Encoder, EncoderInputs, History
 from home_dist.sequence.jagged import best_within, dots_within
 
 
+class TwinSection(SearchSection):
+    """Search and attention by the same scores (Chang et al. 2023)."""
+
+    kind: Literal["twin"] = "twin"
+
+
 class Twin(Encoder):
-    def __init__(self, target_dim: int, context_dim: int, most: int, heads: int, head_dim: int):
-        """most: k."""
+    section = TwinSection
+
+    def __init__(self, section: TwinSection, inputs: EncoderInputs):
         super().__init__()
-        self.most = most
+        self.most, heads, head_dim = section.most, section.heads, section.head_dim
+        target_dim, context_dim = inputs.target_dim, inputs.context_dim
         self.attention = TargetAttention(target_dim, context_dim, heads, head_dim)
         self.attention.keys = nn.Linear(target_dim, heads * head_dim, bias=False)  # of inherent fields alone
         self.bias = nn.Linear(context_dim, heads, bias=False) if context_dim else None

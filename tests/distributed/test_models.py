@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from home_dist.config.model import KINDS
+from home_dist.config.model import MODELS
 from tests.factory import make_config, make_data
 from tests.ranks import Ended, run, run_module, settings
 
@@ -25,7 +25,7 @@ ENCODERS = {
     "sim_hard": "sequence.0.search=hard sequence.0.most=2",
     "twin": "sequence.0.most=2",
 }
-RUNS = {kind: f"model.kind={kind} {OPTIONS.get(kind, '')}" for kind in KINDS}
+RUNS = {kind: f"model.kind={kind} {OPTIONS.get(kind, '')}" for kind in MODELS}
 RUNS |= {name: f"sequence.0.kind={name.partition('_')[0]} {options}" for name, options in ENCODERS.items()}
 
 
@@ -51,7 +51,7 @@ def curves(request, data, tmp_path_factory):
         _, *parts = re.split(r"^=== ", ended.outputs[0], flags=re.MULTILINE)
         for name, part in zip(runs, parts, strict=True):
             assert part.startswith(name + "\n")
-            assert f"model: {name if name in KINDS else 'home'} |" in part
+            assert f"model: {name if name in MODELS else 'home'} |" in part
             found[ranks, name] = {s: float(loss) for s, loss in Ended([0], [part]).losses().items()}
     return found
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from home_dist.config.model import KINDS
+from home_dist.config.model import MODELS
 from home_dist.experts import ExpertBank
 from home_dist.insight.figures import figures
 from home_dist.insight.sums import EDGES, gradients, over_ranks, statistics
@@ -115,7 +115,7 @@ def test_gradients_of_tasks_against_backward():
     head.zero_grad()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", list(MODELS))
 def test_looking_changes_nothing_and_works_for_every_kind(kind):
     """Parameters, running averages, modes, random numbers and gradients stay as they are; nothing is left on the modules."""
     head, anatomy, _ = make_head(kind, dropout=0.3)

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from home_dist.config.model import KINDS
+from home_dist.config.model import MODELS
 from home_dist.errors import ConfigError
 from home_dist.insight.report import _comparison, report, write_report
 from home_dist.insight.run_record import RunRecord, same_rows
@@ -170,7 +170,7 @@ def test_a_run_that_has_diverged_still_has_its_page(runs, tmp_path):
     assert "infinite or NaN" in html
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", list(MODELS))
 def test_every_kind_has_its_page(kind, tmp_path):
     """While a run trains: nothing but records yet."""
     anatomy = record_two_steps(tmp_path, kind)

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
 
 from home_dist.config.insight import RulesSection
-from home_dist.config.model import KINDS
+from home_dist.config.model import MODELS
 from home_dist.embeddings.collections import initialise
 from home_dist.insight.figures import figures
 from home_dist.insight.findings import Judge
@@ -64,7 +64,7 @@ def nothing(part):
     pass
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", list(MODELS))
 def test_healthy_models_are_left_alone(kind):
     """Trained until they have learned something."""
     sizes = {"expert_hidden": [16], "expert_dim": 16} if kind != "tensor_factorization" else {}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from home_dist.config.model import KINDS
+from home_dist.config.model import MODELS
 from home_dist.models import MultiTaskModel, TaskGroups, build_model
 
 F, B, D = 6, 5, 4
@@ -19,7 +19,7 @@ Reference = Callable[[Rows, torch.Tensor], Sequence[Rows]]
 
 def make(kind: str, group_of: tuple[int, ...] = (0, 1), seed: int = 0, **changes: object) -> MultiTaskModel:
     torch.manual_seed(seed)
-    config = KINDS[kind](**{**SMALL, **changes})
+    config = MODELS.section(kind)(**{**SMALL, **changes})
     columns = {"tab": (1, 4), "user": (0, 2, 3), "age": (5,)}
     model = build_model(config, F, TaskGroups(group_of), columns).double()
     with torch.no_grad():

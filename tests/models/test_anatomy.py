@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from home_dist.config.model import KINDS
+from home_dist.config.model import MODELS
 from home_dist.experts import ExpertBank, FeatureGate, MaskedGates, SelfGates
 from home_dist.models import TaskGroups, build_model
 
@@ -11,9 +11,9 @@ TASKS = TaskGroups((0, 0, 1), ("like", "follow", "watch"), ("interaction", "pass
 WITHOUT_EXPERTS = {"tensor_factorization"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", list(MODELS))
 def test_nothing_is_left_out_and_names_tell_apart(kind):
-    model = build_model(KINDS[kind](), 12, TASKS)
+    model = build_model(MODELS.section(kind)(), 12, TASKS)
     parts = model.anatomy(TASKS).parts
     assert [p.bank for p in parts] == [m for m in model.modules() if isinstance(m, ExpertBank)]
     assert bool(parts) == (kind not in WITHOUT_EXPERTS)
@@ -32,7 +32,7 @@ def test_nothing_is_left_out_and_names_tell_apart(kind):
 
 @pytest.mark.parametrize("kind", ["cgc", "ple", "home"])
 def test_a_task_s_gate_sees_its_own_and_shared_experts_and_no_other_task_s(kind):
-    last = build_model(KINDS[kind](), 12, TASKS).anatomy(TASKS).parts[-1]
+    last = build_model(MODELS.section(kind)(), 12, TASKS).anatomy(TASKS).parts[-1]
     for gate, sees in zip(last.gates, last.masked.mask.tolist(), strict=True):
         for owner, seen in zip(last.owners, sees, strict=True):
             mine = owner.name in (TASKS.name(gate.task), TASKS.group_name(TASKS.group_of[gate.task]))
@@ -40,7 +40,7 @@ def test_a_task_s_gate_sees_its_own_and_shared_experts_and_no_other_task_s(kind)
 
 
 def test_names():
-    meta, task = build_model(KINDS["home"](), 12, TASKS).anatomy(TASKS).parts
+    meta, task = build_model(MODELS.section("home")(), 12, TASKS).anatomy(TASKS).parts
     assert meta.experts[::2] == ("meta/shared 0", "meta/interaction 0", "meta/passive 0")
     assert [g.name for g in meta.gates] == ["meta/interaction", "meta/passive", "meta/shared"]
     assert task.experts[-3:] == ("task/like 0", "task/follow 0", "task/watch 0")
@@ -52,7 +52,7 @@ def test_names():
 def test_own_experts_feed_their_owner():
     """The order of names is the bank's: silencing an expert changes only the states whose gate may see it."""
     torch.manual_seed(0)
-    model = build_model(KINDS["cgc"](), 12, TASKS)
+    model = build_model(MODELS.section("cgc")(), 12, TASKS)
     [part] = model.anatomy(TASKS).parts
     v = torch.randn(5, 12)
     with torch.no_grad():

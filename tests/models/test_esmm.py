@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from pydantic import ValidationError
 
-from home_dist.config.model import EsmmModel
 from home_dist.errors import ConfigError
 from home_dist.models import TaskGroups, build_model
+from home_dist.models.esmm import EsmmSection
 from home_dist.schema import build_layout
 from tests.factory import make_schema
 from tests.models.reference import GROUPINGS, F, compare, expert, grid, make
@@ -21,7 +21,7 @@ AFTER = {"pay": "buy", "buy": "click"}
 
 
 def chain(after):
-    return build_model(EsmmModel(after=after), F, TaskGroups((0, 0, 0, 1), NAMES))
+    return build_model(EsmmSection(after=after), F, TaskGroups((0, 0, 0, 1), NAMES))
 
 
 @pytest.mark.parametrize(("group_of", "norm"), grid(GROUPINGS, [False, True]))
@@ -64,6 +64,6 @@ def test_towers_start_at_conditional_rates():
 
 def test_what_is_wrong_is_named():
     with pytest.raises(ValidationError, match="task 'a' comes after itself"):
-        EsmmModel(after={"a": "b", "b": "a"})
+        EsmmSection(after={"a": "b", "b": "a"})
     with pytest.raises(ConfigError, match=r"model\.after: 'share' is no task of this run; there are: like, follow, watch"):
         build_layout(make_schema(), configured(kind="esmm", after={"follow": "share"}))

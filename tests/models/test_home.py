@@ -7,18 +7,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from home_dist.config.model import HomeModel
-from home_dist.models import Home, TaskGroups
+from home_dist.models import TaskGroups
+from home_dist.models.home import Home, HomeSection
 
 F, B = 10, 5
 
 
-def config(**changes) -> HomeModel:
+def config(**changes) -> HomeSection:
     small = {"expert_hidden": [6], "expert_dim": 4, "feature_gates": 3, "feature_gate_rank": 3}
-    return HomeModel(**{**small, "shared_experts": 2, "group_experts": 2, **changes})
+    return HomeSection(**{**small, "shared_experts": 2, "group_experts": 2, **changes})
 
 
-def make(settings: HomeModel, group_of: tuple[int, ...], seed: int = 0) -> Home:
+def make(settings: HomeSection, group_of: tuple[int, ...], seed: int = 0) -> Home:
     torch.manual_seed(seed)
     model = Home(settings, F, TaskGroups(group_of)).double()
     with torch.no_grad():
@@ -27,7 +27,9 @@ def make(settings: HomeModel, group_of: tuple[int, ...], seed: int = 0) -> Home:
     return model
 
 
-def reference(model: Home, settings: HomeModel, group_of: tuple[int, ...], v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def reference(
+    model: Home, settings: HomeSection, group_of: tuple[int, ...], v: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
     """(K, B, D)"""
     groups, tasks, rows = max(group_of) + 1, len(group_of), range(len(v))
     shared_n, group_n, task_n = settings.shared_experts, settings.group_experts, settings.task_experts

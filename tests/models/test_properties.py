@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from home_dist.config.model import KINDS
+from home_dist.config.model import MODELS
 from tests.models.reference import B, D, F, make
 
 TASKS, GROUP_OF = 3, (0, 0, 1)
@@ -94,7 +94,7 @@ def relabelled(kind, model, tasks, pair, three):
     return other
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", list(MODELS))
 @settings(max_examples=8, deadline=None)
 @given(tasks=st.permutations(range(TASKS)), pair=st.permutations(range(2)), three=st.permutations(range(3)))
 def test_renumbering_tasks_and_experts_renumbers_the_output(kind, tasks, pair, three):
@@ -106,7 +106,7 @@ def test_renumbering_tasks_and_experts_renumbers_the_output(kind, tasks, pair, t
         assert not torch.allclose(model(v), expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", list(MODELS))
 @settings(max_examples=8, deadline=None)
 @given(order=st.permutations(range(B)), norm=st.booleans())
 def test_renumbering_samples_renumbers_the_output(kind, order, norm):
@@ -118,7 +118,7 @@ def test_renumbering_samples_renumbers_the_output(kind, order, norm):
 
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("group_of", [(0,), (0, 0, 0, 1, 1, 2, 1)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", list(MODELS))
 def test_a_batch_of_one_in_training_is_finite(kind, group_of, norm):
     model = make(kind, group_of, **with_norm(kind, norm)).train()
     v = torch.randn(1, F, dtype=torch.float64, requires_grad=True)
@@ -130,7 +130,7 @@ def test_a_batch_of_one_in_training_is_finite(kind, group_of, norm):
 
 
 @pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", list(MODELS))
 def test_filled_samples_change_nothing_for_the_others(kind, norm):
     model = make(kind, GROUP_OF, **SETTINGS.get(kind, {}), **with_norm(kind, norm)).train()
     v = torch.randn(B, F, dtype=torch.float64)
@@ -140,4 +140,4 @@ def test_filled_samples_change_nothing_for_the_others(kind, norm):
 
 
 def with_norm(kind, norm):
-    return {"expert_norm": norm} if "expert_norm" in KINDS[kind].model_fields else {}
+    return {"expert_norm": norm} if "expert_norm" in MODELS.section(kind).model_fields else {}

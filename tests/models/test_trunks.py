@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from home_dist.config.model import CrossStitchModel, TensorFactorizationModel
 from home_dist.models import TaskGroups, build_model
+from home_dist.models.cross_stitch import CrossStitchSection
+from home_dist.models.tensor_factorization import TensorFactorizationSection
 from tests.models.reference import GROUPINGS, B, D, F, compare, expert, grid, make
 
 HIDDEN = [[5], [], [3, 5]]
@@ -65,7 +66,7 @@ def test_cross_stitch(group_of, hidden, stitch):
 @pytest.mark.parametrize("stitch", ["layer", "unit"])
 def test_stitching_starts_near_the_identity_and_keeps_sums(stitch):
     for tasks, beside in ((1, None), (2, 0.2), (5, 0.05)):
-        model = build_model(CrossStitchModel(stitch=stitch, stitch_self=0.8), F, TaskGroups((0,) * tasks))
+        model = build_model(CrossStitchSection(stitch=stitch, stitch_self=0.8), F, TaskGroups((0,) * tasks))
         for mixing in model.mixing:
             assert mixing.sum(-1).allclose(torch.ones(()))
             assert mixing.diagonal(dim1=-2, dim2=-1).allclose(torch.tensor(1.0 if tasks == 1 else 0.8))
@@ -100,7 +101,7 @@ def test_tensor_factorization(group_of, hidden, ranks):
 
 def test_factors_start_such_that_activations_keep_their_size():
     torch.manual_seed(0)
-    config = TensorFactorizationModel(expert_hidden=(256, 256), expert_dim=256)
+    config = TensorFactorizationSection(expert_hidden=(256, 256), expert_dim=256)
     squares = [build_model(config, 512, TaskGroups((0,) * 8))(torch.randn(64, 512)).square().mean() for _ in range(10)]
     assert 0.25 < torch.stack(squares).mean() < 4  # Kaiming's scale for ReLU keeps the mean square, here over three layers
 

@@ -5,15 +5,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from home_dist.sequence.din import Din
-from home_dist.sequence.history import History
+from home_dist.sequence.din import Din, DinSection
+from home_dist.sequence.history import EncoderInputs, History
 
 D, C = 4, 3
 
 
 def make(kind: str = "dice", softmax: bool = False, hidden: tuple[int, ...] = (6, 5)) -> Din:
     torch.manual_seed(0)
-    din = Din(D, C, hidden, kind, softmax).double()
+    din = Din(DinSection(name="h", hidden=hidden, activation=kind, softmax=softmax), EncoderInputs(D, C, ("item",), 1)).double()
     with torch.no_grad():
         for parameter in din.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)

@@ -7,16 +7,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from home_dist.sequence.dien import Dien, strangers
-from home_dist.sequence.din import Din
-from home_dist.sequence.history import Encoder, History
+from home_dist.sequence.dien import Dien, DienSection, strangers
+from home_dist.sequence.din import Din, DinSection
+from home_dist.sequence.history import Encoder, EncoderInputs, History
 from home_dist.sequence.jagged import best_within, dots_within, newest_within, softmax_within
-from home_dist.sequence.sim import Sim
-from home_dist.sequence.twin import Twin
+from home_dist.sequence.sim import Sim, SimSection
+from home_dist.sequence.twin import Twin, TwinSection
 from tests.sequence import references
 
 DE, DC, K = 5, 3, 2
 LENGTHS = [4, 0, 1, 7, 3]
+INPUTS = EncoderInputs(DE, DC, ("item", "category"), K)
+SEARCH = {"name": "h", "heads": 2, "head_dim": 3}
 
 
 def make(kind: str, most: int = 3) -> Encoder:
@@ -24,15 +26,15 @@ def make(kind: str, most: int = 3) -> Encoder:
     encoder: Encoder
     match kind:
         case "din":
-            encoder = Din(DE, DC, (6,), "dice", False)
+            encoder = Din(DinSection(name="h", hidden=(6,)), INPUTS)
         case "dien":
-            encoder = Dien(DE, DC, 1.0)
+            encoder = Dien(DienSection(name="h"), INPUTS)
         case "sim hard":
-            encoder = Sim(DE, DC, K, "hard", "category", most, 4, 1.0, 2, 3)
+            encoder = Sim(SimSection(search="hard", **SEARCH, most=most), INPUTS)
         case "sim soft":
-            encoder = Sim(DE, DC, K, "soft", "category", most, 4, 0.5, 2, 3)
+            encoder = Sim(SimSection(search_dim=4, search_weight=0.5, **SEARCH, most=most), INPUTS)
         case _:
-            encoder = Twin(DE, DC, most, 2, 3)
+            encoder = Twin(TwinSection(**SEARCH, most=most), INPUTS)
     return encoder.double()
 
 

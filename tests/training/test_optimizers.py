@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from home_dist.config.model import KINDS
+from home_dist.config.model import MODELS
 from home_dist.models import TaskGroups, build_model
 from home_dist.training.optimizers import _group
 
@@ -17,9 +17,9 @@ KEPT = {"biases", "norm.weight", "norm.bias", "bias", "first.bias", "second.bias
 
 
 @pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", list(MODELS))
 def test_matrices_decay_and_vectors_do_not(kind, norm):
-    config = KINDS[kind](**({"expert_norm": norm} if "expert_norm" in KINDS[kind].model_fields else {}))
+    config = MODELS.section(kind)(**({"expert_norm": norm} if "expert_norm" in MODELS.section(kind).model_fields else {}))
     found: dict[str, set[str]] = {"matrices": set(), "vectors": set()}
     model = torch.nn.ModuleDict({"model": build_model(config, 12, TaskGroups((0, 0, 1)))})
     for name, parameter in torch.nn.ModuleDict({"head": model}).named_parameters():
