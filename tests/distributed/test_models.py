@@ -25,7 +25,9 @@ ENCODERS = {
     "sim_hard": "sequence.0.search=hard sequence.0.most=2",
     "twin": "sequence.0.most=2",
 }
+OWN = "examples.own_model:ResidualMmoe"
 RUNS = {kind: f"model.kind={kind} {OPTIONS.get(kind, '')}" for kind in MODELS}
+RUNS["own"] = f"model.kind={OWN}"
 RUNS |= {name: f"sequence.0.kind={name.partition('_')[0]} {options}" for name, options in ENCODERS.items()}
 
 
@@ -51,7 +53,8 @@ def curves(request, data, tmp_path_factory):
         _, *parts = re.split(r"^=== ", ended.outputs[0], flags=re.MULTILINE)
         for name, part in zip(runs, parts, strict=True):
             assert part.startswith(name + "\n")
-            assert f"model: {name if name in MODELS else 'home'} |" in part
+            kind = OWN if name == "own" else name if name in MODELS else "home"
+            assert f"model: {kind} |" in part
             found[ranks, name] = {s: float(loss) for s, loss in Ended([0], [part]).losses().items()}
     return found
 

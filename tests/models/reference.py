@@ -19,7 +19,7 @@ Reference = Callable[[Rows, torch.Tensor], Sequence[Rows]]
 
 def make(kind: str, group_of: tuple[int, ...] = (0, 1), seed: int = 0, **changes: object) -> MultiTaskModel:
     torch.manual_seed(seed)
-    config = MODELS.section(kind)(**{**SMALL, **changes})
+    config = MODELS.read({"kind": kind, **SMALL, **changes})
     columns = {"tab": (1, 4), "user": (0, 2, 3), "age": (5,)}
     model = build_model(config, F, TaskGroups(group_of), columns).double()
     with torch.no_grad():
