@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
-from home_dist.cli import silence_libraries  # noqa: E402
+from home_dist import process  # noqa: E402
 from home_dist.config import CheckpointSection, RunConfig  # noqa: E402
 from home_dist.data.batch import Batch  # noqa: E402
 from home_dist.schema import Schema, save_schema  # noqa: E402
@@ -69,7 +69,7 @@ def write_data(folder: Path, rows: int, samples: int = BATCH * RANKS * 8) -> Sch
 
 
 def formed(folder: str, rank: int, world: int) -> Ranks:
-    silence_libraries()
+    process.silence_libraries()
     torch.set_num_threads(1)
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "LOCAL_WORLD_SIZE": str(world)}
     store = dist.FileStore(f"{folder}/store-{world}", world)

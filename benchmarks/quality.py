@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import quality_baselines as baselines  # noqa: E402
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.sample_run import set_options, torchrun  # noqa: E402
-from home_dist.cli import silence_libraries  # noqa: E402
+from home_dist import process  # noqa: E402
 from home_dist.config import DistributedSection  # noqa: E402
 from home_dist.metrics import Bootstrap, bootstrap, log_loss  # noqa: E402
 from home_dist.schema import load_schema  # noqa: E402
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     chosen = parser.parse_args()
-    silence_libraries()
+    process.silence_libraries()
     if chosen.quick:
         warnings.filterwarnings("ignore", category=ConvergenceWarning)  # few iterations are what quick means
     seeds, rounds, iterations, resamples = (chosen.seeds, 500, 400, 1000) if not chosen.quick else (1, 15, 5, 50)

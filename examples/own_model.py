@@ -1,8 +1,8 @@
 """A multi-task model of one's own in one file: its section, its equation, its wiring.
 
-    home-dist train CONFIG --set model.kind=examples.own_model:ResidualMmoe --set model.experts=6 --set run.dir=runs/own
+    home-dist train CONFIG --set model.kind=examples.own_model:ResidualMmoe --set model.experts=6
 
-y_k = h_k( sum_e g_k(v)_e f_e(v) + R v ), g_k(v) = softmax(W_k v): MMoE (Ma et al. 2018) with a linear path R around its experts,
+    home-dist train CONFIG --set model.kind=examples.own_model:ResidualMmoe --set model.experts=6
 which all tasks share. R begins at zero, so that training begins as MMoE's does.
 """
 

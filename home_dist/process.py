@@ -1,6 +1,8 @@
-"""What a process that trains is set to before torch is imported, which reads it then."""
+"""Settings of a process that trains, made before torch is imported, which reads them then."""
 
+import logging
 import os
+import warnings
 
 _SETTINGS = {
     # How often a thread that waits for others looks before it sleeps: about half a millisecond. Less costs a wake-up at each of
@@ -20,3 +22,13 @@ def prepare() -> None:
     for name, value in _SETTINGS.items():
         if name != "GOMP_SPINCOUNT" or "OMP_WAIT_POLICY" not in os.environ:  # of which it says the same, and would win
             os.environ.setdefault(name, value)
+
+
+def silence_libraries() -> None:
+    """TorchRec and torch warn of deprecated calls within themselves, which no user of ours can change."""
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s", force=True)
+    for name in ("torchrec", "torch.fx", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(torch|torchrec|fbgemm_gpu)\b")
+    for text in (".*ShardedTensor", ".*LeafSpec"):
+        warnings.filterwarnings("ignore", message=text, category=FutureWarning)

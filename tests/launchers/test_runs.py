@@ -10,7 +10,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from home_dist import cli
 from tests.ranks import REPOSITORY, free_port
 
 pytestmark = pytest.mark.distributed
@@ -98,14 +97,3 @@ def test_torchrun_hands_the_exit_code_on(how, code):
     command = [sys.executable, "-m", "home_dist.torchrun", "--nproc_per_node", "2", "--rdzv_endpoint", "localhost:0"]
     command += ["--rdzv_backend", "c10d", "-m", "tests.launchers.trivial_job", how]
     assert subprocess.run(command, cwd=REPOSITORY, timeout=120, capture_output=True).returncode == code
-
-
-def test_a_rank_that_fails_alone_tells_itself(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_SECONDS_FOR_THE_FIRST_RANK", 0.0)
-    monkeypatch.setattr(cli.os, "_exit", sys.exit)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("RANK", "3")
-    with pytest.raises(SystemExit) as left:
-        cli.train(Path("configs/absent.toml"))
-    assert left.value.code == 2
-    assert "error on rank 3: configs/absent.toml: no such file" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from home_dist.config import load_config
-from home_dist.planning.command import plan
+from home_dist.planning.plan import plan
 from home_dist.planning.topology import machines
 from tests.factory import make_config, make_data
 from tests.ranks import run_module

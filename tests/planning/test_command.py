@@ -7,7 +7,8 @@ import torch
 
 from home_dist.config import load_config
 from home_dist.errors import ConfigError
-from home_dist.planning import command, show
+from home_dist.planning import plan as planning
+from home_dist.planning import show
 from home_dist.planning.probe import LaunchCount
 from home_dist.planning.topology import machines
 from tests.factory import make_config, make_data
@@ -23,12 +24,12 @@ def scale(monkeypatch):
 
 
 def test_two_terabytes_on_128_devices(scale):
-    planned = command.plan(scale(), machines("128xH100-80GB"), {"watched": 100})
+    planned = planning.plan(scale(), machines("128xH100-80GB"), {"watched": 100})
     whole = sum(planned.estimate.memory.values())
     assert sum(p.rows * p.dim * 4 for p in planned.placed) > 2e12
     assert planned.estimate.memory["tables"].sum() == sum(p.rows * p.dim * 4 for p in planned.placed)
     assert whole.max() < 80e9
-    found = json.loads(json.dumps(command.tree(planned)))
+    found = json.loads(json.dumps(planning.tree(planned)))
     assert found["topology"] == {"kind": "H100-80GB", "devices": 128, "hosts": 16}
     assert found["mean_lengths"]["watched/watched_video"] == 100
     assert found["bound"] in {**found["seconds"], **found["bounds_seconds"]}
@@ -39,22 +40,22 @@ def test_two_terabytes_on_128_devices(scale):
 
 def test_what_does_not_fit_is_told_with_what_would_do(scale):
     with pytest.raises(ConfigError) as told:
-        command.plan(scale(), machines("16xH100-80GB"), {})
+        planning.plan(scale(), machines("16xH100-80GB"), {})
     text = str(told.value)
     assert "no plan fits 16xH100-80GB" in text
     assert "video: 3,000,000,000 rows x 64 = 780.0 GB" in text
     assert "--topology 32xH100-80GB" in text
-    command.plan(scale(), machines("32xH100-80GB"), {})
+    planning.plan(scale(), machines("32xH100-80GB"), {})
 
 
 def test_a_pin_that_does_not_fit_is_named(scale):
     with pytest.raises(ConfigError, match=r"video: .* pinned table_wise: 7\d\d\.\d GB more than a device has room for"):
-        command.plan(scale("embedding.tables.video.sharding=table_wise"), machines("128xH100-80GB"), {})
+        planning.plan(scale("embedding.tables.video.sharding=table_wise"), machines("128xH100-80GB"), {})
 
 
 def test_lengths_come_from_the_footers_of_data_that_is_there(tmp_path):
     data = make_data(tmp_path / "data", rows=600, files=2, splits=("train",))
-    planned = command.plan(load_config(make_config(tmp_path, data)), machines("2xCPU-32GB"), {})
+    planned = planning.plan(load_config(make_config(tmp_path, data)), machines("2xCPU-32GB"), {})
     assert planned.lengths.assumed == ()
     assert 2.5 < planned.lengths.by_key["watched/watched_video"] < 4  # 0 to 6 events, an empty list counts as one
 
@@ -85,9 +86,9 @@ def test_devices_of_ones_own(tmp_path):
 
 def test_wrong_lengths(scale):
     with pytest.raises(ConfigError, match="write it as NAME=NUMBER"):
-        command.lengths_given(["watched"])
+        planning.lengths_given(["watched"])
     with pytest.raises(ConfigError, match="--mean-length other: no list feature"):
-        command.plan(scale(), machines("128xH100-80GB"), {"other": 3})
+        planning.plan(scale(), machines("128xH100-80GB"), {"other": 3})
 
 
 HOST_ALONE = (
@@ -107,7 +108,7 @@ def plan_of_the_host(tmp_path):
         file.write_text(f"[Fast]\n{HOST_ALONE}launch = {launch}\ndecode = {decode}\n")
         config = load_config(path, [f"data.threads={threads}"] if threads else [])
         lengths = {"tags": 3, "levels": 2, "watched_video": events, "watched_level": events}
-        return config, command.plan(config, machines("16xFast", None, file), lengths)
+        return config, planning.plan(config, machines("16xFast", None, file), lengths)
 
     return make
 
@@ -117,7 +118,7 @@ def plan_of_the_host(tmp_path):
 @pytest.mark.parametrize(("threads", "events", "rows_of_a_rank"), [(3, 20, 3 * 1000), (3, 90, 3 * 500), (None, 20, 4 * 1000)])
 def test_a_plan_promises_no_more_than_the_reader_reads(plan_of_the_host, threads, events, rows_of_a_rank):
     _, planned = plan_of_the_host(0.001, 1000, threads, events)
-    figures = command.tree(planned)
+    figures = planning.tree(planned)
     assert figures["reader"]["values_per_row"] == 16 + 2 * events
     assert figures["reader"]["rows_per_second_per_rank"] == rows_of_a_rank
     assert figures["bound"] == "reader"
@@ -127,7 +128,7 @@ def test_a_plan_promises_no_more_than_the_reader_reads(plan_of_the_host, threads
 
 def test_a_step_takes_as_long_as_its_launches(plan_of_the_host):
     config, planned = plan_of_the_host(1000, 1e9, 1, 20)
-    figures = command.tree(planned)
+    figures = planning.tree(planned)
     assert figures["bound"] == "launches"
     assert 200 < figures["launches_per_step"] < 2000
     assert figures["step_seconds"] == pytest.approx(figures["launches_per_step"] * 1e-3)
@@ -153,7 +154,7 @@ def test_launches_are_operators_without_views():
 
 @pytest.mark.parametrize("devices", [32, 128, 1024])
 def test_many_devices_promise_no_more_than_their_readers(scale, devices):
-    figures = command.tree(command.plan(scale(), machines(f"{devices}xH100-80GB"), {"watched": 100}))
+    figures = planning.tree(planning.plan(scale(), machines(f"{devices}xH100-80GB"), {"watched": 100}))
     # data.threads is left to the host, at most 4 threads decode, 395,000 rows/s each as measured.
     assert figures["samples_per_second"] <= devices * 4 * 395_000
     assert figures["samples_per_second"] <= devices * figures["reader"]["rows_per_second_per_rank"]

@@ -1,0 +1,23 @@
+"""The command line as a whole: its groups of commands, and what the process is set to before any of them."""
+
+import os
+import sys
+
+import typer
+
+from home_dist import process
+from home_dist.cli import checkpoints, looking, prepare, programs, training
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Train multi-task ranking models.")
+for group in (training.group, looking.group, programs.group):
+    app.add_typer(group)
+app.add_typer(prepare.group, name="prepare")
+app.add_typer(checkpoints.group, name="checkpoints")
+
+
+def main() -> None:
+    process.prepare()
+    # kind = "package.module:Class" may be a file of the working folder, as with `python -m`. Last: it hides no other module.
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    app()

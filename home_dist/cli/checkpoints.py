@@ -1,0 +1,72 @@
+"""`home-dist checkpoints`: commands that look at checkpoints and remove them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from home_dist.cli.command import command
+
+group = typer.Typer(no_args_is_help=True, help="List, verify, show, compare and remove checkpoints.")
+
+
+Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint's folder, a run.dir for its newest one, or RUN/best.")]
+
+
+@command(group, "ls")
+def checkpoints_ls(run: Annotated[Path, typer.Argument(help="run.dir of a run.")]) -> None:
+    """List a run's checkpoints with their metrics, and which of them stay."""
+    from home_dist.training.checkpoint import looking
+    from home_dist.training.tables import Screen
+
+    Screen(True).table(looking.listing(run))
+
+
+@command(group, "verify")
+def checkpoints_verify(
+    path: Annotated[Path, typer.Argument(help="A checkpoint's folder, or a run.dir for all of them.")],
+) -> None:
+    """Check every file against the manifest's size and SHA-256; what is damaged is named, the newest intact one offered."""
+    from home_dist.training.checkpoint import looking
+
+    for line in looking.verified(path):
+        print(line, flush=True)
+
+
+@command(group, "show")
+def checkpoints_show(path: Checkpoint) -> None:
+    """Show what is in a checkpoint: step, metrics, versions, tables with shapes and norms, dense parameters."""
+    from home_dist.training.checkpoint import looking
+    from home_dist.training.tables import Screen
+
+    text, *tables = looking.shown(looking.find(path))
+    screen = Screen(True)
+    screen.say(text)
+    for table in tables:
+        screen.table(table)
+
+
+@command(group, "diff")
+def checkpoints_diff(before: Checkpoint, after: Checkpoint) -> None:
+    """Show what changed between two checkpoints: settings, versions, metrics, rows of tables, dense parameters."""
+    from home_dist.training.checkpoint import looking
+    from home_dist.training.tables import Screen
+
+    text, table = looking.compared(looking.find(before), looking.find(after))
+    screen = Screen(True)
+    screen.say(text)
+    screen.table(table)
+
+
+@command(group, "prune")
+def checkpoints_prune(
+    run: Annotated[Path, typer.Argument(help="run.dir of a run that is not training.")],
+    keep_last: Annotated[int | None, typer.Option(min=1, help="Instead of the run's own checkpoint.keep_last.")] = None,
+    keep_every: Annotated[int | None, typer.Option(min=1, help="Instead of the run's own checkpoint.keep_every.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+) -> None:
+    """Remove checkpoints that the rules do not keep."""
+    from home_dist.training.checkpoint import looking
+
+    for line in looking.pruned(run, keep_last, keep_every, dry_run):
+        print(line)

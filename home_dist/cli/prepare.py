@@ -1,0 +1,106 @@
+"""`home-dist prepare`: commands that make a data folder."""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from home_dist.cli.command import command
+
+
+class _LogByDefault(typer.core.TyperGroup):
+    """`prepare LOG.toml OUT` is `prepare log LOG.toml OUT`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        known = args and (args[0] in self.commands or args[0].startswith("-"))
+        return super().resolve_command(ctx, args if known else ["log", *args])
+
+
+group = typer.Typer(
+    cls=_LogByDefault, no_args_is_help=True, help="Make a data folder: of a described log, of Parquet files, or generated."
+)
+
+
+class EngineKind(StrEnum):
+    local = "local"
+    ray = "ray"
+
+
+@command(group, "log")
+def prepare_described(
+    description: Annotated[Path, typer.Argument(help="TOML file that describes a log; README shows one.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not hold anything yet.")],
+    engine: Annotated[EngineKind, typer.Option(help="local: processes of this machine; ray: a cluster.")] = EngineKind.local,
+    processes: Annotated[int | None, typer.Option(min=1, help="Tasks at a time; by default one per core.")] = None,
+    memory: Annotated[float, typer.Option(min=0.1, help="GB for all processes together, about; the rest is on disk.")] = 2.0,
+) -> None:
+    """Turn a log of impressions into a data folder: labels, as-of statistics, histories, vocabularies, splits by day.
+
+    The log is cut into partitions, and may be larger than memory. A run that was killed goes on where it stopped, by the same
+    command.
+    """
+    from home_dist.insight.preparation import write_page
+    from home_dist.prepare.generic import Options, prepare_log
+    from home_dist.prepare.progress import Progress
+    from home_dist.prepare.summary import part_lines
+
+    options = Options(engine.value, processes or len(os.sched_getaffinity(0)), int(memory * 1e9))
+    report = prepare_log(description, out, Progress(), options)
+    write_page(report, out / "report.html")
+    for line in part_lines(report):
+        print(line)
+    print(f"written to {out}; {out / 'report.html'} shows rows, labels and features")
+
+
+@command(group, "fit")
+def prepare_fit(
+    draft: Annotated[Path, typer.Argument(help="TOML file that says what the columns are and how to fit; README shows one.")],
+    data: Annotated[Path, typer.Argument(help="Folder with train/*.parquet; schema.toml and vocabularies/ are written to it.")],
+) -> None:
+    """Fit vocabularies, boundaries and scales on the training part of Parquet files of your own, in one pass."""
+    from home_dist.prepare.fit import fit_data
+    from home_dist.prepare.progress import Progress
+
+    schema = fit_data(draft, data, Progress())
+    for table in schema.table:
+        print(f"table {table.name}: {table.rows:,} rows")
+    print(f"written to {data / 'schema.toml'}")
+
+
+@command(group, "synthetic")
+def prepare_synthetic(
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not hold anything yet.")],
+    rows: Annotated[int, typer.Option(help="Impressions, of all splits together.")] = 100_000,
+    users: Annotated[int, typer.Option(help="Users.")] = 10_000,
+    items: Annotated[int, typer.Option(help="Items.")] = 100_000,
+    max_history: Annotated[int, typer.Option(help="Events of the longest history; the median is 30.")] = 1000,
+    vector_width: Annotated[int, typer.Option(help="Width of pre-trained vectors.")] = 32,
+    rows_per_file: Annotated[int, typer.Option(help="Impressions per Parquet file.")] = 100_000,
+    seed: Annotated[int, typer.Option(help="The same seed and sizes give the same bytes.")] = 0,
+) -> None:
+    """Generate a log of any size: Zipf-distributed ids, long histories, every kind of feature, planted groups of tasks."""
+    from home_dist.prepare.progress import Progress
+    from home_dist.prepare.synthetic import Sizes, write_synthetic
+
+    sizes = Sizes(rows, users, items, max_history, vector_width, rows_per_file, seed)
+    write_synthetic(out, sizes, Progress())
+    print(f"written to {out}")
+
+
+@command(group, "frozen")
+def prepare_frozen(
+    source: Annotated[Path, typer.Argument(help="Parquet file, or a folder of them, with a row per item.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; a feature's `frozen` names it.")],
+    key: Annotated[str, typer.Option(help="Column of item ids.")],
+    vector: Annotated[str, typer.Option(help="Column of vectors, lists of equally many numbers.")],
+    half: Annotated[bool, typer.Option(help="Store float16.")] = False,
+) -> None:
+    """Write vectors of items as a frozen table, which all ranks of a host read from one memory-mapped copy."""
+    from home_dist.prepare.frozen import write_frozen
+    from home_dist.prepare.progress import Progress
+
+    rows, width = write_frozen(source, key, vector, out, half, Progress())
+    print(f"{rows:,} vectors of width {width} written to {out}")

@@ -1,0 +1,73 @@
+"""Commands that write a model for others, and score with it."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from home_dist.cli.command import command
+from home_dist.errors import UserError
+
+group = typer.Typer()
+
+
+class Format(StrEnum):
+    safetensors = "safetensors"
+    program = "program"
+    delta = "delta"
+
+
+class Precision(StrEnum):
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+@command(group)
+def export(
+    run: Annotated[Path, typer.Argument(help="A run.dir for its newest checkpoint, RUN/best, or a checkpoint's folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must not be there yet.")],
+    format: Annotated[Format, typer.Option(help="What to write.")] = Format.safetensors,
+    embeddings: Annotated[Precision, typer.Option(help="Of a program's sharded tables.")] = Precision.fp32,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Compile the program with AOTInductor too (minutes).")] = False,
+    since: Annotated[Path | None, typer.Option(help="The checkpoint that a delta is from.")] = None,
+    shard_bytes: Annotated[int, typer.Option(min=1, help="Size from which safetensors go on in another file.")] = 2 * 10**9,
+) -> None:
+    """Write what others load: safetensors with an index, a scoring program, or the rows changed since another checkpoint."""
+    if (since is None) == (format is Format.delta):
+        raise UserError("--since names the older checkpoint of --format delta, and is for it alone")
+    from home_dist.export.source import Source
+    from home_dist.export.weights import export_delta, export_weights
+
+    source = Source.open(run)
+    if format is Format.safetensors:
+        export_weights(source, out, shard_bytes)
+    elif since is not None:
+        for table, rows in export_delta(source, Source.open(since), out).items():
+            print(f"table {table}: {rows:,} of {source.table_shape(table)[0]:,} rows changed")
+    else:
+        from home_dist.export.program import export_program
+        from home_dist.training.ranks import form_ranks
+
+        ranks = form_ranks(source.config.distributed)
+        for p in export_program(source, out, embeddings.value, compiled, ranks):
+            auc = f"AUC {p.trainer_auc:.4f} -> {p.program_auc:.4f}"
+            print(f"task {p.task}: largest difference to the trainer {p.largest_difference:.2e}, {auc} on the test split")
+    print(f"written to {out}")
+
+
+@command(group)
+def score(
+    program: Annotated[Path, typer.Argument(help="Folder that `home-dist export --format program` wrote.")],
+    data: Annotated[str, typer.Argument(help="Parquet files with the program's columns: a file, folder, glob or URL.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must not be there yet.")],
+    keep: Annotated[list[str] | None, typer.Option(help="A column to copy beside the scores; several times.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows that are scored together.")] = 4096,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Run the program that AOTInductor compiled.")] = False,
+) -> None:
+    """Score Parquet files with an exported program: a column of probabilities per task."""
+    from home_dist.export.scoring import score_files
+
+    count = score_files(program, data, out, keep or [], rows, compiled)
+    print(f"{count:,} rows scored, written to {out}")

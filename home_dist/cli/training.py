@@ -1,0 +1,123 @@
+"""Commands that train and evaluate, or tell what training would take."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from home_dist.cli.alike import alike_on_all_ranks, settings_of
+from home_dist.cli.command import Overrides, command
+
+group = typer.Typer()
+
+
+class Split(StrEnum):
+    train = "train"
+    validation = "validation"
+    test = "test"
+
+
+@command(group)
+def train(
+    config: Annotated[Path, typer.Argument(help="TOML file of the run.")],
+    overrides: Overrides = None,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="A checkpoint or run.dir that a new run begins with; section checkpoint.warm_start says more."
+        ),
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Trace some steps, and tell where their time went and what exchange was hidden.")
+    ] = False,
+    profile_steps: Annotated[int, typer.Option(min=1, help="How many, with --profile.")] = 10,
+) -> None:
+    """Train a model. The same command goes on with a run that was interrupted."""
+    begin = [f"checkpoint.warm_start.from={json.dumps(str(warm_start))}"] if warm_start else []
+    settings = settings_of(config, [*(overrides or []), *begin])
+    from home_dist.training import commands, ranks
+
+    commands.train(settings, ranks.form_ranks(settings.distributed), profile_steps if profile else 0)
+
+
+@command(group)
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="run.dir of a run.")],
+    split: Annotated[
+        list[Split] | None, typer.Option(help="By default validation and test; may be given several times.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A checkpoint of the run, or RUN/best; by default the newest.")
+    ] = None,
+) -> None:
+    """Evaluate a run's checkpoint, on any number of ranks."""
+    from home_dist.training import commands, ranks
+    from home_dist.training.run_folder import RunFolder
+
+    settings, _ = alike_on_all_ranks(RunFolder(run).open)
+    chosen = tuple(dict.fromkeys(s.value for s in split or ()))
+    commands.evaluate_run(run, checkpoint, chosen, ranks.form_ranks(settings.distributed))
+
+
+@command(group)
+def sweep(
+    config: Annotated[Path, typer.Argument(help="TOML file of the run; its run.dir takes a folder per run.")],
+    grid: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE,VALUE", help="Values to try; several are tried in all combinations.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each combination, with train.seed counted up.")] = 1,
+    ranks: Annotated[int, typer.Option(help="Ranks of each run, on this machine.")] = 1,
+    overrides: Overrides = None,
+) -> None:
+    """Train every combination of settings with several seeds, and tabulate mean and spread. Goes on where it was stopped."""
+    from home_dist.training import sweep as sweeps
+    from home_dist.training.tables import Screen
+
+    planned = sweeps.plan(config, grid or [], seeds, overrides or [])
+    sweeps.sweep(config, planned, ranks, Screen(True))
+
+
+@command(group)
+def bench(
+    config: Annotated[Path, typer.Argument(help="TOML file of the run.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps that are timed.")] = 50,
+    warm_up: Annotated[int, typer.Option(min=1, help="Steps before them.")] = 10,
+    traced: Annotated[int, typer.Option(min=1, help="Steps after them, which the profiler looks at.")] = 5,
+    out: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
+    overlap: Annotated[bool, typer.Option(help="Exchange ids beside the step before, as training does.")] = True,
+    overrides: Overrides = None,
+) -> None:
+    """Time training: samples/s, percentiles of steps, where they go, memory, launches, FLOPs, bytes, share of the limits."""
+    settings = settings_of(config, overrides)
+    from home_dist.speed import bench as timing
+    from home_dist.training import ranks
+
+    timing.bench(settings, ranks.form_ranks(settings.distributed), warm_up, steps, traced, out, overlap)
+
+
+@command(group)
+def plan(
+    config: Annotated[Path, typer.Argument(help="TOML file of the run. Its data need not be there, its schema must.")],
+    topology: Annotated[str, typer.Option(help="COUNTxKIND of devices, e.g. 64xH100-80GB.")],
+    hosts: Annotated[int | None, typer.Option(min=1, help="By default as many as devices of this kind come in.")] = None,
+    devices: Annotated[Path | None, typer.Option(help="TOML file of more kinds of devices.")] = None,
+    mean_length: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=NUMBER", help="Ids per sample of a list feature or a sequence.")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All figures as JSON.")] = False,
+) -> None:
+    """Tell what a run would need on devices that are not here: plan, memory, traffic, time, and what bounds it."""
+    from home_dist.config import load_config
+
+    notes: list[str] = []
+    settings = load_config(config, overrides or [], notes)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    from home_dist.planning import plan as planning
+    from home_dist.planning.topology import machines
+
+    planning.run(settings, machines(topology, hosts, devices), planning.lengths_given(mean_length or []), as_json)
