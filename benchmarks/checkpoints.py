@@ -42,7 +42,10 @@ from home_dist.config import CheckpointSection, RunConfig  # noqa: E402
 from home_dist.data.batch import Batch  # noqa: E402
 from home_dist.schema import Schema, save_schema  # noqa: E402
 from home_dist.training.build import Built, Inputs, build, open_inputs  # noqa: E402
-from home_dist.training.checkpoint import Checkpoints, Saver, TrainState, load  # noqa: E402
+from home_dist.training.checkpoint.folder import Checkpoints  # noqa: E402
+from home_dist.training.checkpoint.loading import load  # noqa: E402
+from home_dist.training.checkpoint.saver import Saver  # noqa: E402
+from home_dist.training.checkpoint.state import TrainState  # noqa: E402
 from home_dist.training.ranks import Ranks  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"

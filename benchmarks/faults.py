@@ -41,7 +41,8 @@ from benchmarks import faults_jobs as jobs  # noqa: E402
 from benchmarks.checkpoints import write_data  # noqa: E402
 from benchmarks.claims import claim  # noqa: E402
 from home_dist.config import CheckpointSection  # noqa: E402
-from home_dist.training.checkpoint import Checkpoints, open_stored  # noqa: E402
+from home_dist.training.checkpoint.folder import Checkpoints  # noqa: E402
+from home_dist.training.checkpoint.reading import open_stored  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 TIMEOUT = 60.0

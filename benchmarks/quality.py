@@ -36,7 +36,8 @@ from home_dist.config import DistributedSection  # noqa: E402
 from home_dist.metrics import Bootstrap, bootstrap, log_loss  # noqa: E402
 from home_dist.schema import load_schema  # noqa: E402
 from home_dist.training.build import build, open_inputs  # noqa: E402
-from home_dist.training.checkpoint import Checkpoints, load  # noqa: E402
+from home_dist.training.checkpoint.folder import Checkpoints  # noqa: E402
+from home_dist.training.checkpoint.loading import load  # noqa: E402
 from home_dist.training.evaluate import scored  # noqa: E402
 from home_dist.training.ranks import Ranks, form_ranks  # noqa: E402
 from home_dist.training.run_folder import RunFolder  # noqa: E402

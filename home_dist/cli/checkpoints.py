@@ -16,10 +16,10 @@ Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint's folder, a run.d
 @command(group, "ls")
 def checkpoints_ls(run: Annotated[Path, typer.Argument(help="run.dir of a run.")]) -> None:
     """List a run's checkpoints with their metrics, and which of them stay."""
-    from home_dist.training.checkpoint import looking
-    from home_dist.training.tables import Screen
+    from home_dist.screen import Screen
+    from home_dist.training.checkpoint import of_run
 
-    Screen(True).table(looking.listing(run))
+    Screen(True).table(of_run.listing(run))
 
 
 @command(group, "verify")
@@ -27,19 +27,19 @@ def checkpoints_verify(
     path: Annotated[Path, typer.Argument(help="A checkpoint's folder, or a run.dir for all of them.")],
 ) -> None:
     """Check every file against the manifest's size and SHA-256; what is damaged is named, the newest intact one offered."""
-    from home_dist.training.checkpoint import looking
+    from home_dist.training.checkpoint import inspection
 
-    for line in looking.verified(path):
+    for line in inspection.verified(path):
         print(line, flush=True)
 
 
 @command(group, "show")
 def checkpoints_show(path: Checkpoint) -> None:
     """Show what is in a checkpoint: step, metrics, versions, tables with shapes and norms, dense parameters."""
-    from home_dist.training.checkpoint import looking
-    from home_dist.training.tables import Screen
+    from home_dist.screen import Screen
+    from home_dist.training.checkpoint import inspection, of_run
 
-    text, *tables = looking.shown(looking.find(path))
+    text, *tables = inspection.shown(of_run.find(path))
     screen = Screen(True)
     screen.say(text)
     for table in tables:
@@ -49,10 +49,10 @@ def checkpoints_show(path: Checkpoint) -> None:
 @command(group, "diff")
 def checkpoints_diff(before: Checkpoint, after: Checkpoint) -> None:
     """Show what changed between two checkpoints: settings, versions, metrics, rows of tables, dense parameters."""
-    from home_dist.training.checkpoint import looking
-    from home_dist.training.tables import Screen
+    from home_dist.screen import Screen
+    from home_dist.training.checkpoint import inspection, of_run
 
-    text, table = looking.compared(looking.find(before), looking.find(after))
+    text, table = inspection.compared(of_run.find(before), of_run.find(after))
     screen = Screen(True)
     screen.say(text)
     screen.table(table)
@@ -66,7 +66,7 @@ def checkpoints_prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
 ) -> None:
     """Remove checkpoints that the rules do not keep."""
-    from home_dist.training.checkpoint import looking
+    from home_dist.training.checkpoint import of_run
 
-    for line in looking.pruned(run, keep_last, keep_every, dry_run):
+    for line in of_run.pruned(run, keep_last, keep_every, dry_run):
         print(line)

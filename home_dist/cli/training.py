@@ -73,8 +73,8 @@ def sweep(
     overrides: Overrides = None,
 ) -> None:
     """Train every combination of settings with several seeds, and tabulate mean and spread. Goes on where it was stopped."""
+    from home_dist.screen import Screen
     from home_dist.training import sweep as sweeps
-    from home_dist.training.tables import Screen
 
     planned = sweeps.plan(config, grid or [], seeds, overrides or [])
     sweeps.sweep(config, planned, ranks, Screen(True))

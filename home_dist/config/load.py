@@ -6,16 +6,19 @@ Unknown keys are refused. Every message names the key, what was given and what i
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from home_dist.config.kinds import Kinds
 from home_dist.config.model import MODELS
 from home_dist.config.run_config import RunConfig
+from home_dist.config.section import Section
 from home_dist.config.sequence import ENCODERS
 from home_dist.config.toml_file import read_toml
 from home_dist.errors import ConfigError, problem_lines
+
+Chosen = TypeVar("Chosen", bound=Section)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), notes: list[str] | None = None) -> RunConfig:
@@ -43,6 +46,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), notes: list[str
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{path}: {_with_allowed(line, tree)}" for line in problem_lines(error))) from None
+
+
+def load_section(path: Path, key: str, section: type[Chosen]) -> Chosen:
+    """One section of a run's TOML file, such as "checkpoint". The others are not read: that of a model may need torch.
+
+    Raises ConfigError.
+    """
+    tree = read_toml(path, "Give the run.dir of a run that was started.")
+    try:
+        return section.model_validate(tree.get(key, {}))
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {key}.{line}" for line in problem_lines(error))) from None
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

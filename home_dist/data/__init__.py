@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from home_dist.data.batch import Batch
     from home_dist.data.files import DataFiles, open_files
-    from home_dist.data.reader import Reader, ReaderPosition
+    from home_dist.data.position import ReaderPosition
+    from home_dist.data.reader import Reader
 
 __all__ = ["Batch", "DataFiles", "Reader", "ReaderPosition", "open_files"]
 
-_MODULES = {"Batch": "batch", "DataFiles": "files", "open_files": "files", "Reader": "reader", "ReaderPosition": "reader"}
+_MODULES = {"Batch": "batch", "DataFiles": "files", "open_files": "files", "Reader": "reader", "ReaderPosition": "position"}
 
 
 def __getattr__(name: str) -> Any:

@@ -31,7 +31,7 @@ from home_dist.metrics import evaluate_tasks
 from home_dist.schema import IdInput, InputLayout, build_layout, load_schema
 from home_dist.sequence.history import History
 from home_dist.training.build import build, open_inputs
-from home_dist.training.checkpoint import load
+from home_dist.training.checkpoint.loading import load
 from home_dist.training.evaluate import scored
 from home_dist.training.ranks import Ranks
 

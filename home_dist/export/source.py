@@ -11,9 +11,9 @@ from home_dist.data.side_files import with_local_schema
 from home_dist.errors import ConfigError
 from home_dist.files.whole import whole_folder
 from home_dist.schema import InputLayout, Schema, build_layout
-from home_dist.training.checkpoint import open_stored
-from home_dist.training.checkpoint.looking import find
+from home_dist.training.checkpoint.of_run import find
 from home_dist.training.checkpoint.pieces import Stored
+from home_dist.training.checkpoint.reading import open_stored
 from home_dist.training.checkpoint.state import Record
 from home_dist.training.run_folder import RunFolder
 from home_dist.training.warm_start import Place, table_places

@@ -18,7 +18,7 @@ from home_dist.files.json_files import json_text
 from home_dist.schema import PretrainedFeature, StatisticFeature
 from home_dist.schema.frozen import KEYS, VECTORS
 from home_dist.schema.values import VocabularyValues
-from home_dist.training.checkpoint.looking import changed_rows
+from home_dist.training.checkpoint.inspection import changed_rows
 
 SHARD_BYTES = 2 * 10**9
 

@@ -17,9 +17,11 @@ from torch.optim import Optimizer
 from home_dist.config.insight import InsightSection
 from home_dist.data.batch import Batch
 from home_dist.insight.clock import StepClock
-from home_dist.insight.figures import Figures, figures
+from home_dist.insight.figures import figures
+from home_dist.insight.store import Figures, Names, PartNames
 from home_dist.insight.sums import Sums, gradients, over_ranks, statistics
 from home_dist.models import TaskGroups
+from home_dist.models.anatomy import Anatomy
 from home_dist.network import Network
 from home_dist.schema import Schema
 
@@ -73,3 +75,29 @@ class Collector:
         sums |= gradients(self.head, self.anatomy, v[:fewer], *(x[:fewer] for x in rest))
         self.seconds += time.perf_counter() - began
         return sums if real else {name: torch.zeros_like(value) for name, value in sums.items()}
+
+
+def names_of(anatomy: Anatomy, tasks: TaskGroups, features: list[str]) -> Names:
+    """A model's parts and features by the names that figures use."""
+    parts = []
+    for part in anatomy.parts:
+        everyone = [[True] * len(part.experts) for _ in part.gates]
+        parts.append(
+            PartNames(
+                experts=list(part.experts),
+                kinds=[owner.kind for owner in part.owners],
+                owners=[owner.name for owner in part.owners],
+                gates=[gate.name for gate in part.gates],
+                gate_tasks=[gate.task for gate in part.gates],
+                sees=everyone if part.masked is None else part.masked.mask.tolist(),
+                inputs=list(part.inputs) if part.feature_gate is not None else [],
+                reads_features=part.reads_features,
+            )
+        )
+    return Names(
+        tasks=[tasks.name(k) for k in range(tasks.tasks)],
+        groups=[tasks.group_name(group) for group in tasks.group_of],
+        parts=parts,
+        features=features,
+        scalers=[name for name, _ in anatomy.scalers],
+    )

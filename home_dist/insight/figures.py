@@ -26,13 +26,10 @@ samples: norms are root mean squares over ranks.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from home_dist.insight.store import Figures, Floats
 from home_dist.insight.sums import Sums
 from home_dist.models.anatomy import Anatomy
-
-Floats = NDArray[np.float64]
-Figures = dict[str, Floats]
 
 SATURATED, DEAD = 0.01, 1e-4
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from home_dist.insight.run_record import RunRecord
-from home_dist.insight.store import FINDINGS
+from home_dist.insight.run_figures import RunFigures
 
 MEASURES = (("auc", "AUC"), ("gauc", "GAUC"), ("log_loss", "log loss"))
 """Means over tasks, by their names in evaluation.json."""
@@ -27,22 +26,22 @@ def runs_table(folder: Path, paths: Sequence[Path]) -> Table:
     for name in ("steps", "samples/s", "split", *(label for _, label in MEASURES), "findings"):
         table.add_column(name, justify="right")
     for path in paths:
-        run = RunRecord.open(path)
+        run = RunFigures.open(path)
         split = next(iter(run.splits), None)
         rates = [c["samples_per_second"] for c in run.curves if c["samples_per_second"]]
         table.add_row(
             str(path.relative_to(folder)) if path != folder else path.name,
-            run.config.model.kind,
+            run.model_kind,
             f"{run.steps:,}" + ("" if split else " so far"),
             f"{statistics.median(rates):,.0f}" if rates else "-",
             split or "-",
             *(_number(run.mean(split, name) if split else math.nan) for name, _ in MEASURES),
-            str(len(run.store.lines(FINDINGS))) if run.looked_at else "-",
+            str(run.findings_told) if run.looked_at else "-",
         )
     return table
 
 
-def spread_table(title: str, runs: Mapping[str, Sequence[RunRecord]]) -> Table:
+def spread_table(title: str, runs: Mapping[str, Sequence[RunFigures]]) -> Table:
     """runs: by settings, those of several seeds. Means over seeds and, behind them, their standard deviations."""
     table = Table(title=title)
     table.add_column("settings", overflow="fold")
@@ -61,7 +60,7 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     return mean, statistics.stdev(there) if len(there) > 1 else math.nan
 
 
-def _of_first_split(run: RunRecord, name: str) -> float:
+def _of_first_split(run: RunFigures, name: str) -> float:
     return run.mean(run.splits[0], name) if run.splits else math.nan
 
 

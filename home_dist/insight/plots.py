@@ -9,7 +9,7 @@ from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from home_dist.insight.figures import Floats
+from home_dist.insight.store import Floats
 from home_dist.insight.sums import EDGES
 from home_dist.insight.svg import NAMED, pyplot, uri
 

@@ -6,10 +6,9 @@ from html import escape
 import numpy as np
 
 from home_dist.insight import plots
-from home_dist.insight.figures import Floats
 from home_dist.insight.page import Section, grid, picture, table
 from home_dist.insight.run_record import RunRecord
-from home_dist.insight.store import Names, PartNames, Record
+from home_dist.insight.store import Floats, Names, PartNames, Record
 
 _KINDS = ("shared", "group", "task")
 _MAPS = 3

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from home_dist.config.insight import RulesSection
-from home_dist.insight.figures import Figures
-from home_dist.insight.store import Names, PartNames
+from home_dist.insight.store import Figures, Names, PartNames
 from home_dist.insight.tables import TableFigures
 
 _TINY = 1e-30

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from home_dist.errors import ConfigError
 from home_dist.files.json_files import append_entries, json_text, read_entries, read_json, with_nan, write_json
 from home_dist.files.whole import whole_file, write_whole
-from home_dist.insight.figures import Figures
-from home_dist.models import TaskGroups
-from home_dist.models.anatomy import Anatomy
+
+Floats = NDArray[np.float64]
+Figures = dict[str, Floats]
+"""Of a sampled step, by name: see figures.py."""
 
 CURVES, FINDINGS, TABLES = "curves.jsonl", "findings.jsonl", "tables.jsonl"
 
@@ -46,31 +48,6 @@ class Names:
     parts: list[PartNames]
     features: list[str]
     scalers: list[str] = field(default_factory=list)
-
-    @staticmethod
-    def of(anatomy: Anatomy, tasks: TaskGroups, features: list[str]) -> "Names":
-        parts = []
-        for part in anatomy.parts:
-            everyone = [[True] * len(part.experts) for _ in part.gates]
-            parts.append(
-                PartNames(
-                    experts=list(part.experts),
-                    kinds=[owner.kind for owner in part.owners],
-                    owners=[owner.name for owner in part.owners],
-                    gates=[gate.name for gate in part.gates],
-                    gate_tasks=[gate.task for gate in part.gates],
-                    sees=everyone if part.masked is None else part.masked.mask.tolist(),
-                    inputs=list(part.inputs) if part.feature_gate is not None else [],
-                    reads_features=part.reads_features,
-                )
-            )
-        return Names(
-            tasks=[tasks.name(k) for k in range(tasks.tasks)],
-            groups=[tasks.group_name(group) for group in tasks.group_of],
-            parts=parts,
-            features=features,
-            scalers=[name for name, _ in anatomy.scalers],
-        )
 
     @staticmethod
     def from_json(tree: dict[str, Any]) -> "Names":
@@ -121,6 +98,10 @@ class Store:
             with np.load(path, allow_pickle=False) as content:
                 found.append(Record(_step(path), {name: content[name] for name in content.files}))
         return found
+
+    def steps(self) -> list[int]:
+        """Steps of the records."""
+        return [_step(path) for path in self._files()]
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """Entries of a .jsonl file; numbers that are not defined are NaN. A line that was cut off by a kill is left out."""

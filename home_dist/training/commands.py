@@ -14,10 +14,13 @@ from home_dist.errors import ConfigError
 from home_dist.files.json_files import write_json
 from home_dist.metrics import mean_row
 from home_dist.schema import load_schema
+from home_dist.screen import Screen
 from home_dist.training.bad_rows import BadRowReport
 from home_dist.training.build import Inputs, build, open_inputs
-from home_dist.training.checkpoint import Checkpoints, Saver, load, read_offering, set_damaged_aside
-from home_dist.training.checkpoint.looking import find
+from home_dist.training.checkpoint.folder import Checkpoints
+from home_dist.training.checkpoint.loading import load, read_offering, set_damaged_aside
+from home_dist.training.checkpoint.of_run import find
+from home_dist.training.checkpoint.saver import Saver
 from home_dist.training.evaluate import Evaluation, evaluate, record, recorded, slice_columns
 from home_dist.training.events import EventLog
 from home_dist.training.following import Epochs, Following
@@ -28,7 +31,7 @@ from home_dist.training.profiling import Profile
 from home_dist.training.ranks import Ranks, together
 from home_dist.training.run_folder import RunFolder
 from home_dist.training.table_rows import vocabulary_hashes
-from home_dist.training.tables import Screen, derived, detected, evaluation_table, kernel_taken, plan_table, slice_table
+from home_dist.training.tables import derived, detected, evaluation_table, kernel_taken, plan_table, slice_table
 from home_dist.training.trainer import Trainer
 from home_dist.training.warm_start import WarmStart
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from home_dist.insight.figures import Figures, Floats
-from home_dist.insight.store import Names
+from home_dist.insight.store import Figures, Floats, Names
 from home_dist.insight.sums import EDGES
 from home_dist.metrics import TaskMetrics, mean_row
 from home_dist.training.progress import Interval

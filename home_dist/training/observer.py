@@ -7,18 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from home_dist.config import RunConfig
-from home_dist.insight.collector import Collector
-from home_dist.insight.figures import Figures
+from home_dist.insight.collector import Collector, names_of
 from home_dist.insight.findings import Finding, Judge
-from home_dist.insight.store import CURVES, FINDINGS, TABLES, Names, Record, Store
+from home_dist.insight.store import CURVES, FINDINGS, TABLES, Figures, Record, Store
 from home_dist.insight.tables import table_figures
 from home_dist.schema import Schema
 from home_dist.schema.values import HashValues
+from home_dist.screen import Screen
 from home_dist.training.build import Built
 from home_dist.training.events import EventLog
 from home_dist.training.progress import Interval
 from home_dist.training.ranks import Ranks
-from home_dist.training.tables import Screen
 
 
 class Observer:
@@ -46,7 +45,7 @@ class Observer:
         if not self.on:
             return
         self.collector = Collector(built.model, built.optimizer, schema, config.insight)
-        self.names = Names.of(self.collector.anatomy, self.collector.tasks, list(self.collector.columns))
+        self.names = names_of(self.collector.anatomy, self.collector.tasks, list(self.collector.columns))
         self.judge = Judge(self.names, config.insight.rules)
         if ranks.first:
             self.store.begin(self.names, step)

@@ -12,10 +12,10 @@ from home_dist.errors import UserError
 from home_dist.layers.step_check import StepCheck
 from home_dist.network import StepOutput
 from home_dist.schema import DenseFeature, InputLayout
-from home_dist.training.checkpoint import Saver
+from home_dist.screen import Screen
+from home_dist.training.checkpoint.saver import Saver
 from home_dist.training.events import EventLog
 from home_dist.training.ranks import OtherRankFailed, Ranks
-from home_dist.training.tables import Screen
 
 MOST_IN_SEQUENCE = 50
 """Refused steps one after another that end a run in any case: bad rows are spread, so that it is the parameters that no batch

@@ -16,8 +16,8 @@ from home_dist.config import RunConfig, load_config
 from home_dist.errors import ConfigError, UserError
 from home_dist.files.json_files import write_json
 from home_dist.insight.overview import MEASURES, spread, spread_table
-from home_dist.insight.run_record import RunRecord
-from home_dist.training.tables import Screen
+from home_dist.insight.run_figures import RunFigures
+from home_dist.screen import Screen
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ def sweep(config: Path, planned: Sequence[Planned], ranks: int, screen: Screen) 
         code = subprocess.run([*_program(ranks), "train", str(config), *options]).returncode
         if code:
             failed.append(f"{run.folder} (exit code {code})")
-    by_settings: dict[str, list[RunRecord]] = {}
+    by_settings: dict[str, list[RunFigures]] = {}
     for run in planned:
         if run.complete:
-            by_settings.setdefault(run.settings, []).append(RunRecord.open(run.folder))
+            by_settings.setdefault(run.settings, []).append(RunFigures.open(run.folder))
     if by_settings:
         folder = planned[0].folder.parent.parent
         screen.table(spread_table(f"sweep {folder}: means over tasks, ± standard deviation over seeds", by_settings))
@@ -93,7 +93,7 @@ def sweep(config: Path, planned: Sequence[Planned], ranks: int, screen: Screen) 
         )
 
 
-def _results(by_settings: dict[str, list[RunRecord]]) -> dict[str, object]:
+def _results(by_settings: dict[str, list[RunFigures]]) -> dict[str, object]:
     """Per settings and measure: mean and standard deviation over seeds, and each run's."""
     found: dict[str, object] = {}
     for settings, runs in by_settings.items():

@@ -9,10 +9,12 @@ from itertools import islice
 from home_dist.data import Reader
 from home_dist.data.batch import Batch
 from home_dist.network import StepOutput
+from home_dist.screen import Screen
 from home_dist.training import health, progress
 from home_dist.training.bad_rows import BadRowReport
 from home_dist.training.build import Built, Inputs
-from home_dist.training.checkpoint import Saver, TrainState
+from home_dist.training.checkpoint.saver import Saver
+from home_dist.training.checkpoint.state import TrainState
 from home_dist.training.events import EventLog
 from home_dist.training.label_watch import LabelWatch
 from home_dist.training.observer import Observer
@@ -23,7 +25,6 @@ from home_dist.training.profiling import Profile
 from home_dist.training.ranks import Ranks
 from home_dist.training.refusals import Refusals
 from home_dist.training.running import Running
-from home_dist.training.tables import Screen
 
 _SLOW_STEPS = 2  # the first ones allocate and are left out of rates
 

@@ -23,9 +23,9 @@ from home_dist.layers.axis_names import Axes, Names
 from home_dist.network import Head
 from home_dist.schema import InputLayout, SequenceInput, Table, build_layout
 from home_dist.training.build import Inputs
-from home_dist.training.checkpoint import open_stored
-from home_dist.training.checkpoint.looking import find
+from home_dist.training.checkpoint.of_run import find
 from home_dist.training.checkpoint.pieces import Stored
+from home_dist.training.checkpoint.reading import open_stored
 from home_dist.training.run_folder import RunFolder
 from home_dist.training.table_rows import Map, Side, Unknown, same_rows
 

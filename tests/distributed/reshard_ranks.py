@@ -20,7 +20,10 @@ from home_dist.config import CheckpointSection, load_config
 from home_dist.schema import load_schema
 from home_dist.training import ranks as forming
 from home_dist.training.build import Built, Inputs, build, open_inputs
-from home_dist.training.checkpoint import Checkpoints, Saver, TrainState, load
+from home_dist.training.checkpoint.folder import Checkpoints
+from home_dist.training.checkpoint.loading import load
+from home_dist.training.checkpoint.saver import Saver
+from home_dist.training.checkpoint.state import TrainState
 
 TABLES = ("user", "tag", "video")
 STEPS = 3

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from home_dist.config import DistributedSection, load_config
 from home_dist.training import commands, following, ranks
-from home_dist.training.checkpoint import Saver
+from home_dist.training.checkpoint.saver import Saver
 from home_dist.training.ranks import together
 from tests.factory import make_config, make_data
 

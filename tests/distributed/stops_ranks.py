@@ -11,7 +11,7 @@ from typing import Any
 
 from home_dist.config import load_config
 from home_dist.training import commands, ranks
-from home_dist.training.checkpoint import Saver
+from home_dist.training.checkpoint.saver import Saver
 
 WRITING_SECONDS = 0.2
 """Longer than a step, which must change nothing of what is being written."""

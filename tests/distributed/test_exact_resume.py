@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from home_dist.insight.store import CURVES, Store
-from home_dist.training.checkpoint import TrainState, open_stored
+from home_dist.training.checkpoint.reading import open_stored
+from home_dist.training.checkpoint.state import TrainState
 from tests.factory import make_config, make_data
 from tests.ranks import Ended, run_module, settings
 

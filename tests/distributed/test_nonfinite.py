@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from home_dist.training.checkpoint import open_stored
+from home_dist.training.checkpoint.reading import open_stored
 from tests.factory import make_config, make_data
 from tests.ranks import run, settings
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from home_dist.training.checkpoint import open_stored
+from home_dist.training.checkpoint.reading import open_stored
 from tests.factory import make_config, make_data
 from tests.ranks import REPOSITORY, finish, run, settings, start
 

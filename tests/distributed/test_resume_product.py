@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from home_dist.training.checkpoint import open_stored
+from home_dist.training.checkpoint.reading import open_stored
 from tests.distributed.resume_ranks import BAD_LABELS, CASES
 from tests.ranks import run_module
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from home_dist.training.checkpoint import open_stored
+from home_dist.training.checkpoint.reading import open_stored
 from tests.factory import make_config, make_data
 from tests.ranks import run, settings
 

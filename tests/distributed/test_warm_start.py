@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from home_dist.schema import Schema, save_schema
-from home_dist.training.checkpoint import open_stored
+from home_dist.training.checkpoint.reading import open_stored
 from tests.factory import make_config, make_data, make_schema
 from tests.ranks import run, settings
 

@@ -7,7 +7,7 @@ import torch
 from home_dist.config import load_config
 from home_dist.errors import ConfigError
 from home_dist.schema import build_layout
-from home_dist.training.checkpoint import open_stored
+from home_dist.training.checkpoint.reading import open_stored
 from tests.factory import make_config, make_data, make_schema
 from tests.ranks import Ended, run, settings
 

@@ -15,7 +15,10 @@ from home_dist.config import CheckpointSection, load_config
 from home_dist.schema import load_schema
 from home_dist.training import ranks
 from home_dist.training.build import Built, build, open_inputs
-from home_dist.training.checkpoint import Checkpoints, Saver, TrainState, load
+from home_dist.training.checkpoint.folder import Checkpoints
+from home_dist.training.checkpoint.loading import load
+from home_dist.training.checkpoint.saver import Saver
+from home_dist.training.checkpoint.state import TrainState
 
 ROWS, STEPS, SAMPLES = 64, 12, 8
 

@@ -16,7 +16,10 @@ from home_dist.embeddings.collections import table_shards
 from home_dist.schema import load_schema
 from home_dist.training import ranks
 from home_dist.training.build import Built, build, open_inputs
-from home_dist.training.checkpoint import Checkpoints, Saver, TrainState, load
+from home_dist.training.checkpoint.folder import Checkpoints
+from home_dist.training.checkpoint.loading import load
+from home_dist.training.checkpoint.saver import Saver
+from home_dist.training.checkpoint.state import TrainState
 
 ROWS, SAMPLES, STEPS = 12, 16, 3
 """Ids are so few that most of them repeat, in a sample and in a batch."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from home_dist.training.checkpoint import open_stored
+from home_dist.training.checkpoint.reading import open_stored
 from tests.factory import make_config, make_data
 from tests.ranks import REPOSITORY, run, settings
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 
 from home_dist.config import RunConfig, save_config
+from home_dist.insight.collector import names_of
 from home_dist.insight.figures import figures
-from home_dist.insight.store import Names, Record, Store
+from home_dist.insight.store import Record, Store
 from home_dist.insight.sums import gradients, statistics
 from home_dist.models import TaskGroups
 from home_dist.models.anatomy import Anatomy
@@ -46,7 +47,7 @@ def record_two_steps(folder: Path, kind: str) -> Anatomy:
     save_config(make_run(kind), folder / "config.toml")
     save_schema(make_schema(), folder / "schema.toml")
     store = Store(folder / "insight")
-    store.begin(Names.of(anatomy, tasks, list(head.features.columns())), 0)
+    store.begin(names_of(anatomy, tasks, list(head.features.columns())), 0)
     for step in (10, 20):
         rows = make_rows(head, 20, seed=step)
         sums = statistics(head, anatomy, rows[0]) | gradients(head, anatomy, *rows)

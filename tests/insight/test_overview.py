@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from home_dist.cli import app
 from home_dist.insight.overview import find_runs, runs_table, spread, spread_table
 from home_dist.insight.run_record import RunRecord
+from tests.cli import light
 
 pytestmark = pytest.mark.distributed
 
@@ -75,3 +76,11 @@ def test_mean_and_spread(folder):
     lines = shown(spread_table("t", {"a": [run, run], "b": [run]}))
     assert f"{run.mean('test', 'auc'):.4f} ± 0.0000" in next(line for line in lines if "│ a " in line)
     assert "±" not in next(line for line in lines if "│ b " in line)
+
+
+@pytest.mark.parametrize("arguments", [["runs"], ["checkpoints", "ls"], ["checkpoints", "prune", "--dry-run"]])
+def test_what_only_lists_starts_without_torch(arguments, watched):
+    folder = watched[0] / "run"
+    process = light.ended(*arguments, folder)
+    assert process.stdout.endswith("light\n"), process.stderr
+    assert "step-" in process.stdout or "home" in process.stdout or "kept: " in process.stdout

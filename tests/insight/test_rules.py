@@ -11,10 +11,11 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
 from home_dist.config.insight import RulesSection
 from home_dist.config.model import MODELS
 from home_dist.embeddings.collections import initialise
+from home_dist.insight import collector
 from home_dist.insight.figures import figures
 from home_dist.insight.findings import Judge
 from home_dist.insight.rules import signs, table_signs, transfer_signs
-from home_dist.insight.store import Names, Record
+from home_dist.insight.store import Record
 from home_dist.insight.sums import gradients, statistics
 from home_dist.insight.tables import TableFigures, table_figures
 from tests.insight.heads import make_head, make_rows
@@ -23,7 +24,7 @@ RULES = RulesSection()
 
 
 def names_of(head, anatomy, tasks):
-    return Names.of(anatomy, tasks, list(head.features.columns()))
+    return collector.names_of(anatomy, tasks, list(head.features.columns()))
 
 
 def figures_of(head, anatomy, rows):

@@ -14,7 +14,6 @@ gradient over all columns is that mean of the blocks' mean squares.
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,43 +23,10 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
 from home_dist.training.checkpoint.pieces import Piece, Stored
-
-Columns = tuple[tuple[int, int], ...]
-"""(first column, columns) of each block of a table."""
+from home_dist.training.checkpoint.table_plan import Columns, Shard, TablePlan
 
 # What TorchRec's fused optimizers and torch's call the same.
 _ALIASES = {"sum": "momentum1", "exp_avg": "momentum1", "exp_avg_sq": "momentum2", "step": "steps"}
-
-
-@dataclass(frozen=True)
-class Shard:
-    """What of a table lies on one rank."""
-
-    rank: int
-    rows: tuple[int, int]
-    """First row, number of rows."""
-    columns: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class TablePlan:
-    """How a table lay on ranks; data-parallel tables lie whole on every rank."""
-
-    sharding: str
-    shards: tuple[Shard, ...]
-
-    @property
-    def blocks(self) -> Columns:
-        return tuple(sorted({s.columns for s in self.shards}))
-
-    def to_json(self) -> dict[str, Any]:
-        shards = [{"rank": s.rank, "rows": list(s.rows), "columns": list(s.columns)} for s in self.shards]
-        return {"sharding": self.sharding, "shards": shards}
-
-    @staticmethod
-    def from_json(tree: dict[str, Any]) -> "TablePlan":
-        shards = (Shard(s["rank"], tuple(s["rows"]), tuple(s["columns"])) for s in tree["shards"])
-        return TablePlan(tree["sharding"], tuple(shards))
 
 
 def table_plans(model: DistributedModelParallel) -> dict[str, TablePlan]:

@@ -1,6 +1,5 @@
 """Checkpoint -> sharded model and optimizers, on any number of ranks and under any plan."""
 
-import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +15,8 @@ from home_dist.embeddings.managed import ShardedManaged
 from home_dist.errors import CheckpointError
 from home_dist.training.checkpoint.contents import load_optimizer, load_weights
 from home_dist.training.checkpoint.folder import Checkpoints, problem_of, read_record
-from home_dist.training.checkpoint.manifest import Damaged, damaged, first_line, read_manifest, verify
-from home_dist.training.checkpoint.pieces import METADATA, Stored
+from home_dist.training.checkpoint.manifest import Damaged, first_line, read_manifest, verify
+from home_dist.training.checkpoint.reading import trusted
 from home_dist.training.checkpoint.state import Record, TrainState
 from home_dist.training.ranks import together
 
@@ -61,19 +60,6 @@ def read_offering(checkpoint: Path) -> Record:
     return _offering(checkpoint, read_record)
 
 
-def open_stored(checkpoint: Path) -> tuple[Stored, Record]:
-    """For reading on one process, all files checked. Raises CheckpointError."""
-    verify(checkpoint)
-    return _open(checkpoint), read_record(checkpoint)
-
-
-def _open(checkpoint: Path) -> Stored:
-    try:
-        return Stored(checkpoint)
-    except (pickle.UnpicklingError, ValueError, OSError, EOFError, AttributeError, IndexError, KeyError, TypeError) as error:
-        raise damaged(checkpoint, METADATA, f"{error}, so that it is not trusted") from None
-
-
 def _offering(checkpoint: Path, action: Callable[[Path], Found]) -> Found:
     try:
         return action(checkpoint)
@@ -96,7 +82,7 @@ def _refuse_other_ranks(checkpoint: Path, record: Record, model: DistributedMode
 
 
 def _fill(checkpoint: Path, record: Record, model: DistributedModelParallel, optimizer: KeyedOptimizer | None) -> None:
-    stored = _open(checkpoint)
+    stored = trusted(checkpoint)
     try:
         if optimizer is not None:
             load_optimizer(model, optimizer, stored, record.plan)

@@ -12,7 +12,7 @@ import home_dist
 from home_dist.config import without_keys
 from home_dist.data import ReaderPosition
 from home_dist.files.json_files import with_nan
-from home_dist.training.checkpoint.contents import TablePlan
+from home_dist.training.checkpoint.table_plan import TablePlan
 
 FORMAT = 2
 _LIBRARIES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "numpy", "pyarrow")

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from home_dist.data import ReaderPosition
-from home_dist.training.checkpoint.contents import Shard, TablePlan
 from home_dist.training.checkpoint.manifest import entry, write_manifest
 from home_dist.training.checkpoint.pieces import Piece, write_pieces
 from home_dist.training.checkpoint.state import Record, TrainState, versions
+from home_dist.training.checkpoint.table_plan import Shard, TablePlan
 
 POSITION = ReaderPosition(0, 3, 1, 16, "f" * 16)
 

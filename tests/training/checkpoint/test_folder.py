@@ -13,8 +13,11 @@ from home_dist.config import CheckpointSection
 from home_dist.data import ReaderPosition
 from home_dist.errors import CheckpointError
 from home_dist.files.json_files import json_text
-from home_dist.training.checkpoint import Checkpoints, TrainState, open_stored, read_offering, set_damaged_aside
+from home_dist.training.checkpoint.folder import Checkpoints
+from home_dist.training.checkpoint.loading import read_offering, set_damaged_aside
 from home_dist.training.checkpoint.manifest import entry, write_manifest
+from home_dist.training.checkpoint.reading import open_stored
+from home_dist.training.checkpoint.state import TrainState
 from tests.training.checkpoint.stored import write_checkpoint
 
 TENSORS = {"dense/x": torch.arange(100.0), "tables/user/weight": torch.ones(6, 4)}

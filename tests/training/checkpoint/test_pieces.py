@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch.distributed.checkpoint.api import CheckpointException
 
 from home_dist.errors import CheckpointError
-from home_dist.training.checkpoint import open_stored, pieces
+from home_dist.training.checkpoint import pieces
 from home_dist.training.checkpoint.manifest import entry, write_manifest
 from home_dist.training.checkpoint.pieces import Piece, Stored, write_pieces
+from home_dist.training.checkpoint.reading import open_stored
 from tests.training.checkpoint.stored import write_checkpoint
 
 DTYPES = (torch.float32, torch.float64, torch.int64, torch.bfloat16, torch.uint8)

@@ -7,7 +7,8 @@ import pytest
 
 from home_dist.config import CheckpointSection
 from home_dist.training import health
-from home_dist.training.checkpoint import Checkpoints, Saver
+from home_dist.training.checkpoint.folder import Checkpoints
+from home_dist.training.checkpoint.saver import Saver
 from home_dist.training.ranks import lost_contact
 
 

@@ -1,8 +1,7 @@
-"""`home-dist checkpoints`: what is in one, what changed between two. Tensors are read block by block."""
+"""What is in a checkpoint, and what changed between two. Tensors are read block by block."""
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,71 +9,13 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from home_dist.config import CheckpointSection, load_config
+from home_dist.config import CheckpointSection
 from home_dist.errors import CheckpointError
-from home_dist.training.checkpoint.folder import ASIDE, WRITING, Checkpoints, read_record, step_of
-from home_dist.training.checkpoint.loading import open_stored
+from home_dist.training.checkpoint.folder import Checkpoints
 from home_dist.training.checkpoint.manifest import MANIFEST, read_manifest, verify
+from home_dist.training.checkpoint.of_run import checkpoints_of, number
 from home_dist.training.checkpoint.pieces import Stored
-from home_dist.training.checkpoint.state import Record
-from home_dist.training.run_folder import RunFolder
-
-
-def checkpoints_of(run: Path) -> Checkpoints:
-    """Of a run's folder, with its rules. Raises CheckpointError."""
-    config = run / "config.toml"
-    if not config.is_file():
-        raise CheckpointError(f"{run}: no run is there (no config.toml). Give the run.dir of a run that was started.")
-    return Checkpoints(run / "checkpoints", load_config(config).checkpoint)
-
-
-def find(path: Path) -> Path:
-    """A checkpoint as a user names it: its folder, a run's folder for the newest, or RUN/best. Raises CheckpointError."""
-    if (path / MANIFEST).exists() or path.name.startswith("step-"):
-        return path
-    run, best = (path.parent, True) if path.name == "best" and not path.exists() else (path, False)
-    there = checkpoints_of(run)
-    found = there.best() if best else there.newest()
-    if found is None:
-        what = (
-            "no checkpoint was measured; set checkpoint.best"
-            if best
-            else "no complete checkpoint yet; run `home-dist train` first"
-        )
-        raise CheckpointError(f"{there.folder}: {what}.")
-    return found
-
-
-def listing(run: Path) -> Table:
-    """All checkpoints of a run, those that are being written or were set aside included; none of them is verified."""
-    there = checkpoints_of(run)
-    kept, best, names = there.kept(), there.best(), there.complete()
-    records: dict[Path, Record | str] = {}
-    for path in names:
-        try:
-            records[path] = read_record(path)
-        except CheckpointError as error:
-            records[path] = str(error)
-    metrics = sorted({name for r in records.values() if isinstance(r, Record) for name in r.state.metrics})
-    table = Table(title=f"checkpoints of {run}")
-    table.add_column("checkpoint", no_wrap=True)
-    for name in ("samples", "epoch+steps", "ranks", "MB", *(m.removeprefix("validation/") for m in metrics)):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for path, record in records.items():
-        if isinstance(record, str):
-            table.add_row(path.name, *[""] * (4 + len(metrics)), "damaged: home-dist checkpoints verify tells more")
-            continue
-        state = record.state
-        marks = [m for m, so in (("newest", path == names[-1]), ("best", path == best), ("not kept", path not in kept)) if so]
-        measured = [_number(state.metrics.get(name)) for name in metrics]
-        size = f"{sum(e['bytes'] for e in read_manifest(path).values()) / 1e6:,.1f}"
-        where = f"{state.position.epoch}+{state.position.steps}"
-        table.add_row(path.name, f"{state.samples:,}", where, str(state.world_size), size, *measured, ", ".join(marks))
-    for path in sorted(p for ending in (WRITING, ASIDE) for p in there.folder.glob(f"step-*{ending}")):
-        note = "unfinished; the next save removes it" if path.name.endswith(WRITING) else "damaged, set aside"
-        table.add_row(path.name, *[""] * (4 + len(metrics)), note)
-    return table
+from home_dist.training.checkpoint.reading import open_stored
 
 
 def verified(path: Path) -> Iterator[str]:
@@ -128,7 +69,7 @@ def shown(path: Path) -> tuple[str, Table, Table]:
         f"{path}",
         f"step {state.step:,} | samples {state.samples:,} | epoch {state.position.epoch} + {state.position.steps} steps | "
         f"written by {state.world_size} rank{'s' if state.world_size > 1 else ''}",
-        "metrics: " + (", ".join(f"{k} {_number(v)}" for k, v in sorted(state.metrics.items())) or "none"),
+        "metrics: " + (", ".join(f"{k} {number(v)}" for k, v in sorted(state.metrics.items())) or "none"),
         "versions: " + ", ".join(f"{k} {v}" for k, v in record.versions.items()),
     ]
     tables = Table(title="tables and their optimizers")
@@ -147,14 +88,14 @@ def shown(path: Path) -> tuple[str, Table, Table]:
         if kind == "dense_optimizer":
             continue
         found = figures(stored, name)
-        numbers = [_number(found.norm), _number(found.largest) + (f", {found.broken} not finite" if found.broken else "")]
+        numbers = [number(found.norm), number(found.largest) + (f", {found.broken} not finite" if found.broken else "")]
         if kind == "tables":
             table_name, _, key = rest.partition("/")
             plan = record.plan.get(table_name)
             tables.add_row(table_name, key, shape, plan.sharding if plan and key == "weight" else "", *numbers)
         else:
             states = [n for n in stored.tensors if n.startswith(f"dense_optimizer/{rest}/")]
-            of_state = ", ".join(f"{n.rpartition('/')[2]} {_number(figures(stored, n).norm)}" for n in states)
+            of_state = ", ".join(f"{n.rpartition('/')[2]} {number(figures(stored, n).norm)}" for n in states)
             dense.add_row(rest, shape, *numbers, of_state)
     return "\n".join(lines), tables, dense
 
@@ -188,7 +129,7 @@ def compared(before: Path, after: Path) -> tuple[str, Table]:
     for relative, name, (changed, apart, _) in sorted(rows, key=lambda r: -r[0]):
         shape = old.shape(name)
         of = f"{changed:,} of {shape[0]:,}" if shape else ""
-        table.add_row(name, " x ".join(map(str, shape)), of, _number(apart), _number(relative))
+        table.add_row(name, " x ".join(map(str, shape)), of, number(apart), number(relative))
     lines.append(f"tensors: {len(rows)} differ, {same} are the same bit for bit")
     return "\n".join(lines), table
 
@@ -211,23 +152,7 @@ def changed_rows(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (bits[0].reshape(rows, -1) != bits[1].reshape(rows, -1)).any(1)
 
 
-def pruned(run: Path, keep_last: int | None, keep_every: int | None, dry: bool) -> list[str]:
-    """Removes what the run's rules, or those given, do not keep. Raises ConfigError while a process trains into the run."""
-    there = checkpoints_of(run)
-    given = {k: v for k, v in (("keep_last", keep_last), ("keep_every", keep_every)) if v is not None}
-    there = Checkpoints(there.folder, CheckpointSection.model_validate(there.keep.model_dump() | given))
-    with nullcontext() if dry else RunFolder(run).locked():
-        gone = there.prune(dry)
-    verb = "would remove" if dry else "removed"
-    lines = [f"{verb} {path}" for path in gone] or ["nothing to remove"]
-    return [*lines, f"kept: {', '.join(str(step_of(p)) for p in sorted(there.kept(), key=step_of)) or 'none'}"]
-
-
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(tree, dict):
         return {k: v for name, sub in tree.items() for k, v in _flat(sub, f"{prefix}{name}.").items()}
     return {prefix[:-1]: tree}
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.4g}"

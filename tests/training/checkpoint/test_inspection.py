@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from home_dist.errors import CheckpointError, ConfigError
-from home_dist.training.checkpoint import looking, pieces
+from home_dist.training.checkpoint import inspection, of_run, pieces
 from home_dist.training.run_folder import RunFolder
 from tests.training.checkpoint.stored import write_checkpoint
 
@@ -43,20 +43,20 @@ def row(table: Table, name: str) -> list[str]:
 
 def test_ls_marks_the_newest_and_the_best(run):
     (run / "checkpoints" / "step-00000009.writing").mkdir()
-    table = looking.listing(run)
+    table = of_run.listing(run)
     assert row(table, "step-00000003")[-2:] == ["0.75", "best"]
     assert row(table, "step-00000006")[-2:] == ["0.5", "newest"]
     assert "unfinished" in text(table)
-    assert looking.find(run).name == "step-00000006"
-    assert looking.find(run / "best").name == "step-00000003"
+    assert of_run.find(run).name == "step-00000006"
+    assert of_run.find(run / "best").name == "step-00000003"
 
 
 def test_show_gives_shapes_and_norms(run, monkeypatch):
     monkeypatch.setattr(pieces, "_BLOCK_BYTES", 40)
-    told, tables, dense = looking.shown(run / "checkpoints" / "step-00000003")
+    told, tables, dense = inspection.shown(run / "checkpoints" / "step-00000003")
     assert "step 3 | samples 48" in told
     assert "validation/auc 0.75" in told
-    stored, _ = looking.open_stored(run / "checkpoints" / "step-00000003")
+    stored, _ = inspection.open_stored(run / "checkpoints" / "step-00000003")
     weight, a = stored.whole("tables/user/weight"), stored.whole("dense/a")
     assert row(tables, "user") == [
         "user",
@@ -72,11 +72,11 @@ def test_show_gives_shapes_and_norms(run, monkeypatch):
 
 
 def test_diff_counts_rows_and_distances(run):
-    told, table = looking.compared(*(run / "checkpoints" / f"step-0000000{n}" for n in (3, 6)))
+    told, table = inspection.compared(*(run / "checkpoints" / f"step-0000000{n}" for n in (3, 6)))
     for line in ("config: train.lr: 0.1 -> 0.2", "metrics: validation/auc: 0.75 -> 0.5", "only in the second: dense/new"):
         assert line in told.splitlines()
     assert "tensors: 2 differ, 2 are the same bit for bit" in told
-    (old, _), (new, _) = (looking.open_stored(run / "checkpoints" / f"step-0000000{n}") for n in (3, 6))
+    (old, _), (new, _) = (inspection.open_stored(run / "checkpoints" / f"step-0000000{n}") for n in (3, 6))
     apart = (old.whole("tables/user/weight") - new.whole("tables/user/weight")).norm()
     assert row(table, "tables/user/weight")[4:8] == ["2", "of", "50", f"{apart:.4g}"]
     assert row(table, "dense/a")[-1] == "1"
@@ -87,24 +87,24 @@ def test_verify_names_what_is_damaged_and_offers_the_other(run):
     shard.write_bytes(shard.read_bytes()[:-1])
     lines = []
     with pytest.raises(CheckpointError, match=r"__0_0\.distcp: damaged.*\n?.*newest intact one is .*step-00000003"):
-        lines.extend(looking.verified(run))
+        lines.extend(inspection.verified(run))
     with pytest.raises(CheckpointError, match=r"__0_0\.distcp"):
-        list(looking.verified(shard.parent))
-    assert "intact, 4 tensors" in next(looking.verified(run))
+        list(inspection.verified(shard.parent))
+    assert "intact, 4 tensors" in next(inspection.verified(run))
 
 
 def test_prune_keeps_by_the_run_s_rules_or_others(run):
-    assert looking.pruned(run, None, None, dry=True)[-1] == "kept: 3, 6"  # the best and the newest
-    assert looking.pruned(run, 2, None, dry=False) == ["nothing to remove", "kept: 3, 6"]
+    assert of_run.pruned(run, None, None, dry=True)[-1] == "kept: 3, 6"  # the best and the newest
+    assert of_run.pruned(run, 2, None, dry=False) == ["nothing to remove", "kept: 3, 6"]
     (run / "config.toml").write_text(CONFIG.replace('best = "auc"\n', ""))
-    assert looking.pruned(run, None, None, dry=False) == [f"removed {run}/checkpoints/step-00000003", "kept: 6"]
+    assert of_run.pruned(run, None, None, dry=False) == [f"removed {run}/checkpoints/step-00000003", "kept: 6"]
     assert not (run / "checkpoints" / "step-00000003").exists()
 
 
 def test_prune_waits_for_no_one_and_removes_nothing_while_a_process_trains(run):
     (run / "config.toml").write_text(CONFIG.replace('best = "auc"\n', ""))
     with RunFolder(run).locked(), pytest.raises(ConfigError, match="another process trains into it"):
-        looking.pruned(run, None, None, dry=False)
+        of_run.pruned(run, None, None, dry=False)
     assert (run / "checkpoints" / "step-00000003").exists()
     with RunFolder(run).locked():
-        assert looking.pruned(run, None, None, dry=True)[-1] == "kept: 6"
+        assert of_run.pruned(run, None, None, dry=True)[-1] == "kept: 6"

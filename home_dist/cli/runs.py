@@ -15,7 +15,7 @@ group = typer.Typer()
 def runs(folder: Annotated[Path, typer.Argument(help="Folder that runs lie in, at any depth.")] = Path("runs")) -> None:
     """List runs with their main figures."""
     from home_dist.insight.overview import find_runs, runs_table
-    from home_dist.training.tables import Screen
+    from home_dist.screen import Screen
 
     found = find_runs(folder)
     if not found:

@@ -1,0 +1,75 @@
+"""What a run came to: the figures that tables of many runs show. Read without torch."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from home_dist.config.model import MODELS
+from home_dist.config.toml_file import read_toml
+from home_dist.errors import ConfigError
+from home_dist.files.json_files import read_json, with_nan
+from home_dist.insight.store import CURVES, FINDINGS, TABLES, Store
+from home_dist.schema import load_schema
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    path: Path
+    model_kind: str
+    tasks: list[str]
+    """Those that the run trains, in the schema's order."""
+    curves: list[dict[str, Any]]
+    evaluation: dict[str, Any]
+
+    @staticmethod
+    def open(path: Path) -> "RunFigures":
+        """Raises ConfigError where no run is."""
+        config = path / "config.toml"
+        if not config.is_file():
+            raise ConfigError(f"{path}: no run is there (no config.toml). Give the run.dir of a run that was started.")
+        tree = read_toml(config, "")
+        chosen = tree.get("data", {}).get("tasks", [])
+        evaluation = read_json(path / "evaluation.json", "Remove it; the run's own command writes it anew.", ConfigError)
+        return RunFigures(
+            path=path,
+            model_kind=MODELS.of(tree.get("model", {})),
+            tasks=[t.name for t in load_schema(path / "schema.toml").task if not chosen or t.name in chosen],
+            curves=Store(path / "insight").lines(CURVES),
+            evaluation=with_nan(evaluation),
+        )
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def store(self) -> Store:
+        return Store(self.path / "insight")
+
+    @property
+    def looked_at(self) -> bool:
+        """Whether there is anything in which something could have been found."""
+        return self.store.names() is not None and bool(self.store.steps() or self.store.lines(TABLES))
+
+    @property
+    def findings_told(self) -> int:
+        """Findings that were told while the run trained."""
+        return len(self.store.lines(FINDINGS))
+
+    @property
+    def steps(self) -> int:
+        return max([self.evaluation.get("step", 0), *(c["step"] for c in self.curves), *self.store.steps()])
+
+    @property
+    def splits(self) -> list[str]:
+        return [s for s in ("test", "validation", "train") if s in self.evaluation]
+
+    def metric(self, split: str, task: str, name: str) -> float:
+        value = self.evaluation.get(split, {}).get(task, {}).get(name)
+        return math.nan if value is None else float(value)
+
+    def mean(self, split: str, name: str) -> float:
+        """Over the tasks for which the metric is defined."""
+        there = [v for v in (self.metric(split, t, name) for t in self.tasks) if not math.isnan(v)]
+        return math.fsum(there) / len(there) if there else math.nan

@@ -1,0 +1,87 @@
+"""The checkpoints of a run, as users name, list and prune them. Reads no tensors, and does without torch."""
+
+import math
+from contextlib import nullcontext
+from pathlib import Path
+
+from rich.table import Table
+
+from home_dist.config import CheckpointSection, load_section
+from home_dist.errors import CheckpointError
+from home_dist.training.checkpoint.folder import ASIDE, WRITING, Checkpoints, read_record, step_of
+from home_dist.training.checkpoint.manifest import MANIFEST, read_manifest
+from home_dist.training.checkpoint.state import Record
+from home_dist.training.run_folder import RunFolder
+
+
+def checkpoints_of(run: Path) -> Checkpoints:
+    """Of a run's folder, with its rules. Raises CheckpointError."""
+    config = run / "config.toml"
+    if not config.is_file():
+        raise CheckpointError(f"{run}: no run is there (no config.toml). Give the run.dir of a run that was started.")
+    return Checkpoints(run / "checkpoints", load_section(config, "checkpoint", CheckpointSection))
+
+
+def find(path: Path) -> Path:
+    """A checkpoint as a user names it: its folder, a run's folder for the newest, or RUN/best. Raises CheckpointError."""
+    if (path / MANIFEST).exists() or path.name.startswith("step-"):
+        return path
+    run, best = (path.parent, True) if path.name == "best" and not path.exists() else (path, False)
+    there = checkpoints_of(run)
+    found = there.best() if best else there.newest()
+    if found is None:
+        what = (
+            "no checkpoint was measured; set checkpoint.best"
+            if best
+            else "no complete checkpoint yet; run `home-dist train` first"
+        )
+        raise CheckpointError(f"{there.folder}: {what}.")
+    return found
+
+
+def listing(run: Path) -> Table:
+    """All checkpoints of a run, those that are being written or were set aside included; none of them is verified."""
+    there = checkpoints_of(run)
+    kept, best, names = there.kept(), there.best(), there.complete()
+    records: dict[Path, Record | str] = {}
+    for path in names:
+        try:
+            records[path] = read_record(path)
+        except CheckpointError as error:
+            records[path] = str(error)
+    metrics = sorted({name for r in records.values() if isinstance(r, Record) for name in r.state.metrics})
+    table = Table(title=f"checkpoints of {run}")
+    table.add_column("checkpoint", no_wrap=True)
+    for name in ("samples", "epoch+steps", "ranks", "MB", *(m.removeprefix("validation/") for m in metrics)):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for path, record in records.items():
+        if isinstance(record, str):
+            table.add_row(path.name, *[""] * (4 + len(metrics)), "damaged: home-dist checkpoints verify tells more")
+            continue
+        state = record.state
+        marks = [m for m, so in (("newest", path == names[-1]), ("best", path == best), ("not kept", path not in kept)) if so]
+        measured = [number(state.metrics.get(name)) for name in metrics]
+        size = f"{sum(e['bytes'] for e in read_manifest(path).values()) / 1e6:,.1f}"
+        where = f"{state.position.epoch}+{state.position.steps}"
+        table.add_row(path.name, f"{state.samples:,}", where, str(state.world_size), size, *measured, ", ".join(marks))
+    for path in sorted(p for ending in (WRITING, ASIDE) for p in there.folder.glob(f"step-*{ending}")):
+        note = "unfinished; the next save removes it" if path.name.endswith(WRITING) else "damaged, set aside"
+        table.add_row(path.name, *[""] * (4 + len(metrics)), note)
+    return table
+
+
+def pruned(run: Path, keep_last: int | None, keep_every: int | None, dry: bool) -> list[str]:
+    """Removes what the run's rules, or those given, do not keep. Raises ConfigError while a process trains into the run."""
+    there = checkpoints_of(run)
+    given = {k: v for k, v in (("keep_last", keep_last), ("keep_every", keep_every)) if v is not None}
+    there = Checkpoints(there.folder, CheckpointSection.model_validate(there.keep.model_dump() | given))
+    with nullcontext() if dry else RunFolder(run).locked():
+        gone = there.prune(dry)
+    verb = "would remove" if dry else "removed"
+    lines = [f"{verb} {path}" for path in gone] or ["nothing to remove"]
+    return [*lines, f"kept: {', '.join(str(step_of(p)) for p in sorted(there.kept(), key=step_of)) or 'none'}"]
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.4g}"

@@ -1,0 +1,23 @@
+"""A checkpoint opened for reading on one process, without a model."""
+
+import pickle
+from pathlib import Path
+
+from home_dist.training.checkpoint.folder import read_record
+from home_dist.training.checkpoint.manifest import damaged, verify
+from home_dist.training.checkpoint.pieces import METADATA, Stored
+from home_dist.training.checkpoint.state import Record
+
+
+def open_stored(checkpoint: Path) -> tuple[Stored, Record]:
+    """For reading on one process, all files checked. Raises CheckpointError."""
+    verify(checkpoint)
+    return trusted(checkpoint), read_record(checkpoint)
+
+
+def trusted(checkpoint: Path) -> Stored:
+    """The tensors of a checkpoint whose files were checked. Raises CheckpointError for metadata that is no such thing."""
+    try:
+        return Stored(checkpoint)
+    except (pickle.UnpicklingError, ValueError, OSError, EOFError, AttributeError, IndexError, KeyError, TypeError) as error:
+        raise damaged(checkpoint, METADATA, f"{error}, so that it is not trusted") from None
