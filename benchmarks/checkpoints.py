@@ -40,13 +40,14 @@ from benchmarks.claims import claim  # noqa: E402
 from home_dist import process  # noqa: E402
 from home_dist.config import CheckpointSection, RunConfig  # noqa: E402
 from home_dist.data.batch import Batch  # noqa: E402
+from home_dist.data.inputs import Inputs, open_inputs  # noqa: E402
+from home_dist.distributed.ranks import Ranks  # noqa: E402
 from home_dist.schema import Schema, save_schema  # noqa: E402
-from home_dist.training.build import Built, Inputs, build, open_inputs  # noqa: E402
+from home_dist.training.build import Built, build  # noqa: E402
 from home_dist.training.checkpoint.folder import Checkpoints  # noqa: E402
 from home_dist.training.checkpoint.loading import load  # noqa: E402
 from home_dist.training.checkpoint.saver import Saver  # noqa: E402
 from home_dist.training.checkpoint.state import TrainState  # noqa: E402
-from home_dist.training.ranks import Ranks  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 RANKS, DIM, BATCH = 2, 64, 1024

@@ -18,8 +18,9 @@ from typing import Any, NoReturn
 
 from home_dist import cli
 from home_dist.config import load_config
-from home_dist.training import commands, ranks
+from home_dist.distributed import ranks
 from home_dist.training.checkpoint import loading, saver
+from home_dist.training.train import train
 
 RANKS = 2
 Act = Callable[[], None]
@@ -153,7 +154,7 @@ def _rank(rank: int, port: int, config: Path, overrides: list[str], folder: Path
 
 def _body(config: Path, overrides: list[str]) -> None:
     settings = load_config(config, overrides)
-    commands.train(settings, ranks.form_ranks(settings.distributed))
+    train(settings, ranks.form_ranks(settings.distributed))
 
 
 def _mark_first_step(path: Path) -> None:

@@ -33,13 +33,14 @@ from benchmarks.claims import claim  # noqa: E402
 from benchmarks.sample_run import set_options, torchrun  # noqa: E402
 from home_dist import process  # noqa: E402
 from home_dist.config import DistributedSection  # noqa: E402
+from home_dist.data.inputs import open_inputs  # noqa: E402
+from home_dist.distributed.ranks import Ranks, form_ranks  # noqa: E402
+from home_dist.evaluation.scores import scored  # noqa: E402
 from home_dist.metrics import Bootstrap, bootstrap, log_loss  # noqa: E402
 from home_dist.schema import load_schema  # noqa: E402
-from home_dist.training.build import build, open_inputs  # noqa: E402
+from home_dist.training.build import build  # noqa: E402
 from home_dist.training.checkpoint.folder import Checkpoints  # noqa: E402
 from home_dist.training.checkpoint.loading import load  # noqa: E402
-from home_dist.training.evaluate import scored  # noqa: E402
-from home_dist.training.ranks import Ranks, form_ranks  # noqa: E402
 from home_dist.training.run_folder import RunFolder  # noqa: E402
 
 CONFIG, DATA = ROOT / "configs" / "kuairand_pure.toml", ROOT / "examples" / "kuairand_pure"

@@ -42,10 +42,10 @@ from benchmarks.models_peers import (  # noqa: E402
 )
 from home_dist.config import load_config  # noqa: E402
 from home_dist.data.batch import Batch  # noqa: E402
+from home_dist.data.inputs import open_inputs  # noqa: E402
+from home_dist.distributed.ranks import form_ranks  # noqa: E402
 from home_dist.embeddings.collections import bag_collection, initialise  # noqa: E402
 from home_dist.schema import load_schema  # noqa: E402
-from home_dist.training.build import open_inputs  # noqa: E402
-from home_dist.training.ranks import form_ranks  # noqa: E402
 
 TABLE_LR = 0.02
 

@@ -7,10 +7,10 @@ from pyarrow import fs
 from typer.testing import CliRunner
 
 from home_dist.cli import app
+from home_dist.distributed.preemption import Preempted
 from home_dist.errors import DataError, UserError
 from home_dist.files.listing import list_files
 from home_dist.files.stores import Store
-from home_dist.training.preemption import Preempted
 from home_dist.training.refusals import NotFinite
 from tests.ranks import REPOSITORY
 

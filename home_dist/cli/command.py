@@ -34,7 +34,7 @@ def command(group: typer.Typer, name: str | None = None) -> Callable[[Callable[P
                 _leave_after(error)
             else:
                 if "torch" in sys.modules:
-                    from home_dist.training.ranks import leave_ranks
+                    from home_dist.distributed.ranks import leave_ranks
 
                     leave_ranks()
 
@@ -46,7 +46,7 @@ def command(group: typer.Typer, name: str | None = None) -> Callable[[Callable[P
 
 def _leave_after(error: Exception) -> None:
     """Ends this rank when another one has failed or is gone; a failure of this one alone, without others, is raised."""
-    from home_dist.training import ranks
+    from home_dist.distributed import ranks
 
     if isinstance(error, ranks.OtherRankFailed):
         leave(error.exit_code, None)

@@ -42,7 +42,7 @@ def prepare_described(
     The log is cut into partitions, and may be larger than memory. A run that was killed goes on where it stopped, by the same
     command.
     """
-    from home_dist.insight.preparation import write_page
+    from home_dist.insight.prepared_page import write_page
     from home_dist.prepare.generic import Options, prepare_log
     from home_dist.prepare.progress import Progress
     from home_dist.prepare.summary import part_lines

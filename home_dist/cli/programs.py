@@ -47,8 +47,8 @@ def export(
         for table, rows in export_delta(source, Source.open(since), out).items():
             print(f"table {table}: {rows:,} of {source.table_shape(table)[0]:,} rows changed")
     else:
+        from home_dist.distributed.ranks import form_ranks
         from home_dist.export.program import export_program
-        from home_dist.training.ranks import form_ranks
 
         ranks = form_ranks(source.config.distributed)
         for p in export_program(source, out, embeddings.value, compiled, ranks):

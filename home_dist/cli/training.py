@@ -38,9 +38,10 @@ def train(
     """Train a model. The same command goes on with a run that was interrupted."""
     begin = [f"checkpoint.warm_start.from={json.dumps(str(warm_start))}"] if warm_start else []
     settings = settings_of(config, [*(overrides or []), *begin])
-    from home_dist.training import commands, ranks
+    from home_dist.distributed import ranks
+    from home_dist.training import train as training
 
-    commands.train(settings, ranks.form_ranks(settings.distributed), profile_steps if profile else 0)
+    training.train(settings, ranks.form_ranks(settings.distributed), profile_steps if profile else 0)
 
 
 @command(group)
@@ -54,12 +55,13 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate a run's checkpoint, on any number of ranks."""
-    from home_dist.training import commands, ranks
+    from home_dist.distributed import ranks
+    from home_dist.training import evaluate as evaluating
     from home_dist.training.run_folder import RunFolder
 
     settings, _ = alike_on_all_ranks(RunFolder(run).open)
     chosen = tuple(dict.fromkeys(s.value for s in split or ()))
-    commands.evaluate_run(run, checkpoint, chosen, ranks.form_ranks(settings.distributed))
+    evaluating.evaluate_run(run, checkpoint, chosen, ranks.form_ranks(settings.distributed))
 
 
 @command(group)
@@ -92,8 +94,8 @@ def bench(
 ) -> None:
     """Time training: samples/s, percentiles of steps, where they go, memory, launches, FLOPs, bytes, share of the limits."""
     settings = settings_of(config, overrides)
+    from home_dist.distributed import ranks
     from home_dist.speed import bench as timing
-    from home_dist.training import ranks
 
     timing.bench(settings, ranks.form_ranks(settings.distributed), warm_up, steps, traced, out, overlap)
 

@@ -17,7 +17,10 @@ import numpy as np
 import torch
 
 from home_dist.config import load_config
+from home_dist.data.inputs import open_inputs
+from home_dist.distributed.ranks import Ranks
 from home_dist.errors import ConfigError, UserError
+from home_dist.evaluation.scores import scored
 from home_dist.export.columns import parquet_files, read_batches
 from home_dist.export.inputs import Input, inputs_of
 from home_dist.export.managed import ManagedRows
@@ -30,10 +33,8 @@ from home_dist.files.stores import Store, join
 from home_dist.metrics import evaluate_tasks
 from home_dist.schema import IdInput, InputLayout, build_layout, load_schema
 from home_dist.sequence.history import History
-from home_dist.training.build import build, open_inputs
+from home_dist.training.build import build
 from home_dist.training.checkpoint.loading import load
-from home_dist.training.evaluate import scored
-from home_dist.training.ranks import Ranks
 
 PROGRAM, COMPILED, ABOUT, REPORT = "program.pt2", "program.aot.pt2", "program.json", "report.json"
 _MOST = 1 << 30

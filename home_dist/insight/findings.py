@@ -6,7 +6,7 @@ from typing import Any
 from home_dist.config.insight import RulesSection
 from home_dist.insight.rules import Sign, signs, table_signs
 from home_dist.insight.store import TABLES, Names, Record, Store
-from home_dist.insight.tables import TableFigures
+from home_dist.insight.table_figures import TableFigures
 
 
 @dataclass(frozen=True)

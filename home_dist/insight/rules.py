@@ -20,7 +20,7 @@ import numpy as np
 
 from home_dist.config.insight import RulesSection
 from home_dist.insight.store import Figures, Names, PartNames
-from home_dist.insight.tables import TableFigures
+from home_dist.insight.table_figures import TableFigures
 
 _TINY = 1e-30
 _FULL = 0.9  # of a table's rows: fewer are worth a change

@@ -5,17 +5,17 @@ from pathlib import Path
 import torch
 
 from home_dist.config import RunConfig
+from home_dist.data.inputs import open_inputs
 from home_dist.data.side_files import with_local_schema
+from home_dist.distributed.ranks import Ranks, together
 from home_dist.errors import ConfigError
 from home_dist.files.json_files import write_json
 from home_dist.schema import load_schema
 from home_dist.screen import Screen
 from home_dist.speed import show
 from home_dist.speed.measure import measure
-from home_dist.training.build import open_inputs
+from home_dist.training.opening import detected, kernel_taken
 from home_dist.training.profiling import exchanges_table, parts_table
-from home_dist.training.ranks import Ranks, together
-from home_dist.training.tables import detected, kernel_taken
 
 
 def bench(

@@ -17,17 +17,18 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from home_dist.data import DataFiles, Reader
 from home_dist.data.batch import Batch
 from home_dist.data.files import open_parquet
+from home_dist.data.inputs import Inputs
+from home_dist.distributed.ranks import Ranks
 from home_dist.insight.trace import Breakdown
 from home_dist.network import StepOutput
 from home_dist.planning.estimate import counted
 from home_dist.planning.probe import DenseCost, probe
 from home_dist.planning.propose import model_without_memory, placed
 from home_dist.speed.limits import bytes_per_second, products_per_second, synchronise
-from home_dist.training.build import Built, Inputs, build
+from home_dist.training.build import Built, build
 from home_dist.training.optimizers import Schedule
 from home_dist.training.pipeline import Pipeline, begin_step
 from home_dist.training.profiling import Trace
-from home_dist.training.ranks import Ranks
 
 _FOR_EVER = 10**9  # epochs: small data are read again and again
 _FORWARD = ("look-up", "output exchange", "feature vector", "sequences", "experts", "towers")

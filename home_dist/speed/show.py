@@ -7,9 +7,9 @@ from typing import Any
 from rich.table import Table
 
 from home_dist.config import RunConfig
+from home_dist.distributed.ranks import Ranks
 from home_dist.experts.kernels import Kernel
 from home_dist.speed.measure import Speed
-from home_dist.training.ranks import Ranks
 
 _PERCENTILES = (50, 90, 99)
 

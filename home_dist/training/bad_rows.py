@@ -9,11 +9,11 @@ from typing import Any
 import torch.distributed as dist
 
 from home_dist.data import Reader
+from home_dist.distributed.ranks import Ranks
 from home_dist.errors import UserError
 from home_dist.files.json_files import read_json, write_json
 from home_dist.screen import Screen
 from home_dist.training.events import EventLog
-from home_dist.training.ranks import Ranks
 
 _TOLD = 5
 """Reasons that the screen names, the most frequent ones."""

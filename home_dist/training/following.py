@@ -13,12 +13,12 @@ import torch.distributed as dist
 from home_dist.data import DataFiles, Reader, ReaderPosition
 from home_dist.data.arrivals import arrived
 from home_dist.data.files import open_found
+from home_dist.data.inputs import Inputs
+from home_dist.distributed.preemption import Preemption
+from home_dist.distributed.ranks import Ranks, together
 from home_dist.errors import DataError
 from home_dist.screen import Screen
-from home_dist.training.build import Inputs
 from home_dist.training.checkpoint.state import TrainState
-from home_dist.training.preemption import Preemption
-from home_dist.training.ranks import Ranks, together
 
 _TICK_SECONDS = 1.0
 """How long a signal may wait, and the ranks for each other."""

@@ -7,17 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from home_dist.config import RunConfig
+from home_dist.distributed.ranks import Ranks
 from home_dist.insight.collector import Collector, names_of
 from home_dist.insight.findings import Finding, Judge
 from home_dist.insight.store import CURVES, FINDINGS, TABLES, Figures, Record, Store
-from home_dist.insight.tables import table_figures
+from home_dist.insight.table_figures import table_figures
 from home_dist.schema import Schema
 from home_dist.schema.values import HashValues
 from home_dist.screen import Screen
 from home_dist.training.build import Built
 from home_dist.training.events import EventLog
 from home_dist.training.progress import Interval
-from home_dist.training.ranks import Ranks
 
 
 class Observer:

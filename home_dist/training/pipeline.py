@@ -11,11 +11,11 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from home_dist.config import TrainSection
 from home_dist.data.batch import Batch
+from home_dist.distributed.ranks import Ranks
 from home_dist.layers.step_check import StepCheck
 from home_dist.network import StepOutput
 from home_dist.training.build import Built
 from home_dist.training.optimizers import Schedule
-from home_dist.training.ranks import Ranks
 
 
 class _Overlapping(TrainPipelineSparseDist[Batch, StepOutput]):

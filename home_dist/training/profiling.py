@@ -12,10 +12,10 @@ from rich.table import Table
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from home_dist.distributed.ranks import Ranks
 from home_dist.insight.trace import SCOPE, STEP, Breakdown, Exchange, breakdown, read_trace
 from home_dist.network import Network
 from home_dist.screen import Screen
-from home_dist.training.ranks import Ranks
 
 _WARM_UP = 5  # steps that allocate, fill the pipeline and settle
 

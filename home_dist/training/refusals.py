@@ -6,16 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 import torch.distributed as dist
 
-from home_dist.config import TrainSection
 from home_dist.data.batch import Batch
+from home_dist.distributed.ranks import OtherRankFailed
 from home_dist.errors import UserError
-from home_dist.layers.step_check import StepCheck
 from home_dist.network import StepOutput
 from home_dist.schema import DenseFeature, InputLayout
-from home_dist.screen import Screen
-from home_dist.training.checkpoint.saver import Saver
-from home_dist.training.events import EventLog
-from home_dist.training.ranks import OtherRankFailed, Ranks
+from home_dist.training.run import Run
 
 MOST_IN_SEQUENCE = 50
 """Refused steps one after another that end a run in any case: bad rows are spread, so that it is the parameters that no batch
@@ -53,19 +49,9 @@ class Largest:
 class Refusals:
     """Every rank has one and calls it after the same steps."""
 
-    def __init__(
-        self,
-        check: StepCheck,
-        config: TrainSection,
-        layout: InputLayout,
-        tasks: list[str],
-        ranks: Ranks,
-        screen: Screen,
-        log: EventLog,
-        saver: Saver,
-    ):
-        self.check, self.config, self.layout, self.tasks, self.ranks = check, config, layout, tasks, ranks
-        self.screen, self.log, self.saver = screen, log, saver
+    def __init__(self, run: Run):
+        self.check, self.config, self.layout = run.built.check, run.inputs.config.train, run.inputs.layout
+        self.tasks, self.ranks, self.screen, self.log, self.saver = run.tasks, run.ranks, run.screen, run.log, run.saver
         self.count = 0
         """Of this process."""
         self._sequence = 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from home_dist.config import RunConfig, config_text, load_config, save_config
 from home_dist.errors import ConfigError
+from home_dist.files.json_files import write_json
 from home_dist.files.lock import locked
 from home_dist.files.whole import WRITING
 from home_dist.schema import Schema, load_schema, save_schema
@@ -109,6 +110,9 @@ class RunFolder:
 
     def _cannot_write(self, error: OSError) -> ConfigError:
         return ConfigError(f"run.dir {self.path} cannot be written: {error}. Choose another folder.")
+
+    def write_vocabularies(self, hashes: dict[str, str]) -> None:
+        write_json(self.vocabularies, hashes)
 
     def open(self) -> tuple[RunConfig, Schema]:
         """The configuration and schema of the run that is there. Raises ConfigError when there is none."""

@@ -1,65 +1,45 @@
 """The training loop: steps, checkpoints, the progress line."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 from home_dist.data import Reader
 from home_dist.data.batch import Batch
+from home_dist.distributed import health
+from home_dist.distributed.preemption import Preemption
 from home_dist.network import StepOutput
-from home_dist.screen import Screen
-from home_dist.training import health, progress
-from home_dist.training.bad_rows import BadRowReport
-from home_dist.training.build import Built, Inputs
-from home_dist.training.checkpoint.saver import Saver
+from home_dist.training import progress
 from home_dist.training.checkpoint.state import TrainState
-from home_dist.training.events import EventLog
 from home_dist.training.label_watch import LabelWatch
-from home_dist.training.observer import Observer
-from home_dist.training.optimizers import Schedule
 from home_dist.training.pipeline import Pipeline, begin_step
-from home_dist.training.preemption import Preemption
-from home_dist.training.profiling import Profile
-from home_dist.training.ranks import Ranks
 from home_dist.training.refusals import Refusals
+from home_dist.training.run import Run
 from home_dist.training.running import Running
 
 _SLOW_STEPS = 2  # the first ones allocate and are left out of rates
 
 
 class Trainer:
-    """Runs the steps from a state on."""
+    """Runs the steps of a run, or of a round of it, from a state on. Every rank has one."""
 
-    def __init__(
-        self,
-        inputs: Inputs,
-        built: Built,
-        reader: Reader,
-        saver: Saver,
-        log: EventLog,
-        observer: Observer,
-        ranks: Ranks,
-        screen: Screen,
-        schedule: Schedule,
-        validate: Callable[[int], dict[str, float]] | None = None,
-        bad_rows: BadRowReport | None = None,
-        profile: Profile | None = None,
-    ):
-        """validate: measures the model at a step, for choosing the best checkpoint. Every rank calls it."""
-        self.config = inputs.config
-        self.built, self.reader, self.saver, self.validate = built, reader, saver, validate
-        self.log, self.observer, self.ranks, self.screen = log, observer, ranks, screen
-        self.schedule, self.bad_rows, self.profile = schedule, bad_rows, profile
-        self.tasks = [t.name for t in inputs.schema.task]
-        train, layout = inputs.config.train, inputs.layout
-        self.refusals = Refusals(built.check, train, layout, self.tasks, ranks, screen, log, saver)
+    def __init__(self, run: Run, reader: Reader):
+        """reader: of the run's data or round; it stands where the run goes on."""
+        self.run, self.reader = run, reader
+        self.config, self.ranks, self.saver = run.inputs.config, run.ranks, run.saver
+        self.refusals = Refusals(run)
+        self.pipeline = Pipeline.of(run.built, run.ranks, self.config.train.accumulate)
+        self.meter, self.labels = progress.Meter(len(run.tasks)), LabelWatch(run.tasks, run.ranks.device)
+        self.running = self._running()
+        self.measured: dict[str, float] = {}
+        """Of the newest interval and validation, as checkpoints keep it."""
 
-    def run(self, state: TrainState, total: int, preemption: Preemption) -> TrainState:
+    def train(self, state: TrainState, total: int, preemption: Preemption) -> TrainState:
         """Trains up to step `total`, within `preemption`. Returns the state after it, which is also the newest checkpoint."""
         try:
-            state = self._run(state, total, preemption)
+            state = self._steps(state, total, preemption)
             self.saver.wait()
             return state
         except Exception as error:
@@ -68,89 +48,103 @@ class Trainer:
                 raise
             raise cause from None
 
-    def _run(self, state: TrainState, total: int, preemption: Preemption) -> TrainState:
-        pipeline = Pipeline.of(self.built, self.ranks, self.config.train.accumulate)
+    def _steps(self, state: TrainState, total: int, preemption: Preemption) -> TrainState:
+        run, pipeline = self.run, self.pipeline
         pipeline.set_step(state.step)
-        meter = progress.Meter(len(self.tasks))
-        running, labels = self._running(), LabelWatch(self.tasks, self.ranks.device)
         if state.meter is not None:
-            meter.resume(state.meter, self.ranks.device)
-        measured = {k: v for k, v in state.metrics.items() if k == "loss"}
+            self.meter.resume(state.meter, self.ranks.device)
+        self.measured = {k: v for k, v in state.metrics.items() if k == "loss"}
         epochs = self.reader.epochs(state.position.epoch, max(self.config.train.epochs, state.position.epoch + 1))
         batches = self._until_validation(epochs, state.step, total)
-        waited, began, first = self.reader.wait_seconds, time.perf_counter(), state.step
-        self.built.model.train()
+        pace = Pace(self.reader, state.step)
+        run.built.model.train()
         while state.step < total:
-            rate = begin_step(self.built, self.schedule, self.config.train, state.step, self.ranks.rank)
-            with self.observer.step(state.step + 1), self.profile.step() if self.profile else nullcontext():
+            rate = begin_step(run.built, run.schedule, self.config.train, state.step, self.ranks.rank)
+            with run.observer.step(state.step + 1), run.profile.step():
                 output: StepOutput = pipeline.progress(batches, is_last_batch=state.step + 1 == total)
             output = self.refusals.after(state.step + 1, output)
-            meter.add(output)
-            labels.add(output)
-            if running is not None:
-                running.add(output)
+            self._count(output)
             state = self._after(state, output, total)
             health.at_step(state.step)
             self.saver.check()
-            if state.step == first + _SLOW_STEPS:
-                meter.restart_clock()
-                waited, began = self.reader.wait_seconds, time.perf_counter()
+            if state.step == pace.first + _SLOW_STEPS:
+                self.meter.restart_clock()
+                pace.restart()
             if state.step % self.config.log.every_steps == 0 or state.finished:
-                interval = meter.close(self.reader.wait_seconds - waited)
-                if running is not None:
-                    interval = replace(interval, running=running.close())
-                waited = self.reader.wait_seconds
-                pace = (time.perf_counter() - began) / max(1, state.step - first - _SLOW_STEPS)
-                self.screen.say(progress.line(state.step, total, interval, self.ranks.world_size, pace * (total - state.step)))
-                self.log.step(state.step, interval, rate, self.tasks)
-                self.observer.interval(state.step, interval, rate)
-                self._tell_bad_rows(state.step)
-                measured = {"loss": interval.loss}
+                self._tell(state, total, rate, pace)
             every = self.config.checkpoint.every_steps
+            due = state.finished or bool(every and state.step % every == 0)
             # Gradients that wait for their update are in no checkpoint.
             leaves = state.step % self.config.train.accumulate == 0 and preemption.asked() and not state.finished
-            if leaves or state.finished or (every and state.step % every == 0):
+            if leaves or due:
                 self.refusals.settle()
             if leaves:
-                self._tell_bad_rows(state.step)
-                state = replace(state, metrics=measured)
-                path = self.saver.save(self.built.model, self.built.optimizer, state, meter.state())
-                self.saver.wait()
-                where = f"step {state.step:,} of {total:,}"
-                preemption.leave(self.ranks, f"asked to leave at {where}; the same command goes on from {path}")
-            if state.finished or (every and state.step % every == 0):
-                if self.validate is not None:
+                self._leave(state, total, preemption)
+            if due:
+                if self._validates:
                     pipeline.detach()  # the next step attaches it again
                     # A new dict: a save that is still being written holds the one before.
-                    measured = measured | self.validate(state.step)
+                    self.measured = self.measured | run.validate(state.step)
                     batches = self._until_validation(epochs, state.step, total)
-                self._tell_bad_rows(state.step)
-                state = replace(state, metrics=measured)
-                self.saver.save(self.built.model, self.built.optimizer, state, meter.state())
-                if running is not None:
-                    running.restart()
-                self.observer.tables(state.step, epoch_over=state.position.epoch > 0)
+                state, _ = self._save(state)
+                if self.running is not None:
+                    self.running.restart()
+                run.observer.tables(state.step, epoch_over=state.position.epoch > 0)
         epochs.close()
-        for note in labels.notes():
-            self.screen.say(f"note: {note}")
-        if self.profile is not None:
-            self.profile.close()
+        for note in self.labels.notes():
+            run.screen.say(f"note: {note}")
+        run.profile.close()
         pipeline.detach()
         return state
 
+    def _count(self, output: StepOutput) -> None:
+        self.meter.add(output)
+        self.labels.add(output)
+        if self.running is not None:
+            self.running.add(output)
+
+    def _tell(self, state: TrainState, total: int, rate: float, pace: "Pace") -> None:
+        """The line of progress, and the same in TensorBoard and for the report. Closes the interval."""
+        run = self.run
+        interval = self.meter.close(pace.waited())
+        if self.running is not None:
+            interval = replace(interval, running=self.running.close())
+        left = pace.seconds_left(state.step, total)
+        run.screen.say(progress.line(state.step, total, interval, self.ranks.world_size, left))
+        run.log.step(state.step, interval, rate, run.tasks)
+        run.observer.interval(state.step, interval, rate)
+        self._tell_bad_rows(state.step)
+        self.measured = {"loss": interval.loss}
+
+    def _save(self, state: TrainState) -> tuple[TrainState, Path]:
+        self._tell_bad_rows(state.step)
+        state = replace(state, metrics=self.measured)
+        return state, self.saver.save(self.run.built.model, self.run.built.optimizer, state, self.meter.state())
+
+    def _leave(self, state: TrainState, total: int, preemption: Preemption) -> None:
+        """Saves and ends the process, which raises on every rank."""
+        _, path = self._save(state)
+        self.saver.wait()
+        where = f"step {state.step:,} of {total:,}"
+        preemption.leave(self.ranks, f"asked to leave at {where}; the same command goes on from {path}")
+
     def _tell_bad_rows(self, step: int) -> None:
         """With each progress line and before each checkpoint: a run that goes on from there does not read these rows again."""
-        if self.bad_rows is not None:
-            self.bad_rows("train", self.reader, step)
+        self.run.bad_rows("train", self.reader, step)
 
     def _running(self) -> Running | None:
         samples, ranks = self.config.metrics.running_samples, self.ranks
-        return Running(len(self.tasks), samples, ranks.world_size, ranks.rank, ranks.device) if samples else None
+        return Running(len(self.run.tasks), samples, ranks.world_size, ranks.rank, ranks.device) if samples else None
+
+    @property
+    def _validates(self) -> bool:
+        """Whether the model is measured at each checkpoint, for choosing the best one."""
+        return self.config.checkpoint.best is not None
 
     def _until_validation(self, batches: Iterator[Batch], step: int, total: int) -> Iterator[Batch]:
         """What the pipeline may take: it reads ahead, and must have nothing in flight when the model is used without it."""
         every = self.config.checkpoint.every_steps
-        until = total if self.validate is None or not every else min(total, step - step % every + every)
+        until = total if not self._validates or not every else min(total, step - step % every + every)
         return islice(batches, until - step)
 
     def _after(self, state: TrainState, output: StepOutput, total: int) -> TrainState:
@@ -167,3 +161,23 @@ class Trainer:
             world_size=self.ranks.world_size,
             rounds=state.rounds,
         )
+
+
+class Pace:
+    """How fast steps go, and how long they wait for data, the first slow ones left out."""
+
+    def __init__(self, reader: Reader, first: int):
+        """first: the step that training goes on from."""
+        self.reader, self.first = reader, first
+        self.restart()
+
+    def restart(self) -> None:
+        self._waited, self._began = self.reader.wait_seconds, time.perf_counter()
+
+    def waited(self) -> float:
+        """Seconds since it was asked last."""
+        before, self._waited = self._waited, self.reader.wait_seconds
+        return self._waited - before
+
+    def seconds_left(self, step: int, total: int) -> float:
+        return (time.perf_counter() - self._began) / max(1, step - self.first - _SLOW_STEPS) * (total - step)

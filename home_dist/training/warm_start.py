@@ -15,6 +15,7 @@ from torch import nn
 
 from home_dist.axes import axes_of
 from home_dist.config import WarmStartSection
+from home_dist.data.inputs import Inputs
 from home_dist.data.side_files import with_local_schema
 from home_dist.embeddings.collections import table_shards
 from home_dist.embeddings.replicated import ReplicatedTables
@@ -22,7 +23,6 @@ from home_dist.errors import CheckpointError, ConfigError
 from home_dist.layers.axis_names import Axes, Names
 from home_dist.network import Head
 from home_dist.schema import InputLayout, SequenceInput, Table, build_layout
-from home_dist.training.build import Inputs
 from home_dist.training.checkpoint.of_run import find
 from home_dist.training.checkpoint.pieces import Stored
 from home_dist.training.checkpoint.reading import open_stored

@@ -11,8 +11,8 @@ import sys
 import time
 
 from home_dist.config import DistributedSection
+from home_dist.distributed import ranks
 from home_dist.errors import UserError
-from home_dist.training import ranks
 
 
 def main(timeout: str, fate: str) -> None:

@@ -17,9 +17,10 @@ import torch
 import torch.distributed as dist
 
 from home_dist.config import CheckpointSection, load_config
+from home_dist.data.inputs import Inputs, open_inputs
+from home_dist.distributed import ranks as forming
 from home_dist.schema import load_schema
-from home_dist.training import ranks as forming
-from home_dist.training.build import Built, Inputs, build, open_inputs
+from home_dist.training.build import Built, build
 from home_dist.training.checkpoint.folder import Checkpoints
 from home_dist.training.checkpoint.loading import load
 from home_dist.training.checkpoint.saver import Saver

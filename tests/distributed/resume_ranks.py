@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from home_dist.config import DistributedSection, load_config
-from home_dist.training import commands, following, ranks
+from home_dist.distributed import ranks
+from home_dist.distributed.ranks import together
+from home_dist.training import following
 from home_dist.training.checkpoint.saver import Saver
-from home_dist.training.ranks import together
+from home_dist.training.train import train
 from tests.factory import make_config, make_data
 
 BAD_LABELS = (5, 40, 41, 95)
@@ -135,7 +137,7 @@ def main(folder: str, names: str) -> None:
             stops[:] = _steps_to_stop_after(name) if kind == "stopped" else []
             while True:
                 try:
-                    commands.train(config, formed)
+                    train(config, formed)
                     break
                 except Stop:
                     continue

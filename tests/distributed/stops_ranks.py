@@ -10,8 +10,9 @@ import time
 from typing import Any
 
 from home_dist.config import load_config
-from home_dist.training import commands, ranks
+from home_dist.distributed import ranks
 from home_dist.training.checkpoint.saver import Saver
+from home_dist.training.train import train
 
 WRITING_SECONDS = 0.2
 """Longer than a step, which must change nothing of what is being written."""
@@ -42,7 +43,7 @@ def main(path: str, name: str, stops: str, *overrides: str) -> None:
     Saver.save, Saver._write = stopping, slowly
     while True:
         try:
-            commands.train(config, formed)
+            train(config, formed)
             break
         except Stop:
             print(f"stopped after {left.pop(0)}", flush=True)

@@ -6,7 +6,8 @@ Arguments: a run's TOML file, then per run a name and its overrides in one word,
 import sys
 
 from home_dist.config import load_config
-from home_dist.training import commands, ranks
+from home_dist.distributed import ranks
+from home_dist.training.train import train
 
 
 def main(path: str, *runs: str) -> None:
@@ -16,7 +17,7 @@ def main(path: str, *runs: str) -> None:
         name, *overrides = line.split(" ")
         config = load_config(path, [f"run.dir={folder}/{name}", *overrides])
         print(f"=== {name}", flush=True)
-        commands.train(config, formed)
+        train(config, formed)
     ranks.leave_ranks()
 
 

@@ -12,9 +12,10 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from home_dist.config import CheckpointSection, load_config
+from home_dist.data.inputs import open_inputs
+from home_dist.distributed import ranks
 from home_dist.schema import load_schema
-from home_dist.training import ranks
-from home_dist.training.build import Built, build, open_inputs
+from home_dist.training.build import Built, build
 from home_dist.training.checkpoint.folder import Checkpoints
 from home_dist.training.checkpoint.loading import load
 from home_dist.training.checkpoint.saver import Saver

@@ -11,7 +11,7 @@ import pytest
 from matplotlib import image
 from matplotlib.colors import to_rgb
 
-from home_dist.insight import plots, preparation
+from home_dist.insight import plots, prepared_page
 from home_dist.insight.report import report
 from home_dist.insight.run_record import RunRecord
 from tests.insight.heads import record_two_steps
@@ -103,7 +103,7 @@ def test_days_of_a_preparation():
         for n, split in enumerate((None, "train", "validation", "test"), 1)
     ]
     counts = {"rows_in": 100, "rows_before_the_training_days": 10, "rows_without_a_row_in": {}, "splits": {}}
-    section = preparation._rows({**counts, "days": days})
+    section = prepared_page._rows({**counts, "days": days})
     told = re.search(r"training days are (\w+), validation days (\w+), test days (\w+), and older ones (\w+)\.", section.about)
     (_, svg), *_ = pictures(section.body)
     bars = [name_of(c) for c in re.findall(r'<path [^>]*clip-path="[^"]*" style="fill: (#\w+)"', svg)]

@@ -17,7 +17,7 @@ from home_dist.insight.findings import Judge
 from home_dist.insight.rules import signs, table_signs, transfer_signs
 from home_dist.insight.store import Record
 from home_dist.insight.sums import gradients, statistics
-from home_dist.insight.tables import TableFigures, table_figures
+from home_dist.insight.table_figures import TableFigures, table_figures
 from tests.insight.heads import make_head, make_rows
 
 RULES = RulesSection()

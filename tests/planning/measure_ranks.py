@@ -12,11 +12,12 @@ from tempfile import TemporaryDirectory
 from torch.profiler import ProfilerActivity, profile
 
 from home_dist.config import load_config
+from home_dist.data.inputs import open_inputs
+from home_dist.distributed import ranks
 from home_dist.embeddings.collections import table_shards
 from home_dist.insight.trace import read_trace
 from home_dist.schema import load_schema
-from home_dist.training import ranks
-from home_dist.training.build import build, open_inputs
+from home_dist.training.build import build
 
 STEPS = 4
 SIZES = {"float": 4, "int": 4, "long int": 8, "c10::Half": 2}

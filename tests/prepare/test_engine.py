@@ -107,7 +107,7 @@ def prepared(tmp_path_factory):
 def test_partitions_and_chunks_do_not_show(partitions, chunk, prepared, tmp_path_factory):
     out = tmp_path_factory.mktemp("cut") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("home_dist.prepare.generic.run.chunk_rows", lambda *_: chunk)
+        patch.setattr("home_dist.prepare.generic.prepare_log.chunk_rows", lambda *_: chunk)
         prepare_log(prepared / "mylog.toml", out, QUIET, Options(partitions=partitions))
     assert digest(out) == digest(prepared / "out")
 

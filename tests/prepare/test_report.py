@@ -13,7 +13,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from home_dist.insight.preparation import write_page
+from home_dist.insight.prepared_page import write_page
 from home_dist.prepare.generic import Options, prepare_log
 from home_dist.prepare.summary import part_lines
 from tests.prepare.test_engine import QUIET, write

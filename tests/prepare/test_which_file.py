@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from home_dist.errors import DataError
-from home_dist.insight.preparation import write_page
+from home_dist.insight.prepared_page import write_page
 from home_dist.prepare.generic import Options, prepare_log
 from home_dist.prepare.generic.source import CONVERTED, convert
 from home_dist.prepare.summary import part_lines

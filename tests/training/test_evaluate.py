@@ -6,8 +6,10 @@ import math
 import numpy as np
 import pytest
 
+from home_dist.evaluation.record import record, recorded
+from home_dist.evaluation.scores import Scored, without_broken
+from home_dist.evaluation.split import Evaluation
 from home_dist.metrics import evaluate_tasks
-from home_dist.training.evaluate import Evaluation, Scored, record, recorded, without_broken
 
 
 def test_a_task_that_diverged_does_not_take_the_others_along():

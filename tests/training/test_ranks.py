@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from home_dist.config import DistributedSection
+from home_dist.distributed.ranks import form_ranks
 from home_dist.errors import DistributedError
-from home_dist.training.ranks import form_ranks
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from home_dist.config import KernelSection
 from home_dist.experts import ExpertBank
 from home_dist.experts.kernels import choice, select
-from home_dist.training.tables import kernel_taken
+from home_dist.training.opening import kernel_taken
 
 
 def test_a_model_that_the_detected_kernel_does_not_fit_is_said(monkeypatch):

@@ -11,6 +11,7 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
 from home_dist.config import CheckpointSection
+from home_dist.distributed.ranks import together
 from home_dist.embeddings.managed import ShardedManaged
 from home_dist.errors import CheckpointError
 from home_dist.training.checkpoint.contents import load_optimizer, load_weights
@@ -18,7 +19,6 @@ from home_dist.training.checkpoint.folder import Checkpoints, problem_of, read_r
 from home_dist.training.checkpoint.manifest import Damaged, first_line, read_manifest, verify
 from home_dist.training.checkpoint.reading import trusted
 from home_dist.training.checkpoint.state import Record, TrainState
-from home_dist.training.ranks import together
 
 Found = TypeVar("Found")
 

@@ -19,16 +19,16 @@ import torch.distributed.checkpoint as dcp
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
+from home_dist.distributed import health
+from home_dist.distributed.ranks import OtherRankFailed, together
 from home_dist.errors import CheckpointError, UserError
 from home_dist.files.json_files import json_text
 from home_dist.files.whole import sync, write_whole
-from home_dist.training import health
 from home_dist.training.checkpoint.contents import optimizer_pieces, table_plans, weight_pieces
 from home_dist.training.checkpoint.folder import STATE, WRITING, Checkpoints
 from home_dist.training.checkpoint.manifest import Files, cannot_write, entry, write_manifest
 from home_dist.training.checkpoint.pieces import METADATA, Piece, write_pieces
 from home_dist.training.checkpoint.state import Record, TrainState, versions
-from home_dist.training.ranks import OtherRankFailed, together
 
 Result = TypeVar("Result")
 

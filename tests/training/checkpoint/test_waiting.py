@@ -6,10 +6,10 @@ import time
 import pytest
 
 from home_dist.config import CheckpointSection
-from home_dist.training import health
+from home_dist.distributed import health
+from home_dist.distributed.ranks import lost_contact
 from home_dist.training.checkpoint.folder import Checkpoints
 from home_dist.training.checkpoint.saver import Saver
-from home_dist.training.ranks import lost_contact
 
 
 @pytest.fixture

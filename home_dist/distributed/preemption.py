@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
+from home_dist.distributed.ranks import OtherRankFailed, Ranks
 from home_dist.errors import UserError
-from home_dist.training.ranks import OtherRankFailed, Ranks
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 
 from home_dist.config import DistributedSection
+from home_dist.distributed import health
 from home_dist.errors import DistributedError, UserError
-from home_dist.training import health
 
 Result = TypeVar("Result")
 

@@ -1,6 +1,5 @@
 """What a run shows as tables: what was detected, the sharding plan, the evaluation."""
 
-import math
 import os
 import socket
 from collections.abc import Sequence
@@ -9,11 +8,10 @@ import torch
 from rich.table import Table
 
 from home_dist.config import KernelSection
+from home_dist.data.inputs import Inputs
+from home_dist.distributed.ranks import Ranks
 from home_dist.embeddings.sharding import PlanRow
 from home_dist.experts.kernels import Kernel, choose
-from home_dist.metrics import Slice, TaskMetrics, mean_row
-from home_dist.training.build import Inputs
-from home_dist.training.ranks import Ranks
 
 
 def detected(ranks: Ranks, kernel: KernelSection) -> str:
@@ -57,35 +55,3 @@ def plan_table(rows: Sequence[PlanRow]) -> Table:
     for row in rows:
         table.add_row(row.table, f"{row.rows:,}", str(row.dim), row.sharding, row.ranks, f"{row.bytes:,}")
     return table
-
-
-def evaluation_table(split: str, metrics: Sequence[TaskMetrics]) -> Table:
-    """The last row is the mean over tasks, of those that are defined."""
-    table = Table(title=f"evaluation: {split}")
-    table.add_column("task")
-    for name in ("samples", "positives", "AUC", "GAUC", "log loss", "calibration"):
-        table.add_column(name, justify="right")
-    for m in metrics:
-        table.add_row(m.task, f"{m.samples:,}", f"{m.positives:,}", *_figures(m))
-    table.add_section()
-    table.add_row("mean", "", "", *_figures(mean_row(metrics)))
-    return table
-
-
-def slice_table(split: str, feature: str, slices: Sequence[Slice]) -> Table:
-    """Per value of a feature the means over tasks."""
-    table = Table(title=f"evaluation: {split}, by {feature}")
-    table.add_column(feature, justify="right")
-    for name in ("samples", "AUC", "GAUC", "log loss", "calibration"):
-        table.add_column(name, justify="right")
-    for part in slices:
-        table.add_row(str(part.value), f"{part.samples:,}", *_figures(mean_row(part.tasks)))
-    return table
-
-
-def _figures(m: TaskMetrics) -> list[str]:
-    return [_cell(m.auc), _cell(m.gauc), _cell(m.log_loss), _cell(m.calibration)]
-
-
-def _cell(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"

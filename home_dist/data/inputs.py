@@ -1,0 +1,93 @@
+"""What a run reads: checked before any model is built."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from home_dist.config import RunConfig
+from home_dist.data.ahead import MOST_DECODERS
+from home_dist.data.bad_rows import BadRowLog
+from home_dist.data.files import DataFiles, open_files
+from home_dist.data.reader import Reader
+from home_dist.data.side_files import with_local_schema
+from home_dist.distributed.ranks import Ranks
+from home_dist.errors import ConfigError
+from home_dist.files.stores import join
+from home_dist.schema import InputLayout, Schema, build_layout
+
+# Evaluation holds no gradients, so that larger batches fit.
+_EVALUATION_FACTOR = 4
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads: checked before any model is built."""
+
+    config: RunConfig
+    schema: Schema
+    layout: InputLayout
+    files: dict[str, DataFiles]
+    """By split: train, validation, test; those that the configuration names."""
+
+    def training_reader(self, ranks: Ranks) -> Reader:
+        data, train = self.config.data, self.config.train
+        return Reader(
+            self.files["train"],
+            self.schema,
+            self.layout,
+            batch_size=train.batch_size,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            seed=train.seed,
+            lanes=data.lanes,
+            window_rows=data.window_rows,
+            sample=data.sample,
+            sample_seed=train.seed,
+            **self._reading("train", ranks),
+        )
+
+    def evaluation_reader(self, split: str, ranks: Ranks) -> Reader:
+        return Reader(
+            self.files[split],
+            self.schema,
+            self.layout,
+            batch_size=self.config.train.batch_size * _EVALUATION_FACTOR,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            lanes=1,
+            window_rows=self.config.data.window_rows,
+            **self._reading(split, ranks),
+        )
+
+    def _reading(self, split: str, ranks: Ranks) -> dict[str, Any]:
+        data = self.config.data
+        threads = data.threads or max(1, min(MOST_DECODERS, len(os.sched_getaffinity(0)) // ranks.local_world_size))
+        on_gpu = ranks.device.type == "cuda"
+        bad_rows = None
+        if data.on_bad_row != "fail":
+            file = Path(self.config.run.dir, "quarantine", f"{split}.rank-{ranks.rank:05d}.jsonl")
+            bad_rows = BadRowLog(file if data.on_bad_row == "quarantine" else None)
+        return {
+            "prefetch": data.prefetch,
+            "memory_mb": data.memory_mb,
+            "threads": threads,
+            "pin_memory": on_gpu,
+            "bad_rows": bad_rows,
+        }
+
+
+def open_inputs(config: RunConfig, schema: Schema, splits: tuple[str, ...] = ("train", "validation", "test")) -> Inputs:
+    """schema: of the data; a run may take some of its tasks. Raises ConfigError or DataError."""
+    for key, names in (("train.task_weights.{}", config.train.task_weights), ("data.tasks: {}", config.data.tasks)):
+        unknown = sorted(set(names) - {t.name for t in schema.task})
+        if unknown:
+            there = ", ".join(t.name for t in schema.task)
+            raise ConfigError(f"{key.format(unknown[0])}: no such task; there are: {there}")
+    schema = schema.only(config.data.tasks) if config.data.tasks else schema
+    layout = build_layout(schema, with_local_schema(config))
+    folders = {s: getattr(config.data, s) for s in splits}
+    files = {s: open_files(join(config.data.path, f), schema, layout) for s, f in folders.items() if f}
+    if "train" in splits and "train" not in files:
+        raise ConfigError("data.train is empty: name the folder of the training files")
+    return Inputs(config, schema, layout, files)

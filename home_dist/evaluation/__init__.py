@@ -1,0 +1,1 @@
+"""Scores of a split, its metrics exact over ranks, and their tables."""

@@ -1,0 +1,39 @@
+"""evaluation.json of a run, and the scores that are kept beside it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from home_dist.errors import UserError
+from home_dist.evaluation.split import Evaluation
+from home_dist.files.json_files import read_json, write_json
+from home_dist.files.whole import whole_file
+
+
+def record(path: Path, scores_folder: Path, splits: dict[str, Evaluation], step: int, samples: int, keep: int) -> None:
+    """evaluation.json: per split and task, with the step that all were measured at, slices and calibration beside it; and the
+    scores themselves of splits of at most `keep` rows. It is written last and whole: figures of two steps never stand together.
+    """
+    for split, found in splits.items():
+        if len(found.scored.groups) <= keep:
+            scores_folder.mkdir(exist_ok=True)
+            s = found.scored
+            arrays = {"scores": s.scores, "labels": s.labels, "weights": s.weights, "groups": s.groups}
+            with whole_file(scores_folder / f"{split}.npz") as file:
+                np.savez_compressed(file, allow_pickle=False, **arrays)
+    tree: dict[str, Any] = {"step": step, "samples": samples, **{split: e.to_json() for split, e in splits.items()}}
+    tree["calibration"] = {split: e.calibration_to_json() for split, e in splits.items()}
+    slices = {split: [asdict(part) for part in e.slices] for split, e in splits.items() if e.slices}
+    write_json(path, tree | ({"slices": slices} if slices else {}))
+
+
+def recorded(path: Path, splits: Sequence[str], step: int) -> bool:
+    """Whether evaluation.json holds the figures of these splits at this step."""
+    try:
+        tree = read_json(path, "")
+    except UserError:  # what another program left of it cannot be used
+        return False
+    return tree.get("step") == step and set(splits) <= tree.keys()

@@ -1,0 +1,113 @@
+"""`home-dist train`, as every rank runs it."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from home_dist.config import RunConfig
+from home_dist.data.inputs import Inputs, open_inputs
+from home_dist.data.side_files import with_local_schema
+from home_dist.distributed.preemption import Preemption
+from home_dist.distributed.ranks import Ranks, together
+from home_dist.errors import ConfigError
+from home_dist.evaluation.record import recorded
+from home_dist.evaluation.split import slice_columns
+from home_dist.schema import load_schema
+from home_dist.screen import Screen
+from home_dist.training.checkpoint.folder import Checkpoints
+from home_dist.training.checkpoint.loading import read_offering, set_damaged_aside
+from home_dist.training.following import Epochs, Following
+from home_dist.training.opening import derived, detected
+from home_dist.training.run import Run, Start
+from home_dist.training.run_folder import RunFolder
+from home_dist.training.trainer import Trainer
+
+
+def train(config: RunConfig, ranks: Ranks, profile_steps: int = 0) -> None:
+    """Starts a run, goes on with one that was interrupted, or says that it is complete. Raises UserError."""
+    screen = Screen(ranks.first)
+    screen.say(detected(ranks, config.kernel))
+    schema = together(lambda: load_schema(with_local_schema(config).schema_path()))
+    splits = ("validation", "test") if config.data.follow else ("train", "validation", "test")
+    inputs = together(lambda: open_inputs(config, schema, splits))
+    together(lambda: slice_columns(inputs.layout, config.metrics.slices))
+    together(lambda: _check_best(inputs))
+    folder = RunFolder(config.run.dir)
+    with ExitStack() as claim:
+        together(lambda: claim.enter_context(folder.claimed(config, schema)) if ranks.first else None)
+        _train(config, ranks, screen, inputs, folder, profile_steps)
+
+
+def _check_best(inputs: Inputs) -> None:
+    """Raises ConfigError where `[checkpoint] best` names what this data cannot be measured by."""
+    best = inputs.config.checkpoint.best
+    if best and "validation" not in inputs.files:
+        raise ConfigError("checkpoint.best needs a validation split: set data.validation, or leave checkpoint.best out")
+    if best == "gauc" and inputs.schema.group_column is None:
+        raise ConfigError(
+            'checkpoint.best = "gauc" needs a column to group by, and the schema has no group_column: name the users\' column '
+            'there, or choose "auc" or "log_loss"'
+        )
+
+
+def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, folder: RunFolder, profile_steps: int) -> None:
+    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint)
+    newest = _newest(checkpoints, screen, ranks)
+    source = Following(inputs, ranks, screen) if config.data.follow else Epochs(inputs, ranks)
+    state, preemption, finished = source.begin(), Preemption(), False
+    if newest is not None:
+        written = together(lambda: read_offering(newest))
+        state, finished = written.state, written.state.finished
+        for change in written.other_versions():
+            screen.say(f"note: {newest} was written with {change}: the run need not go on bit for bit")
+    with preemption:
+        part = source.next(state, preemption)
+    if part is None and not state.step:
+        return  # nothing has arrived
+    steps = state.step
+    if part is not None:
+        state, _, steps = part
+    splits = _splits_to_evaluate(inputs)
+    if state.step >= steps and together(lambda: _has_figures(folder, splits, state.step, ranks)):
+        screen.say(
+            f"run complete: {folder.path} has trained its {state.step:,} steps; nothing to do. "
+            f"Its figures: {folder.evaluation}. For more, raise train.epochs; for another run, set run.dir."
+        )
+        return
+    screen.say(derived(inputs, ranks, steps))
+    start = Start(state, steps, newest, finished)
+    run = Run.begin(inputs, ranks, screen, folder, checkpoints, start, profile_steps)
+    while part is not None:
+        state, reader, steps = part
+        with preemption:
+            state = Trainer(run, reader).train(state, steps, preemption)
+            part = source.next(state, preemption)
+    run.evaluate(splits, state)
+    run.log.close()
+    screen.say(
+        f"checkpoint:  {checkpoints.newest()}\ntensorboard: {folder.tensorboard}\n"
+        f"config:      {folder.config}\nfigures:     {folder.evaluation}"
+    )
+
+
+def _splits_to_evaluate(inputs: Inputs) -> list[str]:
+    """At a run's end: validation and test; where there is neither, the training data, if these have an end."""
+    return [s for s in inputs.files if s != "train"] or list(inputs.files)
+
+
+def _has_figures(folder: RunFolder, splits: Sequence[str], step: int, ranks: Ranks) -> bool:
+    """Whether the run's figures are of its newest checkpoint. The first rank looks, and tells the others."""
+    there = [ranks.first and (not splits or recorded(folder.evaluation, splits, step))]
+    torch.distributed.broadcast_object_list(there)
+    return there[0]
+
+
+def _newest(checkpoints: Checkpoints, screen: Screen, ranks: Ranks) -> Path | None:
+    """The one to go on from; with `[checkpoint] damaged = "skip"` damaged ones are set aside before."""
+    if checkpoints.keep.damaged == "skip":
+        set_damaged_aside(checkpoints, screen.say)
+    found = [checkpoints.newest() if ranks.first else None]
+    torch.distributed.broadcast_object_list(found)  # a shared file system may show the ranks different states of the folder
+    return found[0]
