@@ -1,5 +1,9 @@
 """Parquet -> Batch: deterministic order, any number of ranks, exact resume.
 
+Three nouns: a *window* is some row groups of an epoch, whose rows are permuted among themselves; a *fragment* is the share of
+a window that a lane reads; *rows* are values that were read: raw (Arrow, of one row group), decoded (of a window), or in the
+order of reading (of a fragment).
+
 Names are imported when they are asked for: `prepare fit` decodes with this room's columns, and needs no torch.
 """
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from home_dist.data.decode import Decoded, Decoder
+from home_dist.data.decode import Decoder, WindowRows
 from home_dist.data.order import Fragment, RowGroup, Windows
 from home_dist.data.rows import Rows
 
@@ -20,14 +20,14 @@ MOST_DECODERS = 4
 
 
 @dataclass(frozen=True)
-class Piece:
+class FragmentRows:
     """A fragment's rows, in the order of reading."""
 
     rows: Rows
     bounds: NDArray[np.int64] | None = None
     """(rows of the fragment + 1,): how many good rows come before; None where all are good."""
 
-    def pick(self, start: int, stop: int) -> tuple[Rows, int, int]:
+    def between(self, start: int, stop: int) -> tuple[Rows, int, int]:
         """Rows start .. stop - 1 of the fragment, of which bad ones are missing."""
         if self.bounds is None:
             return self.rows, start, stop
@@ -35,13 +35,13 @@ class Piece:
 
 
 @dataclass
-class _Task:
-    window: int
+class _Window:
+    number: int
     fragments: list[Fragment]
     after: "threading.Event | None" = None
     """The slice before it in the same row group has been read: a row group is read from its begin to its end."""
     read: threading.Event = field(default_factory=threading.Event)
-    future: "Future[dict[Fragment, Piece]] | None" = None
+    future: "Future[dict[Fragment, FragmentRows]] | None" = None
     held: int = 0
     """Rows that are in memory or will be."""
 
@@ -54,53 +54,53 @@ class Ahead:
     ):
         """most: windows that are decoded before they are entered; most_rows: rows in memory, those of entered ones included."""
         self.decoder, self.windows, self.most, self.most_rows = decoder, windows, most, most_rows
-        tasks: dict[int, _Task] = {}
+        ahead: dict[int, _Window] = {}
         for fragment in fragments:
-            tasks.setdefault(fragment.window, _Task(fragment.window, [])).fragments.append(fragment)
-        self._order = self._in_reading_order(list(tasks.values()))
-        self._place = {task.window: place for place, task in enumerate(self._order)}
-        self._next = 0  # of the order: which task is given to the threads next
+            ahead.setdefault(fragment.window, _Window(fragment.window, [])).fragments.append(fragment)
+        self._order = self._in_reading_order(list(ahead.values()))
+        self._place = {window.number: place for place, window in enumerate(self._order)}
+        self._next = 0  # of the order: which window is given to the threads next
         self._rows = 0
         self._waiting = 0  # windows that no lane has entered yet
         self._entered: set[int] = set()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    def _in_reading_order(self, tasks: list[_Task]) -> list[_Task]:
+    def _in_reading_order(self, ahead: list[_Window]) -> list[_Window]:
         """Windows with slices of row groups take the places of such windows in the windows' own order."""
-        places = [i for i, task in enumerate(tasks) if self._sliced(task.window)]
-        ordered = sorted((tasks[i] for i in places), key=lambda task: task.window)
-        latest: dict[tuple[int, int], _Task] = {}
-        for place, task in zip(places, ordered, strict=True):
-            tasks[place] = task
-            for group in self.windows.groups[task.window]:
+        places = [i for i, window in enumerate(ahead) if self._sliced(window.number)]
+        ordered = sorted((ahead[i] for i in places), key=lambda window: window.number)
+        latest: dict[tuple[int, int], _Window] = {}
+        for place, window in zip(places, ordered, strict=True):
+            ahead[place] = window
+            for group in self.windows.groups[window.number]:
                 before = latest.get((group.file, group.group))
-                if before is not None and before is not task:
-                    task.after = before.read
-                latest[group.file, group.group] = task
-        return tasks
+                if before is not None and before is not window:
+                    window.after = before.read
+                latest[group.file, group.group] = window
+        return ahead
 
     def _sliced(self, window: int) -> bool:
-        return any(not self.decoder.parts.whole(g) for g in self.windows.groups[window])
+        return any(not self.decoder.raw.whole(g) for g in self.windows.groups[window])
 
-    def enter(self, fragment: Fragment) -> Piece:
+    def enter(self, fragment: Fragment) -> FragmentRows:
         place = self._place[fragment.window]
         while self._next <= place:
             self._start()
         self._fill()
-        task = self._order[place]
+        window = self._order[place]
         if fragment.window not in self._entered:
             self._entered.add(fragment.window)
             self._waiting -= 1
-        if task.future is None:
-            raise ValueError("a task that was started has a future")
-        return task.future.result().pop(fragment)
+        if window.future is None:
+            raise ValueError("a window that was started has a future")
+        return window.future.result().pop(fragment)
 
     def leave(self, fragment: Fragment) -> None:
-        task = self._order[self._place[fragment.window]]
-        task.held -= fragment.rows
+        window = self._order[self._place[fragment.window]]
+        window.held -= fragment.rows
         self._rows -= fragment.rows
-        if not task.held:
-            task.future = None
+        if not window.held:
+            window.future = None
         self._fill()
 
     def close(self) -> None:
@@ -113,31 +113,31 @@ class Ahead:
             self._start()
 
     def _start(self) -> None:
-        task = self._order[self._next]
+        window = self._order[self._next]
         self._next += 1
         self._waiting += 1
-        task.held = sum(f.rows for f in task.fragments)
-        self._rows += task.held
-        task.future = self._pool.submit(self._decode, task)
+        window.held = sum(f.rows for f in window.fragments)
+        self._rows += window.held
+        window.future = self._pool.submit(self._decode, window)
 
-    def _decode(self, task: _Task) -> dict[Fragment, Piece]:
-        groups: tuple[RowGroup, ...] = self.windows.groups[task.window]
+    def _decode(self, window: _Window) -> dict[Fragment, FragmentRows]:
+        groups: tuple[RowGroup, ...] = self.windows.groups[window.number]
         try:
-            if task.after is not None:
-                task.after.wait()  # it was started before, so that it is being read or has been
-            parts = [self.decoder.parts.read(group) for group in groups]
+            if window.after is not None:
+                window.after.wait()  # it was started before, so that it is being read or has been
+            raw = [self.decoder.raw.read(group) for group in groups]
         finally:
-            task.read.set()
-        decoded = self.decoder.decode(parts)
-        del parts
-        order = self.windows.permutation(task.window)
+            window.read.set()
+        decoded = self.decoder.decode(raw)
+        del raw
+        order = self.windows.permutation(window.number)
         if decoded.kept is not None:
-            return {f: self._without_bad(decoded, order[f.start : f.stop]) for f in task.fragments}
-        if len(task.fragments) == 1 and task.fragments[0].rows == len(order) and self.windows.seed is None:
-            return {task.fragments[0]: Piece(decoded.rows.take(order))}
-        return {f: Piece(decoded.rows.take(np.ascontiguousarray(order[f.start : f.stop]))) for f in task.fragments}
+            return {f: self._without_bad(decoded, order[f.start : f.stop]) for f in window.fragments}
+        if len(window.fragments) == 1 and window.fragments[0].rows == len(order) and self.windows.seed is None:
+            return {window.fragments[0]: FragmentRows(decoded.rows.take(order))}
+        return {f: FragmentRows(decoded.rows.take(np.ascontiguousarray(order[f.start : f.stop]))) for f in window.fragments}
 
-    def _without_bad(self, decoded: Decoded, order: NDArray[np.int64]) -> Piece:
+    def _without_bad(self, decoded: WindowRows, order: NDArray[np.int64]) -> FragmentRows:
         if decoded.kept is None or self.decoder.bad_rows is None:
             raise ValueError("rows are left out only where bad ones are taken")
         place = np.full(len(decoded.kept) + len(decoded.bad), -1)
@@ -145,4 +145,4 @@ class Ahead:
         good = place[order] >= 0
         # Rows of this rank's fragments alone, so that a window that two ranks read is not counted twice.
         self.decoder.bad_rows.add([decoded.bad[i] for i in order[~good].tolist()])
-        return Piece(decoded.rows.take(place[order[good]]), np.concatenate([[0], np.cumsum(good)]))
+        return FragmentRows(decoded.rows.take(place[order[good]]), np.concatenate([[0], np.cumsum(good)]))

@@ -13,12 +13,12 @@ from home_dist.schema import InputLayout
 
 _Jagged = tuple[list[NDArray], NDArray[np.int32], list[NDArray[np.float32]] | None]
 """Values in pieces, lengths (size,), and weights in pieces of a weighted list."""
-Picks = Sequence[tuple[Rows, int, int]]
+RowRanges = Sequence[tuple[Rows, int, int]]
 """Rows, in the order of reading, and from and up to which of them a batch takes."""
 
 
 class Assembler:
-    """Builds batches of `size` samples; what the picks leave open is filled up with samples of mask 0."""
+    """Builds batches of `size` samples; what the ranges leave open is filled up with samples of mask 0."""
 
     def __init__(self, layout: InputLayout, tasks: int, size: int):
         self.columns = Columns.of(layout)
@@ -31,10 +31,10 @@ class Assembler:
         self.pretrained = layout.pretrained
         self.list_keys = [i.key for i in layout.at("small_list")]
 
-    def __call__(self, picks: Picks, epoch: int, step: int) -> Batch:
-        real = sum(stop - start for _, start, stop in picks)
+    def __call__(self, ranges: RowRanges, epoch: int, step: int) -> Batch:
+        real = sum(stop - start for _, start, stop in ranges)
         fill = self.size - real
-        jagged = self._jagged(picks, fill)
+        jagged = self._jagged(ranges, fill)
         mask = torch.ones(self.size)
         mask[real:] = 0
         return Batch(
@@ -44,40 +44,40 @@ class Assembler:
             managed=_keyed(self.managed_keys, jagged),
             small_lists=_keyed(self.list_keys, jagged),
             list_weights=_weights(self.weights_keys, jagged),
-            small=self._gather(picks, "small", len(self.columns.small), np.int64),
-            dense=self._gather(picks, "dense", self.dense_width, np.float32),
-            vectors=self._vectors(picks),
-            labels=self._gather(picks, "labels", self.tasks, np.float32),
-            weights=self._weights(picks),
+            small=self._gather(ranges, "small", len(self.columns.small), np.int64),
+            dense=self._gather(ranges, "dense", self.dense_width, np.float32),
+            vectors=self._vectors(ranges),
+            labels=self._gather(ranges, "labels", self.tasks, np.float32),
+            weights=self._weights(ranges),
             mask=mask,
-            groups=self._groups(picks),
+            groups=self._groups(ranges),
             epoch=epoch,
             step=step,
         )
 
-    def _gather(self, picks: Picks, name: str, width: int, dtype: type) -> torch.Tensor:
+    def _gather(self, ranges: RowRanges, name: str, width: int, dtype: type) -> torch.Tensor:
         """(size, width), zero in filled samples."""
         out: NDArray = np.zeros((self.size, width), dtype)
         at = 0
-        for rows, start, stop in picks:
+        for rows, start, stop in ranges:
             out[at : at + stop - start] = getattr(rows, name)[start:stop]
             at += stop - start
         return torch.from_numpy(out)
 
-    def _weights(self, picks: Picks) -> torch.Tensor:
-        if any(rows.weights is not None for rows, _, _ in picks):
-            return self._gather(picks, "weights", self.tasks, np.float32)
+    def _weights(self, ranges: RowRanges) -> torch.Tensor:
+        if any(rows.weights is not None for rows, _, _ in ranges):
+            return self._gather(ranges, "weights", self.tasks, np.float32)
         weights = torch.ones(self.size, self.tasks)
-        weights[sum(stop - start for _, start, stop in picks) :] = 0
+        weights[sum(stop - start for _, start, stop in ranges) :] = 0
         return weights
 
-    def _vectors(self, picks: Picks) -> torch.Tensor:
+    def _vectors(self, ranges: RowRanges) -> torch.Tensor:
         """Frozen tables are read here, batch by batch: a window's vectors would take more memory than all else of it."""
         out = np.zeros((self.size, sum(i.width + 1 for i in self.pretrained)), np.float32)
         column = 0
         for number, item in enumerate(self.pretrained):
             at = 0
-            for rows, start, stop in picks:
+            for rows, start, stop in ranges:
                 part = out[at : at + stop - start, column : column + item.width + 1]
                 values, missing = rows.vectors[number].values[start:stop], rows.vectors[number].missing[start:stop]
                 if item.frozen is None:
@@ -89,22 +89,22 @@ class Assembler:
             column += item.width + 1
         return torch.from_numpy(out)
 
-    def _groups(self, picks: Picks) -> torch.Tensor:
+    def _groups(self, ranges: RowRanges) -> torch.Tensor:
         out = np.full(self.size, -1, np.int64)
         at = 0
-        for rows, start, stop in picks:
+        for rows, start, stop in ranges:
             out[at : at + stop - start] = rows.groups[start:stop]
             at += stop - start
         return torch.from_numpy(out)
 
-    def _jagged(self, picks: Picks, fill: int) -> dict[str, _Jagged]:
+    def _jagged(self, ranges: RowRanges, fill: int) -> dict[str, _Jagged]:
         """Per key; filled samples have no values."""
         jagged: dict[str, _Jagged] = {}
         lengths = np.ones(self.size, np.int32)
         lengths[self.size - fill :] = 0
         single = np.empty((len(self.columns.single), self.size - fill), np.int64)
         at = 0
-        for rows, start, stop in picks:
+        for rows, start, stop in ranges:
             single[:, at : at + stop - start] = rows.single[:, start:stop]
             at += stop - start
         for column, item in enumerate(self.columns.single):
@@ -112,7 +112,7 @@ class Assembler:
         for group, items in enumerate(self.columns.lists):
             counts = np.zeros(self.size, np.int32)
             bounds, at = [], 0
-            for rows, start, stop in picks:
+            for rows, start, stop in ranges:
                 offsets = rows.lists[group].offsets[start : stop + 1]
                 np.subtract(offsets[1:], offsets[:-1], out=counts[at : at + stop - start], casting="same_kind")
                 bounds.append((rows.lists[group], int(offsets[0]), int(offsets[-1])))

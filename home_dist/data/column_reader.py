@@ -11,17 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from home_dist.data.arrow_arrays import joined_floats, numpy_of, offsets_of, plain_lists, plain_numbers
+from home_dist.data.chunked import ChunkedColumns, Chunks, ChunkStarts
 from home_dist.data.files import Uses, check_columns, open_parquet, partition_values
-from home_dist.data.gather import Block, Cut, Pieces
 from home_dist.data.order import RowGroup
-from home_dist.data.parts import Part
+from home_dist.data.raw_rows import RawRows
 from home_dist.data.rows import DecodedLists, Vectors
 from home_dist.data.statistic import buckets, standardise
 from home_dist.errors import DataError
 from home_dist.files.listing import Found
 from home_dist.files.stores import Store
 from home_dist.ids.arrow_types import is_text
-from home_dist.ids.keys import NO_GROUP, NotKeys, as_keys, group_numbers, key_numbers, missing
+from home_dist.ids.keys import NO_GROUP, NotKeys, as_keys, group_numbers, key_numbers
 from home_dist.schema import DenseFeature, IdInput, PretrainedInput, StatisticFeature
 
 _NEEDED = "null where a value is needed. Fill it in the pipeline"
@@ -36,32 +37,32 @@ class BadRows(DataError):
 
 
 class ColumnReader:
-    """Rows of some parts, one after another. Methods raise BadRows, whose message names file, column and row."""
+    """Columns of raw rows, one row group after another. Methods raise BadRows, whose message names file, column and row."""
 
-    def __init__(self, parts: Sequence[Part]):
-        self.parts = parts
-        self.rows = sum(p.table.num_rows for p in parts)
-        lengths = [len(chunk) for p in parts if p.table.num_columns for chunk in p.table.column(0).chunks]
-        self.cut = Cut(lengths or [0])
+    def __init__(self, raw: Sequence[RawRows]):
+        self.raw = raw
+        self.rows = sum(r.table.num_rows for r in raw)
+        lengths = [len(chunk) for r in raw if r.table.num_columns for chunk in r.table.column(0).chunks]
+        self.starts = ChunkStarts(lengths or [0])
         self._numbers: dict[str, tuple[NDArray, NDArray[np.bool_] | None]] = {}
 
     def fail(self, column: str, problem: str, bad: NDArray[np.bool_], reason: str | None = None) -> BadRows:
         """bad: (rows,); reason: the problem, where that names the first row's value."""
         first, at = int(np.argmax(bad)), 0
-        for part in self.parts:
-            if first < at + part.table.num_rows:
+        for of_group in self.raw:
+            if first < at + of_group.table.num_rows:
                 break
-            at += part.table.num_rows
-        count = int(bad[at : at + part.table.num_rows].sum())
-        where = f"first in row {part.row(first - at)} of {part.counted_in}; {count} in all"
-        return BadRows(f"{part.path}: column {column!r}: {problem} ({where})", column, reason or problem, bad)
+            at += of_group.table.num_rows
+        count = int(bad[at : at + of_group.table.num_rows].sum())
+        where = f"first in row {of_group.row(first - at)} of {of_group.counted_in}; {count} in all"
+        return BadRows(f"{of_group.path}: column {column!r}: {problem} ({where})", column, reason or problem, bad)
 
     def _chunks(self, name: str) -> list[pa.Array]:
-        """As read, part by part."""
-        return [chunk for part in self.parts for chunk in part.table.column(name).chunks]
+        """As read, row group by row group."""
+        return [chunk for of_group in self.raw for chunk in of_group.table.column(name).chunks]
 
     def _joined(self, name: str) -> list[pa.Array]:
-        """The fewest arrays that hold the column without another type: one, where all parts have the same."""
+        """The fewest arrays that hold the column without another type: one, where all row groups have the same."""
         chunks = self._chunks(name)
         if len(chunks) == 1 or len({chunk.type for chunk in chunks}) > 1:
             return chunks
@@ -79,23 +80,23 @@ class ColumnReader:
     def refuse_nulls(self, name: str) -> None:
         self._refuse_nulls(name, self._chunks(name))
 
-    def _pieces(self, values: Pieces, chunks: Sequence[pa.Array]) -> Pieces:
-        """As they are where the column was read in the same pieces as the others, all of one type, else as one."""
+    def _as_chunks(self, values: Chunks, chunks: Sequence[pa.Array]) -> Chunks:
+        """As they are where the column was read in the same chunks_ as the others, all of one type, else as one."""
         types = {value.dtype for value in values}
         if len(types) > 1:  # files differ; numpy would make floats of integers with and without a sign
             common = np.int64 if all(t.kind in "biu" for t in types) else np.float64
             return [np.concatenate(values, dtype=common, casting="unsafe")]
-        if values and tuple(map(len, chunks)) == self.cut.lengths:
+        if values and tuple(map(len, chunks)) == self.starts.lengths:
             return values
         return [np.concatenate(values) if values else np.zeros(0, np.int64)]
 
-    def ids(self, item: IdInput) -> Pieces:
+    def ids(self, item: IdInput) -> Chunks:
         """(rows,) rows of the item's table."""
         if item.rows_of is not None:
             return [_kept(item, self._looked_up(item, self._joined(item.column)))]
         chunks = self._whole(item.column, self._chunks(item.column))
         self._refuse_nulls(item.column, chunks)
-        return self._checked_ids(item, self._pieces([_numpy(chunk) for chunk in chunks], chunks))
+        return self._checked_ids(item, self._as_chunks([numpy_of(chunk) for chunk in chunks], chunks))
 
     def _looked_up(self, item: IdInput, chunks: Sequence[pa.Array], offsets: NDArray[np.int64] | None = None) -> NDArray:
         """chunks: one key per row, or with `offsets` those of the rows' lists, one after another."""
@@ -124,10 +125,10 @@ class ColumnReader:
         """Integers as they are, other types that hold whole numbers as int64."""
         return self._keyed(name, chunks, lambda c: c if pa.types.is_integer(c.type) else as_keys(c, "integer"), offsets)
 
-    def _checked_ids(self, item: IdInput, pieces: Pieces, offsets: NDArray[np.int64] | None = None) -> Pieces:
-        """pieces: one id per row, or with `offsets` those of the rows' lists, one after another."""
-        if any(len(p) and (p.min() < 0 or p.max() >= item.declared_rows) for p in pieces):
-            ids = np.concatenate(pieces)
+    def _checked_ids(self, item: IdInput, chunks_: Chunks, offsets: NDArray[np.int64] | None = None) -> Chunks:
+        """chunks_: one id per row, or with `offsets` those of the rows' lists, one after another."""
+        if any(len(p) and (p.min() < 0 or p.max() >= item.declared_rows) for p in chunks_):
+            ids = np.concatenate(chunks_)
             bad = (ids < 0) | (ids >= item.declared_rows)
             raise self.fail(
                 item.column,
@@ -136,7 +137,7 @@ class ColumnReader:
                 bad if offsets is None else _rows_with(bad, offsets),
                 f"id outside of table {item.table.name!r}",
             )
-        return [_kept(item, p) for p in pieces]
+        return [_kept(item, p) for p in chunks_]
 
     def lists(self, items: tuple[IdInput, ...]) -> DecodedLists:
         """Of columns whose lists are equally long in each row."""
@@ -144,7 +145,7 @@ class ColumnReader:
         for item in items:
             if item.rows_of is not None:
                 own, chunks = self._flat(item.column)
-                values: Pieces = [_kept(item, self._looked_up(item, chunks, own))]
+                values: Chunks = [_kept(item, self._looked_up(item, chunks, own))]
             else:
                 own, values = self._flat_integers(item.column)
             if offsets is None:
@@ -157,34 +158,34 @@ class ColumnReader:
             raise ValueError("a group of list columns has at least one column")
         weights = None
         if items[0].weights is not None:
-            weights = Block([[self._list_weights(items[0].weights, items[0].column, offsets)]], self.cut, offsets)
-        return DecodedLists(Block(columns, self.cut, offsets), weights)
+            weights = ChunkedColumns([[self._list_weights(items[0].weights, items[0].column, offsets)]], self.starts, offsets)
+        return DecodedLists(ChunkedColumns(columns, self.starts, offsets), weights)
 
     def _flat(self, name: str) -> tuple[NDArray[np.int64], list[pa.Array]]:
         """A list column's offsets from 0 on, (rows + 1,), and its values. A list may be null, which counts as an empty one, and
         so may be a value."""
-        chunks = [_plain_lists(chunk) for chunk in self._joined(name)]
+        chunks = [plain_lists(chunk) for chunk in self._joined(name)]
         # flatten() leaves out what lies under null lists and respects a sliced array's own offset, unlike .offsets and .values.
-        lengths = [_numpy(pc.fill_null(pc.list_value_length(chunk), 0)) for chunk in chunks]
-        return _offsets(lengths), [chunk.flatten() for chunk in chunks]
+        lengths = [numpy_of(pc.fill_null(pc.list_value_length(chunk), 0)) for chunk in chunks]
+        return offsets_of(lengths), [chunk.flatten() for chunk in chunks]
 
-    def _flat_integers(self, name: str) -> tuple[NDArray[np.int64], Pieces]:
+    def _flat_integers(self, name: str) -> tuple[NDArray[np.int64], Chunks]:
         """The same of rows, without nulls."""
         chunks = self._chunks(name)
         self._refuse_nulls(name, chunks)
-        chunks = [_plain_lists(chunk) for chunk in chunks]
-        offsets = _offsets([_numpy(pc.list_value_length(chunk)) for chunk in chunks])
+        chunks = [plain_lists(chunk) for chunk in chunks]
+        offsets = offsets_of([numpy_of(pc.list_value_length(chunk)) for chunk in chunks])
         values = self._whole(name, [chunk.flatten() for chunk in chunks], offsets)
         if any(v.null_count for v in values):
             raise self.fail(name, "null within a list. Drop it in the pipeline", _rows_with(_nulls(values), offsets))
-        return offsets, self._pieces([_numpy(v) for v in values], chunks)
+        return offsets, self._as_chunks([numpy_of(v) for v in values], chunks)
 
     def _list_weights(self, name: str, ids: str, offsets: NDArray[np.int64]) -> NDArray[np.float32]:
         own, chunks = self._flat(name)
         if not np.array_equal(own, offsets):
             problem = f"its lists differ in length from those of {ids!r}, which they weight"
             raise self.fail(name, problem, np.diff(own) != np.diff(offsets))
-        weights = _joined_floats(chunks, np.float32)
+        weights = joined_floats(chunks, np.float32)
         if not np.isfinite(weights).all():
             bad = _rows_with(~np.isfinite(weights), offsets)
             raise self.fail(name, "a weight is NaN, null or infinite. Correct it in the pipeline", bad)
@@ -195,13 +196,13 @@ class ColumnReader:
         offsets, chunks = self._flat(name) if in_lists else (None, self._joined(name))
         self._keyed(name, chunks, take, offsets)
 
-    def groups(self, name: str) -> Pieces:
+    def groups(self, name: str) -> Chunks:
         """(rows,) numbers that are equal where keys are; NO_GROUP where missing."""
         chunks = self._joined(name)
         text = any(is_text(c.type.value_type if pa.types.is_dictionary(c.type) else c.type) for c in chunks)
         keys = self._keyed(name, chunks, lambda c: as_keys(c, "text" if text else "integer"), None)
         if not text and not any(k.null_count or (len(k) and pc.min(k).as_py() == NO_GROUP) for k in keys):
-            return self._pieces([key_numbers(k) for k in keys], keys)
+            return self._as_chunks([key_numbers(k) for k in keys], keys)
         return [group_numbers(keys, "text" if text else "integer")]
 
     def buckets(self, feature: StatisticFeature) -> NDArray:
@@ -218,7 +219,7 @@ class ColumnReader:
             chunks = self._chunks(name)
             dtype = np.float32 if chunks and all(chunk.type == pa.float32() for chunk in chunks) else np.float64
             absent = _nulls(chunks) if any(chunk.null_count for chunk in chunks) else None
-            values = _joined_floats(chunks, dtype, null=0)
+            values = joined_floats(chunks, dtype, null=0)
             finite = np.isfinite(values)
             if not finite.all():
                 raise self.fail(name, "NaN or infinite. Write null where a value is not known", ~finite)
@@ -263,7 +264,7 @@ class ColumnReader:
         lengths = np.diff(offsets)
         if (lengths != feature.width).any():
             raise self.fail(feature.column, f"lists of {feature.width} numbers are needed", lengths != feature.width)
-        flat = _joined_floats(chunks, np.float64)
+        flat = joined_floats(chunks, np.float64)
         values = flat.reshape(-1, feature.width)
         bad = np.asarray(~np.isfinite(values).all(axis=1))
         if bad.any():
@@ -282,21 +283,21 @@ class ColumnReader:
             raise self.fail(item.column, f"lists of {item.width} numbers, or null, are needed", lengths != item.width)
         values = np.zeros((self.rows, item.width), np.float32)
         with np.errstate(over="ignore"):
-            flat = _joined_floats(chunks, np.float32)
+            flat = joined_floats(chunks, np.float32)
         values[~absent] = flat.reshape(-1, item.width)
         bad = np.asarray(~np.isfinite(values).all(axis=1))
         if bad.any():
             raise self.fail(item.column, "NaN, null or infinite within a vector. Write null for the whole vector", bad)
         return Vectors(values, absent)
 
-    def labels(self, name: str, weights: NDArray[np.float32] | None) -> Pieces:
+    def labels(self, name: str, weights: NDArray[np.float32] | None) -> Chunks:
         """(rows,) 0 or 1. weights: (rows,) of the labels; where one is 0 nothing is known, and whatever stands there is 0."""
         chunks = self._chunks(name)
         if not any(chunk.null_count for chunk in chunks):
-            pieces = self._pieces([_numpy(_plain_numbers(chunk)) for chunk in chunks], chunks)
-            if all(_zeros_and_ones(p) for p in pieces):
-                return pieces
-        values = _joined_floats(chunks, np.float64)
+            chunks_ = self._as_chunks([numpy_of(plain_numbers(chunk)) for chunk in chunks], chunks)
+            if all(_zeros_and_ones(p) for p in chunks_):
+                return chunks_
+        values = joined_floats(chunks, np.float64)
         bad = (values != 0) & (values != 1)
         if weights is not None:
             values, bad = np.where(weights == 0, 0, values), bad & (weights != 0)
@@ -312,7 +313,7 @@ class ColumnReader:
         """(rows,) of labels."""
         chunks = self._chunks(name)
         self._refuse_nulls(name, chunks)
-        values = _joined_floats(chunks, np.float32)
+        values = joined_floats(chunks, np.float32)
         bad = ~(np.isfinite(values) & (values >= 0))
         if bad.any():
             raise self.fail(name, "a label weight is negative or not finite. Use 0 where there is no label", bad)
@@ -334,7 +335,7 @@ def read_uses(store: Store, file: Found, uses: Uses, rows: int, asked_by: str, m
             table = pa.Table.from_batches([batch])
             for column, value in values.items():
                 table = table.append_column(column, pa.repeat(value, len(table)))
-            yield ColumnReader([Part(table, shown, RowGroup(0, 0, len(table), first), counted_in="the file")])
+            yield ColumnReader([RawRows(table, shown, RowGroup(0, 0, len(table), first), counted_in="the file")])
             first += len(table)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         reason = str(error).splitlines()[0]
@@ -361,41 +362,3 @@ def _zeros_and_ones(values: NDArray) -> bool:
     if values.dtype.kind == "f":
         return bool(((values == 0) | (values == 1)).all())
     return not len(values) or bool(values.min() >= 0 and values.max() <= 1)
-
-
-def _plain_lists(array: pa.Array) -> pa.Array:
-    if pa.types.is_null(array.type):
-        return array.cast(pa.list_(pa.int64()))
-    return array.cast(pa.list_(array.type.value_type)) if pa.types.is_fixed_size_list(array.type) else array
-
-
-def _plain_numbers(array: pa.Array) -> pa.Array:
-    """Without decimals and columns of nothing but nulls, which numpy does not have."""
-    return array.cast(pa.float64()) if pa.types.is_decimal(array.type) or pa.types.is_null(array.type) else array
-
-
-def _floats(array: pa.Array, null: float) -> NDArray:
-    """(n,) numbers, with `null` where there is none; integers without nulls as they are."""
-    array = _plain_numbers(array)
-    if not array.null_count:
-        return _numpy(array)
-    values = array.to_numpy(zero_copy_only=False)
-    if values.dtype == object:  # booleans
-        values = _numpy(array.cast(pa.int8()).cast(pa.float64()))
-    return np.where(missing(array), null, values)
-
-
-def _joined_floats(chunks: Sequence[pa.Array], dtype: type, null: float = float("nan")) -> NDArray:
-    return np.concatenate([np.zeros(0, dtype), *(_floats(chunk, null) for chunk in chunks)], dtype=dtype, casting="unsafe")
-
-
-def _offsets(lengths: Sequence[NDArray]) -> NDArray[np.int64]:
-    together = np.concatenate([np.zeros(0, np.int64), *lengths])
-    offsets = np.zeros(len(together) + 1, np.int64)
-    np.cumsum(together, out=offsets[1:])
-    return offsets
-
-
-def _numpy(array: pa.Array) -> NDArray:
-    # Booleans are bits in Arrow and always need a copy.
-    return array.to_numpy(zero_copy_only=False)

@@ -8,17 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from home_dist.data.bad_rows import BadRow, BadRowLog, shown
+from home_dist.data.chunked import ChunkedColumns, Chunks
 from home_dist.data.column_reader import BadRows, ColumnReader
 from home_dist.data.files import DataFiles
-from home_dist.data.gather import Block, Pieces
-from home_dist.data.parts import Part, PartReader
+from home_dist.data.raw_rows import RawReader, RawRows
 from home_dist.data.rows import Columns, DecodedRows
 from home_dist.data.sampling import Sampler
 from home_dist.schema import IdInput, InputLayout, Schema
 
 
 @dataclass(frozen=True)
-class Decoded:
+class WindowRows:
     rows: DecodedRows
     kept: NDArray[np.int64] | None = None
     """Numbers of the rows among those that were read; None: all of them."""
@@ -40,57 +40,57 @@ class Decoder:
         """bad_rows: takes rows that cannot be used, which otherwise are errors."""
         self.schema, self.layout, self.bad_rows = schema, layout, bad_rows
         self.columns = Columns.of(layout)
-        self.parts = PartReader(files, sampler)
+        self.raw = RawReader(files, sampler)
 
-    def decode(self, parts: Sequence[Part]) -> Decoded:
-        """The rows of the given parts, one after another."""
+    def decode(self, raw: Sequence[RawRows]) -> WindowRows:
+        """The rows of the given raw, one after another."""
         kept: NDArray[np.int64] | None = None
         bad: dict[int, BadRow] = {}
         while True:
             try:
-                return Decoded(self._decode(ColumnReader(parts)), kept, bad)
+                return WindowRows(self._decode(ColumnReader(raw)), kept, bad)
             except BadRows as error:
                 if self.bad_rows is None:
                     raise
                 if kept is None:
                     kept = np.arange(len(error.bad))
-                bad |= zip(kept[error.bad].tolist(), _described(parts, error), strict=True)
+                bad |= zip(kept[error.bad].tolist(), _described(raw, error), strict=True)
                 # What is left is decoded anew: bad rows are few.
-                bounds = np.cumsum([p.table.num_rows for p in parts])[:-1]
-                parts = [p.only(good) for p, good in zip(parts, np.split(~error.bad, bounds), strict=True)]
+                bounds = np.cumsum([r.table.num_rows for r in raw])[:-1]
+                raw = [r.only(good) for r, good in zip(raw, np.split(~error.bad, bounds), strict=True)]
                 kept = kept[~error.bad]
 
     def _decode(self, reader: ColumnReader) -> DecodedRows:
-        cut, tasks = reader.cut, self.schema.task
+        starts, tasks = reader.starts, self.schema.task
         weights = {i: reader.weights(t.weight_column) for i, t in enumerate(tasks) if t.weight_column is not None}
         group = self.schema.group_column
         return DecodedRows(
             columns=self.columns,
             tasks=len(tasks),
-            small=Block([self._small(reader, i) for i in self.columns.small], cut),
-            single=Block([reader.ids(i) for i in self.columns.single], cut),
+            small=ChunkedColumns([self._small(reader, i) for i in self.columns.small], starts),
+            single=ChunkedColumns([reader.ids(i) for i in self.columns.single], starts),
             lists=tuple(reader.lists(items) for items in self.columns.lists),
             dense=reader.dense(self.layout.dense, self.layout.clip),
             vectors=tuple(reader.vectors(item) for item in self.layout.pretrained),
-            labels=Block([reader.labels(t.column, weights.get(i)) for i, t in enumerate(tasks)], cut),
-            weights=Block([[column] for column in weights.values()], cut),
+            labels=ChunkedColumns([reader.labels(t.column, weights.get(i)) for i, t in enumerate(tasks)], starts),
+            weights=ChunkedColumns([[column] for column in weights.values()], starts),
             weighted=tuple(weights),
-            groups=Block([] if group is None else [reader.groups(group)], cut),
+            groups=ChunkedColumns([] if group is None else [reader.groups(group)], starts),
         )
 
-    def _small(self, reader: ColumnReader, item: IdInput) -> Pieces:
+    def _small(self, reader: ColumnReader, item: IdInput) -> Chunks:
         statistic = self.layout.statistics.get(item.key)
         return reader.ids(item) if statistic is None else [reader.buckets(statistic)]
 
 
-def _described(parts: Sequence[Part], error: BadRows) -> list[BadRow]:
+def _described(raw: Sequence[RawRows], error: BadRows) -> list[BadRow]:
     rows, at = [], 0
-    for part in parts:
-        bad = np.flatnonzero(error.bad[at : at + part.table.num_rows])
-        values = part.table.column(error.column).take(bad).to_pylist()
+    for of_group in raw:
+        bad = np.flatnonzero(error.bad[at : at + of_group.table.num_rows])
+        values = of_group.table.column(error.column).take(bad).to_pylist()
         rows += [
-            BadRow(part.path, part.group.group, part.row(int(i)), error.column, error.problem, shown(value))
+            BadRow(of_group.path, of_group.group.group, of_group.row(int(i)), error.column, error.problem, shown(value))
             for i, value in zip(bad, values, strict=True)
         ]
-        at += part.table.num_rows
+        at += of_group.table.num_rows
     return rows

@@ -70,12 +70,12 @@ class Windows:
 
 def cut(groups: Sequence[RowGroup], whole_rows: int, slice_rows: int) -> list[RowGroup]:
     """Row groups of more than `whole_rows` rows in slices of at most `slice_rows`, all about as long."""
-    pieces = []
+    slices = []
     for group in groups:
-        parts = 1 if group.rows <= whole_rows else -(-group.rows // slice_rows)
-        bounds = [group.rows * i // parts for i in range(parts + 1)]
-        pieces += [group._replace(start=a, rows=b - a) for a, b in zip(bounds, bounds[1:], strict=False)]
-    return pieces
+        count = 1 if group.rows <= whole_rows else -(-group.rows // slice_rows)
+        bounds = [group.rows * i // count for i in range(count + 1)]
+        slices += [group._replace(start=a, rows=b - a) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return slices
 
 
 def make_windows(groups: Sequence[RowGroup], window_rows: int, seed: int | None, epoch: int) -> Windows:

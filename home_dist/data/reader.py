@@ -6,8 +6,8 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 
-from home_dist.data.ahead import Ahead, Piece
-from home_dist.data.assemble import Assembler, Picks
+from home_dist.data.ahead import Ahead, FragmentRows
+from home_dist.data.assemble import Assembler, RowRanges
 from home_dist.data.bad_rows import BadRowLog
 from home_dist.data.batch import Batch
 from home_dist.data.decode import Decoder
@@ -210,8 +210,8 @@ class Reader:
         ahead = Ahead(self.decoder, windows, [f for _, f in coming], self.threads, max(1, len(lanes)), self.most_rows)
         try:
             for step in range(first, dealt.steps):
-                picks = [pick for lane in lanes for pick in lane.take(ahead)]
-                batch = self.assemble(picks, epoch, step + 1)
+                ranges = [r for lane in lanes for r in lane.take(ahead)]
+                batch = self.assemble(ranges, epoch, step + 1)
                 yield batch.pin_memory() if self.pin_memory else batch
         finally:
             ahead.close()
@@ -229,7 +229,7 @@ class _Lane:
             if passed < fragment.rows:
                 self.fragments.append(fragment._replace(start=fragment.start + passed))
         self.fragments.reverse()  # the next one is popped from the end
-        self._current: Piece | None = None
+        self._current: FragmentRows | None = None
         self._at = 0
 
     def coming(self) -> Iterator[tuple[int, Fragment]]:
@@ -239,18 +239,18 @@ class _Lane:
             yield rows // self.quota, fragment
             rows += fragment.rows
 
-    def take(self, ahead: Ahead) -> Picks:
-        picks, wanted = [], self.quota
+    def take(self, ahead: Ahead) -> RowRanges:
+        ranges, wanted = [], self.quota
         while wanted and self.fragments:
             fragment = self.fragments[-1]
             if self._current is None:
                 self._current, self._at = ahead.enter(fragment), 0
             count = min(wanted, fragment.rows - self._at)
-            picks.append(self._current.pick(self._at, self._at + count))
+            ranges.append(self._current.between(self._at, self._at + count))
             wanted -= count
             self._at += count
             if self._at == fragment.rows:
                 self.fragments.pop()
                 ahead.leave(fragment)
                 self._current = None
-        return picks
+        return ranges

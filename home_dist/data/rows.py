@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from home_dist.data.gather import Block
+from home_dist.data.chunked import ChunkedColumns
 from home_dist.schema import IdInput, InputLayout
 
 
@@ -56,8 +56,8 @@ class Rows:
 
 @dataclass(frozen=True)
 class DecodedLists:
-    values: Block
-    weights: Block | None
+    values: ChunkedColumns
+    weights: ChunkedColumns | None
 
     def take(self, order: NDArray[np.int64], dtype: type) -> Lists:
         offsets = self.values.offsets_of(order)
@@ -76,16 +76,16 @@ class DecodedRows:
 
     columns: "Columns"
     tasks: int
-    small: Block
-    single: Block
+    small: ChunkedColumns
+    single: ChunkedColumns
     lists: tuple[DecodedLists, ...]
     dense: NDArray[np.float32]
     vectors: tuple[Vectors, ...]
-    labels: Block
-    weights: Block
+    labels: ChunkedColumns
+    weights: ChunkedColumns
     weighted: tuple[int, ...]
     """The tasks that have a column of weights."""
-    groups: Block
+    groups: ChunkedColumns
 
     def take(self, order: NDArray[np.int64]) -> Rows:
         """The rows `order`, in this order: the only copy between what Parquet was decoded to and a batch."""

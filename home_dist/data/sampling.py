@@ -30,32 +30,32 @@ class Sampler:
         self._keys = [int.from_bytes(hashlib.sha256(n.encode()).digest()[:8], "little") for n in files.names]
         self._sizes = {(g.file, g.group): g.rows for g in files.groups}
 
-    def sample(self, pieces: Sequence[RowGroup]) -> list[RowGroup]:
+    def sample(self, slices: Sequence[RowGroup]) -> list[RowGroup]:
         """With the rows that each keeps; those that keep none are left out. Raises DataError when nothing is left."""
         kept = []
         chosen = np.zeros(0, np.int64)
-        for piece in pieces:
-            if self.rates[piece.file] >= 1:
-                kept.append(piece)
+        for group in slices:
+            if self.rates[group.file] >= 1:
+                kept.append(group)
                 continue
-            size = self._sizes[piece.file, piece.group]
-            if piece.rows == size:
-                rows = self._count(piece.file, piece.group, size)
+            size = self._sizes[group.file, group.group]
+            if group.rows == size:
+                rows = self._count(group.file, group.group, size)
             else:
-                if piece.start == 0:  # slices of a row group stand together
-                    chosen = self._of_group(piece.file, piece.group)
-                rows = int(np.diff(np.searchsorted(chosen, [piece.start, piece.stop]))[0])
+                if group.start == 0:  # slices of a row group stand together
+                    chosen = self._of_group(group.file, group.group)
+                rows = int(np.diff(np.searchsorted(chosen, [group.start, group.stop]))[0])
             if rows:
-                kept.append(piece._replace(rows=rows, sampled_from=piece.rows))
+                kept.append(group._replace(rows=rows, sampled_from=group.rows))
         if not kept:
             raise DataError("data.sample leaves no row of the training files. Raise its rates.")
         return kept
 
-    def chosen(self, piece: RowGroup) -> NDArray[np.int64]:
-        """(piece.rows,): numbers within the slice, rising."""
-        of_group = self._of_group(piece.file, piece.group)
-        first, last = np.searchsorted(of_group, [piece.start, piece.stop])
-        return of_group[first:last] - piece.start
+    def chosen(self, group: RowGroup) -> NDArray[np.int64]:
+        """(group.rows,): numbers within the slice, rising."""
+        of_group = self._of_group(group.file, group.group)
+        first, last = np.searchsorted(of_group, [group.start, group.stop])
+        return of_group[first:last] - group.start
 
     def fingerprint(self) -> str:
         said = repr((self.files.fingerprint(), self.rates, self.seed))

@@ -5,7 +5,7 @@ import ctypes
 import numpy as np
 from numpy.typing import NDArray
 
-from home_dist.data.gather import address, native
+from home_dist.data.chunked import address, native
 
 
 def buckets(values: NDArray, boundaries: NDArray[np.float64]) -> NDArray[np.int32]:

@@ -30,8 +30,8 @@ def read_batches(
 ) -> Iterator[tuple[pa.Table, dict[str, torch.Tensor]]]:
     """Batches of at most `rows` rows with all of their columns, and as inputs. Raises DataError naming file, column and row."""
     for reader in read_uses(store, file, needed_inputs(layout), rows, "program", more=True):
-        [part] = reader.parts
-        yield part.table, tensors(reader, layout)
+        [raw] = reader.raw
+        yield raw.table, tensors(reader, layout)
 
 
 def tensors(reader: ColumnReader, layout: InputLayout) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ import pytest
 
 from home_dist.data.column_reader import BadRows, ColumnReader
 from home_dist.data.order import RowGroup
-from home_dist.data.parts import Part
+from home_dist.data.raw_rows import RawRows
 from home_dist.ids.keys import NO_GROUP
 from home_dist.ids.rows import HashRows
 from home_dist.schema import DenseFeature, IdInput, StatisticFeature, Table
@@ -14,7 +14,7 @@ from home_dist.schema import DenseFeature, IdInput, StatisticFeature, Table
 
 def reader(*tables: dict) -> ColumnReader:
     parts = [pa.table(t) for t in tables]
-    return ColumnReader([Part(t, f"file-{n}", RowGroup(n, 0, len(t))) for n, t in enumerate(parts)])
+    return ColumnReader([RawRows(t, f"file-{n}", RowGroup(n, 0, len(t))) for n, t in enumerate(parts)])
 
 
 def id_input(column: str, is_list: bool = False, rows_of: HashRows | None = None) -> IdInput:

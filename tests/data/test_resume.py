@@ -123,10 +123,10 @@ def test_a_position_from_before_folders_were_in_the_fingerprint_goes_on(prepared
 @pytest.mark.parametrize("world", [1, 3])
 def test_a_huge_row_group_is_decoded_once_and_within_the_budget(prepared, world, monkeypatch):
     """Rows that its streams give, and rows that lie decoded at one time."""
-    from home_dist.data import ahead, parts
+    from home_dist.data import ahead, raw_rows
 
     decoded, most = [], []
-    original, started = parts._Stream.read, ahead.Ahead._start
+    original, started = raw_rows._Stream.read, ahead.Ahead._start
 
     def counted(stream, start, stop):
         before = stream.at
@@ -138,7 +138,7 @@ def test_a_huge_row_group_is_decoded_once_and_within_the_budget(prepared, world,
         started(self)
         most.append(self._rows)
 
-    monkeypatch.setattr(parts._Stream, "read", counted)
+    monkeypatch.setattr(raw_rows._Stream, "read", counted)
     monkeypatch.setattr(ahead.Ahead, "_start", watched)
     lanes, rows = 6, 24
     reader = make_reader(prepared, memory_mb=of_memory(prepared, rows, lanes), lanes=lanes, world_size=world, threads=2)

@@ -1,4 +1,4 @@
-"""Columns where they were read, in pieces and in the file's types, and what given rows have in them, brought together."""
+"""Decoded columns in the chunks and types that they were read in. Rows are gathered from them without a copy before."""
 
 import ctypes
 import functools
@@ -15,8 +15,8 @@ _FLAGS = ("-O3", "-std=c++20", "-fPIC", "-shared")
 # The order of columns.cpp's.
 _TYPES = {np.dtype(t): i for i, t in enumerate(["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])}
 
-Pieces = Sequence[NDArray]
-"""A column's values: one array, or one for each piece in which the window's rows were read."""
+Chunks = Sequence[NDArray]
+"""A column's values: one array, or one for each chunk in which the window's rows were read."""
 
 
 @functools.cache
@@ -28,37 +28,37 @@ def native() -> ctypes.CDLL | None:
         return None
 
 
-class Cut:
-    """Where the pieces of a window's columns begin, in rows."""
+class ChunkStarts:
+    """Where the chunks of a window's columns begin, in rows."""
 
     def __init__(self, lengths: Sequence[int]):
         self.lengths = tuple(lengths)
         self.starts = np.cumsum([0, *self.lengths])[:-1]
-        self.piece_of: NDArray[np.int32] | None = None
-        """(rows,), None where there is one piece."""
+        self.chunk_of: NDArray[np.int32] | None = None
+        """(rows,), None where there is one chunk."""
         if len(self.lengths) > 1:
-            self.piece_of = np.repeat(np.arange(len(self.lengths), dtype=np.int32), self.lengths)
+            self.chunk_of = np.repeat(np.arange(len(self.lengths), dtype=np.int32), self.lengths)
 
 
-class Block:
+class ChunkedColumns:
     """Columns, or lists of the same lengths in all columns."""
 
-    def __init__(self, columns: Sequence[Pieces], cut: Cut, offsets: NDArray[np.int64] | None = None):
-        """offsets: (rows + 1,), where each row's list begins and the last one's ends, counted through all pieces."""
-        self.cut, self.offsets = cut, offsets
-        self.columns = [[_number(piece) for piece in column] for column in columns]
+    def __init__(self, columns: Sequence[Chunks], starts: ChunkStarts, offsets: NDArray[np.int64] | None = None):
+        """offsets: (rows + 1,), where each row's list begins and the last one's ends, counted through all chunks."""
+        self.starts, self.offsets = starts, offsets
+        self.columns = [[_number(chunk) for chunk in column] for column in columns]
         if native() is None:
             self.columns = [[np.concatenate(column)] for column in self.columns]
             return
-        starts = cut.starts if offsets is None else offsets[cut.starts]
-        count = len(cut.lengths)
+        begins = starts.starts if offsets is None else offsets[starts.starts]
+        count = len(starts.lengths)
         self._bases = np.empty((len(columns), count), np.int64)
         for index, column in enumerate(self.columns):
-            for piece in range(count):
+            for chunk in range(count):
                 if len(column) == 1:
-                    self._bases[index, piece] = address(column[0])
+                    self._bases[index, chunk] = address(column[0])
                 else:
-                    self._bases[index, piece] = address(column[piece]) - int(starts[piece]) * column[piece].itemsize
+                    self._bases[index, chunk] = address(column[chunk]) - int(begins[chunk]) * column[chunk].itemsize
         self._types = np.array([_TYPES[column[0].dtype] for column in self.columns], np.uint8)
 
     def __len__(self) -> int:
@@ -87,9 +87,9 @@ class Block:
         call = getattr(library, f"{'columns' if self.offsets is None else 'lists'}_{outs[0].dtype.name}")
         addresses = np.array([address(out) for out in outs])
         last = outs[0].strides[0] // outs[0].itemsize if self.offsets is None else address(self.offsets)
-        sizes = (len(outs), len(self.cut.lengths), address(self._types), address(self._bases))
-        piece_of = 0 if self.cut.piece_of is None else address(self.cut.piece_of)
-        call(*map(ctypes.c_int64, (*sizes, piece_of, address(rows), len(rows), address(addresses), last)))
+        sizes = (len(outs), len(self.starts.lengths), address(self._types), address(self._bases))
+        chunk_of = 0 if self.starts.chunk_of is None else address(self.starts.chunk_of)
+        call(*map(ctypes.c_int64, (*sizes, chunk_of, address(rows), len(rows), address(addresses), last)))
 
 
 def _number(array: NDArray) -> NDArray:

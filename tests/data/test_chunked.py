@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from home_dist.data import gather, statistic
-from home_dist.data.gather import Block, Cut
+from home_dist.data import chunked, statistic
+from home_dist.data.chunked import ChunkedColumns, ChunkStarts
 
 TYPES = ["bool", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"]
 
@@ -17,9 +17,9 @@ TYPES = ["bool", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8
 def backend(request):
     patch = pytest.MonkeyPatch()
     if request.param == "numpy":
-        for module in (gather, statistic):
+        for module in (chunked, statistic):
             patch.setattr(module, "native", lambda: None)
-    elif gather.native() is None:
+    elif chunked.native() is None:
         pytest.skip("no C++ compiler")
     yield
     patch.undo()
@@ -41,7 +41,7 @@ def test_columns(lengths, types, whole, target, seed):
     columns = [[v] if i in whole else np.split(v, ends) for i, v in enumerate(values)]
     index = random.integers(0, rows, 9) if rows else np.zeros(0, np.int64)
     out = np.zeros((len(index), len(types) + 1), target)
-    Block(columns, Cut(lengths)).gather(index, [out[:, i] for i in range(len(types))])
+    ChunkedColumns(columns, ChunkStarts(lengths)).gather(index, [out[:, i] for i in range(len(types))])
     assert out.tolist() == [[*(int(v[row]) for v in values), 0] for row in index]
 
 
@@ -60,7 +60,7 @@ def test_lists(lengths, types, whole, seed):
     ends = offsets[np.cumsum(lengths)[:-1]]
     columns = [[v] if i in whole else np.split(v, ends) for i, v in enumerate(values)]
     index = random.integers(0, rows, 9) if rows else np.zeros(0, np.int64)
-    block = Block(columns, Cut(lengths), offsets)
+    block = ChunkedColumns(columns, ChunkStarts(lengths), offsets)
     new = block.offsets_of(index)
     outs = [np.empty(new[-1], np.int64) for _ in types]
     block.gather(index, outs)

@@ -22,7 +22,7 @@ _STREAM_BUFFER = 1 << 18  # bytes of a column
 
 
 @dataclass(frozen=True)
-class Part:
+class RawRows:
     """Rows of one row group."""
 
     table: pa.Table
@@ -38,13 +38,13 @@ class Part:
         """Number of a row of the table."""
         return self.group.start + (index if self.chosen is None else int(self.chosen[index]))
 
-    def only(self, kept: NDArray[np.bool_]) -> "Part":
+    def only(self, kept: NDArray[np.bool_]) -> "RawRows":
         """Those of its rows."""
         chosen = np.flatnonzero(kept)
         return replace(self, table=self.table.take(chosen), chosen=chosen if self.chosen is None else self.chosen[chosen])
 
 
-class PartReader:
+class RawReader:
     def __init__(self, files: DataFiles, sampler: Sampler | None = None):
         self.files, self.sampler = files, sampler
         self._columns = [tuple(c for c in files.columns if c not in p) for p in files.partitions]
@@ -56,7 +56,7 @@ class PartReader:
     def whole(self, group: RowGroup) -> bool:
         return group.start == 0 and group.stop == self._sizes[group.file, group.group]
 
-    def read(self, group: RowGroup) -> Part:
+    def read(self, group: RowGroup) -> RawRows:
         """Slices of a row group are cheap in the order of their rows, by one thread at a time."""
         path = self.files.shown(group.file)
         try:
@@ -73,7 +73,7 @@ class PartReader:
         for column, value in self.files.partitions[group.file].items():
             scalar = partition_value(path, column, value, self.files.columns[column])
             table = table.append_column(column, pa.repeat(scalar, table.num_rows))
-        return Part(table, path, group, chosen)
+        return RawRows(table, path, group, chosen)
 
     def _whole(self, group: RowGroup) -> pa.Table:
         return self._open(group.file).read_row_group(group.group, columns=list(self._columns[group.file]), use_threads=False)

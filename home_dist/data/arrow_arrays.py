@@ -1,0 +1,47 @@
+"""Arrow arrays -> numpy arrays."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from home_dist.ids.keys import missing
+
+
+def plain_lists(array: pa.Array) -> pa.Array:
+    if pa.types.is_null(array.type):
+        return array.cast(pa.list_(pa.int64()))
+    return array.cast(pa.list_(array.type.value_type)) if pa.types.is_fixed_size_list(array.type) else array
+
+
+def plain_numbers(array: pa.Array) -> pa.Array:
+    """Without decimals and columns of nothing but nulls, which numpy does not have."""
+    return array.cast(pa.float64()) if pa.types.is_decimal(array.type) or pa.types.is_null(array.type) else array
+
+
+def floats_of(array: pa.Array, null: float) -> NDArray:
+    """(n,) numbers, with `null` where there is none; integers without nulls as they are."""
+    array = plain_numbers(array)
+    if not array.null_count:
+        return numpy_of(array)
+    values = array.to_numpy(zero_copy_only=False)
+    if values.dtype == object:  # booleans
+        values = numpy_of(array.cast(pa.int8()).cast(pa.float64()))
+    return np.where(missing(array), null, values)
+
+
+def joined_floats(chunks: Sequence[pa.Array], dtype: type, null: float = float("nan")) -> NDArray:
+    return np.concatenate([np.zeros(0, dtype), *(floats_of(chunk, null) for chunk in chunks)], dtype=dtype, casting="unsafe")
+
+
+def offsets_of(lengths: Sequence[NDArray]) -> NDArray[np.int64]:
+    together = np.concatenate([np.zeros(0, np.int64), *lengths])
+    offsets = np.zeros(len(together) + 1, np.int64)
+    np.cumsum(together, out=offsets[1:])
+    return offsets
+
+
+def numpy_of(array: pa.Array) -> NDArray:
+    # Booleans are bits in Arrow and always need a copy.
+    return array.to_numpy(zero_copy_only=False)
