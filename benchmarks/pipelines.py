@@ -155,9 +155,9 @@ def in_pandas(folder: Path, out: Path) -> None:
 
 
 def in_library(folder: Path, out: Path, processes: int, memory: int) -> None:
-    from home_dist.prepare.generic import Options, prepare_log
+    from home_dist.prepare.generic import LogOptions, prepare_log
 
-    prepare_log(folder / "log.toml", out, lambda text: print(text, file=sys.stderr), Options("local", processes, memory))
+    prepare_log(folder / "log.toml", out, lambda text: print(text, file=sys.stderr), LogOptions("local", processes, memory))
 
 
 def agree(mine: Path, theirs: Path) -> None:

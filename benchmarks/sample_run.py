@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from home_dist.insight.store import CURVES, Store
+from home_dist.insight.store import CURVES, InsightStore
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,4 +46,4 @@ def curves(run: Path, ranks: int, options: Mapping[str, object]) -> list[dict[st
     options = {"run.dir": run, "data.validation": "''", "data.test": "''", **options}
     settings = set_options(f"{key}={value}" for key, value in options.items())
     output_of([*(torchrun(ranks) if ranks > 1 else SINGLE), "train", ROOT / "configs" / "kuairand_pure.toml", *settings])
-    return Store(run / "insight").lines(CURVES)[1:]
+    return InsightStore(run / "insight").lines(CURVES)[1:]

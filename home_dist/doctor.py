@@ -20,7 +20,7 @@ _MEMORY_GIB, _DISK_GIB, _SHARED_MIB, _OPEN_FILES = 4, 2, 64, 1024
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """`what` was looked at, `found` there, and what to do about it."""
 
     state: State
@@ -43,29 +43,29 @@ def main() -> int:
     return 1 if problems else 0
 
 
-def findings() -> Iterator[Finding]:
-    checks: list[Callable[[], Iterator[Finding]]] = [python, versions, fbgemm, devices, group, kernel, resources]
+def findings() -> Iterator[Check]:
+    checks: list[Callable[[], Iterator[Check]]] = [python, versions, fbgemm, devices, group, kernel, resources]
     for check in checks:
         try:
             yield from check()
         except Exception as error:  # a doctor that falls ill still looks at the rest
-            yield Finding("problem", check.__name__, f"{type(error).__name__}: {error}", "Install anew: make clean install")
+            yield Check("problem", check.__name__, f"{type(error).__name__}: {error}", "Install anew: make clean install")
 
 
-def python() -> Iterator[Finding]:
+def python() -> Iterator[Check]:
     found = ".".join(map(str, sys.version_info[:3]))
     right = sys.version_info[:2] == (3, 11)
     fix = "" if right else "The locks hold wheels of Python 3.11: make clean install PYTHON=python3.11"
-    yield Finding("ok" if right else "problem", "Python", f"{found} in {sys.prefix}", fix)
+    yield Check("ok" if right else "problem", "Python", f"{found} in {sys.prefix}", fix)
 
 
-def versions() -> Iterator[Finding]:
+def versions() -> Iterator[Check]:
     """What pyproject.toml pins against what is installed."""
     fix = "Install the lock anew: make clean install"
     try:
         required = metadata.requires("home_dist") or []
     except metadata.PackageNotFoundError:
-        yield Finding("problem", "home_dist", "not installed in this Python", "make install, then .venv/bin/home-dist doctor")
+        yield Check("problem", "home_dist", "not installed in this Python", "make install, then .venv/bin/home-dist doctor")
         return
     pins = [m for r in required if "extra ==" not in r and (m := re.match(r"([\w.-]+)==([\w.]+)", r))]
     wrong = 0
@@ -73,46 +73,46 @@ def versions() -> Iterator[Finding]:
         there = installed(name)
         if there is None or there.partition("+")[0] != wanted:
             wrong += 1
-            yield Finding("problem", name, f"{there or 'missing'}, but {wanted} is what was tried together", fix)
+            yield Check("problem", name, f"{there or 'missing'}, but {wanted} is what was tried together", fix)
     if not wrong:
-        yield Finding("ok", "versions", f"{len(pins)} pinned packages, torch {installed('torch')}")
+        yield Check("ok", "versions", f"{len(pins)} pinned packages, torch {installed('torch')}")
 
 
-def fbgemm() -> Iterator[Finding]:
+def fbgemm() -> Iterator[Check]:
     """torchrec asks for fbgemm-gpu, which lies in the same folder as fbgemm-gpu-cpu: pip installs one over the other."""
     cpu, gpu = installed("fbgemm-gpu-cpu"), installed("fbgemm-gpu")
     found = ", ".join(f"{n} {v}" for n, v in (("fbgemm-gpu-cpu", cpu), ("fbgemm-gpu", gpu)) if v)
     platform = "gpu" if has_nvidia() else "cpu"
     if cpu and gpu:
         fix = f"Both lie in one folder and overwrite each other; keep one: make clean install PLATFORM={platform}"
-        yield Finding("problem", "fbgemm", f"{found} are both installed", fix)
+        yield Check("problem", "fbgemm", f"{found} are both installed", fix)
     elif not found:
-        yield Finding("problem", "fbgemm", "missing", f"make clean install PLATFORM={platform}")
+        yield Check("problem", "fbgemm", "missing", f"make clean install PLATFORM={platform}")
     failure = import_failure("fbgemm_gpu")
     if failure is None:
-        yield Finding("ok", "fbgemm operators", f"{found or 'unknown version'}, loaded")
+        yield Check("ok", "fbgemm operators", f"{found or 'unknown version'}, loaded")
     elif "lib" in failure and "cuda" in failure.lower():
         fix = "The CUDA build is installed on a machine without CUDA libraries: make clean install PLATFORM=cpu"
-        yield Finding("problem", "fbgemm operators", failure, fix)
+        yield Check("problem", "fbgemm operators", failure, fix)
     else:
-        yield Finding("problem", "fbgemm operators", failure, f"make clean install PLATFORM={platform}")
+        yield Check("problem", "fbgemm operators", failure, f"make clean install PLATFORM={platform}")
 
 
-def devices() -> Iterator[Finding]:
+def devices() -> Iterator[Check]:
     import torch
 
     cores = len(os.sched_getaffinity(0))
     if torch.cuda.is_available():
         names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
-        yield Finding("ok", "devices", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}, {cores} cores")
+        yield Check("ok", "devices", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}, {cores} cores")
     elif has_nvidia():
         fix = "make clean install PLATFORM=gpu, or update the driver if that build is installed"
-        yield Finding("problem", "devices", f"the driver sees a GPU, torch {torch.__version__} does not", fix)
+        yield Check("problem", "devices", f"the driver sees a GPU, torch {torch.__version__} does not", fix)
     else:
-        yield Finding("ok", "devices", f"CPU, {cores} cores; no GPU")
+        yield Check("ok", "devices", f"CPU, {cores} cores; no GPU")
 
 
-def group() -> Iterator[Finding]:
+def group() -> Iterator[Check]:
     """A process group of one over the backend that a run would take."""
     code = (
         "import torch, torch.distributed as d\n"
@@ -122,30 +122,30 @@ def group() -> Iterator[Finding]:
     failure = run_python(code)
     if failure:
         fix = "Often the host's name has no address: add it to /etc/hosts, or set GLOO_SOCKET_IFNAME=lo for a single host"
-        yield Finding("problem", "gloo", failure, fix)
+        yield Check("problem", "gloo", failure, fix)
     else:
-        yield Finding("ok", "gloo", "a process group forms")
+        yield Check("ok", "gloo", "a process group forms")
     import torch
 
     if torch.cuda.is_available() and not torch.distributed.is_nccl_available():
-        yield Finding("problem", "nccl", "this torch has none", "make clean install PLATFORM=gpu")
+        yield Check("problem", "nccl", "this torch has none", "make clean install PLATFORM=gpu")
 
 
-def kernel() -> Iterator[Finding]:
+def kernel() -> Iterator[Check]:
     import torch
 
     from home_dist.config import KernelSection
     from home_dist.experts.kernels import choose
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    yield Finding("ok", "expert kernel", str(choose(device, KernelSection())))
+    yield Check("ok", "expert kernel", str(choose(device, KernelSection())))
     compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
     if compiler is None:
         fix = "Install a C++ compiler, for example apt-get install g++"
-        yield Finding("note", "C++ compiler", "none: experts on CPU run without their compiled passes", fix)
+        yield Check("note", "C++ compiler", "none: experts on CPU run without their compiled passes", fix)
 
 
-def resources() -> Iterator[Finding]:
+def resources() -> Iterator[Check]:
     memory = psutil.virtual_memory().available / 2**30
     fix = "Use fewer ranks, a smaller train.batch_size or smaller tables, or free memory"
     yield _enough("free memory", memory, _MEMORY_GIB, "GiB", fix)
@@ -159,11 +159,11 @@ def resources() -> Iterator[Finding]:
     yield _enough("open files allowed", files if files >= 0 else float("inf"), _OPEN_FILES, "", "ulimit -n 65536")
 
 
-def _enough(what: str, found: float, wanted: float, unit: str, fix: str) -> Finding:
+def _enough(what: str, found: float, wanted: float, unit: str, fix: str) -> Check:
     amount = f"{found:,.0f} {unit}".strip()
     if found >= wanted:
-        return Finding("ok", what, amount)
-    return Finding("note", what, f"{amount}, less than {wanted:,} {unit}".strip(), fix)
+        return Check("ok", what, amount)
+    return Check("note", what, f"{amount}, less than {wanted:,} {unit}".strip(), fix)
 
 
 def installed(name: str) -> str | None:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from home_dist.errors import UserError
-from home_dist.prepare.census import Options, prepare_census
+from home_dist.prepare.census import CensusOptions, prepare_census
 
 
 def main(
@@ -26,7 +26,7 @@ def main(
 ) -> None:
     """Prepares Census-Income: two tasks, and the columns that are no labels of them."""
     try:
-        report = prepare_census(raw, out, Options(tasks, setting, seed))
+        report = prepare_census(raw, out, CensusOptions(tasks, setting, seed))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None

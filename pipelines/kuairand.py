@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from home_dist.errors import UserError
-from home_dist.prepare.kuairand import Options, prepare_kuairand
+from home_dist.prepare.kuairand import KuaiRandOptions, prepare_kuairand
 from home_dist.prepare.summary import part_lines
 
 
@@ -32,7 +32,7 @@ def main(
     ] = False,
 ) -> None:
     """Prepares a KuaiRand log: labels, as-of statistics, histories, vocabularies, splits by day."""
-    options = Options(
+    options = KuaiRandOptions(
         train_days=train_days,
         validation_days=validation_days,
         test_days=test_days,

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.papers.runs import Job, evaluation, of_size, parameters, spread, train_all, write  # noqa: E402
 from home_dist.config import load_config  # noqa: E402
-from home_dist.prepare.census import SETTINGS, TASKS, Options, prepare_census  # noqa: E402
+from home_dist.prepare.census import SETTINGS, TASKS, CensusOptions, prepare_census  # noqa: E402
 
 CONFIG = ROOT / "benchmarks" / "papers" / "census.toml"
 MODELS: dict[str, list[str]] = {
@@ -135,7 +135,7 @@ def main() -> None:
         for tasks, setting in cases:
             data[f"{tasks}-{setting}"] = work / f"{tasks}-{setting}"
             if not data[f"{tasks}-{setting}"].is_dir():
-                prepare_census(options.raw, data[f"{tasks}-{setting}"], Options(tasks, setting))
+                prepare_census(options.raw, data[f"{tasks}-{setting}"], CensusOptions(tasks, setting))
         seeds = 1 if options.quick else options.seeds
         result = study(work / "runs", data, models, [(3e-3, 1)] if options.quick else TRIALS, seeds)
     text = table(result, seeds)

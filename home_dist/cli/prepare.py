@@ -43,11 +43,11 @@ def prepare_described(
     command.
     """
     from home_dist.insight.prepared_page import write_page
-    from home_dist.prepare.generic import Options, prepare_log
+    from home_dist.prepare.generic import LogOptions, prepare_log
     from home_dist.prepare.progress import Progress
     from home_dist.prepare.summary import part_lines
 
-    options = Options(engine.value, processes or len(os.sched_getaffinity(0)), int(memory * 1e9))
+    options = LogOptions(engine.value, processes or len(os.sched_getaffinity(0)), int(memory * 1e9))
     report = prepare_log(description, out, Progress(), options)
     write_page(report, out / "report.html")
     for line in part_lines(report):

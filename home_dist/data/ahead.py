@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from home_dist.data.decode import Decoder, WindowRows
+from home_dist.data.decoded_rows import Rows
 from home_dist.data.order import Fragment, RowGroup, Windows
-from home_dist.data.rows import Rows
 
 MOST_DECODERS = 4
 """Threads of a rank that decode, where data.threads does not tell and the host has cores enough."""

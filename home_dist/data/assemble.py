@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from home_dist.data.batch import Batch
-from home_dist.data.rows import Columns, Rows
+from home_dist.data.decoded_rows import Columns, Rows
 from home_dist.schema import InputLayout
 
 _Jagged = tuple[list[NDArray], NDArray[np.int32], list[NDArray[np.float32]] | None]

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from home_dist.data.arrow_arrays import joined_floats, numpy_of, offsets_of, plain_lists, plain_numbers
 from home_dist.data.chunked import ChunkedColumns, Chunks, ChunkStarts
+from home_dist.data.decoded_rows import DecodedLists, Vectors
 from home_dist.data.files import Uses, check_columns, open_parquet, partition_values
 from home_dist.data.order import RowGroup
 from home_dist.data.raw_rows import RawRows
-from home_dist.data.rows import DecodedLists, Vectors
 from home_dist.data.statistic import buckets, standardise
 from home_dist.errors import DataError
 from home_dist.files.listing import Found

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from home_dist.data.bad_rows import BadRow, BadRowLog, shown
 from home_dist.data.chunked import ChunkedColumns, Chunks
 from home_dist.data.column_reader import BadRows, ColumnReader
+from home_dist.data.decoded_rows import Columns, DecodedRows
 from home_dist.data.files import DataFiles
 from home_dist.data.raw_rows import RawReader, RawRows
-from home_dist.data.rows import Columns, DecodedRows
 from home_dist.data.sampling import Sampler
 from home_dist.schema import IdInput, InputLayout, Schema
 

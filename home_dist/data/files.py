@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from home_dist.data.kinds import KINDS, fits
+from home_dist.data.column_kinds import KINDS, fits
 from home_dist.data.order import RowGroup
 from home_dist.errors import DataError
 from home_dist.files.listing import Found, find_files

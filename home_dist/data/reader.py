@@ -20,7 +20,7 @@ from home_dist.schema import InputLayout, Schema
 
 
 @dataclass(frozen=True)
-class Sizes:
+class WindowSizes:
     """How an epoch is cut into windows: those of one epoch stay as they are, whatever the budget is when it goes on."""
 
     window_rows: int
@@ -28,14 +28,14 @@ class Sizes:
     """Row groups of more rows are read in slices of `window_rows`; None: all are read whole."""
 
     @staticmethod
-    def of(memory_mb: float, row_bytes: float, window_rows: int, lanes: int) -> "Sizes":
+    def of(memory_mb: float, row_bytes: float, window_rows: int, lanes: int) -> "WindowSizes":
         """Half of the budget is for the windows that the lanes stand in, if one rank has all lanes, and half for those ahead.
 
         A window has up to `window_rows` + `whole_rows` rows.
         """
         of_a_lane = max(1, int(memory_mb * 2**20 / 2 / lanes / row_bytes))
         window_rows = max(1, min(window_rows, of_a_lane // 2))
-        return Sizes(window_rows, of_a_lane - window_rows)
+        return WindowSizes(window_rows, of_a_lane - window_rows)
 
 
 _VALUE_BYTES = 8
@@ -86,17 +86,17 @@ class Reader:
         self.decoder = Decoder(files, schema, layout, self.sampler, bad_rows)
         self.assemble = Assembler(layout, len(schema.task), batch_size)
         row_bytes = files.row_values * _VALUE_BYTES
-        self.sizes = Sizes.of(memory_mb, row_bytes, window_rows, lanes)
+        self.sizes = WindowSizes.of(memory_mb, row_bytes, window_rows, lanes)
         self.most_rows = int(memory_mb * 2**20 / row_bytes)
         self.wait_seconds = 0.0
         """How long the consumer has waited for batches so far."""
-        self._resumed: tuple[int, int, Deal, Sizes] | None = None  # epoch, steps done in it, its deal and windows
+        self._resumed: tuple[int, int, Deal, WindowSizes] | None = None  # epoch, steps done in it, its deal and windows
         self._latest: tuple[int, Deal] | None = None
 
     def windows(self, epoch: int) -> Windows:
         return self._windows(epoch, self._resumed[3] if self._resumed and self._resumed[0] == epoch else self.sizes)
 
-    def _windows(self, epoch: int, sizes: Sizes) -> Windows:
+    def _windows(self, epoch: int, sizes: WindowSizes) -> Windows:
         whole = sizes.whole_rows
         groups = list(self.files.groups) if whole is None else cut(self.files.groups, whole, sizes.window_rows)
         if self.sampler is not None:
@@ -146,7 +146,7 @@ class Reader:
                 "which rows were trained on. Restore the files, or start a new run in another run.dir."
             )
         within = position.steps > 0 or position.dealt is not None
-        sizes = Sizes(position.window_rows or self.window_rows, position.whole_rows) if within else self.sizes
+        sizes = WindowSizes(position.window_rows or self.window_rows, position.whole_rows) if within else self.sizes
         begun = position.dealt
         if begun is None:
             whole = self._windows(position.epoch, sizes).whole()

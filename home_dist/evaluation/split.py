@@ -13,7 +13,7 @@ from home_dist.data.inputs import Inputs
 from home_dist.distributed.ranks import Ranks
 from home_dist.errors import ConfigError
 from home_dist.evaluation.scores import Scored, scored, without_broken
-from home_dist.evaluation.tables import evaluation_table, slice_table
+from home_dist.evaluation.screen_tables import evaluation_table, slice_table
 from home_dist.ids.keys import NO_GROUP
 from home_dist.metrics import Slice, TaskMetrics, calibration_curve, evaluate_slices, evaluate_tasks, gauc_over_ranks, mean_row
 from home_dist.schema import InputLayout, Schema

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from home_dist.data.column_reader import ColumnReader, read_uses
 from home_dist.data.files import needed_inputs
-from home_dist.export.inputs import Input, inputs_of
+from home_dist.export.program_inputs import Input, inputs_of
 from home_dist.files.listing import Found, find_files
 from home_dist.files.stores import Store
 from home_dist.schema import DenseFeature, InputLayout, PretrainedInput

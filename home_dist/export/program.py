@@ -22,8 +22,8 @@ from home_dist.distributed.ranks import Ranks
 from home_dist.errors import ConfigError, UserError
 from home_dist.evaluation.scores import scored
 from home_dist.export.columns import parquet_files, read_batches
-from home_dist.export.inputs import Input, inputs_of
-from home_dist.export.managed import ManagedRows
+from home_dist.export.managed_rows import ManagedRows
+from home_dist.export.program_inputs import Input, inputs_of
 from home_dist.export.scorer import Embeddings, Inputs, Scorer
 from home_dist.export.source import Source, written_whole
 from home_dist.export.weights import write_meaning

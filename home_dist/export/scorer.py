@@ -23,7 +23,7 @@ from torch import nn
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from home_dist.errors import ConfigError
-from home_dist.export.inputs import id_name, list_groups
+from home_dist.export.program_inputs import id_name, list_groups
 from home_dist.export.source import Source
 from home_dist.network import Head, pooled
 from home_dist.schema import DenseFeature, IdInput, InputLayout, StatisticFeature

@@ -11,7 +11,7 @@ import tomli_w
 import torch
 
 from home_dist.errors import CheckpointError
-from home_dist.export.managed import write_managed
+from home_dist.export.managed_rows import write_managed
 from home_dist.export.source import Source, written_whole
 from home_dist.export.streams import Stream, write_sharded
 from home_dist.files.json_files import json_text

@@ -5,7 +5,7 @@ from typing import Any
 
 from home_dist.config.insight import RulesSection
 from home_dist.insight.rules import Sign, signs, table_signs
-from home_dist.insight.store import TABLES, Names, Record, Store
+from home_dist.insight.store import TABLES, InsightStore, Names, StepRecord
 from home_dist.insight.table_figures import TableFigures
 
 
@@ -38,7 +38,7 @@ class Judge:
         self._streaks: dict[tuple[str, ...], tuple[int, int]] = {}  # since, records in a row
         self._found: dict[tuple[str, ...], Finding] = {}
 
-    def record(self, record: Record) -> list[Finding]:
+    def record(self, record: StepRecord) -> list[Finding]:
         """Returns the findings that are new."""
         return self._take(record.step, signs(record.figures, self.names, self.rules), self.rules.patience, "experts")
 
@@ -46,7 +46,7 @@ class Judge:
         """What tables tell is no matter of luck of a few samples: it is told at once."""
         return self._take(step, list(table_signs(tables, epoch_over, self.rules)), 1, "tables")
 
-    def replay(self, store: Store) -> None:
+    def replay(self, store: InsightStore) -> None:
         """Takes what a run has recorded so far: it goes on, or is looked at afterwards."""
         for record in store.records():
             self.record(record)

@@ -51,7 +51,7 @@ summary { cursor: pointer; color: var(--accent); }
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     anchor: str
     title: str
     about: str
@@ -63,7 +63,7 @@ class Section:
         return f'<section id="{self.anchor}"><h2>{escape(self.title)}</h2>{about}{self.body}</section>'
 
 
-def page(title: str, subtitle: str, facts: Iterable[tuple[str, str]], sections: Sequence[Section]) -> str:
+def page(title: str, subtitle: str, facts: Iterable[tuple[str, str]], sections: Sequence[PageSection]) -> str:
     links = "".join(f'<a href="#{s.anchor}">{escape(s.title)}</a>' for s in sections)
     boxes = "".join(f'<div class="fact"><span class="soft">{escape(n)}</span><b>{escape(v)}</b></div>' for n, v in facts)
     return (

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from home_dist.files.whole import write_whole
-from home_dist.insight.page import Cell, Section, grid, page, picture, table
+from home_dist.insight.page import Cell, PageSection, grid, page, picture, table
 from home_dist.insight.svg import NAMED, pyplot, uri
 
 _NAMES = {"train": "blue", "validation": "orange", "test": "green", None: "grey"}
@@ -44,7 +44,7 @@ def write_page(report: Mapping[str, Any], path: Path) -> None:
     )
 
 
-def _rows(report: Mapping[str, Any]) -> Section:
+def _rows(report: Mapping[str, Any]) -> PageSection:
     lines = [["read", f"{report['rows_in']:,}", ""]]
     dropped = report["rows_before_the_training_days"]
     lines.append(["dropped", f"{dropped:,}", "older than the training days; counted in what was known before later rows"])
@@ -67,7 +67,7 @@ def _rows(report: Mapping[str, Any]) -> Section:
     axes.bar(range(len(days)), [d["rows"] for d in days], color=[_COLOURS[d["split"]] for d in days], width=0.8)
     _day_ticks(axes, days)
     axes.set_title("rows by day")
-    return Section(
+    return PageSection(
         "rows",
         "Rows",
         f"What was read and what became of it. In pictures, training days are {_NAMES['train']}, validation days "
@@ -76,7 +76,7 @@ def _rows(report: Mapping[str, Any]) -> Section:
     )
 
 
-def _labels(report: Mapping[str, Any]) -> Section:
+def _labels(report: Mapping[str, Any]) -> PageSection:
     splits = report["splits"]
     lines: list[list[str | Cell]] = []
     for name in splits["train"]["positives"]:
@@ -89,7 +89,7 @@ def _labels(report: Mapping[str, Any]) -> Section:
             lines.append([name if which == "train" else "", which, rate, f"{happened:,}", unknown])
     head = ["label", "split", "rate", "positives", "unknown"]
     pictures = [_rate_by_day(name, report["days"]) for name in splits["train"]["positives"]]
-    return Section(
+    return PageSection(
         "labels",
         "Labels",
         "Share of positives among rows where the label is known, with 95 % intervals. A rate that jumps at a day is a change "
@@ -121,7 +121,7 @@ def _day_ticks(axes: Any, days: Sequence[Mapping[str, Any]]) -> None:
     axes.grid(axis="x", visible=False)
 
 
-def _coverage(report: Mapping[str, Any]) -> Section:
+def _coverage(report: Mapping[str, Any]) -> PageSection:
     lines: list[list[str | Cell]] = []
     for name, shares in report["coverage"].items():
         line: list[str | Cell] = [name]
@@ -133,7 +133,7 @@ def _coverage(report: Mapping[str, Any]) -> Section:
         lines.append(line)
     nothing = report["statistics_that_tell_nothing"]
     left_out = f"<p>Left out, as they have one value or none in the training days: {escape(', '.join(nothing))}.</p>"
-    return Section(
+    return PageSection(
         "coverage",
         "Features",
         "Share of rows that have the feature; an id counts if it is in the vocabulary, which is of the training days. Red: "
@@ -142,7 +142,7 @@ def _coverage(report: Mapping[str, Any]) -> Section:
     )
 
 
-def _statistics(report: Mapping[str, Any]) -> Section:
+def _statistics(report: Mapping[str, Any]) -> PageSection:
     pictures = []
     for name, found in report["histograms"].items():
         edges, rows = found["edges"], found["rows"]
@@ -154,7 +154,7 @@ def _statistics(report: Mapping[str, Any]) -> Section:
         axes.set_title(name)
         alt = f"histogram of {name}, mean {found['mean']:g}, standard deviation {found['std']:g}"
         pictures.append(picture(uri(figure), alt, f"mean {found['mean']:.4g}, standard deviation {found['std']:.4g}"))
-    return Section(
+    return PageSection(
         "statistics",
         "Statistics",
         "Rows of the training days by value, missing values left out. Orange: boundaries of buckets.",

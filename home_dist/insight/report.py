@@ -13,7 +13,7 @@ from home_dist.files.whole import write_whole
 from home_dist.insight import plots
 from home_dist.insight.clock import PARTS
 from home_dist.insight.findings import Finding
-from home_dist.insight.page import Cell, Section, grid, page, picture, table
+from home_dist.insight.page import Cell, PageSection, grid, page, picture, table
 from home_dist.insight.report_inside import inside_sections
 from home_dist.insight.rules import Sign
 from home_dist.insight.run_record import RunRecord, same_rows
@@ -62,7 +62,7 @@ def _facts(runs: Sequence[RunRecord], alone: Sequence[RunRecord]) -> Iterator[tu
             yield f"{prefix}mean GAUC, {split}", _number(run.mean(split, "gauc"))
 
 
-def _findings(runs: Sequence[RunRecord], alone: Sequence[RunRecord]) -> Section:
+def _findings(runs: Sequence[RunRecord], alone: Sequence[RunRecord]) -> PageSection:
     parts = []
     for run in runs:
         found = run.findings(list(alone))
@@ -78,7 +78,7 @@ def _findings(runs: Sequence[RunRecord], alone: Sequence[RunRecord]) -> Section:
         latest = run.records[-1].step if run.records else 0
         parts += [_card(finding, latest) for finding in found]
     about = "Signs of failure that lasted, by the rules and thresholds of [insight.rules]. Those that have gone since are grey."
-    return Section("findings", "Findings", about, "".join(parts))
+    return PageSection("findings", "Findings", about, "".join(parts))
 
 
 def _card(finding: Finding, latest: int) -> str:
@@ -94,15 +94,15 @@ def _card(finding: Finding, latest: int) -> str:
     )
 
 
-def _evaluations(runs: Sequence[RunRecord]) -> Iterator[Section]:
+def _evaluations(runs: Sequence[RunRecord]) -> Iterator[PageSection]:
     for split in runs[0].splits:
         if len(runs) == 1:
-            yield Section(
+            yield PageSection(
                 f"evaluation-{split}", f"Evaluation: {split}", _interval_note(runs[0], split), _metrics(runs[0], split)
             )
         elif split in runs[1].splits:
             about, body = _comparison(runs[0], runs[1], split)
-            yield Section(f"evaluation-{split}", f"Evaluation: {split}", about, body)
+            yield PageSection(f"evaluation-{split}", f"Evaluation: {split}", about, body)
 
 
 def _interval_note(run: RunRecord, split: str) -> str:
@@ -164,7 +164,7 @@ def _comparison(first: RunRecord, second: RunRecord, split: str) -> tuple[str, s
     return about, table(head, rows, last_is_mean=True)
 
 
-def _slices(runs: Sequence[RunRecord]) -> Iterator[Section]:
+def _slices(runs: Sequence[RunRecord]) -> Iterator[PageSection]:
     run = runs[0]
     split = next((s for s in run.splits if s in run.evaluation.get("slices", {})), None)
     if split is None:
@@ -183,10 +183,10 @@ def _slices(runs: Sequence[RunRecord]) -> Iterator[Section]:
     about = (
         f"Means over tasks, of {run.name} on {split}, by value (id or bucket) of a feature. Each task's are in evaluation.json."
     )
-    yield Section("slices", "Slices", about, body)
+    yield PageSection("slices", "Slices", about, body)
 
 
-def _curves(runs: Sequence[RunRecord]) -> Section:
+def _curves(runs: Sequence[RunRecord]) -> PageSection:
     first, parts = runs[0], []
     for task in first.tasks:
         shown: list[plots.Line] = []
@@ -224,7 +224,7 @@ def _curves(runs: Sequence[RunRecord]) -> Section:
         "Each task's training loss, mean over the steps between two lines of progress, and running metrics of the samples in "
         "between, as the model saw them before it learnt from them. Parts of a step: see home_dist/insight/clock.py."
     )
-    return Section("curves", "Curves", about, grid(parts) if parts else "")
+    return PageSection("curves", "Curves", about, grid(parts) if parts else "")
 
 
 def _breakdown(run: RunRecord) -> list[str]:
@@ -244,7 +244,7 @@ def _breakdown(run: RunRecord) -> list[str]:
     ]
 
 
-def _calibration(runs: Sequence[RunRecord]) -> Iterator[Section]:
+def _calibration(runs: Sequence[RunRecord]) -> Iterator[PageSection]:
     for split in runs[0].splits[:1]:
         parts = []
         for task in runs[0].tasks:
@@ -253,15 +253,15 @@ def _calibration(runs: Sequence[RunRecord]) -> Iterator[Section]:
             if there:
                 parts.append(picture(plots.calibration(task, there), f"calibration of {task}"))
         about = f"On {split}, in bins of equally many samples. On the dashed line what is predicted happens."
-        yield Section("calibration", "Calibration", about, grid(parts, "small") if parts else "")
+        yield PageSection("calibration", "Calibration", about, grid(parts, "small") if parts else "")
 
 
-def _settings(runs: Sequence[RunRecord]) -> Section:
+def _settings(runs: Sequence[RunRecord]) -> PageSection:
     texts = ""
     for run in runs:
         name, text = escape(str(run.path / "config.toml")), escape(config_text(run.config))
         texts += f"<details><summary>{name}</summary><pre>{text}</pre></details>"
-    return Section("settings", "Settings", "", texts)
+    return PageSection("settings", "Settings", "", texts)
 
 
 def _key(run: RunRecord, runs: Sequence[RunRecord]) -> str:

@@ -6,18 +6,18 @@ from html import escape
 import numpy as np
 
 from home_dist.insight import plots
-from home_dist.insight.page import Section, grid, picture, table
+from home_dist.insight.page import PageSection, grid, picture, table
 from home_dist.insight.run_record import RunRecord
-from home_dist.insight.store import Floats, Names, PartNames, Record
+from home_dist.insight.store import Floats, Names, PartNames, StepRecord
 
 _KINDS = ("shared", "group", "task")
 _MAPS = 3
 """Moments at which gates are shown beside each other."""
 
 
-def inside_sections(runs: Sequence[RunRecord]) -> list[Section]:
+def inside_sections(runs: Sequence[RunRecord]) -> list[PageSection]:
     return [
-        Section(
+        PageSection(
             "experts",
             "Experts",
             "Outputs in the latest record. Healthy experts have outputs of one size. zero: share of outputs that are 0; "
@@ -26,7 +26,7 @@ def inside_sections(runs: Sequence[RunRecord]) -> list[Section]:
             f"those of tasks {plots.KIND_NAMES['task']}.",
             _side_by_side(runs, _experts),
         ),
-        Section(
+        PageSection(
             "gates",
             "Gates",
             "What each gate (row) mixes of which expert (column): the contribution of an expert is its weight times the norm "
@@ -34,20 +34,20 @@ def inside_sections(runs: Sequence[RunRecord]) -> list[Section]:
             "gate may not see.",
             _side_by_side(runs, _gates),
         ),
-        Section(
+        PageSection(
             "gradients",
             "Tasks' gradients",
             "How strongly each task trains the experts of each kind, and whether tasks pull in the same direction (blue: they "
             "pull against each other). Means over the latter half of the records.",
             _side_by_side(runs, _gradients),
         ),
-        Section(
+        PageSection(
             "features",
             "Feature gates",
             "Mean factor of the features that each group of experts amplifies or damps most; gates start near 1.",
             _side_by_side(runs, _features),
         ),
-        Section(
+        PageSection(
             "tables",
             "Embedding tables",
             "Sharded tables at the latest checkpoint. Growth: size of trained rows over the size that tables start with.",
@@ -94,7 +94,7 @@ def _experts(run: RunRecord) -> str:
     return body
 
 
-def _over_time(records: Sequence[Record], n: int, part: PartNames, figure: str, title: str, log: bool) -> str:
+def _over_time(records: Sequence[StepRecord], n: int, part: PartNames, figure: str, title: str, log: bool) -> str:
     steps = [r.step for r in records]
     shown = [(e, steps, [float(r.figures[f"{n}.{figure}"][i]) for r in records]) for i, e in enumerate(_short(part.experts))]
     return plots.lines(f"{title}, by kind of expert", shown, [plots.KIND_COLOURS[kind] for kind in part.kinds], log=log)

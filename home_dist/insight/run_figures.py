@@ -9,7 +9,7 @@ from home_dist.config.model import MODELS
 from home_dist.config.toml_file import read_toml
 from home_dist.errors import ConfigError
 from home_dist.files.json_files import read_json, with_nan
-from home_dist.insight.store import CURVES, FINDINGS, TABLES, Store
+from home_dist.insight.store import CURVES, FINDINGS, TABLES, InsightStore
 from home_dist.schema import load_schema
 
 
@@ -35,7 +35,7 @@ class RunFigures:
             path=path,
             model_kind=MODELS.of(tree.get("model", {})),
             tasks=[t.name for t in load_schema(path / "schema.toml").task if not chosen or t.name in chosen],
-            curves=Store(path / "insight").lines(CURVES),
+            curves=InsightStore(path / "insight").lines(CURVES),
             evaluation=with_nan(evaluation),
         )
 
@@ -44,8 +44,8 @@ class RunFigures:
         return self.path.name
 
     @property
-    def store(self) -> Store:
-        return Store(self.path / "insight")
+    def store(self) -> InsightStore:
+        return InsightStore(self.path / "insight")
 
     @property
     def looked_at(self) -> bool:

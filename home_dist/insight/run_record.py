@@ -11,7 +11,7 @@ from home_dist.config import RunConfig, load_config
 from home_dist.insight.findings import Finding, Judge
 from home_dist.insight.rules import transfer_signs
 from home_dist.insight.run_figures import RunFigures
-from home_dist.insight.store import TABLES, Names, Record, Store
+from home_dist.insight.store import TABLES, InsightStore, Names, StepRecord
 from home_dist.metrics import Bootstrap, bootstrap
 from home_dist.schema import Schema, load_schema
 
@@ -26,13 +26,13 @@ class RunRecord(RunFigures):
     schema: Schema
     names: Names | None
     """None where insight.every_steps is 0."""
-    records: list[Record]
+    records: list[StepRecord]
     tables: list[dict[str, Any]]
 
     @staticmethod
     def open(path: Path) -> "RunRecord":
         """Raises ConfigError where no run is."""
-        figures, store = RunFigures.open(path), Store(path / "insight")
+        figures, store = RunFigures.open(path), InsightStore(path / "insight")
         return RunRecord(
             **vars(figures),
             config=load_config(path / "config.toml"),

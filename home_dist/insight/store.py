@@ -58,12 +58,12 @@ class Names:
 
 
 @dataclass(frozen=True)
-class Record:
+class StepRecord:
     step: int
     figures: Figures
 
 
-class Store:
+class InsightStore:
     def __init__(self, folder: Path):
         self.folder = folder
 
@@ -79,7 +79,7 @@ class Store:
             if (self.folder / name).is_file():
                 write_whole(self.folder / name, "".join(json_text(entry, indent=None) + "\n" for entry in kept))
 
-    def write(self, record: Record) -> None:
+    def write(self, record: StepRecord) -> None:
         path = self.folder / f"step-{record.step:08d}.npz"
         with whole_file(path) as file:
             np.savez(file, allow_pickle=False, **{name: x.astype(np.float32) for name, x in record.figures.items()})
@@ -91,12 +91,12 @@ class Store:
         tree = read_json(self.folder / "names.json", "Remove it; the run writes it anew when it goes on.", ConfigError)
         return Names.from_json(tree) if tree else None
 
-    def records(self) -> list[Record]:
+    def records(self) -> list[StepRecord]:
         """In the order of steps."""
         found = []
         for path in self._files():
             with np.load(path, allow_pickle=False) as content:
-                found.append(Record(_step(path), {name: content[name] for name in content.files}))
+                found.append(StepRecord(_step(path), {name: content[name] for name in content.files}))
         return found
 
     def steps(self) -> list[int]:

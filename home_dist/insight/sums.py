@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from home_dist.insight.watch import Seen, watched
+from home_dist.insight.watch import Passed, watched
 from home_dist.models.anatomy import Anatomy
 from home_dist.network import Head
 
@@ -55,7 +55,7 @@ def _experts(out: torch.Tensor) -> Sums:
     }
 
 
-def _gates(seen: Seen, n: int) -> Sums:
+def _gates(seen: Passed, n: int) -> Sums:
     total = seen.weights[n]
     # Softmax alone: what a self gate or a residual path adds is told apart. In float64, as variances near 0 are judged.
     gates = seen.masked.get(n, total).double()

@@ -15,7 +15,7 @@ from home_dist.models.anatomy import Anatomy, Part
 
 
 @dataclass
-class Seen:
+class Passed:
     """By the number of the part, of one forward pass. With gradients where the pass has them."""
 
     outputs: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -32,11 +32,11 @@ class Seen:
 
 
 @contextmanager
-def watched(model: nn.Module, anatomy: Anatomy) -> Iterator[Seen]:
+def watched(model: nn.Module, anatomy: Anatomy) -> Iterator[Passed]:
     """Within it, passes through the model are in evaluation mode and leave no trace: no dropout, so that no random number is
     drawn, and normalisation by running averages, which stay as they are, so that ranks exchange nothing. Kernels are the eager
     ones, whose graph can be walked back more than once."""
-    seen, training = Seen(), {m: m.training for m in model.modules()}
+    seen, training = Passed(), {m: m.training for m in model.modules()}
     with ExitStack() as stack:
         for module in model.modules():
             if isinstance(module, KernelUser):
@@ -61,7 +61,7 @@ def watched(model: nn.Module, anatomy: Anatomy) -> Iterator[Seen]:
                 module.training = mode
 
 
-def _stand_ins(seen: Seen, n: int, part: Part) -> list[tuple[str, Callable[..., torch.Tensor]]]:
+def _stand_ins(seen: Passed, n: int, part: Part) -> list[tuple[str, Callable[..., torch.Tensor]]]:
     plain = part.bank.forward
 
     def forward(inputs: Sequence[torch.Tensor], mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -77,7 +77,7 @@ def _stand_ins(seen: Seen, n: int, part: Part) -> list[tuple[str, Callable[..., 
     return [("forward", forward), ("mixed", mixed)]
 
 
-def _scaling(seen: Seen, n: int, gate: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def _scaling(seen: Passed, n: int, gate: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(x: torch.Tensor) -> torch.Tensor:
         seen.scales[n] = gate.scale(x)
         return x * seen.scales[n]

@@ -4,9 +4,9 @@ from home_dist.metrics.auc import auc
 from home_dist.metrics.bootstrap import Bootstrap, Interval, bootstrap
 from home_dist.metrics.calibration import CalibrationCurve, calibration_curve, calibration_ratio, expected_calibration_error
 from home_dist.metrics.evaluation import TaskMetrics, evaluate_tasks, mean_defined, mean_row
-from home_dist.metrics.exchange import gauc_over_ranks, rows_of_own_groups
 from home_dist.metrics.gather import gather_rows
 from home_dist.metrics.gauc import GaucResult, gauc
+from home_dist.metrics.gauc_over_ranks import gauc_over_ranks, rows_of_own_groups
 from home_dist.metrics.log_loss import log_loss, normalized_entropy
 from home_dist.metrics.paired import PairedTest, paired_test
 from home_dist.metrics.samples import sigmoid

@@ -36,7 +36,7 @@ class AdattSection(ModelOfBanks):
     layers: Count = 2
 
 
-class _Layer(nn.Module):
+class _AdattLayer(nn.Module):
     """Experts: task 0, .., task K-1, shared. Fusion units in the same order."""
 
     native: torch.Tensor
@@ -81,7 +81,7 @@ class AdaTT(MultiTaskModel):
         self.out_dim = config.expert_dim
         last = config.layers - 1
         self.layers = nn.ModuleList(
-            _Layer(config, config.expert_dim if n else in_dim, tasks, first=n == 0, last=n == last)
+            _AdattLayer(config, config.expert_dim if n else in_dim, tasks, first=n == 0, last=n == last)
             for n in range(config.layers)
         )
 
@@ -94,7 +94,7 @@ class AdaTT(MultiTaskModel):
 
     def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, Axes]:
         axes: dict[str, Axes] = {}
-        for n, layer in enumerate(layer for layer in self.layers if isinstance(layer, _Layer)):
+        for n, layer in enumerate(layer for layer in self.layers if isinstance(layer, _AdattLayer)):
             part = layer.part("", tasks)
             names = tuple((f"{owner.kind} {name}", 0) for owner, name in zip(part.owners, part.experts, strict=True))
             if layer.mixing is not None:
@@ -102,5 +102,5 @@ class AdaTT(MultiTaskModel):
         return axes
 
     def anatomy(self, tasks: TaskGroups) -> Anatomy:
-        layers = [layer for layer in self.layers if isinstance(layer, _Layer)]
+        layers = [layer for layer in self.layers if isinstance(layer, _AdattLayer)]
         return Anatomy(tuple(layer.part(f"layer {n}", tasks) for n, layer in enumerate(layers)))

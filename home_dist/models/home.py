@@ -45,7 +45,7 @@ class HomeSection(ModelOfBanks):
     """Whether the meta layer's gates read v or the feature-gated v of their group."""
 
 
-class _Layer(nn.Module):
+class _HomeLayer(nn.Module):
     """Expert groups behind feature gates, and gates with a residual path from their own experts."""
 
     def __init__(
@@ -99,7 +99,7 @@ class Home(MultiTaskModel):
         of_shared = torch.ones(1, 1 + groups, dtype=torch.bool)
         only_shared = torch.zeros(1, 1 + groups, dtype=torch.bool)
         only_shared[0, 0] = True
-        self.meta = _Layer(
+        self.meta = _HomeLayer(
             config,
             experts=[config.shared_experts] + [config.group_experts] * groups,
             in_dim=in_dim,
@@ -111,7 +111,7 @@ class Home(MultiTaskModel):
         in_group = own_group[list(tasks.group_of)]
         own_task = torch.eye(count, dtype=torch.bool)
         shared = torch.ones(count, 1, dtype=torch.bool)
-        self.task = _Layer(
+        self.task = _HomeLayer(
             config,
             experts=[config.shared_experts] + [config.group_experts] * groups + [config.task_experts] * count,
             in_dim=config.expert_dim,

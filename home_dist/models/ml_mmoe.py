@@ -29,7 +29,7 @@ class MlMmoeSection(ModelOfBanks):
     layers: Count = 2
 
 
-class _Layer(nn.Module):
+class _MlMmoeLayer(nn.Module):
     def __init__(self, config: MlMmoeSection, in_dim: int, gate_dim: int, first: bool, gates: int):
         super().__init__()
         self.bank = bank_of(config, [config.experts] if first else [1] * config.experts, in_dim)
@@ -48,7 +48,7 @@ class MlMmoe(MultiTaskModel):
         self.out_dim = config.expert_dim
         gates = [config.experts] * (config.layers - 1) + [tasks.tasks]
         self.layers = nn.ModuleList(
-            _Layer(config, config.expert_dim if n else in_dim, in_dim, first=n == 0, gates=gates[n])
+            _MlMmoeLayer(config, config.expert_dim if n else in_dim, in_dim, first=n == 0, gates=gates[n])
             for n in range(config.layers)
         )
 
@@ -60,7 +60,7 @@ class MlMmoe(MultiTaskModel):
         return states
 
     def anatomy(self, tasks: TaskGroups) -> Anatomy:
-        layers = [layer for layer in self.layers if isinstance(layer, _Layer)]
+        layers = [layer for layer in self.layers if isinstance(layer, _MlMmoeLayer)]
         last = len(layers) - 1
         parts = []
         for n, layer in enumerate(layers):

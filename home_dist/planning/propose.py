@@ -15,7 +15,7 @@ from home_dist.config import RunConfig
 from home_dist.embeddings.sharding import sharders, sharding_name, table_constraints
 from home_dist.network import Network
 from home_dist.planning.topology import Machines
-from home_dist.planning.traffic import Placed, Shard
+from home_dist.planning.traffic import Placed, PlannedShard
 from home_dist.schema import InputLayout, Schema
 from home_dist.training.optimizers import fuse_table_optimizer
 
@@ -76,9 +76,9 @@ def placed(plan: ShardingPlan, layout: InputLayout, ranks: int) -> list[Placed]:
         for name, sharding in module.items():
             own, spec = by_name[name], sharding.sharding_spec
             if isinstance(spec, EnumerableShardingSpec):
-                shards = tuple(Shard(s.placement.rank(), *map(int, s.shard_sizes)) for s in spec.shards)
+                shards = tuple(PlannedShard(s.placement.rank(), *map(int, s.shard_sizes)) for s in spec.shards)
             else:
-                shards = tuple(Shard(rank, own.rows, own.dim) for rank in range(ranks))
+                shards = tuple(PlannedShard(rank, own.rows, own.dim) for rank in range(ranks))
             looking = tuple(i for i in layout.inputs if i.table.name == name)
             found.append(Placed(name, own.rows, own.dim, sharding_name(sharding.sharding_type), shards, looking))
     return sorted(found, key=lambda p: -p.rows * p.dim)

@@ -17,7 +17,7 @@ USES = ("ids", "embeddings", "their gradients", "dense gradients", "statistics")
 
 
 @dataclass(frozen=True)
-class Shard:
+class PlannedShard:
     """Rows x columns of a table on a rank."""
 
     rank: int
@@ -34,7 +34,7 @@ class Placed:
     dim: int
     sharding: str
     """As in the configuration."""
-    shards: tuple[Shard, ...]
+    shards: tuple[PlannedShard, ...]
     users: tuple[IdInput, ...]
 
     @property

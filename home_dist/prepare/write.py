@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from home_dist.files.json_files import write_json
 from home_dist.files.whole import whole_folder
-from home_dist.prepare.vocabulary import PublishedVocabulary
+from home_dist.prepare.written_vocabulary import PublishedVocabulary
 from home_dist.schema import Schema, save_schema
 
 ROW_GROUP = 16384

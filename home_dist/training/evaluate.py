@@ -8,7 +8,7 @@ from home_dist.distributed.ranks import Ranks, together
 from home_dist.errors import ConfigError
 from home_dist.evaluation.split import evaluate_splits
 from home_dist.screen import Screen
-from home_dist.training.bad_rows import BadRowReport
+from home_dist.training.bad_row_report import BadRowReport
 from home_dist.training.build import build
 from home_dist.training.checkpoint.loading import load
 from home_dist.training.checkpoint.of_run import find

@@ -9,8 +9,8 @@ import numpy as np
 from home_dist.insight.store import Figures, Floats, Names
 from home_dist.insight.sums import EDGES
 from home_dist.metrics import TaskMetrics, mean_row
-from home_dist.training.progress import Interval
-from home_dist.training.running import METRICS
+from home_dist.training.progress import IntervalFigures
+from home_dist.training.running_metrics import METRICS
 
 
 class EventLog:
@@ -25,7 +25,7 @@ class EventLog:
             # Events after the checkpoint that a resumed run starts from are dropped: they will be written again.
             self._writer = SummaryWriter(str(folder), purge_step=from_step + 1)
 
-    def step(self, step: int, interval: Interval, rate: float, tasks: Sequence[str]) -> None:
+    def step(self, step: int, interval: IntervalFigures, rate: float, tasks: Sequence[str]) -> None:
         scalars = {
             "train/loss": interval.loss,
             "train/samples_per_second": interval.samples_per_second,

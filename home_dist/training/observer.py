@@ -10,14 +10,14 @@ from home_dist.config import RunConfig
 from home_dist.distributed.ranks import Ranks
 from home_dist.insight.collector import Collector, names_of
 from home_dist.insight.findings import Finding, Judge
-from home_dist.insight.store import CURVES, FINDINGS, TABLES, Figures, Record, Store
+from home_dist.insight.store import CURVES, FINDINGS, TABLES, Figures, InsightStore, StepRecord
 from home_dist.insight.table_figures import table_figures
 from home_dist.schema import Schema
 from home_dist.schema.values import HashValues
 from home_dist.screen import Screen
 from home_dist.training.build import Built
 from home_dist.training.events import EventLog
-from home_dist.training.progress import Interval
+from home_dist.training.progress import IntervalFigures
 
 
 class Observer:
@@ -36,7 +36,7 @@ class Observer:
     ):
         """step: that the run starts or goes on from."""
         self.config, self.model, self.ranks = config, built.model, ranks
-        self.log, self.screen, self.store = log, screen, Store(folder)
+        self.log, self.screen, self.store = log, screen, InsightStore(folder)
         self.tasks = [t.name for t in schema.task]
         managed = {name for name, own in config.embedding.tables.items() if own.managed}
         self.hashed = {t.name for t in schema.table if isinstance(t.values, HashValues)} - managed
@@ -61,7 +61,7 @@ class Observer:
         with self.collector.step(step, self._keep):
             yield
 
-    def interval(self, step: int, interval: Interval, rate: float) -> None:
+    def interval(self, step: int, interval: IntervalFigures, rate: float) -> None:
         """What the progress line told."""
         if not (self.on and self.ranks.first):
             return
@@ -94,7 +94,7 @@ class Observer:
     def _keep(self, step: int, figures: Figures) -> None:
         if not self.ranks.first:
             return
-        record = Record(step, figures)
+        record = StepRecord(step, figures)
         self.store.write(record)
         self.log.insight(step, figures, self.names)
         self._tell(step, self.judge.record(record))

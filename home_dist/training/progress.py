@@ -11,7 +11,7 @@ from home_dist.network import StepOutput
 
 
 @dataclass(frozen=True)
-class Interval:
+class IntervalFigures:
     """What happened between two lines, over all ranks."""
 
     loss: float
@@ -67,7 +67,7 @@ class Meter:
         """Leaves the steps so far out of the rate, because the first ones are slow."""
         self._samples, self._began = None, time.perf_counter()
 
-    def close(self, waited: float) -> Interval:
+    def close(self, waited: float) -> IntervalFigures:
         """Ends the interval; every rank calls it. waited: seconds that this rank has waited for data since the clock began."""
         seconds = time.perf_counter() - self._began
         sums = torch.zeros(2 * self._tasks).double() if self._sums is None else self._sums.cpu()
@@ -83,10 +83,10 @@ class Meter:
         auxiliary = {name: total / steps for name, total in zip(names, totals, strict=True)}
         self._sums, self._auxiliary, self._steps = None, {}, 0
         self.restart_clock()
-        return Interval(sum(means), means, samples / (seconds / dist.get_world_size()), waited / seconds, auxiliary)
+        return IntervalFigures(sum(means), means, samples / (seconds / dist.get_world_size()), waited / seconds, auxiliary)
 
 
-def line(step: int, steps: int, interval: Interval, ranks: int, seconds_left: float) -> str:
+def line(step: int, steps: int, interval: IntervalFigures, ranks: int, seconds_left: float) -> str:
     rate = interval.samples_per_second
     extra = "".join(f" + {name} {value:.4g}" for name, value in interval.auxiliary.items())
     return (

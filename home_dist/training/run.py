@@ -11,19 +11,19 @@ from home_dist.embeddings.sharding import plan_rows
 from home_dist.evaluation.record import record
 from home_dist.evaluation.split import evaluate_splits, mean_figures
 from home_dist.screen import Screen
-from home_dist.training.bad_rows import BadRowReport
+from home_dist.training.bad_row_report import BadRowReport
 from home_dist.training.build import Built, build
 from home_dist.training.checkpoint.folder import Checkpoints
 from home_dist.training.checkpoint.loading import load
 from home_dist.training.checkpoint.saver import Saver
 from home_dist.training.checkpoint.state import TrainState
 from home_dist.training.events import EventLog
+from home_dist.training.matching_rows import vocabulary_hashes
 from home_dist.training.observer import Observer
 from home_dist.training.opening import kernel_taken, plan_table
 from home_dist.training.optimizers import Schedule
 from home_dist.training.profiling import Profile
 from home_dist.training.run_folder import RunFolder
-from home_dist.training.table_rows import vocabulary_hashes
 from home_dist.training.warm_start import WarmStart
 
 

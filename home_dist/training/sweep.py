@@ -21,7 +21,7 @@ from home_dist.screen import Screen
 
 
 @dataclass(frozen=True)
-class Planned:
+class SweepRun:
     settings: str
     """What is told apart from the other combinations, such as "model.kind=home"."""
     overrides: tuple[str, ...]
@@ -45,7 +45,7 @@ class SweepFailed(UserError):
     exit_code = 6
 
 
-def plan(config: Path, grid: Sequence[str], seeds: int, overrides: Sequence[str]) -> list[Planned]:
+def plan(config: Path, grid: Sequence[str], seeds: int, overrides: Sequence[str]) -> list[SweepRun]:
     """Every combination of the grid, with every seed. Raises ConfigError before anything is started."""
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: a sweep takes at least one seed")
@@ -58,14 +58,14 @@ def plan(config: Path, grid: Sequence[str], seeds: int, overrides: Sequence[str]
         for seed in range(base.train.seed, base.train.seed + seeds):
             folder = Path(base.run.dir) / name / f"seed-{seed}"
             chosen = (*overrides, *combination, f"train.seed={seed}", f"run.dir={folder}")
-            planned.append(Planned(settings, chosen, load_config(config, chosen)))
+            planned.append(SweepRun(settings, chosen, load_config(config, chosen)))
     folders = [p.folder for p in planned]
     if len(set(folders)) < len(folders):
         raise ConfigError(f"--grid {' '.join(grid)}: a value is listed twice")
     return planned
 
 
-def sweep(config: Path, planned: Sequence[Planned], ranks: int, screen: Screen) -> None:
+def sweep(config: Path, planned: Sequence[SweepRun], ranks: int, screen: Screen) -> None:
     """Runs what is not complete yet, and shows the table. Raises SweepFailed when some runs failed."""
     failed = []
     for n, run in enumerate(planned, 1):

@@ -17,7 +17,7 @@ from home_dist.training.label_watch import LabelWatch
 from home_dist.training.pipeline import Pipeline, begin_step
 from home_dist.training.refusals import Refusals
 from home_dist.training.run import Run
-from home_dist.training.running import Running
+from home_dist.training.running_metrics import Running
 
 _SLOW_STEPS = 2  # the first ones allocate and are left out of rates
 

@@ -26,8 +26,8 @@ from home_dist.schema import InputLayout, SequenceInput, Table, build_layout
 from home_dist.training.checkpoint.of_run import find
 from home_dist.training.checkpoint.pieces import Stored
 from home_dist.training.checkpoint.reading import open_stored
+from home_dist.training.matching_rows import Map, RunSide, Unknown, same_rows
 from home_dist.training.run_folder import RunFolder
-from home_dist.training.table_rows import Map, Side, Unknown, same_rows
 
 _NAMED = 5  # names that a line tells
 
@@ -49,8 +49,8 @@ class WarmStart:
         self.checkpoint = find(Path(section.source))
         run = RunFolder(self.checkpoint.parent.parent)
         given, self.schema = run.open()
-        self.there = Side.of(run, given, self.schema)
-        self.here = Side(inputs.config, inputs.schema, {})
+        self.there = RunSide.of(run, given, self.schema)
+        self.here = RunSide(inputs.config, inputs.schema, {})
         self.config = with_local_schema(given)
         self.trained = self.schema.only(self.config.data.tasks) if self.config.data.tasks else self.schema
         self.layout = build_layout(self.trained, self.config)

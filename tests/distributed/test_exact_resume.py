@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from home_dist.insight.store import CURVES, Store
+from home_dist.insight.store import CURVES, InsightStore
 from home_dist.training.checkpoint.reading import open_stored
 from home_dist.training.checkpoint.state import TrainState
 from tests.factory import make_config, make_data
@@ -58,7 +58,7 @@ def test_stopped_at_random_steps(ranks, seed, tmp_path):
     assert expected.shape("tables/tag/momentum1") == (1, 1500)
     assert int(expected.whole("tables/tag/steps")) == max(steps)
     assert float(expected.whole("tables/video/momentum1").max()) > 0
-    curves = [Store(f / "insight").lines(CURVES) for f in folders]
+    curves = [InsightStore(f / "insight").lines(CURVES) for f in folders]
     told_of = ("step", "task_losses", "auxiliary", "running")
     first, again = ([[line[name] for name in told_of] for line in lines] for lines in curves)
     assert str(first) == str(again)  # as text, in which NaN equals NaN

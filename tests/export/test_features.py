@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from home_dist.errors import UserError
-from home_dist.export.inputs import Input
-from home_dist.export.managed import ManagedRows
+from home_dist.export.managed_rows import ManagedRows
 from home_dist.export.program import open_program
+from home_dist.export.program_inputs import Input
 from home_dist.ids.rows import ManagedKeys
 from home_dist.prepare.synthetic import Sizes, write_synthetic
 from home_dist.prepare.synthetic.world import TASKS

@@ -8,7 +8,7 @@ import torch
 from home_dist.config import RunConfig, save_config
 from home_dist.insight.collector import names_of
 from home_dist.insight.figures import figures
-from home_dist.insight.store import Record, Store
+from home_dist.insight.store import InsightStore, StepRecord
 from home_dist.insight.sums import gradients, statistics
 from home_dist.models import TaskGroups
 from home_dist.models.anatomy import Anatomy
@@ -46,11 +46,11 @@ def record_two_steps(folder: Path, kind: str) -> Anatomy:
     head, anatomy, tasks = make_head(kind)
     save_config(make_run(kind), folder / "config.toml")
     save_schema(make_schema(), folder / "schema.toml")
-    store = Store(folder / "insight")
+    store = InsightStore(folder / "insight")
     store.begin(names_of(anatomy, tasks, list(head.features.columns())), 0)
     for step in (10, 20):
         rows = make_rows(head, 20, seed=step)
         sums = statistics(head, anatomy, rows[0]) | gradients(head, anatomy, *rows)
         made = figures({name: value.double() for name, value in sums.items()}, anatomy, head.features.columns())
-        store.write(Record(step, made))
+        store.write(StepRecord(step, made))
     return anatomy

@@ -15,7 +15,7 @@ from home_dist.config.model import MODELS
 from home_dist.errors import ConfigError
 from home_dist.insight.report import _comparison, report, write_report
 from home_dist.insight.run_record import RunRecord, same_rows
-from home_dist.insight.store import Record, Store
+from home_dist.insight.store import InsightStore, StepRecord
 from tests.insight.heads import record_two_steps
 
 pytestmark = pytest.mark.distributed
@@ -32,11 +32,11 @@ def runs(watched, tmp_path_factory):
     first, second = folder / "first", folder / "second"
     for target in (first, second):
         shutil.copytree(watched[0] / "run", target, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
-    store = Store(second / "insight")
+    store = InsightStore(second / "insight")
     for record in store.records()[-3:]:
         zero = record.figures["0.zero_rate"].copy()
         zero[2] = 0.99
-        store.write(Record(record.step, {**record.figures, "0.zero_rate": zero}))
+        store.write(StepRecord(record.step, {**record.figures, "0.zero_rate": zero}))
     with np.load(second / "scores" / "test.npz") as file:
         arrays = {name: file[name] for name in file.files}
     arrays["scores"] = 1 - arrays["scores"]
@@ -153,9 +153,9 @@ def test_a_run_that_has_diverged_still_has_its_page(runs, tmp_path):
     """Everything it recorded and measured is NaN from some step on."""
     broken = tmp_path / "broken"
     shutil.copytree(runs[0], broken)
-    store = Store(broken / "insight")
+    store = InsightStore(broken / "insight")
     for record in store.records()[-3:]:
-        store.write(Record(record.step, {name: x * np.nan for name, x in record.figures.items()}))
+        store.write(StepRecord(record.step, {name: x * np.nan for name, x in record.figures.items()}))
     tree = json.loads((broken / "evaluation.json").read_text())
     tree["test"]["like"] |= {"auc": float("nan"), "gauc": float("nan"), "samples": 0}
     tree["calibration"]["test"]["like"] = {"weight": [], "prediction": [], "rate": []}

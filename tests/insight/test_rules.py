@@ -15,7 +15,7 @@ from home_dist.insight import collector
 from home_dist.insight.figures import figures
 from home_dist.insight.findings import Judge
 from home_dist.insight.rules import signs, table_signs, transfer_signs
-from home_dist.insight.store import Record
+from home_dist.insight.store import StepRecord
 from home_dist.insight.sums import gradients, statistics
 from home_dist.insight.table_figures import TableFigures, table_figures
 from tests.insight.heads import make_head, make_rows
@@ -277,7 +277,7 @@ def test_negative_transfer():
 def record(names, step, zero):
     """A record of a model of two experts without gates, of which the first may be dead."""
     rate = np.array([1.0 if zero else 0.2, 0.3])
-    return Record(step, {"0.zero_rate": rate, "0.std": np.ones(2), "0.distance": np.ones((2, 2))})
+    return StepRecord(step, {"0.zero_rate": rate, "0.std": np.ones(2), "0.distance": np.ones((2, 2))})
 
 
 def test_findings_are_told_once_and_know_since_when():

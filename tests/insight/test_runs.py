@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from home_dist.insight.clock import PARTS
-from home_dist.insight.store import CURVES, TABLES, Store
+from home_dist.insight.store import CURVES, TABLES, InsightStore
 from home_dist.metrics import auc, evaluate_tasks
 from tests.distributed.test_training import newest, tensors
 from tests.factory import make_config
@@ -32,7 +32,7 @@ def test_training_is_the_same_bit_for_bit(watched, data, tmp_path):
 
 def test_records_are_there(watched):
     folder, ended = watched
-    store = Store(folder / "run" / "insight")
+    store = InsightStore(folder / "run" / "insight")
     names, records = store.names(), store.records()
     assert [r.step for r in records] == [3, 6, 9, 12, 15, 18, 21]
     assert names.tasks == ["like", "follow", "watch"]
@@ -61,7 +61,7 @@ def test_records_are_there(watched):
 
 def test_tables_are_looked_at_with_each_checkpoint(watched):
     folder, _ = watched
-    lines = Store(folder / "run" / "insight").lines(TABLES)
+    lines = InsightStore(folder / "run" / "insight").lines(TABLES)
     assert [(line["step"], line["epoch_over"]) for line in lines] == [(10, False), (20, True), (22, True)]
     untouched = [{t["table"]: t["untouched"] for t in line["tables"]} for line in lines]
     assert untouched[0].keys() == {"user", "video", "tag"}
@@ -121,7 +121,7 @@ def test_a_resumed_run_has_each_record_once(watched, data, tmp_path):
     ended = run(2, "train", make_config(tmp_path, data, batch_size=32), *OPTIONS, *WATCHED)
     assert ended.codes == [0, 0], ended.text
     assert "resuming from" in ended.text
-    stores = [Store(f / "run" / "insight") for f in (folder, tmp_path)]
+    stores = [InsightStore(f / "run" / "insight") for f in (folder, tmp_path)]
     for one, two in zip(*(s.records() for s in stores), strict=True):
         assert one.step == two.step
         assert all(np.array_equal(one.figures[name], two.figures[name]) for name in one.figures if name != "seconds")

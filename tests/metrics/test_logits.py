@@ -13,7 +13,7 @@ from home_dist.export.program import Program
 from home_dist.metrics import calibration_curve, evaluate_slices, evaluate_tasks, expected_calibration_error, log_loss
 from home_dist.network import StepOutput
 from home_dist.training import evaluate as evaluation
-from home_dist.training.running import Running
+from home_dist.training.running_metrics import Running
 
 LOGITS = np.linspace(16.7, 25, 50, dtype=np.float32)
 LABELS = (np.arange(50) >= 20).astype(np.float32)

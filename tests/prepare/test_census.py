@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from home_dist.errors import ConfigError, DataError
-from home_dist.prepare.census import Options, prepare_census
+from home_dist.prepare.census import CensusOptions, prepare_census
 from home_dist.schema import load_schema
 from tests.ranks import run
 
@@ -78,7 +78,7 @@ def rows_by_hand(raw: Path) -> tuple[list[list[str]], list[dict[str, str]]]:
 
 @pytest.mark.parametrize("tasks", ["income", "education"])
 def test_published_files_with_nominal_features(raw, tasks, tmp_path):
-    report = prepare_census(raw, tmp_path / "out", Options(tasks, "nominal"))
+    report = prepare_census(raw, tmp_path / "out", CensusOptions(tasks, "nominal"))
     test, train = rows_by_hand(raw)
     schema = load_schema(tmp_path / "out" / "schema.toml")
     held = {"income_50k", "marital_stat"} | ({"education"} if tasks == "education" else set())
@@ -106,7 +106,7 @@ def test_published_files_with_nominal_features(raw, tasks, tmp_path):
 
 
 def test_all_features_of_the_test_file(raw, tmp_path):
-    prepare_census(raw, tmp_path / "out", Options("education", "all", seed=3))
+    prepare_census(raw, tmp_path / "out", CensusOptions("education", "all", seed=3))
     test, _ = rows_by_hand(raw)
     parts = {s: pq.read_table(tmp_path / "out" / s) for s in ("train", "validation", "test")}
     assert [len(p) / len(test) for p in parts.values()] == pytest.approx([0.6, 0.2, 0.2], abs=0.001)
@@ -121,8 +121,8 @@ def test_all_features_of_the_test_file(raw, tmp_path):
     # Rows stay together: labels by age are those of the file.
     young = [r[MARITAL] == "Never married" for r in test if float(r[0]) < 15]
     assert whole["label_never_married"].to_numpy()[ages < 14.5].mean() == pytest.approx(np.mean(young), abs=0.02)
-    prepare_census(raw, tmp_path / "same", Options("education", "all", seed=3))
-    prepare_census(raw, tmp_path / "other", Options("education", "all", seed=4))
+    prepare_census(raw, tmp_path / "same", CensusOptions("education", "all", seed=3))
+    prepare_census(raw, tmp_path / "other", CensusOptions("education", "all", seed=4))
     read = [pq.read_table(tmp_path / f / "train") for f in ("out", "same", "other")]
     assert read[0].equals(read[1])
     assert not read[0].equals(read[2])
@@ -131,7 +131,7 @@ def test_all_features_of_the_test_file(raw, tmp_path):
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_it_trains(tmp_path):
-    prepare_census(write_census(tmp_path / "raw"), tmp_path / "data", Options("income", "all"))
+    prepare_census(write_census(tmp_path / "raw"), tmp_path / "data", CensusOptions("income", "all"))
     (tmp_path / "run.toml").write_text(
         f'run = {{ dir = "{tmp_path / "run"}" }}\ndata = {{ path = "{tmp_path / "data"}" }}\nembedding = {{ dim = 4 }}\n'
         'model = { kind = "mmoe", experts = 2, expert_hidden = [16], expert_dim = 8, tower_hidden = [8] }\n'
@@ -146,11 +146,11 @@ def test_it_trains(tmp_path):
 
 def test_wrong_input_is_named(tmp_path):
     with pytest.raises(ConfigError, match="--tasks wages: allowed are income, education"):
-        prepare_census(tmp_path, tmp_path / "out", Options("wages"))
+        prepare_census(tmp_path, tmp_path / "out", CensusOptions("wages"))
     with pytest.raises(DataError, match=r"census-income\.test: no such file"):
-        prepare_census(tmp_path, tmp_path / "out", Options())
+        prepare_census(tmp_path, tmp_path / "out", CensusOptions())
     raw = write_census(tmp_path / "raw", rows=50)
     (raw / "census-income.test.gz").write_bytes((raw / "census-income.test.gz").read_bytes()[:300])
     with pytest.raises(DataError, match=r"census-income\.test\.gz: cannot be read"):
-        prepare_census(raw, tmp_path / "out", Options())
+        prepare_census(raw, tmp_path / "out", CensusOptions())
     assert not (tmp_path / "out").exists()

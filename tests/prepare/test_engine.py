@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from home_dist.errors import DataError
 from home_dist.prepare.engine import LocalEngine, Lost, Task, Work
-from home_dist.prepare.generic import Options, prepare_log, source
+from home_dist.prepare.generic import LogOptions, log_files, prepare_log
 from home_dist.prepare.progress import Progress
 
 QUIET = Progress(lambda text: None)
@@ -98,7 +98,7 @@ def digest(out: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("engine")
-    prepare_log(write(folder), folder / "out", QUIET, Options(partitions=1))
+    prepare_log(write(folder), folder / "out", QUIET, LogOptions(partitions=1))
     return folder
 
 
@@ -107,19 +107,19 @@ def prepared(tmp_path_factory):
 def test_partitions_and_chunks_do_not_show(partitions, chunk, prepared, tmp_path_factory):
     out = tmp_path_factory.mktemp("cut") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("home_dist.prepare.generic.prepare_log.chunk_rows", lambda *_: chunk)
-        prepare_log(prepared / "mylog.toml", out, QUIET, Options(partitions=partitions))
+        patch.setattr("home_dist.prepare.generic.log_preparation.chunk_rows", lambda *_: chunk)
+        prepare_log(prepared / "mylog.toml", out, QUIET, LogOptions(partitions=partitions))
     assert digest(out) == digest(prepared / "out")
 
 
 @pytest.mark.slow
 def test_more_partitions_than_users(prepared, tmp_path):
-    prepare_log(prepared / "mylog.toml", tmp_path / "out", QUIET, Options(partitions=80))
+    prepare_log(prepared / "mylog.toml", tmp_path / "out", QUIET, LogOptions(partitions=80))
     assert digest(tmp_path / "out") == digest(prepared / "out")
 
 
 def test_a_pool_of_processes_writes_the_same(prepared, tmp_path):
-    prepare_log(prepared / "mylog.toml", tmp_path / "out", QUIET, Options(partitions=7, processes=2))
+    prepare_log(prepared / "mylog.toml", tmp_path / "out", QUIET, LogOptions(partitions=7, processes=2))
     assert digest(tmp_path / "out") == digest(prepared / "out")
     assert not (tmp_path / "out.work").exists()
 
@@ -127,7 +127,7 @@ def test_a_pool_of_processes_writes_the_same(prepared, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'home_dist[ray]'")
 def test_ray_writes_the_same(prepared, tmp_path):
-    prepare_log(prepared / "mylog.toml", tmp_path / "out", QUIET, Options("ray", partitions=5, processes=2))
+    prepare_log(prepared / "mylog.toml", tmp_path / "out", QUIET, LogOptions("ray", partitions=5, processes=2))
     assert digest(tmp_path / "out") == digest(prepared / "out")
 
 
@@ -164,17 +164,17 @@ def test_statistics_are_those_of_a_loop(prepared):
 _SLOW = """
 import sys, time
 from pathlib import Path
-from home_dist.prepare.generic import Options, gather, prepare_log, run
+from home_dist.prepare.generic import LogOptions, log_preparation, partition, prepare_log
 from home_dist.prepare.progress import Progress
 
 def slowly(plan, days, part, *rest):
     print("gather", part, flush=True)
     time.sleep(0.2)
-    gather.gather(plan, days, part, *rest)
+    partition.gather(plan, days, part, *rest)
 
 if __name__ == "__main__":
-    run.gather = slowly
-    options = Options(partitions=9, processes=int(sys.argv[3]))
+    log_preparation.gather = slowly
+    options = LogOptions(partitions=9, processes=int(sys.argv[3]))
     prepare_log(Path(sys.argv[1]), Path(sys.argv[2]), Progress(lambda text: None), options)
 """
 
@@ -204,7 +204,7 @@ def test_a_killed_run_goes_on_at_its_partition(processes, prepared, tmp_path):
         if text.startswith("what was known before"):
             kept.update({p.name: p.stat().st_mtime_ns for p in work.glob("gather/0000?")})
 
-    prepare_log(prepared / "mylog.toml", out, Progress(say), Options(partitions=2))
+    prepare_log(prepared / "mylog.toml", out, Progress(say), LogOptions(partitions=2))
     assert said[0].startswith("going on in")
     assert any("9 partitions" in line for line in said)  # those that the run began with
     assert {n: kept[n] for n in done} == done  # these were not done again
@@ -260,7 +260,7 @@ def test_a_lost_worker_is_told(tmp_path):
 
 def test_csv_is_read_in_blocks_as_if_at_once(tmp_path, monkeypatch):
     """Columns whose first values look like another kind than the later ones, or are missing."""
-    monkeypatch.setattr(source, "_BLOCK", 4096)
+    monkeypatch.setattr(log_files, "_BLOCK", 4096)
     rows = 3000
     late = {
         "number": ["1"] * (rows - 1) + ["2.5"],
@@ -271,16 +271,16 @@ def test_csv_is_read_in_blocks_as_if_at_once(tmp_path, monkeypatch):
     lines = ["\n".join([",".join(late), *(",".join(r) for r in zip(*late.values(), strict=True))])]
     (tmp_path / "a.csv").write_text(lines[0] + "\n")
     (tmp_path / "out").mkdir()
-    source.convert(tmp_path / "a.csv", tmp_path / "out")
-    found, expected = pq.read_table(tmp_path / "out" / source.CONVERTED), pacsv.read_csv(tmp_path / "a.csv")
+    log_files.convert(tmp_path / "a.csv", tmp_path / "out")
+    found, expected = pq.read_table(tmp_path / "out" / log_files.CONVERTED), pacsv.read_csv(tmp_path / "a.csv")
     assert found.to_pylist() == expected.to_pylist()
     with gzip.open(tmp_path / "a.csv.gz", "wt") as file:
         file.write(lines[0] + "\n")
-    source.convert(tmp_path / "a.csv.gz", tmp_path / "out")
-    assert pq.read_table(tmp_path / "out" / source.CONVERTED).equals(found)
+    log_files.convert(tmp_path / "a.csv.gz", tmp_path / "out")
+    assert pq.read_table(tmp_path / "out" / log_files.CONVERTED).equals(found)
     (tmp_path / "b.csv").write_text("a,b\n1,2\n1,2,3\n")
     with pytest.raises(DataError, match=r"b\.csv: cannot be read"):
-        source.convert(tmp_path / "b.csv", tmp_path / "out")
+        log_files.convert(tmp_path / "b.csv", tmp_path / "out")
 
 
 def test_times_before_1970_are_times(tmp_path):
@@ -300,7 +300,7 @@ def test_times_before_1970_are_times(tmp_path):
             'label = [{ name = "like", group = "a", column = "like" }]\nid = [{ column = "video" }]\n'
             'past = [{ by = ["video"], rates = ["like"] }]\n'
         )
-        prepare_log(folder / "mylog.toml", folder / "out", QUIET, Options(partitions=3))
+        prepare_log(folder / "mylog.toml", folder / "out", QUIET, LogOptions(partitions=3))
         rows[name] = pq.read_table(folder / "out" / "train").drop(["time_ms"])
     assert rows["early"].equals(rows["late"])
 
@@ -329,7 +329,7 @@ def test_what_we_did_not_make_stays(tmp_path, ending):
     mine.mkdir()
     (mine / "thesis.md").write_text("years of work")
     with pytest.raises(DataError, match=rf"out.{ending} is in the way"):
-        prepare_log(description, tmp_path / "out", QUIET, Options())
+        prepare_log(description, tmp_path / "out", QUIET, LogOptions())
     assert [p.name for p in mine.iterdir()] == ["thesis.md"]
     assert not (tmp_path / "out").exists()
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from home_dist.insight.prepared_page import write_page
-from home_dist.prepare.generic.extremes import extremes, scan_extremes
+from home_dist.prepare.generic.largest_values import extremes, scan_extremes
 from home_dist.prepare.summary import part_lines
 from tests.prepare.test_which_file import BAD, prepared, replaced, split_log
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from home_dist.errors import ConfigError, DataError
 from home_dist.prepare.days import DAY_MS
 from home_dist.prepare.generic import prepare_log
-from home_dist.prepare.kuairand import Options, prepare_kuairand
+from home_dist.prepare.kuairand import KuaiRandOptions, prepare_kuairand
 from home_dist.prepare.progress import Progress
 from home_dist.schema import load_schema
 from tests.factory import CONFIG
@@ -122,7 +122,7 @@ def prepared(tmp_path_factory):
 
 
 def test_statistics_and_labels_are_those_of_the_kuairand_pipeline(prepared):
-    options = Options(train_days=3, validation_days=1, test_days=1)
+    options = KuaiRandOptions(train_days=3, validation_days=1, test_days=1)
     prepare_kuairand(prepared / "raw", prepared / "kuairand", options, lambda text: None)
     names = {
         "stat_user_id_count": "stat_user_count",

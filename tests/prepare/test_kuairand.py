@@ -10,15 +10,15 @@ import pytest
 
 from home_dist.errors import DataError
 from home_dist.prepare.days import DAY_MS
-from home_dist.prepare.kuairand import Options, prepare_kuairand
+from home_dist.prepare.kuairand import KuaiRandOptions, prepare_kuairand
 from home_dist.schema import load_schema
 from tests.prepare.raw import START_MS, make_log, side_tables, write_raw
 
-OPTIONS = Options(train_days=3, validation_days=1, test_days=1, history=5, train_files=2)
+OPTIONS = KuaiRandOptions(train_days=3, validation_days=1, test_days=1, history=5, train_files=2)
 SPLITS = ("train", "validation", "test")
 
 
-def prepare(raw: Path, out: Path, options: Options = OPTIONS) -> tuple[list[dict], list[str]]:
+def prepare(raw: Path, out: Path, options: KuaiRandOptions = OPTIONS) -> tuple[list[dict], list[str]]:
     """All rows of all splits, and what was said."""
     said: list[str] = []
     prepare_kuairand(raw, out, options, said.append)
@@ -233,7 +233,7 @@ def test_several_logs_are_one(tmp_path):
 
 def test_the_months_statistics_are_off_and_warned_of(tmp_path):
     raw = write_raw(tmp_path / "raw", make_log())
-    options = Options(train_days=3, validation_days=1, test_days=1, month_statistics=True)
+    options = KuaiRandOptions(train_days=3, validation_days=1, test_days=1, month_statistics=True)
     _, said = prepare(raw, tmp_path / "out", options)
     assert any("WARNING" in line and "future" in line for line in said)
     assert "month_show_cnt" in {f.name for f in load_schema(tmp_path / "out" / "schema.toml").feature}
@@ -295,7 +295,7 @@ def test_bad_input_is_named_and_nothing_is_written(break_it, expected, tmp_path)
 def test_too_many_days_and_a_full_folder_are_refused(prepared, tmp_path):
     raw = write_raw(tmp_path / "raw", make_log())
     with pytest.raises(DataError, match="--train-days 0: the train part would hold no rows"):
-        prepare(raw, tmp_path / "out", Options(train_days=0, validation_days=1, test_days=1))
+        prepare(raw, tmp_path / "out", KuaiRandOptions(train_days=0, validation_days=1, test_days=1))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("kept")
     with pytest.raises(DataError, match="is there already"):

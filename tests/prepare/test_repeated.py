@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from home_dist.prepare.generic import Options, prepare_log
+from home_dist.prepare.generic import LogOptions, prepare_log
 from home_dist.prepare.generic.repeated import contents
 from home_dist.prepare.summary import part_lines
 from tests.prepare.test_engine import DESCRIPTION, QUIET, digest, write
@@ -38,7 +38,7 @@ def logged_again(folder, often=TIMES):
 
 def prepared(folder, repeated="keep", **options):
     (folder / "mylog.toml").write_text(f'repeated = "{repeated}"\n{DESCRIPTION}')
-    return prepare_log(folder / "mylog.toml", folder / f"out-{repeated}", QUIET, Options(**options))
+    return prepare_log(folder / "mylog.toml", folder / f"out-{repeated}", QUIET, LogOptions(**options))
 
 
 @pytest.mark.parametrize("partitions", [1, 5])

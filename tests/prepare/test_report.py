@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from home_dist.insight.prepared_page import write_page
-from home_dist.prepare.generic import Options, prepare_log
+from home_dist.prepare.generic import LogOptions, prepare_log
 from home_dist.prepare.summary import part_lines
 from tests.prepare.test_engine import QUIET, write
 
@@ -24,7 +24,7 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     description = write(folder)
     description.write_text(description.read_text().replace("train_days = 3", "train_days = 2"))
-    report = prepare_log(description, folder / "out", QUIET, Options(partitions=3))
+    report = prepare_log(description, folder / "out", QUIET, LogOptions(partitions=3))
     return folder, report
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from home_dist.errors import ConfigError, DataError
 from home_dist.prepare.synthetic import Sizes, write_synthetic
-from home_dist.prepare.synthetic.rows import item_ids
+from home_dist.prepare.synthetic.drawn_rows import item_ids
 from home_dist.prepare.synthetic.world import TASKS, World
 from home_dist.schema import load_schema
 from tests.ranks import REPOSITORY, run, settings

@@ -8,8 +8,8 @@ import pytest
 
 from home_dist.errors import DataError
 from home_dist.insight.prepared_page import write_page
-from home_dist.prepare.generic import Options, prepare_log
-from home_dist.prepare.generic.source import CONVERTED, convert
+from home_dist.prepare.generic import LogOptions, prepare_log
+from home_dist.prepare.generic.log_files import CONVERTED, convert
 from home_dist.prepare.summary import part_lines
 from tests.prepare.test_engine import DESCRIPTION, QUIET, digest, write
 
@@ -31,7 +31,7 @@ def split_log(folder, change):
 
 
 def prepared(folder):
-    return prepare_log(folder / "mylog.toml", folder / "out", QUIET, Options())
+    return prepare_log(folder / "mylog.toml", folder / "out", QUIET, LogOptions())
 
 
 def replaced(table, name, values):
@@ -107,7 +107,7 @@ def test_a_file_without_rows_says_nothing_of_types(tmp_path):
     expected = prepared(tmp_path)
     empty = pa.table({"video": pa.nulls(0, pa.list_(pa.string())), "like": pa.nulls(0)})
     pq.write_table(empty, tmp_path / "log" / "empty.parquet")
-    report = prepare_log(tmp_path / "mylog.toml", tmp_path / "out-2", QUIET, Options())
+    report = prepare_log(tmp_path / "mylog.toml", tmp_path / "out-2", QUIET, LogOptions())
     assert report == expected
 
 

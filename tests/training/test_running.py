@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 
 from home_dist.metrics import evaluate_tasks
 from home_dist.network import StepOutput
-from home_dist.training.running import METRICS, Running
+from home_dist.training.running_metrics import METRICS, Running
 
 TASKS = ["plain", "partly labelled", "without positives", "without labels"]
 STEPS = 40  # more than are counted together

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from home_dist.config import RunConfig
 from home_dist.ids.vocabulary import file_sha256
 from home_dist.schema import Schema, Table
-from home_dist.training.table_rows import Side, Unknown, same_rows, vocabulary_hashes
+from home_dist.training.matching_rows import RunSide, Unknown, same_rows, vocabulary_hashes
 
 
-def side(folder: Path, rows: int, values: dict | None = None, recorded: dict | None = None, schema: Path | None = None) -> Side:
+def side(
+    folder: Path, rows: int, values: dict | None = None, recorded: dict | None = None, schema: Path | None = None
+) -> RunSide:
     """schema: where data.schema points to, if not into the data folder."""
     config = RunConfig.model_validate(
         {"run": {"dir": "x"}, "data": {"path": str(folder)} | ({"schema": str(schema)} if schema else {})}
@@ -25,7 +27,7 @@ def side(folder: Path, rows: int, values: dict | None = None, recorded: dict | N
         "feature": [{"kind": "id", "name": "t", "column": "t", "table": "t"}],
         "task": [{"name": "like", "group": "g", "column": "like"}],
     }
-    return Side(config, Schema.model_validate(tree), recorded or {})
+    return RunSide(config, Schema.model_validate(tree), recorded or {})
 
 
 def vocabulary(folder: Path, keys: list, first_row: int = 1, name: str = "vocabularies/t.parquet") -> Path:

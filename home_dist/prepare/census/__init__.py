@@ -1,5 +1,5 @@
 """Census-Income (KDD), the data of Ma et al. 2018 -> a prepared data set."""
 
-from home_dist.prepare.census.prepare_census import SETTINGS, TASKS, Options, prepare_census
+from home_dist.prepare.census.census_preparation import SETTINGS, TASKS, CensusOptions, prepare_census
 
-__all__ = ["SETTINGS", "TASKS", "Options", "prepare_census"]
+__all__ = ["SETTINGS", "TASKS", "CensusOptions", "prepare_census"]

@@ -1,5 +1,5 @@
 """Parquet files and a draft of their schema -> vocabularies, boundaries, scales: what is fitted on the training part."""
 
-from home_dist.prepare.fit.fit_data import fit_data
+from home_dist.prepare.fit.data_fit import fit_data
 
 __all__ = ["fit_data"]

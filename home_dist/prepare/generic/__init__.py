@@ -1,5 +1,5 @@
 """Any log of impressions, described in TOML -> a prepared data set. No Python is needed for it."""
 
-from home_dist.prepare.generic.prepare_log import Options, prepare_log
+from home_dist.prepare.generic.log_preparation import LogOptions, prepare_log
 
-__all__ = ["Options", "prepare_log"]
+__all__ = ["LogOptions", "prepare_log"]

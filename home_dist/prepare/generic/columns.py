@@ -11,7 +11,7 @@ from home_dist.errors import DataError
 from home_dist.ids.arrow_types import is_list, is_number, is_text
 from home_dist.ids.keys import KeyType, as_keys, key_type, missing
 from home_dist.prepare.asof import Ints
-from home_dist.prepare.generic.spec import IdSection
+from home_dist.prepare.generic.log_sections import IdSection
 
 _PER_MS = {"s": 0.001, "ms": 1, "us": 1000}
 _LATEST_MS = 4_102_444_800_000  # the year 2100

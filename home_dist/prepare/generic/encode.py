@@ -17,9 +17,9 @@ from home_dist.prepare.asof import AsOf, Ints
 from home_dist.prepare.boundaries import round_to
 from home_dist.prepare.days import DAY_MS, SPLITS, Days
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
-from home_dist.prepare.generic.gather import ROWS
-from home_dist.prepare.generic.plan import HOUR_MS, Plan, flags, groups
-from home_dist.prepare.generic.spec import HistorySection, IdSection
+from home_dist.prepare.generic.log_plan import HOUR_MS, Plan, flags, groups
+from home_dist.prepare.generic.log_sections import HistorySection, IdSection
+from home_dist.prepare.generic.partition import ROWS
 from home_dist.prepare.write import list_array
 
 AGE_BOUNDS_MS = tuple(int(h * HOUR_MS) for h in (1 / 6, 1, 6, 24, 72, 168, 720))
@@ -58,7 +58,7 @@ def encode(plan: Plan, fitted: Fitted, gathered: Path, folder: Path) -> None:
         columns["hour"] = pa.array(local // HOUR_MS % 24, pa.int32())
         columns["weekday"] = pa.array((local // DAY_MS + 3) % 7, pa.int32())  # 1970-01-01 was a Thursday; 0 is Monday
     user = codes(table.column("user").combine_chunks())
-    histories = [History(h, table, user, time, rows_of) for h in spec.history]
+    histories = [EncodedHistory(h, table, user, time, rows_of) for h in spec.history]
     after: dict[str, pa.Array] = {}
     for name, step in fitted.steps.items():
         after[f"stat_{name}"] = pa.array(round_to(step, _floats(table, f"stat_{name}")), from_pandas=True)
@@ -132,7 +132,7 @@ def _stored(columns: dict[str, pa.ChunkedArray]) -> pa.Table:
     return pa.concat_tables([pa.schema(kinds).empty_table(), *parts])
 
 
-class History:
+class EncodedHistory:
     """A [[history]] of a partition, made for some of its rows at a time."""
 
     def __init__(self, section: HistorySection, table: pa.Table, user: Ints, time: Ints, rows_of: dict[str, pa.Array]):

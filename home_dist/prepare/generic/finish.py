@@ -15,12 +15,12 @@ from home_dist.prepare.boundaries import Counted, fit_counted, rounding_step
 from home_dist.prepare.days import Days, choose_days, day_name
 from home_dist.prepare.engine.spill import read_rows
 from home_dist.prepare.generic.encode import AGE_BOUNDS_MS, STORED_FILE, Fitted, split_file
-from home_dist.prepare.generic.gather import CELLS_FILE, LABELS_FILE, values_file
-from home_dist.prepare.generic.plan import Plan
+from home_dist.prepare.generic.log_files import Chunk
+from home_dist.prepare.generic.log_plan import Plan
+from home_dist.prepare.generic.partition import CELLS_FILE, LABELS_FILE, values_file
 from home_dist.prepare.generic.scan import DAYS, HOURS, UNMATCHED
-from home_dist.prepare.generic.source import Chunk
-from home_dist.prepare.vocabulary import write_vocabulary
 from home_dist.prepare.write import write_file
+from home_dist.prepare.written_vocabulary import write_vocabulary
 from home_dist.schema import EventField, IdFeature, Schema, SequenceSpec, StatisticFeature, TableSpec, TaskSpec
 
 PART = "part.parquet"

@@ -5,39 +5,48 @@ Each is made from names of the description, and two of them that are alike would
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from home_dist.prepare.generic.spec import LogSpec, PastSection
+from home_dist.prepare.generic.log_sections import NAME, HistorySection, IdSection, LabelSection, NumberSection, PastSection
 
-NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _MOST = 200
 """Characters of a name: files of vocabularies are called by them."""
 
 
-def past_name(past: "PastSection") -> str:
-    """What its statistics' names begin with."""
-    name = past.name or "_".join(past.by)
-    return name if past.days is None else f"{name}_{past.days:g}d".replace(".", "p")
+class Described(Protocol):
+    """The entries of a description that names are made of."""
+
+    @property
+    def calendar(self) -> bool: ...
+    @property
+    def label(self) -> tuple[LabelSection, ...]: ...
+    @property
+    def id(self) -> tuple[IdSection, ...]: ...
+    @property
+    def number(self) -> tuple[NumberSection, ...]: ...
+    @property
+    def past(self) -> tuple[PastSection, ...]: ...
+    @property
+    def history(self) -> tuple[HistorySection, ...]: ...
 
 
-def statistics(spec: "LogSpec") -> Iterator[tuple[str, str]]:
+def statistics(spec: Described) -> Iterator[tuple[str, str]]:
     """The name of each, and the entry that it comes from."""
     for number in spec.number:
         yield number.column, f"[[number]] {number.column!r}"
     for past in spec.past:
-        name, where = past_name(past), f"[[past]] by {', '.join(past.by)}"
+        name, where = past.prefix, f"[[past]] by {', '.join(past.by)}"
         yield f"{name}_count", f"{where}: its count"
         for rate in past.rates:
             yield f"{name}_{rate}", f"{where}: its rate of {rate!r}"
 
 
-def check(spec: "LogSpec") -> None:
+def check(spec: Described) -> None:
     """Raises ValueError, which names both entries that clash, or the name that cannot be one."""
     for past in spec.past:
-        if not re.fullmatch(NAME, past_name(past)):
+        if not re.fullmatch(NAME, past.prefix):
             raise ValueError(
-                f"past by {', '.join(past.by)}: its statistics would be called {past_name(past) + '_count'!r}, but a feature's "
+                f"past by {', '.join(past.by)}: its statistics would be called {past.prefix + '_count'!r}, but a feature's "
                 "name is of letters a to z, digits and _, and begins with none of the digits. Give the entry a `name`"
             )
     for what, names in (("feature", _features(spec)), ("table", _tables(spec)), ("column", _columns(spec))):
@@ -52,18 +61,18 @@ def check(spec: "LogSpec") -> None:
             taken[name] = where
 
 
-def _features(spec: "LogSpec") -> Iterator[tuple[str, str]]:
+def _features(spec: Described) -> Iterator[tuple[str, str]]:
     yield from _ids(spec)
     yield from statistics(spec)
 
 
-def _ids(spec: "LogSpec") -> Iterator[tuple[str, str]]:
+def _ids(spec: Described) -> Iterator[tuple[str, str]]:
     if spec.calendar:
         yield from ((name, "the calendar (see `calendar`)") for name in ("hour", "weekday"))
     yield from ((i.column, f"[[id]] {i.column!r}") for i in spec.id)
 
 
-def _history_columns(spec: "LogSpec", of_ids: bool) -> Iterator[tuple[str, str]]:
+def _history_columns(spec: Described, of_ids: bool) -> Iterator[tuple[str, str]]:
     for history in spec.history:
         where = f"[[history]] {history.name!r}"
         own = ["age", *(["outcome"] if history.outcomes else [])]
@@ -72,13 +81,13 @@ def _history_columns(spec: "LogSpec", of_ids: bool) -> Iterator[tuple[str, str]]
             yield from ((f"{history.name}_{field}", f"{where}: its field {field!r}") for field in history.fields)
 
 
-def _tables(spec: "LogSpec") -> Iterator[tuple[str, str]]:
+def _tables(spec: Described) -> Iterator[tuple[str, str]]:
     """A statistic's buckets are rows of a table of its name."""
     yield from _features(spec)
     yield from _history_columns(spec, of_ids=False)
 
 
-def _columns(spec: "LogSpec") -> Iterator[tuple[str, str]]:
+def _columns(spec: Described) -> Iterator[tuple[str, str]]:
     yield "group", "the column of users"
     yield "time_ms", "the column of times"
     yield from _ids(spec)

@@ -11,11 +11,11 @@ from home_dist.ids.keys import codes
 from home_dist.prepare.asof import AsOf, Ints
 from home_dist.prepare.days import DAY_MS, local_days
 from home_dist.prepare.engine.spill import read_part, write_parts
-from home_dist.prepare.generic.names import past_name
-from home_dist.prepare.generic.plan import HOUR_MS, Plan, flags
+from home_dist.prepare.generic.log_plan import HOUR_MS, Plan, flags
+from home_dist.prepare.generic.log_sections import PastSection
+from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.generic.repeated import without_copies
 from home_dist.prepare.generic.scan import HOURS, sums_by
-from home_dist.prepare.generic.spec import LogSpec, PastSection
 from home_dist.prepare.rates import base_rates
 
 BACK = "back.arrow"
@@ -33,7 +33,7 @@ def count_past(past: PastSection, key: Ints, time: Ints, spec: LogSpec, table: p
     events = AsOf(key, time, key, until(past, time, spec))
     if past.days is not None:
         events = events.since(int(past.days * DAY_MS))
-    name = past_name(past)
+    name = past.prefix
     found = {f"{name}.count": events.count()}
     for rate in past.rates:
         for what in ("happened", "known"):

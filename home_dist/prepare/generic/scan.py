@@ -19,11 +19,11 @@ from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import local_days
 from home_dist.prepare.engine.spill import write_parts
 from home_dist.prepare.generic import columns as c
-from home_dist.prepare.generic.extremes import scan_extremes
-from home_dist.prepare.generic.plan import HOUR_MS, Plan, parts_of_keys, parts_of_users, user_hashes
+from home_dist.prepare.generic.largest_values import scan_extremes
+from home_dist.prepare.generic.log_files import Chunk, join, read_chunk
+from home_dist.prepare.generic.log_plan import HOUR_MS, Plan, parts_of_keys, parts_of_users, user_hashes
+from home_dist.prepare.generic.log_sections import LabelSection
 from home_dist.prepare.generic.repeated import CONTENT, contents
-from home_dist.prepare.generic.source import Chunk, join, read_chunk
-from home_dist.prepare.generic.spec import LabelSection
 
 USERS, TIMES, DAYS, HOURS = "users.arrow", "times.arrow", "days.parquet", "hours.parquet"
 UNMATCHED = "unmatched.parquet"

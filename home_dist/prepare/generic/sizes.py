@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from home_dist.ids.arrow_types import is_list, is_text
-from home_dist.prepare.generic.spec import LogSpec
+from home_dist.prepare.generic.log_spec import LogSpec
 
 _PROCESS = 150 << 20  # a process itself, its libraries included
 _LEAST = 32 << 20

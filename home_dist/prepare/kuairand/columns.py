@@ -4,19 +4,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from home_dist.prepare.data_folder import Prepared
 from home_dist.prepare.days import DAY_MS
 from home_dist.prepare.kuairand.history import AGES, OUTCOMES, SHARES, histories
 from home_dist.prepare.kuairand.log import GROUPS, Log
 from home_dist.prepare.kuairand.side import Side
-from home_dist.prepare.kuairand.stored import Stored
-from home_dist.prepare.prepared import Prepared
+from home_dist.prepare.kuairand.stored import StoredEvents
 from home_dist.prepare.write import list_array
 from home_dist.schema import EventField, SequenceSpec, TableSpec, TaskSpec
 
 HISTORY = "watched"
 
 
-def add_ids(prepared: Prepared, log: Log, side: Side, stored: Stored, training: NDArray[np.bool_], utc_offset_ms: int) -> None:
+def add_ids(
+    prepared: Prepared, log: Log, side: Side, stored: StoredEvents, training: NDArray[np.bool_], utc_offset_ms: int
+) -> None:
     """Users and videos with their side tables, and when and where the impression was."""
     prepared.add_id("user", log.user, training, min_count=2)
     prepared.add_id("video", log.video, training, min_count=2, extra=stored.video)
@@ -34,7 +36,7 @@ def add_ids(prepared: Prepared, log: Log, side: Side, stored: Stored, training: 
         prepared.add_id(name, texts, training, min_count=5)
 
 
-def add_history(prepared: Prepared, log: Log, side: Side, stored: Stored, most: int) -> SequenceSpec:
+def add_history(prepared: Prepared, log: Log, side: Side, stored: StoredEvents, most: int) -> SequenceSpec:
     """Columns watched_*; videos and authors share the impression's tables."""
     past = histories(log, stored, most)
     events = [EventField(column=f"{HISTORY}_video", table="video", target="video")]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from home_dist.errors import DataError
-from home_dist.prepare.tables import Kind, find_files, read_tables
+from home_dist.prepare.raw_tables import Kind, find_files, read_tables
 
 FLAGS = (
     "is_click",
@@ -66,7 +66,7 @@ _SEQUENCES: dict[str, Kind] = {
 
 
 @dataclass(frozen=True)
-class Source:
+class KuaiRandTables:
     """Raw tables; None where a folder does not have the file."""
 
     log: pa.Table
@@ -77,7 +77,7 @@ class Source:
     sequences: pa.Table | None
 
 
-def read_source(folder: Path, with_month_statistics: bool, say: Callable[[str], None]) -> Source:
+def read_source(folder: Path, with_month_statistics: bool, say: Callable[[str], None]) -> KuaiRandTables:
     """Reads a folder in the published layout, or the `data` folder within it. Raises DataError for what is missing."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Give the folder that holds log_standard_*.csv.")
@@ -109,7 +109,7 @@ def read_source(folder: Path, with_month_statistics: bool, say: Callable[[str], 
                 f"{folder}: --use-future-video-statistics needs video_features_statistic_*, which is not there. "
                 "Leave the option out."
             )
-    return Source(
+    return KuaiRandTables(
         log=log,
         log_files=tuple(p.name for p in logs),
         users=side(

@@ -1,6 +1,6 @@
 """Each impression's history: what its user watched strictly before it, the stored sequence first, then the log's own rows.
 
-Stored events tell the video and whether it was a long view or liked, but neither when nor how far each was watched: there
+StoredEvents events tell the video and whether it was a long view or liked, but neither when nor how far each was watched: there
 the share and the age are 0, "unknown".
 """
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from home_dist.prepare.asof import AsOf, Ints
 from home_dist.prepare.kuairand.log import Log
-from home_dist.prepare.kuairand.stored import Stored
+from home_dist.prepare.kuairand.stored import StoredEvents
 
 SHARE_BOUNDS = (0.001, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0)
 """Of the time played by the video's duration."""
@@ -33,7 +33,7 @@ class Histories:
     age: NDArray[np.int32]
 
 
-def histories(log: Log, stored: Stored, most: int) -> Histories:
+def histories(log: Log, stored: StoredEvents, most: int) -> Histories:
     """The newest `most` events of each impression."""
     none = np.zeros(len(stored), np.int32)
     video = np.concatenate([stored.video, log.video])
@@ -53,7 +53,7 @@ def _shares(log: Log) -> NDArray[np.int32]:
     return np.where(log.duration_ms > 0, np.searchsorted(SHARE_BOUNDS, played, side="right") + 1, 0).astype(np.int32)
 
 
-def _stored_outcomes(stored: Stored) -> NDArray[np.int32]:
+def _stored_outcomes(stored: StoredEvents) -> NDArray[np.int32]:
     return np.where(stored.like > 0, 3, np.where(stored.long_view > 0, 2, 1)).astype(np.int32)
 
 

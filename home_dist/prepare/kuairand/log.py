@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from home_dist.errors import DataError
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.kuairand.files import FLAGS
-from home_dist.prepare.tables import int_column
+from home_dist.prepare.raw_tables import int_column
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "interaction": ("like", "follow", "comment", "forward", "profile_enter"),

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from home_dist.errors import DataError
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import DAY_MS
-from home_dist.prepare.kuairand.files import USER_CATEGORIES, USER_NUMBERS, VIDEO_CATEGORIES, VIDEO_MONTH_COUNTS, Source
+from home_dist.prepare.kuairand.files import USER_CATEGORIES, USER_NUMBERS, VIDEO_CATEGORIES, VIDEO_MONTH_COUNTS, KuaiRandTables
 from home_dist.prepare.kuairand.log import Log
-from home_dist.prepare.tables import category_texts, int_column, match_rows
+from home_dist.prepare.raw_tables import category_texts, int_column, match_rows
 
 Texts = NDArray[np.str_]
 
@@ -52,7 +52,7 @@ class Side:
     videos_missing: int
 
 
-def join_side(log: Log, source: Source, utc_offset_ms: int) -> Side:
+def join_side(log: Log, source: KuaiRandTables, utc_offset_ms: int) -> Side:
     """Raises DataError for a table that holds one key twice."""
     none = np.full(len(log), -1, np.int64)
     user_row = none if source.users is None else _rows(log.user, source.users, "user_id", "user_features")

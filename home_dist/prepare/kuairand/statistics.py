@@ -13,9 +13,9 @@ from home_dist.prepare.asof import AsOf, Ints
 from home_dist.prepare.days import DAY_MS
 from home_dist.prepare.kuairand.log import GROUPS, Log
 from home_dist.prepare.kuairand.side import Side
-from home_dist.prepare.kuairand.stored import Stored
+from home_dist.prepare.kuairand.stored import StoredEvents
 from home_dist.prepare.rates import Floats, base_rates, log_odds
-from home_dist.prepare.vocabulary import published_keys
+from home_dist.prepare.written_vocabulary import published_keys
 
 Columns = dict[str, Floats]
 
@@ -42,7 +42,7 @@ LENGTH_MS = (7_000, 15_000, 30_000, 60_000, 120_000)
 """Where one class of video lengths ends and the next begins."""
 
 
-def past_statistics(log: Log, side: Side, stored: Stored, day_start: Ints) -> Columns:
+def past_statistics(log: Log, side: Side, stored: StoredEvents, day_start: Ints) -> Columns:
     """(N,) each: counted from the log's own earlier rows; day_start: (N,), when the impression's local day began.
 
     A user's rates of interactions are those of the day's beginning, as a daily job would leave them. Most users who comment do
@@ -131,7 +131,7 @@ def _of_session(log: Log) -> Iterator[tuple[str, Floats]]:
             yield f"user_last3_{behaviour}", np.where(counted > 0, hits / counted, np.nan)
 
 
-def _of_stored(log: Log, stored: Stored, bases: dict[str, Floats]) -> Iterator[tuple[str, Floats]]:
+def _of_stored(log: Log, stored: StoredEvents, bases: dict[str, Floats]) -> Iterator[tuple[str, Floats]]:
     """From the sequences stored before the log began: how much a user saw and liked, how a video fared."""
     if not len(stored):
         return

@@ -1,4 +1,4 @@
-"""Stored sequences: each user's last watched videos before the log begins, as events with one common time.
+"""StoredEvents sequences: each user's last watched videos before the log begins, as events with one common time.
 
 When the single videos were watched is not known, only when the last of them was. So all of a user's stored events
 count from that moment on, and never before.
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from home_dist.ids.keys import codes
 from home_dist.prepare.asof import Ints
-from home_dist.prepare.tables import int_column
-from home_dist.prepare.vocabulary import published_keys
+from home_dist.prepare.raw_tables import int_column
+from home_dist.prepare.written_vocabulary import published_keys
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredEvents:
     """Events (M,), those of a user together and oldest first; and per user (U,) what is known of the time before."""
 
     user: Ints
@@ -37,11 +37,11 @@ class Stored:
         return len(self.user)
 
 
-def read_stored(table: pa.Table | None) -> Stored:
+def read_stored(table: pa.Table | None) -> StoredEvents:
     """Raises nothing for a missing table: then there are no events."""
     if table is None:
         none, flags = np.empty(0, np.int64), np.empty(0, np.int8)
-        return Stored(none, none, none, flags, flags, none, none, none, none)
+        return StoredEvents(none, none, none, flags, flags, none, none, none, none)
     user = int_column(table, "user_id")
     watched, lengths = _flat(table, "watch_seq")
     liked, likes = _flat(table, "like_seq")
@@ -52,7 +52,7 @@ def read_stored(table: pa.Table | None) -> Stored:
         published_keys(np.concatenate([watched, liked, longed])),
     )
     own, liked_codes, long_codes = np.split(video_of_user, [len(watched), len(watched) + len(liked)])
-    return Stored(
+    return StoredEvents(
         user=user[owner],
         video=watched,
         time=int_column(table, "last_time_ms")[owner],

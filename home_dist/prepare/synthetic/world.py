@@ -1,6 +1,6 @@
 """The users, items and tasks of the generated log. All of it is a function of (seed, number), so that nothing is kept.
 
-A user u and an item i have latent vectors z_u and z_i, standard normal in D numbers. Task k of group g weighs them by
+A user u and an item i have latent vectors z_u and z_i, standard normal in D numbers. PlantedTask k of group g weighs them by
 w_k = a w_g + sqrt(1 - a^2) v_k: tasks of a group share w_g, each has a v_k of its own, and a tells how much they share. The
 logit of an impression is
 
@@ -31,19 +31,19 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Task:
+class PlantedTask:
     name: str
     group: str
     rate: float
 
 
 TASKS = (
-    Task("effective_view", "watch", 0.4),
-    Task("long_view", "watch", 0.25),
-    Task("complete_view", "watch", 0.1),
-    Task("like", "interaction", 0.03),
-    Task("comment", "interaction", 0.01),
-    Task("follow", "interaction", 0.003),
+    PlantedTask("effective_view", "watch", 0.4),
+    PlantedTask("long_view", "watch", 0.25),
+    PlantedTask("complete_view", "watch", 0.1),
+    PlantedTask("like", "interaction", 0.03),
+    PlantedTask("comment", "interaction", 0.01),
+    PlantedTask("follow", "interaction", 0.003),
 )
 
 

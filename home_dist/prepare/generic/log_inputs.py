@@ -10,25 +10,25 @@ import pyarrow as pa
 from home_dist.errors import DataError
 from home_dist.prepare.engine import Task, Work
 from home_dist.prepare.generic.columns import Types
-from home_dist.prepare.generic.source import CONVERTED, SIDE, TYPES, File, convert, find, look, write_side
-from home_dist.prepare.generic.spec import LogSpec
+from home_dist.prepare.generic.log_files import CONVERTED, SIDE, TYPES, File, convert, find, look, write_side
+from home_dist.prepare.generic.log_spec import LogSpec
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFiles:
     """Files of the log, and of each side table."""
 
     log: list[Path]
     sides: list[list[Path]]
 
     @classmethod
-    def of(cls, spec: LogSpec, folder: Path) -> "Found":
+    def of(cls, spec: LogSpec, folder: Path) -> "FoundFiles":
         """Raises DataError when there is none, or when one is empty."""
         return cls(find(folder, spec.log), [find(folder, s.files) for s in spec.side])
 
 
 @dataclass(frozen=True)
-class Inputs:
+class LogInputs:
     files: list[File]
     """Of the log."""
     log_types: dict[str, pa.DataType]
@@ -45,7 +45,7 @@ class Inputs:
         return sum(f.rows for f in self.files)
 
 
-def open_inputs(spec: LogSpec, found: Found, work: Work) -> Inputs:
+def open_log(spec: LogSpec, found: FoundFiles, work: Work) -> LogInputs:
     """Raises DataError for what does not fit the description."""
     declared = {name: TYPES[kind] for name, kind in spec.types.items()}
     converted = _converted([found.log, *found.sides], declared, work)
@@ -77,7 +77,7 @@ def open_inputs(spec: LogSpec, found: Found, work: Work) -> Inputs:
     folders = work.run("side", "joining", tasks, "tables") if tasks else []
     sides = tuple((f / SIDE, s.key) for f, s in zip(folders, spec.side, strict=True))
     absent = {n: names for n, names in log.absent.items() if n in used}
-    return Inputs(files, {n: t for n, t in log_types.items() if n in used}, types, sides, absent)
+    return LogInputs(files, {n: t for n, t in log_types.items() if n in used}, types, sides, absent)
 
 
 def _converted(groups: Sequence[list[Path]], declared: dict[str, pa.DataType], work: Work) -> list[list[Path]]:

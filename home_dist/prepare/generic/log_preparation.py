@@ -22,20 +22,19 @@ from home_dist import __version__
 from home_dist.errors import DataError, UserError
 from home_dist.files.json_files import write_json
 from home_dist.files.whole import refuse_existing, whole_folder
+from home_dist.prepare.counts import LeftOut, Told, make_report
 from home_dist.prepare.days import SPLITS, Days
 from home_dist.prepare.engine import KINDS, Lost, Task, Work
 from home_dist.prepare.generic import finish, past, scan
 from home_dist.prepare.generic.encode import FOUND_FILE, Fitted, encode
-from home_dist.prepare.generic.extremes import extremes
-from home_dist.prepare.generic.gather import REPEATED_FILE, SEEN_FILE, gather
-from home_dist.prepare.generic.inputs import Found, Inputs, open_inputs
-from home_dist.prepare.generic.names import past_name
-from home_dist.prepare.generic.plan import CELLS, Plan
+from home_dist.prepare.generic.largest_values import extremes
+from home_dist.prepare.generic.log_files import Chunk, chunks_of
+from home_dist.prepare.generic.log_inputs import FoundFiles, LogInputs, open_log
+from home_dist.prepare.generic.log_plan import CELLS, Plan
+from home_dist.prepare.generic.log_spec import LogSpec, load_spec
+from home_dist.prepare.generic.partition import REPEATED_FILE, SEEN_FILE, gather
 from home_dist.prepare.generic.sizes import chunk_rows, partitions
-from home_dist.prepare.generic.source import Chunk, chunks_of
-from home_dist.prepare.generic.spec import LogSpec, load_spec
 from home_dist.prepare.progress import Progress, Say
-from home_dist.prepare.report import LeftOut, Told, make_report
 from home_dist.prepare.write import file_bounds, part_name
 from home_dist.schema import save_schema
 
@@ -43,7 +42,7 @@ MEMORY_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
-class Options:
+class LogOptions:
     engine: str = "local"
     """Or "ray"."""
     processes: int = 1
@@ -53,16 +52,16 @@ class Options:
     """By default as many as the memory asks for."""
 
 
-def prepare_log(description: Path, out: Path, say: Say, options: Options | None = None) -> dict[str, Any]:
+def prepare_log(description: Path, out: Path, say: Say, options: LogOptions | None = None) -> dict[str, Any]:
     """Reads the described log and writes `out`; returns the report.
 
     Raises ConfigError or DataError for bad input, and leaves nothing then. What is done lies in a folder beside `out` while it
     runs: a run that was killed goes on there, at the tasks that it was in.
     """
-    options, progress = options or Options(), Progress.of(say)
+    options, progress = options or LogOptions(), Progress.of(say)
     spec = load_spec(description)
     refuse_existing(out)
-    found = Found.of(spec, description.parent)
+    found = FoundFiles.of(spec, description.parent)
     engine = KINDS[options.engine](options.processes)
     try:
         with closing(Work(out.with_name(out.name + ".work"), _fingerprint(spec, found), engine, progress)) as work:
@@ -79,18 +78,18 @@ def prepare_log(description: Path, out: Path, say: Say, options: Options | None 
         engine.close()
 
 
-def _fingerprint(spec: LogSpec, found: Found) -> dict[str, Any]:
+def _fingerprint(spec: LogSpec, found: FoundFiles) -> dict[str, Any]:
     paths = [p.resolve() for group in (found.log, *found.sides) for p in group]
     files = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
     return {"version": __version__, "arrow": pa.__version__, "description": spec.model_dump(mode="json"), "files": files}
 
 
 class _Preparation:
-    def __init__(self, spec: LogSpec, folder: Path, work: Work, options: Options, processes: int):
+    def __init__(self, spec: LogSpec, folder: Path, work: Work, options: LogOptions, processes: int):
         """folder: of the description."""
         self.spec, self.folder, self.work, self.options, self.processes = spec, folder, work, options, processes
 
-    def all(self, found: Found, out: Path) -> dict[str, Any]:
+    def all(self, found: FoundFiles, out: Path) -> dict[str, Any]:
         try:
             plan, inputs, chunks, scanned, days = self._read(found)
         except Lost:
@@ -110,10 +109,10 @@ class _Preparation:
         left = LeftOut(before, {name: list(map(self._short, files)) for name, files in inputs.absent.items()})
         return self._write(plan, inputs, left, scanned, gathered, encoded, fitted, out)
 
-    def _read(self, found: Found) -> tuple[Plan, Inputs, list[Chunk], list[Path], Days]:
+    def _read(self, found: FoundFiles) -> tuple[Plan, LogInputs, list[Chunk], list[Path], Days]:
         """All that can find fault with the input."""
         spec, work = self.spec, self.work
-        inputs = open_inputs(spec, found, work)
+        inputs = open_log(spec, found, work)
         share, rows = self.options.memory // self.processes, inputs.rows
         parts = self.options.partitions or partitions(spec, inputs.types, rows, share, self.processes)
         plan = Plan(spec, inputs.log_types, inputs.types, inputs.sides, work.choose("partitions", min(parts, CELLS)))
@@ -168,13 +167,13 @@ class _Preparation:
         """Names, in the order of the description."""
         names = [n.column for n in self.spec.number]
         for section in self.spec.past:
-            names += [f"{past_name(section)}_count", *(f"{past_name(section)}_{r}" for r in section.rates)]
+            names += [f"{section.prefix}_count", *(f"{section.prefix}_{r}" for r in section.rates)]
         return names
 
     def _write(
         self,
         plan: Plan,
-        inputs: Inputs,
+        inputs: LogInputs,
         left: LeftOut,
         scanned: Sequence[Path],
         gathered: Sequence[Path],

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from home_dist.errors import ConfigError, DataError
 from home_dist.files.whole import refuse_existing
 from home_dist.prepare.census.files import NOMINAL, NUMERIC, read_test, read_train_nominal
+from home_dist.prepare.data_folder import Prepared
 from home_dist.prepare.days import SPLITS
-from home_dist.prepare.prepared import Prepared
 from home_dist.prepare.write import write_prepared
 from home_dist.schema import Schema, TaskSpec
 
@@ -46,7 +46,7 @@ TASKS = {"income": ("income", "never_married"), "education": ("education", "neve
 
 
 @dataclass(frozen=True)
-class Options:
+class CensusOptions:
     tasks: str = "income"
     setting: str = "nominal"
     seed: int = 0
@@ -59,7 +59,7 @@ class Options:
                 raise ConfigError(f"--{name} {getattr(self, name)}: allowed are {', '.join(allowed)}")
 
 
-def prepare_census(raw: Path, out: Path, options: Options) -> dict[str, Any]:
+def prepare_census(raw: Path, out: Path, options: CensusOptions) -> dict[str, Any]:
     """Reads `raw` and writes `out`; returns the report. Raises ConfigError or DataError, and writes nothing then."""
     options.check()
     refuse_existing(out)
@@ -97,7 +97,7 @@ def prepare_census(raw: Path, out: Path, options: Options) -> dict[str, Any]:
     return report
 
 
-def _rows(raw: Path, options: Options) -> tuple[pa.Table, NDArray[np.int8]]:
+def _rows(raw: Path, options: CensusOptions) -> tuple[pa.Table, NDArray[np.int8]]:
     """All rows, and the split of each (N,): a tenth of the training rows validates, or a fifth of the test file."""
     random = np.random.default_rng(options.seed)
     test = read_test(raw)

@@ -10,7 +10,7 @@ from home_dist.errors import ConfigError
 from home_dist.files.whole import whole_folder
 from home_dist.prepare.fit import fit_data
 from home_dist.prepare.progress import Advance, Progress, Say
-from home_dist.prepare.synthetic.rows import draft, frozen_vectors, item_ids, tables
+from home_dist.prepare.synthetic.drawn_rows import draft, frozen_vectors, item_ids, tables
 from home_dist.prepare.synthetic.world import World
 from home_dist.schema import Schema
 from home_dist.schema.frozen import KEYS, VECTORS

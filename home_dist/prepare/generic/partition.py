@@ -16,9 +16,8 @@ from home_dist.ids.vocabulary import counted
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import SPLITS, Days, local_days
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
-from home_dist.prepare.generic.names import past_name
+from home_dist.prepare.generic.log_plan import Plan, cells_of, flags, user_hashes
 from home_dist.prepare.generic.past import count_past
-from home_dist.prepare.generic.plan import Plan, cells_of, flags, user_hashes
 from home_dist.prepare.generic.repeated import copies_of_users, told_copies
 from home_dist.prepare.rates import log_odds
 
@@ -60,7 +59,7 @@ def gather(plan: Plan, days: Days, part: int, users: Sequence[Path], back: Seque
             others = [_key(plan, table, name) for name in past.by if name != spec.user]
             key = codes(table.column("user").combine_chunks(), *others)
             found = count_past(past, key, time, spec, table)
-        name = past_name(past)
+        name = past.prefix
         numbers[f"{name}_count"] = np.log1p(found[f"{name}.count"])
         for rate in past.rates:
             happened, known = found[f"{name}.happened.{rate}"], found[f"{name}.known.{rate}"]

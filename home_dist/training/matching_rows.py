@@ -23,7 +23,7 @@ Map = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Side:
+class RunSide:
     """A run's data. config: as the run was given it."""
 
     config: RunConfig
@@ -32,8 +32,8 @@ class Side:
     """SHA-256 of tables' vocabularies when the run began; empty for runs of before they were recorded, and for a new one."""
 
     @staticmethod
-    def of(run: RunFolder, config: RunConfig, schema: Schema) -> "Side":
-        return Side(config, schema, read_json(run.vocabularies, "Remove it: it is only there for warm starts."))
+    def of(run: RunFolder, config: RunConfig, schema: Schema) -> "RunSide":
+        return RunSide(config, schema, read_json(run.vocabularies, "Remove it: it is only there for warm starts."))
 
     def values(self, table: str) -> VocabularyValues | HashValues | None:
         return next(t.values for t in self.schema.table if t.name == table)
@@ -53,13 +53,13 @@ class Unknown(Exception):
 
 def vocabulary_hashes(config: RunConfig, schema: Schema) -> dict[str, str]:
     """By table: of the vocabularies beside the schema that the schema has no checksum of."""
-    side = Side(config, schema, {})
+    side = RunSide(config, schema, {})
     checked = {t.name for t in schema.table if isinstance(t.values, HashValues) or (t.values is not None and t.values.sha256)}
     paths = {t.name: side_file(config, side.place(t.name)) for t in schema.table if t.name not in checked}
     return {name: file_sha256(path) for name, path in paths.items() if path is not None}
 
 
-def same_rows(there: Side, here: Side, before: Table, now: Table) -> tuple[Map, str]:
+def same_rows(there: RunSide, here: RunSide, before: Table, now: Table) -> tuple[Map, str]:
     """The map from `before` in the other run to `now` in this one, and how it was found. Raises Unknown, which says why."""
     old, new = there.values(before.name), here.values(now.name)
     if isinstance(old, HashValues) or isinstance(new, HashValues):
@@ -105,7 +105,7 @@ def _hashed(
 
 
 def _read(
-    path: Path | None, side: Side, table: Table, values: VocabularyValues | HashValues | None, unknown_rows: int
+    path: Path | None, side: RunSide, table: Table, values: VocabularyValues | HashValues | None, unknown_rows: int
 ) -> Vocabulary:
     """The vocabulary that the table's rows were made with. Raises Unknown for another one."""
     if path is None:

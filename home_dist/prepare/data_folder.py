@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.boundaries import Buckets, fit_statistic, rounded
-from home_dist.prepare.vocabulary import Keys, PublishedVocabulary, fit_vocabulary
 from home_dist.prepare.write import list_array
+from home_dist.prepare.written_vocabulary import Keys, PublishedVocabulary, fit_vocabulary
 from home_dist.schema import IdFeature, StatisticFeature, TableSpec
 
 

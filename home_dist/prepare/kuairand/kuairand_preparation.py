@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from home_dist.prepare.data_folder import Prepared
 from home_dist.prepare.days import SPLITS, Days, choose_days, local_days
 from home_dist.prepare.kuairand.columns import add_history, add_ids, add_labels
 from home_dist.prepare.kuairand.files import read_source
@@ -16,7 +17,6 @@ from home_dist.prepare.kuairand.log import Log, clean_log
 from home_dist.prepare.kuairand.side import Side, join_side
 from home_dist.prepare.kuairand.statistics import month_statistics, past_statistics, situation_statistics
 from home_dist.prepare.kuairand.stored import read_stored
-from home_dist.prepare.prepared import Prepared
 from home_dist.prepare.write import users_together, write_prepared
 from home_dist.schema import Schema, TaskSpec
 
@@ -27,7 +27,7 @@ ATTRIBUTION = (
 
 
 @dataclass(frozen=True)
-class Options:
+class KuaiRandOptions:
     train_days: int = 10
     validation_days: int = 2
     test_days: int = 2
@@ -41,7 +41,7 @@ class Options:
     train_files: int = 4
 
 
-def prepare_kuairand(raw: Path, out: Path, options: Options, say: Callable[[str], None]) -> dict[str, Any]:
+def prepare_kuairand(raw: Path, out: Path, options: KuaiRandOptions, say: Callable[[str], None]) -> dict[str, Any]:
     """Reads `raw` and writes `out`; returns the report. Raises DataError for bad input, and writes nothing then."""
     source = read_source(raw, options.month_statistics, say)
     log = clean_log(source.log)

@@ -18,7 +18,7 @@ from home_dist.ids.keys import missing
 from home_dist.ids.rows import hash_keys
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.generic.columns import Types
-from home_dist.prepare.generic.spec import LogSpec
+from home_dist.prepare.generic.log_spec import LogSpec
 
 CELL_BITS = 12
 CELLS = 1 << CELL_BITS

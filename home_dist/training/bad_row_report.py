@@ -23,7 +23,7 @@ Row = tuple[str, int, int, str]
 
 
 @dataclass
-class LeftOut:
+class BadRowsOfSplit:
     """Of one split, over all epochs, rounds and restarts of a run: each row once."""
 
     reasons: Counter[str] = field(default_factory=Counter)
@@ -45,8 +45,8 @@ class LeftOut:
         return {"rows": self.reasons.total(), "reasons": self.reasons, "rows_by_file": rows}
 
     @staticmethod
-    def from_json(tree: dict[str, Any]) -> "LeftOut":
-        found = LeftOut(Counter(tree["reasons"]))
+    def from_json(tree: dict[str, Any]) -> "BadRowsOfSplit":
+        found = BadRowsOfSplit(Counter(tree["reasons"]))
         for file, groups in tree["rows_by_file"].items():
             for group, known in groups.items():
                 found.rows[file][group] = set(known)
@@ -60,11 +60,11 @@ class BadRowReport:
     def __init__(self, ranks: Ranks, screen: Screen, log: EventLog | None = None, file: Path | None = None):
         """file: bad_rows.json of the run, which this goes on with; None writes nothing."""
         self.ranks, self.screen, self.log, self.file = ranks, screen, log, file
-        self.splits: dict[str, LeftOut] = defaultdict(LeftOut)
+        self.splits: dict[str, BadRowsOfSplit] = defaultdict(BadRowsOfSplit)
         if ranks.first and file is not None:
             # One that an older home_dist wrote, or left cut, names no rows: counts begin anew.
             with suppress(UserError, KeyError, TypeError, AttributeError):
-                self.splits |= {s: LeftOut.from_json(tree) for s, tree in read_json(file, "")["splits"].items()}
+                self.splits |= {s: BadRowsOfSplit.from_json(tree) for s, tree in read_json(file, "")["splits"].items()}
 
     def __call__(self, split: str, reader: Reader, step: int) -> None:
         if reader.bad_rows is None:

@@ -1,0 +1,103 @@
+"""The entries of a described log: labels, ids, numbers, statistics of the past, histories."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from home_dist.config.section import Count, Section
+from home_dist.prepare.boundaries import Buckets
+
+NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+Name = Annotated[str, Field(pattern=NAME)]
+
+
+class SplitSection(Section):
+    train_days: Count
+    validation_days: Count
+    test_days: Count
+    """The log's last days, by its local calendar."""
+
+
+class SideSection(Section):
+    """A table with one row per value of a column of the log: its columns are joined to the log's."""
+
+    files: str
+    """Path or pattern, from the description's folder."""
+    key: str
+    """A column that the log has too."""
+
+
+class LabelSection(Section):
+    """A binary task. Positive where the column is true or 1; or, with at_least, where it is at least that much."""
+
+    name: Name
+    group: Name
+    column: str
+    at_least: float | None = None
+    known: str | None = None
+    """A column: where it is null or not above 0, the label is not known."""
+
+
+class IdSection(Section):
+    column: Name
+    min_count: Count = 2
+    """Values seen less often in the training part share row 0 with missing ones."""
+    separator: str | None = Field(default=None, min_length=1)
+    """For texts that hold several values. Columns of lists need none."""
+
+
+class NumberSection(Section):
+    """A number of the log. It is stored rounded to a power of two between 1/12 and 1/6 of the training part's deviation."""
+
+    column: Name
+    log: bool = False
+    """Take log(1 + x); negative values then count as missing."""
+    buckets: Buckets | None = None
+    """How its range is cut; by default into as many quantiles as `buckets` of the description says."""
+    boundaries: tuple[float, ...] | None = Field(default=None, min_length=1)
+    """Given ones instead, after the logarithm if it is taken."""
+
+    @model_validator(mode="after")
+    def _one_cut(self) -> "NumberSection":
+        if self.buckets is not None and self.boundaries is not None:
+            raise ValueError(f"number {self.column!r}: give buckets or boundaries, not both")
+        if self.boundaries is not None and any(not a < b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
+            raise ValueError(f"number {self.column!r}: boundaries must increase strictly")
+        return self
+
+
+class PastSection(Section):
+    """Counts and rates of labels among the earlier impressions with the same keys."""
+
+    by: tuple[str, ...] = Field(min_length=1)
+    """Columns of the log or of side tables."""
+    name: Name | None = None
+    """What its statistics' names begin with; by default the columns' names, joined by _."""
+    rates: tuple[str, ...] = ()
+    """Names of labels."""
+    days: float | None = Field(default=None, gt=0)
+    """Only the last so many days; by default all."""
+    strength: float = Field(default=20.0, gt=0)
+    """Impressions at the overall rate that a rate starts from."""
+    until: Literal["impression", "morning"] = "impression"
+    """Counts what lies before the impression, or before its local day: better for rare labels of a user, see README."""
+
+    @property
+    def prefix(self) -> str:
+        """Its statistics' names begin with it."""
+        name = self.name or "_".join(self.by)
+        return name if self.days is None else f"{name}_{self.days:g}d".replace(".", "p")
+
+
+class HistorySection(Section):
+    """What the same user was shown strictly before."""
+
+    name: Name = "history"
+    fields: tuple[str, ...] = Field(min_length=1)
+    """Columns of [[id]] with one value; each event is compared with the impression by them."""
+    outcomes: tuple[str, ...] = Field(default=(), max_length=6)
+    """Labels: which of them an event had is a field of its own."""
+    only: str | None = None
+    """A label: only events that had it."""
+    most: Count = 50
+    """The newest events."""

@@ -1,0 +1,85 @@
+"""A log described in TOML: which columns are keys, times, labels, features and histories."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from home_dist.config.section import Count, Section
+from home_dist.config.toml_file import read_model
+from home_dist.prepare.generic import names
+from home_dist.prepare.generic.log_sections import (
+    HistorySection,
+    IdSection,
+    LabelSection,
+    NumberSection,
+    PastSection,
+    SideSection,
+    SplitSection,
+)
+
+
+class LogSpec(Section):
+    log: str
+    """Path or pattern of the log's files (.parquet, .csv, .csv.gz), from the description's folder."""
+    user: str
+    time: str
+    """Column of whole numbers since 1970, or of timestamps."""
+    time_unit: Literal["s", "ms", "us"] = "ms"
+    utc_offset_hours: float = Field(default=0.0, ge=-14, le=14)
+    """Of the calendar by which days, hours and weekdays are told."""
+    times_without_zone: Literal["local", "utc"] = "local"
+    """What timestamps without a zone are: of this calendar, as a clock on the wall shows it, or UTC. Those with a zone, and
+    whole numbers, are moments."""
+    types: dict[str, Literal["text", "integer"]] = Field(default_factory=dict)
+    """How columns of keys are read, in the log and side tables alike, where what their values look like would not do: ids such
+    as 12e4 or 007 in CSV are texts."""
+    buckets: int = Field(default=20, ge=2)
+    train_files: Count = 4
+    repeated: Literal["keep", "merge"] = "keep"
+    """What becomes of rows of one user that are alike in all that is read of them: each counts, or the first alone."""
+    calendar: bool = True
+    """Hour and weekday as features."""
+    split: SplitSection
+    side: tuple[SideSection, ...] = ()
+    label: tuple[LabelSection, ...] = Field(min_length=1)
+    id: tuple[IdSection, ...] = Field(min_length=1)
+    number: tuple[NumberSection, ...] = ()
+    past: tuple[PastSection, ...] = ()
+    history: tuple[HistorySection, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "LogSpec":
+        labels, single = [x.name for x in self.label], [i.column for i in self.id if i.separator is None]
+        for what, given in (
+            ("label", labels),
+            ("id", [i.column for i in self.id]),
+            ("history", [h.name for h in self.history]),
+        ):
+            repeated = sorted({n for n in given if given.count(n) > 1})
+            if repeated:
+                raise ValueError(f"{what} {repeated[0]!r} is declared twice")
+        pasts = [p.prefix for p in self.past]
+        for name in pasts:
+            if pasts.count(name) > 1:
+                raise ValueError(f"past {name!r} is declared twice; put all rates into one entry, or give another `days`")
+        asked = [(f"past by {', '.join(p.by)}: rates", r) for p in self.past for r in p.rates]
+        asked += [(f"history {h.name!r}: outcomes", o) for h in self.history for o in h.outcomes]
+        asked += [(f"history {h.name!r}: only", h.only) for h in self.history if h.only is not None]
+        for where, name in asked:
+            if name not in labels:
+                raise ValueError(f"{where}: {name!r} is no label; there are: {', '.join(labels)}")
+        for history in self.history:
+            for column in history.fields:
+                if column not in single:
+                    there = ", ".join(single)
+                    raise ValueError(
+                        f"history {history.name!r}: fields: {column!r} is no [[id]] of one value; there are: {there}"
+                    )
+        names.check(self)
+        return self
+
+
+def load_spec(path: Path) -> LogSpec:
+    """Raises ConfigError, one line per problem."""
+    return read_model(path, LogSpec, "Give a TOML file that describes your log; README shows one.")
