@@ -61,19 +61,13 @@ class ExpertBank(KernelUser):
         inputs: Sequence[torch.Tensor] | torch.Tensor,
         gates: torch.Tensor,
         mask: torch.Tensor | None = None,
-        seen: Sequence[int] | None = None,
     ) -> torch.Tensor:
         """What gates make of the experts' outputs: sum over e of gates[k, b, e] * expert e of sample b.
 
         inputs: one (B, F) per entry of `experts`, or all of them as one tensor; gates: (K, B, E); mask: (B,), samples that
-        count in the statistics. seen: ascending positions of the experts that some gate may see, if not all: the others are
-        not computed, get no gradient, and their running averages stay. Returns (K, B, D).
+        count in the statistics. Returns (K, B, D).
         """
-        chosen = None
-        if seen is not None and len(seen) < self.total:
-            chosen = torch.tensor(seen, device=gates.device)
-            gates = gates.index_select(2, chosen)
-        operands = self._operands(chosen, seen)
+        operands = self._operands()
         backend, precision = self.kernel.backend, self.kernel.precision
         dropout = Dropout.drawn(self.dropout) if self.training else None
         if backend == "cpu":
@@ -87,13 +81,6 @@ class ExpertBank(KernelUser):
             return device.mixed(operands, inputs, gates, mask, precision, dropout)
         return eager.mixed(operands, inputs, gates, mask, precision, dropout)
 
-    def _operands(self, chosen: torch.Tensor | None = None, seen: Sequence[int] | None = None) -> Operands:
-        """The parameters of all experts, or of those chosen."""
-        if chosen is None or seen is None:
-            norm = None if self.norm is None else Norm.of(self.norm)
-            return Operands(self.experts, tuple(self.weights), tuple(self.biases), norm)
-        ends = [sum(self.experts[: i + 1]) for i in range(len(self.experts))]
-        counts = tuple(sum(end - n <= e < end for e in seen) for n, end in zip(self.experts, ends, strict=True))
-        weights, biases = ([p.index_select(0, chosen) for p in params] for params in (self.weights, self.biases))
-        norm = None if self.norm is None else Norm.of(self.norm, chosen)
-        return Operands(counts, weights, biases, norm)
+    def _operands(self) -> Operands:
+        norm = None if self.norm is None else Norm.of(self.norm)
+        return Operands(self.experts, tuple(self.weights), tuple(self.biases), norm)

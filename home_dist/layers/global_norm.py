@@ -111,14 +111,11 @@ class GlobalBatchNorm(nn.Module):
         return torch.addcmul(shift.unsqueeze(-2), x, scale.unsqueeze(-2))
 
     @torch.no_grad()
-    def follow(self, mean: torch.Tensor, var: torch.Tensor, count: torch.Tensor, chosen: torch.Tensor | None = None) -> None:
-        """Moves the running averages towards a batch's moments; `chosen`: which entries of the first axis these are of."""
+    def follow(self, mean: torch.Tensor, var: torch.Tensor, count: torch.Tensor) -> None:
+        """Moves the running averages towards a batch's moments."""
         if again():
             return
         step = torch.where(count > 0, self.momentum, 0.0)
         unbiased = var * count / (count - 1).clamp(min=1)
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-            if chosen is None:
-                running.lerp_(new, step)
-            else:
-                running[chosen] = running[chosen].lerp(new, step)
+            running.lerp_(new, step)

@@ -51,9 +51,6 @@ def _first(operands: Operands, inputs: Sequence[torch.Tensor], precision: Precis
     for count, run in itertools.groupby(operands.experts):
         several = len(list(run))
         some = slice(at, at + several * count)
-        if not count:  # no gate sees any of their experts
-            which += several
-            continue
         x = torch.stack(list(inputs[which : which + several])) if several > 1 else inputs[which].unsqueeze(0)  # (n, B, F)
         weight = weights[some].view(several, count * hidden, -1).transpose(1, 2)
         bias = None if biases is None else biases[some].view(several, 1, -1)

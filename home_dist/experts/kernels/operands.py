@@ -1,4 +1,4 @@
-"""What the operator reads: the parameters of a bank, or of those of its experts that some gate sees."""
+"""What the operator reads: the parameters of a bank."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,44 +24,38 @@ class Statistics(NamedTuple):
 
 @dataclass(frozen=True)
 class Norm:
-    """The batch normalisation of the experts' outputs; `chosen` are the positions of the experts within its module."""
+    """The batch normalisation of the experts' outputs."""
 
     module: GlobalBatchNorm
     weight: torch.Tensor
     """(E, D)"""
     bias: torch.Tensor
     """(E, D)"""
-    chosen: torch.Tensor | None
 
     @staticmethod
-    def of(module: GlobalBatchNorm, chosen: torch.Tensor | None = None) -> "Norm":
+    def of(module: GlobalBatchNorm) -> "Norm":
         if module.weight is None or module.bias is None:
             raise ValueError("the normalisation of experts has weights and biases of its own")
-        pair = (module.weight, module.bias)
-        weight, bias = pair if chosen is None else (p.index_select(0, chosen) for p in pair)
-        return Norm(module, weight, bias, chosen)
+        return Norm(module, module.weight, module.bias)
 
     @property
     def of_batch(self) -> bool:
         return self.module.training
 
     def running(self) -> Statistics:
-        module = self.module
-        pair = (module.running_mean, module.running_var)
-        mean, variance = pair if self.chosen is None else (p.index_select(0, self.chosen) for p in pair)
-        return Statistics(mean, variance, None)
+        return Statistics(self.module.running_mean, self.module.running_var, None)
 
     def of_ranks(self, mean: torch.Tensor, squares: torch.Tensor, count: torch.Tensor) -> Statistics:
         """One rank's moments -> the global batch's, which the running averages then follow."""
         mean, variance, samples = joined(mean, squares, count)
-        self.module.follow(mean.detach(), variance.detach(), samples.detach(), self.chosen)
+        self.module.follow(mean.detach(), variance.detach(), samples.detach())
         return Statistics(mean, variance, samples)
 
 
 @dataclass(frozen=True)
 class Operands:
     experts: tuple[int, ...]
-    """How many experts read input i; may be 0."""
+    """How many experts read input i."""
     weights: Sequence[torch.Tensor]
     """Per layer (E, out, in)."""
     biases: Sequence[torch.Tensor]

@@ -22,7 +22,7 @@ class Layers:
     inputs: Sequence[torch.Tensor]
     """(B, F) each"""
     experts: Sequence[int]
-    """How many experts read input i; may be 0."""
+    """How many experts read input i."""
     weights: Sequence[torch.Tensor]
     """Per layer (E, out, in)."""
     biases: Sequence[torch.Tensor]
@@ -154,9 +154,6 @@ class TorchProducts:
                     grad.copy_(torch.mm(torch.cat(waiting, 1), of_source.flatten(0, 1)))
                     waiting = []
             begun.add(block.source)
-        for source, grad in enumerate(grads):
-            if grad is not None and source not in begun:  # no gate sees any expert that reads it
-                grad.zero_()
         return weight_grad
 
 

@@ -85,7 +85,6 @@ void bank_inputs(Gemm<A> gemm, const A* const* down, const A* const* x, const A*
   });
   deal(inputs, [&](Size i) {
     if (!x_grads[i]) return;
-    if (starts[i] == starts[i + 1]) std::fill_n(x_grads[i], rows * width, A(0));
     for (Size e = starts[i]; e < starts[i + 1]; ++e)
       product(gemm, down[e], false, weights + e * next * width, false, x_grads[i], rows, next, width, e > starts[i]);
   });
