@@ -2,8 +2,9 @@
 
 from home_dist.experts.bank import ExpertBank
 from home_dist.experts.feature_gate import FeatureGate
-from home_dist.experts.gates import MaskedGates, SelfGates, mixture
+from home_dist.experts.gates import MaskedGates, SelfGates
 from home_dist.experts.input_dropout import InputDropout
+from home_dist.experts.kernels.eager import mixture
 from home_dist.experts.towers import Towers
 
 __all__ = ["ExpertBank", "FeatureGate", "InputDropout", "MaskedGates", "SelfGates", "Towers", "mixture"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from home_dist.experts.kernels import KernelUser, Norm, Operands, eager
+from home_dist.experts.kernels import KernelUser, Norm, Operands, cpu_bank, eager
 from home_dist.experts.kernels.dropout import Dropout
 from home_dist.layers.global_norm import GlobalBatchNorm
 
@@ -71,14 +71,12 @@ class ExpertBank(KernelUser):
         backend, precision = self.kernel.backend, self.kernel.precision
         dropout = Dropout.drawn(self.dropout) if self.training else None
         if backend == "cpu":
-            from home_dist.experts.kernels import host
-
-            return host.mixed(operands, inputs, gates, mask, precision, dropout=dropout)
+            return cpu_bank.mixed(operands, inputs, gates, mask, precision, dropout)
         inputs = list(inputs)
         if backend == "triton":
-            from home_dist.experts.kernels import device
+            from home_dist.experts.kernels import triton_bank
 
-            return device.mixed(operands, inputs, gates, mask, precision, dropout)
+            return triton_bank.mixed(operands, inputs, gates, mask, precision, dropout)
         return eager.mixed(operands, inputs, gates, mask, precision, dropout)
 
     def _operands(self) -> Operands:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from home_dist.experts.kernels import KernelUser
-from home_dist.experts.kernels.dropout import Dropout
+from home_dist.experts.kernels.dropout import Dropout, dropped_on_cpu
 
 
 class InputDropout(KernelUser):
@@ -18,6 +18,4 @@ class InputDropout(KernelUser):
         dropout = Dropout.drawn(self.rate) if self.training and self.kernel.backend == "cpu" else None
         if dropout is None:
             return nn.functional.dropout(x, self.rate, self.training)
-        from home_dist.experts.kernels import host_dropout
-
-        return host_dropout.dropped(x, dropout)
+        return dropped_on_cpu(x, dropout)

@@ -4,15 +4,13 @@ import pytest
 import torch
 
 from home_dist.experts import MaskedGates, SelfGates
-from home_dist.experts.kernels import Kernel, host_weights
-from home_dist.experts.kernels.passes import TorchPasses
-from home_dist.experts.kernels.places import Places
+from home_dist.experts.kernels import Kernel
 from tests.experts.cases import compare
 
 SEES = torch.tensor([[1, 1, 0, 1, 0], [0, 1, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 1, 1]]).bool()
 OWN = torch.tensor([[1, 0, 0, 1, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1], [1, 1, 1, 1, 0]]).bool()  # two see one expert
 SAMPLES, WIDTH = 133, 6
-BACKENDS = ["eager", "cpu", "cpu-torch"]
+BACKENDS = ["eager", "cpu"]
 
 
 def make(residual: bool, shared: bool, dtype: torch.dtype):
@@ -23,9 +21,6 @@ def make(residual: bool, shared: bool, dtype: torch.dtype):
 
 
 def run(backend: str, gates: MaskedGates, own: SelfGates | None, x: torch.Tensor) -> torch.Tensor:
-    if backend == "cpu-torch":
-        places = Places.of(gates.mask, None if own is None else own.mask)
-        return host_weights.weights(x, gates.weight, None if own is None else own.weight, places, TorchPasses())
     gates.kernel = Kernel(backend)
     return gates.joined(own, x)
 

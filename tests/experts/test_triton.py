@@ -57,10 +57,10 @@ def both(case: Case) -> tuple[Made, Made]:
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_bank_equals_eager(case, precision):
-    from home_dist.experts.kernels import device
+    from home_dist.experts.kernels import triton_bank
 
     ours, theirs = both(case)
-    found = ours.results(device.mixed(ours.bank._operands(), ours.inputs, ours.gates, ours.mask, precision))
+    found = ours.results(triton_bank.mixed(ours.bank._operands(), ours.inputs, ours.gates, ours.mask, precision))
     expected = theirs.results(eager.mixed(theirs.bank._operands(), theirs.inputs, theirs.gates, theirs.mask, precision))
     off = distances(found, expected)
     if precision == "fp32":
@@ -75,23 +75,23 @@ def test_bank_equals_eager(case, precision):
 @runs_here
 @pytest.mark.parametrize("norm", [True, False], ids=["normalised", "classic"])
 def test_dropout_keeps_what_eager_keeps(norm):
-    from home_dist.experts.kernels import device
+    from home_dist.experts.kernels import triton_bank
 
     dropout = Dropout(0xDEADBEEF, 0x12345678, 0x90000000, 1 / (1 - 0x90000000 / 2**32))
     ours, theirs = both(Case(norm=norm, masked=norm))
-    found = ours.results(device.mixed(ours.bank._operands(), ours.inputs, ours.gates, ours.mask, "fp32", dropout))
+    found = ours.results(triton_bank.mixed(ours.bank._operands(), ours.inputs, ours.gates, ours.mask, "fp32", dropout))
     expected = theirs.results(eager.mixed(theirs.bank._operands(), theirs.inputs, theirs.gates, theirs.mask, "fp32", dropout))
     assert max(distances(found, expected).values()) < 2e-5
 
 
 @runs_here
 def test_evaluation_equals_eager():
-    from home_dist.experts.kernels import device
+    from home_dist.experts.kernels import triton_bank
 
     ours, theirs = both(Case(experts=(2,), samples=5))
     ours.bank.eval()
     theirs.bank.eval()
-    found = ours.results(device.mixed(ours.bank._operands(), ours.inputs, ours.gates, None, "fp32"))
+    found = ours.results(triton_bank.mixed(ours.bank._operands(), ours.inputs, ours.gates, None, "fp32"))
     expected = theirs.results(eager.mixed(theirs.bank._operands(), theirs.inputs, theirs.gates, None, "fp32"))
     assert max(distances(found, expected).values()) < 2e-5
 
@@ -126,9 +126,9 @@ def test_nan_in_the_input_shows():
     ours, _ = both(Case(norm=False, experts=(2,), samples=5))
     with torch.no_grad():
         ours.inputs[0][3, 4] = torch.nan
-    from home_dist.experts.kernels import device
+    from home_dist.experts.kernels import triton_bank
 
-    results = ours.results(device.mixed(ours.bank._operands(), ours.inputs, ours.gates, None, "fp32"))
+    results = ours.results(triton_bank.mixed(ours.bank._operands(), ours.inputs, ours.gates, None, "fp32"))
     assert results["output"][:, 3].isnan().all()
     assert results["output"][:, [0, 1, 2, 4]].isfinite().all()
     assert results["weights.0"][:, :, 4].isnan().any(1).all()

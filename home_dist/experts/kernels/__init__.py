@@ -1,6 +1,7 @@
-"""The expert bank's operator, inputs -> gated mixture, in three backends with one signature and one meaning.
+"""The operators of experts and gates, each in up to three backends: eager, cpu and triton.
 
-eager is the definition; cpu and triton are tested against it, forward and backward. `select` sets the backend on a network.
+eager is the definition. cpu and triton compute the same, forward and backward; tests compare them with it. `select` sets the
+backend of a network.
 """
 
 from home_dist.experts.kernels.choice import EAGER, Kernel, KernelUser, choose, select

@@ -1,4 +1,4 @@
-"""What the operator reads: the parameters of a bank."""
+"""The operands of the expert bank's operator: the parameters of a bank."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ Precision = Literal["fp32", "bf16"]
 
 
 class Statistics(NamedTuple):
-    """What normalises a batch."""
+    """The statistics that normalise a batch."""
 
     mean: torch.Tensor
     """(E, D)"""
     variance: torch.Tensor
     """(E, D)"""
     samples: torch.Tensor | None
-    """(): of all ranks, that they are of; None where they are running averages, which the batch does not change."""
+    """(), the number of samples of all ranks; None for running averages, which do not depend on the batch."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,15 @@ class Norm:
         return Norm(module, module.weight, module.bias)
 
     @property
-    def of_batch(self) -> bool:
+    def training(self) -> bool:
+        """Whether the batch's statistics normalise; running averages do otherwise."""
         return self.module.training
 
     def running(self) -> Statistics:
         return Statistics(self.module.running_mean, self.module.running_var, None)
 
-    def of_ranks(self, mean: torch.Tensor, squares: torch.Tensor, count: torch.Tensor) -> Statistics:
-        """One rank's moments -> the global batch's, which the running averages then follow."""
+    def of_batch(self, mean: torch.Tensor, squares: torch.Tensor, count: torch.Tensor) -> Statistics:
+        """This rank's moments, as of `local_moments` -> the global batch's statistics. Moves the running averages."""
         mean, variance, samples = joined(mean, squares, count)
         self.module.follow(mean.detach(), variance.detach(), samples.detach())
         return Statistics(mean, variance, samples)

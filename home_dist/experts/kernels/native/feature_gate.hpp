@@ -5,10 +5,83 @@
 
 #include <omp.h>
 
-#include "gates.hpp"
+#include "numbers.hpp"
 #include "product.hpp"
 
 namespace {
+
+// The feature gate of one row, before the factor 2: sum over l of share[l] * sigmoid(wide_l), or the sigmoid of that of wide_l.
+// gates (L, F): what share is multiplied with.
+template <class A>
+inline void gate_row(const A* wide, Size gate, const A* share, A* gates, A* total, bool inside, Size count, Size width) {
+  for (Size d = 0; d < width; ++d) total[d] = 0;
+  for (Size l = 0; l < count; ++l) {
+    const A* row = wide + l * gate;
+    A* own = gates + l * width;
+    const A factor = share[l];
+    if (inside) {
+#pragma omp simd
+      for (Size d = 0; d < width; ++d) {
+        own[d] = sigmoid(row[d]);
+        total[d] += factor * own[d];
+      }
+    } else {
+#pragma omp simd
+      for (Size d = 0; d < width; ++d) {
+        own[d] = row[d];
+        total[d] += factor * own[d];
+      }
+    }
+  }
+  if (!inside) {
+#pragma omp simd
+    for (Size d = 0; d < width; ++d) total[d] = sigmoid(total[d]);
+  }
+}
+
+// Memory for one row of the feature gate.
+template <class A>
+struct GateRow {
+  std::vector<A> gates, total, down;
+  GateRow(Size count, Size width) : gates(count * width), total(width), down(width) {}
+};
+
+// to (F) = x (F) times the feature gate of wide (L, F; rows `gate` apart) and share (L).
+template <class A>
+inline void scale_row(const A* wide, Size gate, const A* share, const A* x, A* to, bool inside, Size count, Size width,
+                      GateRow<A>& own) {
+  gate_row(wide, gate, share, own.gates.data(), own.total.data(), inside, count, width);
+  const A* total = own.total.data();
+#pragma omp simd
+  for (Size d = 0; d < width; ++d) to[d] = A(2) * x[d] * total[d];
+}
+
+// wide = its gradient; share_grad (L); x_grad (F), if not null, = or, if `add`, += that of x as far as it is multiplied.
+template <class A>
+inline void scale_row_backward(const A* grad, A* wide, Size gate, const A* share, const A* x, A* share_grad, A* x_grad, bool add,
+                               bool inside, Size count, Size width, GateRow<A>& own) {
+  gate_row(wide, gate, share, own.gates.data(), own.total.data(), inside, count, width);
+  const A* total = own.total.data();
+  A* down = own.down.data();
+  if (x_grad) {
+#pragma omp simd
+    for (Size d = 0; d < width; ++d) x_grad[d] = A(2) * grad[d] * total[d] + (add ? x_grad[d] : A(0));
+  }
+#pragma omp simd
+  for (Size d = 0; d < width; ++d) down[d] = A(2) * grad[d] * x[d] * (inside ? A(1) : total[d] * (A(1) - total[d]));
+  for (Size l = 0; l < count; ++l) {
+    const A *gates = own.gates.data() + l * width, factor = share[l];
+    A* row = wide + l * gate;
+    share_grad[l] = dot(down, gates, width);
+    if (inside) {
+#pragma omp simd
+      for (Size d = 0; d < width; ++d) row[d] = down[d] * factor * gates[d] * (A(1) - gates[d]);
+    } else {
+#pragma omp simd
+      for (Size d = 0; d < width; ++d) row[d] = down[d] * factor;
+    }
+  }
+}
 
 // Sizes of all of it. x_step: how far the inputs of two groups lie apart, 0 where they are one.
 struct GateSizes {
