@@ -1,4 +1,4 @@
-"""Expert bank, gates, mixture and towers: what every multi-task model of the family is wired from."""
+"""Expert bank, gates, mixture and towers: the modules that all multi-task models are composed of."""
 
 from home_dist.experts.bank import ExpertBank
 from home_dist.experts.feature_gate import FeatureGate

@@ -46,7 +46,7 @@ class MaskedGates(_Scores, KernelUser):
         return self.scores(x).masked_fill(~self.mask.unsqueeze(1), -torch.inf).softmax(-1)
 
     def joined(self, own: "SelfGates | None", x: torch.Tensor) -> torch.Tensor:
-        """The weights of these gates and, if any, of the self gates beside them, added up."""
+        """The sum of the weights of these gates and of the self gates `own`, if there are any, (K, B, E)."""
         if self.kernel.backend == "cpu":
             return self._fused(x, own)
         return self(x) if own is None else self(x) + own(x)
@@ -59,7 +59,7 @@ class MaskedGates(_Scores, KernelUser):
 
 
 class SelfGates(_Scores):
-    """HoME's residual path from a group's own experts: softmax(W x) over them, or sigmoid(W x) where there is just one.
+    """HoME's residual path from a group's own experts: softmax(W x) over them, or sigmoid(W x) if the group has one expert.
 
     The paper writes MLP_G without its depth; one linear layer, as for the main gates.
     """

@@ -1,4 +1,4 @@
-"""Dropout within the expert bank: every backend against a float64 reference and a hash in plain integers."""
+"""Dropout in the expert bank: eager and cpu against a float64 reference and a hash in Python integers."""
 
 import pytest
 import torch
@@ -93,14 +93,14 @@ def test_all_backends_keep_the_same_outputs():
     torch.manual_seed(0)
     bank = ExpertBank([2, 1], 4, [8], 8, norm=True, dropout=0.5)
     x, gates = torch.randn(9, 4), torch.randn(3, 9, 3).softmax(-1)
-    found = []
+    outputs = []
     for kernel in (EAGER, Kernel("cpu")):
         bank.kernel = kernel
         torch.manual_seed(1)
-        found.append(bank.mixed([x, x], gates))
-    torch.testing.assert_close(*found)
+        outputs.append(bank.mixed([x, x], gates))
+    torch.testing.assert_close(*outputs)
     torch.manual_seed(2)
-    assert not torch.equal(bank.mixed([x, x], gates), found[1])
+    assert not torch.equal(bank.mixed([x, x], gates), outputs[1])
 
 
 @pytest.mark.parametrize("kernel", [EAGER, Kernel("cpu")], ids=["eager", "cpu"])
@@ -130,11 +130,11 @@ def test_what_is_computed_anew_drops_the_same(kernel):
     bank = ExpertBank([2], 4, [8], 8, norm=True, dropout=0.5)
     bank.kernel = kernel
     x, gates = torch.randn(9, 4, requires_grad=True), torch.randn(3, 9, 2).softmax(-1)
-    found = []
+    results = []
     for run in (lambda f, *a: f(*a), recomputed):
         torch.manual_seed(1)
         out = run(lambda v: bank.mixed([v], gates), x)
-        torch.manual_seed(2)  # what else draws until the backward
-        found.append((out.detach(), *torch.autograd.grad(out.sum(), [x, *bank.parameters()])))
-    for one, other in zip(*found, strict=True):
+        torch.manual_seed(2)  # other draws before the backward
+        results.append((out.detach(), *torch.autograd.grad(out.sum(), [x, *bank.parameters()])))
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)

@@ -1,4 +1,4 @@
-"""Weights of masked and self gates: every backend that runs on a CPU against a float64 reference, forward and gradients."""
+"""The weights of masked and self gates: eager and cpu against a float64 reference, forward and gradients."""
 
 import pytest
 import torch
@@ -54,13 +54,13 @@ def results(gates: MaskedGates, own: SelfGates | None, x: torch.Tensor, out: tor
 def test_equals_the_reference(backend, shared, residual):
     exact = make(residual, shared, torch.float64)
     expected = results(*exact, reference(*exact))
-    found = results(*exact, run(backend, *exact))
-    compare(found, expected, 1e-12)
+    ours = results(*exact, run(backend, *exact))
+    compare(ours, expected, 1e-12)
     single = make(residual, shared, torch.float32)
     compare(results(*single, run(backend, *single)), expected, 2e-5)
-    assert (found["gates"][~SEES] == 0).all()
+    assert (ours["gates"][~SEES] == 0).all()
     seen = SEES | OWN if residual else SEES
-    assert (found["output"].permute(0, 2, 1)[~seen] == 0).all()
+    assert (ours["output"].permute(0, 2, 1)[~seen] == 0).all()
 
 
 def test_masked_gates_alone_take_the_kernel_too():

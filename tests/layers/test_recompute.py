@@ -1,4 +1,4 @@
-"""Activations that are computed anew: the same gradients and averages, and nothing kept in between."""
+"""Recomputed activations: the same gradients and running averages, and no memory before the backward."""
 
 import copy
 import gc
@@ -26,8 +26,8 @@ def test_gradients_and_running_averages_are_the_same(backend, masked):
     plain, anew = (Case(masked=masked).make(torch.float64) for _ in range(2))
     anew.bank = copy.deepcopy(plain.bank)
     expected = plain.results(run(backend, plain))
-    found = anew.results(recompute.recomputed(lambda: run(backend, anew)))
-    for one, other in zip(found.values(), expected.values(), strict=True):
+    actual = anew.results(recompute.recomputed(lambda: run(backend, anew)))
+    for one, other in zip(actual.values(), expected.values(), strict=True):
         assert torch.equal(one, other)
     assert torch.equal(anew.bank.norm.running_mean, plain.bank.norm.running_mean)
     assert torch.equal(anew.bank.norm.running_var, plain.bank.norm.running_var)

@@ -78,10 +78,9 @@ def _unfit(user: KernelUser) -> list[str]:
     for name, widths in user.widths().items():
         for width in widths:
             if width % WIDTH_MULTIPLE:
-                below = max(width // WIDTH_MULTIPLE, 1) * WIDTH_MULTIPLE
-                near = [below] if below > width else [below, below + WIDTH_MULTIPLE]
-                choice = " or ".join(map(str, near))
-                problems.append(f"{name} = {width} is no multiple of {WIDTH_MULTIPLE}: choose {choice}")
+                lower = max(width // WIDTH_MULTIPLE, 1) * WIDTH_MULTIPLE
+                fitting = [lower] if lower > width else [lower, lower + WIDTH_MULTIPLE]
+                problems.append(f"{name} = {width} is no multiple of {WIDTH_MULTIPLE}: choose {' or '.join(map(str, fitting))}")
     return problems
 
 

@@ -2,7 +2,8 @@
 
 The forward keeps the hidden activations and the experts' outputs before their activation. It never holds all activated outputs:
 a pass activates and mixes a few samples at a time. The backward computes everything pointwise again, and overwrites the kept
-activations with their gradients: beside the gradients that it returns it allocates almost nothing.
+activations with their gradients: beside the gradients that it returns it allocates almost nothing. For this overwriting, the
+operator is an autograd function and no custom op: see kernels/__init__.py.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,8 @@
 
 The forward keeps the inputs, the low-rank activations and the shares; the backward computes the low-rank gates again. With
 precision bf16, the products with all F features are in bf16. The products of low rank that follow stay in fp32: their operands
-are in the cache, where a cast costs more than fp32 does.
+are in the cache, where a cast costs more than fp32 does. The operator is an autograd function and no custom op, which takes
+longer: see kernels/__init__.py.
 """
 
 from typing import Any, NamedTuple

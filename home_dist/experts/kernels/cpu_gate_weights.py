@@ -1,7 +1,7 @@
 """The weights of masked gates and self gates on a CPU.
 
 One matrix product computes the scores of both kinds of gates, and only of the experts that a gate may see. One pass turns the
-scores into weights.
+scores into weights. The operator is an autograd function and no custom op, which takes longer: see kernels/__init__.py.
 """
 
 from typing import Any, NamedTuple

@@ -19,7 +19,7 @@ _GEMM_NAMES = {torch.float32: "sgemm_", torch.float64: "dgemm_"}
 
 @functools.cache
 def unavailable() -> str:
-    """Why this machine cannot run the library; empty if it can. The first call compiles the library, some seconds."""
+    """The reason why this machine cannot run the library; empty if it can. The first call compiles the library in seconds."""
     try:
         native_library(_SOURCE, _FLAGS)
     except CannotBuild as error:
@@ -40,10 +40,10 @@ def call(name: str, stored: torch.dtype, *arguments: Any) -> None:
 
 def gemm(dtype: torch.dtype) -> ctypes.c_void_p:
     """The matrix product of the BLAS within torch, fp32 or fp64, as a function pointer. Raises CannotBuild."""
-    found = _find_gemm(dtype)
-    if found is None:
+    function = _find_gemm(dtype)
+    if function is None:
         raise CannotBuild(f"the BLAS of torch has no usable matrix product for {dtype}")
-    return found
+    return function
 
 
 def pointers(tensors: Sequence[torch.Tensor | None]) -> Any:

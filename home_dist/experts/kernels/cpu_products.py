@@ -207,8 +207,8 @@ class Bf16Products:
             for block_grad, below, block_weight, out in blocks:
                 torch.bmm(block_grad.transpose(1, 2), below, out=out)
                 parts = [
-                    _relu_backward_(below[:, some], torch.bmm(block_grad[:, some], block_weight))
-                    for some in _halves(*below.shape[:2])
+                    _relu_backward_(below[:, rows], torch.bmm(block_grad[:, rows], block_weight))
+                    for rows in _halves(*below.shape[:2])
                 ]
                 sums.append(sum(parts[1:], parts[0]))
             weight_grads.insert(0, weight_grad)
@@ -264,7 +264,7 @@ def blocks_of(layers: Layers) -> list[Block]:
     """Cuts the experts into blocks whose hidden activations fit the cache, of at most an eighth of all experts."""
     expert_bytes = max(layers.widths[1:]) * layers.samples * layers.inputs[0].element_size()
     step = max(min(BLOCK_BYTES // max(expert_bytes, 1), sum(layers.experts) // 8), 1)
-    # torch.bmm gives whole products to threads: a count that the threads do not divide would leave some of them idle.
+    # torch.bmm gives each product to one thread: with a step that the threads do not divide, some threads would be idle.
     threads = torch.get_num_threads()
     step = step // threads * threads or 1
     return [

@@ -56,18 +56,18 @@ def _first(operands: Operands, inputs: Sequence[torch.Tensor], precision: Precis
     hidden, parts, first_expert, first_input = weights.shape[1], [], 0, 0
     for count, run in itertools.groupby(operands.experts):
         several = len(list(run))
-        some = slice(first_expert, first_expert + several * count)
+        experts = slice(first_expert, first_expert + several * count)
         adjacent = inputs[first_input : first_input + several]
         x = torch.stack(list(adjacent)) if several > 1 else adjacent[0].unsqueeze(0)  # (n, B, F)
-        weight = weights[some].view(several, count * hidden, -1).transpose(1, 2)
-        bias = None if biases is None else biases[some].view(several, 1, -1)
+        weight = weights[experts].view(several, count * hidden, -1).transpose(1, 2)
+        bias = None if biases is None else biases[experts].view(several, 1, -1)
         if precision == "bf16":
             wide = torch.bmm(x.bfloat16(), weight.bfloat16()).to(weight.dtype)
             wide = wide if bias is None else wide + bias
         else:
             wide = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)
         parts.append(wide.view(several, x.shape[1], count, hidden).transpose(1, 2).reshape(-1, x.shape[1], hidden))
-        first_expert, first_input = some.stop, first_input + several
+        first_expert, first_input = experts.stop, first_input + several
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

@@ -1,7 +1,8 @@
 """The expert bank on a GPU: grouped products and the mixture's passes, as many launches for any number of experts.
 
 The forward keeps the hidden activations and the experts' outputs before their activation. The backward overwrites them with
-their gradients. Import it only if Triton is installed.
+their gradients: the operator is an autograd function and no custom op, see kernels/__init__.py. Import it only if Triton is
+installed.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from home_dist.experts.kernels.triton_products import (
     RELU_BACKWARD,
     indices_of,
     joined_moments,
+    padded,
     product,
 )
 
@@ -47,12 +49,6 @@ def mixed(
     operands = replace(operands, weights=[padded(operands.weights[0]), *operands.weights[1:]])
     arguments, tensors = Arguments.of(operands, [together], mask, precision, dropout)
     return _Mixed.apply(arguments, gates, *tensors)
-
-
-def padded(x: torch.Tensor) -> torch.Tensor:
-    """x (..., F), with zeros up to the next multiple of WIDTH_MULTIPLE."""
-    missing = -x.shape[-1] % WIDTH_MULTIPLE
-    return torch.nn.functional.pad(x, (0, missing)) if missing else x
 
 
 class _Mixed(torch.autograd.Function):

@@ -2,7 +2,8 @@
 """Triton: HoME's feature gate. Import it only if Triton is installed.
 
 One kernel computes the second product of the low-rank gates, the sigmoid, the weighted sum and the multiplication with x. The
-forward never writes the low-rank gates (G, L, B, F) to memory.
+forward never writes the low-rank gates (G, L, B, F) to memory. The operator is an autograd function and no custom op, which
+takes longer: see kernels/__init__.py.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,8 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from home_dist.experts.kernels.choice import WIDTH_MULTIPLE
 from home_dist.experts.kernels.operands import Precision
-from home_dist.experts.kernels.triton_bank import padded
-from home_dist.experts.kernels.triton_products import as_stored, rounded
+from home_dist.experts.kernels.triton_products import as_stored, padded, rounded
 
 
 @triton.jit
@@ -91,21 +91,21 @@ def gate_backward_kernel(
             total += weight * wide
     if not INSIDE:
         total = tl.sigmoid(total)
-    down = tl.load(grad + g * B * F + place, mask=inside, other=0.0)
-    tl.store(x_grad + g * B * F + place, 2 * down * total, mask=inside)
-    down = 2 * down * tl.load(x + g * x_g + place, mask=inside, other=0.0)
+    out_grad = tl.load(grad + g * B * F + place, mask=inside, other=0.0)
+    tl.store(x_grad + g * B * F + place, 2 * out_grad * total, mask=inside)
+    total_grad = 2 * out_grad * tl.load(x + g * x_g + place, mask=inside, other=0.0)
     if not INSIDE:
-        down = down * total * (1 - total)
+        total_grad = total_grad * total * (1 - total)
     for n in range(0, L):
         wide = _wide(low, up, g, n, rows, columns, row_in, f_in, B, F, L, RANK, low_g, low_b, low_l, RT, BF16)
         weight = tl.load(share + (g * B + rows) * L + n, mask=row_in, other=0.0)[:, None]
         if INSIDE:
             s = tl.sigmoid(wide)
-            of_share = down * s
-            of_wide = down * weight * s * (1 - s)
+            of_share = total_grad * s
+            of_wide = total_grad * weight * s * (1 - s)
         else:
-            of_share = down * wide
-            of_wide = down * weight
+            of_share = total_grad * wide
+            of_wide = total_grad * weight
         tl.store(wide_grad + (g * L + n) * B * F + place, as_stored(of_wide, wide_grad), mask=inside)
         tile = (tl.program_id(1) * tl.num_programs(2) + g) * B + rows
         tl.store(share_grad + tile * L + n, tl.sum(of_share, 1), mask=row_in)
@@ -152,8 +152,8 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, low, up, share = ctx.saved_tensors
         grad = grads[0].contiguous()
-        kind = torch.bfloat16 if ctx.bf16 else torch.float32
-        x_grad, wide_grad = torch.empty_like(grad), grad.new_empty(*low.shape[:3], x.shape[-1], dtype=kind)
+        stored = torch.bfloat16 if ctx.bf16 else torch.float32
+        x_grad, wide_grad = torch.empty_like(grad), grad.new_empty(*low.shape[:3], x.shape[-1], dtype=stored)
         share_grad = grad.new_empty(_grid(grad)[1], *share.shape)
         constants = _constants(ctx.inside, ctx.bf16)
         with torch.profiler.record_function("triton::feature_gate_backward"):
@@ -161,10 +161,10 @@ class _Gated(torch.autograd.Function):
                 grad, x, low, up, share, x_grad, wide_grad, share_grad, *_sizes(x, low), **constants
             )
         wide = wide_grad.flatten(0, 1)
-        low_grad = torch.bmm(wide, up.flatten(0, 1).transpose(1, 2).to(kind)).view_as(low)
-        up_grad = torch.bmm(low.flatten(0, 1).transpose(1, 2).to(kind), wide).view_as(up)
-        of_x = x_grad.sum(0) if x.dim() == 2 else x_grad
-        return of_x, low_grad.to(grad.dtype), up_grad.to(grad.dtype), share_grad.sum(0), None, None
+        low_grad = torch.bmm(wide, up.flatten(0, 1).transpose(1, 2).to(stored)).view_as(low)
+        up_grad = torch.bmm(low.flatten(0, 1).transpose(1, 2).to(stored), wide).view_as(up)
+        x_grad = x_grad.sum(0) if x.dim() == 2 else x_grad
+        return x_grad, low_grad.to(grad.dtype), up_grad.to(grad.dtype), share_grad.sum(0), None, None
 
 
 def _grid(out: torch.Tensor) -> tuple[int, int, int]:

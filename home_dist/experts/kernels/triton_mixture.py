@@ -102,14 +102,14 @@ def mix_sums_kernel(
             place = rows[:, None] * D + columns[None, :]
             raw = tl.load(y + place, mask=inside, other=0.0).to(tl.float32)
             v = _argument(raw, scale, shift, at, d_in, NORM)
-            down = tl.load(
+            out_grad = tl.load(
                 grad + of[:, None, None].to(tl.int64) * B * D + place[None, :, :],
                 mask=k_in[:, None, None] & inside[None, :, :],
                 other=0.0,
             )
             gate = gates + of[:, None].to(tl.int64) * gate_k + rows[None, :] * gate_b + e * gate_e
             g = tl.load(gate, mask=gate_in, other=0.0)
-            dv = tl.sum(g[:, :, None] * down, 0)
+            dv = tl.sum(g[:, :, None] * out_grad, 0)
             kept = 1.0
             if DROPOUT:
                 kept = _factors(place + e * B * D, first, second, threshold, factor)
@@ -126,7 +126,7 @@ def mix_sums_kernel(
             shift_sum += tl.sum(dv, 0)
             tile = (tl.program_id(1) * K + of[:, None]).to(tl.int64) * B + rows[None, :]
             active = tl.where(inside, active * kept, 0.0)
-            tl.store(gate_grad + tile * E + e, tl.sum(down * active[None, :, :], 2), mask=gate_in)
+            tl.store(gate_grad + tile * E + e, tl.sum(out_grad * active[None, :, :], 2), mask=gate_in)
         y += B * D
         part = parts + tl.program_id(0).to(tl.int64) * 2 * E * D + at
         tl.store(part, shift_sum, mask=d_in)
@@ -155,7 +155,7 @@ def mix_inner_kernel(
     gate = gates + of[:, None].to(tl.int64) * gate_k + rows[None, :] * gate_b
     place = rows[:, None] * D + columns[None, :]
     where = of[:, None, None].to(tl.int64) * B * D + place[None, :, :]
-    down = tl.load(grad + where, mask=k_in[:, None, None] & inside[None, :, :], other=0.0)
+    out_grad = tl.load(grad + where, mask=k_in[:, None, None] & inside[None, :, :], other=0.0)
     counts = row_in.to(tl.float32)
     if WEIGHTED:
         counts = tl.load(weight + rows, mask=row_in, other=0.0)
@@ -165,7 +165,7 @@ def mix_inner_kernel(
         y += B * D
         v = _argument(raw, scale, shift, at, d_in, NORM)
         g = tl.load(gate + e * gate_e, mask=gate_in, other=0.0)
-        dv = tl.sum(g[:, :, None] * down, 0)
+        dv = tl.sum(g[:, :, None] * out_grad, 0)
         if DROPOUT:
             dv *= _factors(place + e * B * D, first, second, threshold, factor)
         if NORM:

@@ -16,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
+from home_dist.experts.kernels.choice import WIDTH_MULTIPLE
 from home_dist.layers.global_norm import Moments
 
 NONE = tl.constexpr(0)
@@ -209,8 +210,8 @@ def product(
     a_transposed, b_transposed = a.stride(1) == 1 < a.stride(2), b.stride(1) == 1 < b.stride(2)
     tile = tile_of(bf16, rows, columns)
     count = triton.cdiv(rows, tile.BM)
-    kind = torch.bfloat16 if bf16 and not full else torch.float32
-    out = a.new_empty(outputs, rows, columns, dtype=kind) if below is None else below
+    stored = torch.bfloat16 if bf16 and not full else torch.float32
+    out = a.new_empty(outputs, rows, columns, dtype=stored) if below is None else below
     parts = out
     if epilogue == MOMENTS:
         parts = a.new_empty(outputs, count, 2, columns, dtype=torch.float32)
@@ -231,14 +232,20 @@ def joined_moments(parts: torch.Tensor, rows: int, mask: torch.Tensor | None, bf
     """Joins the moments of tiles of samples, parts (E, tiles, 2, D), as in Chan et al. 1979. rows: the number of samples."""
     size = tile_of(bf16, rows, parts.shape[3]).BM
     weight = parts.new_ones(rows) if mask is None else mask
-    padded = torch.nn.functional.pad(weight, (0, parts.shape[1] * size - rows))
-    counts = padded.view(-1, size).sum(1).unsqueeze(1)
+    weight = torch.nn.functional.pad(weight, (0, parts.shape[1] * size - rows))
+    counts = weight.view(-1, size).sum(1).unsqueeze(1)
     total = counts.sum()
     means, squares = parts.unbind(2)
     mean = (means * counts).sum(1) / total.clamp(min=1)
     return mean, (squares + counts * (means - mean.unsqueeze(1)).square()).sum(1), total
 
 
+def padded(x: torch.Tensor) -> torch.Tensor:
+    """x (..., F), with zeros up to the next multiple of WIDTH_MULTIPLE."""
+    missing = -x.shape[-1] % WIDTH_MULTIPLE
+    return torch.nn.functional.pad(x, (0, missing)) if missing else x
+
+
 def operand(tensor: torch.Tensor | None, other: torch.Tensor) -> torch.Tensor:
-    """tensor, or other if it is None: a kernel takes a tensor even for an operand that it does not read."""
+    """Returns tensor, or `other` if tensor is None: a kernel needs a pointer even for an operand that it does not read."""
     return other if tensor is None else tensor

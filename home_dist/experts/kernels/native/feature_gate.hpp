@@ -1,5 +1,5 @@
-// The feature gates of all groups, products included: a thread takes some samples of a group from the low-rank activations to the
-// result while their gates (L, b, F) are in its cache. G groups, R the rank; all else as in gates.hpp.
+// The feature gates of all groups, matrix products included: for a chunk of b samples of a group, a thread computes the result
+// from the low-rank activations while the chunk's low-rank gates (L, b, F) are in its cache. G groups, R the rank.
 
 #pragma once
 
@@ -10,8 +10,8 @@
 
 namespace {
 
-// The feature gate of one row, before the factor 2: sum over l of share[l] * sigmoid(wide_l), or the sigmoid of that of wide_l.
-// gates (L, F): what share is multiplied with.
+// total (F) = the feature gate of one row before the factor 2: the sum over l of share[l] * sigmoid(wide_l) if `inside`, else
+// the sigmoid of the sum over l of share[l] * wide_l. gates (L, F) = the factors of share.
 template <class A>
 inline void gate_row(const A* wide, Size gate, const A* share, A* gates, A* total, bool inside, Size count, Size width) {
   for (Size d = 0; d < width; ++d) total[d] = 0;
@@ -56,7 +56,8 @@ inline void scale_row(const A* wide, Size gate, const A* share, const A* x, A* t
   for (Size d = 0; d < width; ++d) to[d] = A(2) * x[d] * total[d];
 }
 
-// wide = its gradient; share_grad (L); x_grad (F), if not null, = or, if `add`, += that of x as far as it is multiplied.
+// The backward of `scale_row`: wide = its gradient; share_grad (L); x_grad (F), unless null, = or, if `add`, += the gradient of
+// x as a factor of the result.
 template <class A>
 inline void scale_row_backward(const A* grad, A* wide, Size gate, const A* share, const A* x, A* share_grad, A* x_grad, bool add,
                                bool inside, Size count, Size width, GateRow<A>& own) {
@@ -83,7 +84,7 @@ inline void scale_row_backward(const A* grad, A* wide, Size gate, const A* share
   }
 }
 
-// Sizes of all of it. x_step: how far the inputs of two groups lie apart, 0 where they are one.
+// x_step: the stride between the inputs of two groups, 0 if they share one.
 struct GateSizes {
   Size x_step, inside, groups, count, rank, rows, width;
 };
@@ -116,8 +117,9 @@ void feature_gates(Gemm<A> gemm, const A* x, const A* low, const A* up, const A*
   }
 }
 
-// share_grad and low_grad, shaped as share and low; x_grad as x, if not null, as far as x is multiplied; up_grad (parts, G, L, R,
-// F), whose sum over parts is that of up. Samples are cut into `parts`, each of them one thread's, whatever the threads.
+// The backward: share_grad and low_grad in the shapes of share and low; x_grad, unless null, in the shape of x, the gradient of
+// x as a factor of the result; up_grad (parts, G, L, R, F), whose sum over parts is the gradient of up. One thread works on
+// each part of the samples, and the number of threads does not change the parts.
 template <class A>
 void feature_gates_backward(Gemm<A> gemm, const A* grad, const A* x, const A* low, const A* up, const A* share, A* share_grad,
                             A* low_grad, A* x_grad, A* up_grad, A* near, Size chunk, Size parts, GateSizes s) {

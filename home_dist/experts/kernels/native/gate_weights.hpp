@@ -8,7 +8,7 @@ namespace {
 
 inline Size seen_of(const Size* places, Size most) { return std::find(places, places + most, Size(-1)) - places; }
 
-// One gate's scores -> its weights on the experts that it sees, in the same order: softmax, or the sigmoid of the one there is.
+// weights (count) = softmax(scores), or the sigmoid of a single score if `alone`.
 template <class A>
 inline void weigh(const A* scores, A* weights, Size count, bool alone) {
   if (alone) {
@@ -22,8 +22,9 @@ inline void weigh(const A* scores, A* weights, Size count, bool alone) {
   for (Size n = 0; n < count; ++n) weights[n] /= sum;
 }
 
-// Gates (K, B, E) of scores (K, B, S): `main` scores of the masked gate, then those of the self gate, each one followed by what
-// fills it up. places (K, S): the experts that the scores are of, or -1; alone (K): whether a self gate is a sigmoid.
+// out (K, B, E) = the weights of gates with scores (K, B, S): `main` scores of the masked gate and its padding, then the scores
+// of the self gate and its padding. places (K, S): the experts of the scores, -1 for padding; alone (K): whether a self gate is
+// a sigmoid.
 template <class A>
 void gate_weights(const A* scores, Size score_k, Size score_b, const Size* places, const Size* alone, A* out, Size main,
                   Size gate_count, Size rows, Size all, Size experts) {
@@ -48,7 +49,7 @@ void gate_weights(const A* scores, Size score_k, Size score_b, const Size* place
   }
 }
 
-// score_grad, strided as the scores: 0 for what fills up.
+// The backward: score_grad, with the strides of the scores; 0 for padding.
 template <class A>
 void gate_weights_backward(const A* grad, const A* scores, Size score_k, Size score_b, const Size* places, const Size* alone,
                            A* score_grad, Size main, Size gate_count, Size rows, Size all, Size experts) {

@@ -1,4 +1,4 @@
-// The library's functions, by type: see the headers for what they do.
+// The library's C functions for each type, documented in the headers.
 
 #include "bank.hpp"
 #include "feature_gate.hpp"
