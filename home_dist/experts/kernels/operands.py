@@ -40,14 +40,14 @@ class Norm:
 
     @property
     def training(self) -> bool:
-        """Whether the batch's statistics normalise; running averages do otherwise."""
+        """Whether the batch's statistics normalise; in evaluation, running averages do."""
         return self.module.training
 
     def running(self) -> Statistics:
         return Statistics(self.module.running_mean, self.module.running_var, None)
 
     def of_batch(self, mean: torch.Tensor, squares: torch.Tensor, count: torch.Tensor) -> Statistics:
-        """This rank's moments, as of `local_moments` -> the global batch's statistics. Moves the running averages."""
+        """The global batch's statistics, from this rank's `local_moments`. Moves the running averages."""
         mean, variance, samples = joined(mean, squares, count)
         self.module.follow(mean.detach(), variance.detach(), samples.detach())
         return Statistics(mean, variance, samples)
@@ -55,6 +55,8 @@ class Norm:
 
 @dataclass(frozen=True)
 class Operands:
+    """The parameters of E experts."""
+
     experts: tuple[int, ...]
     """How many experts read input i."""
     weights: Sequence[torch.Tensor]
@@ -62,7 +64,3 @@ class Operands:
     biases: Sequence[torch.Tensor]
     """Per layer (E, out); the last layer has none before a normalisation."""
     norm: Norm | None
-
-    @property
-    def total(self) -> int:
-        return sum(self.experts)
