@@ -32,7 +32,7 @@ from benchmarks.expert_bank_peers import HomeOfModules, Loop, floor, home  # noq
 from benchmarks.expert_bank_report import claims, plot, table  # noqa: E402
 from home_dist.config import KernelSection  # noqa: E402
 from home_dist.experts import ExpertBank  # noqa: E402
-from home_dist.experts.kernels import EAGER, Kernel, KernelUser, choose, host  # noqa: E402
+from home_dist.experts.kernels import EAGER, Kernel, KernelUser, choose  # noqa: E402
 from home_dist.models import TaskGroups  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "expert_bank.json"
@@ -215,7 +215,7 @@ def main() -> None:
             "threads": options.threads,
             "share_of_cores": share_of_cores(product),
             "instructions": torch.backends.cpu.get_cpu_capability(),
-            "passes": host.passes().about,
+            "passes": choose(torch.device("cpu"), KernelSection(backend="cpu")).reason,
             "quick": options.quick,
             "shapes": {name: measure_shape(name, options.quick) for name in SHAPES},
             "bf16": measure_bf16(options.quick),

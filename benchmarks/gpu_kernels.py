@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class Usage:
 
 
 def products() -> Iterator[Configuration]:
-    from home_dist.experts.kernels import tiles, triton_products
+    from home_dist.experts.kernels import triton_products
 
     none, bias_relu, moments, relu_backward = (
         getattr(triton_products, n).value for n in ("NONE", "BIAS_RELU", "MOMENTS", "RELU_BACKWARD")
@@ -83,40 +83,48 @@ def products() -> Iterator[Configuration]:
         ]:
             for large in (False, True):
                 pointers = {**common, "a": a, "b": b, "out": out, "below": out}
-                flags = {"EPILOGUE": epilogue, "WEIGHTED": True, "BF16": bf16, "A_TURNED": turned[0], "B_TURNED": turned[1]}
+                flags = {
+                    "EPILOGUE": epilogue,
+                    "WEIGHTED": True,
+                    "BF16": bf16,
+                    "A_TRANSPOSED": turned[0],
+                    "B_TRANSPOSED": turned[1],
+                }
                 name = f"product, {what}, {'bf16' if bf16 else 'fp32'}, {'large' if large else 'small'} tiles"
-                tile = tiles.PRODUCTS[bf16, large].arguments()
-                yield Configuration(name, triton_products.grouped_product, pointers, tile, flags)
+                tile = asdict(triton_products.TILES[bf16, large])
+                yield Configuration(name, triton_products.product_kernel, pointers, tile, flags)
 
 
 def mixtures() -> Iterator[Configuration]:
-    from home_dist.experts.kernels import tiles, triton_mixture
+    from home_dist.experts.kernels import triton_mixture
 
     for gates, width in [(1, 8), (12, 256), (48, 128)]:
         for stored in (FP32, BF16):
             of = f"{gates} gates, width {width}, {stored[1:]}"
             flags = {"NORM": True, "DROPOUT": True, "gate_e": 1}
             common = {"y": stored, **dict.fromkeys(("scale", "shift", "gates"), FP32)}
-            tile, sums_tile = tiles.mixture(gates, width).arguments(), tiles.sums(gates, width).arguments()
-            yield Configuration(f"mixture, {of}", triton_mixture.mix, {**common, "out": FP32}, tile, flags)
+            tile, sums_tile = asdict(triton_mixture.tile_of(gates, width)), asdict(triton_mixture.sums_tile_of(gates, width))
+            yield Configuration(f"mixture, {of}", triton_mixture.mix_kernel, {**common, "out": FP32}, tile, flags)
             common |= dict.fromkeys(("grad", "mean", "rstd"), FP32)
-            sums, rows = {"gate_grad": FP32, "parts": FP32}, {"ROWS": tiles.SUM_ROWS, **flags}
-            yield Configuration(f"mixture, sums of the backward, {of}", triton_mixture.mix_sums, common | sums, sums_tile, rows)
+            sums, rows = {"gate_grad": FP32, "parts": FP32}, {"ROWS": triton_mixture.SUM_ROWS, **flags}
+            yield Configuration(
+                f"mixture, sums of the backward, {of}", triton_mixture.mix_sums_kernel, common | sums, sums_tile, rows
+            )
             inner = {"away": FP32, "along": FP32, "weight": FP32, "out": stored}
             flags = flags | {"OF_BATCH": True, "WEIGHTED": True}
-            yield Configuration(f"mixture, backward, {of}", triton_mixture.mix_inner, common | inner, tile, flags)
+            yield Configuration(f"mixture, backward, {of}", triton_mixture.mix_inner_kernel, common | inner, tile, flags)
 
 
 def feature_gates() -> Iterator[Configuration]:
-    from home_dist.experts.kernels import tiles, triton_gate
+    from home_dist.experts.kernels import triton_feature_gate
 
     for bf16 in (False, True):
         of, flags = "bf16" if bf16 else "fp32", {"INSIDE": True, "BF16": bf16}
         pointers = dict.fromkeys(("x", "low", "up", "share"), FP32)
-        tile = tiles.GATE.arguments()
-        yield Configuration(f"feature gate, {of}", triton_gate.feature_gate, {**pointers, "out": FP32}, tile, flags)
+        tile = asdict(triton_feature_gate.TILE)
+        yield Configuration(f"feature gate, {of}", triton_feature_gate.gate_kernel, {**pointers, "out": FP32}, tile, flags)
         pointers |= {"grad": FP32, "x_grad": FP32, "share_grad": FP32, "wide_grad": BF16 if bf16 else FP32}
-        yield Configuration(f"feature gate, backward, {of}", triton_gate.feature_gate_backward, pointers, tile, flags)
+        yield Configuration(f"feature gate, backward, {of}", triton_feature_gate.gate_backward_kernel, pointers, tile, flags)
 
 
 def compiled(one: Configuration, capability: int) -> Usage:

@@ -1,7 +1,7 @@
-"""C++ sources, compiled for this processor when they are first needed: once per machine, in some seconds.
+"""Compiles C++ sources for this processor at their first use: once per machine, in seconds.
 
-A library is kept in the user's cache under a name made of its sources, the compiler and the processor. It is written to a
-name of its own and then renamed, so that ranks that build at the same time do not disturb each other.
+The user's cache keeps the library under a hash of its sources, the compiler and the processor. A build writes to a temporary
+file and renames it, so that several ranks can build at the same time.
 """
 
 import ctypes
@@ -17,23 +17,23 @@ from pathlib import Path
 
 from home_dist.files.private import is_private
 
-_TIMEOUT = 120.0  # seconds; it takes 5
+_TIMEOUT = 120.0  # seconds; a build takes 5
 
 
 class CannotBuild(Exception):
-    """Why a library could not be compiled or loaded."""
+    """A library could not be compiled or loaded; the message is the reason."""
 
 
 @functools.cache
 def native_library(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
-    """The library made of `source`, which may include other files of its folder. Raises CannotBuild."""
+    """Builds and loads the library of `source`, which may include files of its folder. Raises CannotBuild."""
     compiler = os.environ.get("CXX") or next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
     if compiler is None:
         raise CannotBuild("no C++ compiler")
     try:
-        asked = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True, timeout=20, check=True)
+        version = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True, timeout=20, check=True)
         texts = [path.read_text() for path in sorted(source.parent.iterdir()) if path.suffix in (".hpp", ".cpp")]
-        key = "\n".join([*texts, source.name, " ".join(flags), compiler, asked.stdout, _processor()])
+        key = "\n".join([*texts, source.name, " ".join(flags), compiler, version.stdout, _processor()])
         library = _folder() / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
         if not library.exists():
             _compile(compiler, source, flags, library)
@@ -50,29 +50,29 @@ def _compile(compiler: str, source: Path, flags: Sequence[str], library: Path) -
         # Not every architecture's compiler knows -march=native.
         for target in (["-march=native"], ["-mcpu=native"], []):
             command = [*compiler.split(), *flags, *target, str(source), "-o", str(made)]
-            ended = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
-            if ended.returncode == 0:
+            build = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
+            if build.returncode == 0:
                 break
-        ended.check_returncode()
+        build.check_returncode()
         os.replace(made, library)
 
 
 def _folder() -> Path:
-    """Where libraries are kept: the user's cache, or a folder of this user's for temporary files."""
+    """The folder that keeps libraries: in the user's cache, or a private one for temporary files. Raises CannotBuild."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     for folder in (Path(cache) / "home_dist", Path(tempfile.gettempdir()) / f"home_dist-{os.getuid()}"):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError:
             continue
-        # A folder that someone else owns or may write could hold someone else's code.
+        # Another user who may write to the folder could put code into it.
         if is_private(folder.resolve()) and os.access(folder, os.W_OK):
             return folder
     raise CannotBuild("no folder to keep the compiled library in")
 
 
 def _processor() -> str:
-    """What -march=native depends on: a home folder may serve machines of several kinds."""
+    """The processor's model and features, on which -march=native depends: machines of several kinds may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

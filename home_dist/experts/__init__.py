@@ -1,9 +1,10 @@
-"""Expert bank, gates, mixture and towers: what every multi-task model of the family is wired from."""
+"""Expert bank, gates, mixture and towers: the modules that all multi-task models are composed of."""
 
 from home_dist.experts.bank import ExpertBank
 from home_dist.experts.feature_gate import FeatureGate
-from home_dist.experts.gates import MaskedGates, SelfGates, mixture
+from home_dist.experts.gates import MaskedGates, SelfGates
 from home_dist.experts.input_dropout import InputDropout
+from home_dist.experts.kernels.eager import mixture
 from home_dist.experts.towers import Towers
 
 __all__ = ["ExpertBank", "FeatureGate", "InputDropout", "MaskedGates", "SelfGates", "Towers", "mixture"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from home_dist.experts.kernels import KernelUser, Norm, Operands, eager
+from home_dist.experts.kernels import KernelUser, Norm, Operands, cpu_bank, eager
 from home_dist.experts.kernels.dropout import Dropout
 from home_dist.layers.global_norm import GlobalBatchNorm
 
@@ -15,14 +15,14 @@ class ExpertBank(KernelUser):
     """Feed-forward experts, of which several may read one input.
 
     Classic (norm=False): ReLU(W2 ReLU(W1 x + b1) + b2), as in MMoE and PLE. HoME (norm=True): Swish(Norm(MLP(x))), where the
-    last linear layer of the MLP has no activation of its own and Norm is batch normalisation per expert and output unit over
-    the global batch (Wang et al. 2024); that layer has no bias either, as Norm has one. Any number of hidden layers.
+    last linear layer of the MLP has no activation and no bias, and Norm is batch normalisation with a bias, per expert and
+    output unit, over the global batch (Wang et al. 2024). Any number of hidden layers.
     """
 
     def __init__(
         self, experts: Sequence[int], in_dim: int, hidden: Sequence[int], out_dim: int, norm: bool, dropout: float = 0.0
     ):
-        """experts: how many experts read input i; experts of one input stand together."""
+        """experts: how many experts read input i. The experts are in the order of their inputs."""
         super().__init__()
         if not experts or min(experts) < 1:
             raise ValueError(f"each input needs at least one expert, got {list(experts)}")
@@ -37,8 +37,8 @@ class ExpertBank(KernelUser):
         for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
             bound = math.sqrt(6 / fan_in)  # Kaiming, for ReLU
             self.weights.append(nn.Parameter(torch.empty(self.total, fan_out, fan_in).uniform_(-bound, bound)))
-        # What a bias before the normalisation adds, the normalisation takes away again; its gradient would be rounding noise,
-        # which Adam scales up to full steps.
+        # A normalisation subtracts a bias that comes before it: the bias's gradient would be rounding noise, which Adam scales
+        # up to full steps.
         for width in widths[1:-1] if norm else widths[1:]:
             self.biases.append(nn.Parameter(torch.zeros(self.total, width)))
         self.norm = GlobalBatchNorm((self.total, out_dim)) if norm else None
@@ -49,7 +49,7 @@ class ExpertBank(KernelUser):
         return {"model.expert_hidden": self._hidden, "model.expert_dim": [self._out]}
 
     def forward(self, inputs: Sequence[torch.Tensor], mask: torch.Tensor | None = None) -> torch.Tensor:
-        """All experts' outputs, in plain torch whatever the backend: what inspects experts wants the definition.
+        """All experts' outputs, by eager with any backend: for inspection of experts.
 
         inputs: one (B, F) per entry of `experts`; mask: (B,), samples that count in the statistics. Returns (E, B, D).
         """
@@ -61,39 +61,24 @@ class ExpertBank(KernelUser):
         inputs: Sequence[torch.Tensor] | torch.Tensor,
         gates: torch.Tensor,
         mask: torch.Tensor | None = None,
-        seen: Sequence[int] | None = None,
     ) -> torch.Tensor:
-        """What gates make of the experts' outputs: sum over e of gates[k, b, e] * expert e of sample b.
+        """The mixtures of the experts' outputs: sum over e of gates[k, b, e] * expert e of sample b.
 
         inputs: one (B, F) per entry of `experts`, or all of them as one tensor; gates: (K, B, E); mask: (B,), samples that
-        count in the statistics. seen: ascending positions of the experts that some gate may see, if not all: the others are
-        not computed, get no gradient, and their running averages stay. Returns (K, B, D).
+        count in the statistics. Returns (K, B, D).
         """
-        chosen = None
-        if seen is not None and len(seen) < self.total:
-            chosen = torch.tensor(seen, device=gates.device)
-            gates = gates.index_select(2, chosen)
-        operands = self._operands(chosen, seen)
+        operands = self._operands()
         backend, precision = self.kernel.backend, self.kernel.precision
         dropout = Dropout.drawn(self.dropout) if self.training else None
         if backend == "cpu":
-            from home_dist.experts.kernels import host
-
-            return host.mixed(operands, inputs, gates, mask, precision, dropout=dropout)
+            return cpu_bank.mixed(operands, inputs, gates, mask, precision, dropout)
         inputs = list(inputs)
         if backend == "triton":
-            from home_dist.experts.kernels import device
+            from home_dist.experts.kernels import triton_bank
 
-            return device.mixed(operands, inputs, gates, mask, precision, dropout)
+            return triton_bank.mixed(operands, inputs, gates, mask, precision, dropout)
         return eager.mixed(operands, inputs, gates, mask, precision, dropout)
 
-    def _operands(self, chosen: torch.Tensor | None = None, seen: Sequence[int] | None = None) -> Operands:
-        """The parameters of all experts, or of those chosen."""
-        if chosen is None or seen is None:
-            norm = None if self.norm is None else Norm.of(self.norm)
-            return Operands(self.experts, tuple(self.weights), tuple(self.biases), norm)
-        ends = [sum(self.experts[: i + 1]) for i in range(len(self.experts))]
-        counts = tuple(sum(end - n <= e < end for e in seen) for n, end in zip(self.experts, ends, strict=True))
-        weights, biases = ([p.index_select(0, chosen) for p in params] for params in (self.weights, self.biases))
-        norm = None if self.norm is None else Norm.of(self.norm, chosen)
-        return Operands(counts, weights, biases, norm)
+    def _operands(self) -> Operands:
+        norm = None if self.norm is None else Norm.of(self.norm)
+        return Operands(self.experts, tuple(self.weights), tuple(self.biases), norm)

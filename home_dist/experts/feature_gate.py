@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from home_dist.experts.kernels import KernelUser
+from home_dist.experts.kernels import KernelUser, cpu_feature_gate
 
 
 class FeatureGate(KernelUser):
@@ -28,15 +28,13 @@ class FeatureGate(KernelUser):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, F), one input for all groups, or (G, B, F). Returns the gated inputs, (G, B, F)."""
         if self.kernel.backend == "triton":
-            from home_dist.experts.kernels import device_gate
+            from home_dist.experts.kernels import triton_feature_gate
 
             low, share = self._low(x)
             up = self.up.view(self.groups, self.gates, self.rank, -1)
-            return device_gate.gated(x, low, up, share, self.sigmoid == "inside", self.kernel.precision)
+            return triton_feature_gate.gated(x, low, up, share, self.sigmoid == "inside", self.kernel.precision)
         if self.kernel.backend == "cpu":
-            from home_dist.experts.kernels import host_gate
-
-            return host_gate.gated(x, self.down, self.up, self.choice, self.sigmoid == "inside", self.kernel.precision)
+            return cpu_feature_gate.gated(x, self.down, self.up, self.choice, self.sigmoid == "inside", self.kernel.precision)
         return x * self.scale(x)
 
     def scale(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Gates over experts under a mask, and the mixture they weigh."""
+"""Gates over experts under a mask."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from home_dist.experts.kernels import KernelUser
-from home_dist.experts.kernels.places import Places
+from home_dist.experts.kernels.cpu_gate_weights import ScoreLayout, gate_weights
 
 
 class _Scores(nn.Module):
@@ -37,7 +37,7 @@ class _Scores(nn.Module):
 class MaskedGates(_Scores, KernelUser):
     """softmax(W_k x) over the experts that gate k may see; all others get exactly 0 and no gradient."""
 
-    _places: tuple[torch.Tensor, torch.Tensor | None, Places] | None = None
+    _layout: tuple[torch.Tensor, torch.Tensor | None, ScoreLayout] | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, F) or (K, B, F). Returns weights (K, B, E)."""
@@ -46,22 +46,20 @@ class MaskedGates(_Scores, KernelUser):
         return self.scores(x).masked_fill(~self.mask.unsqueeze(1), -torch.inf).softmax(-1)
 
     def joined(self, own: "SelfGates | None", x: torch.Tensor) -> torch.Tensor:
-        """The weights of these gates and, if any, of the self gates beside them, added up."""
+        """The sum of the weights of these gates and of the self gates `own`, if there are any, (K, B, E)."""
         if self.kernel.backend == "cpu":
             return self._fused(x, own)
         return self(x) if own is None else self(x) + own(x)
 
     def _fused(self, x: torch.Tensor, own: "SelfGates | None") -> torch.Tensor:
-        from home_dist.experts.kernels import host_weights
-
         masks = (self.mask, None if own is None else own.mask)
-        if self._places is None or self._places[0] is not masks[0] or self._places[1] is not masks[1]:
-            self._places = (*masks, Places.of(*masks))
-        return host_weights.weights(x, self.weight, None if own is None else own.weight, self._places[2])
+        if self._layout is None or self._layout[0] is not masks[0] or self._layout[1] is not masks[1]:
+            self._layout = (*masks, ScoreLayout.of(*masks))
+        return gate_weights(x, self.weight, None if own is None else own.weight, self._layout[2])
 
 
 class SelfGates(_Scores):
-    """HoME's residual path from a group's own experts: softmax(W x) over them, or sigmoid(W x) where there is just one.
+    """HoME's residual path from a group's own experts: softmax(W x) over them, or sigmoid(W x) if the group has one expert.
 
     The paper writes MLP_G without its depth; one linear layer, as for the main gates.
     """
@@ -78,8 +76,3 @@ class SelfGates(_Scores):
         several = scores.masked_fill(~self.mask.unsqueeze(1), -torch.inf).softmax(-1)
         single = torch.sigmoid(scores) * self.mask.unsqueeze(1)
         return torch.where(self.lone[:, None, None], single, several)
-
-
-def mixture(weights: torch.Tensor, experts: torch.Tensor) -> torch.Tensor:
-    """weights: (K, B, E); experts: (E, B, D). Returns (K, B, D): sum over e of weights[k, b, e] * experts[e, b]."""
-    return torch.bmm(weights.permute(1, 0, 2), experts.transpose(0, 1)).transpose(0, 1)

@@ -1,14 +1,14 @@
-"""Dropout of what the experts read."""
+"""Dropout of the experts' inputs."""
 
 import torch
 from torch import nn
 
 from home_dist.experts.kernels import KernelUser
-from home_dist.experts.kernels.dropout import Dropout
+from home_dist.experts.kernels.dropout import Dropout, dropped_on_cpu
 
 
 class InputDropout(KernelUser):
-    """x (B, F) -> (B, F). The cpu backend needs one pass and keeps no mask; the others are torch's own dropout."""
+    """x (B, F) -> (B, F). The cpu backend makes one pass and keeps no mask; the other backends are torch's dropout."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -18,6 +18,4 @@ class InputDropout(KernelUser):
         dropout = Dropout.drawn(self.rate) if self.training and self.kernel.backend == "cpu" else None
         if dropout is None:
             return nn.functional.dropout(x, self.rate, self.training)
-        from home_dist.experts.kernels import host_dropout
-
-        return host_dropout.dropped(x, dropout)
+        return dropped_on_cpu(x, dropout)

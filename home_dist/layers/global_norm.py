@@ -1,6 +1,6 @@
-"""Batch normalisation over the global batch: the real samples of all ranks, and nothing else.
+"""Batch normalisation over the global batch: the real samples of all ranks, without padding.
 
-torch.nn.SyncBatchNorm does not run on CPU and knows no mask, so that filled samples would enter its statistics.
+torch.nn.SyncBatchNorm does not run on CPU and has no mask: padding would enter its statistics.
 """
 
 from typing import Any
@@ -29,13 +29,14 @@ class _GatherRanks(torch.autograd.Function):
 
 
 Moments = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Mean, sum of squares around it or biased variance, and number of samples."""
 
 
 def global_moments(x: torch.Tensor, mask: torch.Tensor | None) -> Moments:
     """Mean and biased variance over the samples of all ranks.
 
-    x: (..., B, D); mask: (B,) with 1 for samples that count, or None for all. Returns mean and variance, (..., D), and the
-    number of samples, (). With no sample at all they are zero.
+    x: (..., B, D); mask: (B,), 1 for real samples, or None for all. Returns mean and variance, (..., D), and the number of
+    samples, (). All are zero without any sample.
     """
     return joined(*local_moments(x, mask))
 
@@ -48,17 +49,16 @@ def local_moments(x: torch.Tensor, mask: torch.Tensor | None) -> Moments:
         squares = (x - mean.unsqueeze(-2)).square().sum(-2)
     else:
         count = mask.sum().to(x.dtype)
-        chosen = mask.to(x.dtype).unsqueeze(-1)
-        mean = (x * chosen).sum(-2) / count.clamp(min=1)
-        squares = ((x - mean.unsqueeze(-2)) * chosen).square().sum(-2)
+        weight = mask.to(x.dtype).unsqueeze(-1)
+        mean = (x * weight).sum(-2) / count.clamp(min=1)
+        squares = ((x - mean.unsqueeze(-2)) * weight).square().sum(-2)
     return mean, squares, count
 
 
 def joined(mean: torch.Tensor, squares: torch.Tensor, count: torch.Tensor) -> Moments:
-    """Each rank's local moments -> mean, biased variance and number of samples of all ranks.
+    """Each rank's local moments -> mean, biased variance and number of samples of all ranks (Chan et al. 1979).
 
-    As in Chan et al. 1979: the squares are summed around each rank's own mean, so that a mean far from zero costs no
-    precision.
+    Each rank sums squares around its own mean: a mean far from zero costs no precision.
     """
     if not several_ranks():
         return mean, squares / count.clamp(min=1), count
@@ -79,8 +79,8 @@ def several_ranks() -> bool:
 class GlobalBatchNorm(nn.Module):
     """Normalises each of `shape` units over the samples: x (*shape[:-1], B, shape[-1]).
 
-    In training by the global batch's moments, in evaluation by their running averages. A global batch of a single sample has
-    variance 0, so that the output is the bias: defined, and not NaN.
+    In training by the global batch's moments, in evaluation by their running averages. A global batch of one sample has
+    variance 0: its output is the bias.
     """
 
     running_mean: torch.Tensor
@@ -111,14 +111,11 @@ class GlobalBatchNorm(nn.Module):
         return torch.addcmul(shift.unsqueeze(-2), x, scale.unsqueeze(-2))
 
     @torch.no_grad()
-    def follow(self, mean: torch.Tensor, var: torch.Tensor, count: torch.Tensor, chosen: torch.Tensor | None = None) -> None:
-        """Moves the running averages towards a batch's moments; `chosen`: which entries of the first axis these are of."""
+    def follow(self, mean: torch.Tensor, var: torch.Tensor, count: torch.Tensor) -> None:
+        """Moves the running averages towards a batch's moments."""
         if again():
             return
         step = torch.where(count > 0, self.momentum, 0.0)
         unbiased = var * count / (count - 1).clamp(min=1)
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-            if chosen is None:
-                running.lerp_(new, step)
-            else:
-                running[chosen] = running[chosen].lerp(new, step)
+            running.lerp_(new, step)

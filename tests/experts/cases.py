@@ -1,4 +1,4 @@
-"""What the operator's tests share: cases, and a reference in float64 written from the equations, expert by expert."""
+"""Cases for tests of the expert bank, and a float64 reference by the equations, expert by expert."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class Case:
     def make(self, dtype: torch.dtype, seed: int = 0) -> "Made":
         torch.manual_seed(seed)
         bank = ExpertBank(self.experts, self.in_dim, self.hidden, self.out_dim, self.norm).to(dtype)
-        for parameter in bank.parameters():  # away from zeros and ones, so that nothing cancels by chance
+        for parameter in bank.parameters():  # not zeros and ones, which would hide errors
             parameter.data.add_(torch.randn_like(parameter) * 0.3)
         inputs = [torch.randn(self.samples, self.in_dim, dtype=dtype, requires_grad=True) for _ in self.experts]
         gates = torch.randn(self.gates, self.samples, bank.total, dtype=dtype).softmax(-1).requires_grad_()
@@ -91,9 +91,9 @@ def reference(made: Made, factors: torch.Tensor | None = None) -> torch.Tensor:
             if d < last or bank.norm is None:
                 x = torch.where(x > 0, x, 0.0)
         if bank.norm is not None:
-            chosen = x if made.mask is None else x[made.mask > 0]
+            real = x if made.mask is None else x[made.mask > 0]
             if bank.training:
-                mean, variance = chosen.mean(0), chosen.var(0, correction=0)
+                mean, variance = real.mean(0), real.var(0, correction=0)
             else:
                 mean, variance = bank.norm.running_mean[e], bank.norm.running_var[e]
             x = (x - mean) / torch.sqrt(variance + 1e-5) * bank.norm.weight[e] + bank.norm.bias[e]
@@ -107,13 +107,13 @@ def reference(made: Made, factors: torch.Tensor | None = None) -> torch.Tensor:
 
 
 def compare(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolerance: float) -> None:
-    """Each tensor to `tolerance` of its own largest value, or of 1e-3 where all that is left is rounding noise."""
+    """Compares each tensor to `tolerance` times its largest value plus 1e-3, for tensors that are rounding noise."""
     for name, expected in theirs.items():
         scale = expected.abs().max().item() + 1e-3
-        found = ours[name].to(expected.dtype)
-        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}")
+        actual = ours[name].to(expected.dtype)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def distances(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Per tensor, the norm of the difference over the norm: for low precision, where a ReLU may fall to the other side."""
+    """Per tensor, the norm of the difference divided by the norm: for low precision, in which single ReLUs may differ."""
     return {name: float((ours[name] - expected).norm() / (expected.norm() + 1e-3)) for name, expected in theirs.items()}

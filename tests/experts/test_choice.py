@@ -1,4 +1,4 @@
-"""Which backend is chosen, and what does not fit is refused in the configuration's words."""
+"""The choice of a backend, and errors in the configuration's words for widths that do not fit."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""The feature gate: every backend that runs on a CPU against a float64 reference, forward and all gradients."""
+"""The feature gate: eager and cpu against a float64 reference, forward and all gradients."""
 
 import math
 from dataclasses import dataclass
@@ -9,11 +9,10 @@ import torch
 
 from home_dist.config import KernelSection
 from home_dist.experts import FeatureGate
-from home_dist.experts.kernels import Kernel, gate_products, host, host_gate, select
-from home_dist.experts.kernels.passes import TorchPasses
+from home_dist.experts.kernels import Kernel, cpu_feature_gate, select
 from tests.experts.cases import compare, distances
 
-BACKENDS = ["eager", "cpu", "cpu-torch"]
+BACKENDS = ["eager", "cpu"]
 
 
 @dataclass
@@ -67,12 +66,8 @@ CASES = [
 
 
 def run(backend: str, made: Made, precision: str = "fp32") -> torch.Tensor:
-    gate = made.gate
-    if backend == "cpu-torch":
-        operands = (gate.down, gate.up, gate.choice, gate.sigmoid == "inside", precision)
-        return host_gate.gated(made.x, *operands, TorchPasses())
-    gate.kernel = Kernel(backend, precision)
-    return gate(made.x)
+    made.gate.kernel = Kernel(backend, precision)
+    return made.gate(made.x)
 
 
 def reference(made: Made) -> torch.Tensor:
@@ -101,11 +96,10 @@ def test_equals_the_reference(backend, case):
     compare(single.results(run(backend, single)), expected, 2e-5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS[1:])
 @pytest.mark.parametrize("case", CASES[:4], ids=str)
-def test_bf16_equals_eager_in_bf16(backend, case):
+def test_bf16_equals_eager_in_bf16(case):
     ours, theirs = (case.make(torch.float32) for _ in range(2))
-    off = distances(ours.results(run(backend, ours, "bf16")), theirs.results(run("eager", theirs, "bf16")))
+    off = distances(ours.results(run("cpu", ours, "bf16")), theirs.results(run("eager", theirs, "bf16")))
     assert max(off.values()) < 1e-2
     assert off["output"] < 4e-3
 
@@ -114,7 +108,7 @@ def test_bf16_equals_eager_in_bf16(backend, case):
 def test_chunks_of_samples_change_nothing(case, monkeypatch):
     whole = case.make(torch.float64)
     expected = whole.results(run("cpu", whole))
-    monkeypatch.setattr(gate_products, "CHUNK_BYTES", 1)  # 16 samples in a chunk, the last one cut
+    monkeypatch.setattr(cpu_feature_gate, "CHUNK_BYTES", 1)  # 16 samples in a chunk, the last one cut
     made = case.make(torch.float64)
     compare(made.results(run("cpu", made)), expected, 1e-12)
 
@@ -137,42 +131,23 @@ def test_gradients_can_be_taken_twice_from_one_graph():
         torch.testing.assert_close(again, first[name], rtol=0, atol=0)
 
 
-def test_results_do_not_depend_on_the_number_of_threads():
-    found, before = [], torch.get_num_threads()
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        wide, share = torch.linspace(-9, 9, 2 * 50 * 7).view(2, 50, 7), torch.linspace(0, 1, 100).view(50, 2)
-        x, x_grad, share_grad = torch.ones(50, 7), torch.zeros(50, 7), torch.empty(50, 2)
-        host.passes().gate_backward_(x + 1, wide, share, x, True, share_grad, x_grad, True)
-        found.append((wide, x_grad, share_grad))
-    torch.set_num_threads(before)
-    for one, two in zip(*found, strict=True):
-        torch.testing.assert_close(one, two, rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("shared", [True, False])
 def test_parts_of_samples_and_threads_change_nothing(shared, monkeypatch):
-    monkeypatch.setattr(gate_products, "CHUNK_BYTES", 1 << 12)  # several chunks in a part
+    monkeypatch.setattr(cpu_feature_gate, "CHUNK_BYTES", 1 << 12)  # several chunks in a part
     case = Case(shared=shared, samples=1000)  # 7 parts, the last one cut
     whole = case.make(torch.float64)
     expected, before = whole.results(run("eager", whole)), torch.get_num_threads()
-    found = []
+    by_threads = []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             made = case.make(torch.float64)
-            found.append(made.results(run("cpu", made)))
+            by_threads.append(made.results(run("cpu", made)))
     finally:
         torch.set_num_threads(before)
-    compare(found[0], expected, 1e-12)
-    for other in found[1:]:
-        compare(other, found[0], 1e-15)
-
-
-def test_products_in_plain_torch_with_compiled_passes(monkeypatch):
-    monkeypatch.setattr(host_gate, "routine", lambda kind: None)
-    made, whole = (Case().make(torch.float64) for _ in range(2))
-    compare(made.results(run("cpu", made)), whole.results(run("eager", whole)), 1e-9)
+    compare(by_threads[0], expected, 1e-12)
+    for other in by_threads[1:]:
+        compare(other, by_threads[0], 1e-15)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -187,7 +162,7 @@ def test_nan_in_the_input_shows_and_stays_with_its_sample(backend):
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_memory_of_a_step_does_not_hold_the_low_rank_gates(shared, monkeypatch):
-    monkeypatch.setattr(gate_products, "CHUNK_BYTES", 1 << 14)
+    monkeypatch.setattr(cpu_feature_gate, "CHUNK_BYTES", 1 << 14)
     case = Case(shared=shared, gates=4, samples=1024, in_dim=64, max_rank=4)
     made = case.make(torch.float32)
     run("cpu", made).sum().backward()

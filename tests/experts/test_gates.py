@@ -1,18 +1,16 @@
-"""Weights of masked and self gates: every backend that runs on a CPU against a float64 reference, forward and gradients."""
+"""The weights of masked and self gates: eager and cpu against a float64 reference, forward and gradients."""
 
 import pytest
 import torch
 
 from home_dist.experts import MaskedGates, SelfGates
-from home_dist.experts.kernels import Kernel, host_weights
-from home_dist.experts.kernels.passes import TorchPasses
-from home_dist.experts.kernels.places import Places
+from home_dist.experts.kernels import Kernel
 from tests.experts.cases import compare
 
 SEES = torch.tensor([[1, 1, 0, 1, 0], [0, 1, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 1, 1]]).bool()
 OWN = torch.tensor([[1, 0, 0, 1, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1], [1, 1, 1, 1, 0]]).bool()  # two see one expert
 SAMPLES, WIDTH = 133, 6
-BACKENDS = ["eager", "cpu", "cpu-torch"]
+BACKENDS = ["eager", "cpu"]
 
 
 def make(residual: bool, shared: bool, dtype: torch.dtype):
@@ -23,9 +21,6 @@ def make(residual: bool, shared: bool, dtype: torch.dtype):
 
 
 def run(backend: str, gates: MaskedGates, own: SelfGates | None, x: torch.Tensor) -> torch.Tensor:
-    if backend == "cpu-torch":
-        places = Places.of(gates.mask, None if own is None else own.mask)
-        return host_weights.weights(x, gates.weight, None if own is None else own.weight, places, TorchPasses())
     gates.kernel = Kernel(backend)
     return gates.joined(own, x)
 
@@ -59,13 +54,13 @@ def results(gates: MaskedGates, own: SelfGates | None, x: torch.Tensor, out: tor
 def test_equals_the_reference(backend, shared, residual):
     exact = make(residual, shared, torch.float64)
     expected = results(*exact, reference(*exact))
-    found = results(*exact, run(backend, *exact))
-    compare(found, expected, 1e-12)
+    ours = results(*exact, run(backend, *exact))
+    compare(ours, expected, 1e-12)
     single = make(residual, shared, torch.float32)
     compare(results(*single, run(backend, *single)), expected, 2e-5)
-    assert (found["gates"][~SEES] == 0).all()
+    assert (ours["gates"][~SEES] == 0).all()
     seen = SEES | OWN if residual else SEES
-    assert (found["output"].permute(0, 2, 1)[~seen] == 0).all()
+    assert (ours["output"].permute(0, 2, 1)[~seen] == 0).all()
 
 
 def test_masked_gates_alone_take_the_kernel_too():

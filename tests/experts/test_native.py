@@ -1,4 +1,4 @@
-"""The compiled passes: built once, by several processes at once, and done without where there is no compiler."""
+"""The C++ library: built once, by several processes at once; without a compiler, experts are eager."""
 
 import os
 import shutil
@@ -7,18 +7,28 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from home_dist import native_library
-from home_dist.experts.kernels import host
+from home_dist.config import KernelSection
+from home_dist.errors import ConfigError
+from home_dist.experts.kernels import choose, cpu_library
 
 REPOSITORY = Path(__file__).parents[2]
-LOAD = "from home_dist.experts.kernels import host; print(host.passes().about)"
+COMPILED = "cpu, fp32 (passes compiled for this processor)"
+CHOOSE = """
+import torch
+from home_dist.config import KernelSection
+from home_dist.experts.kernels import choose
+
+print(choose(torch.device("cpu"), KernelSection()))
+"""
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
 
 
 def start(cache: Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", LOAD],
+        [sys.executable, "-W", "ignore", "-c", CHOOSE],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -31,14 +41,21 @@ def start(cache: Path, **environment: str) -> subprocess.Popen[str]:
 def test_two_processes_build_at_once_into_an_empty_cache(tmp_path):
     for process in [start(tmp_path), start(tmp_path)]:
         out, err = process.communicate(timeout=120)
-        assert out.strip() == "passes compiled for this processor", err
+        assert out.strip() == COMPILED, err
     assert [p.suffix for p in (tmp_path / "home_dist").iterdir()] == [".so"]
 
 
-def test_without_a_compiler_the_passes_are_plain_torch(tmp_path):
+def test_without_a_compiler_experts_are_eager(tmp_path):
     process = start(tmp_path, CXX="no-such-compiler")
     out, err = process.communicate(timeout=60)
-    assert out.startswith("passes in plain torch: no-such-compiler failed"), err
+    assert out.startswith("eager, fp32 (no compiled passes: no-such-compiler failed"), err
+
+
+def test_without_a_compiler_the_cpu_backend_is_refused(monkeypatch):
+    monkeypatch.setattr(cpu_library, "unavailable", lambda: "no C++ compiler")
+    assert str(choose(torch.device("cpu"), KernelSection())) == "eager, fp32 (no compiled passes: no C++ compiler)"
+    with pytest.raises(ConfigError, match=r'kernel.backend = "cpu": no compiled passes, no C\+\+ compiler. Use "auto"'):
+        choose(torch.device("cpu"), KernelSection(backend="cpu"))
 
 
 @needs_compiler
@@ -61,4 +78,4 @@ def test_a_folder_that_others_may_write_is_not_trusted(tmp_path, monkeypatch):
 
 @needs_compiler
 def test_this_machine_has_them():
-    assert host.passes().about == "passes compiled for this processor"
+    assert str(choose(torch.device("cpu"), KernelSection())) == COMPILED

@@ -10,8 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from home_dist.experts.kernels import eager, host
-from home_dist.experts.kernels.passes import TorchPasses
+from home_dist.experts.kernels import cpu_bank, eager
 from tests.experts.cases import Case, compare
 
 CUT = 13
@@ -21,10 +20,10 @@ def mixed(backend: str, made) -> torch.Tensor:
     arguments = (made.bank._operands(), made.inputs, made.gates, made.mask, "fp32")
     if backend == "eager":
         return eager.mixed(*arguments)
-    return host.mixed(*arguments, TorchPasses() if backend == "cpu-torch" else host.passes())
+    return cpu_bank.mixed(*arguments)
 
 
-BACKENDS = ["eager", "cpu", "cpu-torch"]
+BACKENDS = ["eager", "cpu"]
 CASES = [Case(masked=True), Case(hidden=())]
 
 

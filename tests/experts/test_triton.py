@@ -1,7 +1,7 @@
 """The Triton kernels against eager, forward and backward, in fp32 and bf16: on a GPU, or interpreted on CPU tensors.
 
-Whether kernels are interpreted is settled when Triton is first imported. Without a GPU these tests therefore run in a process
-of their own, which `test_interpreted` starts.
+Triton reads TRITON_INTERPRET when it is first imported. Without a GPU, `test_interpreted` therefore runs the other tests in a
+process of their own.
 """
 
 import copy
@@ -24,7 +24,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
 runs_here = pytest.mark.skipif(not INTERPRETED and DEVICE.type == "cpu", reason="run by test_interpreted")
 
-# Interpreted, a program takes milliseconds: tiny shapes, that still cut tiles in all directions.
+# Small shapes, since an interpreted program takes milliseconds; they still cut tiles in all dimensions.
 CASES = [
     Case(masked=True),
     Case(norm=False, in_dim=13),
@@ -37,7 +37,7 @@ CASES = [
 
 @pytest.mark.skipif(INTERPRETED or DEVICE.type == "cuda", reason="the tests below run in this process")
 @pytest.mark.parametrize(
-    "chosen", ["maskedTrue or inside or dropout", pytest.param("", marks=pytest.mark.slow)], ids=["some", "all"]
+    "chosen", ["maskedTrue or inside or dropout or twice", pytest.param("", marks=pytest.mark.slow)], ids=["some", "all"]
 )
 def test_interpreted(chosen):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", __file__, "-k", chosen]
@@ -57,12 +57,12 @@ def both(case: Case) -> tuple[Made, Made]:
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_bank_equals_eager(case, precision):
-    from home_dist.experts.kernels import device
+    from home_dist.experts.kernels import triton_bank
 
     ours, theirs = both(case)
-    found = ours.results(device.mixed(ours.bank._operands(), ours.inputs, ours.gates, ours.mask, precision))
+    actual = ours.results(triton_bank.mixed(ours.bank._operands(), ours.inputs, ours.gates, ours.mask, precision))
     expected = theirs.results(eager.mixed(theirs.bank._operands(), theirs.inputs, theirs.gates, theirs.mask, precision))
-    off = distances(found, expected)
+    off = distances(actual, expected)
     if precision == "fp32":
         assert max(off.values()) < 2e-5
     else:  # a hidden activation that rounds to the other side of zero, times few samples
@@ -75,25 +75,25 @@ def test_bank_equals_eager(case, precision):
 @runs_here
 @pytest.mark.parametrize("norm", [True, False], ids=["normalised", "classic"])
 def test_dropout_keeps_what_eager_keeps(norm):
-    from home_dist.experts.kernels import device
+    from home_dist.experts.kernels import triton_bank
 
     dropout = Dropout(0xDEADBEEF, 0x12345678, 0x90000000, 1 / (1 - 0x90000000 / 2**32))
     ours, theirs = both(Case(norm=norm, masked=norm))
-    found = ours.results(device.mixed(ours.bank._operands(), ours.inputs, ours.gates, ours.mask, "fp32", dropout))
+    actual = ours.results(triton_bank.mixed(ours.bank._operands(), ours.inputs, ours.gates, ours.mask, "fp32", dropout))
     expected = theirs.results(eager.mixed(theirs.bank._operands(), theirs.inputs, theirs.gates, theirs.mask, "fp32", dropout))
-    assert max(distances(found, expected).values()) < 2e-5
+    assert max(distances(actual, expected).values()) < 2e-5
 
 
 @runs_here
 def test_evaluation_equals_eager():
-    from home_dist.experts.kernels import device
+    from home_dist.experts.kernels import triton_bank
 
     ours, theirs = both(Case(experts=(2,), samples=5))
     ours.bank.eval()
     theirs.bank.eval()
-    found = ours.results(device.mixed(ours.bank._operands(), ours.inputs, ours.gates, None, "fp32"))
+    actual = ours.results(triton_bank.mixed(ours.bank._operands(), ours.inputs, ours.gates, None, "fp32"))
     expected = theirs.results(eager.mixed(theirs.bank._operands(), theirs.inputs, theirs.gates, None, "fp32"))
-    assert max(distances(found, expected).values()) < 2e-5
+    assert max(distances(actual, expected).values()) < 2e-5
 
 
 @runs_here
@@ -122,13 +122,26 @@ def test_feature_gate_equals_eager(sigmoid, precision, shared, in_dim):
 
 
 @runs_here
+@pytest.mark.parametrize("norm", [True, False], ids=["normalised", "classic"])
+def test_gradients_can_be_taken_twice_from_one_graph(norm):
+    from home_dist.experts.kernels import triton_bank
+
+    made, _ = both(Case(experts=(2,), samples=5, norm=norm))
+    out = triton_bank.mixed(made.bank._operands(), made.inputs, made.gates, None, "fp32")
+    leaves = list(made.leaves().values())
+    first = torch.autograd.grad(out.sum(), leaves, retain_graph=True)
+    for one, two in zip(first, torch.autograd.grad(out.sum(), leaves), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+@runs_here
 def test_nan_in_the_input_shows():
     ours, _ = both(Case(norm=False, experts=(2,), samples=5))
     with torch.no_grad():
         ours.inputs[0][3, 4] = torch.nan
-    from home_dist.experts.kernels import device
+    from home_dist.experts.kernels import triton_bank
 
-    results = ours.results(device.mixed(ours.bank._operands(), ours.inputs, ours.gates, None, "fp32"))
+    results = ours.results(triton_bank.mixed(ours.bank._operands(), ours.inputs, ours.gates, None, "fp32"))
     assert results["output"][:, 3].isnan().all()
     assert results["output"][:, [0, 1, 2, 4]].isfinite().all()
     assert results["weights.0"][:, :, 4].isnan().any(1).all()
@@ -136,16 +149,16 @@ def test_nan_in_the_input_shows():
 
 @runs_here
 def test_launches_do_not_depend_on_the_number_of_experts():
-    found = []
+    launches = []
     for count in (1, 4):
         made = Case(experts=(count, count), samples=3).make(torch.float32).to(DEVICE)
         select(made.bank, KernelSection(backend="triton"), DEVICE)
         made.results(made.bank.mixed(made.inputs, made.gates, made.mask))
         with torch.profiler.profile() as trace:
             made.results(made.bank.mixed(made.inputs, made.gates, made.mask))
-        found.append(sum(e.name.startswith("triton::") for e in trace.events()))
+        launches.append(sum(e.name.startswith("triton::") for e in trace.events()))
     # Forward: two products and the mixture; backward: two passes, and two products of each layer.
-    assert found == [9, 9]
+    assert launches == [9, 9]
 
 
 @runs_here

@@ -1,4 +1,4 @@
-"""Every kernel, in every configuration of tiles.py, compiled ahead of time for two GPUs: no register spills, and shared memory
+"""Every Triton kernel, with every tile size, compiled ahead of time for two GPUs: no register spills, and shared memory
 within the device's. No GPU is needed; a configuration takes a second or two."""
 
 import os

@@ -1,4 +1,4 @@
-"""Which backend computes a network's experts, and why."""
+"""Selects the backend that computes the experts of a network, and says why."""
 
 import importlib.util
 import os
@@ -11,12 +11,13 @@ from torch import nn
 
 from home_dist.config import KernelSection
 from home_dist.errors import ConfigError
+from home_dist.experts.kernels import cpu_library
 from home_dist.experts.kernels.operands import Precision
 
 Backend = Literal["eager", "cpu", "triton"]
 
 WIDTH_MULTIPLE = 8
-"""Of the widths that the Triton kernels take: rows of 16 bytes in bf16, what a tensor core's loads want."""
+"""The Triton kernels take widths that are multiples of this: rows of 16 bytes in bf16, as the loads of tensor cores want."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,17 @@ EAGER = Kernel()
 
 
 class KernelUser(nn.Module):
-    """A module whose work a backend may take over; eager until one is selected."""
+    """A module with several backends; eager until `select` sets another."""
 
     kernel: Kernel = EAGER
 
     def widths(self) -> dict[str, Sequence[int]]:
-        """The widths that a kernel must fit, by the configuration's name."""
+        """The module's widths that the Triton kernels restrict, by name in the configuration."""
         return {}
 
 
 def choose(device: torch.device, wanted: KernelSection) -> Kernel:
-    """Raises ConfigError where the wanted backend cannot run on the device."""
+    """The backend and precision for a device. Raises ConfigError if the wanted backend cannot run on it."""
     backend, reason = _backend(device, wanted.backend)
     kernel = Kernel(backend, "fp32", reason)
     if wanted.precision == "bf16":
@@ -55,9 +56,9 @@ def choose(device: torch.device, wanted: KernelSection) -> Kernel:
 
 
 def select(network: nn.Module, wanted: KernelSection, device: torch.device) -> Kernel:
-    """Sets the backend of all expert banks and feature gates of a network.
+    """Sets the backend of all modules of a network that have several.
 
-    Widths that the Triton kernels do not take: under backend = "auto" the network stays eager, otherwise ConfigError.
+    If the Triton kernels do not take the network's widths, backend = "auto" selects eager, and "triton" raises ConfigError.
     """
     kernel = choose(device, wanted)
     users = [m for m in network.modules() if isinstance(m, KernelUser)]
@@ -77,24 +78,24 @@ def _unfit(user: KernelUser) -> list[str]:
     for name, widths in user.widths().items():
         for width in widths:
             if width % WIDTH_MULTIPLE:
-                below = max(width // WIDTH_MULTIPLE, 1) * WIDTH_MULTIPLE
-                near = [below] if below > width else [below, below + WIDTH_MULTIPLE]
-                choice = " or ".join(map(str, near))
-                problems.append(f"{name} = {width} is no multiple of {WIDTH_MULTIPLE}: choose {choice}")
+                lower = max(width // WIDTH_MULTIPLE, 1) * WIDTH_MULTIPLE
+                fitting = [lower] if lower > width else [lower, lower + WIDTH_MULTIPLE]
+                problems.append(f"{name} = {width} is no multiple of {WIDTH_MULTIPLE}: choose {' or '.join(map(str, fitting))}")
     return problems
 
 
 def _backend(device: torch.device, wanted: str) -> tuple[Backend, str]:
-    from home_dist.experts.kernels import host
-
     if wanted == "eager":
         return "eager", "as configured"
     if wanted == "auto" and device.type not in ("cpu", "cuda"):
         return "eager", f"no other backend runs on {device.type}"
+    if wanted == "cpu" and device.type != "cpu":
+        raise ConfigError(f'kernel.backend = "cpu": this run is on {device.type}. Use "auto", "triton" or "eager"')
     if wanted == "cpu" or (wanted == "auto" and device.type == "cpu"):
-        if device.type != "cpu":
-            raise ConfigError(f'kernel.backend = "cpu": this run is on {device.type}. Use "auto", "triton" or "eager"')
-        return "cpu", host.passes().about
+        missing = cpu_library.unavailable()
+        if missing and wanted == "cpu":
+            raise ConfigError(f'kernel.backend = "cpu": no compiled passes, {missing}. Use "auto" or "eager"')
+        return ("eager", f"no compiled passes: {missing}") if missing else ("cpu", "passes compiled for this processor")
     missing = _triton_missing(device)
     if missing and wanted == "triton":
         raise ConfigError(f'kernel.backend = "triton": {missing}. Use "auto", which takes what the device has')

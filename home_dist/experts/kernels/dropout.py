@@ -1,48 +1,76 @@
-"""Dropout of the experts' outputs without a mask in memory: whether an output is kept is a hash of its place and of a seed.
+"""Dropout without a mask in memory: a hash of an output's position and of a random key decides whether the output is kept.
 
-All backends keep the same outputs, and each pass of forward and backward finds out anew. The hash is two rounds of C. Wellons'
-"lowbias32" (2018, nullprogram.com), each with a key of its own; places count modulo 2^32, in the order of (E, B, D).
+All backends keep the same outputs; each pass of forward and backward computes the hash again. The hash is two rounds of
+C. Wellons' "lowbias32" (2018, nullprogram.com), each with a key of its own. Positions count modulo 2^32 in the order of the
+tensor (E, B, D).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch.autograd.function import once_differentiable
+
+from home_dist.experts.kernels.cpu_library import call
 
 _WORD = 0xFFFFFFFF
 
 
 class Dropout(NamedTuple):
     first: int
-    """Key of the first round, 32 bits."""
+    """The key of the first round, 32 bits."""
     second: int
-    """Key of the second one."""
+    """The key of the second round, 32 bits."""
     threshold: int
-    """Outputs whose hash is below become 0: the rate times 2^32."""
+    """An output is dropped if its hash is smaller: the rate times 2^32."""
     factor: float
-    """Of the others: 1 / (1 - rate)."""
+    """Kept outputs are multiplied by 1 / (1 - rate)."""
 
     @staticmethod
     def drawn(rate: float) -> "Dropout | None":
-        """Keys by torch's generator of the CPU, which a step's number seeds. None where nothing is dropped."""
+        """Draws the keys from torch's CPU generator, which training seeds by the step. None if the rate is 0."""
         threshold = round(rate * (_WORD + 1))
         if not threshold:
             return None
         first, second = torch.randint(_WORD + 1, (2,)).tolist()
         return Dropout(first, second, threshold, 1 / (1 - rate))
 
-    def factors(self, shape: torch.Size, rows: slice, like: torch.Tensor) -> torch.Tensor:
-        """Of the samples `rows` of outputs of `shape` (E, B, D): 0 or `factor`, (E, b, D), in type and place of `like`."""
-        experts, samples, width = shape
-        of_experts, of_rows, of_width = (
-            torch.arange(*ends, device=like.device) for ends in ((experts,), rows.indices(samples), (width,))
-        )
-        at = (of_experts[:, None, None] * samples + of_rows[:, None]) * width + of_width
-        kept = _mixed((_mixed((at & _WORD) ^ self.first) + self.second) & _WORD) >= self.threshold
-        return kept.to(like.dtype) * self.factor
+    def factors(self, x: torch.Tensor) -> torch.Tensor:
+        """0 or `factor` for each element of x, in its shape and dtype."""
+        positions = torch.arange(x.numel(), device=x.device).view(x.shape)
+        return self.kept(positions).to(x.dtype) * self.factor
+
+    def kept(self, positions: torch.Tensor) -> torch.Tensor:
+        """positions: int64, counted from a tensor's first element. Returns booleans."""
+        bits = _hash_round((_hash_round((positions & _WORD) ^ self.first) + self.second) & _WORD)
+        return bits >= self.threshold
 
 
-def _mixed(x: torch.Tensor) -> torch.Tensor:
-    """One round, of 32-bit words in int64: a product's low word is right even where it overflows."""
+def dropped_on_cpu(x: torch.Tensor, dropout: Dropout) -> torch.Tensor:
+    """x (B, F) after dropout, by one pass of the C++ library. Raises CannotBuild."""
+    return _Dropped.apply(x, dropout)
+
+
+class _Dropped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, dropout: Dropout) -> torch.Tensor:
+        ctx.dropout = dropout
+        return _drop(x, dropout)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return _drop(grads[0], ctx.dropout), None
+
+
+def _drop(x: torch.Tensor, dropout: Dropout) -> torch.Tensor:
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    call("drop", x.dtype, x, out, *dropout, *x.shape)
+    return out
+
+
+def _hash_round(x: torch.Tensor) -> torch.Tensor:
+    """One round, of 32-bit words in int64: the low word of a product is right even if the product overflows."""
     for shift, factor in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
         x = ((x ^ (x >> shift)) * factor) & _WORD
     return x ^ (x >> 15)

@@ -1,4 +1,4 @@
-"""The definition, in plain batched torch operators. The number of operators does not depend on that of experts."""
+"""The definition of the expert bank's operator, in batched torch operators, as many for any number of experts."""
 
 import itertools
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from home_dist.experts.gates import mixture
 from home_dist.experts.kernels.dropout import Dropout
 from home_dist.experts.kernels.operands import Operands, Precision
 from home_dist.layers.global_norm import local_moments
@@ -23,8 +22,13 @@ def mixed(
     """inputs: (B, F) each; gates: (K, B, E); mask: (B,). Returns (K, B, D)."""
     out = outputs(operands, inputs, mask, precision)
     if dropout is not None:
-        out = out * dropout.factors(out.shape, slice(None), out)
+        out = out * dropout.factors(out)
     return mixture(gates, out)
+
+
+def mixture(weights: torch.Tensor, experts: torch.Tensor) -> torch.Tensor:
+    """weights: (K, B, E); experts: (E, B, D). Returns (K, B, D): sum over e of weights[k, b, e] * experts[e, b]."""
+    return torch.bmm(weights.permute(1, 0, 2), experts.transpose(0, 1)).transpose(0, 1)
 
 
 def outputs(
@@ -44,26 +48,26 @@ def outputs(
 
 
 def _first(operands: Operands, inputs: Sequence[torch.Tensor], precision: Precision) -> torch.Tensor:
-    """The first layer: the experts of one input are one matrix product, and inputs that stand together and have as many experts
-    each are one batched product. Returns (E, B, H)."""
+    """The first layer before its ReLU, (E, B, H).
+
+    The experts of one input are one matrix product. Adjacent inputs with equally many experts are one batched product.
+    """
     weights, biases = operands.weights[0], _bias(operands, 0)
-    hidden, parts, at, which = weights.shape[1], [], 0, 0
+    hidden, parts, first_expert, first_input = weights.shape[1], [], 0, 0
     for count, run in itertools.groupby(operands.experts):
         several = len(list(run))
-        some = slice(at, at + several * count)
-        if not count:  # no gate sees any of their experts
-            which += several
-            continue
-        x = torch.stack(list(inputs[which : which + several])) if several > 1 else inputs[which].unsqueeze(0)  # (n, B, F)
-        weight = weights[some].view(several, count * hidden, -1).transpose(1, 2)
-        bias = None if biases is None else biases[some].view(several, 1, -1)
+        experts = slice(first_expert, first_expert + several * count)
+        adjacent = inputs[first_input : first_input + several]
+        x = torch.stack(list(adjacent)) if several > 1 else adjacent[0].unsqueeze(0)  # (n, B, F)
+        weight = weights[experts].view(several, count * hidden, -1).transpose(1, 2)
+        bias = None if biases is None else biases[experts].view(several, 1, -1)
         if precision == "bf16":
             wide = torch.bmm(x.bfloat16(), weight.bfloat16()).to(weight.dtype)
             wide = wide if bias is None else wide + bias
         else:
             wide = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)
         parts.append(wide.view(several, x.shape[1], count, hidden).transpose(1, 2).reshape(-1, x.shape[1], hidden))
-        at, which = some.stop, which + several
+        first_expert, first_input = experts.stop, first_input + several
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -75,7 +79,7 @@ def _normalised(operands: Operands, x: torch.Tensor, mask: torch.Tensor | None) 
     norm = operands.norm
     if norm is None:
         return x
-    statistics = norm.of_ranks(*local_moments(x, mask)) if norm.of_batch else norm.running()
+    statistics = norm.of_batch(*local_moments(x, mask)) if norm.training else norm.running()
     scale = torch.rsqrt(statistics.variance + norm.module.eps) * norm.weight
     shift = norm.bias - statistics.mean * scale
     return torch.addcmul(shift.unsqueeze(-2), x, scale.unsqueeze(-2))

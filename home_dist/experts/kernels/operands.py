@@ -1,4 +1,4 @@
-"""What the operator reads: the parameters of a bank, or of those of its experts that some gate sees."""
+"""The operands of the expert bank's operator: the parameters of a bank."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,62 +12,55 @@ Precision = Literal["fp32", "bf16"]
 
 
 class Statistics(NamedTuple):
-    """What normalises a batch."""
+    """The statistics that normalise a batch."""
 
     mean: torch.Tensor
     """(E, D)"""
     variance: torch.Tensor
     """(E, D)"""
     samples: torch.Tensor | None
-    """(): of all ranks, that they are of; None where they are running averages, which the batch does not change."""
+    """(), the number of samples of all ranks; None for running averages, which do not depend on the batch."""
 
 
 @dataclass(frozen=True)
 class Norm:
-    """The batch normalisation of the experts' outputs; `chosen` are the positions of the experts within its module."""
+    """The batch normalisation of the experts' outputs."""
 
     module: GlobalBatchNorm
     weight: torch.Tensor
     """(E, D)"""
     bias: torch.Tensor
     """(E, D)"""
-    chosen: torch.Tensor | None
 
     @staticmethod
-    def of(module: GlobalBatchNorm, chosen: torch.Tensor | None = None) -> "Norm":
+    def of(module: GlobalBatchNorm) -> "Norm":
         if module.weight is None or module.bias is None:
             raise ValueError("the normalisation of experts has weights and biases of its own")
-        pair = (module.weight, module.bias)
-        weight, bias = pair if chosen is None else (p.index_select(0, chosen) for p in pair)
-        return Norm(module, weight, bias, chosen)
+        return Norm(module, module.weight, module.bias)
 
     @property
-    def of_batch(self) -> bool:
+    def training(self) -> bool:
+        """Whether the batch's statistics normalise; in evaluation, running averages do."""
         return self.module.training
 
     def running(self) -> Statistics:
-        module = self.module
-        pair = (module.running_mean, module.running_var)
-        mean, variance = pair if self.chosen is None else (p.index_select(0, self.chosen) for p in pair)
-        return Statistics(mean, variance, None)
+        return Statistics(self.module.running_mean, self.module.running_var, None)
 
-    def of_ranks(self, mean: torch.Tensor, squares: torch.Tensor, count: torch.Tensor) -> Statistics:
-        """One rank's moments -> the global batch's, which the running averages then follow."""
+    def of_batch(self, mean: torch.Tensor, squares: torch.Tensor, count: torch.Tensor) -> Statistics:
+        """The global batch's statistics, from this rank's `local_moments`. Moves the running averages."""
         mean, variance, samples = joined(mean, squares, count)
-        self.module.follow(mean.detach(), variance.detach(), samples.detach(), self.chosen)
+        self.module.follow(mean.detach(), variance.detach(), samples.detach())
         return Statistics(mean, variance, samples)
 
 
 @dataclass(frozen=True)
 class Operands:
+    """The parameters of E experts."""
+
     experts: tuple[int, ...]
-    """How many experts read input i; may be 0."""
+    """How many experts read input i."""
     weights: Sequence[torch.Tensor]
     """Per layer (E, out, in)."""
     biases: Sequence[torch.Tensor]
     """Per layer (E, out); the last layer has none before a normalisation."""
     norm: Norm | None
-
-    @property
-    def total(self) -> int:
-        return sum(self.experts)

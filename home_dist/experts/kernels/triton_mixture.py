@@ -1,19 +1,25 @@
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
-"""Triton: the activation of the experts' outputs and their mixture in one pass, and its backward in two.
+"""Triton: activation, dropout and mixture of the experts' outputs in one pass, and its backward in two.
 
-Activations live in registers only. y: (E, B, D) before the activation; gates: (K, B, E); mixed: (K, B, D). D is
-passed as a multiple of 8. KP, DT: K and a tile of D, as powers of two. Imported only where Triton is in use.
+Activations exist in registers only. y: (E, B, D) before the activation; gates: (K, B, E); out: (K, B, D). Kernels take D
+divided by 8. KP, the padded number of gates, and DT, a tile of D, are powers of two. Tile sizes suit compute capability 8.0 and
+later by the compiler's report: registers and spills. Import it only if Triton is installed.
 """
 
+from dataclasses import asdict, dataclass
+
+import torch
 import triton
 import triton.language as tl
 
-from home_dist.experts.kernels.triton_products import as_stored
+from home_dist.experts.kernels.dropout import Dropout
+from home_dist.experts.kernels.fused import Activation
+from home_dist.experts.kernels.triton_products import as_stored, operand
 
 
 @triton.jit
 def _argument(y, scale, shift, at, d_in, NORM: tl.constexpr):
-    """y (R, DT), and the activation's argument: y * scale + shift, or y + shift."""
+    """The activation's argument for y (R, DT): y * scale + shift, or y + shift."""
     add = tl.load(shift + at, mask=d_in, other=0.0)[None, :]
     if NORM:
         return y * tl.load(scale + at, mask=d_in, other=0.0)[None, :] + add
@@ -21,8 +27,8 @@ def _argument(y, scale, shift, at, d_in, NORM: tl.constexpr):
 
 
 @triton.jit
-def _mixed_bits(x):
-    """A round of dropout.py's hash, on 32-bit words."""
+def _hash_round(x):
+    """One round of the hash of dropout.py, on 32-bit words."""
     x = (x ^ (x >> 16)) * 0x21F0AAAD
     x = (x ^ (x >> 15)) * 0xD35A2D97
     return x ^ (x >> 15)
@@ -30,8 +36,8 @@ def _mixed_bits(x):
 
 @triton.jit
 def _factors(place, first, second, threshold, factor):
-    """Dropout's factors of the outputs at `place`; what overflows is right modulo 2^32."""
-    bits = _mixed_bits(_mixed_bits(place.to(tl.uint32, bitcast=True) ^ _word(first)) + _word(second))
+    """Dropout's factors of the outputs at `place`; positions overflow modulo 2^32, as in dropout.py."""
+    bits = _hash_round(_hash_round(place.to(tl.uint32, bitcast=True) ^ _word(first)) + _word(second))
     return tl.where(bits < _word(threshold), 0.0, factor)
 
 
@@ -41,11 +47,11 @@ def _word(x):
 
 
 @triton.jit(do_not_specialize=["first", "second", "threshold", "factor"])
-def mix(
+def mix_kernel(
     y, scale, shift, gates, out, first, second, threshold, factor, B, D, E, K, gate_k, gate_b, gate_e,
     NORM: tl.constexpr, DROPOUT: tl.constexpr, KP: tl.constexpr, R: tl.constexpr, DT: tl.constexpr,
 ):  # fmt: skip
-    """out[k, b]: sum over e of gates[k, b, e] * activation of y[e, b], after dropout."""
+    """out[k, b] = sum over e of gates[k, b, e] * dropout(activation(y[e, b]))."""
     D *= 8
     rows = tl.program_id(0) * R + tl.arange(0, R)
     columns = tl.program_id(1) * DT + tl.arange(0, DT)
@@ -70,13 +76,16 @@ def mix(
 
 
 @triton.jit(do_not_specialize=["first", "second", "threshold", "factor"])
-def mix_sums(
+def mix_sums_kernel(
     grad, y, scale, shift, mean, rstd, gates, gate_grad, parts, first, second, threshold, factor, B, D, E, K,
     gate_k, gate_b, gate_e,
     NORM: tl.constexpr, DROPOUT: tl.constexpr, KP: tl.constexpr, R: tl.constexpr, DT: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """What is summed. gate_grad: (tiles of D, K, B, E). parts: (tiles of ROWS samples, 2, E, D): the sums of dv, and with NORM
-    of dv * (y - mean) * rstd, where dv is the gradient of the activation's argument."""
+    """The sums of the backward, with dv the gradient of the activation's argument.
+
+    gate_grad: (tiles of D, K, B, E). parts: (tiles of ROWS samples, 2, E, D), the sums of dv and, with NORM, of
+    dv * (y - mean) * rstd.
+    """
     D *= 8
     columns = tl.program_id(1) * DT + tl.arange(0, DT)
     of = tl.arange(0, KP)
@@ -93,14 +102,14 @@ def mix_sums(
             place = rows[:, None] * D + columns[None, :]
             raw = tl.load(y + place, mask=inside, other=0.0).to(tl.float32)
             v = _argument(raw, scale, shift, at, d_in, NORM)
-            down = tl.load(
+            out_grad = tl.load(
                 grad + of[:, None, None].to(tl.int64) * B * D + place[None, :, :],
                 mask=k_in[:, None, None] & inside[None, :, :],
                 other=0.0,
             )
             gate = gates + of[:, None].to(tl.int64) * gate_k + rows[None, :] * gate_b + e * gate_e
             g = tl.load(gate, mask=gate_in, other=0.0)
-            dv = tl.sum(g[:, :, None] * down, 0)
+            dv = tl.sum(g[:, :, None] * out_grad, 0)
             kept = 1.0
             if DROPOUT:
                 kept = _factors(place + e * B * D, first, second, threshold, factor)
@@ -117,7 +126,7 @@ def mix_sums(
             shift_sum += tl.sum(dv, 0)
             tile = (tl.program_id(1) * K + of[:, None]).to(tl.int64) * B + rows[None, :]
             active = tl.where(inside, active * kept, 0.0)
-            tl.store(gate_grad + tile * E + e, tl.sum(down * active[None, :, :], 2), mask=gate_in)
+            tl.store(gate_grad + tile * E + e, tl.sum(out_grad * active[None, :, :], 2), mask=gate_in)
         y += B * D
         part = parts + tl.program_id(0).to(tl.int64) * 2 * E * D + at
         tl.store(part, shift_sum, mask=d_in)
@@ -126,15 +135,15 @@ def mix_sums(
 
 
 @triton.jit(do_not_specialize=["first", "second", "threshold", "factor"])
-def mix_inner(
+def mix_inner_kernel(
     grad, y, scale, shift, mean, rstd, away, along, weight, gates, out, first, second, threshold, factor, B, D, E, K,
     gate_k, gate_b, gate_e,
     NORM: tl.constexpr, OF_BATCH: tl.constexpr, WEIGHTED: tl.constexpr, DROPOUT: tl.constexpr,
     KP: tl.constexpr, R: tl.constexpr, DT: tl.constexpr,
 ):  # fmt: skip
-    """out (E, B, D): y's gradient, scale * dv - weight * (away + along * (y - mean) * rstd), the second part if OF_BATCH.
+    """out (E, B, D) = the gradient of y: scale * dv - weight * (away + along * (y - mean) * rstd), the latter if OF_BATCH.
 
-    It may be y itself.
+    out may be y. dv: the gradient of the activation's argument.
     """
     D *= 8
     rows = tl.program_id(0) * R + tl.arange(0, R)
@@ -146,7 +155,7 @@ def mix_inner(
     gate = gates + of[:, None].to(tl.int64) * gate_k + rows[None, :] * gate_b
     place = rows[:, None] * D + columns[None, :]
     where = of[:, None, None].to(tl.int64) * B * D + place[None, :, :]
-    down = tl.load(grad + where, mask=k_in[:, None, None] & inside[None, :, :], other=0.0)
+    out_grad = tl.load(grad + where, mask=k_in[:, None, None] & inside[None, :, :], other=0.0)
     counts = row_in.to(tl.float32)
     if WEIGHTED:
         counts = tl.load(weight + rows, mask=row_in, other=0.0)
@@ -156,7 +165,7 @@ def mix_inner(
         y += B * D
         v = _argument(raw, scale, shift, at, d_in, NORM)
         g = tl.load(gate + e * gate_e, mask=gate_in, other=0.0)
-        dv = tl.sum(g[:, :, None] * down, 0)
+        dv = tl.sum(g[:, :, None] * out_grad, 0)
         if DROPOUT:
             dv *= _factors(place + e * B * D, first, second, threshold, factor)
         if NORM:
@@ -172,3 +181,96 @@ def mix_inner(
             dv = tl.where(v <= 0, 0.0, dv)
         tl.store(out + place, as_stored(dv, out), mask=inside)
         out += B * D
+
+
+SUM_ROWS = 64
+"""The number of samples that one program of `mix_sums_kernel` sums up."""
+
+_ELEMENTS = 4096
+"""The elements of a tile (KP, R, DT) of the mixture: it fits the registers of four warps beside its gradient."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The meta-parameters of a mixture's kernel: KP gates, R samples and DT columns at a time."""
+
+    KP: int
+    R: int
+    DT: int
+    num_warps: int = 4
+
+
+def tile_of(gates: int, width: int, elements: int = _ELEMENTS) -> Tile:
+    gates_padded = _power_of_two(gates)
+    columns = min(_power_of_two(width), 128, max(elements // gates_padded, 16))
+    return Tile(gates_padded, max(1, min(elements // (gates_padded * columns), 8)), columns)
+
+
+def sums_tile_of(gates: int, width: int) -> Tile:
+    """`mix_sums_kernel` holds more values per element."""
+    return tile_of(gates, width, _ELEMENTS // 2)
+
+
+def _power_of_two(n: int) -> int:
+    """The next power of two from n on, at least 2: Triton's ranges are powers of two."""
+    return max(2, 1 << (n - 1).bit_length())
+
+
+def mix(y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None) -> torch.Tensor:
+    """Activates y (E, B, D), drops outputs and mixes them with gates (K, B, E). Returns (K, B, D)."""
+    experts, rows, width = y.shape
+    tile = tile_of(len(gates), width)
+    out = y.new_empty(len(gates), rows, width, dtype=torch.float32)
+    with torch.profiler.record_function("triton::mix"):
+        mix_kernel[(triton.cdiv(rows, tile.R), triton.cdiv(width, tile.DT))](
+            y, operand(activation.scale, y), activation.shift, gates, out, *_keys(dropout), rows, width // 8, experts,
+            len(gates), *gates.stride(), NORM=activation.scale is not None, DROPOUT=dropout is not None, **asdict(tile),
+        )  # fmt: skip
+    return out
+
+
+def mix_sums(
+    grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Returns the gradients of gates, (K, B, E), and of the activation's shift and scale, (E, D). grad: (K, B, D)."""
+    experts, rows, width = y.shape
+    tile = sums_tile_of(len(gates), width)
+    blocks, columns, norm = triton.cdiv(rows, SUM_ROWS), triton.cdiv(width, tile.DT), activation.scale is not None
+    gate_grad = grad.new_empty(columns, *gates.shape)
+    parts = grad.new_empty(blocks, 2, experts, width)
+    with torch.profiler.record_function("triton::mix_sums"):
+        mix_sums_kernel[(blocks, columns)](
+            grad, y, *(operand(t, y) for t in activation), gates, gate_grad, parts, *_keys(dropout), rows, width // 8, experts,
+            len(gates), *gates.stride(), NORM=norm, DROPOUT=dropout is not None, ROWS=SUM_ROWS, **asdict(tile),
+        )  # fmt: skip
+    sums = parts.sum(0) if norm else parts[:, :1].sum(0)
+    return gate_grad[0] if columns == 1 else gate_grad.sum(0), sums[0], sums[1] if norm else None
+
+
+def mix_inner_(
+    grad: torch.Tensor,
+    y: torch.Tensor,
+    activation: Activation,
+    gates: torch.Tensor,
+    away: torch.Tensor | None,
+    along: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    dropout: Dropout | None,
+) -> None:
+    """Overwrites y with its gradient. away, along: see `statistics_grad`; mask: (B,), the samples in the statistics."""
+    experts, rows, width = y.shape
+    tile = tile_of(len(gates), width)
+    with torch.profiler.record_function("triton::mix_inner"):
+        mix_inner_kernel[(triton.cdiv(rows, tile.R), triton.cdiv(width, tile.DT))](
+            grad, y, *(operand(t, y) for t in (*activation, away, along, mask)), gates, y, *_keys(dropout), rows, width // 8,
+            experts, len(gates), *gates.stride(), NORM=activation.scale is not None, OF_BATCH=away is not None,
+            WEIGHTED=mask is not None, DROPOUT=dropout is not None, **asdict(tile),
+        )  # fmt: skip
+
+
+def _keys(dropout: Dropout | None) -> tuple[int, int, int, float]:
+    """The keys and the threshold as signed 32-bit words, and the factor: all values then have one type, and one kernel."""
+    if dropout is None:
+        return 0, 0, 0, 1.0
+    first, second, threshold = (word - (word >> 31 << 32) for word in dropout[:3])
+    return first, second, threshold, dropout.factor

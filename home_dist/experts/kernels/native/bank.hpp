@@ -1,8 +1,8 @@
-// A bank's layers, matrix products included, expert by expert: which tensor is where is given by pointers.
+// All linear layers of a bank, expert by expert. Arrays of pointers give the tensors of each expert.
 //
-// The products are the BLAS's that torch itself was built with. Within a parallel region it computes on one thread: as many
-// experts as the threads divide are dealt to them whole, each thread doing all that one expert needs while it has it in its
-// cache; those left over are computed one after another, by all threads.
+// Matrix products are by the BLAS that torch was built with, which uses one thread within a parallel region. Each thread takes
+// whole experts and computes all layers of one while it is in the cache. If the number of experts is no multiple of the number
+// of threads, all threads together compute the remaining experts, one after another.
 
 #pragma once
 
@@ -13,7 +13,8 @@
 
 namespace {
 
-// Calls work(i) for i < count: on one thread each where there is an i for all of them, else on all.
+// Calls work(i) for all i < count: threads share the largest multiple of their number, then all threads work on each of the
+// rest.
 template <class Work>
 inline void deal(Size count, Work work) {
   const Size threads = omp_get_max_threads(), together = threads > 1 ? count / threads * threads : 0;
@@ -22,9 +23,9 @@ inline void deal(Size count, Work work) {
   for (Size i = together; i < count; ++i) work(i);
 }
 
-// y (E, B, D), before normalisation and without the last bias, of inputs x[e] (B, F). hidden[l * E + e] (B, widths[l + 1]) are
-// the activations that the backward needs, or null, and then not kept. widths: F, of hidden layers, D.
-// mean, squares (E, D): the moments of y, if not null.
+// y (E, B, D) = the last layer's outputs without bias, of inputs x[e] (B, F). hidden[l * E + e] (B, widths[l + 1]) = the
+// activations for the backward; they are not kept if hidden is null. widths: F, the hidden layers', D. mean, squares (E, D) =
+// the moments of y, unless null.
 template <class A>
 void bank(Gemm<A> gemm, const A* const* x, const A* const* weights, const A* const* biases, A* const* hidden, A* const* y,
           const A* mask, A* mean, A* squares, const Size* widths, Size layers, Size experts, Size rows) {
@@ -47,8 +48,8 @@ void bank(Gemm<A> gemm, const A* const* x, const A* const* weights, const A* con
   });
 }
 
-// From the gradient of y to those of all layers but the first, and of the hidden activations, which are written over them.
-// weight_grads[l], for l > 0 (E, out, in); bias_grads[l], for l < layers - 1 (E, out). near (threads, chunk, widest hidden):
+// The backward of all layers but the first. y: its gradient. Overwrites the hidden activations with their gradients.
+// weight_grads[l] (E, out, in) for l > 0; bias_grads[l] (E, out) for l < layers - 1. near (threads, chunk, widest layer):
 // memory for the gradient of `chunk` samples of one expert.
 template <class A>
 void bank_backward(Gemm<A> gemm, const A* const* y, const A* const* weights, A* const* hidden, A* const* weight_grads,
@@ -75,8 +76,8 @@ void bank_backward(Gemm<A> gemm, const A* const* y, const A* const* weights, A* 
   });
 }
 
-// The gradients of the first layer's weights (E, H, F) and of the inputs, of which there are `inputs`: experts starts[i] until
-// starts[i + 1] read input i. down[e] (B, H): the gradient of the first layer's output. x_grads[i] (B, F), or null.
+// The backward of the first layer: the gradients of its weights (E, H, F) and of the inputs, x_grads[i] (B, F) unless null.
+// Experts from starts[i] to starts[i + 1] read input i. down[e] (B, H): the gradient of the layer's output.
 template <class A>
 void bank_inputs(Gemm<A> gemm, const A* const* down, const A* const* x, const A* weights, A* weight_grads, A* const* x_grads,
                  const Size* starts, Size inputs, Size width, Size next, Size experts, Size rows) {
@@ -85,7 +86,6 @@ void bank_inputs(Gemm<A> gemm, const A* const* down, const A* const* x, const A*
   });
   deal(inputs, [&](Size i) {
     if (!x_grads[i]) return;
-    if (starts[i] == starts[i + 1]) std::fill_n(x_grads[i], rows * width, A(0));
     for (Size e = starts[i]; e < starts[i + 1]; ++e)
       product(gemm, down[e], false, weights + e * next * width, false, x_grads[i], rows, next, width, e > starts[i]);
   });

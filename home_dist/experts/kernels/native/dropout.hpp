@@ -1,4 +1,4 @@
-// Dropout: see dropout.py. Both must agree bit by bit.
+// The dropout of dropout.py, bit for bit.
 
 #pragma once
 
@@ -17,7 +17,7 @@ inline uint32_t mixed_bits(uint32_t x) {
   return x ^ (x >> 15);
 }
 
-// The factors of outputs `at` and those after it.
+// out (width) = the factors of the outputs from position `at` on.
 template <class A>
 inline void factors(const Dropout& dropout, Size at, A* out, Size width) {
   const uint32_t start = uint32_t(at), first = dropout.first, second = dropout.second, threshold = dropout.threshold;
@@ -29,7 +29,7 @@ inline void factors(const Dropout& dropout, Size at, A* out, Size width) {
   }
 }
 
-// Multiplied, not set to 0: NaN passes through.
+// values *= factors, by multiplication, so that NaN passes through.
 template <class A>
 inline void scale_by(const A* factors, A* values, Size width) {
 #pragma omp simd

@@ -1,16 +1,90 @@
-// The feature gates of all groups, products included: a thread takes some samples of a group from the low-rank activations to the
-// result while their gates (L, b, F) are in its cache. G groups, R the rank; all else as in gates.hpp.
+// The feature gates of all groups, matrix products included: for a chunk of b samples of a group, a thread computes the result
+// from the low-rank activations while the chunk's low-rank gates (L, b, F) are in its cache. G groups, R the rank.
 
 #pragma once
 
 #include <omp.h>
 
-#include "gates.hpp"
+#include "numbers.hpp"
 #include "product.hpp"
 
 namespace {
 
-// Sizes of all of it. x_step: how far the inputs of two groups lie apart, 0 where they are one.
+// total (F) = the feature gate of one row before the factor 2: the sum over l of share[l] * sigmoid(wide_l) if `inside`, else
+// the sigmoid of the sum over l of share[l] * wide_l. gates (L, F) = the factors of share.
+template <class A>
+inline void gate_row(const A* wide, Size gate, const A* share, A* gates, A* total, bool inside, Size count, Size width) {
+  for (Size d = 0; d < width; ++d) total[d] = 0;
+  for (Size l = 0; l < count; ++l) {
+    const A* row = wide + l * gate;
+    A* own = gates + l * width;
+    const A factor = share[l];
+    if (inside) {
+#pragma omp simd
+      for (Size d = 0; d < width; ++d) {
+        own[d] = sigmoid(row[d]);
+        total[d] += factor * own[d];
+      }
+    } else {
+#pragma omp simd
+      for (Size d = 0; d < width; ++d) {
+        own[d] = row[d];
+        total[d] += factor * own[d];
+      }
+    }
+  }
+  if (!inside) {
+#pragma omp simd
+    for (Size d = 0; d < width; ++d) total[d] = sigmoid(total[d]);
+  }
+}
+
+// Memory for one row of the feature gate.
+template <class A>
+struct GateRow {
+  std::vector<A> gates, total, down;
+  GateRow(Size count, Size width) : gates(count * width), total(width), down(width) {}
+};
+
+// to (F) = x (F) times the feature gate of wide (L, F; rows `gate` apart) and share (L).
+template <class A>
+inline void scale_row(const A* wide, Size gate, const A* share, const A* x, A* to, bool inside, Size count, Size width,
+                      GateRow<A>& own) {
+  gate_row(wide, gate, share, own.gates.data(), own.total.data(), inside, count, width);
+  const A* total = own.total.data();
+#pragma omp simd
+  for (Size d = 0; d < width; ++d) to[d] = A(2) * x[d] * total[d];
+}
+
+// The backward of `scale_row`: wide = its gradient; share_grad (L); x_grad (F), unless null, = or, if `add`, += the gradient of
+// x as a factor of the result.
+template <class A>
+inline void scale_row_backward(const A* grad, A* wide, Size gate, const A* share, const A* x, A* share_grad, A* x_grad, bool add,
+                               bool inside, Size count, Size width, GateRow<A>& own) {
+  gate_row(wide, gate, share, own.gates.data(), own.total.data(), inside, count, width);
+  const A* total = own.total.data();
+  A* down = own.down.data();
+  if (x_grad) {
+#pragma omp simd
+    for (Size d = 0; d < width; ++d) x_grad[d] = A(2) * grad[d] * total[d] + (add ? x_grad[d] : A(0));
+  }
+#pragma omp simd
+  for (Size d = 0; d < width; ++d) down[d] = A(2) * grad[d] * x[d] * (inside ? A(1) : total[d] * (A(1) - total[d]));
+  for (Size l = 0; l < count; ++l) {
+    const A *gates = own.gates.data() + l * width, factor = share[l];
+    A* row = wide + l * gate;
+    share_grad[l] = dot(down, gates, width);
+    if (inside) {
+#pragma omp simd
+      for (Size d = 0; d < width; ++d) row[d] = down[d] * factor * gates[d] * (A(1) - gates[d]);
+    } else {
+#pragma omp simd
+      for (Size d = 0; d < width; ++d) row[d] = down[d] * factor;
+    }
+  }
+}
+
+// x_step: the stride between the inputs of two groups, 0 if they share one.
 struct GateSizes {
   Size x_step, inside, groups, count, rank, rows, width;
 };
@@ -43,8 +117,9 @@ void feature_gates(Gemm<A> gemm, const A* x, const A* low, const A* up, const A*
   }
 }
 
-// share_grad and low_grad, shaped as share and low; x_grad as x, if not null, as far as x is multiplied; up_grad (parts, G, L, R,
-// F), whose sum over parts is that of up. Samples are cut into `parts`, each of them one thread's, whatever the threads.
+// The backward: share_grad and low_grad in the shapes of share and low; x_grad, unless null, in the shape of x, the gradient of
+// x as a factor of the result; up_grad (parts, G, L, R, F), whose sum over parts is the gradient of up. One thread works on
+// each part of the samples, and the number of threads does not change the parts.
 template <class A>
 void feature_gates_backward(Gemm<A> gemm, const A* grad, const A* x, const A* low, const A* up, const A* share, A* share_grad,
                             A* low_grad, A* x_grad, A* up_grad, A* near, Size chunk, Size parts, GateSizes s) {

@@ -6,7 +6,7 @@
 
 namespace {
 
-// x (M, B, C) += bias (M, C), then ReLU.
+// x (M, B, C) = ReLU(x + bias (M, C)).
 template <class S, class A>
 void bias_relu(S* x, const A* bias, Size experts, Size rows, Size width) {
   const Size blocks = blocks_of(rows);
@@ -25,7 +25,7 @@ void bias_relu(S* x, const A* bias, Size experts, Size rows, Size width) {
   }
 }
 
-// x (M, B, C) = grad (M, B, C), but 0 where x <= 0. sums (M, C): of the new x over samples.
+// x (M, B, C) = grad (M, B, C), or 0 if x <= 0. sums (M, C): the sum over samples of the new x.
 template <class S, class A>
 void relu_backward(S* x, const S* grad, A* sums, Size experts, Size rows, Size width) {
   const Size blocks = blocks_of(rows);
@@ -57,8 +57,8 @@ void relu_backward(S* x, const S* grad, A* sums, Size experts, Size rows, Size w
   }
 }
 
-// Mean and sum of squares around it, (M, D), of y (M, B, D) over samples with weights mask (B,), or all if it is null.
-// Blocks are joined as in Chan et al. 1979.
+// The mean of y (M, B, D) over samples, and the sum of squares around it, (M, D). mask (B,): the samples' weights, 1 if null.
+// Joins blocks of samples as in Chan et al. 1979.
 template <class S, class A>
 void moments(const S* y, const A* mask, A* mean, A* squares, Size experts, Size rows, Size width) {
   const Size blocks = blocks_of(rows);

@@ -1,4 +1,4 @@
-// The last activation and the gates' mixture of experts, in one pass, and their backward.
+// The experts' last activation and the mixture by gates in one pass, and its backward in two.
 
 #pragma once
 
@@ -7,8 +7,7 @@
 
 namespace {
 
-// One row of expert outputs before normalisation -> their activations.
-// With scale: Swish(y * scale + shift). Without: ReLU(y + shift).
+// out (D) = the activation of one row y (D): Swish(y * scale + shift), or ReLU(y + shift) if scale is null.
 template <class S, class A>
 inline void activate(const S* y, const A* scale, const A* shift, A* out, Size width) {
   if (scale) {
@@ -26,7 +25,7 @@ inline void activate(const S* y, const A* scale, const A* shift, A* out, Size wi
   }
 }
 
-// The derivative of `activate`, times grad, in place.
+// grad (D) *= the derivative of `activate` with respect to its argument.
 template <class S, class A>
 inline void derive(const S* y, const A* scale, const A* shift, A* grad, Size width) {
   if (scale) {
@@ -45,7 +44,7 @@ inline void derive(const S* y, const A* scale, const A* shift, A* grad, Size wid
   }
 }
 
-// Both at once.
+// `activate` and `derive` in one loop.
 template <class S, class A>
 inline void activate_and_derive(const S* y, const A* scale, const A* shift, A* out, A* grad, Size width) {
   if (!scale) {
@@ -62,7 +61,7 @@ inline void activate_and_derive(const S* y, const A* scale, const A* shift, A* o
   }
 }
 
-// N rows of `multiply`, whose sums stay in registers.
+// N rows of `multiply`: their sums stay in registers.
 template <Size N, class A>
 inline void multiply_rows(const A* left, Size ld, Size cd, const A* right, Size rd, A* out, Size od, Size m, Size width) {
   constexpr Size W = 16;
@@ -86,7 +85,7 @@ inline void multiply_rows(const A* left, Size ld, Size cd, const A* right, Size 
     }
 }
 
-// out (n, width) = left (n, m; row stride `ld`, column stride `cd`) times right (m, width; row stride `rd`): n and m are small.
+// out (n, width) = left (n, m; row stride `ld`, column stride `cd`) times right (m, width; row stride `rd`), for small n and m.
 template <class A>
 inline void multiply(const A* left, Size ld, Size cd, const A* right, Size rd, A* out, Size od, Size n, Size m, Size width) {
   Size i = 0;
@@ -97,7 +96,7 @@ inline void multiply(const A* left, Size ld, Size cd, const A* right, Size rd, A
   if (n - i == 1) multiply_rows<1>(left, ld, cd, right, rd, out, od, m, width);
 }
 
-// out[i * step] = the inner product of row i of a (n, width; row stride `ad`) with b: b is read once for four rows.
+// out[i * step] = the inner product of row i of a (n, width; row stride `ad`) with b (width), which is read once for four rows.
 template <class A>
 inline void dots(const A* a, Size ad, const A* b, A* out, Size step, Size n, Size width) {
   Size i = 0;
@@ -119,7 +118,7 @@ inline void dots(const A* a, Size ad, const A* b, A* out, Size step, Size n, Siz
   for (; i < n; ++i) out[i * step] = dot(a + i * ad, b, width);
 }
 
-// out (K, B, D): sum over e of gates[k, b, e] * activation of y[e, b], after dropout. gates (K, B, E), contiguous in E.
+// out (K, B, D) = sum over e of gates[k, b, e] * dropout(activation(y[e, b])). gates (K, B, E), contiguous in E.
 template <class S, class A>
 void mix(const S* y, const A* scale, const A* shift, const A* gates, Size gate_k, Size gate_b, A* out, Dropout dropout,
          Size gate_count, Size experts, Size rows, Size width) {
@@ -159,9 +158,9 @@ inline void unmix(const A* grad, const A* gates, Size gate_k, Size gate_b, A* ne
              dv + (r - first) * experts * width, width, experts, gate_count, width);
 }
 
-// The mixture's backward as far as sums over samples go. grad (K, B, D) is that of its output.
-// gate_grad (K, B, E); shift_grad, scale_grad (E, D): sums over samples of dv and of dv * (y - mean) * rstd, where dv is the
-// gradient of the activation's argument. Without scale, no scale_grad.
+// The first pass of the backward: the gradients of gates, gate_grad (K, B, E), and the sums over samples of dv and of dv * (y -
+// mean) * rstd, shift_grad and scale_grad (E, D), with dv the gradient of the activation's argument. grad (K, B, D): the
+// gradient of the mixture. scale_grad is unused if scale is null.
 template <class S, class A>
 void mix_sums(const A* grad, const S* y, const A* scale, const A* shift, const A* mean, const A* rstd, const A* gates, Size gate_k,
               Size gate_b, A* gate_grad, A* shift_grad, A* scale_grad, Dropout dropout, Size gate_count, Size experts, Size rows,
@@ -216,8 +215,8 @@ void mix_sums(const A* grad, const S* y, const A* scale, const A* shift, const A
   }
 }
 
-// y (E, B, D) = its gradient dy. With scale: dy = scale * dv - mask * (away + along * (y - mean) * rstd), the second part where
-// statistics are of the batch (away not null). Without: dy = dv.
+// The second pass of the backward: y (E, B, D) = its gradient. This is scale * dv, less mask * (away + along * (y - mean) *
+// rstd) if the batch's statistics normalise (away is not null); or dv if scale is null.
 template <class S, class A>
 void mix_inner(const A* grad, S* y, const A* scale, const A* shift, const A* mean, const A* rstd, const A* away,
                const A* along, const A* mask, const A* gates, Size gate_k, Size gate_b, Dropout dropout, Size gate_count,

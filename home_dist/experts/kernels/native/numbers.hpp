@@ -1,13 +1,13 @@
-// What all of the library shares. The library: expert banks' layers, and the passes around their and the feature gates' matrix
-// products, each one reading its tensors once.
+// Types and small functions of the cpu backend's library: the layers of expert banks, and the passes around matrix products,
+// which read each tensor once.
 //
 // Plain C++ behind a C interface, without headers of torch: it compiles in seconds. Letters as in the README: B samples, E
 // experts, K gates, D width, F features, L low-rank gates. All tensors are contiguous unless a stride is passed. S is the type
-// that activations are stored in, A the one that everything is computed, summed and passed in: fp32 for fp32 and bf16, fp64 for
+// of stored activations. A is the type of all other tensors and of all computation: fp32 for S = fp32 and bf16, fp64 for S =
 // fp64.
 //
-// Sums run over fixed blocks of samples that are joined in order, so that results do not depend on the number of threads.
-// Comparisons are written such that NaN passes through them.
+// A sum over samples is one over fixed blocks, which are joined in order: it does not depend on the number of threads. NaN
+// passes through all comparisons.
 
 #pragma once
 
@@ -21,8 +21,8 @@ namespace {
 
 using Size = int64_t;
 constexpr Size ROWS = 64;  // samples in a block
-// Samples that one expert's outputs are read of at a time: rows of different experts lie a power of two apart and would push
-// one another out of the cache, one by one.
+// The samples that a pass reads of one expert before the next expert. The rows of experts are a power of two apart in memory:
+// reading one row of each in turn would evict them from the cache.
 constexpr Size TILE = 8;
 
 struct bf16 {
@@ -40,8 +40,8 @@ inline void store(bf16& to, float x) {
   to.bits = uint16_t(x == x ? rounded : (bits >> 16) | 0x40);
 }
 
-// exp with a relative error of 1e-7 up to 87, infinite above; below -87 it stays at 1e-38. Without branches, and with a clamp of
-// integers, as compilers make vectors of it then: comparisons of floats they split into paths and compute each of them.
+// exp with a relative error of 1e-7 up to 87, infinite above; below -87 it stays at 1e-38. Without branches and with a clamp of
+// integers, so that compilers vectorise it: of a comparison of floats they would compute both branches.
 inline float exponential(float argument) {
   constexpr int32_t SIGN = INT32_MIN, END = std::bit_cast<int32_t>(87.0f);
   const int32_t bits = std::bit_cast<int32_t>(argument);

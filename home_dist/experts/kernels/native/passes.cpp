@@ -1,8 +1,8 @@
-// The library's functions, by type: see the headers for what they do.
+// The library's C functions for each type, documented in the headers.
 
 #include "bank.hpp"
 #include "feature_gate.hpp"
-#include "gates.hpp"
+#include "gate_weights.hpp"
 #include "layers.hpp"
 #include "mixture.hpp"
 
@@ -53,13 +53,6 @@
   void bank_inputs_##NAME(Gemm<A> gemm, const A* const* down, const A* const* x, const A* weights, A* weight_grads,           \
                           A* const* x_grads, const Size* starts, Size inputs, Size f, Size h, Size e, Size b) {               \
     bank_inputs(gemm, down, x, weights, weight_grads, x_grads, starts, inputs, f, h, e, b);                                   \
-  }                                                                                                                           \
-  void gate_##NAME(const A* wide, const A* share, const A* x, A* out, Size inside, Size l, Size b, Size f) {                  \
-    gate(wide, share, x, out, inside, l, b, f);                                                                               \
-  }                                                                                                                           \
-  void gate_backward_##NAME(const A* grad, A* wide, const A* share, const A* x, A* share_grad, A* x_grad, Size add, Size inside,\
-                            Size l, Size b, Size f) {                                                                         \
-    gate_backward(grad, wide, share, x, share_grad, x_grad, add, inside, l, b, f);                                            \
   }                                                                                                                           \
   void drop_##NAME(const A* x, A* out, Size first, Size second, Size threshold, double factor, Size b, Size f) {              \
     drop(x, out, DROPOUT, b, f);                                                                                              \

@@ -1,4 +1,4 @@
-// Matrix products by the BLAS that torch itself was built with. Within a parallel region it computes on one thread.
+// Matrix products by the BLAS that torch was built with. Within a parallel region it uses one thread.
 
 #pragma once
 
@@ -6,12 +6,12 @@
 
 namespace {
 
-// sgemm or dgemm. Sizes are 64 bits of little endian, which is right for builds with integers of 32 bits as well.
+// sgemm or dgemm. Sizes are 64-bit little-endian integers, which a BLAS with 32-bit integers reads correctly as well.
 template <class A>
 using Gemm = void (*)(const char*, const char*, const Size*, const Size*, const Size*, const A*, const A*, const Size*, const A*,
                       const Size*, const A*, A*, const Size*);
 
-// A row-major matrix: where it starts, and how far its rows lie apart.
+// A row-major matrix: its first element and the stride of its rows.
 template <class A>
 struct Matrix {
   A* at;
@@ -27,7 +27,7 @@ inline void product(Gemm<A> gemm, Matrix<const A> a, bool a_t, Matrix<const A> b
   gemm(b_t ? "T" : "N", a_t ? "T" : "N", &m, &n, &k, &one, b.at, &b.row, a.at, &a.row, &more, c.at, &c.row);
 }
 
-// Of matrices whose rows follow one another.
+// The same for contiguous matrices.
 template <class A>
 inline void product(Gemm<A> gemm, const A* a, bool a_t, const A* b, bool b_t, A* c, Size n, Size k, Size m, bool add = false) {
   product(gemm, Matrix<const A>{a, a_t ? n : k}, a_t, Matrix<const A>{b, b_t ? k : m}, b_t, Matrix<A>{c, m}, n, k, m, add);

@@ -1,0 +1,119 @@
+"""HoME's feature gate on a CPU: the low-rank gates (G, L, B, F) exist for a chunk of samples at a time, in the cache.
+
+The forward keeps the inputs, the low-rank activations and the shares; the backward computes the low-rank gates again. With
+precision bf16, the products with all F features are in bf16. The products of low rank that follow stay in fp32: their operands
+are in the cache, where a cast costs more than fp32 does. The operator is an autograd function and no custom op, which takes
+longer: see kernels/__init__.py.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from home_dist.experts.kernels.cpu_library import call, check_dtypes, gemm
+from home_dist.experts.kernels.grouped_products import add_input_grad, by_group, weight_grad
+from home_dist.experts.kernels.operands import Precision
+
+CHUNK_BYTES = 1 << 20
+"""The size of one chunk's low-rank gates, (L, b, F)."""
+
+_MOST_PARTS, _LEAST_SAMPLES = 16, 128
+"""The backward cuts the samples into parts that threads work on, each with a sum of its own for the gradient of `up`.
+
+More parts than 16 serve no more threads; with fewer samples than 128 in a part, its products are slow.
+"""
+
+
+def gated(
+    x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, choice: torch.Tensor, inside: bool, precision: Precision
+) -> torch.Tensor:
+    """x: (B, F) or (G, B, F); down: (G, L R, F); up: (G L, R, F); choice: (G, L, F). Returns the gated x, (G, B, F).
+
+    inside: whether the sigmoid is inside the weighted sum over L.
+    """
+    check_dtypes(x, down, up, choice)
+    return _Gated.apply(x.contiguous(), down, up, choice, inside, precision == "bf16")
+
+
+class Gates(NamedTuple):
+    """The operands of the low-rank gates of all groups, all contiguous."""
+
+    x: torch.Tensor
+    """(B, F) or (G, B, F)"""
+    low: torch.Tensor
+    """(G, B, L, R), the low-rank activations"""
+    up: torch.Tensor
+    """(G, L, R, F)"""
+    share: torch.Tensor
+    """(G, B, L)"""
+    inside: bool
+
+    @property
+    def chunk(self) -> int:
+        """The number of samples in a chunk."""
+        row = self.share.shape[2] * self.x.shape[-1] * self.low.element_size()
+        return max(min(max(CHUNK_BYTES // row, 16), self.x.shape[-2]), 1)
+
+    @property
+    def buffers(self) -> tuple[torch.Tensor, int]:
+        """Memory for one chunk per thread, and the number of samples in a chunk."""
+        shape = torch.get_num_threads(), self.share.shape[2], self.chunk, self.x.shape[-1]
+        return self.x.new_empty(shape), self.chunk
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        groups, samples, gates, rank = self.low.shape
+        width = self.x.shape[-1]
+        return samples * width if self.x.dim() == 3 else 0, int(self.inside), groups, gates, rank, samples, width
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, choice: torch.Tensor, inside: bool, bf16: bool
+    ) -> torch.Tensor:
+        groups, gates, width = choice.shape
+        down, up = down.bfloat16() if bf16 else down, up.contiguous().view(groups, gates, -1, width)
+        low = by_group(x.to(down.dtype), down).to(x.dtype).unflatten(2, (gates, -1)).contiguous()
+        share = by_group(x, choice).softmax(2).contiguous()
+        ctx.inside = inside
+        ctx.save_for_backward(x, low, share, down, up, choice)
+        return _gate(Gates(x, low, up, share, inside))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, low, share, down, up, choice = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        x_grad = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        share_grad, low_grad, up_grad = _gate_backward(grad, Gates(x, low, up, share, ctx.inside), x_grad)
+        scores_grad = share * (share_grad - (share * share_grad).sum(2, keepdim=True))
+        low_grad = low_grad.flatten(2).to(down.dtype)
+        if x_grad is not None:
+            add_input_grad(x_grad, low_grad, down)
+            add_input_grad(x_grad, scores_grad, choice)
+        down_grad = weight_grad(low_grad, x.to(down.dtype)).to(grad.dtype)
+        return x_grad, down_grad, up_grad.flatten(0, 1), weight_grad(scores_grad, x), None, None
+
+
+def _gate(gates: Gates) -> torch.Tensor:
+    """The gated x, (G, B, F)."""
+    x, low, up, share, _ = gates
+    out = x.new_empty(*share.shape[:2], x.shape[-1])
+    call("feature_gates", x.dtype, gemm(x.dtype), x, low, up, share, out, *gates.buffers, *gates.sizes)
+    return out
+
+
+def _gate_backward(
+    grad: torch.Tensor, gates: Gates, x_grad: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns the gradients of share, low and up. Writes to x_grad the gradient of x as a factor of the result."""
+    x, low, up, share, _ = gates
+    share_grad, low_grad = torch.empty_like(share), torch.empty_like(low)
+    # The number of parts does not depend on the number of threads, so that the sums do not either.
+    parts = max(min(x.shape[-2] // _LEAST_SAMPLES, _MOST_PARTS), 1)
+    up_grads = up.new_empty(parts, *up.shape)
+    arguments = (grad, x, low, up, share, share_grad, low_grad, x_grad, up_grads, *gates.buffers, parts, *gates.sizes)
+    call("feature_gates_backward", x.dtype, gemm(x.dtype), *arguments)
+    return share_grad, low_grad, up_grads[0] if parts == 1 else up_grads.sum(0)

@@ -1,0 +1,100 @@
+"""The C++ library of the cpu backend: compiled for this processor at its first use, then called through ctypes."""
+
+import ctypes
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from home_dist.native_library import CannotBuild, native_library
+
+_SOURCE = Path(__file__).parent / "native" / "passes.cpp"
+_FLAGS = ("-O3", "-std=c++20", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+_DTYPE_NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}
+_GEMM_NAMES = {torch.float32: "sgemm_", torch.float64: "dgemm_"}
+
+
+@functools.cache
+def unavailable() -> str:
+    """The reason why this machine cannot run the library; empty if it can. The first call compiles the library in seconds."""
+    try:
+        native_library(_SOURCE, _FLAGS)
+    except CannotBuild as error:
+        return str(error)
+    missing = [name for dtype, name in _GEMM_NAMES.items() if _find_gemm(dtype) is None]
+    return f"the BLAS of torch has no usable {', '.join(missing)}" if missing else ""
+
+
+def call(name: str, stored: torch.dtype, *arguments: Any) -> None:
+    """Calls a function of native/passes.cpp.
+
+    stored: the dtype of stored activations, which selects the function's version. A tensor is passed as the pointer to its
+    data, None as a null pointer, an int as 64 bits. Raises CannotBuild.
+    """
+    function = getattr(native_library(_SOURCE, _FLAGS), f"{name}_{_DTYPE_NAMES[stored]}")
+    function(*(_as_c(argument) for argument in arguments))
+
+
+def gemm(dtype: torch.dtype) -> ctypes.c_void_p:
+    """The matrix product of the BLAS within torch, fp32 or fp64, as a function pointer. Raises CannotBuild."""
+    function = _find_gemm(dtype)
+    if function is None:
+        raise CannotBuild(f"the BLAS of torch has no usable matrix product for {dtype}")
+    return function
+
+
+def pointers(tensors: Sequence[torch.Tensor | None]) -> Any:
+    """A C array of pointers to the data of tensors, null for None."""
+    return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
+
+
+def sizes(values: Sequence[int]) -> Any:
+    """A C array of 64-bit integers."""
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+def accumulator_dtype(stored: torch.dtype) -> torch.dtype:
+    """The dtype in which the library computes and sums activations that are stored as `stored`."""
+    return torch.float32 if stored == torch.bfloat16 else stored
+
+
+def check_dtypes(*tensors: torch.Tensor) -> None:
+    """Raises TypeError unless all tensors are fp32, or all are fp64."""
+    dtypes = {t.dtype for t in tensors}
+    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+        raise TypeError(f"the cpu kernel takes fp32 or fp64 throughout, got {', '.join(sorted(map(str, dtypes)))}")
+
+
+def _as_c(argument: Any) -> Any:
+    if isinstance(argument, int):
+        return ctypes.c_int64(argument)
+    if isinstance(argument, float):
+        return ctypes.c_double(argument)
+    return ctypes.c_void_p(argument.data_ptr()) if isinstance(argument, torch.Tensor) else argument
+
+
+@functools.cache
+def _find_gemm(dtype: torch.dtype) -> ctypes.c_void_p | None:
+    """None if torch exports no such function, or if the function computes a wrong product."""
+    if dtype not in _GEMM_NAMES or sys.byteorder != "little":
+        return None
+    for library in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
+        try:
+            function = getattr(ctypes.CDLL(str(library)), _GEMM_NAMES[dtype])
+        except (OSError, AttributeError):
+            continue
+        return ctypes.cast(function, ctypes.c_void_p) if _multiplies(function, dtype) else None
+    return None
+
+
+def _multiplies(function: Any, dtype: torch.dtype) -> bool:
+    a, b = torch.arange(6, dtype=dtype).view(2, 3), torch.arange(12, dtype=dtype).view(3, 4) - 5
+    c = torch.zeros(2, 4, dtype=dtype)
+    scalars = torch.ones((), dtype=dtype), torch.zeros((), dtype=dtype)
+    n, k, m = (ctypes.byref(ctypes.c_int64(size)) for size in (2, 3, 4))
+    one, zero, a_at, b_at, c_at = (ctypes.c_void_p(t.data_ptr()) for t in (*scalars, a, b, c))
+    function(b"N", b"N", m, n, k, one, b_at, m, a_at, k, zero, c_at, m)
+    return torch.equal(c, a @ b)
