@@ -35,7 +35,7 @@ def build(inputs: Inputs, ranks: Ranks) -> Built:
     config, exchange = inputs.config, inputs.config.distributed.exchange
     torch.manual_seed(config.train.seed)
     network = Network(inputs.schema, inputs.layout, config, torch.device("meta"))
-    kernel = kernels.select(network, config.kernel, ranks.device)
+    kernel = kernels.select(network, config.kernel, ranks.device, lambda own: _of_all_ranks(own, ranks))
     network.head.features.bf16 = kernel.precision == "bf16"
     fuse_table_optimizer(network, config)
     plan = plan_sharding(network, inputs.layout, config.embedding, ranks.device)
@@ -50,6 +50,12 @@ def build(inputs: Inputs, ranks: Ranks) -> Built:
     initialise(model, config.embedding.init_std, config.train.seed)
     check = network.head.check = _step_check(network, config, ranks)
     return Built(model, build_optimizer(model, config, check), plan, kernel, check)
+
+
+def _of_all_ranks(own: kernels.Kernel, ranks: Ranks) -> kernels.Kernel:
+    of_ranks = [own] * ranks.world_size
+    torch.distributed.all_gather_object(of_ranks, own)
+    return kernels.common(of_ranks, ranks.rank)
 
 
 def _step_check(network: Network, config: RunConfig, ranks: Ranks) -> StepCheck:

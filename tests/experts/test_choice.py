@@ -9,7 +9,7 @@ from torch import nn
 from home_dist.config import KernelSection
 from home_dist.errors import ConfigError
 from home_dist.experts import ExpertBank, MaskedGates, SelfGates
-from home_dist.experts.kernels import choice, choose, select
+from home_dist.experts.kernels import Kernel, choice, choose, common, select
 
 CPU = torch.device("cpu")
 
@@ -91,3 +91,12 @@ def test_mixed_types_are_refused():
     select(bank, KernelSection(), CPU)
     with pytest.raises(TypeError, match=r"throughout, got torch.float32, torch.float64"):
         bank.mixed([torch.zeros(3, 4)], torch.zeros(2, 3, 1, dtype=torch.float64))
+
+
+def test_all_ranks_take_the_kernel_that_each_of_them_has():
+    fast, bf16, none = Kernel("cpu", "fp32"), Kernel("cpu", "bf16"), Kernel("eager", "fp32", "no compiled passes")
+    assert [common([fast, fast], rank) for rank in (0, 1)] == [fast, fast]
+    taken = [common([bf16, none, fast], rank) for rank in range(3)]
+    assert {(k.backend, k.precision) for k in taken} == {("eager", "fp32")}
+    assert "as on rank 1: no compiled passes" in taken[0].reason
+    assert {common([bf16, fast], rank).precision for rank in (0, 1)} == {"fp32"}

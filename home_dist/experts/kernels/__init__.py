@@ -13,7 +13,7 @@ The operators of cpu and triton are autograd functions. They are not torch.libra
 - An exported program has to run without this library: it consists of eager operators in any case.
 """
 
-from home_dist.experts.kernels.choice import EAGER, Kernel, KernelUser, choose, select
+from home_dist.experts.kernels.choice import EAGER, Kernel, KernelUser, choose, common, select
 from home_dist.experts.kernels.operands import Norm, Operands, Precision
 
-__all__ = ["EAGER", "Kernel", "KernelUser", "Norm", "Operands", "Precision", "choose", "select"]
+__all__ = ["EAGER", "Kernel", "KernelUser", "Norm", "Operands", "Precision", "choose", "common", "select"]

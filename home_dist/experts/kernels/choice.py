@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -55,12 +55,16 @@ def choose(device: torch.device, wanted: KernelSection) -> Kernel:
     return kernel
 
 
-def select(network: nn.Module, wanted: KernelSection, device: torch.device) -> Kernel:
+def select(
+    network: nn.Module, wanted: KernelSection, device: torch.device, agree: Callable[[Kernel], Kernel] | None = None
+) -> Kernel:
     """Sets the backend of all modules of a network that have several.
 
     If the Triton kernels do not take the network's widths, backend = "auto" selects eager, and "triton" raises ConfigError.
+    agree: this rank's kernel -> that of all ranks, see `common`.
     """
     kernel = choose(device, wanted)
+    kernel = kernel if agree is None else agree(kernel)
     users = [m for m in network.modules() if isinstance(m, KernelUser)]
     if kernel.backend == "triton":
         unfit = "; ".join(sorted({problem for user in users for problem in _unfit(user)}))
@@ -70,6 +74,18 @@ def select(network: nn.Module, wanted: KernelSection, device: torch.device) -> K
             kernel = replace(kernel, backend="eager", reason=unfit)
     for user in users:
         user.kernel = kernel
+    return kernel
+
+
+def common(of_ranks: Sequence[Kernel], rank: int) -> Kernel:
+    """The kernel that all ranks take, where hosts differ: backends exchange other sums in a backward, and must not be mixed."""
+    kernel = of_ranks[rank]
+    if len({k.backend for k in of_ranks}) > 1:
+        other = next((r for r, k in enumerate(of_ranks) if k.backend == "eager"), 0)
+        kernel = Kernel("eager", kernel.precision, f"as on rank {other}: {of_ranks[other].reason}")
+    if len({k.precision for k in of_ranks}) > 1:
+        other = next(r for r, k in enumerate(of_ranks) if k.precision == "fp32")
+        kernel = replace(kernel, precision="fp32", reason=f"{kernel.reason}; fp32 as on rank {other}")
     return kernel
 
 

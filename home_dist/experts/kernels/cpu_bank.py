@@ -36,10 +36,10 @@ def mixed(
     inputs = [inputs] if isinstance(inputs, torch.Tensor) else inputs
     check_dtypes(*inputs, gates, *operands.weights)
     arguments, tensors = Arguments.of(operands, inputs, mask, precision, dropout)
-    return _Mixed.apply(arguments, gates, *tensors)
+    return _CpuMixed.apply(arguments, gates, *tensors)
 
 
-class _Mixed(torch.autograd.Function):
+class _CpuMixed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, arguments: Arguments, gates: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
         inputs, weights, biases = arguments.split(tensors)

@@ -33,7 +33,7 @@ def gated(
     inside: whether the sigmoid is inside the weighted sum over L.
     """
     check_dtypes(x, down, up, choice)
-    return _Gated.apply(x.contiguous(), down, up, choice, inside, precision == "bf16")
+    return _CpuGated.apply(x.contiguous(), down, up, choice, inside, precision == "bf16")
 
 
 class Gates(NamedTuple):
@@ -68,7 +68,7 @@ class Gates(NamedTuple):
         return samples * width if self.x.dim() == 3 else 0, int(self.inside), groups, gates, rank, samples, width
 
 
-class _Gated(torch.autograd.Function):
+class _CpuGated(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, choice: torch.Tensor, inside: bool, bf16: bool

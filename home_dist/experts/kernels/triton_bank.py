@@ -48,10 +48,10 @@ def mixed(
     together = padded(inputs[0].unsqueeze(0) if len(inputs) == 1 else torch.stack(list(inputs)))
     operands = replace(operands, weights=[padded(operands.weights[0]), *operands.weights[1:]])
     arguments, tensors = Arguments.of(operands, [together], mask, precision, dropout)
-    return _Mixed.apply(arguments, gates, *tensors)
+    return _TritonMixed.apply(arguments, gates, *tensors)
 
 
-class _Mixed(torch.autograd.Function):
+class _TritonMixed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, arguments: Arguments, gates: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
         (inputs,), weights, biases = arguments.split(tensors)

@@ -112,7 +112,7 @@ def gate_backward_kernel(
 
 
 @dataclass(frozen=True)
-class Tile:
+class GateTile:
     """The meta-parameters of both kernels: a program computes (BM, BN) of the output, RT of the rank at a time."""
 
     BM: int
@@ -121,18 +121,20 @@ class Tile:
     num_warps: int = 4
 
 
-TILE = Tile(32, 32, 32)
+TILE = GateTile(32, 32, 32)
 
 
 def gated(
     x: torch.Tensor, low: torch.Tensor, up: torch.Tensor, share: torch.Tensor, inside: bool, precision: Precision
 ) -> torch.Tensor:
     """x: (B, F) or (G, B, F); low: (G, L, B, R); up: (G, L, R, F); share: (G, L, B). Returns the gated x, (G, B, F)."""
-    out = _Gated.apply(padded(x).contiguous(), low, padded(up).contiguous(), share.transpose(1, 2), inside, precision == "bf16")
+    out = _TritonGated.apply(
+        padded(x).contiguous(), low, padded(up).contiguous(), share.transpose(1, 2), inside, precision == "bf16"
+    )
     return out[..., : x.shape[-1]]
 
 
-class _Gated(torch.autograd.Function):
+class _TritonGated(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, low: torch.Tensor, up: torch.Tensor, share: torch.Tensor, inside: bool, bf16: bool

@@ -191,7 +191,7 @@ _ELEMENTS = 4096
 
 
 @dataclass(frozen=True)
-class Tile:
+class MixtureTile:
     """The meta-parameters of a mixture's kernel: KP gates, R samples and DT columns at a time."""
 
     KP: int
@@ -200,13 +200,13 @@ class Tile:
     num_warps: int = 4
 
 
-def tile_of(gates: int, width: int, elements: int = _ELEMENTS) -> Tile:
+def tile_of(gates: int, width: int, elements: int = _ELEMENTS) -> MixtureTile:
     gates_padded = _power_of_two(gates)
     columns = min(_power_of_two(width), 128, max(elements // gates_padded, 16))
-    return Tile(gates_padded, max(1, min(elements // (gates_padded * columns), 8)), columns)
+    return MixtureTile(gates_padded, max(1, min(elements // (gates_padded * columns), 8)), columns)
 
 
-def sums_tile_of(gates: int, width: int) -> Tile:
+def sums_tile_of(gates: int, width: int) -> MixtureTile:
     """`mix_sums_kernel` holds more values per element."""
     return tile_of(gates, width, _ELEMENTS // 2)
 

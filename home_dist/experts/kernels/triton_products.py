@@ -136,7 +136,7 @@ def product_kernel(
 
 
 @dataclass(frozen=True)
-class Tile:
+class ProductTile:
     """The meta-parameters of a product's kernel: a program computes (BM, BN) of the output, BK of the inner width at a time."""
 
     BM: int
@@ -148,14 +148,14 @@ class Tile:
 
 TILES = {
     # (bf16, large)
-    (False, False): Tile(32, 32, 32, 4, 3),
-    (False, True): Tile(64, 64, 16, 4, 3),
-    (True, False): Tile(32, 32, 64, 4, 3),
-    (True, True): Tile(128, 128, 32, 8, 3),
+    (False, False): ProductTile(32, 32, 32, 4, 3),
+    (False, True): ProductTile(64, 64, 16, 4, 3),
+    (True, False): ProductTile(32, 32, 64, 4, 3),
+    (True, True): ProductTile(128, 128, 32, 8, 3),
 }
 
 
-def tile_of(bf16: bool, rows: int, columns: int) -> Tile:
+def tile_of(bf16: bool, rows: int, columns: int) -> ProductTile:
     return TILES[bf16, rows >= 128 and columns >= 64]
 
 
