@@ -53,10 +53,10 @@ def findings() -> Iterator[Check]:
 
 
 def python() -> Iterator[Check]:
-    found = ".".join(map(str, sys.version_info[:3]))
+    version = ".".join(map(str, sys.version_info[:3]))
     right = sys.version_info[:2] == (3, 11)
     fix = "" if right else "The locks hold wheels of Python 3.11: make clean install PYTHON=python3.11"
-    yield Check("ok" if right else "problem", "Python", f"{found} in {sys.prefix}", fix)
+    yield Check("ok" if right else "problem", "Python", f"{version} in {sys.prefix}", fix)
 
 
 def versions() -> Iterator[Check]:
@@ -81,16 +81,16 @@ def versions() -> Iterator[Check]:
 def fbgemm() -> Iterator[Check]:
     """torchrec asks for fbgemm-gpu, which lies in the same folder as fbgemm-gpu-cpu: pip installs one over the other."""
     cpu, gpu = installed("fbgemm-gpu-cpu"), installed("fbgemm-gpu")
-    found = ", ".join(f"{n} {v}" for n, v in (("fbgemm-gpu-cpu", cpu), ("fbgemm-gpu", gpu)) if v)
+    packages = ", ".join(f"{n} {v}" for n, v in (("fbgemm-gpu-cpu", cpu), ("fbgemm-gpu", gpu)) if v)
     platform = "gpu" if has_nvidia() else "cpu"
     if cpu and gpu:
         fix = f"Both lie in one folder and overwrite each other; keep one: make clean install PLATFORM={platform}"
-        yield Check("problem", "fbgemm", f"{found} are both installed", fix)
-    elif not found:
+        yield Check("problem", "fbgemm", f"{packages} are both installed", fix)
+    elif not packages:
         yield Check("problem", "fbgemm", "missing", f"make clean install PLATFORM={platform}")
     failure = import_failure("fbgemm_gpu")
     if failure is None:
-        yield Check("ok", "fbgemm operators", f"{found or 'unknown version'}, loaded")
+        yield Check("ok", "fbgemm operators", f"{packages or 'unknown version'}, loaded")
     elif "lib" in failure and "cuda" in failure.lower():
         fix = "The CUDA build is installed on a machine without CUDA libraries: make clean install PLATFORM=cpu"
         yield Check("problem", "fbgemm operators", failure, fix)
@@ -142,7 +142,9 @@ def kernel() -> Iterator[Check]:
     compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
     if compiler is None:
         fix = "Install a C++ compiler, for example apt-get install g++"
-        yield Check("note", "C++ compiler", "none: experts on CPU run without their compiled passes", fix)
+        yield Check(
+            "note", "C++ compiler", "none: experts on a CPU are computed by eager torch, slower and in more memory", fix
+        )
 
 
 def resources() -> Iterator[Check]:
@@ -159,9 +161,9 @@ def resources() -> Iterator[Check]:
     yield _enough("open files allowed", files if files >= 0 else float("inf"), _OPEN_FILES, "", "ulimit -n 65536")
 
 
-def _enough(what: str, found: float, wanted: float, unit: str, fix: str) -> Check:
-    amount = f"{found:,.0f} {unit}".strip()
-    if found >= wanted:
+def _enough(what: str, measured: float, wanted: float, unit: str, fix: str) -> Check:
+    amount = f"{measured:,.0f} {unit}".strip()
+    if measured >= wanted:
         return Check("ok", what, amount)
     return Check("note", what, f"{amount}, less than {wanted:,} {unit}".strip(), fix)
 

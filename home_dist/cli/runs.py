@@ -17,10 +17,10 @@ def runs(folder: Annotated[Path, typer.Argument(help="Folder that runs lie in, a
     from home_dist.insight.overview import find_runs, runs_table
     from home_dist.screen import Screen
 
-    found = find_runs(folder)
-    if not found:
+    paths = find_runs(folder)
+    if not paths:
         raise UserError(f"{folder}: no run is in it. Name the folder that run.dir of your runs lie in.")
-    Screen(True).table(runs_table(folder, found))
+    Screen(True).table(runs_table(folder, paths))
 
 
 @command(group)

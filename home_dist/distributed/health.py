@@ -71,9 +71,9 @@ class Health:
         dist.broadcast_object_list(token)
         self._token = (token[0] or "").encode()
         own = Peer(rank, socket.gethostname(), _address(), self._socket.getsockname()[1])
-        found: list[Peer] = [own] * dist.get_world_size()
-        dist.all_gather_object(found, own)
-        self.peers = found
+        peers: list[Peer] = [own] * dist.get_world_size()
+        dist.all_gather_object(peers, own)
+        self.peers = peers
         threading.Thread(target=self._serve, name="health", daemon=True).start()
         # Where a firewall lets the backend through and not this, ranks cannot meet, and collectives wait as long as they do.
         reached = [False] * len(self.peers)

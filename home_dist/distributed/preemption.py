@@ -54,10 +54,10 @@ class Preemption:
 
     def asked(self) -> bool:
         """Whether a rank was asked to leave before the last call; the same on all ranks, each of which calls it per step."""
-        found = self._read()
+        asked = self._read()
         count = torch.tensor([int(self._received)])
         self._pending = (dist.all_reduce(count, group=self._group, async_op=True), count)
-        return found
+        return asked
 
     def leave(self, ranks: Ranks, message: str) -> NoReturn:
         """Every rank calls it, and the first one tells."""

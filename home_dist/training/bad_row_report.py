@@ -46,11 +46,11 @@ class BadRowsOfSplit:
 
     @staticmethod
     def from_json(tree: dict[str, Any]) -> "BadRowsOfSplit":
-        found = BadRowsOfSplit(Counter(tree["reasons"]))
+        split = BadRowsOfSplit(Counter(tree["reasons"]))
         for file, groups in tree["rows_by_file"].items():
             for group, known in groups.items():
-                found.rows[file][group] = set(known)
-        return found
+                split.rows[file][group] = set(known)
+        return split
 
 
 class BadRowReport:

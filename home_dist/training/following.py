@@ -96,8 +96,8 @@ class Following:
         return state, reader, total if most is None else min(total, most)
 
     def _open(self, names: list[str]) -> DataFiles:
-        store, found = arrived(self.data)
-        there = {f.name: f for f in found}
+        store, files = arrived(self.data)
+        there = {f.name: f for f in files}
         gone = [n for n in names if n not in there]
         if gone:
             raise DataError(f"{self.data.shown}: {gone[0]} was there when its round began, and is not now. Put it back.")

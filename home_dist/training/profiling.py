@@ -45,9 +45,9 @@ class Trace:
         self._open.close()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._profiler.export_chrome_trace(str(self.path))
-        found: list[Any] = [None] * self.ranks.world_size
-        dist.all_gather_object(found, asdict(breakdown(read_trace(self.path))))
-        return mean_breakdown([_from_dict(tree) for tree in found])
+        of_ranks: list[Any] = [None] * self.ranks.world_size
+        dist.all_gather_object(of_ranks, asdict(breakdown(read_trace(self.path))))
+        return mean_breakdown([_from_dict(tree) for tree in of_ranks])
 
 
 class Profile:
@@ -76,11 +76,11 @@ class Profile:
         """Also ends a trace of fewer steps, when a run ends before."""
         if self._trace is None:
             return
-        found = self._trace.end()
+        mean = self._trace.end()
         self._trace = None
-        self.screen.table(parts_table(found))
-        if found.exchanges:
-            self.screen.table(exchanges_table(found))
+        self.screen.table(parts_table(mean))
+        if mean.exchanges:
+            self.screen.table(exchanges_table(mean))
         self.screen.say(f"traces: {self.folder}, one per rank, for https://ui.perfetto.dev or chrome://tracing")
 
 
@@ -131,25 +131,25 @@ def mean_breakdown(ranks: Sequence[Breakdown]) -> Breakdown:
     )
 
 
-def parts_table(found: Breakdown) -> Table:
-    table = Table(title=f"where a step goes: {found.milliseconds:.1f} ms, mean of {found.steps} steps and all ranks")
+def parts_table(mean: Breakdown) -> Table:
+    table = Table(title=f"where a step goes: {mean.milliseconds:.1f} ms, mean of {mean.steps} steps and all ranks")
     table.add_column("part")
     table.add_column("ms", justify="right")
     table.add_column("share", justify="right")
     table.add_column("")
-    for part, took in found.parts.items():
-        share = took / found.milliseconds
+    for part, took in mean.parts.items():
+        share = took / mean.milliseconds
         table.add_row(part, f"{took:.1f}", f"{share:.1%}", "█" * round(40 * share))
     return table
 
 
-def exchanges_table(found: Breakdown) -> Table:
-    title = f"exchange between ranks, per step: {found.communicating:.1f} ms, of which {found.hidden_share:.0%} hidden"
+def exchanges_table(mean: Breakdown) -> Table:
+    title = f"exchange between ranks, per step: {mean.communicating:.1f} ms, of which {mean.hidden_share:.0%} hidden"
     table = Table(title=title)
     table.add_column("collective")
     for name in ("calls", "MB given", "ms"):
         table.add_column(name, justify="right")
-    for name, kind in found.exchanges.items():
+    for name, kind in mean.exchanges.items():
         table.add_row(name, f"{kind.calls:.1f}", f"{kind.bytes / 1e6:.2f}", f"{kind.milliseconds:.1f}")
     return table
 

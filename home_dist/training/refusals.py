@@ -123,7 +123,7 @@ def largest_values(batch: Batch, layout: InputLayout, tasks: list[str], rank: in
     widths = [(f.name, f.width if isinstance(f, DenseFeature) else 1) for f in layout.dense]
     vectors = [(f.name, f.width + 1) for f in layout.pretrained]
     weights = [(f"weight of task {t}", 1) for t in tasks]
-    found = []
+    largest = []
     for values, columns in ((batch.dense, widths), (batch.vectors, vectors), (batch.weights, weights)):
         if not len(values):
             continue
@@ -136,8 +136,8 @@ def largest_values(batch: Batch, layout: InputLayout, tasks: list[str], rank: in
             if size is not None and place is not None:
                 sample, column = divmod(int(place), width)
                 label = name if width == 1 else f"{name}[{column}]"
-                found.append(Largest(label, float(part[sample, column]), rank, sample, int(batch.groups[sample])))
-    return sorted(found, key=lambda v: -v.order)[:_COLUMNS]
+                largest.append(Largest(label, float(part[sample, column]), rank, sample, int(batch.groups[sample])))
+    return sorted(largest, key=lambda v: -v.order)[:_COLUMNS]
 
 
 def without(output: StepOutput) -> StepOutput:

@@ -111,12 +111,12 @@ class Run:
 
     def evaluate(self, splits: Sequence[str], state: TrainState) -> None:
         """Measures and shows the splits, and records them in the run's folder. Every rank calls it."""
-        found = evaluate_splits(self.inputs, splits, self.built.model, self.ranks, self.screen, self.bad_rows, state.step)
-        for split, evaluation in found.items():
+        evaluations = evaluate_splits(self.inputs, splits, self.built.model, self.ranks, self.screen, self.bad_rows, state.step)
+        for split, evaluation in evaluations.items():
             self.log.evaluation(state.step, split, evaluation.tasks)
-        if self.ranks.first and found:
+        if self.ranks.first and evaluations:
             keep = self.inputs.config.metrics.keep_scores
-            record(self.folder.evaluation, self.folder.scores, found, state.step, state.samples, keep)
+            record(self.folder.evaluation, self.folder.scores, evaluations, state.step, state.samples, keep)
 
 
 def resumed(start: Start, schedule: Schedule) -> Iterator[str]:

@@ -68,14 +68,14 @@ class Running:
         classes = self._classes
         dist.all_reduce(classes)
         defined = (classes > 0).all(0).tolist()
-        found = {}
+        values_by_metric = {}
         for name, metric in self._metrics.items():
             values = {key.partition("-")[2]: float(value) for key, value in metric.compute().items()}
             kind = "window" if name == "auc" else "lifetime"  # since the reset
             by_task = [next(v for key, v in values.items() if key.startswith(f"{task}|{kind}_")) for task in self._tasks]
-            found[name] = [value if there else math.nan for value, there in zip(by_task, defined, strict=True)]
+            values_by_metric[name] = [value if there else math.nan for value, there in zip(by_task, defined, strict=True)]
         self.restart()
-        return found
+        return values_by_metric
 
     @torch.no_grad()
     def _count(self) -> None:

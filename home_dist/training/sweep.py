@@ -95,15 +95,15 @@ def sweep(config: Path, planned: Sequence[SweepRun], ranks: int, screen: Screen)
 
 def _results(by_settings: dict[str, list[RunFigures]]) -> dict[str, object]:
     """Per settings and measure: mean and standard deviation over seeds, and each run's."""
-    found: dict[str, object] = {}
+    measured_by_settings: dict[str, object] = {}
     for settings, runs in by_settings.items():
         measured = {}
         for name, _ in MEASURES:
             values = [run.mean(run.splits[0], name) for run in runs if run.splits]
             mean, deviation = spread(values)
             measured[name] = {"mean": mean, "standard_deviation": deviation, "runs": values}
-        found[settings] = {"split": next((s for run in runs for s in run.splits), None), **measured}
-    return found
+        measured_by_settings[settings] = {"split": next((s for run in runs for s in run.splits), None), **measured}
+    return measured_by_settings
 
 
 def _program(ranks: int) -> list[str]:

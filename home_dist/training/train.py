@@ -108,6 +108,6 @@ def _newest(checkpoints: Checkpoints, screen: Screen, ranks: Ranks) -> Path | No
     """The one to go on from; with `[checkpoint] damaged = "skip"` damaged ones are set aside before."""
     if checkpoints.keep.damaged == "skip":
         set_damaged_aside(checkpoints, screen.say)
-    found = [checkpoints.newest() if ranks.first else None]
-    torch.distributed.broadcast_object_list(found)  # a shared file system may show the ranks different states of the folder
-    return found[0]
+    newest = [checkpoints.newest() if ranks.first else None]
+    torch.distributed.broadcast_object_list(newest)  # a shared file system may show the ranks different states of the folder
+    return newest[0]

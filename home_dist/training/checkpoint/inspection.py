@@ -87,8 +87,8 @@ def shown(path: Path) -> tuple[str, Table, Table]:
         shape = " x ".join(map(str, stored.shape(name))) or "one number"
         if kind == "dense_optimizer":
             continue
-        found = figures(stored, name)
-        numbers = [number(found.norm), number(found.largest) + (f", {found.broken} not finite" if found.broken else "")]
+        sizes = figures(stored, name)
+        numbers = [number(sizes.norm), number(sizes.largest) + (f", {sizes.broken} not finite" if sizes.broken else "")]
         if kind == "tables":
             table_name, _, key = rest.partition("/")
             plan = record.plan.get(table_name)
@@ -122,10 +122,10 @@ def compared(before: Path, after: Path) -> tuple[str, Table]:
         if old.shape(name) != new.shape(name):
             lines.append(f"resized: {name}: {old.shape(name)} -> {new.shape(name)}")
             continue
-        found = distance(old, new, name)
-        same += found is None
-        if found is not None:
-            rows.append((found[2], name, found))
+        difference = distance(old, new, name)
+        same += difference is None
+        if difference is not None:
+            rows.append((difference[2], name, difference))
     for relative, name, (changed, apart, _) in sorted(rows, key=lambda r: -r[0]):
         shape = old.shape(name)
         of = f"{changed:,} of {shape[0]:,}" if shape else ""

@@ -28,15 +28,15 @@ def find(path: Path) -> Path:
         return path
     run, best = (path.parent, True) if path.name == "best" and not path.exists() else (path, False)
     there = checkpoints_of(run)
-    found = there.best() if best else there.newest()
-    if found is None:
+    checkpoint = there.best() if best else there.newest()
+    if checkpoint is None:
         what = (
             "no checkpoint was measured; set checkpoint.best"
             if best
             else "no complete checkpoint yet; run `home-dist train` first"
         )
         raise CheckpointError(f"{there.folder}: {what}.")
-    return found
+    return checkpoint
 
 
 def listing(run: Path) -> Table:

@@ -170,10 +170,10 @@ class _Reading(LoadPlanner):
             there = tensors[piece.name]
             if tuple(there.size) != piece.shape:
                 raise ValueError(f"{piece.name} is {tuple(there.size)} there, {piece.shape} here")
-            found = create_read_items_for_chunk_list(piece.name, there, [piece.chunk()])
-            if sum(item.lengths.numel() for item in found) != piece.values.numel():
+            items = create_read_items_for_chunk_list(piece.name, there, [piece.chunk()])
+            if sum(item.lengths.numel() for item in items) != piece.values.numel():
                 raise ValueError(f"{piece.name} has gaps")
-            self.items += [replace(item, dest_index=replace(item.dest_index, index=number)) for item in found]
+            self.items += [replace(item, dest_index=replace(item.dest_index, index=number)) for item in items]
 
     def set_up_planner(self, state_dict: Any, metadata: Metadata | None = None, is_coordinator: bool = False) -> None:
         """There is nothing but the pieces."""

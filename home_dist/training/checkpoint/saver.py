@@ -110,14 +110,14 @@ class Saver:
 
     def _copied(self, pieces: Iterable[Piece]) -> list[Piece]:
         """On the CPU, in memory that the next save uses again."""
-        found = []
+        copied = []
         for piece in pieces:
             copy = self._copies.get((piece.name, piece.offsets))
             if copy is None or copy.shape != piece.values.shape or copy.dtype != piece.values.dtype:
                 copy = self._copies[piece.name, piece.offsets] = torch.empty_like(piece.values, device="cpu")
             copy.copy_(piece.values.detach())
-            found.append(replace(piece, values=copy))
-        return found
+            copied.append(replace(piece, values=copy))
+        return copied
 
     def _job(self, final: Path, pieces: list[Piece], record: Record, meter: Any | None) -> Callable[[], None]:
         def run() -> None:

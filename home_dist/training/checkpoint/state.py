@@ -86,13 +86,13 @@ class Record:
 
 @cache
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "home_dist": home_dist.__version__, "code": code_hash()}
+    by_library = {"python": platform.python_version(), "home_dist": home_dist.__version__, "code": code_hash()}
     for name in _LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            by_library[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return by_library
 
 
 def code_hash() -> str:
