@@ -1,10 +1,10 @@
 """The benchmarks start as scripts from anywhere; what they measure is run by hand."""
 
-import subprocess
 import sys
 
 import pytest
 
+from tests import forked
 from tests.ranks import REPOSITORY
 
 # A peer's part runs in the peer's environment, started by the benchmark that it belongs to.
@@ -21,6 +21,6 @@ def test_there_are_benchmarks():
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
 def test_a_benchmark_tells_its_options(script, tmp_path):
-    ended = subprocess.run([sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    ended = forked.run([sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     assert "--quick" in ended.stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from home_dist.schema import load_schema
+from tests import forked
 from tests.ranks import REPOSITORY
 
 pytestmark = [pytest.mark.e2e, pytest.mark.distributed]
@@ -23,7 +24,7 @@ TORCHRUN += ["--rdzv-backend", "c10d", "-m", "home_dist.cli"]
 def call(*command: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.run(list(command), cwd=REPOSITORY, env=environment, timeout=timeout, **pipes)
+    return forked.run(list(command), cwd=REPOSITORY, env=environment, timeout=timeout, **pipes)
 
 
 def train_with_torchrun(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:

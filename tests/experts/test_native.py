@@ -10,6 +10,7 @@ import pytest
 
 from home_dist import native_library
 from home_dist.experts.kernels import host
+from tests.forked import popen
 
 REPOSITORY = Path(__file__).parents[2]
 LOAD = "from home_dist.experts.kernels import host; print(host.passes().about)"
@@ -17,7 +18,7 @@ needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "cl
 
 
 def start(cache: Path, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return popen(
         [sys.executable, "-W", "ignore", "-c", LOAD],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,0 +1,195 @@
+"""A process that has imported torch and what goes with it, and forks for each program that a test asks for.
+
+    python -m tests.fork_server SOCKET OWNER      (tests/forked.py starts it)
+
+It only imports. It never computes, so that no thread of OpenMP or gloo is there that a fork would lose. A program gets the
+pipes, folder, environment, exit code and end of a process of its own. It ends with its connection: when the test that asked
+for it is gone, or the server. OWNER is the process id of the test run, with which the server ends.
+"""
+
+import contextlib
+import gc
+import importlib
+import io
+import json
+import os
+import random
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import types
+import warnings
+from collections.abc import Callable
+
+IMPORTED = ("torch.distributed.run", "torchrec", "home_dist.training.commands")
+LENGTH = 8
+"""Bytes of the number that goes before a request, and of each number that is answered."""
+
+
+def serve(path: str, owner: int) -> Callable[[], None]:
+    """Returns in each child, with what the child is to do. In the server it does not return."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path + ".new")
+    listener.listen(100)
+    os.rename(path + ".new", path)  # whoever finds it can connect, and waits until the imports are done
+    _import()
+    woken, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    owner_gone = os.pidfd_open(owner)
+    waiting = selectors.DefaultSelector()
+    for what in (listener, woken, owner_gone):
+        waiting.register(what, selectors.EVENT_READ)
+    children: dict[int, socket.socket] = {}
+    gc.collect()
+    gc.freeze()
+    while True:
+        for key, _ in waiting.select():
+            what = key.fileobj
+            if what is owner_gone:
+                for pid in children:
+                    os.kill(pid, signal.SIGKILL)
+                os._exit(0)
+            elif what is woken:
+                woken.recv(4096)
+                _reap(children, waiting)
+            elif what is listener:
+                connection = listener.accept()[0]
+                try:
+                    request, pipes = _receive(connection)
+                except (OSError, ValueError):
+                    connection.close()
+                    continue
+                pid = os.fork()
+                if pid == 0:
+                    signal.set_wakeup_fd(-1)
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    waiting.close()
+                    os.close(owner_gone)
+                    for mine in (listener, woken, wake, connection, *children.values()):
+                        mine.close()
+                    return _become(request, pipes)
+                for pipe in pipes:
+                    os.close(pipe)
+                children[pid] = connection
+                waiting.register(connection, selectors.EVENT_READ)
+                _answer(connection, pid)
+            else:  # whoever asked for this child has closed the connection
+                for pid in [p for p, c in children.items() if c is what]:
+                    waiting.unregister(what)
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _import() -> None:
+    """What a program imports before it begins with its own work: but for home_dist.cli, which is run, not imported."""
+    from home_dist import process
+
+    before = dict(os.environ)
+    process.prepare()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in IMPORTED:
+            importlib.import_module(name)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def _reap(children: dict[int, socket.socket], waiting: selectors.BaseSelector) -> None:
+    while children:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        connection = children.pop(pid)
+        with contextlib.suppress(KeyError):
+            waiting.unregister(connection)
+        _answer(connection, status)
+        connection.close()
+
+
+def _answer(connection: socket.socket, number: int) -> None:
+    with contextlib.suppress(OSError):
+        connection.sendall(number.to_bytes(LENGTH, "little"))
+
+
+def _receive(connection: socket.socket) -> tuple[dict, list[int]]:
+    connection.settimeout(10)
+    head, pipes, _, _ = socket.recv_fds(connection, LENGTH, 3)
+    left = int.from_bytes(head, "little")
+    parts = []
+    while left:
+        parts.append(connection.recv(left))
+        if not parts[-1]:
+            raise ValueError("half a request")
+        left -= len(parts[-1])
+    connection.settimeout(None)
+    if len(pipes) != 3:
+        raise ValueError("a request comes with three pipes")
+    return json.loads(b"".join(parts)), pipes
+
+
+def _become(request: dict, pipes: list[int]) -> Callable[[], None]:
+    os.setsid()
+    for number, pipe in enumerate(pipes):
+        os.dup2(pipe, number)
+    for pipe in pipes:
+        os.close(pipe)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = _writes_to(1)
+    sys.stderr = sys.__stderr__ = _writes_to(2)
+    # Each process draws of its own, as one that was started anew.
+    random.seed()
+    sys.modules["numpy"].random.seed()
+    for action in request["warnings"]:
+        warnings.simplefilter(action)
+    kind, what = request["kind"], request["what"]
+    sys.argv = ["-c" if kind == "-c" else what, *request["arguments"]]
+    sys.path[0] = {"-m": os.getcwd(), "-c": "", "": os.path.dirname(os.path.abspath(what))}[kind]
+    sys.path[1:1] = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p not in sys.path]
+    return {"-m": _module, "-c": _code, "": _script}[kind](what)
+
+
+def _writes_to(number: int) -> io.TextIOWrapper:
+    unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
+    raw = open(number, "wb", 0 if unbuffered else -1, closefd=False)  # noqa: SIM115
+    errors = "backslashreplace" if number == 2 else "strict"
+    return io.TextIOWrapper(raw, errors=errors, write_through=unbuffered, line_buffering=number == 2 or os.isatty(number))
+
+
+def _module(name: str) -> Callable[[], None]:
+    def body() -> None:
+        sys.modules.pop(name, None)
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        runpy._run_module_as_main(name)  # what `python -m` does
+
+    return body
+
+
+def _code(text: str) -> Callable[[], None]:
+    def body() -> None:
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(text, "<string>", "exec"), main.__dict__)
+
+    return body
+
+
+def _script(path: str) -> Callable[[], None]:
+    def body() -> None:
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        main.__file__ = path
+        with open(path, "rb") as file:
+            exec(compile(file.read(), path, "exec"), main.__dict__)
+
+    return body
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], int(sys.argv[2]))()
