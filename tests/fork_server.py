@@ -33,30 +33,20 @@ def serve(path: str, owner: int) -> Callable[[], None]:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path + ".new")
     listener.listen(100)
-    os.rename(path + ".new", path)  # whoever finds it can connect, and waits until the imports are done
     _import()
-    woken, wake = socket.socketpair()
-    wake.setblocking(False)
-    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    owner_gone = os.pidfd_open(owner)
+    os.rename(path + ".new", path)  # whoever finds it can connect
     waiting = selectors.DefaultSelector()
-    for what in (listener, woken, owner_gone):
-        waiting.register(what, selectors.EVENT_READ)
-    children: dict[int, socket.socket] = {}
+    owner_gone = os.pidfd_open(owner)
+    waiting.register(owner_gone, selectors.EVENT_READ)
+    waiting.register(listener, selectors.EVENT_READ)
+    children: dict[int, int] = {}  # a descriptor that tells of the child's end, and the child
+    connections: dict[socket.socket, int] = {}
     gc.collect()
     gc.freeze()
     while True:
         for key, _ in waiting.select():
             what = key.fileobj
-            if what is owner_gone:
-                for pid in children:
-                    os.kill(pid, signal.SIGKILL)
-                os._exit(0)
-            elif what is woken:
-                woken.recv(4096)
-                _reap(children, waiting)
-            elif what is listener:
+            if what is listener:
                 connection = listener.accept()[0]
                 try:
                     request, pipes = _receive(connection)
@@ -65,22 +55,36 @@ def serve(path: str, owner: int) -> Callable[[], None]:
                     continue
                 pid = os.fork()
                 if pid == 0:
-                    signal.set_wakeup_fd(-1)
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     waiting.close()
-                    os.close(owner_gone)
-                    for mine in (listener, woken, wake, connection, *children.values()):
+                    for number in (owner_gone, *children):
+                        os.close(number)
+                    for mine in (listener, connection, *connections):
                         mine.close()
                     return _become(request, pipes)
                 for pipe in pipes:
                     os.close(pipe)
-                children[pid] = connection
+                end = os.pidfd_open(pid)
+                children[end], connections[connection] = pid, pid
+                waiting.register(end, selectors.EVENT_READ)
                 waiting.register(connection, selectors.EVENT_READ)
                 _answer(connection, pid)
-            else:  # whoever asked for this child has closed the connection
-                for pid in [p for p, c in children.items() if c is what]:
-                    waiting.unregister(what)
+            elif what in connections:
+                # Whoever asked for this child has heard of its end, or is gone. Until then its number is not given to another.
+                waiting.unregister(what)
+                what.close()
+                pid = connections.pop(what)
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            elif what in children:
+                waiting.unregister(what)
+                os.close(what)
+                pid = children.pop(what)
+                for connection in (c for c, p in connections.items() if p == pid):
+                    _answer(connection, _status(pid))
+            elif what == owner_gone:
+                for pid in connections.values():
                     os.kill(pid, signal.SIGKILL)
+                sys.exit()
 
 
 def _import() -> None:
@@ -97,19 +101,11 @@ def _import() -> None:
     os.environ.update(before)
 
 
-def _reap(children: dict[int, socket.socket], waiting: selectors.BaseSelector) -> None:
-    while children:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        connection = children.pop(pid)
-        with contextlib.suppress(KeyError):
-            waiting.unregister(connection)
-        _answer(connection, status)
-        connection.close()
+def _status(pid: int) -> int:
+    """As waitpid() tells it, of a child that stays a zombie."""
+    end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    dumped = 128 if end.si_code == os.CLD_DUMPED else 0
+    return end.si_status << 8 if end.si_code == os.CLD_EXITED else end.si_status | dumped
 
 
 def _answer(connection: socket.socket, number: int) -> None:

@@ -28,7 +28,7 @@ SERVERS = 2
 PATIENCE = 180.0
 """Seconds that a server may take for its imports and a fork."""
 _READ_EARLY = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "LD_", "LC_", "LANG", "PYTHON", "TRITON_", "ATEN_")
-_READ_EARLY += ("FBGEMM_", "TORCHINDUCTOR_", "TORCHDYNAMO_", "TORCH_LOGS", "TORCH_SHOW", "PYTORCH_", "MALLOC_", "GLIBC_")
+_READ_EARLY += ("FBGEMM_", "TORCH_LOGS", "TORCH_SHOW", "PYTORCH_", "MALLOC_", "GLIBC_")
 _READ_LATE = {"PYTHONUNBUFFERED", "PYTHONPATH", "GOMP_SPINCOUNT"}
 """The server heeds the first two. The third is set by home_dist.process.prepare(), in the server as well."""
 
@@ -159,21 +159,25 @@ def _log(number: int) -> Path:
 
 
 def _connected(number: int) -> socket.socket:
-    """Starts the server where no test of the run has done so."""
-    path = _path(number)
-    with (path.parent / "lock").open("w") as lock:
+    """Starts the servers where no test of the run has done so: all of them, as ranks of a job do not wait long for others."""
+    folder = Path(os.environ[FOLDER])
+    with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
-            owner = (path.parent / "owner").read_text()
-            command = [sys.executable, "-m", "tests.fork_server", str(path), owner]
-            with _log(number).open("w") as log:
-                pipes = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
-                process = subprocess.Popen(command, cwd=REPOSITORY, env=_environment(), start_new_session=True, **pipes)
-            deadline = time.monotonic() + PATIENCE
-            while not path.exists():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"no fork server: {_log(number).read_text()}")
-                time.sleep(0.01)
+        missing = [n for n in range(SERVERS) if not _path(n).exists()]
+        processes = [_start_server(n) for n in missing]
+        deadline = time.monotonic() + PATIENCE
+        while not all(_path(n).exists() for n in missing):
+            if any(p.poll() is not None for p in processes) or time.monotonic() > deadline:
+                raise RuntimeError("\n".join(["no fork server", *(_log(n).read_text() for n in missing)]))
+            time.sleep(0.01)
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(str(path))
+    connection.connect(str(_path(number)))
     return connection
+
+
+def _start_server(number: int) -> subprocess.Popen:
+    owner = (Path(os.environ[FOLDER]) / "owner").read_text()
+    command = [sys.executable, "-m", "tests.fork_server", str(_path(number)), owner]
+    with _log(number).open("w") as log:
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(command, cwd=REPOSITORY, env=_environment(), start_new_session=True, **pipes)

@@ -73,8 +73,8 @@ def finish(processes: list[subprocess.Popen[str]], timeout: float = 120) -> Ende
     return Ended([p.returncode for p in processes], outputs)
 
 
-def run(ranks: int, *args: object, world_size: int | None = None, timeout: float = 120) -> Ended:
-    return finish(start(ranks, *args, world_size=world_size), timeout)
+def run(ranks: int, *args: object, world_size: int | None = None, module: str = "home_dist.cli", timeout: float = 120) -> Ended:
+    return finish(start(ranks, *args, world_size=world_size, module=module), timeout)
 
 
 def run_module(ranks: int, module: str, *args: object, timeout: float = 400, per_host: int | None = None) -> Ended:
