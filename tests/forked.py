@@ -27,7 +27,7 @@ SERVERS = 2
 """Their hashes of texts differ, so that ranks of a job go through a set in different orders."""
 PATIENCE = 180.0
 """Seconds that a server may take for its imports and a fork."""
-_READ_EARLY = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "LD_", "LC_", "LANG", "PYTHON", "TRITON_", "ATEN_")
+_READ_EARLY = ("OMP_", "GOMP_", "MKL_", "OPENBLAS_", "BLIS_", "LD_", "LC_", "LANG", "PYTHON", "TRITON_", "ATEN_")
 _READ_EARLY += ("FBGEMM_", "TORCH_LOGS", "TORCH_SHOW", "PYTORCH_", "MALLOC_", "GLIBC_")
 _READ_LATE = {"PYTHONUNBUFFERED", "PYTHONPATH", "GOMP_SPINCOUNT"}
 """The server heeds the first two. The third is set by home_dist.process.prepare(), in the server as well."""
