@@ -22,8 +22,12 @@ import sys
 import types
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
-IMPORTED = ("torch.distributed.run", "torchrec", "home_dist.training.commands")
+IMPORTED = ("torch.distributed.run", "torch.distributed.optim", "torch.utils.tensorboard", "torchrec", "pandas")
+IMPORTED += ("home_dist.training.commands",)
+SURVIVES = {"jemalloc_bg_thd"}
+"""A thread of pyarrow's allocator, which starts another one in a child."""
 LENGTH = 8
 """Bytes of the number that goes before a request, and of each number that is answered."""
 
@@ -34,6 +38,11 @@ def serve(path: str, owner: int) -> Callable[[], None]:
     listener.bind(path + ".new")
     listener.listen(100)
     _import()
+    threads = [
+        (task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir() if task.name != str(os.getpid())
+    ]
+    if set(threads) - SURVIVES:
+        sys.exit(f"threads {', '.join(threads)}: a fork would lose them")
     os.rename(path + ".new", path)  # whoever finds it can connect
     waiting = selectors.DefaultSelector()
     owner_gone = os.pidfd_open(owner)
