@@ -44,8 +44,9 @@ class Forked(subprocess.Popen):
         """Called by Popen with the pipes that it has made."""
         p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite = given[10:16]
         try:
-            self._connection = _connected(self._number)
+            self._connection = socket.socket(socket.AF_UNIX)
             self._connection.settimeout(PATIENCE)
+            self._connection.connect(str(_path(self._number)))
             text = json.dumps(self._request).encode()
             pipes = [own if own != -1 else standard for standard, own in enumerate((p2cread, c2pwrite, errwrite))]
             socket.send_fds(self._connection, [len(text).to_bytes(LENGTH, "little")], pipes)
@@ -84,7 +85,7 @@ class Forked(subprocess.Popen):
 def popen(command: Sequence[str], rank: int = 0, **options: Any) -> subprocess.Popen:
     """subprocess.Popen. rank: ranks next to each other get different servers."""
     request = _request(list(command), options)
-    if request is None:
+    if request is None or not _servers_are_there():
         return subprocess.Popen(command, **options)
     forked = {k: v for k, v in options.items() if k not in ("cwd", "env", "start_new_session")}
     return Forked(command, request, rank % SERVERS, **forked)
@@ -158,21 +159,28 @@ def _log(number: int) -> Path:
     return Path(os.environ[FOLDER]) / f"{number}.log"
 
 
-def _connected(number: int) -> socket.socket:
-    """Starts the servers where no test of the run has done so: all of them, as ranks of a job do not wait long for others."""
+def _servers_are_there() -> bool:
+    """Starts them where no test of the run has done so: all of them, as ranks of a job do not wait long for others.
+
+    Where that fails, programs are started by subprocess for the rest of the run; tests/test_forked.py fails and tells why.
+    """
     folder = Path(os.environ[FOLDER])
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         missing = [n for n in range(SERVERS) if not _path(n).exists()]
+        if not missing or (folder / "failed").exists():
+            return not missing
         processes = [_start_server(n) for n in missing]
         deadline = time.monotonic() + PATIENCE
         while not all(_path(n).exists() for n in missing):
             if any(p.poll() is not None for p in processes) or time.monotonic() > deadline:
-                raise RuntimeError("\n".join(["no fork server", *(_log(n).read_text() for n in missing)]))
+                for process in processes:
+                    process.kill()
+                    process.wait(20)
+                (folder / "failed").touch()
+                return False
             time.sleep(0.01)
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(str(_path(number)))
-    return connection
+    return True
 
 
 def _start_server(number: int) -> subprocess.Popen:

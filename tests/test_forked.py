@@ -20,6 +20,7 @@ def python(text: str, *arguments: str, **options) -> subprocess.CompletedProcess
 
 
 def test_ranks_are_forked_by_servers_in_turn(tmp_path):
+    assert forked._servers_are_there(), [forked._log(n).read_text() for n in range(forked.SERVERS)]
     processes = ranks.start(2, "--help")
     assert [type(p) for p in processes] == [forked.Forked] * 2
     parents = ["import os; print(os.getppid(), hash('a'))"] * 3
