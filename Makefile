@@ -4,6 +4,7 @@ VENV ?= .venv
 CONFIG ?= configs/kuairand_pure.toml
 JOB ?= 1x2
 PYTEST_ARGS ?=
+WORKERS ?= 2
 
 # The locks hold wheels for Python 3.11.
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
@@ -21,6 +22,8 @@ INSTALLED := $(VENV)/installed-$(PLATFORM)
 DEV := $(VENV)/dev-$(PLATFORM)
 # -qq: pip's own lines would bury the steps. Errors are still shown.
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input install -qq
+# By file: what the tests of a file share, such as a trained run, is made once.
+SHARED = -n $(WORKERS) --dist loadfile
 LINTED := home_dist launchers pipelines benchmarks tests requirements
 LINTED_HERE = $(wildcard $(LINTED))
 
@@ -36,7 +39,8 @@ help: ## this list
 	@echo "  PLATFORM      cpu or gpu                 ($(PLATFORM))"
 	@echo "  TORCH_INDEX   URL of a package index with CPU builds of torch, which are much smaller"
 	@echo "  CONFIG, JOB   what make train runs, on how many nodes x processes  ($(CONFIG), $(JOB))"
-	@echo "  PYTEST_ARGS   for make test, for example PYTEST_ARGS='-n 2 -k reader'"
+	@echo "  PYTEST_ARGS   for make test, for example PYTEST_ARGS='-k reader'"
+	@echo "  WORKERS       processes that make test shares the files of tests among; 0: none but pytest's own  ($(WORKERS))"
 
 train: $(INSTALLED) ## install into .venv and train CONFIG on JOB = nodes x processes
 	$(VENV)/bin/torchx --log_level WARNING run launchers/components.py:train --config $(CONFIG) -j $(JOB)
@@ -46,13 +50,13 @@ install: $(INSTALLED) ## what a run needs, into .venv
 dev: $(DEV) ## what tests and linters need as well
 
 test: $(DEV) ## the fast tests
-	$(VENV)/bin/python -m pytest -m "not slow and not slurm" $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -m "not slow and not slurm" $(SHARED) $(PYTEST_ARGS)
 
 test-slow: $(DEV) ## the slow tests
-	$(VENV)/bin/python -m pytest -m "slow and not slurm" $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -m "slow and not slurm" $(SHARED) $(PYTEST_ARGS)
 
 test-all: $(DEV) ## all tests but those of test-slurm
-	$(VENV)/bin/python -m pytest -m "not slurm" $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -m "not slurm" $(SHARED) $(PYTEST_ARGS)
 
 test-slurm: $(DEV) ## the sample's training on a Slurm cluster of two nodes, made for it in namespaces (root, Debian)
 	tests/slurm/cluster.sh $(VENV)/bin/python -m pytest -m slurm tests/slurm $(PYTEST_ARGS)

@@ -5,10 +5,18 @@ import os
 # Ranks of a test share the machine's few cores: more threads than that slow each other down by a factor.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests import forked
 
 # The same examples in every run, and no time limit per example: machines differ, results must not.
 settings.register_profile(
     "home_dist", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("home_dist")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # a worker of pytest-xdist shares what the process that leads it has begun
+        forked.begin()

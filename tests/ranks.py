@@ -1,14 +1,20 @@
 """Runs home-dist as several ranks, each a process of its own whose exit code and output a test can see."""
 
+import contextlib
 import os
+import pickle
 import re
 import socket
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-REPOSITORY = Path(__file__).parent.parent
+from tests.forked import REPOSITORY, popen
+
+__all__ = ["REPOSITORY"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ def start(
     port = free_port()
     command = [sys.executable, "-m", module, *map(str, args)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": REPOSITORY}
-    return [subprocess.Popen(command, env=environment(r, ranks, port, world_size, per_host), **pipes) for r in range(ranks)]
+    return [popen(command, r, env=environment(r, ranks, port, world_size, per_host), **pipes) for r in range(ranks)]
 
 
 def finish(processes: list[subprocess.Popen[str]], timeout: float = 120) -> Ended:
@@ -76,6 +82,33 @@ def run_module(ranks: int, module: str, *args: object, timeout: float = 400, per
     ended = finish(start(ranks, *args, module=module, per_host=per_host), timeout)
     assert ended.codes == [0] * ranks, ended.text
     return ended
+
+
+def spawn(function: Callable[..., None], world: int, *args: object, timeout: float = 120) -> None:
+    """function(rank, *args) in `world` processes, to which all is pickled. One that fails ends the others, and tells why."""
+    call = "import pickle, sys; function, args = pickle.loads(bytes.fromhex(sys.argv[2])); function(int(sys.argv[1]), *args)"
+    command = [sys.executable, "-c", call]
+    pickled = pickle.dumps((function, args)).hex()
+    with contextlib.ExitStack() as files:
+        outputs = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(world)]
+        processes = []
+        try:
+            for rank, output in enumerate(outputs):
+                pipes = {"stdout": output, "stderr": subprocess.STDOUT, "cwd": REPOSITORY}
+                processes.append(popen([*command, str(rank), pickled], rank, **pipes))
+            deadline = time.monotonic() + timeout
+            while any(p.poll() is None for p in processes) and not any(p.poll() for p in processes):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.01)
+        finally:
+            codes = [p.poll() for p in processes]
+            for process in processes:
+                process.kill()
+                process.wait(20)
+        for output in outputs:
+            output.seek(0)
+        assert codes == [0] * world, "\n".join([f"exit codes {codes}", *(f.read() for f in outputs)])
 
 
 def free_port() -> int:

@@ -1,10 +1,13 @@
 """What a process is set to before torch is imported: what the user has set stays."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from home_dist import process
+from tests.ranks import REPOSITORY
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +25,15 @@ def settings(monkeypatch, **user):
 
 
 def test_by_default(monkeypatch):
-    assert settings(monkeypatch) == ("10000", "1")
+    assert settings(monkeypatch) == tuple(process._SETTINGS[n] for n in ("GOMP_SPINCOUNT", "THP_MEM_ALLOC_ENABLE"))
+
+
+def test_a_command_is_prepared_before_torch_is_there():
+    program = (
+        "import sys; from home_dist import process; from home_dist.cli import main;"
+        "process.prepare = lambda: sys.exit(8 if 'torch' in sys.modules else 7); main()"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=False).returncode == 7
 
 
 def test_what_the_user_has_set_stays(monkeypatch):

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-_START = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
-"""What all ranks of one start have in common, and those of no other start."""
+_START = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+"""Variables that all ranks of a start have in common."""
 
 
 def settings_of(config: Path, overrides: list[str] | None) -> "RunConfig":
@@ -50,20 +51,29 @@ def alike_on_all_ranks(action: Callable[[], Result]) -> Result:
 def _tell_once(message: str) -> None:
     """Prints a message unless another rank of this start has told it on this host; returns when it is out.
 
-    A file holds the messages so far, one for each rank that came. Its lock makes a rank wait for the one that is printing. The
-    last rank of the host removes the file. Where there can be no such file each rank tells.
+    A file holds the messages so far, one for each rank that came, with their times. What was told after this process began was
+    told by a rank of its own start. The file's lock makes a rank wait for the one that is printing, and the last rank of the
+    host removes it. Where there can be no such file each rank tells.
     """
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    start = "-".join([str(os.getuid()), str(os.getppid()), *(os.environ.get(name, "") for name in _START)])
+    start = "-".join([str(os.getuid()), *(os.environ.get(name, "") for name in _START)])
     path = Path(tempfile.gettempdir(), "home_dist-" + re.sub(r"\W", "-", start))
+    began, now = _seconds_since_boot()
     with ExitStack() as held:
-        lines: list[str] = []
+        told: list[str] = []
         with suppress(OSError):
-            told = held.enter_context(os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+"))
-            fcntl.flock(told, fcntl.LOCK_EX)
-            lines = told.read().splitlines()
-            told.write(ascii(message) + "\n")
-        if ascii(message) not in lines:
+            file = held.enter_context(os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+            lines = (line.partition(" ") for line in file.read().splitlines())
+            told = [text for moment, _, text in lines if float(moment) >= began]
+            file.write(f"{now} {message!a}\n")
+        if ascii(message) not in told:
             print(message, file=sys.stderr, flush=True)
-        if len(lines) + 1 >= ranks:
+        if len(told) + 1 >= ranks:
             path.unlink(missing_ok=True)
+
+
+def _seconds_since_boot() -> tuple[float, float]:
+    """When this process began, and now."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # field 22: starttime
+    return ticks / os.sysconf("SC_CLK_TCK"), time.clock_gettime(time.CLOCK_BOOTTIME)

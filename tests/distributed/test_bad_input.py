@@ -133,7 +133,8 @@ def test_bad_data_ends_every_rank_with_one_message(name, good_data, tmp_path):
     ],
 )
 def test_bad_configuration_names_the_key(override, expected, good_data, tmp_path):
-    ended = run(2, "train", make_config(tmp_path, good_data), "--set", override, timeout=60)
+    config = make_config(tmp_path, good_data)
+    ended = run(2, "train", config, "--set", override)
     assert all(code not in (0, None) for code in ended.codes)
     for part in expected:
         assert part in ended.text, ended.text

@@ -1,5 +1,6 @@
 """The README's commands on the sample, as a user starts them, for a few steps."""
 
+import datetime
 import json
 import os
 import re
@@ -7,13 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from home_dist.schema import load_schema
+from tests import forked
 from tests.ranks import REPOSITORY
 
 pytestmark = [pytest.mark.e2e, pytest.mark.distributed]
 
+CHINA = datetime.timezone(datetime.timedelta(hours=8))
 CONFIG = "configs/kuairand_pure.toml"
 SHORT = ("train.max_steps=6", "log.every_steps=2", "data.validation=''", "train.batch_size=256")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-endpoint", "localhost:0"]
@@ -23,7 +28,7 @@ TORCHRUN += ["--rdzv-backend", "c10d", "-m", "home_dist.cli"]
 def call(*command: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.run(list(command), cwd=REPOSITORY, env=environment, timeout=timeout, **pipes)
+    return forked.run(list(command), cwd=REPOSITORY, env=environment, timeout=timeout, **pipes)
 
 
 def train_with_torchrun(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -121,9 +126,18 @@ def test_doctor_finds_this_machine_fit():
 def test_the_sample_is_what_its_report_says():
     folder = REPOSITORY / "examples" / "kuairand_pure"
     report = json.loads((folder / "report.json").read_text())
-    assert {n: s["rows"] for n, s in report["splits"].items()} == {"train": 166_914, "validation": 26_640, "test": 28_749}
     schema = load_schema(folder / "schema.toml")
     assert schema.groups == ("interaction", "watch")
-    assert len(schema.task) == 8
+    assert [t.group for t in schema.task] == ["interaction"] * 5 + ["watch"] * 3
+    assert list(report["splits"]) == ["train", "validation", "test"]
+    for name, told in report["splits"].items():
+        rows = pq.read_table(folder / name)
+        assert told["rows"] == rows.num_rows
+        assert told["users"] == len(rows[schema.group_column].unique())
+        assert told["positives"] == {t.name: pc.sum(rows[t.column]).as_py() for t in schema.task}
+        assert told["watch_unknown"] == pc.sum(pc.equal(rows["watch_known"], 0)).as_py()
+        ends = pc.min_max(rows[schema.time_column]).as_py()
+        days = [datetime.datetime.fromtimestamp(ends[e] / 1000, CHINA).date().isoformat() for e in ("min", "max")]
+        assert told["days"] == days
     assert "CC BY-SA 4.0" in report["source"]
     assert (folder / "LICENSE.txt").read_text().startswith("Attribution-ShareAlike 4.0 International")

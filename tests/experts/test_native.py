@@ -13,6 +13,7 @@ from home_dist import native_library
 from home_dist.config import KernelSection
 from home_dist.errors import ConfigError
 from home_dist.experts.kernels import choose, cpu_library
+from tests.forked import popen
 
 REPOSITORY = Path(__file__).parents[2]
 COMPILED = "cpu, fp32 (passes compiled for this processor)"
@@ -27,7 +28,7 @@ needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "cl
 
 
 def start(cache: Path, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return popen(
         [sys.executable, "-W", "ignore", "-c", CHOOSE],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

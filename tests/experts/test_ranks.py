@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from home_dist.experts.kernels import cpu_bank, eager
 from tests.experts.cases import Case, compare
+from tests.ranks import spawn
 
 CUT = 13
 
@@ -48,7 +48,7 @@ def _body(rank: int, folder: str) -> None:
 
 @pytest.mark.distributed
 def test_two_ranks_equal_one(tmp_path: Path):
-    mp.spawn(_body, args=(str(tmp_path),), nprocs=2)
+    spawn(_body, 2, str(tmp_path))
     for backend, case in itertools.product(BACKENDS, CASES):
         made = case.make(torch.float64)
         whole = made.results(mixed("eager", made))

@@ -1,7 +1,6 @@
 """Exports of a trained run: what the safetensors library reads, what a delta makes of an older one, what a program scores."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from home_dist.training.checkpoint.reading import open_stored
+from tests import forked
 from tests.factory import make_config, make_data
 from tests.ranks import REPOSITORY, run, settings
 
@@ -30,7 +30,7 @@ def trained(tmp_path_factory):
 
 def call(*arguments: object, code: int = 0) -> str:
     command = [sys.executable, "-W", "ignore", "-m", "home_dist.cli", *map(str, arguments)]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    ended = forked.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert ended.returncode == code, ended.stdout + ended.stderr
     return ended.stdout + ended.stderr
 

@@ -1,7 +1,6 @@
 """Programs of networks with every kind of feature and history score as the run did, on its own number of ranks."""
 
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -17,6 +16,7 @@ from home_dist.export.program_inputs import Input
 from home_dist.ids.rows import ManagedKeys
 from home_dist.prepare.synthetic import Sizes, write_synthetic
 from home_dist.prepare.synthetic.world import TASKS
+from tests import forked
 from tests.ranks import REPOSITORY, run, settings
 
 CONFIG = """
@@ -50,7 +50,7 @@ def data(tmp_path_factory):
 
 def call(*arguments: object) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "home_dist.cli", *map(str, arguments)]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    ended = forked.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 

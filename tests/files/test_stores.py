@@ -24,6 +24,7 @@ from home_dist.files.listing import find_files
 from home_dist.files.stores import join, without_secrets
 from home_dist.schema import build_layout, load_schema, save_schema
 from home_dist.training.checkpoint.state import Record, TrainState
+from tests import forked
 from tests.factory import make_config, make_data, make_rows, make_schema
 from tests.ranks import REPOSITORY
 
@@ -104,7 +105,7 @@ def test_training_on_a_bucket_gives_what_the_folder_gives(server, credentials, t
         run = make_config(tmp_path, data, name=name)
         command = [sys.executable, "-m", "home_dist.cli", "train", str(run), "--set", f"data.path={place}"]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)}
-        ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        ended = forked.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         losses.append(re.findall(r"loss ([\d.]+)", ended.stdout))
     assert losses[0] == losses[1]
@@ -246,7 +247,7 @@ def test_keys_in_the_data_path_are_in_no_file_of_a_run(server, tmp_path):
 
     def command(*arguments: str) -> None:
         line = [sys.executable, "-m", "home_dist.cli", *arguments]
-        ended = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        ended = forked.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         texts.append(ended.stdout + ended.stderr)
 

@@ -7,7 +7,6 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from home_dist.config.model import MODELS
 from home_dist.experts import ExpertBank
@@ -15,6 +14,7 @@ from home_dist.insight.figures import figures
 from home_dist.insight.sums import EDGES, gradients, over_ranks, statistics
 from home_dist.insight.watch import watched
 from tests.insight.heads import make_head, make_rows
+from tests.ranks import spawn
 
 
 def joined(*parts):
@@ -164,7 +164,7 @@ def _rank(rank, folder):
 
 @pytest.mark.distributed
 def test_ranks_have_the_sums_of_all(tmp_path):
-    mp.spawn(_rank, args=(str(tmp_path),), nprocs=2)
+    spawn(_rank, 2, str(tmp_path))
     head, anatomy, _ = make_head("home")
     whole = over_ranks(statistics(head, anatomy, make_rows(head, 30)[0]))
     for rank in range(2):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from home_dist.metrics import evaluate_tasks, gather_rows
+from tests.ranks import spawn
 
 
 def _start(rank: int, world: int, folder: str, body: Callable[[int, int, Path], None]) -> None:
@@ -27,7 +27,7 @@ def _start(rank: int, world: int, folder: str, body: Callable[[int, int, Path], 
 
 def on_ranks(body: Callable[[int, int, Path], None], world: int, folder: Path) -> None:
     """Runs body(rank, world, folder) in `world` processes; raises what one of them raised."""
-    mp.spawn(_start, args=(world, str(folder), body), nprocs=world)
+    spawn(_start, world, world, str(folder), body)
 
 
 def part(rank: int, rows: list[int]) -> tuple[torch.Tensor, ...]:

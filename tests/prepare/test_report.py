@@ -16,6 +16,7 @@ import pytest
 from home_dist.insight.prepared_page import write_page
 from home_dist.prepare.generic import LogOptions, prepare_log
 from home_dist.prepare.summary import part_lines
+from tests import forked
 from tests.prepare.test_engine import QUIET, write
 
 
@@ -115,7 +116,7 @@ def test_the_command_writes_both(prepared, tmp_path):
     def command(*args: object) -> subprocess.CompletedProcess[str]:
         start = [sys.executable, "-m", "home_dist.cli", "prepare"]
         whole = [*start, str(folder / "mylog.toml"), str(tmp_path / "out"), *map(str, args)]
-        return subprocess.run(whole, capture_output=True, text=True, timeout=120)
+        return forked.run(whole, capture_output=True, text=True, timeout=120)
 
     wrong = command("--engine", "spark")
     assert wrong.returncode == 2

@@ -7,12 +7,12 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from home_dist.metrics import TaskMetrics
 from home_dist.network import StepOutput
 from home_dist.training import progress
 from home_dist.training.events import EventLog
+from tests.ranks import spawn
 
 
 def output(loss: float, penalty: float | None) -> StepOutput:
@@ -38,7 +38,7 @@ def _body(rank: int, world: int, folder: str) -> None:
 
 @pytest.mark.distributed
 def test_means_over_steps_and_ranks(tmp_path):
-    mp.spawn(_body, args=(2, str(tmp_path)), nprocs=2)
+    spawn(_body, 2, 2, str(tmp_path))
     one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
     assert [i.auxiliary for i in one] == [i.auxiliary for i in two]
     assert one[0].auxiliary == pytest.approx({"l2_constraint": (2 + 3 + 4 + 5 + 6 + 7) / 6})

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from home_dist.metrics import evaluate_tasks
 from home_dist.network import StepOutput
 from home_dist.training.running_metrics import METRICS, Running
+from tests.ranks import spawn
 
 TASKS = ["plain", "partly labelled", "without positives", "without labels"]
 STEPS = 40  # more than are counted together
@@ -49,7 +49,7 @@ def _body(rank: int, world: int, folder: str) -> None:
 @pytest.mark.distributed
 @pytest.mark.parametrize("world", [1, 2])
 def test_equal_the_exact_ones_of_each_interval(world, tmp_path):
-    mp.spawn(_body, args=(world, str(tmp_path)), nprocs=world)
+    spawn(_body, world, world, str(tmp_path))
     of_ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(world)]
     for interval, found in enumerate(of_ranks[0]):
         steps = [s for rank in range(world) for s in _steps(rank, interval)]
