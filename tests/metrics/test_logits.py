@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch import nn
 
 from home_dist.config import MetricsSection
+from home_dist.evaluation import split as evaluation
 from home_dist.export.program import Program
 from home_dist.metrics import calibration_curve, evaluate_slices, evaluate_tasks, expected_calibration_error, log_loss
 from home_dist.network import StepOutput
-from home_dist.training import evaluate as evaluation
 from home_dist.training.running_metrics import Running
 
 LOGITS = np.linspace(16.7, 25, 50, dtype=np.float32)
