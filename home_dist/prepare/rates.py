@@ -9,11 +9,11 @@ Floats = NDArray[np.float64]
 
 START_RATE = 0.01
 START_WEIGHT = 100.0
-"""The base rate before anything was seen is START_RATE; it weighs as much as so many impressions."""
+"""The base rate starts at START_RATE, which weighs as much as START_WEIGHT impressions."""
 
 
 def base_rates(happened: Ints, counted: Ints) -> Floats:
-    """(Q,) rate over all earlier impressions: of `counted` ones, `happened` had the behaviour."""
+    """(Q,) rate over all earlier impressions: `happened` of `counted` had the behaviour."""
     return (happened + START_RATE * START_WEIGHT) / (counted + START_WEIGHT)
 
 

@@ -1,4 +1,4 @@
-"""The published files: which columns they have, and their values without the spaces around them."""
+"""Reads the published files: their columns, and values stripped of surrounding spaces."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ COLUMNS = (
     "income_50k",
 )
 NOMINAL = tuple(c for c in COLUMNS if c not in (*NUMERIC, WEIGHT))
-"""The class among them."""
+"""Includes the class."""
 
 
 def read_test(folder: Path) -> pa.Table:
@@ -69,10 +69,10 @@ def read_train_nominal(folder: Path) -> pa.Table:
 
 
 def _find(folder: Path, name: str) -> Path:
-    found = [p for p in (folder / f"{name}{suffix}" for suffix in ("", ".gz", ".xz")) if p.is_file()]
-    if not found:
+    files = [p for p in (folder / f"{name}{suffix}" for suffix in ("", ".gz", ".xz")) if p.is_file()]
+    if not files:
         raise DataError(f"{folder / name}: no such file, nor with .gz or .xz behind its name. Give the folder that holds it.")
-    return found[0]
+    return files[0]
 
 
 def _read(path: Path, names: list[str] | None, wanted: list[str]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The published KuaiRand layout: which files there are and which of their columns are read."""
+"""The published KuaiRand layout: its files, and the columns of them that are read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
