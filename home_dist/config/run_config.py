@@ -1,4 +1,4 @@
-"""RunConfig: one typed, validated description of a run, of one section per file of this package."""
+"""RunConfig: the typed, validated description of a run. Its sections are in the files of this package."""
 
 from pathlib import Path
 
