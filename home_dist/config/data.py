@@ -1,4 +1,4 @@
-"""The [data] section: which files a run reads, and how its reader goes through them."""
+"""The [data] section: the files that a run reads, and how its reader reads them."""
 
 from typing import Annotated, Literal
 

@@ -18,10 +18,10 @@ class TableSection(Section):
     they are stored: table_row_wise spreads rows, table_column_wise columns, over the ranks of one host; grid spreads columns
     over hosts, and rows within each host."""
     precision: Literal["fp32", "fp16"] | None = None
-    """By default embedding.precision."""
+    """Precision of the table's weights; by default embedding.precision."""
     managed: Literal["lfu", "lru", "hashed"] | None = None
-    """For a hashed table: ids do not share rows. Each new id gets a row; when all are taken, the rarest (lfu) or the longest
-    unseen (lru) id loses its row. Such a table is sharded row-wise, and its run keeps its number of ranks."""
+    """For a hashed table: ids do not share rows. New ids get rows; when all are taken, the rarest (lfu) or the longest unseen
+    (lru) ids lose theirs. The table is sharded row-wise, and its run keeps its number of ranks."""
 
     @model_validator(mode="after")
     def _managed_as_torchrec_can(self) -> "TableSection":
@@ -50,7 +50,7 @@ class EmbeddingSection(Section):
     dim: int = Field(default=16, ge=4, multiple_of=4)
     """Width of sharded tables."""
     small_dim: int = Field(default=8, ge=1)
-    """Width of small tables, also of those of statistics' buckets."""
+    """Width of small tables, including tables of statistics' buckets."""
     replicate_rows: int = Field(default=1024, ge=0)
     """Tables of at most so many rows whose features have one id per sample are kept whole on every rank: a local look-up is
     cheaper than an exchange. They are trained with the dense parameters."""
@@ -75,7 +75,7 @@ class EmbeddingSection(Section):
     """Clips standardised values to -clip .. clip, so that one wrong value of 1e30 does not dominate all others."""
     tables: dict[str, TableSection] = Field(default_factory=dict)
     pretrained: dict[str, PretrainedSection] = Field(default_factory=dict)
-    """By pre-trained feature."""
+    """Settings by name of a pre-trained feature."""
 
     @field_validator("weight_decay")
     @classmethod

@@ -27,11 +27,11 @@ class RulesSection(Section):
     constant_std: float = Field(default=1e-3, gt=0)
     """Largest standard deviation over samples of a gate that counts as constant."""
     negative_transfer: float = Field(default=0.002, gt=0)
-    """AUC below the single-task run's, see `home-dist inspect --against`."""
+    """Loss of AUC against the single-task run, see `home-dist inspect --against`."""
     dead_rows: float = Field(default=0.5, gt=0, le=1)
     """Share of a table's rows that no step has changed, once an epoch is over."""
     exploding_growth: float = Field(default=100.0, gt=1)
-    """Factor by which the size (root mean square) of a table's trained rows exceeds the size it started with."""
+    """Factor by which the size (root mean square) of a table's trained rows exceeds their initial size."""
 
 
 class InsightSection(Section):

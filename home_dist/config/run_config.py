@@ -20,7 +20,7 @@ from home_dist.config.train import TrainSection
 
 class RunSection(Section):
     dir: str
-    """Folder of the run: config.toml, schema.toml, checkpoints/, tensorboard/, evaluation.json."""
+    """Folder of the run, for config.toml, schema.toml, checkpoints/, tensorboard/ and evaluation.json."""
 
 
 class RunConfig(Section):

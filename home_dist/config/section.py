@@ -1,4 +1,4 @@
-"""The base of every section of a run's configuration."""
+"""Base class of the sections of a run's configuration."""
 
 from typing import Annotated
 

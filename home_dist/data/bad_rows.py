@@ -13,7 +13,7 @@ class BadRow(NamedTuple):
     file: str
     row_group: int
     row: int
-    """Within the row group."""
+    """Index within the row group."""
     column: str
     reason: str
     value: str

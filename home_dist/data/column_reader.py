@@ -83,7 +83,7 @@ class ColumnReader:
     def _as_chunks(self, values: Chunks, chunks: Sequence[pa.Array]) -> Chunks:
         """`values` as they are if they have one type and the same chunks as the other columns; else joined into one array."""
         types = {value.dtype for value in values}
-        if len(types) > 1:  # files differ; numpy would make floats of integers with and without a sign
+        if len(types) > 1:  # files differ; numpy would turn a mix of signed and unsigned integers into floats
             common = np.int64 if all(t.kind in "biu" for t in types) else np.float64
             return [np.concatenate(values, dtype=common, casting="unsafe")]
         if values and tuple(map(len, chunks)) == self.starts.lengths:

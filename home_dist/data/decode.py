@@ -27,7 +27,7 @@ class WindowRows:
 
 
 class Decoder:
-    """Reads row groups, or slices of them, of one split. Raises DataError naming file, column and row."""
+    """Reads row groups, or slices of them, of one split. Raises DataError, which names file, column and row."""
 
     def __init__(
         self,

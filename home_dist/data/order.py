@@ -36,7 +36,7 @@ class RowGroup(NamedTuple):
 
 
 class Fragment(NamedTuple):
-    """Rows start .. stop - 1 of a window's permuted rows."""
+    """Rows start .. stop - 1 of a window, after its permutation."""
 
     window: int
     start: int

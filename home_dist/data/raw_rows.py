@@ -23,7 +23,7 @@ _STREAM_BUFFER = 1 << 18  # bytes per column
 
 @dataclass(frozen=True)
 class RawRows:
-    """Rows of one row group."""
+    """Rows of one row group, as an Arrow table."""
 
     table: pa.Table
     path: str

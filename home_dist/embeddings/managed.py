@@ -1,4 +1,4 @@
-"""Managed tables: each id gets a row of its own when it first comes; ids that are no longer seen lose their rows.
+"""Managed tables: rows are assigned to ids as they come. No two ids share a row; ids that are no longer seen lose theirs.
 
 These are TorchRec's managed collisions of the sorted kind. A rank keeps the sorted ids of its range of hashes and counts them.
 Frequent new ids take the rows of rare (lfu) or old (lru) ids; vectors and optimizer states of these rows then start anew. An id

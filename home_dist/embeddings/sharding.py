@@ -68,7 +68,7 @@ def table_constraints(layout: InputLayout, config: EmbeddingSection, device: str
 
 
 def plan_sharding(model: nn.Module, layout: InputLayout, config: EmbeddingSection, device: torch.device) -> ShardingPlan:
-    """The same plan on every rank. Raises ConfigError when the tables do not fit."""
+    """Plans the sharding, the same on every rank. Raises ConfigError when the tables do not fit."""
     world = dist.get_world_size()
     constraints = table_constraints(layout, config, device.type)
     planner = EmbeddingShardingPlanner(topology=_topology(device, world), constraints=constraints)
@@ -136,9 +136,9 @@ def _row(table: Table, sharding: str, ranks: str, copies: int) -> PlanRow:
     return PlanRow(table.name, table.rows, table.dim, sharding_name(sharding), ranks, table.bytes * copies)
 
 
-def sharding_name(theirs: str) -> str:
+def sharding_name(torchrec_name: str) -> str:
     """The configuration's name of a kind of sharding, from TorchRec's."""
-    return next((own for own, name in _NAMES.items() if name == theirs), theirs)
+    return next((config_name for config_name, name in _NAMES.items() if name == torchrec_name), torchrec_name)
 
 
 def _span(ranks: list[int]) -> str:

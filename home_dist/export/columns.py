@@ -18,7 +18,7 @@ from home_dist.schema import DenseFeature, InputLayout, PretrainedInput
 
 
 def parquet_files(place: str) -> tuple[Store, list[Found]]:
-    """place: a file, or what `find_files` takes. Raises DataError."""
+    """The Parquet files of a place: a file, or any place that `find_files` accepts. Raises DataError."""
     path = Path(place)
     if path.is_file():
         return Store(), [Found(place, path.name, path.stat().st_size)]
@@ -70,7 +70,7 @@ def _by_group(inputs: dict[str, Input]) -> dict[str, list[Input]]:
 
 
 def _pretrained(reader: ColumnReader, item: PretrainedInput) -> NDArray[np.float32]:
-    """(n, width + 1): the vector, and whether it is missing."""
+    """(n, width + 1): the vector, and 1 where it is missing."""
     vectors = reader.vectors(item)
     values = np.zeros((reader.rows, item.width + 1), np.float32)
     if item.frozen is None:

@@ -40,7 +40,7 @@ class Input:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Without the first dimension."""
+        """Shape without the first dimension."""
         return (self.width,) if self.kind in ("vector", "pretrained") else ()
 
 

@@ -159,7 +159,7 @@ class Scorer(nn.Module):
         return torch.sigmoid(self.head.logits(v, batch.dense, None))
 
     def _samples(self, inputs: Inputs) -> int:
-        # Every network has a column with one value per sample, or the lengths of one with lists.
+        # Every network has an input with one value per sample: a column, or the lengths of a column of lists.
         name = next(n for n in inputs if not n.startswith(("list.", "weights.")))
         return inputs[name].shape[0]
 
@@ -192,7 +192,9 @@ class Scorer(nn.Module):
             values = inputs[f"vector.{feature.column}"] if wide else inputs[f"number.{feature.column}"].unsqueeze(1)
             if isinstance(feature, StatisticFeature):
                 values = torch.where(values.isnan(), feature.mean, values)
-            mean, std = (torch.tensor(x, dtype=values.dtype) for x in (feature.mean, feature.std))  # of all, or by place
+            mean, std = (
+                torch.tensor(x, dtype=values.dtype) for x in (feature.mean, feature.std)
+            )  # one for all places, or one per place
             standardised = (values - mean) / std
             if self.layout.clip is not None:
                 standardised = standardised.clamp(-self.layout.clip, self.layout.clip)

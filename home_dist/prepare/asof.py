@@ -34,7 +34,7 @@ class AsOf:
         self.first[query_keys < 0] = 0
 
     def _find(self, times: Ints) -> Ints:
-        """(Q,) sorted position of the first event of each query's key at or after its time."""
+        """(Q,) sorted position of each query key's first event at or after the query's entry of `times` (Q,)."""
         offset = np.clip(times - self._start, 0, self._span - 1)
         return np.searchsorted(self._place, self._query_keys * self._span + offset, side="left")
 
@@ -65,7 +65,7 @@ class AsOf:
         return running[self.last] - running[self.first]
 
     def newest(self) -> Ints:
-        """(Q,) index of the newest event, -1 where there is none."""
+        """(Q,) index of the newest event, -1 for queries without events."""
         if not len(self._order):
             return np.full(len(self.last), -1, np.int64)
         return np.where(self.last > self.first, self._order[self.last - 1], -1)

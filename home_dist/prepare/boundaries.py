@@ -15,8 +15,8 @@ class Buckets(Section):
     """How a statistic's range is cut into buckets. Missing values have one more bucket."""
 
     by: Literal["quantile", "equal_width", "logarithmic"] = "quantile"
-    """Equally many values per bucket, equally wide ones, or equally wide ones of the logarithm: there, values that are not
-    above 0 share a bucket."""
+    """Buckets with equally many values, of equal width, or of equal width of the logarithm. In the last case, values that are
+    not above 0 share a bucket."""
     count: int = Field(default=20, ge=2)
 
 

@@ -18,9 +18,9 @@ def base_rates(happened: Ints, counted: Ints) -> Floats:
 
 
 def log_odds(happened: Ints, counted: Ints, base: Floats, strength: float) -> Floats:
-    """(Q,) log((c + a p) / (n - c + a (1 - p))) with c of n, base rate p and strength a; NaN where n is 0.
+    """(Q,) log((c + a p) / (n - c + a (1 - p))): c of n happened, base rate p, strength a; NaN where n is 0.
 
-    The smoothing acts like a further `strength` impressions at the base rate.
+    The smoothing adds, in effect, `strength` impressions at the base rate.
     """
     odds = np.log((happened + strength * base) / (counted - happened + strength * (1.0 - base)))
     return np.where(counted > 0, odds, np.nan)

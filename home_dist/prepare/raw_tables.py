@@ -108,7 +108,7 @@ def _read(path: Path, columns: Mapping[str, Kind]) -> pa.Table:
 
 
 def _named_column(path: Path, message: str) -> str | None:
-    """Arrow names a column of a CSV file by its number."""
+    """The column of an Arrow message, which names columns of CSV files by number; None if it names none."""
     number = re.search(r"CSV column #(\d+)", message)
     return _column_names(path)[int(number.group(1))] if number else None
 
@@ -137,7 +137,7 @@ def category_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def match_rows(wanted: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each wanted key the first row that holds it, -1 where none does; both (n,) and (rows,)."""
+    """(n,) first row of `keys` (rows,) that holds each wanted key (n,); -1 for keys without a row."""
     if not len(keys):
         return np.full(len(wanted), -1, np.int64)
     order = np.argsort(keys, kind="stable")

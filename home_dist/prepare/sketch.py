@@ -44,7 +44,7 @@ class Sketch:
             at += len(part)
 
     def _moments(self, known: NDArray[np.float64]) -> None:
-        """Chan's update, which loses no digits to a large mean."""
+        """Chan's update of mean and squares, which keeps its precision for a large mean."""
         count, mean = len(known), float(known.mean())
         total = self.count + count
         self._squares += float(((known - mean) ** 2).sum()) + (mean - self._mean) ** 2 * self.count * count / total

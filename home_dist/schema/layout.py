@@ -102,7 +102,7 @@ class InputLayout:
     tables: tuple[Table, ...]
     pretrained: tuple[PretrainedInput, ...] = ()
     clip: float | None = None
-    """Bound of standardised values, on both sides of 0."""
+    """Standardised values are clipped to -clip .. clip."""
 
     @property
     def inputs(self) -> tuple[IdInput, ...]:

@@ -50,7 +50,7 @@ class IdFeature(Spec):
     pooling: Pooling = "none"
     """"none" for a column of one id, "sum", "mean" or "weighted" (the sum of vectors times weights) for a column of lists."""
     weights: str | None = None
-    """With "weighted": column of lists of numbers, as long as those of ids."""
+    """With "weighted": column of lists of weights, as long as the lists of ids."""
 
     @model_validator(mode="after")
     def _weights_fit(self) -> "IdFeature":
@@ -142,7 +142,7 @@ class EventField(Spec):
 
 
 class SequenceSpec(Spec):
-    """A user history. All of its columns have lists of the same length in a sample."""
+    """A user history. In a sample, the lists of all its columns have the same length."""
 
     name: Name
     events: tuple[EventField, ...] = Field(min_length=1)
@@ -162,7 +162,7 @@ class TaskSpec(Spec):
 class Schema(Spec):
     version: Literal[1] = 1
     group_column: str | None = None
-    """Integer column by which GAUC groups samples, normally the user."""
+    """Column of keys by which GAUC groups samples, normally the user."""
     time_column: str | None = None
     table: tuple[TableSpec, ...] = ()
     feature: tuple[Feature, ...] = Field(min_length=1)
@@ -203,7 +203,7 @@ class Schema(Spec):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Task groups in the order in which tasks name them first."""
+        """Task groups, in the order of their first tasks."""
         return tuple(dict.fromkeys(t.group for t in self.task))
 
     def only(self, tasks: Iterable[str]) -> "Schema":

@@ -42,7 +42,7 @@ _LABELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "never_married": ("marital_stat", ("Never married",)),
 }
 TASKS = {"income": ("income", "never_married"), "education": ("education", "never_married")}
-"""The main task and the auxiliary one, by the name of the former."""
+"""Main and auxiliary task, by the main task's name."""
 
 
 @dataclass(frozen=True)

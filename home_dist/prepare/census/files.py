@@ -9,7 +9,7 @@ import pyarrow.csv as pacsv
 from home_dist.errors import DataError
 
 NUMERIC = ("age", "wage_per_hour", "capital_gains", "capital_losses", "dividends", "num_emp", "weeks_worked")
-WEIGHT = "instance_weight"  # of a row in the population; no feature
+WEIGHT = "instance_weight"  # weight of the row in the population; not a feature
 COLUMNS = (
     "age",
     "class_worker",
@@ -98,7 +98,7 @@ def _read(path: Path, names: list[str] | None, wanted: list[str]) -> pa.Table:
 
 
 def _opened(path: Path) -> pa.NativeFile:
-    """Arrow knows gzip, but not xz."""
+    """Opens a file, decompressed: Arrow decompresses gzip, but not xz."""
     if path.suffix != ".xz":
         return pa.input_stream(str(path))
     import lzma

@@ -35,10 +35,10 @@ class Types:
 
     def key(self, name: str, kind: pa.DataType | None = None) -> KeyType:
         """Type of a column's keys. kind: type of its values, if it holds lists or texts to be split."""
-        keys = key_type(self.of(name) if kind is None else kind)
-        if keys is None:
+        wanted_type = key_type(self.of(name) if kind is None else kind)
+        if wanted_type is None:
             raise self.wrong(name, "whole numbers or texts")
-        return keys
+        return wanted_type
 
     def id_key(self, section: IdSection) -> KeyType:
         """Type of the keys of an [[id]], with one value per row or several."""

@@ -139,8 +139,8 @@ def schema_of(plan: Plan, fitted: Fitted, kept: Sequence[StatisticFeature], days
     sequences = []
     for history in spec.history:
         events = [EventField(column=f"{history.name}_{f}", table=f, target=f) for f in history.fields]
-        made = {"age": len(AGE_BOUNDS_MS) + 1} | ({"outcome": 1 << len(history.outcomes)} if history.outcomes else {})
-        for field, size in made.items():
+        derived = {"age": len(AGE_BOUNDS_MS) + 1} | ({"outcome": 1 << len(history.outcomes)} if history.outcomes else {})
+        for field, size in derived.items():
             tables.append(TableSpec(name=f"{history.name}_{field}", rows=size))
             events.append(EventField(column=f"{history.name}_{field}", table=f"{history.name}_{field}"))
         sequences.append(SequenceSpec(name=history.name, events=tuple(events)))

@@ -229,14 +229,14 @@ def read_chunk(chunk: Chunk, types: dict[str, pa.DataType]) -> pa.Table:
     except (pa.ArrowInvalid, OSError) as error:
         raise _unreadable(Path(chunk.file.named), error) from None
     rows = sum(b.num_rows for b in batches)
-    read = pa.Table.from_batches(batches) if batches else pa.table({})
+    file_columns = pa.Table.from_batches(batches) if batches else pa.table({})
     columns = {}
     for name, kind in types.items():
-        if name not in read.column_names:
+        if name not in file_columns.column_names:
             columns[name] = pa.nulls(rows, kind)
             continue
         try:
-            columns[name] = read.column(name).cast(kind).combine_chunks()
+            columns[name] = file_columns.column(name).cast(kind).combine_chunks()
         except pa.ArrowInvalid as error:
             raise DataError(f"{chunk.file.named}: column {name!r}: {str(error).splitlines()[0]}") from None
     return pa.table(columns)

@@ -94,7 +94,7 @@ class _Preparation:
         except Lost:
             raise
         except UserError:
-            self.work.remove()  # of no use once the input is corrected
+            self.work.remove()  # useless once the input is corrected
             raise
         rows = inputs.rows
         each = [rows * (n + 1) // plan.parts - rows * n // plan.parts for n in range(plan.parts)]

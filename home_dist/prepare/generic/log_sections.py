@@ -47,7 +47,7 @@ class IdSection(Section):
 
 
 class NumberSection(Section):
-    """A number of the log. It is stored rounded to a power of two between 1/12 and 1/6 of the training part's deviation."""
+    """A number of the log, stored as a multiple of a power of two between 1/12 and 1/6 of the training part's deviation."""
 
     column: Name
     log: bool = False
@@ -80,7 +80,7 @@ class PastSection(Section):
     strength: float = Field(default=20.0, gt=0)
     """Smoothing: a rate starts as if this many impressions had happened at the overall rate."""
     until: Literal["impression", "morning"] = "impression"
-    """Counts events before the impression, or before its local day: better for rare labels of a user, see README."""
+    """Counts events before the impression, or before its local day ("morning", better for a user's rare labels, see README)."""
 
     @property
     def prefix(self) -> str:

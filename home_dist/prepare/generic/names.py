@@ -14,7 +14,7 @@ _MOST = 200
 
 
 class Described(Protocol):
-    """The entries of a description that names are made of."""
+    """The entries of a description from which names are made."""
 
     @property
     def calendar(self) -> bool: ...

@@ -89,7 +89,7 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
         write_parts(folder / TIMES, pa.table(event | rates), time // HOUR_MS % plan.parts, plan.parts)
     for place, by in enumerate(plan.elsewhere):
         parts = [keys(name) for name in by]
-        known = ~np.any([missing(k) for k in parts], axis=0)  # an unknown key has no past
+        known = ~np.any([missing(k) for k in parts], axis=0)  # a missing key has no past
         events = pa.table(event | {f"key_{i}": k for i, k in enumerate(parts)} | rates).filter(pa.array(known))
         write_parts(folder / keyed(place), events, parts_of_keys(parts, plan.parts)[known], plan.parts)
 

@@ -37,7 +37,7 @@ class KuaiRandOptions:
     utc_offset_hours: float = 8.0
     """Offset of the local calendar, that of Beijing, for days, hours and weekdays."""
     month_statistics: bool = False
-    """The videos' counts of the whole month, which look into the future."""
+    """Adds the videos' counts of the whole month, which look into the future."""
     train_files: int = 4
 
 

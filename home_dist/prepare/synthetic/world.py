@@ -52,8 +52,8 @@ class World:
         self.seed, self.users, self.items, self.max_history = seed, users, items, max_history
         random = np.random.default_rng([seed, 0])
         groups = {g: random.normal(size=LATENT) for g in dict.fromkeys(t.group for t in TASKS)}
-        own = random.normal(size=(len(TASKS), LATENT))
-        weights = SHARED * np.stack([groups[t.group] for t in TASKS]) + math.sqrt(1 - SHARED**2) * own
+        task_parts = random.normal(size=(len(TASKS), LATENT))
+        weights = SHARED * np.stack([groups[t.group] for t in TASKS]) + math.sqrt(1 - SHARED**2) * task_parts
         self.task_weights = weights / np.linalg.norm(weights, axis=1, keepdims=True)
         """(K, D)"""
         self.text_map, self.frozen_map, self.score_map = (
