@@ -1,4 +1,4 @@
-"""The configuration of a run: one file per section, and how a TOML file is read into them and written down."""
+"""The configuration of a run: a file per section; reading TOML into sections, and writing it."""
 
 from home_dist.config.checkpoint import CheckpointSection, WarmStartSection
 from home_dist.config.data import DataSection

@@ -1,4 +1,4 @@
-"""The [checkpoint] section: when checkpoints are written, which stay, what a new run begins with."""
+"""The [checkpoint] section: when checkpoints are written, which are kept, and how a new run starts from another one."""
 
 from typing import Literal
 
@@ -9,28 +9,27 @@ from home_dist.config.section import Section
 
 class WarmStartSection(Section):
     source: str = Field(alias="from")
-    """A checkpoint, the run.dir of a run for its newest one, or RUN/best."""
+    """A checkpoint, a run.dir (its newest checkpoint), or RUN/best."""
     tables: tuple[str, ...] | None = None
-    """Tables to take over, by their names here; by default all that are there, small ones included."""
+    """Tables to take over, by their names in this run; by default all that the source has, small ones included."""
     rename: dict[str, str] = Field(default_factory=dict)
-    """Tables that have another name there, as here = "there"."""
+    """Tables that have another name in the source: name in this run = "name in the source"."""
     dense: bool = True
     """Takes over dense parameters and statistics of the same name and shape."""
 
 
 class CheckpointSection(Section):
     every_steps: int | None = Field(default=None, ge=1)
-    """Steps between checkpoints; one is written at the end in any case."""
+    """Steps between checkpoints; the end of the run always writes one."""
     keep_last: int = Field(default=3, ge=1)
-    """The newest ones stay."""
+    """Number of newest checkpoints that are kept."""
     keep_every: int | None = Field(default=None, ge=1)
-    """Those whose step is a multiple of this stay as well."""
+    """Also keeps checkpoints whose step is a multiple of this."""
     best: Literal["auc", "gauc", "log_loss"] | None = None
-    """Evaluates the validation split at each checkpoint, and keeps the one with the best mean over tasks as well."""
+    """Evaluates the validation split at each checkpoint, and also keeps the one with the best mean over tasks."""
     asynchronous: bool = True
-    """Training goes on while a checkpoint is written, from a copy in memory."""
+    """Writes a checkpoint from a copy in memory while training goes on."""
     warm_start: WarmStartSection | None = None
-    """What a new run begins with; a run that goes on does not look at it."""
+    """Checkpoint that a new run takes tables and parameters from; a resumed run ignores it."""
     damaged: Literal["refuse", "skip"] = "refuse"
-    """What a run does that finds its newest checkpoint damaged: end with an error, or set it aside and go on from the newest
-    intact one."""
+    """If the newest checkpoint is damaged: end with an error, or set it aside and resume from the newest intact one."""

@@ -1,4 +1,4 @@
-"""The [data] section: which files a run reads, and how its reader goes through them."""
+"""The [data] section: the files that a run reads, and how its reader reads them."""
 
 from typing import Annotated, Literal
 
@@ -12,46 +12,47 @@ SampleRate = Annotated[float, Field(gt=0, le=1)]
 
 class DataSection(Section):
     path: str
-    """Prepared data folder with schema.toml and one folder of Parquet files per split; or the URL of one, of s3, gs, hdfs or
-    file, with options behind a question mark: s3://bucket/data?region=eu-west-1."""
+    """Prepared data folder with schema.toml and a folder of Parquet files per split; or its URL (s3, gs, hdfs or file), with
+    options after a question mark: s3://bucket/data?region=eu-west-1."""
     data_schema: str | None = Field(default=None, alias="schema")
     """Schema file; by default schema.toml in `path`."""
     train: str = "train"
     validation: str = "validation"
     test: str = "test"
-    """Folders below `path`, or globs of folders and files, such as log/date=2024-01-*. Columns that the files do not have may
-    be parts of their folders' names. An empty string means that there is no such split."""
+    """Folders below `path`, or globs of folders and files, such as log/date=2024-01-*. A column that the files lack may be part
+    of their folders' names. An empty string: there is no such split."""
     exclude: tuple[str, ...] = ()
-    """Features to leave out, by name; "prefix*" leaves out all whose names begin so."""
+    """Features to leave out, by name; "prefix*" leaves out all features whose names start with the prefix."""
     tasks: tuple[str, ...] = ()
-    """Tasks to train, by name; by default all. One alone makes a single-task model with embeddings of its own."""
+    """Tasks to train, by name; by default all. With a single task, the model is a single-task one with its own embeddings."""
     lanes: int = Field(default=8, ge=1)
-    """Streams that every global batch is mixed from. The order of samples is the same on every number of ranks that
-    divides it; on others the next multiple of the number of ranks is taken."""
+    """Streams that every global batch is mixed from. The order of samples is the same for all numbers of ranks that divide
+    `lanes`; for other numbers, `lanes` is rounded up to a multiple of the number of ranks."""
     window_rows: int = Field(default=16384, ge=1)
-    """Rows of a lane that are read together and permuted among themselves; more rows, better shuffling, more memory."""
+    """Rows of a lane that are read and permuted together; more rows shuffle better and take more memory."""
     prefetch: int = Field(default=4, ge=1)
-    """Batches that the reader's thread may be ahead."""
+    """Batches that the reader's thread may make ahead."""
     memory_mb: float = Field(default=1024, gt=0)
-    """About what decoded rows may take in memory, if one rank has all lanes; more ranks take less each. Windows are made
-    smaller and row groups cut into slices for it; an epoch that goes on keeps its windows."""
+    """Approximate memory of decoded rows, in MiB, if one rank has all lanes; with more ranks, each takes less. Windows become
+    smaller and row groups are cut into slices to keep it; a resumed epoch keeps its windows."""
     threads: int | None = Field(default=None, ge=1)
-    """Threads of a rank that decode; by default the cores of the host shared out among its ranks, but at most 4."""
+    """Decoding threads of a rank; by default the host's cores divided among its ranks, but at most 4."""
     sample: dict[str, SampleRate] = Field(default_factory=dict)
-    """Shares of the training files' rows to read, by pattern of the files' names below their folder, such as
-    "date=2024-01-0*" = 0.1; the first one that matches a file counts. The same rows in every epoch, by train.seed."""
+    """Shares of the training files' rows to read, by pattern of the file names below their folder, such as
+    "date=2024-01-0*" = 0.1. The first pattern that matches a file counts. train.seed chooses the rows, the same in every
+    epoch."""
     follow: Literal["success", "rename"] | None = None
-    """Trains on what is in `train`, then on what arrives there: "success", folders that hold a file _SUCCESS; "rename", files
-    that get their final names when they are whole (until then hidden ones, or names that do not end in .parquet)."""
+    """Trains on the files in `train`, then on files that arrive there. "success": folders with a file _SUCCESS have arrived;
+    "rename": files get their final names when complete (before, names are hidden or do not end in .parquet)."""
     follow_poll_seconds: float = Field(default=30.0, gt=0)
-    """How often a following run that waits looks for new files."""
+    """Seconds between looks for new files, while a following run waits."""
     follow_idle_minutes: float | None = Field(default=None, ge=0)
-    """A following run ends when nothing has arrived for so long; by default it waits for ever."""
+    """A following run ends when no file has arrived for so long; by default it waits for ever."""
     on_bad_row: Literal["fail", "skip", "quarantine"] = "fail"
-    """What becomes of a row with a value that cannot be used: an error that names it; or it is left out and counted, a sample
-    of weight 0 in its place; or its file, row and reason are written to quarantine/ in the run's folder as well."""
+    """A row with an unusable value: "fail" ends with an error that names it; "skip" leaves it out, with a sample of weight 0 in
+    its place, and counts it; "quarantine" also writes its file, row and reason to quarantine/ in the run's folder."""
 
     @property
     def shown(self) -> str:
-        """`path` as it may stand in messages and logs: without keys and passwords."""
+        """`path` for messages and logs: without keys and passwords."""
         return without_secrets(self.path)

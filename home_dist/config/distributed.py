@@ -1,4 +1,4 @@
-"""The [distributed] section: how ranks wait for each other and what they exchange."""
+"""The [distributed] section: how long ranks wait for each other, and precisions of their exchange."""
 
 from typing import Literal
 
@@ -9,18 +9,18 @@ from home_dist.config.section import Section
 
 class ExchangeSection(Section):
     forward: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
-    """What embeddings are sent as between ranks. int8 is for tables that lie whole, or by columns, on one rank and are pooled;
-    others go as fp16 then."""
+    """Precision in which ranks send embeddings. int8 applies to pooled tables that are sharded table-wise or column-wise;
+    others are then sent as fp16."""
     backward: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
-    """What their gradients are sent as."""
+    """Precision in which ranks send the gradients of embeddings."""
     gradients: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """What dense gradients are summed over ranks as."""
+    """Precision in which dense gradients are summed over ranks."""
 
 
 class DistributedSection(Section):
     timeout: float = Field(default=120.0, gt=0)
-    """Seconds that a rank waits for another one that does not answer before it gives up; in the collectives of a step, for all
-    others to come to it. In start-up, loading, checking of checkpoints and evaluation a rank that works is waited for."""
+    """Seconds that a rank waits for a rank that does not answer, and in the collectives of a step for all others to arrive.
+    In start-up, loading, checking of checkpoints and evaluation, ranks wait as long as the other rank works."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads per rank; by default the cores shared out among the ranks of the host."""
+    """CPU threads per rank; by default the host's cores divided among its ranks."""
     exchange: ExchangeSection = ExchangeSection()

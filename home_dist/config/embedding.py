@@ -12,16 +12,16 @@ Sharding = Literal["table_wise", "row_wise", "column_wise", "table_row_wise", "t
 class TableSection(Section):
     dim: int | None = Field(default=None, ge=1)
     keep_rows: int | None = Field(default=None, ge=1)
-    """Keep only the first rows; larger ids become 0. Pipelines order vocabularies by frequency, so this cuts the tail."""
+    """Keeps only the first rows; larger ids become 0. Pipelines order vocabularies by frequency, so that this cuts the tail."""
     sharding: Sharding | None = None
-    """Pins the way TorchRec shards the table; by default its planner chooses among the first three. table_row_wise spreads rows
-    over the ranks of one host, table_column_wise columns, grid columns over hosts and rows within each, for tables that are
-    pooled where they are stored."""
+    """How TorchRec shards the table; by default its planner chooses among the first three. For tables that are pooled where
+    they are stored: table_row_wise spreads rows, table_column_wise columns, over the ranks of one host; grid spreads columns
+    over hosts, and rows within each host."""
     precision: Literal["fp32", "fp16"] | None = None
-    """By default embedding.precision."""
+    """Precision of the table's weights; by default embedding.precision."""
     managed: Literal["lfu", "lru", "hashed"] | None = None
-    """Of a hashed table: rows are not shared by ids but given to them as they come, and taken from the rarest (lfu) or the
-    longest unseen (lru) when there are no more. Such a table is sharded row-wise, and its run stays on its number of ranks."""
+    """For a hashed table: ids do not share rows. New ids get rows; when all are taken, the rarest (lfu) or the longest unseen
+    (lru) ids lose theirs. The table is sharded row-wise, and its run keeps its number of ranks."""
 
     @model_validator(mode="after")
     def _managed_as_torchrec_can(self) -> "TableSection":
@@ -41,41 +41,41 @@ class TableSection(Section):
 
 class PretrainedSection(Section):
     dim: int = Field(default=16, ge=1)
-    """Width that the vectors are projected to."""
+    """Width to which the vectors are projected."""
     normalise: bool = False
-    """Divide each vector by its length first."""
+    """Divides each vector by its length before the projection."""
 
 
 class EmbeddingSection(Section):
     dim: int = Field(default=16, ge=4, multiple_of=4)
     """Width of sharded tables."""
     small_dim: int = Field(default=8, ge=1)
-    """Width of small tables, statistics' buckets included."""
+    """Width of small tables, including tables of statistics' buckets."""
     replicate_rows: int = Field(default=1024, ge=0)
-    """Tables of at most so many rows whose features have one id per sample are kept whole on every rank: a look-up is then
+    """Tables of at most so many rows whose features have one id per sample are kept whole on every rank: a local look-up is
     cheaper than an exchange. They are trained with the dense parameters."""
     precision: Literal["fp32", "fp16"] = "fp32"
-    """Of sharded tables' weights. fp16 halves them; look-ups give fp32, and the optimizer's state stays fp32. On GPUs FBGEMM
-    rounds at random what it writes, so that small updates count on average; on a CPU to the nearest: they can be lost."""
+    """Of sharded tables' weights. fp16 halves their memory; look-ups return fp32, and the optimizer's state stays fp32. On GPUs
+    FBGEMM rounds updates stochastically: small ones count on average. On a CPU it rounds to nearest: small ones can be lost."""
     optimizer: Literal["row_wise_adagrad", "adagrad", "sgd"] = "row_wise_adagrad"
-    """Of sharded tables, fused into their backward: those that FBGEMM has on every device. Row-wise Adagrad keeps one number
-    per row (and, of a table sharded column-wise, per shard), Adagrad one per weight, SGD none."""
+    """Of sharded tables, fused into their backward; all three run in FBGEMM on every device. Row-wise Adagrad keeps one number
+    per row (and shard, if the table is sharded column-wise), Adagrad one per weight, SGD none."""
     lr: float = Field(default=0.05, gt=0)
     """Learning rate of sharded tables."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Must be 0: sharded tables' rows do not decay. The key is there for the files of runs from before."""
+    """Must be 0: rows of sharded tables do not decay. The key remains for files of older runs."""
     replicated_weight_decay: float = Field(default=0.1, ge=0)
-    """Decoupled decay (AdamW) of the small tables kept on every rank."""
+    """Decoupled decay (AdamW) of the small tables that every rank keeps."""
     init_std: float = Field(default=0.01, gt=0)
     dropout: Rate = 0.0
     """Dropout of the looked-up feature vector, in training."""
     dense_statistics: bool = True
-    """Statistics enter standardised as well as by bucket."""
+    """Feeds statistics standardised, in addition to by bucket."""
     clip: float | None = Field(default=None, gt=0)
-    """Standardised values are cut to -clip .. clip, so that one wrong value of 1e30 does not drown all others."""
+    """Clips standardised values to -clip .. clip, so that one wrong value of 1e30 does not dominate all others."""
     tables: dict[str, TableSection] = Field(default_factory=dict)
     pretrained: dict[str, PretrainedSection] = Field(default_factory=dict)
-    """By pre-trained feature."""
+    """Settings by name of a pre-trained feature."""
 
     @field_validator("weight_decay")
     @classmethod

@@ -7,7 +7,7 @@ from home_dist.config.section import Section
 
 class KernelSection(Section):
     backend: Literal["auto", "eager", "cpu", "triton"] = "auto"
-    """How experts are computed: plain torch operators, passes fused for a CPU, or Triton kernels; by default by device."""
+    """How experts are computed: plain torch operators, passes fused for a CPU, or Triton kernels. "auto" decides by device."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of matrix products: of experts, and by torch's autocast of history encoders and towers. Parameters, sums, statistics and
-    losses are fp32 in any case."""
+    """Of matrix products in experts and, by torch's autocast, in history encoders and towers. Parameters, sums, statistics and
+    losses are always fp32."""

@@ -1,4 +1,4 @@
-"""How `kind = "home"`, or `kind = "package.module:Class"`, finds the class of a model or an encoder and its section."""
+"""Finds the class of a model or an encoder, and its section, from `kind = "home"` or `kind = "package.module:Class"`."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -13,13 +13,13 @@ from home_dist.config.section import Section
 
 @dataclass(frozen=True)
 class Kinds:
-    """The table of a section's kinds. A class that it finds has an attribute `section`: its own subclass of `base`.
+    """The table of a section's kinds. The class of a kind has an attribute `section`, a subclass of `base`.
 
-    Classes are imported when their kind is asked for, so that this package stands above the rooms that they are in.
+    Classes are imported on first use, so that this package need not depend on their rooms.
     """
 
     base: type[Section]
-    """Of the sections of all kinds."""
+    """Base class of all kinds' sections."""
     places: Mapping[str, str]
     """By kind: module:Class."""
     default: str
@@ -29,36 +29,36 @@ class Kinds:
         return iter(self.places)
 
     def of(self, tree: Mapping[str, Any]) -> Any:
-        """The kind that a section as it stands in a file asks for."""
+        """The kind that a section, as read from a file, asks for."""
         return tree.get("kind", self.default)
 
     def find(self, kind: Any) -> Any:
-        """The class. Raises ValueError, which says what a kind may be or why the class cannot be used."""
+        """The class of a kind. Raises ValueError, which says what a kind may be or why the class cannot be used."""
         place = self.places.get(kind, kind) if isinstance(kind, str) else ""
         module, colon, name = place.partition(":")
         if not colon:
             known = ", ".join(map(repr, self.places))
             raise ValueError(f"must be one of {known}, or package.module:Class for a class of your own")
         try:
-            found = getattr(importlib.import_module(module), name, None)
+            cls = getattr(importlib.import_module(module), name, None)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise  # a module that the user's own one needs
+                raise  # the user's module exists, but imports a missing one
             raise ValueError(f"no module {module!r} can be imported: install it, or put its folder on PYTHONPATH") from None
-        section = getattr(found, "section", None)
+        section = getattr(cls, "section", None)
         if not (isinstance(section, type) and issubclass(section, self.base)):
             raise ValueError(
                 f"{module} has no class {name!r} with an attribute `section` that is a subclass of "
                 f"{self.base.__module__}.{self.base.__name__}"
             )
-        return found
+        return cls
 
     def section(self, kind: Any) -> type[Section]:
-        """The section that the kind brings. Raises ValueError as `find`."""
+        """The section class of a kind. Raises ValueError, as `find`."""
         return self.find(kind).section
 
     def read(self, value: Any) -> Any:
-        """What pydantic calls before it validates a field: a section as it stands in a file -> one of its kind's class."""
+        """Turns a section, as read from a file, into an instance of its kind's class. Pydantic calls it before validation."""
         if not isinstance(value, dict):
             return value
         kind = self.of(value)
@@ -72,10 +72,10 @@ class Kinds:
         return section.model_validate({**value, "kind": kind})
 
     def without_foreign_keys(self, section: dict[str, Any], before: Any, kept: set[str]) -> list[str]:
-        """After `kind` was overridden: takes out of `section` the keys that only the kind `before` knows, and returns them.
+        """After an override of `kind`: removes from `section` the keys that only the kind `before` knows, and returns them.
 
-        A file is written for one kind; choosing another one on the command line must not ask for all of its keys to be edited.
-        Keys that were overridden themselves (`kept`) and keys that neither kind knows stay, for validation to refuse.
+        A file is written for one kind. A user who chooses another kind on the command line need not edit the file's keys.
+        Overridden keys (`kept`), and keys that neither kind knows, stay for validation to refuse.
         """
         try:
             old, new = self.section(before).model_fields, self.section(self.of(section)).model_fields

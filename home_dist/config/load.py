@@ -1,6 +1,6 @@
 """Reads a run's TOML file, with `--set key=value` overrides, into a RunConfig.
 
-Unknown keys are refused. Every message names the key, what was given and what is allowed.
+Unknown keys are refused. Every message names the key, the given value and the allowed ones.
 """
 
 import tomllib
@@ -24,9 +24,9 @@ Chosen = TypeVar("Chosen", bound=Section)
 def load_config(path: str | Path, overrides: Sequence[str] = (), notes: list[str] | None = None) -> RunConfig:
     """Reads a run configuration.
 
-    `overrides` are of the form "train.batch_size=4096"; the value is TOML, or text where it is no TOML. When one of them
-    chooses another kind of model or encoder than the file, the file's keys that only its own kind knows are left out; `notes`
-    gets a line that names them. Raises ConfigError, with one line per problem.
+    `overrides` have the form "train.batch_size=4096"; a value that is not valid TOML is text. If an override chooses another
+    kind of model or encoder than the file, keys that only the file's kind knows are left out; `notes` gets a line that names
+    them. Raises ConfigError, with one line per problem.
     """
     path = Path(path)
     tree = read_toml(path, "Give the path of a run's TOML file, such as configs/*.toml.")
@@ -49,7 +49,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), notes: list[str
 
 
 def load_section(path: Path, key: str, section: type[Chosen]) -> Chosen:
-    """One section of a run's TOML file, such as "checkpoint". The others are not read: that of a model may need torch.
+    """One section of a run's TOML file, such as "checkpoint". Other sections are not read: a model's section may need torch.
 
     Raises ConfigError.
     """
@@ -93,9 +93,9 @@ def _sections_of_kinds(tree: dict[str, Any]) -> dict[str, tuple[Kinds, dict[str,
     """The sections that have a kind, by key: "model", "sequence.0", ..."""
     model, sequences = tree.get("model", {}), tree.get("sequence", [])
     sections: dict[str, tuple[Kinds, Any]] = {"model": (MODELS, model)}
-    for index, entry in enumerate(sequences if isinstance(sequences, list) else []):
-        sections[f"sequence.{index}"] = ENCODERS, entry
-    return {key: found for key, found in sections.items() if isinstance(found[1], dict)}
+    for index, sequence in enumerate(sequences if isinstance(sequences, list) else []):
+        sections[f"sequence.{index}"] = ENCODERS, sequence
+    return {key: entry for key, entry in sections.items() if isinstance(entry[1], dict)}
 
 
 def _with_allowed(line: str, tree: dict[str, Any]) -> str:
@@ -119,10 +119,10 @@ def _with_allowed(line: str, tree: dict[str, Any]) -> str:
 
 def _section_of(section: Any, key: str) -> Any:
     field = getattr(section, "model_fields", {}).get(key)
-    found = [] if field is None else [field.annotation]
-    while found:
-        kind = found.pop()
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-        found.extend(getattr(kind, "__args__", ()))
+    annotations = [] if field is None else [field.annotation]
+    while annotations:
+        annotation = annotations.pop()
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return annotation
+        annotations.extend(getattr(annotation, "__args__", ()))
     return None

@@ -1,4 +1,4 @@
-"""The [log] section: how often a run tells how it goes."""
+"""The [log] section: how often a run reports progress."""
 
 from pydantic import Field
 

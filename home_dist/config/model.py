@@ -1,7 +1,7 @@
-"""The [model] section: what every kind of multi-task model is told, and the table of kinds.
+"""The [model] section: keys that all kinds of multi-task models have, and the table of kinds.
 
-A kind brings its own section, which stands in its model's file. Keys of one name mean the same in every kind, so that
-`--set model.kind=...` keeps them (see load.load_config).
+Each kind has its own section, in its model's file. A key means the same in every kind, so that `--set model.kind=...` keeps it
+(see load.load_config).
 """
 
 from typing import Annotated
@@ -14,7 +14,7 @@ from home_dist.config.section import Count, Rate, Section, Widths
 
 class ModelSection(Section):
     kind: str
-    """A name of MODELS below, or package.module:Class of a model of your own."""
+    """A name of MODELS below, or package.module:Class of your own model."""
     expert_hidden: Widths = (64,)
     """Hidden widths of an expert or trunk."""
     expert_dim: Count = 32
@@ -34,7 +34,7 @@ class ModelSection(Section):
 
 class ModelOfBanks(ModelSection):
     expert_norm: bool = False
-    """Swish(BatchNorm(.)) experts as in HoME; otherwise classic ones with ReLU."""
+    """Experts with Swish(BatchNorm(.)), as in HoME; else classic experts with ReLU."""
 
 
 MODELS = Kinds(
@@ -59,4 +59,4 @@ MODELS = Kinds(
 )
 
 AnyModel = Annotated[SerializeAsAny[ModelSection], BeforeValidator(MODELS.read)]
-"""A section of the class that its kind brings."""
+"""A section of its kind's class."""

@@ -1,4 +1,4 @@
-"""RunConfig: one typed, validated description of a run, of one section per file of this package."""
+"""RunConfig: the typed, validated description of a run. Its sections are in the files of this package."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from home_dist.config.train import TrainSection
 
 class RunSection(Section):
     dir: str
-    """Folder of the run: config.toml, schema.toml, checkpoints/, tensorboard/, evaluation.json."""
+    """Folder of the run, for config.toml, schema.toml, checkpoints/, tensorboard/ and evaluation.json."""
 
 
 class RunConfig(Section):

@@ -1,4 +1,4 @@
-"""The base of every section of a run's configuration."""
+"""Base class of the sections of a run's configuration."""
 
 from typing import Annotated
 
@@ -10,6 +10,6 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
-    """Unknown keys are refused; the text under a field is its description."""
+    """Unknown keys are refused. The docstring below a field is its description."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

@@ -1,6 +1,6 @@
-"""A [[sequence]] section: what every kind of history encoder is told, and the table of kinds.
+"""A [[sequence]] section: keys that all kinds of history encoders have, and the table of kinds.
 
-A kind brings its own section, which stands in its encoder's file.
+Each kind has its own section, in its encoder's file.
 """
 
 from typing import Annotated
@@ -15,16 +15,16 @@ class SequenceSection(Section):
     name: str
     """A sequence of the schema."""
     kind: str
-    """A name of ENCODERS below, or package.module:Class of an encoder of your own."""
+    """A name of ENCODERS below, or package.module:Class of your own encoder."""
     newest: Count | None = None
-    """Read only so many of each sample's newest events; by default all."""
+    """Reads only so many of each sample's newest events; by default all."""
 
 
 class SearchSection(SequenceSection):
-    """Of encoders that search a history for some events and attend to these."""
+    """Section of encoders that search a history for some events, and attend to these only."""
 
     most: Count = 50
-    """k, the events that the search leaves to attention."""
+    """k, the number of events that the search selects for attention."""
     heads: Count = 2
     head_dim: Count = 16
 
@@ -41,4 +41,4 @@ ENCODERS = Kinds(
 )
 
 AnyEncoder = Annotated[SerializeAsAny[SequenceSection], BeforeValidator(ENCODERS.read)]
-"""A section of the class that its kind brings."""
+"""A section of its kind's class."""

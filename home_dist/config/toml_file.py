@@ -1,4 +1,4 @@
-"""TOML files read into pydantic models, with messages for whoever wrote the file."""
+"""Reads TOML files into pydantic models, with messages for the author of the file."""
 
 import tomllib
 from pathlib import Path
@@ -12,7 +12,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_toml(path: Path, absent: str) -> dict[str, Any]:
-    """absent: what to do when there is no such file. Raises ConfigError."""
+    """absent: the message's advice when there is no such file. Raises ConfigError."""
     try:
         return tomllib.loads(path.read_bytes().decode())
     except FileNotFoundError:

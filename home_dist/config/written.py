@@ -1,4 +1,4 @@
-"""A configuration as it is written down: in a run's folder and in checkpoints."""
+"""A configuration as written to a run's folder and to checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from home_dist.files.whole import write_whole
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:
-    """Writes the resolved configuration, defaults included, such that load_config reads the same back, but for keys and
-    passwords of data's URLs: they are not written down."""
+    """Writes the resolved configuration, defaults included. load_config reads the same back, except keys and passwords of the
+    data's URLs, which are not written."""
     write_whole(Path(path), config_text(config))
 
 
@@ -21,12 +21,12 @@ def config_text(config: RunConfig) -> str:
 
 
 def config_tree(config: RunConfig) -> dict[str, Any]:
-    """As it is written down, in a run's folder and in checkpoints: without keys and passwords of data's URLs."""
+    """The configuration as written to a run's folder and to checkpoints: without keys and passwords of the data's URLs."""
     return without_keys(config.model_dump(mode="json", exclude_none=True, by_alias=True))
 
 
 def without_keys(tree: dict[str, Any]) -> dict[str, Any]:
-    """A written configuration without the keys and passwords of data's URLs, which those of older versions hold."""
+    """A written configuration without keys and passwords of the data's URLs, which older versions wrote."""
     data = tree.get("data", {})
     places = {key: without_secrets(data[key]) for key in ("path", "schema") if isinstance(data.get(key), str)}
     return {**tree, "data": {**data, **places}} if places else tree

@@ -1,10 +1,10 @@
 """Parquet -> Batch: deterministic order, any number of ranks, exact resume.
 
-Three nouns: a *window* is some row groups of an epoch, whose rows are permuted among themselves; a *fragment* is the share of
-a window that a lane reads; *rows* are values that were read: raw (Arrow, of one row group), decoded (of a window), or in the
-order of reading (of a fragment).
+Three nouns: a *window* is a set of an epoch's row groups, whose rows are permuted together; a *fragment* is the part of a
+window that one lane reads; *rows* are values that were read: raw (Arrow, of one row group), decoded (of a window), or
+permuted (of a fragment).
 
-Names are imported when they are asked for: `prepare fit` decodes with this room's columns, and needs no torch.
+Names are imported on first use: `prepare fit` decodes columns with this room, and needs no torch.
 """
 
 from importlib import import_module

@@ -1,6 +1,6 @@
-"""Windows read ahead: decoded by threads, in the order in which a rank's lanes come to them, within a bound of rows.
+"""Reads windows ahead: threads decode them in the order in which a rank's lanes reach them, within a bound of rows in memory.
 
-A window is decoded once. What of it a fragment needs is put into the order of reading there and then, and the rest dropped.
+A window is decoded once. Rows that the rank's fragments need are permuted as soon as they are decoded; the rest is dropped.
 """
 
 import threading
@@ -16,19 +16,19 @@ from home_dist.data.decoded_rows import Rows
 from home_dist.data.order import Fragment, RowGroup, Windows
 
 MOST_DECODERS = 4
-"""Threads of a rank that decode, where data.threads does not tell and the host has cores enough."""
+"""Most decoding threads of a rank, unless data.threads says otherwise."""
 
 
 @dataclass(frozen=True)
 class FragmentRows:
-    """A fragment's rows, in the order of reading."""
+    """A fragment's rows, permuted into the order of reading."""
 
     rows: Rows
     bounds: NDArray[np.int64] | None = None
-    """(rows of the fragment + 1,): how many good rows come before; None where all are good."""
+    """(rows of the fragment + 1,): number of good rows before each row; None if all rows are good."""
 
     def between(self, start: int, stop: int) -> tuple[Rows, int, int]:
-        """Rows start .. stop - 1 of the fragment, of which bad ones are missing."""
+        """Rows start .. stop - 1 of the fragment, without bad ones, as a range of `rows`."""
         if self.bounds is None:
             return self.rows, start, stop
         return self.rows, int(self.bounds[start]), int(self.bounds[stop])
@@ -39,43 +39,44 @@ class _Window:
     number: int
     fragments: list[Fragment]
     after: "threading.Event | None" = None
-    """The slice before it in the same row group has been read: a row group is read from its begin to its end."""
+    """Set when the row group's previous slice, in another window, has been read: a row group is read from start to end."""
     read: threading.Event = field(default_factory=threading.Event)
     future: "Future[dict[Fragment, FragmentRows]] | None" = None
     held: int = 0
-    """Rows that are in memory or will be."""
+    """Rows that are in memory, or will be once decoded."""
 
 
 class Ahead:
-    """Used by one thread, which enters the fragments about in the order that they were given in, and leaves each."""
+    """Decodes windows ahead of one consuming thread, which enters and leaves each fragment, about in the given order."""
 
     def __init__(
         self, decoder: Decoder, windows: Windows, fragments: Sequence[Fragment], threads: int, most: int, most_rows: int
     ):
-        """most: windows that are decoded before they are entered; most_rows: rows in memory, those of entered ones included."""
+        """most: bound of windows decoded but not yet entered; most_rows: bound of rows in memory, entered windows included."""
         self.decoder, self.windows, self.most, self.most_rows = decoder, windows, most, most_rows
         ahead: dict[int, _Window] = {}
         for fragment in fragments:
             ahead.setdefault(fragment.window, _Window(fragment.window, [])).fragments.append(fragment)
         self._order = self._in_reading_order(list(ahead.values()))
         self._place = {window.number: place for place, window in enumerate(self._order)}
-        self._next = 0  # of the order: which window is given to the threads next
+        self._next = 0  # place in the order of the window that is given to the threads next
         self._rows = 0
         self._waiting = 0  # windows that no lane has entered yet
         self._entered: set[int] = set()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     def _in_reading_order(self, ahead: list[_Window]) -> list[_Window]:
-        """Windows with slices of row groups take the places of such windows in the windows' own order."""
+        """Reorders the windows that hold slices of row groups, among their places, by window number: a row group's slices must
+        be read in order. Other windows stay."""
         places = [i for i, window in enumerate(ahead) if self._sliced(window.number)]
         ordered = sorted((ahead[i] for i in places), key=lambda window: window.number)
         latest: dict[tuple[int, int], _Window] = {}
         for place, window in zip(places, ordered, strict=True):
             ahead[place] = window
             for group in self.windows.groups[window.number]:
-                before = latest.get((group.file, group.group))
-                if before is not None and before is not window:
-                    window.after = before.read
+                previous = latest.get((group.file, group.group))
+                if previous is not None and previous is not window:
+                    window.after = previous.read
                 latest[group.file, group.group] = window
         return ahead
 
@@ -124,7 +125,7 @@ class Ahead:
         groups: tuple[RowGroup, ...] = self.windows.groups[window.number]
         try:
             if window.after is not None:
-                window.after.wait()  # it was started before, so that it is being read or has been
+                window.after.wait()  # no deadlock: the window of the previous slice was started earlier
             raw = [self.decoder.raw.read(group) for group in groups]
         finally:
             window.read.set()
@@ -143,6 +144,6 @@ class Ahead:
         place = np.full(len(decoded.kept) + len(decoded.bad), -1)
         place[decoded.kept] = np.arange(len(decoded.kept))
         good = place[order] >= 0
-        # Rows of this rank's fragments alone, so that a window that two ranks read is not counted twice.
+        # Only bad rows of this rank's fragments: two ranks may read a window, which must not count twice.
         self.decoder.bad_rows.add([decoded.bad[i] for i in order[~good].tolist()])
         return FragmentRows(decoded.rows.take(place[order[good]]), np.concatenate([[0], np.cumsum(good)]))

@@ -16,12 +16,12 @@ def plain_lists(array: pa.Array) -> pa.Array:
 
 
 def plain_numbers(array: pa.Array) -> pa.Array:
-    """Without decimals and columns of nothing but nulls, which numpy does not have."""
+    """Decimals and all-null arrays, which numpy lacks, as float64; other arrays unchanged."""
     return array.cast(pa.float64()) if pa.types.is_decimal(array.type) or pa.types.is_null(array.type) else array
 
 
 def floats_of(array: pa.Array, null: float) -> NDArray:
-    """(n,) numbers, with `null` where there is none; integers without nulls as they are."""
+    """(n,) numbers, with `null` in place of nulls; arrays without nulls keep their type."""
     array = plain_numbers(array)
     if not array.null_count:
         return numpy_of(array)
@@ -36,9 +36,9 @@ def joined_floats(chunks: Sequence[pa.Array], dtype: type, null: float = float("
 
 
 def offsets_of(lengths: Sequence[NDArray]) -> NDArray[np.int64]:
-    together = np.concatenate([np.zeros(0, np.int64), *lengths])
-    offsets = np.zeros(len(together) + 1, np.int64)
-    np.cumsum(together, out=offsets[1:])
+    joined = np.concatenate([np.zeros(0, np.int64), *lengths])
+    offsets = np.zeros(len(joined) + 1, np.int64)
+    np.cumsum(joined, out=offsets[1:])
     return offsets
 
 

@@ -12,13 +12,13 @@ from home_dist.data.decoded_rows import Columns, Rows
 from home_dist.schema import InputLayout
 
 _Jagged = tuple[list[NDArray], NDArray[np.int32], list[NDArray[np.float32]] | None]
-"""Values in pieces, lengths (size,), and weights in pieces of a weighted list."""
+"""Pieces of values, lengths (size,), and for a weighted list pieces of weights."""
 RowRanges = Sequence[tuple[Rows, int, int]]
-"""Rows, in the order of reading, and from and up to which of them a batch takes."""
+"""Permuted rows, with the range start, stop that a batch takes of them."""
 
 
 class Assembler:
-    """Builds batches of `size` samples; what the ranges leave open is filled up with samples of mask 0."""
+    """Builds batches of `size` samples. If the ranges hold fewer rows, padding samples of mask 0 follow."""
 
     def __init__(self, layout: InputLayout, tasks: int, size: int):
         self.columns = Columns.of(layout)
@@ -56,7 +56,7 @@ class Assembler:
         )
 
     def _gather(self, ranges: RowRanges, name: str, width: int, dtype: type) -> torch.Tensor:
-        """(size, width), zero in filled samples."""
+        """(size, width), zero in padding."""
         out: NDArray = np.zeros((self.size, width), dtype)
         at = 0
         for rows, start, stop in ranges:
@@ -72,7 +72,8 @@ class Assembler:
         return weights
 
     def _vectors(self, ranges: RowRanges) -> torch.Tensor:
-        """Frozen tables are read here, batch by batch: a window's vectors would take more memory than all else of it."""
+        """(size, sum of width + 1). Frozen tables are looked up here, per batch: a window's vectors would take more memory than
+        all its other columns."""
         out = np.zeros((self.size, sum(i.width + 1 for i in self.pretrained)), np.float32)
         column = 0
         for number, item in enumerate(self.pretrained):
@@ -98,7 +99,7 @@ class Assembler:
         return torch.from_numpy(out)
 
     def _jagged(self, ranges: RowRanges, fill: int) -> dict[str, _Jagged]:
-        """Per key; filled samples have no values."""
+        """Jagged values by key; padding has no values. fill: number of padding samples."""
         jagged: dict[str, _Jagged] = {}
         lengths = np.ones(self.size, np.int32)
         lengths[self.size - fill :] = 0
@@ -126,17 +127,17 @@ class Assembler:
 
 
 def _keyed(keys: list[str], jagged: dict[str, _Jagged], weighted: bool = False) -> KeyedJaggedTensor:
-    """weighted: with weights, 1 for ids that have none."""
+    """The keys' values as one KeyedJaggedTensor. weighted: with weights, which are 1 for keys without weights."""
     if not keys:
         return KeyedJaggedTensor.empty(values_dtype=torch.int64, lengths_dtype=torch.int32)
     values = _joined([piece for k in keys for piece in jagged[k][0]], np.int64)
     lengths = _joined([jagged[k][1] for k in keys], np.int32)
     weights = None
     if weighted:
-        found: list[NDArray] = []
-        for pieces, _, own in (jagged[k] for k in keys):
-            found += [np.ones(len(p), np.float32) for p in pieces] if own is None else own
-        weights = _joined(found, np.float32)
+        weight_pieces: list[NDArray] = []
+        for pieces, _, key_weights in (jagged[k] for k in keys):
+            weight_pieces += [np.ones(len(p), np.float32) for p in pieces] if key_weights is None else key_weights
+        weights = _joined(weight_pieces, np.float32)
     return KeyedJaggedTensor(keys, values, lengths=lengths, weights=weights)
 
 

@@ -1,4 +1,4 @@
-"""Rows that cannot be used, where a run goes on without them: counted per reason, and written down where it is told to."""
+"""Bad rows that a run skips: counted per reason and, in quarantine mode, written to a file."""
 
 import threading
 from collections import Counter
@@ -13,17 +13,17 @@ class BadRow(NamedTuple):
     file: str
     row_group: int
     row: int
-    """Within the row group."""
+    """Index within the row group."""
     column: str
     reason: str
     value: str
 
 
 class BadRowLog:
-    """Of one rank and split; safe for several threads. A row that is read again, as in another epoch, is not counted again."""
+    """Bad rows of one rank and split. Thread-safe. A row that is read again, as in another epoch, counts once."""
 
     def __init__(self, file: Path | None = None):
-        """file: SPLIT.RANK.jsonl, to append to. Rows that files beside it hold for the split already are not written again."""
+        """file: SPLIT.RANK.jsonl, appended to. Rows that the split's files in its folder already hold are not written again."""
         self.file, self.counts = file, Counter[str]()
         self._lock = threading.Lock()
         self._seen: set[tuple[str, int, int]] = set()
@@ -44,7 +44,7 @@ class BadRowLog:
         return news
 
     def add(self, rows: list[BadRow]) -> None:
-        """Raises DataError when they cannot be written."""
+        """Counts and writes rows that are new. Raises DataError when they cannot be written."""
         with self._lock:
             new = [r for r in rows if r[:3] not in self._seen]
             self._seen.update(r[:3] for r in new)
@@ -63,6 +63,6 @@ class BadRowLog:
 
 
 def shown(value: Any) -> str:
-    """A value of a bad row, for people."""
+    """A bad row's value as text, of 200 characters at most."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:197]}..."

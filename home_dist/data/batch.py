@@ -1,4 +1,4 @@
-"""What one step of a rank reads: ids, histories, statistics, labels, as tensors that TorchRec's pipelines can move."""
+"""The samples of one step and rank: ids, histories, statistics and labels, as tensors that TorchRec's pipelines can move."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torchrec.streamable import Pipelineable
 
 @dataclass
 class Batch(Pipelineable):
-    """B samples of a rank, of which the first ones are real and the last, in an epoch's last step, may be filled up.
+    """B samples of a rank: real samples first, then padding, which occurs in an epoch's last step or after bad rows.
 
-    Filled samples have mask 0, label weights 0 and no ids at all, so that they touch no embedding row.
+    Padding has mask 0, label weights 0 and no jagged ids, so that it touches no row of a sharded table.
     """
 
     bags: KeyedJaggedTensor
     """Ids for the EmbeddingBagCollection."""
     weighted_bags: KeyedJaggedTensor
-    """Ids for the EmbeddingBagCollection that weights what it sums, with their weights."""
+    """Ids with weights for the EmbeddingBagCollection that takes weighted sums."""
     events: KeyedJaggedTensor
     """Ids for the EmbeddingCollection: histories, and their targets as histories of length 1."""
     managed: KeyedJaggedTensor
-    """Hashes of ids for tables that give out their rows themselves: histories and targets as in `events`."""
+    """Hashes of ids for managed tables, which assign rows to ids themselves: histories and targets as in `events`."""
     small_lists: KeyedJaggedTensor
     """Lists of ids of replicated tables."""
     list_weights: KeyedJaggedTensor
-    """float32 weights of those lists of `events`, `managed` and `small_lists` that are pooled by weights."""
+    """float32 weights of the lists in `events`, `managed` and `small_lists` that are pooled by weights."""
     small: torch.Tensor
     """(B, S) int64: ids of replicated tables and buckets of statistics."""
     dense: torch.Tensor
@@ -38,15 +38,15 @@ class Batch(Pipelineable):
     labels: torch.Tensor
     """(B, K) float32, 0 or 1."""
     weights: torch.Tensor
-    """(B, K) float32; 0: no label here."""
+    """(B, K) float32; 0: the label is unknown."""
     mask: torch.Tensor
-    """(B,) float32; 1: a real sample."""
+    """(B,) float32; 1: a real sample, 0: padding."""
     groups: torch.Tensor
-    """(B,) int64: by which GAUC groups; -1 for filled samples."""
+    """(B,) int64: the group (user) of each sample for GAUC; -1 for padding."""
     epoch: int = 0
     step: int = 0
-    """The epoch and the step within it that training this batch completes: the reader's position rides on the batch, so
-    that batches which were read ahead do not count as trained."""
+    """The epoch, and the step within it that training this batch completes. The batch carries the reader's position, so that
+    batches that are only read ahead do not count as trained."""
 
     @property
     def size(self) -> int:

@@ -1,4 +1,5 @@
-"""Decoded columns in the chunks and types that they were read in. Rows are gathered from them without a copy before."""
+"""Decoded columns, kept in the chunks and types in which they were read. Rows are gathered from the chunks without a prior
+copy."""
 
 import ctypes
 import functools
@@ -12,7 +13,7 @@ from home_dist.native_library import CannotBuild, native_library
 
 _SOURCE = Path(__file__).parent / "native" / "columns.cpp"
 _FLAGS = ("-O3", "-std=c++20", "-fPIC", "-shared")
-# The order of columns.cpp's.
+# The same order as in columns.cpp.
 _TYPES = {np.dtype(t): i for i, t in enumerate(["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])}
 
 Chunks = Sequence[NDArray]
@@ -21,7 +22,7 @@ Chunks = Sequence[NDArray]
 
 @functools.cache
 def native() -> ctypes.CDLL | None:
-    """None: without a compiler numpy does the same, in some ten times the time for lists."""
+    """The compiled library; None without a compiler. numpy then does the same, some ten times slower for lists."""
     try:
         return native_library(_SOURCE, _FLAGS)
     except CannotBuild:
@@ -29,22 +30,22 @@ def native() -> ctypes.CDLL | None:
 
 
 class ChunkStarts:
-    """Where the chunks of a window's columns begin, in rows."""
+    """First rows of the chunks of a window's columns."""
 
     def __init__(self, lengths: Sequence[int]):
         self.lengths = tuple(lengths)
         self.starts = np.cumsum([0, *self.lengths])[:-1]
         self.chunk_of: NDArray[np.int32] | None = None
-        """(rows,), None where there is one chunk."""
+        """(rows,) chunk of each row; None if there is one chunk."""
         if len(self.lengths) > 1:
             self.chunk_of = np.repeat(np.arange(len(self.lengths), dtype=np.int32), self.lengths)
 
 
 class ChunkedColumns:
-    """Columns, or lists of the same lengths in all columns."""
+    """Columns of scalars, or of lists that have the same lengths in all columns."""
 
     def __init__(self, columns: Sequence[Chunks], starts: ChunkStarts, offsets: NDArray[np.int64] | None = None):
-        """offsets: (rows + 1,), where each row's list begins and the last one's ends, counted through all chunks."""
+        """offsets: (rows + 1,) of the rows' lists, counted through all chunks; None for scalars."""
         self.starts, self.offsets = starts, offsets
         self.columns = [[_number(chunk) for chunk in column] for column in columns]
         if native() is None:
@@ -65,16 +66,16 @@ class ChunkedColumns:
         return len(self.columns)
 
     def offsets_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(rows + 1,): where the lists of `rows` begin once they are gathered, and the last one ends."""
+        """(rows + 1,): offsets of the gathered lists of `rows`."""
         if self.offsets is None:
             raise ValueError("columns without lists have no offsets")
-        found = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(self.offsets[rows + 1] - self.offsets[rows], out=found[1:])
-        return found
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(self.offsets[rows + 1] - self.offsets[rows], out=offsets[1:])
+        return offsets
 
     def gather(self, rows: NDArray[np.int64], outs: Sequence[NDArray]) -> None:
-        """Writes the values of `rows`, one after another, to an array of int32, int64 or float32 per column: (rows,), all with
-        the same stride, or, contiguous, as long as the lists together are."""
+        """Writes the values of `rows`, one after another, to one array per column, of int32, int64 or float32. For scalars the
+        arrays are (rows,), all with the same stride; for lists contiguous, as long as all gathered lists together."""
         if not self.columns or not len(rows):
             return
         rows = np.ascontiguousarray(rows, np.int64)
@@ -93,7 +94,7 @@ class ChunkedColumns:
 
 
 def _number(array: NDArray) -> NDArray:
-    """Contiguous, in a type that can be gathered from."""
+    """The array, contiguous and in one of _TYPES."""
     if array.dtype == bool:
         array = array.view(np.uint8)
     elif array.dtype not in _TYPES:
@@ -106,7 +107,7 @@ def address(array: NDArray) -> int:
 
 
 def _within(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where the values of the rows' lists stand, one list after another."""
+    """Positions of the values of the rows' lists, one list after another."""
     begins, lengths = offsets[rows], offsets[rows + 1] - offsets[rows]
     ends = np.cumsum(lengths)
     return np.arange(ends[-1]) + np.repeat(begins - (ends - lengths), lengths)

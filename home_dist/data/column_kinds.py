@@ -1,4 +1,4 @@
-"""What must stand in a column for the use that a run makes of it. A column with several uses must fit each of them."""
+"""Kinds of values that a use of a column needs. A column with several uses must fit each of them."""
 
 import pyarrow as pa
 
@@ -17,7 +17,7 @@ KINDS = {
 
 
 def fits(kind: pa.DataType, wanted: str) -> bool:
-    """Whether a column of this Arrow type may serve. wanted: a key of KINDS. Of floats and decimals that serve as whole numbers
+    """Whether a column of this Arrow type may hold the kind. wanted: a key of KINDS. For floats and decimals as whole numbers
     the values decide, when they are read."""
     if wanted in ("integers", "numbers", "texts"):
         return pa.types.is_null(kind) or (is_list(kind) and fits(kind.value_type, wanted[:-1]))

@@ -1,7 +1,7 @@
-"""Columns of some rows -> checked arrays: the one decoder of training, evaluation and scoring.
+"""Arrow columns -> checked arrays: the one decoder of training, evaluation and scoring.
 
-Each use of a column decodes it for itself, so that a column may be an id, a number and a label at once. Numbers stay where they
-were read, in the type that the file has: they are checked here, and copied when the rows are permuted.
+Each use of a column decodes it separately: a column may be an id, a number and a label at once. Numbers stay in the memory and
+type in which they were read. They are checked here, and copied only when rows are permuted.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ _NEEDED = "null where a value is needed. Fill it in the pipeline"
 
 
 class BadRows(DataError):
-    """Rows whose values cannot be used, and why: `problem` is the same for all rows that have it."""
+    """Bad rows of a column: `bad` marks them, `problem` is the reason without values, the same for all of them."""
 
     def __init__(self, message: str, column: str, problem: str, bad: NDArray[np.bool_]):
         super().__init__(message)
@@ -47,22 +47,22 @@ class ColumnReader:
         self._numbers: dict[str, tuple[NDArray, NDArray[np.bool_] | None]] = {}
 
     def fail(self, column: str, problem: str, bad: NDArray[np.bool_], reason: str | None = None) -> BadRows:
-        """bad: (rows,); reason: the problem, where that names the first row's value."""
+        """bad: (rows,); reason: the problem in general words, if `problem` names the first row's value."""
         first, at = int(np.argmax(bad)), 0
-        for of_group in self.raw:
-            if first < at + of_group.table.num_rows:
+        for raw in self.raw:
+            if first < at + raw.table.num_rows:
                 break
-            at += of_group.table.num_rows
-        count = int(bad[at : at + of_group.table.num_rows].sum())
-        where = f"first in row {of_group.row(first - at)} of {of_group.counted_in}; {count} in all"
-        return BadRows(f"{of_group.path}: column {column!r}: {problem} ({where})", column, reason or problem, bad)
+            at += raw.table.num_rows
+        count = int(bad[at : at + raw.table.num_rows].sum())
+        where = f"first in row {raw.row(first - at)} of {raw.counted_in}; {count} in all"
+        return BadRows(f"{raw.path}: column {column!r}: {problem} ({where})", column, reason or problem, bad)
 
     def _chunks(self, name: str) -> list[pa.Array]:
-        """As read, row group by row group."""
-        return [chunk for of_group in self.raw for chunk in of_group.table.column(name).chunks]
+        """The column's chunks as read, row group by row group."""
+        return [chunk for raw in self.raw for chunk in raw.table.column(name).chunks]
 
     def _joined(self, name: str) -> list[pa.Array]:
-        """The fewest arrays that hold the column without another type: one, where all row groups have the same."""
+        """The column as one array if all row groups have the same type, else its chunks: types are not converted."""
         chunks = self._chunks(name)
         if len(chunks) == 1 or len({chunk.type for chunk in chunks}) > 1:
             return chunks
@@ -81,9 +81,9 @@ class ColumnReader:
         self._refuse_nulls(name, self._chunks(name))
 
     def _as_chunks(self, values: Chunks, chunks: Sequence[pa.Array]) -> Chunks:
-        """As they are where the column was read in the same chunks_ as the others, all of one type, else as one."""
+        """`values` as they are if they have one type and the same chunks as the other columns; else joined into one array."""
         types = {value.dtype for value in values}
-        if len(types) > 1:  # files differ; numpy would make floats of integers with and without a sign
+        if len(types) > 1:  # files differ; numpy would turn a mix of signed and unsigned integers into floats
             common = np.int64 if all(t.kind in "biu" for t in types) else np.float64
             return [np.concatenate(values, dtype=common, casting="unsafe")]
         if values and tuple(map(len, chunks)) == self.starts.lengths:
@@ -91,7 +91,7 @@ class ColumnReader:
         return [np.concatenate(values) if values else np.zeros(0, np.int64)]
 
     def ids(self, item: IdInput) -> Chunks:
-        """(rows,) rows of the item's table."""
+        """(rows,) row of the item's table for each row read."""
         if item.rows_of is not None:
             return [_kept(item, self._looked_up(item, self._joined(item.column)))]
         chunks = self._whole(item.column, self._chunks(item.column))
@@ -99,7 +99,7 @@ class ColumnReader:
         return self._checked_ids(item, self._as_chunks([numpy_of(chunk) for chunk in chunks], chunks))
 
     def _looked_up(self, item: IdInput, chunks: Sequence[pa.Array], offsets: NDArray[np.int64] | None = None) -> NDArray:
-        """chunks: one key per row, or with `offsets` those of the rows' lists, one after another."""
+        """Table rows of keys. chunks: one key per row; with `offsets`, the keys of the rows' lists, one list after another."""
         if item.rows_of is None:
             raise ValueError("a column of rows needs no look-up")
         rows_of = item.rows_of
@@ -108,7 +108,7 @@ class ColumnReader:
     def _keyed(
         self, name: str, chunks: Sequence[pa.Array], convert: Callable[[pa.Array], object], offsets: NDArray[np.int64] | None
     ) -> list:
-        """convert(chunk) of each; what it raises is told with file and row."""
+        """convert(chunk) of each chunk. A NotKeys that it raises becomes BadRows, which names file and row."""
         converted, at = [], 0
         for chunk in chunks:
             try:
@@ -122,13 +122,14 @@ class ColumnReader:
         return converted
 
     def _whole(self, name: str, chunks: Sequence[pa.Array], offsets: NDArray[np.int64] | None = None) -> list[pa.Array]:
-        """Integers as they are, other types that hold whole numbers as int64."""
+        """Integers as they are; whole numbers of other types as int64."""
         return self._keyed(name, chunks, lambda c: c if pa.types.is_integer(c.type) else as_keys(c, "integer"), offsets)
 
-    def _checked_ids(self, item: IdInput, chunks_: Chunks, offsets: NDArray[np.int64] | None = None) -> Chunks:
-        """chunks_: one id per row, or with `offsets` those of the rows' lists, one after another."""
-        if any(len(p) and (p.min() < 0 or p.max() >= item.declared_rows) for p in chunks_):
-            ids = np.concatenate(chunks_)
+    def _checked_ids(self, item: IdInput, chunks: Chunks, offsets: NDArray[np.int64] | None = None) -> Chunks:
+        """Refuses ids outside of the table. chunks: one id per row; with `offsets`, the ids of the rows' lists, one after
+        another."""
+        if any(len(chunk) and (chunk.min() < 0 or chunk.max() >= item.declared_rows) for chunk in chunks):
+            ids = np.concatenate(chunks)
             bad = (ids < 0) | (ids >= item.declared_rows)
             raise self.fail(
                 item.column,
@@ -137,23 +138,23 @@ class ColumnReader:
                 bad if offsets is None else _rows_with(bad, offsets),
                 f"id outside of table {item.table.name!r}",
             )
-        return [_kept(item, p) for p in chunks_]
+        return [_kept(item, chunk) for chunk in chunks]
 
     def lists(self, items: tuple[IdInput, ...]) -> DecodedLists:
-        """Of columns whose lists are equally long in each row."""
+        """Columns whose lists are equally long in each row."""
         offsets, columns = None, []
         for item in items:
             if item.rows_of is not None:
-                own, chunks = self._flat(item.column)
-                values: Chunks = [_kept(item, self._looked_up(item, chunks, own))]
+                item_offsets, chunks = self._flat(item.column)
+                values: Chunks = [_kept(item, self._looked_up(item, chunks, item_offsets))]
             else:
-                own, values = self._flat_integers(item.column)
+                item_offsets, values = self._flat_integers(item.column)
             if offsets is None:
-                offsets = own
-            elif not np.array_equal(own, offsets):
+                offsets = item_offsets
+            elif not np.array_equal(item_offsets, offsets):
                 problem = f"its lists differ in length from those of {items[0].column!r}, with which it forms a history"
-                raise self.fail(item.column, problem, np.diff(own) != np.diff(offsets))
-            columns.append(values if item.rows_of is not None else self._checked_ids(item, values, own))
+                raise self.fail(item.column, problem, np.diff(item_offsets) != np.diff(offsets))
+            columns.append(values if item.rows_of is not None else self._checked_ids(item, values, item_offsets))
         if offsets is None:
             raise ValueError("a group of list columns has at least one column")
         weights = None
@@ -162,15 +163,15 @@ class ColumnReader:
         return DecodedLists(ChunkedColumns(columns, self.starts, offsets), weights)
 
     def _flat(self, name: str) -> tuple[NDArray[np.int64], list[pa.Array]]:
-        """A list column's offsets from 0 on, (rows + 1,), and its values. A list may be null, which counts as an empty one, and
-        so may be a value."""
+        """A list column's offsets from 0 on, (rows + 1,), and its values. A null list counts as an empty one. Values may be
+        null."""
         chunks = [plain_lists(chunk) for chunk in self._joined(name)]
-        # flatten() leaves out what lies under null lists and respects a sliced array's own offset, unlike .offsets and .values.
+        # Unlike .offsets and .values, flatten() skips the values below null lists and respects the offset of a sliced array.
         lengths = [numpy_of(pc.fill_null(pc.list_value_length(chunk), 0)) for chunk in chunks]
         return offsets_of(lengths), [chunk.flatten() for chunk in chunks]
 
     def _flat_integers(self, name: str) -> tuple[NDArray[np.int64], Chunks]:
-        """The same of rows, without nulls."""
+        """As `_flat`, for integers, with neither null lists nor null values."""
         chunks = self._chunks(name)
         self._refuse_nulls(name, chunks)
         chunks = [plain_lists(chunk) for chunk in chunks]
@@ -181,10 +182,10 @@ class ColumnReader:
         return offsets, self._as_chunks([numpy_of(v) for v in values], chunks)
 
     def _list_weights(self, name: str, ids: str, offsets: NDArray[np.int64]) -> NDArray[np.float32]:
-        own, chunks = self._flat(name)
-        if not np.array_equal(own, offsets):
+        weight_offsets, chunks = self._flat(name)
+        if not np.array_equal(weight_offsets, offsets):
             problem = f"its lists differ in length from those of {ids!r}, which they weight"
-            raise self.fail(name, problem, np.diff(own) != np.diff(offsets))
+            raise self.fail(name, problem, np.diff(weight_offsets) != np.diff(offsets))
         weights = joined_floats(chunks, np.float32)
         if not np.isfinite(weights).all():
             bad = _rows_with(~np.isfinite(weights), offsets)
@@ -192,12 +193,12 @@ class ColumnReader:
         return weights
 
     def keys(self, name: str, in_lists: bool, take: Callable[[pa.Array], object]) -> None:
-        """Hands a column's keys over to `take`, which may raise NotKeys. Lists' keys come one list after another."""
+        """Passes a column's keys to `take`, which may raise NotKeys. Keys of lists come one list after another."""
         offsets, chunks = self._flat(name) if in_lists else (None, self._joined(name))
         self._keyed(name, chunks, take, offsets)
 
     def groups(self, name: str) -> Chunks:
-        """(rows,) numbers that are equal where keys are; NO_GROUP where missing."""
+        """(rows,) numbers, equal for equal keys; NO_GROUP where missing."""
         chunks = self._joined(name)
         text = any(is_text(c.type.value_type if pa.types.is_dictionary(c.type) else c.type) for c in chunks)
         keys = self._keyed(name, chunks, lambda c: as_keys(c, "text" if text else "integer"), None)
@@ -206,7 +207,7 @@ class ColumnReader:
         return [group_numbers(keys, "text" if text else "integer")]
 
     def buckets(self, feature: StatisticFeature) -> NDArray:
-        """(rows,): 0 for null, else 1 + the number of boundaries that are not above the value."""
+        """(rows,): 0 for null, else 1 + the number of boundaries <= the value."""
         values, absent = self.numbers(feature.column)
         bucket = buckets(values, np.asarray(feature.boundaries, np.float64))
         if absent is not None:
@@ -214,7 +215,7 @@ class ColumnReader:
         return bucket
 
     def numbers(self, name: str) -> tuple[NDArray, NDArray[np.bool_] | None]:
-        """Finite values, (rows,) float32 or float64, with 0 where null, and where that is, if anywhere."""
+        """Finite values, (rows,) float32 or float64, 0 where null; and a mask of nulls, (rows,), or None if there are none."""
         if name not in self._numbers:
             chunks = self._chunks(name)
             dtype = np.float32 if chunks and all(chunk.type == pa.float32() for chunk in chunks) else np.float64
@@ -227,7 +228,7 @@ class ColumnReader:
         return self._numbers[name]
 
     def dense(self, features: Sequence[DenseFeature | StatisticFeature], clip: float | None = None) -> NDArray[np.float32]:
-        """(rows, sum of widths): standardised values, 0 where a statistic is null. clip: their bound, on both sides of 0."""
+        """(rows, sum of widths): standardised values, 0 where a statistic is null. clip: bounds values to -clip .. clip."""
         widths = [f.width if isinstance(f, DenseFeature) else 1 for f in features]
         out = np.empty((self.rows, sum(widths)), np.float32)
         ends = np.cumsum([0, *widths])
@@ -255,7 +256,7 @@ class ColumnReader:
         [mean], [deviation] = np.ravel(feature.mean), np.ravel(feature.std)
         standardise(values, float(mean), float(deviation), out[:, 0])
         if absent is not None:
-            out[absent] = 0  # as if it had the mean
+            out[absent] = 0  # the mean, once standardised
 
     def wide(self, feature: DenseFeature) -> NDArray[np.float64]:
         """(rows, width) finite numbers."""
@@ -273,8 +274,8 @@ class ColumnReader:
 
     def vectors(self, item: PretrainedInput) -> Vectors:
         if item.frozen is not None:
-            found = self._keyed(item.column, self._joined(item.column), item.frozen.positions, None)
-            positions = np.concatenate([np.zeros(0, np.int64), *found])
+            position_chunks = self._keyed(item.column, self._joined(item.column), item.frozen.positions, None)
+            positions = np.concatenate([np.zeros(0, np.int64), *position_chunks])
             return Vectors(positions, positions < 0)
         absent = _nulls(self._chunks(item.column))
         offsets, chunks = self._flat(item.column)
@@ -291,12 +292,12 @@ class ColumnReader:
         return Vectors(values, absent)
 
     def labels(self, name: str, weights: NDArray[np.float32] | None) -> Chunks:
-        """(rows,) 0 or 1. weights: (rows,) of the labels; where one is 0 nothing is known, and whatever stands there is 0."""
+        """(rows,) 0 or 1. weights: (rows,) of the labels; where a weight is 0, the label is unknown and read as 0."""
         chunks = self._chunks(name)
         if not any(chunk.null_count for chunk in chunks):
-            chunks_ = self._as_chunks([numpy_of(plain_numbers(chunk)) for chunk in chunks], chunks)
-            if all(_zeros_and_ones(p) for p in chunks_):
-                return chunks_
+            label_chunks = self._as_chunks([numpy_of(plain_numbers(chunk)) for chunk in chunks], chunks)
+            if all(_zeros_and_ones(chunk) for chunk in label_chunks):
+                return label_chunks
         values = joined_floats(chunks, np.float64)
         bad = (values != 0) & (values != 1)
         if weights is not None:
@@ -310,7 +311,7 @@ class ColumnReader:
         return [values.astype(np.float32)]
 
     def weights(self, name: str) -> NDArray[np.float32]:
-        """(rows,) of labels."""
+        """(rows,) label weights."""
         chunks = self._chunks(name)
         self._refuse_nulls(name, chunks)
         values = joined_floats(chunks, np.float32)
@@ -321,14 +322,14 @@ class ColumnReader:
 
 
 def read_uses(store: Store, file: Found, uses: Uses, rows: int, asked_by: str, more: bool = False) -> Iterator[ColumnReader]:
-    """A file in batches of at most `rows` rows, checked against the uses of its columns; those of partitions come from its
-    folders' names. asked_by: see `check_columns`; more: with the file's other columns. Raises DataError."""
+    """Reads a file in batches of at most `rows` rows, after a check of its columns against their uses. Partition columns come
+    from the names of its folders. asked_by: see `check_columns`; more: read also columns without a use. Raises DataError."""
     shown, opened = store.show(file.path), open_parquet(store, file.path)
     if not opened.metadata.num_rows:
-        return  # whatever its columns
-    there = opened.schema_arrow
-    values = partition_values(store, file, there, uses)
-    check_columns(shown, there, {c: kinds for c, kinds in uses.items() if c not in values}, asked_by)
+        return  # columns of an empty file are not checked
+    columns = opened.schema_arrow
+    values = partition_values(store, file, columns, uses)
+    check_columns(shown, columns, {c: kinds for c, kinds in uses.items() if c not in values}, asked_by)
     first = 0
     try:
         for batch in opened.iter_batches(rows, columns=None if more else [c for c in uses if c not in values]):
@@ -347,12 +348,12 @@ def _nulls(chunks: Sequence[pa.Array]) -> NDArray[np.bool_]:
 
 
 def _kept(item: IdInput, rows: NDArray) -> NDArray:
-    """Without the tail that the run cuts off the table."""
+    """Table rows, with 0 for rows beyond the size to which the run cuts the table."""
     return np.where(rows < item.table.rows, rows, 0) if item.table.rows < item.declared_rows else rows
 
 
 def _rows_with(bad: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(values of all lists,) -> (rows,): the rows whose lists hold one."""
+    """(values of all lists,) -> (rows,): marks rows whose lists hold a bad value."""
     marked = np.zeros(len(offsets) - 1, bool)
     marked[np.searchsorted(offsets, np.flatnonzero(bad), side="right") - 1] = True
     return marked

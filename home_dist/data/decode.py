@@ -1,5 +1,5 @@
-"""Row groups, or slices of them -> the rows of one window, without a Python loop over rows; bad rows are left out where a run
-goes on without them."""
+"""Row groups, or slices of them -> the decoded rows of one window, without a Python loop over rows. Bad rows are left out if
+the run skips them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,13 +21,13 @@ from home_dist.schema import IdInput, InputLayout, Schema
 class WindowRows:
     rows: DecodedRows
     kept: NDArray[np.int64] | None = None
-    """Numbers of the rows among those that were read; None: all of them."""
+    """Indices of `rows` among all rows that were read; None: all of them."""
     bad: dict[int, BadRow] = field(default_factory=dict)
-    """The others, by their number."""
+    """The bad rows, by index among all rows that were read."""
 
 
 class Decoder:
-    """Reads row groups, or slices of them, of one split. Raises DataError naming file, column and row."""
+    """Reads row groups, or slices of them, of one split. Raises DataError, which names file, column and row."""
 
     def __init__(
         self,
@@ -37,13 +37,13 @@ class Decoder:
         sampler: Sampler | None = None,
         bad_rows: BadRowLog | None = None,
     ):
-        """bad_rows: takes rows that cannot be used, which otherwise are errors."""
+        """bad_rows: log of bad rows, which are then left out; without it they are errors."""
         self.schema, self.layout, self.bad_rows = schema, layout, bad_rows
         self.columns = Columns.of(layout)
         self.raw = RawReader(files, sampler)
 
     def decode(self, raw: Sequence[RawRows]) -> WindowRows:
-        """The rows of the given raw, one after another."""
+        """Decodes raw rows, one row group after another."""
         kept: NDArray[np.int64] | None = None
         bad: dict[int, BadRow] = {}
         while True:
@@ -55,7 +55,7 @@ class Decoder:
                 if kept is None:
                     kept = np.arange(len(error.bad))
                 bad |= zip(kept[error.bad].tolist(), _described(raw, error), strict=True)
-                # What is left is decoded anew: bad rows are few.
+                # The remaining rows are decoded anew. Bad rows are few.
                 bounds = np.cumsum([r.table.num_rows for r in raw])[:-1]
                 raw = [r.only(good) for r, good in zip(raw, np.split(~error.bad, bounds), strict=True)]
                 kept = kept[~error.bad]
@@ -85,12 +85,12 @@ class Decoder:
 
 def _described(raw: Sequence[RawRows], error: BadRows) -> list[BadRow]:
     rows, at = [], 0
-    for of_group in raw:
-        bad = np.flatnonzero(error.bad[at : at + of_group.table.num_rows])
-        values = of_group.table.column(error.column).take(bad).to_pylist()
+    for group_rows in raw:
+        bad = np.flatnonzero(error.bad[at : at + group_rows.table.num_rows])
+        values = group_rows.table.column(error.column).take(bad).to_pylist()
         rows += [
-            BadRow(of_group.path, of_group.group.group, of_group.row(int(i)), error.column, error.problem, shown(value))
+            BadRow(group_rows.path, group_rows.group.group, group_rows.row(int(i)), error.column, error.problem, shown(value))
             for i, value in zip(bad, values, strict=True)
         ]
-        at += of_group.table.num_rows
+        at += group_rows.table.num_rows
     return rows

@@ -1,4 +1,4 @@
-"""Decoded rows, in arrays that batches are cut from, and where each input stands in them."""
+"""Decoded rows in arrays that batches are cut from, and the place of each input in them."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ from home_dist.schema import IdInput, InputLayout
 
 @dataclass(frozen=True)
 class Lists:
-    """Columns whose lists are equally long in each row, as for the fields of one history.
+    """Columns whose lists are equally long in each row, such as the fields of one history.
 
-    offsets: (rows + 1,) int64; values: per column (n,), int32 or int64; weights: (n,) float32 of a weighted feature.
+    offsets: (rows + 1,) int64; values: (n,) int32 or int64 per column; weights: (n,) float32, of a weighted feature.
     """
 
     offsets: NDArray[np.int64]
@@ -23,7 +23,7 @@ class Lists:
 
 @dataclass(frozen=True)
 class Vectors:
-    """A pre-trained feature. values: (rows, width) float32, or, of a frozen table, (rows,) its positions, -1 where missing.
+    """A pre-trained feature. values: (rows, width) float32; for a frozen table (rows,) positions in it, -1 where missing.
 
     missing: (rows,).
     """
@@ -34,7 +34,7 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows in the order of reading. Columns of `small` and `single`, and `lists` are in the order of `Columns`."""
+    """Permuted rows. Columns of `small`, `single` and `lists` are in the order of `Columns`."""
 
     small: NDArray
     """(rows, columns) int32 or int64"""
@@ -72,7 +72,7 @@ class DecodedLists:
 
 @dataclass(frozen=True)
 class DecodedRows:
-    """A window's rows where they were read: checked, and neither copied nor permuted yet."""
+    """A window's rows in the memory where they were read: checked, but neither copied nor permuted yet."""
 
     columns: "Columns"
     tasks: int
@@ -88,7 +88,7 @@ class DecodedRows:
     groups: ChunkedColumns
 
     def take(self, order: NDArray[np.int64]) -> Rows:
-        """The rows `order`, in this order: the only copy between what Parquet was decoded to and a batch."""
+        """Permutes rows: those at indices `order`, in this order. It is the only copy between Parquet's decoder and a batch."""
         rows = len(order)
         small: NDArray = np.empty((rows, len(self.small)), _dtype(self.columns.small))
         self.small.gather(order, list(small.T))
@@ -116,7 +116,7 @@ class DecodedRows:
 
 @dataclass(frozen=True)
 class Columns:
-    """Where each input stands in `Rows`."""
+    """The place of each input in `Rows`."""
 
     small: tuple[IdInput, ...]
     single: tuple[IdInput, ...]
@@ -127,12 +127,12 @@ class Columns:
     @staticmethod
     def of(layout: InputLayout) -> "Columns":
         single = tuple(i for i in layout.features if not i.is_list and i.place != "small")
-        together = tuple(tuple(e.field for e in s.fields) for s in layout.sequences)
-        alone = tuple((i,) for i in layout.features if i.is_list)
-        return Columns(layout.at("small"), single, (*together, *alone))
+        histories = tuple(tuple(e.field for e in s.fields) for s in layout.sequences)
+        features = tuple((i,) for i in layout.features if i.is_list)
+        return Columns(layout.at("small"), single, (*histories, *features))
 
 
 def _dtype(items: tuple[IdInput, ...]) -> type:
-    """Of rows of these tables; managed tables have hashes."""
+    """Type for the ids of these inputs. Ids of managed tables are hashes of 64 bits."""
     small = all(i.declared_rows <= 2**31 and i.table.managed is None for i in items)
     return np.int32 if small else np.int64

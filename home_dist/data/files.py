@@ -1,4 +1,4 @@
-"""A split's Parquet files: found, opened and checked against the layout before the first step."""
+"""Finds a split's Parquet files, and checks their footers against the layout before the first step."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,12 +15,12 @@ from home_dist.files.listing import Found, find_files
 from home_dist.files.stores import Store, unreachable
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema
 
-_REMOTE_THREADS = 16  # footers of an object store are waited for, not computed
-_SIZED_GROUPS = 16  # of a file, whose values are counted
+_REMOTE_THREADS = 16  # threads that wait for footers from an object store
+_SIZED_GROUPS = 16  # most row groups of a file whose values are counted
 
 
 Uses = dict[str, tuple[str, ...]]
-"""By column, what must stand in it for each of its uses: keys of KINDS."""
+"""By column: the kind of values that each of its uses needs, as keys of KINDS."""
 
 
 @dataclass(frozen=True)
@@ -30,28 +30,28 @@ class DataFiles:
     paths: tuple[str, ...]
     groups: tuple[RowGroup, ...]
     columns: Uses
-    """What is needed, with what must stand in it for each use: keys of KINDS."""
+    """The needed columns."""
     dictionaries: tuple[str, ...] = ()
-    """Columns of texts, as Parquet names what they hold: read as dictionaries and not text by text."""
+    """Leaf columns of texts, by their Parquet paths. They are read as dictionaries, not text by text."""
     store: Store = field(default_factory=Store)
     names: tuple[str, ...] = ()
     """The paths below the split's folder."""
     partitions: tuple[Mapping[str, str | None], ...] = ()
-    """Per file, the needed columns that its folders' names hold and not the file itself."""
+    """Per file: the needed columns whose values are in its folders' names, not in the file."""
     row_values: float = 1.0
-    """Single values of a row, those in its lists included: the most that any row group has on average."""
+    """Values per row, with each value in a list counted: the largest average of a row group."""
 
     @property
     def rows(self) -> int:
         return sum(g.rows for g in self.groups)
 
     def fingerprint(self) -> str:
-        """Of the files' names and row groups, which a position in an epoch refers to."""
+        """Digest of the files' names and row groups, on which a position in an epoch depends."""
         last = [p.rsplit("/", 1)[-1] for p in self.paths]
         return self._digest(last if len(set(last)) == len(last) else list(self.names))
 
     def older_fingerprint(self) -> str:
-        """As it was when only the last parts of the files' names were in it."""
+        """The fingerprint of older versions, which took only the last parts of the files' names."""
         return self._digest([p.rsplit("/", 1)[-1] for p in self.paths])
 
     def _digest(self, names: list[str]) -> str:
@@ -63,31 +63,31 @@ class DataFiles:
 
 
 def open_files(place: object, schema: Schema, layout: InputLayout) -> DataFiles:
-    """Reads the footers of the Parquet files of a folder, a glob or a URL. Raises DataError naming file and column."""
+    """Reads the footers of the Parquet files of a folder, a glob or a URL. Raises DataError, which names file and column."""
     store, found = find_files(str(place))
     return open_found(store, found, schema, layout)
 
 
-def open_found(store: Store, found: list[Found], schema: Schema, layout: InputLayout, rows_needed: bool = True) -> DataFiles:
-    """A file without rows is passed over, whatever its columns: some writers leave such, without types. rows_needed: raises
-    DataError where no file has any."""
+def open_found(store: Store, files: list[Found], schema: Schema, layout: InputLayout, rows_needed: bool = True) -> DataFiles:
+    """Reads the footers of files. Files without rows are skipped, whatever their columns: some writers leave them, without
+    types. rows_needed: raise DataError if no file has rows."""
     needed = needed_columns(schema, layout)
     if store.local:
-        footers = [_footer(store, file, needed) for file in found]
+        footers = [_footer(store, file, needed) for file in files]
     else:
         with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
-            footers = list(pool.map(lambda file: _footer(store, file, needed), found))
+            footers = list(pool.map(lambda file: _footer(store, file, needed), files))
     groups = [RowGroup(i, g, rows) for i, f in enumerate(footers) for g, rows in enumerate(f.sizes) if rows]
     if not groups and rows_needed:
-        where = store.show(found[0].path.rsplit("/", 1)[0])
-        raise DataError(f"{where}: its {len(found)} Parquet files hold no rows. Prepare the data again.")
+        where = store.show(files[0].path.rsplit("/", 1)[0])
+        raise DataError(f"{where}: its {len(files)} Parquet files hold no rows. Prepare the data again.")
     return DataFiles(
-        paths=tuple(f.path for f in found),
+        paths=tuple(f.path for f in files),
         groups=tuple(groups),
         columns=needed,
         dictionaries=tuple(dict.fromkeys(leaf for f in footers for leaf in f.leaves)),
         store=store,
-        names=tuple(f.name for f in found),
+        names=tuple(f.name for f in files),
         partitions=tuple(f.partition for f in footers),
         row_values=max((f.row_values for f in footers), default=1.0),
     )
@@ -95,7 +95,7 @@ def open_found(store: Store, found: list[Found], schema: Schema, layout: InputLa
 
 @dataclass(frozen=True)
 class _Footer:
-    """What is kept of a file's footer."""
+    """The facts kept from a file's footer."""
 
     sizes: list[int]
     leaves: list[str]
@@ -105,12 +105,12 @@ class _Footer:
 
 def _footer(store: Store, file: Found, needed: Uses) -> _Footer:
     opened = open_parquet(store, file.path)
-    there = opened.schema_arrow
-    partition = {c: file.partition[c] for c in partition_values(store, file, there, needed)}
+    schema = opened.schema_arrow
+    partition = {c: file.partition[c] for c in partition_values(store, file, schema, needed)}
     metadata = opened.metadata
     if not metadata.num_rows:
         return _Footer([], [], {}, float(len(needed)))
-    check_columns(store.show(file.path), there, {c: k for c, k in needed.items() if c not in partition})
+    check_columns(store.show(file.path), schema, {c: k for c, k in needed.items() if c not in partition})
     leaves = [opened.schema.column(i).path for i in range(len(opened.schema))]
     read = [i for i, leaf in enumerate(leaves) if leaf.split(".")[0] in needed]
     texts = [leaves[i] for i in read if set(needed[leaves[i].split(".")[0]]) & {"text", "texts"}]
@@ -123,14 +123,14 @@ def _footer(store: Store, file: Found, needed: Uses) -> _Footer:
     return _Footer(sizes, texts, partition, most)
 
 
-def partition_values(store: Store, file: Found, there: pa.Schema, uses: Uses) -> dict[str, pa.Scalar]:
-    """By column: what the names of the file's folders say of those that are used and that the file does not hold itself."""
-    own = {c: v for c, v in file.partition.items() if c in uses and there.get_field_index(c) < 0}
-    return {c: partition_value(store.show(file.path), c, v, uses[c]) for c, v in own.items()}
+def partition_values(store: Store, file: Found, columns: pa.Schema, uses: Uses) -> dict[str, pa.Scalar]:
+    """Values that the names of the file's folders give to used columns that the file itself lacks."""
+    texts = {c: v for c, v in file.partition.items() if c in uses and columns.get_field_index(c) < 0}
+    return {c: partition_value(store.show(file.path), c, v, uses[c]) for c, v in texts.items()}
 
 
 def partition_value(path: str, column: str, value: str | None, kinds: Sequence[str]) -> pa.Scalar:
-    """What a folder's name says of a column, for all of its uses. Raises DataError for a value that is none of the kind."""
+    """A column's value from a folder's name, in a type for all of its uses. Raises DataError for a value of another kind."""
     if set(kinds) <= {"text", "key"}:
         return pa.scalar(value, pa.string())
     try:
@@ -154,13 +154,14 @@ def open_parquet(
     metadata: pq.FileMetaData | None = None,
     buffer_size: int = 0,
 ) -> pq.ParquetFile:
-    """metadata: the file's footer, where it has been read before. buffer_size: of a column, to read it piece by piece."""
+    """Opens a file, or raises DataError. metadata: its footer, if already read. buffer_size: bytes per column, to read columns
+    piece by piece."""
     shown = store.show(path)
     try:
         file = store.filesystem.open_input_file(path)
         if file.size() == 0:
             raise DataError(f"{shown}: the file is empty (0 bytes). Write it again or remove it.")
-        # Only with checksums is a flipped bit within a page told from a value; files without them are read as they are.
+        # Only a checksum reveals a flipped bit within a page. Files without checksums are read unchecked.
         return pq.ParquetFile(
             file,
             page_checksum_verification=True,
@@ -179,58 +180,58 @@ def open_parquet(
 
 
 def needed_inputs(layout: InputLayout) -> Uses:
-    """The columns that a model reads."""
-    needed: list[tuple[str, str]] = []
+    """Columns of the model's inputs, and the kinds of values that they need."""
+    uses: list[tuple[str, str]] = []
     for item in layout.inputs:
-        needed.append((item.column, "number" if item.key in layout.statistics else _kind_of(item)))
+        uses.append((item.column, "number" if item.key in layout.statistics else _kind_of(item)))
         if item.weights is not None:
-            needed.append((item.weights, "numbers"))
-    needed += [(v.column, "numbers" if v.frozen is None else v.frozen.type) for v in layout.pretrained]
+            uses.append((item.weights, "numbers"))
+    uses += [(v.column, "numbers" if v.frozen is None else v.frozen.type) for v in layout.pretrained]
     for feature in layout.dense:
         wide = isinstance(feature, DenseFeature) and feature.width > 1
-        needed.append((feature.column, "numbers" if wide else "number"))
-    return by_column(needed)
+        uses.append((feature.column, "numbers" if wide else "number"))
+    return by_column(uses)
 
 
 def needed_columns(schema: Schema, layout: InputLayout) -> Uses:
-    """The same, with labels, their weights and what GAUC groups by."""
-    needed = [(column, kind) for column, kinds in needed_inputs(layout).items() for kind in kinds]
+    """As `needed_inputs`, with labels, their weights and the group column of GAUC."""
+    uses = [(column, kind) for column, kinds in needed_inputs(layout).items() for kind in kinds]
     for task in schema.task:
-        needed.append((task.column, "number"))
+        uses.append((task.column, "number"))
         if task.weight_column:
-            needed.append((task.weight_column, "number"))
+            uses.append((task.weight_column, "number"))
     if schema.group_column:
-        needed.append((schema.group_column, "key"))
-    return by_column(needed)
+        uses.append((schema.group_column, "key"))
+    return by_column(uses)
 
 
-def by_column(needed: Iterable[tuple[str, str]]) -> Uses:
+def by_column(uses: Iterable[tuple[str, str]]) -> Uses:
     kinds: dict[str, dict[str, None]] = {}
-    for column, kind in needed:
+    for column, kind in uses:
         kinds.setdefault(column, {})[kind] = None
-    return {column: tuple(own) for column, own in kinds.items()}
+    return {column: tuple(column_kinds) for column, column_kinds in kinds.items()}
 
 
 def _kind_of(item: IdInput) -> str:
-    one = "integer" if item.rows_of is None else item.rows_of.type
-    return f"{one}s" if item.is_list else one
+    kind = "integer" if item.rows_of is None else item.rows_of.type
+    return f"{kind}s" if item.is_list else kind
 
 
-def check_columns(path: str, there: pa.Schema, needed: Mapping[str, Sequence[str]], asked_by: str = "schema") -> None:
-    """Raises DataError, which names file and column, for what is not there or of a type that one of its uses cannot read.
+def check_columns(path: str, schema: pa.Schema, needed: Mapping[str, Sequence[str]], asked_by: str = "schema") -> None:
+    """Raises DataError, which names file and column, for a column that is missing or whose type does not fit one of its uses.
 
-    asked_by: what names the columns, "schema", "draft" or "program".
+    asked_by: who needs the columns, for messages: "schema", "draft" or "program".
     """
     for column, kinds in needed.items():
-        position = there.get_field_index(column)
+        position = schema.get_field_index(column)
         if position < 0:
-            close = ", ".join(sorted(there.names)[:20])
+            close = ", ".join(sorted(schema.names)[:20])
             exclude = ", or leave the feature out with data.exclude" if asked_by == "schema" else ""
             raise DataError(
                 f"{path}: column {column!r} is missing; the {asked_by} needs it. The file has: {close}, ... "
                 f"Prepare the data again{exclude}."
             )
-        kind = there.field(position).type
+        kind = schema.field(position).type
         for wanted in kinds:
             if not fits(kind, wanted):
                 raise DataError(

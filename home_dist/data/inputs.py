@@ -1,4 +1,4 @@
-"""What a run reads: checked before any model is built."""
+"""The data that a run reads, checked before any model is built."""
 
 import os
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from home_dist.errors import ConfigError
 from home_dist.files.stores import join
 from home_dist.schema import InputLayout, Schema, build_layout
 
-# Evaluation holds no gradients, so that larger batches fit.
+# Evaluation keeps no gradients: larger batches fit in memory.
 _EVALUATION_FACTOR = 4
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads: checked before any model is built."""
+    """Configuration, schema, layout and data files of a run, checked."""
 
     config: RunConfig
     schema: Schema
     layout: InputLayout
     files: dict[str, DataFiles]
-    """By split: train, validation, test; those that the configuration names."""
+    """By split (train, validation, test), if the configuration names its folder."""
 
     def training_reader(self, ranks: Ranks) -> Reader:
         data, train = self.config.data, self.config.train
@@ -78,12 +78,13 @@ class Inputs:
 
 
 def open_inputs(config: RunConfig, schema: Schema, splits: tuple[str, ...] = ("train", "validation", "test")) -> Inputs:
-    """schema: of the data; a run may take some of its tasks. Raises ConfigError or DataError."""
+    """Opens and checks the run's splits. schema: of the data; a run may train only some of its tasks. Raises ConfigError or
+    DataError."""
     for key, names in (("train.task_weights.{}", config.train.task_weights), ("data.tasks: {}", config.data.tasks)):
         unknown = sorted(set(names) - {t.name for t in schema.task})
         if unknown:
-            there = ", ".join(t.name for t in schema.task)
-            raise ConfigError(f"{key.format(unknown[0])}: no such task; there are: {there}")
+            task_names = ", ".join(t.name for t in schema.task)
+            raise ConfigError(f"{key.format(unknown[0])}: no such task; there are: {task_names}")
     schema = schema.only(config.data.tasks) if config.data.tasks else schema
     layout = build_layout(schema, with_local_schema(config))
     folders = {s: getattr(config.data, s) for s in splits}

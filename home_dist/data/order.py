@@ -1,9 +1,9 @@
-"""The order of an epoch: a pure function of (data, seed, epoch, lanes, global batch), without the number of ranks in it.
+"""The order of an epoch: a pure function of (data, seed, epoch, lanes, global batch), independent of the number of ranks.
 
-Row groups, seeded and permuted, are grouped into *windows*; the rows of a window are permuted among themselves. A global
-batch is mixed from a fixed number of *lanes*, each of which runs through fragments (window, start, stop) of permuted windows
-and gives the same number of rows to every step. Rank r owns the r-th share of the lanes. So a position in an epoch is one
-number, the steps done, and what remains is known exactly: it can be dealt anew to any other number of lanes.
+Row groups are permuted with the seed and collected into *windows*; then the rows of each window are permuted. A global batch
+is mixed from a fixed number of *lanes*. Each lane runs through fragments (window, start, stop) of permuted windows and gives
+the same number of rows to every step. Rank r owns the r-th share of the lanes. A position in an epoch is thus one number, the
+steps done. It determines the remaining fragments, which can be dealt anew to any other number of lanes.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_GROUPS, _ROWS = 1, 2  # what a random stream is for; part of its seed
+_GROUPS, _ROWS = 1, 2  # purposes of random streams: part of their seeds
 
 
 class RowGroup(NamedTuple):
-    """Row group `group` of file `file` (an index into the sorted list of files) with `rows` rows, or a slice of it."""
+    """A row group or a slice of it. file: index into the sorted list of files; group: index of the row group in the file."""
 
     file: int
     group: int
     rows: int
-    """That are read into the epoch."""
+    """Number of rows that the epoch reads."""
     start: int = 0
     """The slice's first row within the row group."""
     sampled_from: int | None = None
-    """The slice's rows in the file, where `rows` are only a sample of them."""
+    """Number of the slice's rows in the file, if `rows` are only a sample of them."""
 
     @property
     def stop(self) -> int:
@@ -36,7 +36,7 @@ class RowGroup(NamedTuple):
 
 
 class Fragment(NamedTuple):
-    """Rows start .. stop - 1 of a window's permuted rows."""
+    """Rows start .. stop - 1 of a window, after its permutation."""
 
     window: int
     start: int
@@ -49,7 +49,7 @@ class Fragment(NamedTuple):
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows of one epoch. Unshuffled (seed None) they follow the files' own order."""
+    """The windows of one epoch. Without shuffling (seed None) they follow the order of the files."""
 
     groups: tuple[tuple[RowGroup, ...], ...]
     seed: int | None
@@ -59,7 +59,7 @@ class Windows:
         return sum(g.rows for g in self.groups[window])
 
     def permutation(self, window: int) -> NDArray[np.int64]:
-        """The order of a window's rows, (rows,)."""
+        """(rows,) the order in which a window's rows are read."""
         if self.seed is None:
             return np.arange(self.rows(window))
         return _random(self.seed, self.epoch, _ROWS, window).permutation(self.rows(window))
@@ -69,7 +69,7 @@ class Windows:
 
 
 def cut(groups: Sequence[RowGroup], whole_rows: int, slice_rows: int) -> list[RowGroup]:
-    """Row groups of more than `whole_rows` rows in slices of at most `slice_rows`, all about as long."""
+    """Cuts row groups of more than `whole_rows` rows into slices of at most `slice_rows`, of about equal length."""
     slices = []
     for group in groups:
         count = 1 if group.rows <= whole_rows else -(-group.rows // slice_rows)
@@ -79,9 +79,9 @@ def cut(groups: Sequence[RowGroup], whole_rows: int, slice_rows: int) -> list[Ro
 
 
 def make_windows(groups: Sequence[RowGroup], window_rows: int, seed: int | None, epoch: int) -> Windows:
-    """Groups row groups into windows of at least `window_rows` rows (the last may have fewer).
+    """Collects row groups into windows of at least `window_rows` rows (the last may have fewer).
 
-    Slices of one row group stay together and in order, as a row group can only be read from its begin to its end.
+    Slices of one row group stay together and in order, since a row group can only be read from start to end.
     """
     runs = [list(run) for _, run in groupby(groups, key=lambda g: (g.file, g.group))]
     order = range(len(runs)) if seed is None else _random(seed, epoch, _GROUPS).permutation(len(runs)).tolist()
@@ -100,13 +100,13 @@ def make_windows(groups: Sequence[RowGroup], window_rows: int, seed: int | None,
 
 
 def quotas(total: int, lanes: int) -> list[int]:
-    """Splits `total` rows over lanes such that the first k * lanes / ranks lanes have exactly k / ranks of them."""
+    """Splits `total` rows over lanes so that the first k * lanes / ranks lanes have exactly k / ranks of the rows."""
     return [(lane + 1) * total // lanes - lane * total // lanes for lane in range(lanes)]
 
 
 @dataclass(frozen=True)
 class Deal:
-    """What each lane reads. In step s, lane l reads its rows s * quota[l] .. (s + 1) * quota[l] - 1, if it has them."""
+    """The fragments of each lane. In step s, lane l reads its rows s * quota[l] .. (s + 1) * quota[l] - 1, if it has them."""
 
     lanes: tuple[tuple[Fragment, ...], ...]
     global_batch: int
@@ -124,7 +124,7 @@ class Deal:
         return -(-self.rows // self.global_batch)
 
     def remaining(self, steps_done: int) -> list[Fragment]:
-        """The fragments left after `steps_done` steps, in the order in which the lanes come to them."""
+        """The fragments left after `steps_done` steps, in the order in which the lanes reach them."""
         left: list[list[Fragment]] = []
         for lane, quota in zip(self.lanes, self.quota, strict=True):
             skip, rest = steps_done * quota, []
@@ -139,22 +139,22 @@ class Deal:
 
 
 def deal(fragments: Sequence[Fragment], lanes: int, global_batch: int) -> Deal:
-    """Deals fragments to lanes so that all steps but the last are full, and the last one is shared out evenly.
+    """Deals fragments to lanes so that all steps but the last are full, and the last step is shared evenly among the lanes.
 
-    A fragment is split only where a lane has all it can take, which happens near the end of the epoch.
+    A fragment is split only where its lane becomes full, which happens near the end of the epoch.
     """
     quota = quotas(global_batch, lanes)
     total = sum(f.rows for f in fragments)
     full_steps, rest = divmod(total, global_batch)
     last = [rest * q // global_batch for q in quota]
     room = [lane for lane in range(lanes) if last[lane] < quota[lane]]
-    for lane in room[: rest - sum(last)]:  # what rounding down left over is less than one row per lane
+    for lane in room[: rest - sum(last)]:  # rounding down left fewer rows than there are lanes
         last[lane] += 1
     target = [full_steps * q + extra for q, extra in zip(quota, last, strict=True)]
 
     dealt: list[list[Fragment]] = [[] for _ in range(lanes)]
     filled = [0] * lanes
-    # The lane that is the least full comes first, of equally full ones the first.
+    # The least full lane is next; among equally full lanes, the one with the lowest number.
     open_lanes = [(0.0, lane) for lane in range(lanes) if target[lane]]
     for window, start, end in fragments:
         while start < end:
@@ -171,7 +171,7 @@ def deal(fragments: Sequence[Fragment], lanes: int, global_batch: int) -> Deal:
 
 
 def lanes_for(world_size: int, wanted: int) -> int:
-    """The number of lanes: `wanted` where the ranks divide it, else the next multiple of the number of ranks."""
+    """The number of lanes: `wanted` rounded up to a multiple of the number of ranks."""
     return -(-wanted // world_size) * world_size
 
 

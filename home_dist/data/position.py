@@ -1,4 +1,4 @@
-"""Where training stands in the data, as checkpoints keep it."""
+"""The position of training in the data, as checkpoints store it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,10 +8,10 @@ from home_dist.data.order import Fragment
 
 @dataclass(frozen=True)
 class ReaderPosition:
-    """Where training stands in the data: `steps` steps of `epoch` are done.
+    """The position of training in the data: `steps` steps of `epoch` are done.
 
-    `lanes` is what the epoch's remaining fragments were dealt to when it was resumed with other lanes or another global batch
-    than it began with; None for an epoch that runs as it was dealt at first.
+    dealt: fragments by lane, for an epoch that was resumed; with other lanes or another global batch than before, the
+    remaining fragments were dealt anew. None for an epoch that runs as it was dealt at first.
     """
 
     epoch: int
@@ -22,7 +22,7 @@ class ReaderPosition:
     dealt: tuple[tuple[Fragment, ...], ...] | None = None
     window_rows: int | None = None
     whole_rows: int | None = None
-    """What the epoch's windows were made with, see `Sizes`; None in positions from before row groups were cut."""
+    """Sizes of the epoch's windows, see `reader.WindowSizes`; None in positions of versions that did not cut row groups."""
 
     def to_json(self) -> dict[str, Any]:
         dealt = None if self.dealt is None else [[list(f) for f in lane] for lane in self.dealt]

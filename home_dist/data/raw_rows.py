@@ -1,4 +1,4 @@
-"""Row groups and slices of them, read as Arrow tables: safe for several threads."""
+"""Reads row groups and slices of them as Arrow tables. Thread-safe."""
 
 import threading
 from collections import OrderedDict
@@ -15,31 +15,31 @@ from home_dist.data.order import RowGroup
 from home_dist.data.sampling import Sampler
 from home_dist.errors import DataError
 
-_FOOTERS = 64  # kept, so that a row group does not cost the parsing of its file's footer
-_STREAMS = 4  # row groups that are open to be read in slices; slices come in order, so that more are not needed
+_FOOTERS = 64  # parsed footers that are kept: a file's row groups share one
+_STREAMS = 4  # row groups kept open for reading slices; slices come in order, so that few suffice
 _STREAM_ROWS = 8192
-_STREAM_BUFFER = 1 << 18  # bytes of a column
+_STREAM_BUFFER = 1 << 18  # bytes per column
 
 
 @dataclass(frozen=True)
 class RawRows:
-    """Rows of one row group."""
+    """Rows of one row group, as an Arrow table."""
 
     table: pa.Table
     path: str
     group: RowGroup
     chosen: NDArray[np.int64] | None = None
-    """Which of the slice's rows they are, where only some were taken."""
+    """Indices of the rows within the slice; None: all rows of the slice."""
 
     counted_in: str = "its row group"
-    """What a row's number is counted in."""
+    """Where row numbers start, for messages."""
 
     def row(self, index: int) -> int:
-        """Number of a row of the table."""
+        """Number, within `counted_in`, of the table's row at `index`."""
         return self.group.start + (index if self.chosen is None else int(self.chosen[index]))
 
     def only(self, kept: NDArray[np.bool_]) -> "RawRows":
-        """Those of its rows."""
+        """The rows that `kept` (rows,) marks."""
         chosen = np.flatnonzero(kept)
         return replace(self, table=self.table.take(chosen), chosen=chosen if self.chosen is None else self.chosen[chosen])
 
@@ -57,7 +57,7 @@ class RawReader:
         return group.start == 0 and group.stop == self._sizes[group.file, group.group]
 
     def read(self, group: RowGroup) -> RawRows:
-        """Slices of a row group are cheap in the order of their rows, by one thread at a time."""
+        """Reads a row group or a slice. Slices are cheap if read in the order of their rows, by one thread at a time."""
         path = self.files.shown(group.file)
         try:
             table = self._whole(group) if self.whole(group) else self._slice(group)
@@ -110,14 +110,14 @@ class RawReader:
 
 
 class _Stream:
-    """A row group, from its begin to its end."""
+    """A row group that is read from start to end."""
 
     def __init__(self, batches: Iterator[pa.RecordBatch]):
         self.batches, self.at = batches, 0
         self.left: pa.RecordBatch | None = None
 
     def read(self, start: int, stop: int) -> pa.Table:
-        """Rows start .. stop - 1; those before are passed over."""
+        """Rows start .. stop - 1; rows before are skipped."""
         taken = []
         while self.at < stop:
             batch = self.left if self.left is not None else next(self.batches, None)

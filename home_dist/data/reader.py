@@ -1,4 +1,4 @@
-"""One rank's reader of a split: batches in the epoch's order, read ahead by threads, resumable exactly."""
+"""One rank's reader of a split: batches in the epoch's order, prefetched by threads, with exact resume."""
 
 import queue
 import threading
@@ -21,7 +21,7 @@ from home_dist.schema import InputLayout, Schema
 
 @dataclass(frozen=True)
 class WindowSizes:
-    """How an epoch is cut into windows: those of one epoch stay as they are, whatever the budget is when it goes on."""
+    """How an epoch is cut into windows. An epoch keeps its sizes, even if it is resumed with another memory budget."""
 
     window_rows: int
     whole_rows: int | None
@@ -29,9 +29,9 @@ class WindowSizes:
 
     @staticmethod
     def of(memory_mb: float, row_bytes: float, window_rows: int, lanes: int) -> "WindowSizes":
-        """Half of the budget is for the windows that the lanes stand in, if one rank has all lanes, and half for those ahead.
+        """Half of the budget is for the lanes' current windows, if one rank has all lanes; half is for windows read ahead.
 
-        A window has up to `window_rows` + `whole_rows` rows.
+        A window has up to `window_rows` + `whole_rows` rows. row_bytes: bytes of a decoded row.
         """
         of_a_lane = max(1, int(memory_mb * 2**20 / 2 / lanes / row_bytes))
         window_rows = max(1, min(window_rows, of_a_lane // 2))
@@ -39,14 +39,14 @@ class WindowSizes:
 
 
 _VALUE_BYTES = 8
-"""Of a decoded value in memory; what decoding itself takes for a moment is not counted."""
+"""Bytes of a decoded value in memory, without the temporary memory of decoding."""
 
 
 class Reader:
     """Reads a split for one rank of `world_size`.
 
-    With a seed the rows of each epoch are permuted; without one they come in the files' order. All ranks make the same number
-    of steps in every epoch, `steps(epoch)`, known before the first one from the files' footers alone.
+    With a seed the rows of each epoch are permuted; without one they come in the order of the files. All ranks make the same
+    number of steps in an epoch, `steps(epoch)`, which is known from the files' footers before the first step.
     """
 
     def __init__(
@@ -69,10 +69,11 @@ class Reader:
         sample_seed: int = 0,
         bad_rows: BadRowLog | None = None,
     ):
-        """memory_mb: bound of decoded rows in memory. threads: that decode; the order of rows does not depend on them.
+        """memory_mb: bound of decoded rows in memory. threads: number of decoding threads; the order of rows does not depend
+        on it. prefetch: batches made ahead.
 
-        bad_rows: takes rows that cannot be used; a batch has then samples of mask 0 at its end instead, and steps stay as they
-        are. Without it they are errors.
+        bad_rows: log of bad rows. Bad rows are then replaced by padding at the end of their batch, and the number of steps
+        stays. Without a log, bad rows are errors.
         """
         self.files, self.batch_size = files, batch_size
         self.rank, self.world_size = rank, world_size
@@ -89,7 +90,7 @@ class Reader:
         self.sizes = WindowSizes.of(memory_mb, row_bytes, window_rows, lanes)
         self.most_rows = int(memory_mb * 2**20 / row_bytes)
         self.wait_seconds = 0.0
-        """How long the consumer has waited for batches so far."""
+        """Seconds that the consumer has waited for batches so far."""
         self._resumed: tuple[int, int, Deal, WindowSizes] | None = None  # epoch, steps done in it, its deal and windows
         self._latest: tuple[int, Deal] | None = None
 
@@ -111,19 +112,19 @@ class Reader:
         return self._latest[1]
 
     def steps(self, epoch: int) -> int:
-        """Steps of an epoch; of a resumed one, counted from where its remaining rows were dealt last."""
+        """Number of steps of an epoch; of a resumed one, counted from where its remaining rows were dealt last."""
         return self._deal(epoch).steps
 
     def steps_done(self, epoch: int) -> int:
         return self._resumed[1] if self._resumed and self._resumed[0] == epoch else 0
 
     def rows_of_step(self, epoch: int, step: int) -> int:
-        """Samples, on all ranks together, of the step that a batch with this position belongs to."""
+        """Number of rows that all ranks together read in a step, counted from 1."""
         rows = self._deal(epoch).rows
         return min(self.global_batch, rows - (step - 1) * self.global_batch)
 
     def position(self, epoch: int, steps: int) -> ReaderPosition:
-        """The position after `steps` steps of `epoch`, as a batch's `epoch` and `step` tell them."""
+        """The position after `steps` steps of `epoch`. Arguments are a trained batch's `epoch` and `step`."""
         resumed = self._resumed and self._resumed[0] == epoch
         redealt = self._deal(epoch).lanes if resumed else None
         sizes = self._resumed[3] if self._resumed and resumed else self.sizes
@@ -132,10 +133,10 @@ class Reader:
         )
 
     def resume(self, position: ReaderPosition) -> None:
-        """Goes on at `position`. With the same lanes and global batch, the batches that follow are those that would have
-        followed; otherwise each remaining row is read exactly once, in batches of the new size.
+        """Resumes at `position`. With the same lanes and global batch, the same batches follow as without the interruption;
+        otherwise each remaining row is read exactly once, in batches of the new size.
 
-        Raises CheckpointError when the files are not those of the position and it lies within an epoch.
+        Raises CheckpointError when the position lies within an epoch and the files have changed.
         """
         known = {self._fingerprint}
         if position.window_rows is None and self.sampler is None:
@@ -147,23 +148,23 @@ class Reader:
             )
         within = position.steps > 0 or position.dealt is not None
         sizes = WindowSizes(position.window_rows or self.window_rows, position.whole_rows) if within else self.sizes
-        begun = position.dealt
-        if begun is None:
+        lanes = position.dealt
+        if lanes is None:
             whole = self._windows(position.epoch, sizes).whole()
-            begun = deal(whole, position.lanes, position.global_batch).lanes
-        before = Deal(begun, position.global_batch)
+            lanes = deal(whole, position.lanes, position.global_batch).lanes
+        before = Deal(lanes, position.global_batch)
         if (position.lanes, position.global_batch) == (self.lanes, self.global_batch):
             self._resumed = (position.epoch, position.steps, before, sizes)
         else:
-            rest = before.remaining(position.steps)
-            self._resumed = (position.epoch, 0, deal(rest, self.lanes, self.global_batch), sizes)
+            remaining = before.remaining(position.steps)
+            self._resumed = (position.epoch, 0, deal(remaining, self.lanes, self.global_batch), sizes)
 
     def epoch(self, epoch: int) -> Generator[Batch, None, None]:
-        """One epoch's batches, from its position on."""
+        """The batches of one epoch, from the resumed position on."""
         return self.epochs(epoch, epoch + 1)
 
     def epochs(self, first: int, end: int) -> Generator[Batch, None, None]:
-        """The batches of epochs first .. end - 1, the first one from its position on.
+        """The batches of epochs first .. end - 1; those of a resumed epoch start at its position.
 
         Raises DataError for bad rows, in the consumer's thread.
         """
@@ -183,7 +184,7 @@ class Reader:
                 yield item
         finally:
             stop.set()
-            while thread.is_alive():  # a producer that waits for room finds it, sees `stop` and ends
+            while thread.is_alive():  # makes room for a waiting producer, which then sees `stop` and ends
                 try:
                     ahead.get(timeout=0.05)
                 except queue.Empty:
@@ -197,15 +198,15 @@ class Reader:
                         return
                     ahead.put(batch)
             ahead.put(None)
-        except BaseException as error:  # handed over to the consumer, who raises it
+        except BaseException as error:  # passed to the consumer, which raises it
             ahead.put(error)
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         dealt, windows = self._deal(epoch), self.windows(epoch)
         share = self.lanes // self.world_size
-        mine = range(self.rank * share, (self.rank + 1) * share)
+        own_lanes = range(self.rank * share, (self.rank + 1) * share)
         first, quota = self.steps_done(epoch), dealt.quota
-        lanes = [_Lane(dealt.lanes[i], quota[i], skip=first * quota[i]) for i in mine]
+        lanes = [_Lane(dealt.lanes[i], quota[i], skip=first * quota[i]) for i in own_lanes]
         coming = sorted((step, fragment) for lane in lanes for step, fragment in lane.coming())
         ahead = Ahead(self.decoder, windows, [f for _, f in coming], self.threads, max(1, len(lanes)), self.most_rows)
         try:
@@ -233,7 +234,7 @@ class _Lane:
         self._at = 0
 
     def coming(self) -> Iterator[tuple[int, Fragment]]:
-        """The fragments, each with the number of steps until the lane comes to it."""
+        """The fragments, each with the number of steps until the lane reaches it."""
         rows = 0
         for fragment in reversed(self.fragments):
             yield rows // self.quota, fragment

@@ -1,4 +1,4 @@
-"""What lies beside remote data and is read whole: schema, vocabularies, frozen tables. Copied once per host for its ranks."""
+"""Copies the files beside remote data that are read whole: schema, vocabularies, frozen tables. One copy per host."""
 
 import hashlib
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from home_dist.schema.values import VocabularyValues
 
 
 def with_local_schema(config: RunConfig) -> RunConfig:
-    """The configuration with data.schema on this machine, or as it is where that is so already.
+    """The configuration with data.schema on this machine: a remote schema is copied, with the files that it names.
 
     Raises DataError or ConfigError.
     """
@@ -49,7 +49,7 @@ def with_local_schema(config: RunConfig) -> RunConfig:
 
 
 def side_file(config: RunConfig, name: str) -> Path | None:
-    """A file beside the schema, on this machine; None where there is none. config: as a run was given it. Raises DataError."""
+    """A file beside the schema, on this machine; None if missing. config: before `with_local_schema`. Raises DataError."""
     data = config.data
     store, path = open_store(data.data_schema or join(data.path, "schema.toml"))
     folder = path.rpartition("/")[0]
@@ -67,18 +67,18 @@ def side_file(config: RunConfig, name: str) -> Path | None:
 
 
 def _copied(store: Store, place: str, info: fs.FileInfo, folder: str, fill: Callable[[Path], None]) -> Path:
-    """A folder of this host that `fill` has filled for what lies at `place` in the version that `info` tells: by the first rank
-    of the host, the others find it done. folder: for messages. Raises DataError."""
+    """This host's folder with a copy of the file at `place`, in the version of `info`. The host's first rank calls `fill` on
+    it; the others wait and use it. folder: for messages. Raises DataError."""
     key = hashlib.sha256(repr((without_secrets(place), info.size, info.mtime_ns)).encode()).hexdigest()[:16]
-    there = private_folder() / key
-    with locked(there.with_suffix(".lock")):
-        if not there.is_dir():
-            with whole_folder(there) as copy:
+    target = private_folder() / key
+    with locked(target.with_suffix(".lock")):
+        if not target.is_dir():
+            with whole_folder(target) as copy:
                 try:
                     fill(copy)
                 except OSError as error:
                     raise unreachable(store, folder, error) from None
-    return there
+    return target
 
 
 def _with_schema(config: RunConfig, path: str) -> RunConfig:

@@ -1,4 +1,4 @@
-"""A statistic in the two forms in which a model takes it: its bucket, and its standardised value."""
+"""The two forms of a statistic that a model reads: its bucket and its standardised value."""
 
 import ctypes
 
@@ -9,7 +9,7 @@ from home_dist.data.chunked import address, native
 
 
 def buckets(values: NDArray, boundaries: NDArray[np.float64]) -> NDArray[np.int32]:
-    """values: (rows,) float32 or float64 -> (rows,): 1 + the number of boundaries that are not above the value."""
+    """values: (rows,) float32 or float64 -> (rows,): 1 + the number of boundaries <= the value."""
     limits = _in_type_of(values, boundaries)
     library = native()
     if library is None:
@@ -32,7 +32,7 @@ def standardise(values: NDArray, mean: float, deviation: float, out: NDArray[np.
 
 
 def _in_type_of(values: NDArray, boundaries: NDArray[np.float64]) -> NDArray:
-    """What values of a smaller type can be compared with instead: the least number of that type that is not below."""
+    """Each boundary rounded up to the values' type: comparing values with it gives the same result as with the boundary."""
     if values.dtype == np.float64:
         return np.ascontiguousarray(boundaries)
     near = boundaries.astype(values.dtype)

@@ -1,4 +1,4 @@
-"""Sharded tables as TorchRec collections, and their first values."""
+"""Sharded tables as TorchRec collections, and their initial values."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -14,11 +14,11 @@ from home_dist.embeddings.managed import ManagedCollisionEmbeddingCollection, ma
 from home_dist.errors import ConfigError
 from home_dist.schema import IdInput, InputLayout, Table
 
-_BLOCK = 65536  # rows that one random stream fills
+_BLOCK = 65536  # rows that one random stream initialises
 
 
 def bag_collection(layout: InputLayout, device: torch.device, weighted: bool = False) -> EmbeddingBagCollection | None:
-    """weighted: of the tables whose every list has weights."""
+    """The collection of pooled tables, if any. weighted: of tables whose lists all have weights; else of the others."""
     inputs = layout.at("weighted_bag" if weighted else "bag")
     configs = [
         EmbeddingBagConfig(
@@ -26,8 +26,8 @@ def bag_collection(layout: InputLayout, device: torch.device, weighted: bool = F
             num_embeddings=table.rows,
             embedding_dim=table.dim,
             feature_names=[i.key for i in users],
-            # Means are made of sums by the network: where tables that are sharded by row and pooled by mean stand beside
-            # others, TorchRec 1.8 divides what it finds in the others by the number of their ids as well.
+            # Always sums; the network divides for means. If row-wise tables with mean pooling are beside other tables,
+            # TorchRec 1.8 divides the others' results by their numbers of ids, too.
             pooling=PoolingType.SUM,
             data_type=_data_type(table),
         )
@@ -72,22 +72,22 @@ def _by_table(inputs: Sequence[IdInput]) -> list[tuple[Table, list[IdInput]]]:
 
 @dataclass(frozen=True)
 class TableShard:
-    """What of a sharded table lies on this rank."""
+    """This rank's part of a sharded table."""
 
     table: str
     rows: int
     dim: int
     """Of the whole table."""
     values: torch.Tensor
-    """(rows here, columns here)"""
+    """(rows on this rank, columns on this rank)"""
     first_row: int = 0
     first_column: int = 0
     copies: int = 1
-    """Ranks that hold the same rows."""
+    """Number of ranks that hold the same rows."""
 
 
 def table_shards(module: nn.Module) -> Iterator[TableShard]:
-    """Of a sharded model."""
+    """The shards of a sharded model on this rank."""
     for name, value in module.state_dict().items():
         if not name.endswith(".weight") or not (".embedding_bags." in f".{name}" or ".embeddings." in f".{name}"):
             continue
@@ -101,7 +101,7 @@ def table_shards(module: nn.Module) -> Iterator[TableShard]:
 
 @torch.no_grad()
 def initialise(module: nn.Module, std: float, seed: int) -> None:
-    """Fills sharded tables with normal values that depend on (seed, table, row, column) alone, not on the sharding."""
+    """Fills sharded tables with normal values that depend only on (seed, table, row, column), not on the sharding."""
     for shard in table_shards(module):
         for first in range(0, len(shard.values), _BLOCK):
             out = shard.values[first : first + _BLOCK]
@@ -109,7 +109,7 @@ def initialise(module: nn.Module, std: float, seed: int) -> None:
 
 
 def initial_values(shard: TableShard, first: int, count: int, std: float, seed: int) -> torch.Tensor:
-    """What rows first .. first + count - 1 of a shard start with, (count, columns here), on the CPU."""
+    """Initial values of rows first .. first + count - 1 of a shard, (count, columns of the shard), on the CPU."""
     parts = []
     at, end = shard.first_row + first, shard.first_row + first + count
     columns = slice(shard.first_column, shard.first_column + shard.values.shape[1])

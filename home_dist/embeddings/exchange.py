@@ -1,4 +1,4 @@
-"""In which precision embeddings and their gradients travel between ranks: TorchRec's codecs, chosen by operation."""
+"""Precision in which ranks exchange embeddings and their gradients: TorchRec's codecs, chosen by operation."""
 
 import torch
 from fbgemm_gpu.quantize_comm import QuantizedCommCodec
@@ -12,7 +12,7 @@ Codecs = dict[str, QuantizedCommCodecs]
 
 _TYPES = {"fp32": SparseType.FP32, "fp16": SparseType.FP16, "bf16": SparseType.BF16, "int8": SparseType.INT8}
 _GROUP = 32  # values that share a scale and an offset in FBGEMM's int8
-# Sums over ranks (row-wise tables) cannot be taken of int8, and TorchRec hands no context to the codec of histories.
+# Row-wise tables sum over ranks, which int8 cannot; for histories TorchRec passes no context to the codec, which int8 needs.
 _TAKES_INT8 = {CommOp.POOLED_EMBEDDINGS_ALL_TO_ALL}
 _OPERATIONS = (
     CommOp.POOLED_EMBEDDINGS_ALL_TO_ALL,
@@ -22,9 +22,9 @@ _OPERATIONS = (
 
 
 def codecs(section: ExchangeSection, device: torch.device, batch_size: int, dim: int) -> Codecs | None:
-    """None where all travels as it is. batch_size: B of a rank; dim: width of sharded tables.
+    """Codecs by operation; None if all is sent in fp32. batch_size: B of a rank; dim: width of sharded tables.
 
-    Raises ConfigError for what this device's backend or the widths do not allow.
+    Raises ConfigError for a precision that the device's backend or the widths do not allow.
     """
     for key, precision in section.model_dump().items():
         if precision == "bf16" and device.type == "cpu":
@@ -38,11 +38,11 @@ def codecs(section: ExchangeSection, device: torch.device, batch_size: int, dim:
                 f"distributed.exchange.{key} = int8 takes {_GROUP} values together: train.batch_size x embedding.dim = "
                 f"{batch_size} x {dim} is no multiple of it. Take a batch size that is a multiple of {_GROUP}."
             )
-    found: Codecs = {}
+    by_operation: Codecs = {}
     for operation in _OPERATIONS:
-        own = {k: "fp16" if p == "int8" and operation not in _TAKES_INT8 else p for k, p in chosen.items()}
-        found[operation.name] = QuantizedCommCodecs(
-            forward=QuantizedCommCodec(_TYPES[own["forward"]], is_fwd=True),
-            backward=QuantizedCommCodec(_TYPES[own["backward"]], is_fwd=False),
+        precisions = {k: "fp16" if p == "int8" and operation not in _TAKES_INT8 else p for k, p in chosen.items()}
+        by_operation[operation.name] = QuantizedCommCodecs(
+            forward=QuantizedCommCodec(_TYPES[precisions["forward"]], is_fwd=True),
+            backward=QuantizedCommCodec(_TYPES[precisions["backward"]], is_fwd=False),
         )
-    return found
+    return by_operation

@@ -1,12 +1,12 @@
-"""Tables whose rows are given to ids as they come: no two ids share one, and ids that are no longer seen give theirs up.
+"""Managed tables: rows are assigned to ids as they come. No two ids share a row; ids that are no longer seen lose theirs.
 
-TorchRec's sorted kind of managed collisions: a rank keeps the sorted ids of its range of hashes, counts them, and lets frequent
-new ones take the rows of rare (lfu) or old (lru) ones, whose vectors and optimizer states then start anew. An id that has no
-row (yet) reads the last one of its rank.
+These are TorchRec's managed collisions of the sorted kind. A rank keeps the sorted ids of its range of hashes and counts them.
+Frequent new ids take the rows of rare (lfu) or old (lru) ids; vectors and optimizer states of these rows then start anew. An id
+without a row reads the last row of its rank.
 
-Two things are mended here. On a CPU FBGEMM has no kernel that resets rows. And TorchRec's history of ids, from which it evicts
-every so many steps, is in no checkpoint and as long as the first batch made it: here it evicts in every step, from that step's
-ids alone, so that a resumed run goes on bit for bit.
+Two things are fixed here. On a CPU FBGEMM has no kernel that resets rows. TorchRec's history of ids, from which it evicts at
+intervals, is in no checkpoint, and the first batch sets its length. Here eviction happens in every step, from that step's ids
+alone, so that a resumed run continues bit for bit.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ _POLICIES = {"lfu": LFU_EvictionPolicy, "lru": LRU_EvictionPolicy}
 
 
 class ManagedIds(MCHManagedCollisionModule):
-    """Evicts in every step; its buffer grows with the batch."""
+    """Managed ids whose history buffer grows with the largest batch; `managed_collection` has them evict in every step."""
 
     def profile(self, features: dict[str, JaggedTensor]) -> dict[str, JaggedTensor]:
         if self.training and sum(f.values().numel() for f in features.values()) > self._input_history_buffer_size:
@@ -45,7 +45,7 @@ class ManagedIds(MCHManagedCollisionModule):
 def managed_collection(
     tables: list[tuple[Table, list[str]]], ranks: int, device: torch.device
 ) -> ManagedCollisionEmbeddingCollection | None:
-    """tables: each with the keys of its inputs; ranks: that it will be sharded over; device: of the weights before that."""
+    """tables: each with the keys of its inputs; ranks: number of ranks to shard over; device: of the unsharded weights."""
     if not tables:
         return None
     configs = [
@@ -71,7 +71,7 @@ class ShardedManaged(ShardedManagedCollisionEmbeddingCollection):
 
     @torch.no_grad()
     def _evict(self, evictions_per_table: dict[str, torch.Tensor | None]) -> None:
-        """Given-up rows start anew: small random weights, no optimizer state."""
+        """Resets evicted rows to small random weights and zero optimizer state."""
         for table, rows in evictions_per_table.items():
             if rows is None or not len(rows):
                 continue

@@ -1,4 +1,4 @@
-"""Vectors that another model was trained to make (of texts, sounds, pictures), projected to a width of this model."""
+"""Projects vectors of other, pre-trained models (of texts, sounds, pictures) to a width of this model."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from home_dist.schema import PretrainedInput
 
 
 class Pretrained(nn.Module):
-    """x (width) -> W x (dim), and 1 where x is missing. Without a bias, so that a missing vector, which is zero, stays zero."""
+    """x (width) -> W x (dim), and 1 where x is missing. No bias: a missing vector, which is zero, stays zero."""
 
     def __init__(self, inputs: Sequence[PretrainedInput]):
         super().__init__()
@@ -18,15 +18,15 @@ class Pretrained(nn.Module):
 
     @property
     def widths(self) -> list[tuple[str, int]]:
-        """By feature, in the order of `forward`."""
+        """Output width by feature, in the order of `forward`."""
         return [(i.name, i.dim + 1) for i in self.inputs]
 
     def forward(self, vectors: torch.Tensor) -> list[torch.Tensor]:
-        """vectors: (B, sum of width + 1), each feature's numbers and whether they are missing. Returns (B, dim + 1) each."""
-        found, at = [], 0
+        """vectors: (B, sum of width + 1), per feature its vector and 1 where missing. Returns (B, dim + 1) per feature."""
+        projected, at = [], 0
         for item in self.inputs:
             x, missing = vectors[:, at : at + item.width], vectors[:, at + item.width : at + item.width + 1]
             x = nn.functional.normalize(x) if item.normalise else x
-            found.append(torch.cat([self.projections[item.name](x), missing], 1))
+            projected.append(torch.cat([self.projections[item.name](x), missing], 1))
             at += item.width + 1
-        return found
+        return projected

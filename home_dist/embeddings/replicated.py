@@ -1,4 +1,4 @@
-"""Small tables kept whole on every rank and trained with the dense parameters: a look-up is cheaper than an exchange."""
+"""Small tables, kept whole on every rank and trained with the dense parameters: a local look-up is cheaper than an exchange."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from home_dist.schema import IdInput
 
 
 class ReplicatedTables(nn.Module):
-    """All replicated tables of one width as one weight, each at its own offset, so that many columns are one look-up."""
+    """Replicated tables. Tables of one width share one weight, each at its own offset: many columns are one look-up."""
 
     def __init__(self, inputs: Sequence[IdInput], init_std: float):
         """inputs: every input of a replicated table."""
@@ -36,21 +36,21 @@ class ReplicatedTables(nn.Module):
             self.register_buffer(f"offsets_{dim}", offsets, persistent=False)
 
     def place(self, table: str) -> tuple[str, int]:
-        """Which of `weights` a table lies in, and its first row there."""
+        """Key of the table's weight in `weights`, and the table's first row in it."""
         return self._weight[table], self._offset[table]
 
     def single(self, small: torch.Tensor) -> dict[int, torch.Tensor]:
-        """small: (B, S) ids, by column -> per width the embeddings of its columns, (B, columns, dim)."""
-        found = {}
+        """small: (B, S) ids. Returns embeddings by width: (B, columns of that width, dim)."""
+        by_width = {}
         for dim in self.dims:
             columns = getattr(self, f"columns_{dim}")
             if len(columns):
                 rows = small.index_select(1, columns) + getattr(self, f"offsets_{dim}")
-                found[dim] = _rows(self.weights[str(dim)], rows)
-        return found
+                by_width[dim] = _rows(self.weights[str(dim)], rows)
+        return by_width
 
     def position(self, column: int) -> tuple[int, int]:
-        """Where column `column` of Batch.small stands in what `single` returns: (width, index)."""
+        """Place of column `column` of Batch.small in the result of `single`: (width, index)."""
         for dim, columns in self._columns.items():
             if column in columns:
                 return dim, columns.index(column)
@@ -62,8 +62,8 @@ class ReplicatedTables(nn.Module):
 
 
 def _rows(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """(*rows, dim). On a CPU the backward of index_select adds up the same in a fifth of the time that embedding's takes; on a
-    GPU only the latter's adds in a fixed order."""
+    """(*rows, dim). On a CPU the backward of index_select gives the same sums as embedding's, five times as fast. On a GPU only
+    embedding's backward adds in a fixed order."""
     if weight.device.type == "cpu":
         return weight.index_select(0, rows.flatten()).unflatten(0, rows.shape)
     return nn.functional.embedding(rows, weight)

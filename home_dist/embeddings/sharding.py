@@ -1,4 +1,4 @@
-"""Which table lies where: TorchRec's planner under the run's constraints, and the plan as a table."""
+"""Placement of sharded tables: TorchRec's planner under the run's constraints, and the plan as a table."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from home_dist.embeddings.managed import ManagedSharder
 from home_dist.errors import ConfigError
 from home_dist.schema import InputLayout, Table
 
-# Data-parallel copies only when a table is pinned to it: small tables are replicated without TorchRec already.
+# Without data-parallel, which is only for tables that are pinned to it: small tables are replicated without TorchRec.
 _PLANNED = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value, ShardingType.COLUMN_WISE.value]
 _OF_HOSTS = ("table_row_wise", "table_column_wise", "grid")
 _NAMES = {"grid": ShardingType.GRID_SHARD.value}
@@ -28,7 +28,7 @@ _WITHIN_HOSTS = [ShardingType.TABLE_ROW_WISE.value, ShardingType.TABLE_COLUMN_WI
 
 
 class BagSharder(EmbeddingBagCollectionSharder):
-    """Offers sharding of rows on CPU too; TorchRec's own leaves it out there although it works."""
+    """Offers sharding by row on a CPU, too: TorchRec's own sharder does not, although it works."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         offered = super().sharding_types(compute_device_type)
@@ -36,20 +36,20 @@ class BagSharder(EmbeddingBagCollectionSharder):
 
 
 def sharders(config: EmbeddingSection, codecs: Codecs | None = None) -> list[ModuleSharder[nn.Module]]:
-    """codecs: what embeddings are sent as."""
+    """codecs: precisions in which embeddings are sent."""
     bags = BagSharder(qcomm_codecs_registry=codecs)
     return [bags, EmbeddingCollectionSharder(qcomm_codecs_registry=codecs), ManagedSharder(config.init_std)]
 
 
 def table_constraints(layout: InputLayout, config: EmbeddingSection, device: str) -> dict[str, ParameterConstraints]:
-    """By table, the shardings that the planner may choose from. Raises ConfigError for a pin that does not work."""
+    """By table: the shardings that the planner may choose from. Raises ConfigError for a pin that does not work."""
     constraints = {}
     one_by_one = {i.table.name for i in layout.at("event")}
     for table in layout.tables:
         pinned = config.tables[table.name].sharding if table.name in config.tables else None
         key = f"embedding.tables.{table.name}.sharding"
         if pinned == "data_parallel" and table.name in one_by_one and device == "cpu":
-            # FBGEMM 1.8's dense look-up sums over each sample's ids there, although asked for one vector per id.
+            # On a CPU, FBGEMM 1.8's dense look-up sums over each sample's ids, although one vector per id is requested.
             raise ConfigError(
                 f"{key}: data_parallel does not work on a CPU for a table that a history uses or that is pooled in several "
                 "ways. Choose another sharding, or raise embedding.replicate_rows to keep the table whole on every rank."
@@ -68,7 +68,7 @@ def table_constraints(layout: InputLayout, config: EmbeddingSection, device: str
 
 
 def plan_sharding(model: nn.Module, layout: InputLayout, config: EmbeddingSection, device: torch.device) -> ShardingPlan:
-    """The same plan on every rank. Raises ConfigError when the tables do not fit."""
+    """Plans the sharding, the same on every rank. Raises ConfigError when the tables do not fit."""
     world = dist.get_world_size()
     constraints = table_constraints(layout, config, device.type)
     planner = EmbeddingShardingPlanner(topology=_topology(device, world), constraints=constraints)
@@ -104,13 +104,13 @@ class PlanRow:
     rows: int
     dim: int
     sharding: str
-    """As in the configuration."""
+    """Kind, as named in the configuration."""
     ranks: str
     bytes: int
 
 
 def plan_rows(plan: ShardingPlan, layout: InputLayout) -> list[PlanRow]:
-    """A row per sharded table, and one for all replicated tables. Bytes are of the weights, on all ranks together."""
+    """A row per sharded table, and one for all replicated tables. Bytes are those of weights, on all ranks together."""
     by_name = {t.name: t for t in layout.tables}
     rows = []
     for module in plan.plan.values():
@@ -136,9 +136,9 @@ def _row(table: Table, sharding: str, ranks: str, copies: int) -> PlanRow:
     return PlanRow(table.name, table.rows, table.dim, sharding_name(sharding), ranks, table.bytes * copies)
 
 
-def sharding_name(theirs: str) -> str:
-    """TorchRec's name of a kind of sharding -> the configuration's."""
-    return next((own for own, name in _NAMES.items() if name == theirs), theirs)
+def sharding_name(torchrec_name: str) -> str:
+    """The configuration's name of a kind of sharding, from TorchRec's."""
+    return next((config_name for config_name, name in _NAMES.items() if name == torchrec_name), torchrec_name)
 
 
 def _span(ranks: list[int]) -> str:

@@ -1,1 +1,1 @@
-"""What others load: sharded safetensors, the rows that changed, a scoring program."""
+"""Exports for other software: sharded safetensors, changed rows only, or a scoring program."""

@@ -1,4 +1,4 @@
-"""Parquet batches -> the inputs of a scoring program, by the decoder of training. No labels are needed."""
+"""Parquet batches -> inputs of a scoring program, decoded as in training. No labels are needed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ from home_dist.schema import DenseFeature, InputLayout, PretrainedInput
 
 
 def parquet_files(place: str) -> tuple[Store, list[Found]]:
-    """place: a file, or what `find_files` takes. Raises DataError."""
+    """The Parquet files of a place: a file, or any place that `find_files` accepts. Raises DataError."""
     path = Path(place)
     if path.is_file():
         return Store(), [Found(place, path.name, path.stat().st_size)]
@@ -28,14 +28,15 @@ def parquet_files(place: str) -> tuple[Store, list[Found]]:
 def read_batches(
     store: Store, file: Found, layout: InputLayout, rows: int
 ) -> Iterator[tuple[pa.Table, dict[str, torch.Tensor]]]:
-    """Batches of at most `rows` rows with all of their columns, and as inputs. Raises DataError naming file, column and row."""
+    """Batches of at most `rows` rows, each as a table of all columns and as inputs. Raises DataError, which names file, column
+    and row."""
     for reader in read_uses(store, file, needed_inputs(layout), rows, "program", more=True):
         [raw] = reader.raw
         yield raw.table, tensors(reader, layout)
 
 
 def tensors(reader: ColumnReader, layout: InputLayout) -> dict[str, torch.Tensor]:
-    """What a program takes of these rows, by name. Raises DataError for what training would refuse."""
+    """Inputs of a program for these rows, by name. Raises DataError for values that training would refuse."""
     arrays: dict[str, NDArray[Any]] = {}
     inputs = inputs_of(layout)
     for group, members in _by_group(inputs).items():
@@ -56,7 +57,7 @@ def tensors(reader: ColumnReader, layout: InputLayout) -> dict[str, torch.Tensor
             arrays[name] = reader.wide(item.feature)
         elif item.pretrained is not None:
             arrays[name] = _pretrained(reader, item.pretrained)
-    reader.dense(layout.dense, layout.clip)  # the program standardises; what would not be a number is refused here
+    reader.dense(layout.dense, layout.clip)  # only for its checks: the program itself standardises
     return {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()}
 
 
@@ -69,7 +70,7 @@ def _by_group(inputs: dict[str, Input]) -> dict[str, list[Input]]:
 
 
 def _pretrained(reader: ColumnReader, item: PretrainedInput) -> NDArray[np.float32]:
-    """(n, width + 1): the vector, and whether it is missing."""
+    """(n, width + 1): the vector, and 1 where it is missing."""
     vectors = reader.vectors(item)
     values = np.zeros((reader.rows, item.width + 1), np.float32)
     if item.frozen is None:

@@ -1,6 +1,6 @@
-"""Which row each id of a managed table has, as its checkpoint tells: in an export, managed/TABLE.parquet (hash, row).
+"""Rows of the ids of a managed table, from the checkpoint; an export has them in managed/TABLE.parquet (hash, row).
 
-An id that has no row reads the last one of the rank whose range of hashes it lies in, as in training.
+An id without a row reads, as in training, the last row of the rank whose range of hashes contains its hash.
 """
 
 from pathlib import Path
@@ -19,32 +19,32 @@ _UNOWNED = b"rows_without_id"
 
 
 def write_managed(source: Source, folder: Path) -> list[str]:
-    """Returns the names of the tables."""
+    """Writes managed/TABLE.parquet for each managed table. Returns the tables' names."""
     tables = sorted(t.name for t in source.layout.tables if t.managed)
     for table in tables:
         ids, rows = (
             source.stored.whole(_STATE.format(table=table, name=n)).numpy()
             for n in ("_mch_sorted_raw_ids", "_mch_remapped_ids_mapping")
         )
-        owned = ids < 2**MANAGED_BITS  # the others mark rows without an id
+        owned = ids < 2**MANAGED_BITS  # larger values mark rows without an id
         shards = sorted(source.record.plan[table].shards, key=lambda s: s.rank)
         last = ",".join(str(sum(s.rows) - 1) for s in shards)
-        found = pa.table({"hash": ids[owned], "row": rows[owned]}).replace_schema_metadata({_UNOWNED: last.encode()})
+        written = pa.table({"hash": ids[owned], "row": rows[owned]}).replace_schema_metadata({_UNOWNED: last.encode()})
         (folder / "managed").mkdir(exist_ok=True)
-        pq.write_table(found.sort_by("hash"), folder / "managed" / f"{table}.parquet")
+        pq.write_table(written.sort_by("hash"), folder / "managed" / f"{table}.parquet")
     return tables
 
 
 class ManagedRows:
     def __init__(self, hashes_of: RowsOf, path: Path):
-        """hashes_of: what stands in for rows in training. Raises DataError."""
+        """hashes_of: maps keys to hashes, as in training. Raises DataError."""
         self.type, self.hashes_of = hashes_of.type, hashes_of
         try:
-            found = pq.read_table(path)
-            last = found.schema.metadata[_UNOWNED].decode().split(",")
+            stored = pq.read_table(path)
+            last = stored.schema.metadata[_UNOWNED].decode().split(",")
         except (pa.ArrowInvalid, OSError, KeyError, TypeError) as error:
             raise DataError(f"{path}: the rows of managed ids cannot be read ({error}). Export the program again.") from None
-        self.hashes, self.rows = (np.asarray(found[c]) for c in ("hash", "row"))
+        self.hashes, self.rows = (np.asarray(stored[c]) for c in ("hash", "row"))
         self.starts = np.array([rank * 2**MANAGED_BITS // len(last) for rank in range(len(last))])
         self.last = np.array([int(row) for row in last])
 

@@ -1,7 +1,7 @@
-"""`home-dist export --format program`: the scoring model as a torch.export program, with how near it is to the trainer.
+"""`home-dist export --format program`: the scoring model as a torch.export program, compared with the trainer.
 
 Folder: program.pt2, on request program.aot.pt2 (compiled by AOTInductor for this machine's kind of processor), program.json
-(inputs and outputs), report.json (parity), and what gives ids a meaning.
+(inputs and outputs), report.json (parity), and the files that map ids to rows (schema, vocabularies, managed ids).
 """
 
 import json
@@ -44,11 +44,11 @@ Scoring = Callable[[Inputs], torch.Tensor]
 
 @dataclass(frozen=True)
 class Parity:
-    """Of one task on the test split, the program against the trainer."""
+    """The program against the trainer, for one task on the test split."""
 
     task: str
     largest_difference: float
-    """Of probabilities."""
+    """Largest absolute difference of probabilities."""
     trainer_auc: float
     program_auc: float
 
@@ -58,13 +58,13 @@ class Parity:
 
 
 def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: bool, ranks: Ranks) -> list[Parity]:
-    """ranks: a single one, on which the trainer scores the test split. Returns the report, empty without a test split.
+    """ranks: a single rank, on which the trainer scores the test split. Returns the report, empty without a test split.
 
     Raises ConfigError for networks that torch.export cannot take.
     """
     scorer, inputs = Scorer(source, embeddings), inputs_of(source.layout)
     program = exported(scorer, inputs)
-    found: list[Parity] = []
+    parities: list[Parity] = []
 
     def write(folder: Path) -> None:
         torch.export.save(program, folder / PROGRAM)
@@ -80,31 +80,35 @@ def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: 
         write_meaning(source, folder)
         managed = any(t.managed for t in source.layout.tables) and source.record.state.world_size > 1
         if source.config.data.test and not managed:
-            found.extend(parity(source, open_program(folder), ranks))
+            parities.extend(parity(source, open_program(folder), ranks))
             report = {
                 "split": "test",
                 "embeddings": embeddings,
-                "largest_difference": max(p.largest_difference for p in found),
-                "largest_auc_loss": float(np.nanmax([p.auc_loss for p in found] or [np.nan])),
-                "tasks": [asdict(p) | {"auc_loss": p.auc_loss} for p in found],
+                "largest_difference": max(p.largest_difference for p in parities),
+                "largest_auc_loss": float(np.nanmax([p.auc_loss for p in parities] or [np.nan])),
+                "tasks": [asdict(p) | {"auc_loss": p.auc_loss} for p in parities],
                 "bytes": {p.name: p.stat().st_size for p in sorted(folder.glob("*.pt2"))},
             }
             (folder / REPORT).write_text(json_text(report) + "\n")
 
     written_whole(out, write)
-    return found
+    return parities
 
 
 def _told(item: Input) -> dict[str, Any]:
-    """For whoever feeds a program without home_dist."""
-    told: dict[str, Any] = {"dtype": str(item.dtype).removeprefix("torch."), "first_dimension": item.group or "samples"}
+    """Description of an input, for callers that run a program without home_dist."""
+    description: dict[str, Any] = {"dtype": str(item.dtype).removeprefix("torch."), "first_dimension": item.group or "samples"}
     if item.kind == "lengths":
-        told["first_dimension"] = "samples"
+        description["first_dimension"] = "samples"
     if item.item is not None and item.item.rows_of is not None and item.kind != "weights":
-        told |= {"column": item.column, "holds": f"rows of table {item.item.table.name}, by its values in schema.toml"}
+        description |= {"column": item.column, "holds": f"rows of table {item.item.table.name}, by its values in schema.toml"}
     if item.pretrained is not None:
-        told |= {"column": item.column, "width": item.width, "holds": "the vector, and 1 where it is missing, with zeros"}
-    return told
+        description |= {
+            "column": item.column,
+            "width": item.width,
+            "holds": "the vector, and 1 where it is missing, with zeros",
+        }
+    return description
 
 
 def exported(scorer: Scorer, inputs: dict[str, Input]) -> torch.export.ExportedProgram:
@@ -127,7 +131,7 @@ def exported(scorer: Scorer, inputs: dict[str, Input]) -> torch.export.ExportedP
 
 @contextmanager
 def _traceable() -> Iterator[None]:
-    """The lock within a cached property is beyond torch's tracer: within this, an ordinary property stands for it."""
+    """Replaces a cached property, whose lock torch cannot trace, by an ordinary one."""
     cached = History.__dict__["owners"]
     setattr(History, "owners", property(cached.func))  # noqa: B010
     try:
@@ -139,23 +143,23 @@ def _traceable() -> Iterator[None]:
 def example(inputs: dict[str, Input]) -> Inputs:
     """Inputs of the right kinds, with 1 + (row % 3) values per list."""
     lengths = torch.arange(_EXAMPLE_ROWS) % 3 + 1
-    found: Inputs = {}
+    tensors: Inputs = {}
     for name, item in inputs.items():
         count = int(lengths.sum()) if item.group else _EXAMPLE_ROWS
-        found[name] = lengths.clone() if item.kind == "lengths" else torch.zeros(count, *item.shape, dtype=item.dtype)
-    return found
+        tensors[name] = lengths.clone() if item.kind == "lengths" else torch.zeros(count, *item.shape, dtype=item.dtype)
+    return tensors
 
 
 @dataclass(frozen=True)
 class Program:
     run: Scoring
     layout: InputLayout
-    """With what turns keys into rows."""
+    """With the functions that map keys to rows."""
     tasks: list[str]
     about: dict[str, Any]
 
     def scores(self, store: Store, files: list[Found], rows: int) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
-        """(table with the file's columns, probabilities (n, K)) per batch, in the files' order."""
+        """(table of all columns, probabilities (n, K)) per batch, in the order of the files."""
         names = list(inputs_of(self.layout))
         for file in files:
             for table, inputs in read_batches(store, file, self.layout, rows):
@@ -163,7 +167,7 @@ class Program:
                     yield table, self.run({name: inputs[name] for name in names}).numpy()
 
     def of_logits(self) -> "Program":
-        """The same without its last operator, the sigmoid, whose fp32 result no longer orders logits above 17."""
+        """The program without its last operator, the sigmoid: in fp32 its results no longer order logits above 17."""
         run = deepcopy(self.run)
         if not isinstance(run, torch.fx.GraphModule):
             raise ValueError("only a program that is not compiled can be cut before its sigmoid")
@@ -175,20 +179,20 @@ class Program:
 
 
 def open_program(folder: Path, compiled: bool = False) -> Program:
-    """Raises UserError where no program is."""
+    """Loads a folder's program. Raises UserError if there is none."""
     path = folder / (COMPILED if compiled else PROGRAM)
     if not (folder / ABOUT).is_file() or not path.is_file():
         wanted = "--compiled" if compiled else "--format program"
         raise UserError(f"{path}: no program is there. Write one with home-dist export RUN {wanted}.")
     about = json.loads((folder / ABOUT).read_text())
-    # It warns of sizes that depend on the data, which need no attention.
+    # Its warnings about data-dependent sizes need no attention.
     logging.getLogger("torch._export.serde.serialize").setLevel(logging.ERROR)
     run = torch._inductor.aoti_load_package(str(path)) if compiled else torch.export.load(path).module()
     return Program(run, _layout(folder), about["tasks"], about)
 
 
 def _layout(folder: Path) -> InputLayout:
-    """From the files in the folder, with what turns a column's keys into rows."""
+    """The layout from the folder's files, with the functions that map keys to rows."""
     config = load_config(folder / "config.toml", [f"data.path={folder}", f"data.schema={folder / 'schema.toml'}"])
     layout = build_layout(load_schema(config.schema_path()), config)
     managed = {
@@ -197,18 +201,20 @@ def _layout(folder: Path) -> InputLayout:
         if i.rows_of is not None and i.table.managed
     }
 
-    def known(item: IdInput) -> IdInput:
+    def with_rows(item: IdInput) -> IdInput:
         return replace(item, rows_of=managed.get(item.table.name, item.rows_of))
 
     sequences = tuple(
-        replace(s, fields=tuple(replace(e, field=known(e.field), target=e.target and known(e.target)) for e in s.fields))
+        replace(
+            s, fields=tuple(replace(e, field=with_rows(e.field), target=e.target and with_rows(e.target)) for e in s.fields)
+        )
         for s in layout.sequences
     )
-    return replace(layout, features=tuple(map(known, layout.features)), sequences=sequences)
+    return replace(layout, features=tuple(map(with_rows, layout.features)), sequences=sequences)
 
 
 def parity(source: Source, program: Program, ranks: Ranks, rows: int = 1000) -> list[Parity]:
-    """On the run's test split, whose rows both read in the files' order."""
+    """Compares program and trainer on the run's test split, which both read in the order of the files."""
     inputs = open_inputs(source.config, source.schema, ("test",))
     model = build(inputs, ranks).model
     load(source.checkpoint, model, None)
@@ -220,5 +226,5 @@ def parity(source: Source, program: Program, ranks: Ranks, rows: int = 1000) -> 
         raise UserError(f"the program scored {exported.logits.shape}, the trainer {trainer.logits.shape} rows and tasks")
     names = [t.name for t in source.schema.task]
     measured = [evaluate_tasks(names, s.labels, s.weights, s.logits, logits=True) for s in (trainer, exported)]
-    apart = np.abs(exported.scores - trainer.scores).max(0)
-    return [Parity(n, float(d), a.auc, b.auc) for n, d, a, b in zip(names, apart, *measured, strict=True)]
+    differences = np.abs(exported.scores - trainer.scores).max(0)
+    return [Parity(n, float(d), a.auc, b.auc) for n, d, a, b in zip(names, differences, *measured, strict=True)]

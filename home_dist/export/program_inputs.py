@@ -1,4 +1,4 @@
-"""What a scoring program takes, derived from the layout alone: an exported folder and its run derive the same."""
+"""Inputs of a scoring program, derived from the layout alone: an exported folder and its run derive the same inputs."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,22 +13,22 @@ _DTYPES = {"number": torch.float64, "vector": torch.float64, "pretrained": torch
 
 @dataclass(frozen=True)
 class Input:
-    """One tensor, and what it is read from."""
+    """One input tensor, and the column that it is read from."""
 
     name: str
     kind: Kind
     group: str | None = None
-    """Of what runs through lists one after another: the lengths that belong to it. None for what has one entry per sample."""
+    """For jagged values (N,): the name of their lengths. None for tensors with one entry per sample."""
     width: int = 1
     item: IdInput | None = None
-    """Of ids, lists and weights."""
+    """For ids, lists and weights."""
     feature: DenseFeature | StatisticFeature | None = None
-    """Of numbers and vectors; several features may share a number."""
+    """For numbers and vectors; several features may share a number."""
     pretrained: PretrainedInput | None = None
 
     @property
     def column(self) -> str:
-        """Of the Parquet files; "" for lengths."""
+        """Column of the Parquet files; "" for lengths."""
         if self.kind == "weights" and self.item is not None:
             return self.item.weights or ""
         source = self.item or self.feature or self.pretrained
@@ -40,24 +40,25 @@ class Input:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Without the first dimension."""
+        """Shape without the first dimension."""
         return (self.width,) if self.kind in ("vector", "pretrained") else ()
 
 
 def id_name(item: IdInput) -> str:
-    """Of a column that holds rows, by the column; else by table as well: two tables may read one column differently."""
+    """The input's name: of the column if it holds rows; else of table and column, as two tables may map one column's keys
+    differently."""
     column = item.column if item.rows_of is None else f"{item.table.name}/{item.column}"
     return f"{'list' if item.is_list else 'ids'}.{column}"
 
 
 def list_groups(layout: InputLayout) -> dict[str, str]:
-    """By key of a list column: the group whose lengths it shares, a sequence's name or its own column."""
+    """By key of a list column: the name of its lengths, that is its sequence or, for a feature, its column."""
     fields = {e.field.key: s.name for s in layout.sequences for e in s.fields}
     return {i.key: fields.get(i.key, i.column) for i in layout.inputs if i.is_list}
 
 
 def inputs_of(layout: InputLayout) -> dict[str, Input]:
-    """By name, in the order in which a program takes them."""
+    """Inputs by name, in the order in which a program takes them."""
     groups, inputs = list_groups(layout), list[Input]()
     for item in layout.inputs:
         statistic = layout.statistics.get(item.key)

@@ -1,18 +1,18 @@
 """The scoring model: raw columns in, per-task probabilities out, on one device and without TorchRec's collections.
 
-Inputs are by column of the Parquet files, as they stand there:
+Inputs are columns of the Parquet files, with their values unchanged:
 
     "ids.COLUMN"          (B,) int64       an id feature with one id per sample
     "number.COLUMN"       (B,) float64     a statistic or a dense number; NaN where a statistic is null
     "vector.COLUMN"       (B, width) float64
-    "list.COLUMN"         (N,) int64       all lists of a column one after another
-    "weights.COLUMN"      (N,) float32     of the values of a weighted list
-    "lengths.GROUP"       (B,) int64       of the lists of a feature or, once, of the fields of a history
+    "list.COLUMN"         (N,) int64       values of all lists of a column, one list after another
+    "weights.COLUMN"      (N,) float32     weights of a weighted list's values
+    "lengths.GROUP"       (B,) int64       lengths of the lists of a feature, or of all fields of a history
     "pretrained.FEATURE"  (B, width + 1) float32    its vector, and 1 where it is missing
 
-Columns of raw ids, whose table has a vocabulary, a hash or managed ids, are "ids.TABLE/COLUMN" and "list.TABLE/COLUMN": the
-program takes rows, and columns.py turns ids into them, because texts are no tensors. Ids outside of a table, as those that
-`keep_rows` cuts off, are looked up as row 0.
+Columns of raw ids, whose table has a vocabulary, a hash or managed ids, are "ids.TABLE/COLUMN" and "list.TABLE/COLUMN". The
+program takes their rows, since texts are no tensors; columns.py maps ids to rows. Ids outside of a table, such as those that
+`keep_rows` cuts off, read row 0.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ PLACES: tuple[Place, ...] = ("small_list", *LOOKED_UP)
 
 
 class StoredTable(nn.Module):
-    """Rows of a table. int8: each row is value * scale + lowest, both fp32, as FBGEMM's and Caffe2's row-wise 8 bits are."""
+    """Rows of a table. int8: a row is value * scale + lowest, with both in fp32 per row, as in FBGEMM and Caffe2."""
 
     values: torch.Tensor
     scale: torch.Tensor
@@ -68,31 +68,31 @@ class StoredTable(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """ids: (n,) -> (n, dim) float32."""
-        found = nn.functional.embedding(ids, self.values).float()
+        looked_up = nn.functional.embedding(ids, self.values).float()
         if self.kind == "int8":
-            found = found * self.scale.index_select(0, ids) + self.lowest.index_select(0, ids)
-        return found
+            looked_up = looked_up * self.scale.index_select(0, ids) + self.lowest.index_select(0, ids)
+        return looked_up
 
 
 class _Lists:
-    """What the network's head asks of a KeyedJaggedTensor or KeyedTensor."""
+    """The methods of KeyedJaggedTensor and KeyedTensor that the network's head calls."""
 
-    def __init__(self, found: dict[str, Any]):
-        self.found = found
+    def __init__(self, by_key: dict[str, Any]):
+        self.by_key = by_key
 
     def keys(self) -> list[str]:
-        return list(self.found)
+        return list(self.by_key)
 
     def to_dict(self) -> dict[str, Any]:
-        return self.found
+        return self.by_key
 
     def values(self) -> torch.Tensor:
-        return torch.cat(list(self.found.values()), 1)
+        return torch.cat(list(self.by_key.values()), 1)
 
 
 @dataclass
 class _Batch:
-    """What the network's head reads of a Batch."""
+    """The fields of a Batch that the network's head reads."""
 
     small: torch.Tensor
     small_lists: _Lists
@@ -125,10 +125,12 @@ class Scorer(nn.Module):
     @torch.no_grad()
     def _fill(self, source: Source) -> None:
         state = self.head.state_dict()
-        there = {n.removeprefix("dense/head.") for n in source.stored.tensors if n.startswith("dense/head.")}
-        lone = sorted(set(state) ^ there)
-        if lone:
-            raise ConfigError(f"{source.checkpoint}: its dense part is not that of its configuration: {', '.join(lone[:5])}")
+        stored = {n.removeprefix("dense/head.") for n in source.stored.tensors if n.startswith("dense/head.")}
+        unmatched = sorted(set(state) ^ stored)
+        if unmatched:
+            raise ConfigError(
+                f"{source.checkpoint}: its dense part is not that of its configuration: {', '.join(unmatched[:5])}"
+            )
         for name, value in state.items():
             value.copy_(source.stored.whole(f"dense/head.{name}"))
 
@@ -148,16 +150,16 @@ class Scorer(nn.Module):
             dense=self._dense(inputs, samples),
             vectors=torch.cat(vectors, 1) if vectors else torch.zeros(samples, 0),
         )
-        found = {i.key: self._looked_up(i, lists[i.place][i.key]) for i in self.layout.inputs if i.place in LOOKED_UP}
+        looked_up = {i.key: self._looked_up(i, lists[i.place][i.key]) for i in self.layout.inputs if i.place in LOOKED_UP}
         bags, weighted = (
-            {i.key: pooled(found[i.key], i, weights.get(i.key)) for i in self.layout.at(place)} for place in POOLED
+            {i.key: pooled(looked_up[i.key], i, weights.get(i.key)) for i in self.layout.at(place)} for place in POOLED
         )
-        events = {i.key: found[i.key] for place in ONE_BY_ONE for i in self.layout.at(place)}
+        events = {i.key: looked_up[i.key] for place in ONE_BY_ONE for i in self.layout.at(place)}
         v, _ = self.head.features(batch, _Lists(bags) if bags else None, _Lists(weighted) if weighted else None, events)
         return torch.sigmoid(self.head.logits(v, batch.dense, None))
 
     def _samples(self, inputs: Inputs) -> int:
-        # Every network has a column with one value per sample, or the lengths of one with lists.
+        # Every network has an input with one value per sample: a column, or the lengths of a column of lists.
         name = next(n for n in inputs if not n.startswith(("list.", "weights.")))
         return inputs[name].shape[0]
 
@@ -190,7 +192,9 @@ class Scorer(nn.Module):
             values = inputs[f"vector.{feature.column}"] if wide else inputs[f"number.{feature.column}"].unsqueeze(1)
             if isinstance(feature, StatisticFeature):
                 values = torch.where(values.isnan(), feature.mean, values)
-            mean, std = (torch.tensor(x, dtype=values.dtype) for x in (feature.mean, feature.std))  # of all, or by place
+            mean, std = (
+                torch.tensor(x, dtype=values.dtype) for x in (feature.mean, feature.std)
+            )  # one for all places, or one per place
             standardised = (values - mean) / std
             if self.layout.clip is not None:
                 standardised = standardised.clamp(-self.layout.clip, self.layout.clip)

@@ -1,4 +1,4 @@
-"""`home-dist score`: an exported program over Parquet files."""
+"""`home-dist score`: runs an exported program over Parquet files."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from home_dist.files.whole import refuse_existing
 
 
 def score_files(folder: Path, data: str, out: Path, keep: list[str], rows: int, compiled: bool) -> int:
-    """Writes one file of scores per file of data, its rows in the same order. Returns how many. Raises UserError."""
+    """Writes one file of scores per data file, with rows in the same order. Returns the number of rows. Raises UserError."""
     store, files = parquet_files(data)
     _check_kept(store, files, keep)
     refuse_existing(out, ConfigError)
@@ -46,16 +46,17 @@ def score_files(folder: Path, data: str, out: Path, keep: list[str], rows: int, 
 
 
 def _kept(table: pa.Table, name: str, file: Found) -> pa.ChunkedArray | pa.Array:
-    """A column of the file, or what its folders' names say."""
+    """A column of the file, or of the names of its folders."""
     return table.column(name) if name in table.column_names else pa.array([file.partition[name]] * len(table), pa.string())
 
 
 def _check_kept(store: Store, files: list[Found], keep: list[str]) -> None:
-    """By the files' footers, before the program is loaded. Columns of folders' names may be kept as well."""
+    """Raises DataError for a column to keep that a file lacks: from footers, before the program is loaded. Partition columns
+    may be kept, too."""
     for file in files if keep else []:
         opened = open_parquet(store, file.path)
-        there = {*opened.schema_arrow.names, *file.partition}
-        missing = sorted(set(keep) - there)
+        columns = {*opened.schema_arrow.names, *file.partition}
+        missing = sorted(set(keep) - columns)
         if missing and opened.metadata.num_rows:
-            close = ", ".join(sorted(there)[:20])
+            close = ", ".join(sorted(columns)[:20])
             raise DataError(f"{store.show(file.path)}: --keep {missing[0]}: no such column; the file has: {close}")

@@ -1,4 +1,4 @@
-"""A run's checkpoint as exports read it: its tables by name, wherever they lie, and the dense part."""
+"""A run's checkpoint as exports read it: its tables by name, wherever they are stored, and the dense part."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Source:
         return place.rows, self.stored.shape(place.tensor)[1]
 
     def rows(self, table: str) -> Iterator[torch.Tensor]:
-        """A table's rows, block after block; each block (n, dim)."""
+        """A table's rows in order, as blocks (n, dim)."""
         place = self.places[table]
         if place.rows == self.stored.shape(place.tensor)[0]:
             yield from (values for _, values in self.stored.rows(place.tensor))
@@ -55,7 +55,7 @@ class Source:
             yield self.stored.box(place.tensor, (place.first, 0), self.table_shape(table))
 
     def dense(self) -> list[str]:
-        """Names of all other parameters and statistics."""
+        """Names of all parameters and statistics outside of tables."""
         return [n for n in self.stored.tensors if n.startswith("dense/") and not n.startswith(_REPLICATED)]
 
     def metadata(self) -> dict[str, str]:
@@ -64,6 +64,6 @@ class Source:
 
 
 def written_whole(out: Path, write: Callable[[Path], None]) -> None:
-    """Writes a folder that is whole or not there. Raises ConfigError where something is there."""
+    """Writes a folder that appears only when complete. Raises ConfigError if something is there."""
     with whole_folder(out, ConfigError) as folder:
         write(folder)

@@ -1,7 +1,7 @@
-"""Safetensors files written block by block, so that a tensor need not fit into memory, and their index.
+"""Writes safetensors files block by block, so that a tensor need not fit into memory, and their index.
 
-The library's own writers take whole tensors. The format is eight bytes with the header's length, a header in JSON, and the
-tensors' bytes one after another; everything here is read back by the library alone in its tests.
+The library's own writers take whole tensors. A file has eight bytes with the header's length, a header in JSON, and the
+tensors' bytes one after another. Tests read all files back with the library alone.
 """
 
 import json
@@ -32,7 +32,7 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Stream:
-    """A tensor whose values come in blocks along its first dimension."""
+    """A tensor that is produced in blocks along its first dimension."""
 
     name: str
     dtype: torch.dtype
@@ -51,8 +51,8 @@ class Stream:
 def write_sharded(
     folder: Path, groups: Mapping[str, Sequence[Stream]], shard_bytes: int, metadata: dict[str, str]
 ) -> dict[str, str]:
-    """Writes PART-00001-of-0000N.safetensors for each part of `groups`, no two parts in one file, and the index of all in
-    Hugging Face's convention. A tensor lies in one file, however large. Returns file by tensor."""
+    """Writes files PART-00001-of-0000N.safetensors for each part of `groups`, and an index in Hugging Face's convention. A file
+    holds one part only; a tensor is in one file, however large. Returns file names by tensor."""
     where: dict[str, str] = {}
     for part, streams in groups.items():
         shards: list[list[Stream]] = []

@@ -1,5 +1,5 @@
-"""`home-dist export --format safetensors`: a checkpoint for whoever has the safetensors library; `--format delta`: the rows of
-tables that changed since another checkpoint, to update a server with."""
+"""`home-dist export --format safetensors`: a checkpoint for users of the safetensors library. `--format delta`: only the rows
+of tables that changed since another checkpoint, to update a server."""
 
 import shutil
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ SHARD_BYTES = 2 * 10**9
 
 
 def export_weights(source: Source, out: Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """Folder `out`: dense-*.safetensors, tables-*.safetensors, their index, and what gives their rows a meaning."""
+    """Writes folder `out`: dense-*.safetensors, tables-*.safetensors, their index, and the files of `write_meaning`."""
     groups = {
         "dense": [_dense(source, name) for name in source.dense()],
         "tables": [
@@ -46,7 +46,8 @@ def _dense(source: Source, name: str) -> Stream:
 
 
 def write_meaning(source: Source, folder: Path) -> None:
-    """schema.toml, config.toml, boundaries.json, vocabularies/, managed/, frozen tables and export.json."""
+    """Writes the files that give rows a meaning: schema.toml, config.toml, boundaries.json, vocabularies/, managed/, frozen
+    tables and export.json."""
     (folder / "schema.toml").write_text(tomli_w.dumps(source.schema.model_dump(exclude_none=True, mode="json")))
     (folder / "config.toml").write_text(tomli_w.dumps(source.record.config))
     statistics = {f.name: f for f in source.schema.feature if isinstance(f, StatisticFeature)}
@@ -57,19 +58,19 @@ def write_meaning(source: Source, folder: Path) -> None:
     managed = write_managed(source, folder)
     missing = []
     for table in sorted(set(source.places) - set(statistics)):
-        own, path = values.get(table), data / "vocabularies" / f"{table}.parquet"
-        if isinstance(own, VocabularyValues):
-            _copy(data / own.file, folder / own.file)
+        table_values, path = values.get(table), data / "vocabularies" / f"{table}.parquet"
+        if isinstance(table_values, VocabularyValues):
+            _copy(data / table_values.file, folder / table_values.file)
         elif path.is_file():
             _copy(path, folder / "vocabularies" / path.name)
-        elif own is None:
+        elif table_values is None:
             missing.append(table)
     for feature in source.schema.feature:
         if isinstance(feature, PretrainedFeature) and feature.frozen is not None:
             for name in (KEYS, VECTORS):
                 _copy(data / feature.frozen / name, folder / feature.frozen / name, link=True)
     tables = {t: dict(zip(("rows", "dim"), source.table_shape(t), strict=True)) for t in sorted(source.places)}
-    told = {
+    about = {
         **source.metadata(),
         "samples": source.record.state.samples,
         "metrics": source.record.state.metrics,
@@ -78,12 +79,12 @@ def write_meaning(source: Source, folder: Path) -> None:
         "tables_without_vocabulary": missing,
         "tables_with_managed_ids": managed,
     }
-    (folder / "export.json").write_text(json_text(told) + "\n")
+    (folder / "export.json").write_text(json_text(about) + "\n")
 
 
 def _copy(path: Path, target: Path, link: bool = False) -> None:
-    """link: as a hard link where that can be, for frozen tables, which are large, and are written anew and never changed."""
-    if target.exists():  # of another feature that reads the same
+    """link: try a hard link. It is safe for frozen tables, which are large and never changed in place."""
+    if target.exists():  # another feature reads the same file
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -96,14 +97,14 @@ def _copy(path: Path, target: Path, link: bool = False) -> None:
 
 
 def export_delta(source: Source, since: Source, out: Path) -> dict[str, int]:
-    """Folder `out`: for each table with changes `tables.NAME.rows` (n,) and `tables.NAME.values` (n, dim), and dense tensors
-    that differ, whole. Returns by table how many rows. Raises CheckpointError where no rows can be told apart."""
+    """Writes folder `out`: for each changed table `tables.NAME.rows` (n,) and `tables.NAME.values` (n, dim); changed dense
+    tensors, whole. Returns the number of changed rows by table. Raises CheckpointError for tables of other name or width."""
     changed: dict[str, torch.Tensor] = {}
     for table in sorted(source.places):
         if table not in since.places or since.table_shape(table)[1] != source.table_shape(table)[1]:
-            there = since.table_shape(table) if table in since.places else "no such table"
+            older = since.table_shape(table) if table in since.places else "no such table"
             raise CheckpointError(
-                f"table {table!r} is {source.table_shape(table)} in {source.checkpoint}, but {there} in {since.checkpoint}: "
+                f"table {table!r} is {source.table_shape(table)} in {source.checkpoint}, but {older} in {since.checkpoint}: "
                 "a delta needs tables of the same name and width. Export the whole with --format safetensors."
             )
         changed[table] = torch.cat(list(_changed(source, since, table)))
@@ -119,40 +120,40 @@ def export_delta(source: Source, since: Source, out: Path) -> dict[str, int]:
 
     def write(folder: Path) -> None:
         write_sharded(folder, groups, SHARD_BYTES, metadata)
-        write_managed(source, folder)  # rows of managed ids have changed hands
+        write_managed(source, folder)  # rows may have been assigned to other ids
 
     written_whole(out, write)
     return {t: len(r) for t, r in changed.items()}
 
 
 def _changed(source: Source, since: Source, table: str) -> Iterator[torch.Tensor]:
-    """Numbers of changed rows; rows that only the newer one has are changed."""
+    """Indices of changed rows; rows that only the newer checkpoint has count as changed."""
     first = 0
-    for now, before in zip_longest(source.rows(table), _like(source, since, table)):
-        if now is None:
+    for newer, older in zip_longest(source.rows(table), _like(source, since, table)):
+        if newer is None:
             break
-        shared = min(len(now), 0 if before is None else len(before))
-        differ = torch.ones(len(now), dtype=torch.bool)
+        shared = min(len(newer), 0 if older is None else len(older))
+        differ = torch.ones(len(newer), dtype=torch.bool)
         if shared:
-            differ[:shared] = changed_rows(now[:shared], before[:shared])
+            differ[:shared] = changed_rows(newer[:shared], older[:shared])
         yield first + differ.nonzero().flatten()
-        first += len(now)
+        first += len(newer)
 
 
 def _like(source: Source, since: Source, table: str) -> Iterator[torch.Tensor]:
-    """The older rows, in blocks that begin where those of the newer one do."""
+    """The older checkpoint's rows, in blocks that start at the same rows as the newer one's."""
     place, rows, first = since.places[table], since.table_shape(table)[0], 0
-    for now in source.rows(table):
-        count = max(0, min(len(now), rows - first))
-        yield since.stored.box(place.tensor, (place.first + min(first, rows), 0), (count, now.shape[1]))
-        first += len(now)
+    for newer in source.rows(table):
+        count = max(0, min(len(newer), rows - first))
+        yield since.stored.box(place.tensor, (place.first + min(first, rows), 0), (count, newer.shape[1]))
+        first += len(newer)
 
 
 def _picked(source: Source, table: str, rows: torch.Tensor) -> Iterator[torch.Tensor]:
     first = 0
     for block in source.rows(table):
-        mine = rows[(rows >= first) & (rows < first + len(block))]
-        yield block[mine - first]
+        in_block = rows[(rows >= first) & (rows < first + len(block))]
+        yield block[in_block - first]
         first += len(block)
 
 

@@ -1,1 +1,1 @@
-"""What is on a disk or in a store: files and folders that are whole or not there, listing, locks, remote file systems."""
+"""Files on disk or in a store: files and folders that appear only when complete, listing, locks, remote file systems."""

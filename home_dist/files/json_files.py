@@ -1,5 +1,5 @@
-"""JSON files: whole or not there, and valid JSON (NaN and infinity, which JSON does not have, become null); and files of
-entries, one JSON object a line, that are appended to."""
+"""JSON files, which appear only when complete and hold valid JSON: NaN and infinity become null. Also files of entries, one
+JSON object per line, which are appended to."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from home_dist.files.whole import write_whole
 
 
 def json_text(tree: Any, indent: int | None = 1, sort_keys: bool = False) -> str:
-    """The same text as json.dumps where all numbers are finite."""
+    """As json.dumps, with null for numbers that are not finite."""
     try:
         return json.dumps(tree, indent=indent, sort_keys=sort_keys, allow_nan=False)
     except ValueError:
@@ -22,7 +22,7 @@ def json_text(tree: Any, indent: int | None = 1, sort_keys: bool = False) -> str
 
 
 def finite(tree: Any) -> Any:
-    """The tree with None in the place of NaN and infinities."""
+    """The tree with None in place of NaN and infinities."""
     if isinstance(tree, float):
         return tree if math.isfinite(tree) else None
     if isinstance(tree, Mapping):
@@ -33,7 +33,7 @@ def finite(tree: Any) -> Any:
 
 
 def with_nan(tree: Any) -> Any:
-    """The tree of a file whose nulls are numbers that are not defined, with NaN in their place."""
+    """The tree with NaN in place of nulls, for a file whose nulls are undefined numbers."""
     if tree is None:
         return math.nan
     if isinstance(tree, dict):
@@ -47,8 +47,8 @@ def write_json(path: Path, tree: Any, indent: int | None = 1) -> None:
 
 
 def read_json(path: Path, advice: str, kind: type[UserError] = UserError) -> dict[str, Any]:
-    """A JSON object; an empty one where there is no file. Raises `kind`, with the advice, for a file that holds none: files
-    that other programs have cut or changed."""
+    """The JSON object in a file; empty if there is no file. Raises `kind`, with the advice, for a file without a JSON object,
+    such as one that another program cut or changed."""
     try:
         tree = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -61,14 +61,14 @@ def read_json(path: Path, advice: str, kind: type[UserError] = UserError) -> dic
 
 
 def append_entries(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Adds a line per entry. A last line that a killed process did not finish is cut off before. Raises OSError."""
+    """Appends a line per entry, after cutting off a last line that a killed process left unfinished. Raises OSError."""
     text = "".join(json_text(entry, indent=None) + "\n" for entry in entries).encode()
     with path.open("ab+") as file:
         end = file.seek(0, os.SEEK_END)
         whole = _whole_lines(file, end)
         if whole < end:
             file.seek(whole)
-            if _entry(file.read(end - whole)) is not None:  # just its line's end is missing
+            if _entry(file.read(end - whole)) is not None:  # the entry is complete, only the line's end is missing
                 text = b"\n" + text
             else:
                 file.truncate(whole)
@@ -76,7 +76,7 @@ def append_entries(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _whole_lines(file: Any, end: int) -> int:
-    """How many bytes of the file the lines that have ended take."""
+    """Number of bytes up to the end of the last complete line."""
     at = end
     while at:
         first = max(0, at - 4096)
@@ -89,8 +89,8 @@ def _whole_lines(file: Any, end: int) -> int:
 
 
 def read_entries(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of a file, none where there is none. Lines that are no JSON object are left out: of a process that was
-    killed while it wrote."""
+    """The entries of a file; none if there is no file. Lines without a JSON object are skipped: a process was killed while it
+    wrote them."""
     with suppress(FileNotFoundError):
         for line in path.read_bytes().split(b"\n"):
             entry = _entry(line)

@@ -1,4 +1,4 @@
-"""Which files of a folder or of a glob are data, and what the names of their folders say (Hive partitions)."""
+"""Lists the data files of a folder or of a glob, and reads column values from folder names (Hive partitions)."""
 
 import fnmatch
 import os
@@ -20,7 +20,7 @@ _NULL = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True)
 class Found:
-    """A Parquet file. name: below the place that was listed, with the names of partition folders."""
+    """A Parquet file. name: its path below the listed folder, partition folders included."""
 
     path: str
     name: str
@@ -39,14 +39,14 @@ class Listed:
 
     path: str
     name: str
-    """Below the folder that was listed."""
+    """Its path below the listed folder."""
     size: int
     target: str
-    """The file itself, where links lead to it."""
+    """The file itself, after links are followed."""
     linked: bool = False
-    """Whether its name, or that of a folder around it, is a link."""
+    """Whether the file, or a folder around it, is a link."""
     broken: bool = False
-    """Whether it is a link that leads nowhere."""
+    """Whether it is a link without a target."""
 
     @property
     def base_name(self) -> str:
@@ -54,14 +54,14 @@ class Listed:
 
 
 def find_files(place: str) -> tuple[Store, list[Found]]:
-    """The *.parquet files below a folder, or of the files and folders that a glob matches, in the order of their names.
+    """The *.parquet files below a folder, or below the files and folders that a glob matches, in the order of their names.
 
-    Names that begin with _ or . are no data, such as what a writer has not finished yet. Links are followed, each file is read
+    Names that start with _ or . are not data but, say, unfinished files of a writer. Links are followed; each file is listed
     once. Raises DataError.
     """
     store, path = open_store(place)
     parts = path.rstrip("/").split("/")
-    literal = store.local and Path(path).is_dir()  # though its name has a glob's characters
+    literal = store.local and Path(path).is_dir()  # a folder, even if its name has glob characters
     plain = next((i for i, part in enumerate(parts) if _GLOB.search(part) and not literal), len(parts))
     base, pattern = "/".join(parts[:plain]) or ("/" if path.startswith("/") else "."), parts[plain:]
     files = data_files(list_files(store, base), "/".join(pattern))
@@ -74,19 +74,19 @@ def find_files(place: str) -> tuple[Store, list[Found]]:
 
 
 def data_files(listed: Iterable[Listed], pattern: str = "") -> list[Found]:
-    """Those of the listed files that are data, in the order of their names; a file that several names lead to, once.
+    """The listed files that are data, in the order of their names; a file with several names (links) is taken once.
 
-    Raises DataError for a link among them that leads nowhere.
+    Raises DataError for a broken link that may be data.
     """
     files: dict[str, Listed] = {}
-    for one in sorted(listed, key=lambda f: (f.linked, f.name.split("/"))):  # names without links are a file's own
-        if hidden(one.name):
+    for file in sorted(listed, key=lambda f: (f.linked, f.name.split("/"))):  # a file's own name comes before links to it
+        if hidden(file.name):
             continue
-        if one.broken:
-            if _may_match(one.name, pattern):
-                raise _leads_nowhere(one.path, one.target)
-        elif one.name.endswith(".parquet") and matches(one.name, pattern):
-            files.setdefault(one.target, one)
+        if file.broken:
+            if _may_match(file.name, pattern):
+                raise _leads_nowhere(file.path, file.target)
+        elif file.name.endswith(".parquet") and matches(file.name, pattern):
+            files.setdefault(file.target, file)
     return sorted((Found(f.path, f.name, f.size) for f in files.values()), key=lambda f: f.name.split("/"))
 
 
@@ -95,23 +95,23 @@ def _leads_nowhere(path: object, target: str) -> DataError:
 
 
 def hidden(name: str) -> bool:
-    """Whether a file, or a folder that it lies in, has a name that begins with _ or a dot: no data."""
+    """Whether a file, or a folder around it, has a name that starts with _ or a dot. Hidden files are not data."""
     return any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a file, or a folder that it lies in, is one of the pattern's. Every part of it is a glob of its own."""
+    """Whether the pattern matches a file, or a folder around it. Each part of the pattern, between slashes, is a glob."""
     return len(name.split("/")) >= len(pattern.split("/") if pattern else []) and _may_match(name, pattern)
 
 
 def _may_match(name: str, pattern: str) -> bool:
-    """Whether something below a folder of this name could be one of the pattern's."""
+    """Whether the pattern could match a path below a folder of this name."""
     wanted = pattern.split("/") if pattern else []
     return all(fnmatch.fnmatchcase(n, w) for n, w in zip(name.split("/"), wanted, strict=False))
 
 
 def list_files(store: Store, folder: str) -> list[Listed]:
-    """All files below, but those in hidden folders. Raises DataError, within a bounded time, when the folder or the store
+    """All files below a folder, except in hidden folders. Raises DataError, within a bounded time, when the folder or the store
     cannot be listed."""
     try:
         if store.local:
@@ -131,11 +131,11 @@ def list_files(store: Store, folder: str) -> list[Listed]:
 
 
 def _walk(folder: str, below: str, inside: tuple[str, ...], linked: bool) -> Iterator[Listed]:
-    """Links are followed, but not to a folder that the walk is in. inside: real paths of the folders around."""
+    """Files below a local folder. Links are followed, except to a folder around them. inside: real paths of folders around."""
     inside = (*inside, os.path.realpath(folder))
     with os.scandir(folder) as entries:
-        there = sorted(entries, key=lambda e: e.name)
-    for entry in there:
+        sorted_entries = sorted(entries, key=lambda e: e.name)
+    for entry in sorted_entries:
         name, through = f"{below}{entry.name}", linked or entry.is_symlink()
         path = f"{folder}/{entry.name}" if folder != "/" else f"/{entry.name}"
         try:
@@ -143,7 +143,7 @@ def _walk(folder: str, below: str, inside: tuple[str, ...], linked: bool) -> Ite
         except OSError:
             if entry.is_symlink():
                 yield Listed(path, name, 0, os.readlink(path), linked=True, broken=True)
-            continue  # what was removed in the meantime
+            continue  # removed in the meantime
         if stat.S_ISREG(state.st_mode):
             target = os.path.realpath(path) if entry.is_symlink() else os.path.join(inside[-1], entry.name)
             yield Listed(path, name, state.st_size, target, through)
@@ -152,22 +152,22 @@ def _walk(folder: str, below: str, inside: tuple[str, ...], linked: bool) -> Ite
 
 
 def glob_files(folder: Path, pattern: str) -> list[Path]:
-    """The files that a pattern matches from a folder, or from the root, in the order of their names, each once; none that is
-    hidden but where the pattern itself says so. Raises DataError for a link that leads nowhere, and for a folder."""
+    """The files that a pattern, relative to `folder` or absolute, matches, in the order of their names, each once. Hidden files
+    match only if the pattern names them. Raises DataError for a broken link, and for a folder."""
     path = Path(pattern)
     parts = path.relative_to(path.anchor).parts if path.is_absolute() else path.parts
     base = Path(path.anchor) if path.is_absolute() else folder
     plain = next((i for i, part in enumerate(parts) if _GLOB.search(part)), len(parts) - 1)
     base, wanted = base.joinpath(*parts[:plain]), parts[plain:]
     files: dict[str, Path] = {}
-    told = any(hidden(part) for part in wanted)
-    there = {*base.glob("/".join(wanted)), *(p for p in [base.joinpath(*wanted)] if p.is_symlink())}
-    for one in sorted(there, key=lambda p: (p.is_symlink(), p)):
-        if not told and hidden(one.relative_to(base).as_posix()):
+    hidden_wanted = any(hidden(part) for part in wanted)
+    matching = {*base.glob("/".join(wanted)), *(p for p in [base.joinpath(*wanted)] if p.is_symlink())}
+    for file in sorted(matching, key=lambda p: (p.is_symlink(), p)):
+        if not hidden_wanted and hidden(file.relative_to(base).as_posix()):
             continue
-        if not one.exists():
-            raise _leads_nowhere(one, os.readlink(one))
-        if one.is_dir():
-            raise DataError(f"{one}: is a folder. Name the files in it, such as {one.name}/*.parquet.")
-        files.setdefault(os.path.realpath(one), one)
+        if not file.exists():
+            raise _leads_nowhere(file, os.readlink(file))
+        if file.is_dir():
+            raise DataError(f"{file}: is a folder. Name the files in it, such as {file.name}/*.parquet.")
+        files.setdefault(os.path.realpath(file), file)
     return sorted(files.values())

@@ -1,4 +1,4 @@
-"""A lock on a file, which the system takes away when the process ends, however it does."""
+"""A lock on a file. The system releases it when the process ends, however it ends."""
 
 import errno
 import fcntl
@@ -14,11 +14,11 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 
 @contextmanager
 def locked(path: Path, busy: UserError | None = None) -> Iterator[None]:
-    """Within it no other process of any host that sees the same file system holds the lock.
+    """Holds the lock within the block. No other process, on any host with the same file system, holds it meanwhile.
 
-    path: of a file, which is made where there is none; no folder, as NFS locks only what is open for writing. busy: what to
-    raise when another process holds the lock; without it this one waits. On a file system without locks nothing is locked.
-    Raises OSError when `path` cannot be opened.
+    path: a file, which is made if missing; not a folder, as NFS locks only files open for writing. busy: error to raise when
+    another process holds the lock; without it, this process waits. On a file system without locks nothing is locked. Raises
+    OSError when `path` cannot be opened.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:

@@ -1,4 +1,4 @@
-"""A folder for temporary files that no other user can have prepared or can write into."""
+"""A folder for temporary files that no other user can prepare or write into."""
 
 import os
 import stat
@@ -9,13 +9,13 @@ from home_dist.errors import DataError
 
 
 def is_private(folder: Path) -> bool:
-    """Whether it is a folder of this user's, no link, that no one else may write into."""
+    """Whether it is a folder, not a link, that this user owns and no one else may write into."""
     state = folder.lstat()
     return stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o022
 
 
 def private_folder() -> Path:
-    """Below the system's folder for temporary files, made where there is none. Raises DataError for one that is not ours."""
+    """The user's private folder below the system's temporary folder, made if missing. Raises DataError if it is not ours."""
     folder = Path(tempfile.gettempdir(), f"home_dist-{os.getuid()}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,7 +1,7 @@
-"""File systems that data lies in: this machine's, or an object store, through pyarrow.fs.
+"""File systems of the data: this machine's, or an object store, through pyarrow.fs.
 
-A place is a path, or a URL of a scheme that pyarrow has a file system for (file, s3, gs, hdfs). Options of an object
-store follow a question mark, as in s3://bucket/data?region=eu-west-1 or ?endpoint_override=http://127.0.0.1:9000.
+A place is a path, or a URL with a scheme that pyarrow supports (file, s3, gs, hdfs). Options of an object store follow a
+question mark, as in s3://bucket/data?region=eu-west-1 or ?endpoint_override=http://127.0.0.1:9000.
 """
 
 import re
@@ -14,14 +14,14 @@ from home_dist.errors import DataError
 
 _SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs")
 _SECRET = re.compile(r"key|secret|token|passw|credential|signature", re.IGNORECASE)
-_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")  # as of a proxy
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")  # in the URL of a proxy, say
 _CONNECT_SECONDS, _REQUEST_SECONDS, _ATTEMPTS = 5, 30, 3
 _REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "INVALID_CLIENT_TOKEN", "SIGNATURE", "HTTP 403", "credential")
 
 
 @dataclass(frozen=True)
 class Store:
-    """A file system, and what stands before its paths when a user reads them."""
+    """A file system, and the prefix of its paths in messages, empty for the local one."""
 
     filesystem: fs.FileSystem = field(default_factory=fs.LocalFileSystem)
     prefix: str = ""
@@ -46,14 +46,14 @@ def _is_file_url(place: str) -> bool:
 
 
 def join(place: str, below: str) -> str:
-    """`below` within a place, before a URL's options."""
+    """The path `below` within a place. A URL's options stay at the end."""
     base, mark, options = place.partition("?") if is_remote(place) else (place, "", "")
     return f"{base.rstrip('/')}/{below}{mark}{options}" if below else place
 
 
 def without_secrets(place: str) -> str:
-    """A place without what must not be written down or shown: options that are keys, tokens or passwords, and passwords of
-    users. What a store is found by stays."""
+    """A place without secrets, which must not be written or shown: keys, tokens and passwords in options, and passwords of
+    users. Options that a store needs to be found stay."""
     if "://" not in place:
         return place
     base, mark, options = _parted(place)
@@ -71,7 +71,7 @@ def _is_secret(option: str) -> bool:
 
 
 def open_store(place: str) -> tuple[Store, str]:
-    """The file system of a place and the path in it. Raises DataError for schemes and options that pyarrow does not have."""
+    """The file system of a place, and the path in it. Raises DataError for schemes and options that pyarrow lacks."""
     if _is_file_url(place):
         return Store(), _path_of(place)
     scheme = place.partition(":/")[0]
@@ -90,7 +90,7 @@ def open_store(place: str) -> tuple[Store, str]:
             key, mark, secret = user.partition(":")
             of_user = {"access_key": unquote(key), "secret_key": unquote(secret)} if mark else {}
             return Store(_s3(of_user | dict(parse_qsl(url.query))), "s3://"), path
-        # The host of hdfs is no part of its paths; a bucket of gs is.
+        # The host is not part of an hdfs path; the bucket is part of a gs path.
         filesystem, _ = fs.FileSystem.from_uri(f"{url.scheme}://{url.netloc}/?{url.query}".rstrip("?"))
         hdfs = url.scheme in ("hdfs", "viewfs")
         return Store(filesystem, f"{url.scheme}://{url.netloc if hdfs else ''}"), url.path if hdfs else path
@@ -100,7 +100,7 @@ def open_store(place: str) -> tuple[Store, str]:
 
 
 def _path_of(place: str) -> str:
-    """file:/x, file:///x and file://localhost/x are /x. Raises DataError for other hosts, whose files cannot be read here."""
+    """The path /x of file:/x, file:///x and file://localhost/x. Raises DataError for other hosts, whose files are not here."""
     rest = place.removeprefix("file:")
     if rest.startswith("//"):
         host, slash, path = rest.removeprefix("//").partition("/")
@@ -114,7 +114,7 @@ def _path_of(place: str) -> str:
 
 
 def _split(place: str) -> SplitResult:
-    """A question mark within a URL's path would be one of a glob, which urlsplit takes for the begin of options."""
+    """As urlsplit, which cannot be used: a question mark in the path may be a glob's, but urlsplit starts the options there."""
     base, _, options = _parted(place)
     scheme, _, rest = base.partition("://")
     host, slash, path = rest.partition("/")
@@ -130,7 +130,7 @@ def _parted(place: str) -> tuple[str, str, str]:
 
 
 def _s3(options: dict[str, str]) -> fs.FileSystem:
-    """With bounds on waiting, which pyarrow's own reading of a URL leaves out."""
+    """An S3 file system with time-outs, which pyarrow does not set when it reads a URL."""
     return fs.S3FileSystem(
         connect_timeout=_CONNECT_SECONDS,
         request_timeout=_REQUEST_SECONDS,
@@ -140,7 +140,7 @@ def _s3(options: dict[str, str]) -> fs.FileSystem:
 
 
 def unreachable(store: Store, path: str, error: OSError) -> DataError:
-    """What to tell when a store answers with an error, or not at all."""
+    """The error to raise when a store answers with an error, or not at all."""
     text = _first_line(error)
     where = store.show(path)
     bucket = path.split("/")[0]

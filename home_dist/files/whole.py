@@ -1,7 +1,7 @@
-"""A file or a folder that is whole or not there: written beside its place under a temporary name, made durable, renamed.
+"""Files and folders that appear only when complete: written beside their place under a temporary name, synced, renamed.
 
-A folder that is being written holds a mark that says who writes it and for which place. Only a folder with this mark is ever
-removed or emptied to make room: what a user put there under the same name stays, and the command refuses to run.
+A folder that is being written holds a mark, which says that home_dist writes it and for which place. Only folders with this
+mark are removed or emptied. If a user's folder has the same name, it stays, and the command refuses to run.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ WRITING = ".writing"
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write to, which stands at `path` once the block has ended without an error.
+    """A binary file to write to, which appears at `path` when the block ends without an error.
 
-    What stood there before stays until then. Through a link the file behind it is replaced. A device or a pipe, such as
-    /dev/stdout, is written to as it is. Raises OSError.
+    An earlier file stays until then. If `path` is a link, its target is replaced. A device or a pipe, such as /dev/stdout, is
+    written to directly. Raises OSError.
     """
     if path.exists() and not path.is_file():
-        with path.open("wb") as file:  # no place beside it to write to; a folder raises here
+        with path.open("wb") as file:  # nothing can be renamed to a device; a folder raises here
             yield file
         return
     path = path.resolve() if path.is_symlink() else path
@@ -57,10 +57,10 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def whole_folder(out: Path, kind: type[UserError] = DataError) -> Iterator[Path]:
-    """A folder to write in, which becomes `out` once the block has ended without an error; else nothing is left.
+    """A folder to write in, which becomes `out` when the block ends without an error; else nothing is left.
 
-    What an earlier run of ours left in it when it was killed is removed first. Raises `kind` when `out` holds something, when
-    something that is not ours is in the way, or for what cannot be written.
+    Remains of a killed run of ours are removed first. Raises `kind` when `out` holds something, when something that is not ours
+    has the temporary name, or when writing fails.
     """
     refuse_existing(out, kind)
     writing = out.with_name(out.name + WRITING)
@@ -85,32 +85,32 @@ def whole_folder(out: Path, kind: type[UserError] = DataError) -> Iterator[Path]
 
 
 def refuse_existing(out: Path, kind: type[UserError] = DataError) -> None:
-    """Raises `kind` when `out` holds something, or what is not ours stands where it will be written. For before long work;
-    `whole_folder` asks too."""
+    """Raises `kind` when `out` holds something, or when something that is not ours has its temporary name. To be called before
+    long work; `whole_folder` checks again."""
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise kind(f"{out} is there already. Remove it, or choose another folder to write to.")
     refuse_foreign(out.with_name(out.name + WRITING), kind)
 
 
 def mark_folder(folder: Path, out: Path) -> None:
-    """Says that `folder` is ours, and what it is for."""
-    told = {"made_by": "home_dist", "for": out.name, "remove": "This folder is unfinished work; it may be removed."}
-    write_whole(folder / MARK, json.dumps(told, indent=1) + "\n")
+    """Writes the mark: `folder` is ours, and will become `out`."""
+    mark = {"made_by": "home_dist", "for": out.name, "remove": "This folder is unfinished work; it may be removed."}
+    write_whole(folder / MARK, json.dumps(mark, indent=1) + "\n")
 
 
 def is_ours(folder: Path) -> bool:
     """Whether the folder carries our mark."""
     try:
-        told = json.loads((folder / MARK).read_text())
+        mark = json.loads((folder / MARK).read_text())
     except (OSError, ValueError):
         return False
-    return isinstance(told, dict) and told.get("made_by") == "home_dist"
+    return isinstance(mark, dict) and mark.get("made_by") == "home_dist"
 
 
 def refuse_foreign(folder: Path, kind: type[UserError] = DataError) -> None:
-    """Raises `kind` when something stands at `folder` that home_dist did not make; an empty folder may."""
-    there = folder.is_symlink() or folder.exists()
-    if there and (folder.is_symlink() or not folder.is_dir() or (any(folder.iterdir()) and not is_ours(folder))):
+    """Raises `kind` when something is at `folder` that home_dist did not make. An empty folder is accepted."""
+    exists = folder.is_symlink() or folder.exists()
+    if exists and (folder.is_symlink() or not folder.is_dir() or (any(folder.iterdir()) and not is_ours(folder))):
         raise kind(
             f"{folder} is in the way: home_dist writes there until its output is whole, and did not make what stands there "
             f"now (it has no {MARK} of ours). Move it away, or choose another folder to write to."
@@ -118,7 +118,7 @@ def refuse_foreign(folder: Path, kind: type[UserError] = DataError) -> None:
 
 
 def clear_folder(folder: Path, kind: type[UserError] = DataError) -> None:
-    """Removes what an interrupted run of ours left at `folder`. Raises `kind` for what is not ours, or is being written."""
+    """Removes the folder of an interrupted run of ours. Raises `kind` if it is not ours, or is being written."""
     refuse_foreign(folder, kind)
     if folder.exists():
         try:
@@ -133,7 +133,7 @@ def _busy(folder: Path, kind: type[UserError]) -> UserError:
 
 
 def sync(folder: Path) -> None:
-    """Makes the names in a folder durable, where the file system can."""
+    """Makes the names in a folder durable, if the file system supports it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems have no fsync of folders

@@ -1,4 +1,4 @@
-"""What a key is: its types and their whole ranges, missing values, vocabulary, hash, and the row of a table that it has.
+"""Keys: their types and ranges, missing values, vocabularies, hashes, and the table row of each key.
 
-One rule for everything that reads keys: `prepare`, `prepare fit`, the reader, warm start, export and scoring.
+All code that reads keys follows these rules: `prepare`, `prepare fit`, the reader, warm start, export and scoring.
 """

@@ -1,4 +1,4 @@
-"""Sorts of Arrow types, as columns of keys, numbers and lists come in them."""
+"""Classes of Arrow types: texts, lists and numbers."""
 
 import pyarrow as pa
 

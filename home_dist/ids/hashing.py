@@ -1,13 +1,13 @@
-"""64-bit hashes of ids, without a Python loop over them. Part of the data's meaning: a change here would change every model.
+"""64-bit hashes of ids, without a Python loop over ids. Never change them: trained models and written data depend on them.
 
 mix(x) is splitmix64 (Steele, Lea and Flood 2014): with x := x + 0x9E3779B97F4A7C15, then x := (x ^ x >> 30) *
 0xBF58476D1CE4E5B9, then x := (x ^ x >> 27) * 0x94D049BB133111EB, it is x ^ x >> 31, all modulo 2^64.
 
-An integer v, as 64 bits in two's complement, has the hash mix(v ^ mix(seed)): a permutation, so that two integers never share
-a hash. A text of n bytes of UTF-8 starts with h = mix(mix(seed) ^ n); for each 8 bytes, as a little-endian integer and the last
-ones filled up with zeros, h := mix(h ^ bytes). Texts and integers with the same digits have different hashes.
+An integer v, as 64 bits in two's complement, has the hash mix(v ^ mix(seed)). This is a permutation: two integers never share
+a hash. A text of n bytes of UTF-8 starts with h = mix(mix(seed) ^ n). For each 8 bytes, read as a little-endian integer, the
+last ones padded with zeros, h := mix(h ^ bytes). Texts and integers with the same digits have different hashes.
 
-Row of a hash: 1 + hash mod (rows - 1). Row 0 is left to missing values.
+Row of a hash: 1 + hash mod (rows - 1). Row 0 is for missing values.
 """
 
 import numpy as np
@@ -44,7 +44,7 @@ def hash_texts(texts: pa.Array, seed: int) -> Hashes:
     offsets = np.frombuffer(bounds, np.int64)[raw.offset : raw.offset + len(raw) + 1]
     lengths = np.diff(offsets)
     content = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]] if data is not None else np.zeros(0, np.uint8)
-    # Seven bytes more, so that eight can be read from each byte on.
+    # Padding, so that eight bytes can be read from every position.
     padded = np.concatenate([content, np.zeros(_WORD, np.uint8)])
     words = np.ndarray(len(content) + 1, "<u8", padded, strides=(1,))
     hashes = mix(mix(np.asarray([seed], np.uint64)) ^ lengths.astype(np.uint64))

@@ -1,11 +1,11 @@
-"""Keys: the ids of users, items and the like as they stand in files, and the form in which they are compared.
+"""Keys: ids of users, items and the like, as files hold them and as they are compared.
 
-A key is a whole number or a text. A whole number may come in any type that holds it exactly: integers of every width, with a
-sign or without, booleans (0 and 1), decimals, and floats, as pandas makes them of a column with one missing value. It is the
-same key in each: its 64 bits, in two's complement. So 2^64 - 1 without a sign is -1 with one, as of the two readings of one
-64-bit hash.
+A key is a whole number or a text. A whole number may come in any type that holds it exactly: integers of every width, signed or
+unsigned, booleans (0 and 1), decimals, and floats, which pandas makes of an integer column with a missing value. The key is the
+same in each type: its 64 bits in two's complement. Unsigned 2^64 - 1 and signed -1 are thus one key, like the two readings of
+one 64-bit hash.
 
-Null is missing, and NaN in a column of floats. Nothing else is: neither a sign nor 0 nor the empty text.
+Missing are only null and, in a column of floats, NaN. Negative numbers, 0 and the empty text are keys.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _EXACT_BITS = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}
 
 
 class NotKeys(ValueError):
-    """Values that are no keys: `problem` tells the first of them, `bad`, (n,), marks all."""
+    """Values that are no keys. problem: describes the first of them; bad: (n,), marks all."""
 
     def __init__(self, problem: str, bad: NDArray[np.bool_]):
         super().__init__(problem)
@@ -35,8 +35,8 @@ class NotKeys(ValueError):
 
 
 def key_type(kind: pa.DataType) -> KeyType | None:
-    """The type of the keys that a column of this Arrow type holds, None where it holds none. A column of nulls alone holds
-    either: "integer" is told."""
+    """The type of the keys in a column of this Arrow type, None if it cannot hold keys. A column of nulls only could hold
+    either; "integer" is returned."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if is_text(kind):
@@ -45,19 +45,19 @@ def key_type(kind: pa.DataType) -> KeyType | None:
 
 
 def fits_key(kind: pa.DataType, wanted: KeyType) -> bool:
-    """Whether a column of this type may hold such keys; of floats and decimals the values decide (`as_keys`)."""
+    """Whether a column of this type may hold such keys. For floats and decimals, the values decide (`as_keys`)."""
     return pa.types.is_null(kind) or key_type(kind) == wanted
 
 
 def missing(keys: pa.Array) -> NDArray[np.bool_]:
-    """(n,) of what `as_keys` gave."""
+    """(n,) whether each key, as returned by `as_keys`, is missing."""
     return np.asarray(keys.is_null())
 
 
 def as_keys(values: pa.Array, kind: KeyType) -> pa.Array:
-    """(n,) of any type that `fits_key` -> (n,) int64, or texts as they are, dictionary-encoded ones included. Nulls stay.
+    """(n,) of any type that `fits_key` -> (n,) int64, or texts unchanged, dictionary-encoded ones included. Nulls stay.
 
-    Raises NotKeys for floats and decimals that are no whole numbers, or beyond those that their type tells apart.
+    Raises NotKeys for floats and decimals that are no whole numbers, or too large to be exact in their type or in 64 bits.
     """
     if pa.types.is_null(values.type):
         return values.cast(pa.string() if kind == "text" else pa.int64())
@@ -98,7 +98,7 @@ def _of_decimals(values: pa.Array) -> pa.Array:
         except pa.ArrowInvalid:
             continue
         return whole.view(pa.int64())
-    # Of both signs and beyond 2^63, or no keys: one by one, as such columns are rare.
+    # Negative numbers beside numbers from 2^63 on, or no keys: converted one by one, as such columns are rare.
     numbers = values.to_pylist()
     bad = np.array([v is not None and (v != v.to_integral_value() or not -(2**63) <= v < 2**64) for v in numbers], np.bool_)
     if bad.any():
@@ -107,7 +107,7 @@ def _of_decimals(values: pa.Array) -> pa.Array:
 
 
 def key_numbers(keys: pa.Array) -> NDArray[np.int64]:
-    """(n,) whole numbers of `as_keys` without a copy where there are no nulls; a null's number is undefined."""
+    """(n,) keys of `as_keys` as numbers, without a copy if there are no nulls. A null's number is undefined."""
     return np.asarray(pc.fill_null(keys, 0) if keys.null_count else keys)
 
 
@@ -117,7 +117,7 @@ def codes(*columns: pa.Array) -> NDArray[np.int64]:
     for column in columns:
         encoded = column.dictionary_encode()
         combined = combined * (len(encoded.dictionary) + 1) + np.asarray(pc.fill_null(encoded.indices, 0))
-        if len(columns) > 1:  # small again, so that a further column cannot overflow it
+        if len(columns) > 1:  # renumbered from 0, so that the next column cannot overflow
             combined = np.unique(combined, return_inverse=True)[1].astype(np.int64)
         absent |= missing(column)
     combined[absent] = -1
@@ -125,12 +125,12 @@ def codes(*columns: pa.Array) -> NDArray[np.int64]:
 
 
 NO_GROUP = -(2**63)
-"""Marks, among `group_numbers`, rows without a key."""
+"""Number of rows without a key in `group_numbers`."""
 
 
 def group_numbers(keys: Sequence[pa.Array], kind: KeyType) -> NDArray[np.int64]:
-    """(n,) numbers that are equal where keys are, for what compares keys by numbers alone: whole numbers themselves, texts by
-    64 bits of their hash; NO_GROUP where missing. (The whole number -2^63 itself counts as -2^63 + 1.)"""
+    """(n,) numbers, equal for equal keys: whole numbers themselves, 64-bit hashes of texts, NO_GROUP where missing. (The whole
+    number -2^63 counts as -2^63 + 1.)"""
     parts = [np.zeros(0, np.int64)]
     for part in keys:
         if kind == "text":

@@ -11,7 +11,7 @@ from home_dist.ids.arrow_types import is_text
 from home_dist.ids.hashing import Hashes, hash_integers, hash_texts, rows_of_hashes
 from home_dist.ids.keys import KeyType, as_keys, key_numbers, missing
 
-_KEY_SEED = 0  # of texts within a vocabulary, and of values out of it
+_KEY_SEED = 0  # hash seed of texts within a vocabulary, and of values out of it
 
 
 class RowsOf(Protocol):
@@ -20,11 +20,11 @@ class RowsOf(Protocol):
     type: KeyType
 
     def __call__(self, values: pa.Array) -> NDArray[np.int64]:
-        """(n,) -> (n,) rows; 0 for missing ones. Raises NotKeys."""
+        """(n,) keys -> (n,) rows; 0 for missing keys. Raises NotKeys."""
 
 
 class _Keyed:
-    """Missing keys and dictionaries, for all kinds."""
+    """Common handling of missing keys and dictionaries."""
 
     type: KeyType
 
@@ -41,12 +41,12 @@ class _Keyed:
         return np.where(missing(keys), 0, rows) if keys.null_count else rows
 
     def _rows(self, keys: pa.Array) -> NDArray[np.int64]:
-        """(n,) -> (n,); those of nulls are not looked at."""
+        """(n,) keys -> (n,) rows; rows of nulls are ignored."""
         raise NotImplementedError
 
 
 class HashRows(_Keyed):
-    """Rows 1 to rows - 1, shared by keys whose hashes meet."""
+    """Rows 1 to rows - 1 by hash; keys may share a row."""
 
     def __init__(self, kind: KeyType, seed: int, rows: int):
         self.type, self.seed, self.rows = kind, seed, rows
@@ -56,11 +56,11 @@ class HashRows(_Keyed):
 
 
 MANAGED_BITS = 62
-"""TorchRec deals ids below 2^62 to ranks by their size: hashes are dealt evenly, and two ids of one are not to be expected."""
+"""TorchRec splits the range of ids below 2^62 evenly over ranks. Hashes of 62 bits spread evenly, and rarely collide."""
 
 
 class ManagedKeys(_Keyed):
-    """Not rows, but hashes that TorchRec's managed collisions find rows for; a missing key is an id of its own, 0."""
+    """Hashes in place of rows; TorchRec's managed collisions map them to rows. A missing key is the id 0."""
 
     def __init__(self, kind: KeyType, seed: int):
         self.type, self.seed = kind, seed
@@ -70,11 +70,11 @@ class ManagedKeys(_Keyed):
 
 
 class VocabularyRows(_Keyed):
-    """Looks keys up among sorted ones: whole numbers as they are, texts by their hash, and then compared."""
+    """Looks keys up by binary search: whole numbers by value; texts by hash, then compared."""
 
     def __init__(self, kind: KeyType, unknown_rows: int, keys: pa.Array, rows: NDArray[np.int64]):
-        """unknown_rows: that other keys are spread over by hash, 0 for none; keys, rows: (n,) distinct keys and what row each
-        has."""
+        """unknown_rows: number of rows over which other keys are spread by hash, may be 0; keys: (n,) distinct; rows: (n,) the
+        row of each."""
         self.type, self.unknown_rows = kind, unknown_rows
         self._seed = _KEY_SEED
         keys = as_keys(keys, kind)
@@ -105,5 +105,5 @@ class VocabularyRows(_Keyed):
 
 
 def hash_keys(keys: pa.Array, seed: int) -> Hashes:
-    """(n,) of what `as_keys` gave, without dictionaries; a null's hash is undefined."""
+    """(n,) hashes of keys as returned by `as_keys`, not dictionary-encoded. A null's hash is undefined."""
     return hash_texts(keys, seed) if is_text(keys.type) else hash_integers(key_numbers(keys), seed)

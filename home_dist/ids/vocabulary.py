@@ -1,7 +1,7 @@
-"""Vocabularies: which keys have a row of their own. Fitted by counting, stored as Parquet, read back with checks.
+"""Vocabularies, in which each key has its own row. Fitted by counting, stored as Parquet, read back with checks.
 
-Rows run by falling frequency in the training part, equally frequent keys by value, so that keeping a table's first rows cuts
-its tail. The file has the columns value, row and count.
+Rows are in order of falling frequency in the training part, then of value: keeping a table's first rows cuts its tail. The file
+has the columns value, row and count.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _STORED = {True: pa.int64(), False: pa.string()}  # by whether keys are whole nu
 
 
 def counted(values: pa.Array) -> pa.Table:
-    """Columns value and count of the keys (n,) of any type, without missing ones. Raises NotKeys."""
+    """Counts keys (n,) of any type: columns value and count, without missing keys. Raises NotKeys."""
     keys = as_keys(values, key_type(values.type) or "text").drop_null()
     counts = pc.value_counts(keys)
     value = counts.field("values")
@@ -44,17 +44,17 @@ class Counts:
     def __init__(self, kind: KeyType):
         self.kind = kind
         self.unsigned = False
-        """Whether some came as integers of 64 bits without a sign."""
+        """Whether some keys came as unsigned integers of 64 bits."""
         self._parts: list[pa.Table] = []
         self._pending, self._merged = 0, 0
 
     def add(self, values: pa.Array) -> None:
-        """values: (n,); missing ones are not counted. Raises NotKeys."""
+        """values: (n,); missing keys are not counted. Raises NotKeys."""
         part = counted(values)
         self.unsigned |= pa.types.is_uint64(values.type)
         self._parts.append(part)
         self._pending += len(part)
-        if self._pending > max(_PENDING, self._merged):  # each key is then merged a few times, however many there are
+        if self._pending > max(_PENDING, self._merged):  # so each key is merged only a few times, however many keys there are
             self.total()
 
     def total(self) -> pa.Table:
@@ -67,10 +67,10 @@ class Counts:
 def most_frequent(
     counts: pa.Table, min_count: int, first_row: int = 1, max_rows: int | None = None, unsigned: bool = False
 ) -> pa.Table:
-    """Columns value, row and count: by falling count, equally frequent ones by value, from `first_row` on.
+    """Columns value, row and count, by falling count, then by value. Rows start at `first_row`.
 
-    counts: columns value and count; max_rows: bound of the table's rows, those before `first_row` included; unsigned: keys
-    came as integers without a sign, and those from 2^63 on are written so again.
+    counts: columns value and count; max_rows: bound of the table's rows, rows before `first_row` included; unsigned: keys came
+    as unsigned integers, so that keys from 2^63 on are written unsigned.
     """
     kept = counts.filter(pc.greater_equal(counts["count"], min_count)).combine_chunks()
     if unsigned and len(kept) and pc.min(kept["value"]).as_py() < 0:
@@ -85,7 +85,7 @@ def most_frequent(
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """keys: (n,) distinct ones, int64 or text; rows: (n,), the row of each."""
+    """keys: (n,) distinct, int64 or text; rows: (n,) the row of each key."""
 
     keys: pa.Array
     rows: NDArray[np.int64]
@@ -94,8 +94,8 @@ class Vocabulary:
 def read_vocabulary(
     path: Path, table: str, kind: KeyType | None, first_row: int, rows: int, sha256: str | None = None
 ) -> Vocabulary:
-    """kind: None takes what the file holds; its rows must lie in first_row .. rows - 1. Raises DataError, which names table and
-    file."""
+    """Reads a vocabulary, whose rows must lie in first_row .. rows - 1. kind: None accepts the file's. Raises DataError, which
+    names table and file."""
     wrong = f"{path}: vocabulary of table {table!r}"
     if not path.is_file():
         raise DataError(f"{wrong}: no such file. It belongs beside the schema; prepare the data again or copy it there.")

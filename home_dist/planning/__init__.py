@@ -1,1 +1,1 @@
-"""What a run would need on devices that are not there: `home-dist plan`."""
+"""`home-dist plan`: memory and step time of a run on devices that need not be present."""

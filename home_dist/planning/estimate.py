@@ -1,7 +1,7 @@
-"""Memory of each rank, and how long a step takes and what bounds it.
+"""Estimates the memory of each rank, the time of a step, and what bounds it.
 
-Times are of transfers and products at a share of the devices' speeds, see ASSUMED, and of the host's launches and reading, see
-host.py. They tell what bounds a step and how plans compare, not what a clock will show.
+Times of transfers and matrix products assume a share of the devices' speeds, see ASSUMED; times of the host's launches and
+reading are in host.py. They show what bounds a step and how plans compare; they do not predict measured times.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,33 +17,33 @@ from home_dist.planning.topology import Machines
 from home_dist.planning.traffic import USES, Counter, Placed, Traffic, Widths
 
 ASSUMED = {"matrix products": 0.4, "memory": 0.6, "links": 0.7}
-"""Which share of a device's speed is reached."""
+"""Assumed share of a device's speed that is reached."""
 DEVICE = "work of the device"
-"""The name of that bound: all parts of a step that are not hidden."""
+"""Name of the bound that sums all parts of a step that are not hidden."""
 HEAD_ROOM = 0.08
-"""Of a device's memory that is left to the driver, the allocator and what is short-lived."""
+"""Share of a device's memory that is left to the driver, the allocator and short-lived tensors."""
 _BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.25}
 _STATE = {"row_wise_adagrad": "rows", "adagrad": "weights", "sgd": "none"}
-_ADAM = 4  # numbers of a dense parameter: itself, its gradient, and AdamW's two
-_BATCHES = 3  # that the pipeline holds
+_ADAM = 4  # numbers per dense parameter: itself, its gradient, and AdamW's two moments
+_BATCHES = 3  # batches that the pipeline holds
 
 
 @dataclass(frozen=True)
 class Estimate:
     memory: dict[str, NDArray[np.float64]]
-    """Bytes, (ranks,) each, by what they are for."""
+    """Bytes, (ranks,) each, by use."""
     traffic: Traffic
     seconds: dict[str, float]
-    """Of the slowest rank, by part of a step; parts that are hidden behind others are not added."""
+    """Seconds of the slowest rank, by part of a step, without hidden parts."""
     hidden: dict[str, float]
-    """Seconds of what goes on beside the step: exchange of ids, and of dense gradients as far as the backward hides it."""
+    """Seconds of parts that overlap with the step: exchange of ids, and of dense gradients as far as the backward hides it."""
     looked_up: NDArray[np.float64]
-    """Bytes of rows, (ranks,), in a forward pass."""
+    """(ranks,) bytes of table rows that a forward pass reads."""
     host: HostWork
 
     @property
     def bounds(self) -> dict[str, float]:
-        """Seconds that a step takes at least, by who is busy for so long: they work beside each other."""
+        """Lower bounds of a step, in seconds, by who is busy. They work in parallel, so that the largest bounds the step."""
         return {
             DEVICE: sum(self.seconds.values()),
             "exchange of ids": self.hidden["exchange of ids"],
@@ -63,7 +63,7 @@ class Estimate:
 
     @property
     def samples_per_second(self) -> float:
-        """Of all ranks."""
+        """Of all ranks together."""
         return self.host.batch * len(self.looked_up) / self.step
 
 
@@ -73,13 +73,13 @@ def widths(config: RunConfig) -> Widths:
 
 
 def not_tables(config: RunConfig, dense: DenseCost) -> dict[str, float]:
-    """Bytes of every rank that no table takes."""
+    """Bytes of every rank beside tables, by use."""
     kept = dense.kept * config.train.batch_size
     return {"dense parameters and AdamW": dense.parameters * 4.0 * _ADAM, "activations": kept * 2}  # and their gradients
 
 
 def table_bytes(placed: Sequence[Placed], config: RunConfig, ranks: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights and optimizer state, (ranks,) each."""
+    """Bytes of table weights and of their optimizer state, (ranks,) each."""
     weights, state = np.zeros(ranks), np.zeros(ranks)
     kind = _STATE[config.embedding.optimizer]
     for table in placed:
@@ -92,7 +92,7 @@ def table_bytes(placed: Sequence[Placed], config: RunConfig, ranks: int) -> tupl
 def counted(
     placed: Sequence[Placed], config: RunConfig, ranks: int, hosts: int, dense: DenseCost, lengths: Mapping[str, float]
 ) -> Counter:
-    """What ranks hand to each other in a step, and read of their tables."""
+    """Counts the bytes that ranks exchange in a step and read from their tables."""
     counter = Counter(ranks, hosts, config.train.batch_size, lengths, widths(config))
     counter.tables(placed)
     copied = sum(p.rows * p.dim for p in placed if p.sharding == "data_parallel")
@@ -125,7 +125,7 @@ def estimate(
 
     speed = device.bf16 if config.kernel.precision == "bf16" else device.fp32
     products = 3 * dense.flops * batch / (speed * 1e12 * ASSUMED["matrix products"])  # the backward takes twice the forward
-    # Rows are read, and in the backward read and written, with gradients beside them.
+    # Factor 4: the forward reads rows; the backward reads and writes them, and reads their gradients.
     looked_up = float(counter.looked_up.max()) * 4 / (device.memory_speed * 1e9 * ASSUMED["memory"])
     dense_gradients = over_links("dense gradients")
     seconds = {

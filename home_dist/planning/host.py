@@ -1,4 +1,4 @@
-"""What a rank's host does for a step, whatever its device: it launches operators, and it reads rows."""
+"""Work of a rank's host in a step, whatever its device: launching operators and reading rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,36 +17,36 @@ measured with such rows."""
 
 @dataclass(frozen=True)
 class HostWork:
-    """Of a rank and step."""
+    """The host's work for one rank and step."""
 
     launches: int
-    """Of the dense block's forward and backward; look-ups, exchange and optimizers add to them."""
+    """Launches of the dense block's forward and backward, without those of look-ups, exchange and optimizers."""
     launch_seconds: float
-    """Of one launch."""
+    """Seconds of one launch."""
     values: float
-    """That the reader decodes for a row."""
+    """Values that the reader decodes per row."""
     threads: int
-    """That decode."""
+    """Number of decoding threads."""
     rows_per_second: float
-    """That they decode, all together."""
+    """Rows/s of all decoding threads together."""
     batch: int
 
     @property
     def launching(self) -> float:
-        """Seconds of a step."""
+        """Seconds per step."""
         return self.launches * self.launch_seconds
 
     @property
     def reading(self) -> float:
-        """Seconds of a step."""
+        """Seconds per step."""
         return self.batch / self.rows_per_second
 
 
 def host_work(
     config: RunConfig, layout: InputLayout, tasks: int, lengths: Mapping[str, float], device: Device, dense: DenseCost
 ) -> HostWork:
-    """lengths: ids per sample, by key of the input. A row of more values than MEASURED_VALUES takes longer in proportion; one
-    of fewer is not taken to be faster."""
+    """lengths: ids per sample, by key of the input. Rows with more values than MEASURED_VALUES take proportionally longer; rows
+    with fewer are not assumed to be faster."""
     values = values_per_row(layout, tasks, lengths)
     threads = config.data.threads or MOST_DECODERS
     speed = device.decode * min(1.0, MEASURED_VALUES / values)
@@ -54,7 +54,7 @@ def host_work(
 
 
 def values_per_row(layout: InputLayout, tasks: int, lengths: Mapping[str, float]) -> float:
-    """Ids, weights of lists, dense values, vectors and labels. A statistic that is looked up by its bucket is one value."""
+    """Counts ids, weights of lists, dense values, vectors and labels. A statistic counts once, also if looked up by bucket."""
     ids = sum(lengths.get(item.key, 1.0) * (1 if item.weights is None else 2) for item in layout.inputs)
     dense = sum(feature.width for feature in layout.dense if isinstance(feature, DenseFeature))
     dense += sum(f.name not in layout.statistics for f in layout.dense if isinstance(f, StatisticFeature))

@@ -1,4 +1,4 @@
-"""How many ids a sample has in each list column: given, told by the data's footers, or assumed."""
+"""Mean number of ids per sample in each list column: given, read from the data's footers, or assumed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,24 +7,24 @@ from home_dist.data.files import DataFiles, open_parquet
 from home_dist.errors import ConfigError
 from home_dist.schema import IdInput, InputLayout
 
-_FILES = 8  # whose footers are read
-_OF_FEATURE, _OF_HISTORY = 5.0, 50.0  # assumed where nothing is known
+_FILES = 8  # about how many files have their footers read
+_OF_FEATURE, _OF_HISTORY = 5.0, 50.0  # assumed ids per sample, where neither given nor in footers
 
 
 @dataclass(frozen=True)
 class Lengths:
     by_key: Mapping[str, float]
-    """By key of the input; single ids are 1."""
+    """Mean ids per sample, by key of the input; 1 for single ids."""
     assumed: tuple[str, ...]
-    """Columns of which nothing was known."""
+    """Columns whose lengths are assumed."""
 
     @staticmethod
     def of(layout: InputLayout, given: Mapping[str, float], footers: Mapping[str, float]) -> "Lengths":
-        """given: by feature, sequence or column; footers: by column. Raises ConfigError for a name that there is not."""
+        """given: lengths by feature, sequence or column; footers: lengths by column. Raises ConfigError for unknown names."""
         by_key: dict[str, float] = {}
         assumed, used = [], set()
 
-        def one(item: IdInput, names: tuple[str, ...], otherwise: float) -> None:
+        def add(item: IdInput, names: tuple[str, ...], assumed_length: float) -> None:
             name = next((n for n in names if n in given), None)
             if name is not None:
                 used.add(name)
@@ -32,17 +32,17 @@ class Lengths:
             elif item.column in footers:
                 by_key[item.key] = footers[item.column]
             else:
-                by_key[item.key] = otherwise
+                by_key[item.key] = assumed_length
                 assumed.append(item.column)
 
         for item in layout.features:
             if item.is_list:
-                one(item, (item.key, item.column), _OF_FEATURE)
+                add(item, (item.key, item.column), _OF_FEATURE)
             else:
                 by_key[item.key] = 1.0
         for sequence in layout.sequences:
             for event in sequence.fields:
-                one(event.field, (event.field.column, sequence.name), _OF_HISTORY)
+                add(event.field, (event.field.column, sequence.name), _OF_HISTORY)
         unknown = sorted(set(given) - used)
         if unknown:
             raise ConfigError(f"--mean-length {unknown[0]}: no list feature, sequence or column of lists has this name")
@@ -50,7 +50,7 @@ class Lengths:
 
 
 def of_footers(files: DataFiles) -> dict[str, float]:
-    """Mean values per row of each column, of some files; an empty list counts as one value there."""
+    """Mean values per row of each column, from some files' footers. Footers count an empty list as one value."""
     values: dict[str, int] = {}
     rows = 0
     for path in files.paths[:: -(-len(files.paths) // _FILES)]:
@@ -58,7 +58,7 @@ def of_footers(files: DataFiles) -> dict[str, float]:
         columns = [opened.schema.column(i).path.split(".")[0] for i in range(len(opened.schema))]
         rows += opened.metadata.num_rows
         for number in range(opened.metadata.num_row_groups):
-            group = opened.metadata.row_group(number)
+            row_group = opened.metadata.row_group(number)
             for index, column in enumerate(columns):
-                values[column] = values.get(column, 0) + group.column(index).num_values
+                values[column] = values.get(column, 0) + row_group.column(index).num_values
     return {column: count / rows for column, count in values.items()} if rows else {}

@@ -1,4 +1,4 @@
-"""`home-dist plan`: what a run would need on devices that are not there."""
+"""`home-dist plan`: plans a run on devices that need not be present, and estimates it."""
 
 import json
 import math
@@ -40,7 +40,7 @@ class Planned:
 
 
 def plan(config: RunConfig, machines: Machines, given: Mapping[str, float]) -> Planned:
-    """given: mean ids per sample of list columns, by name. Raises ConfigError with what would make it fit when it does not."""
+    """given: mean ids per sample of list columns, by name. Raises ConfigError, with remedies, when no plan fits."""
     local = with_local_schema(config)
     schema = load_schema(local.schema_path())
     layout = build_layout(schema, local)
@@ -60,7 +60,7 @@ def plan(config: RunConfig, machines: Machines, given: Mapping[str, float]) -> P
 
 
 def _footers(config: RunConfig, schema: Any, layout: InputLayout) -> Mapping[str, float]:
-    """Mean lengths of the training data's lists by column, as its files' footers tell; nothing where there is no data."""
+    """Mean lengths of the training data's lists, by column, from its files' footers; empty without data."""
     if (
         not Path(config.data.path).is_dir()
         or not config.data.train
@@ -71,18 +71,18 @@ def _footers(config: RunConfig, schema: Any, layout: InputLayout) -> Mapping[str
 
 
 def _buffers(layout: InputLayout, config: RunConfig, machines: Machines, lengths: Mapping[str, float]) -> float:
-    """Bytes of a rank for what is exchanged, before the plan is known: as if all tables were sharded by row."""
+    """Bytes of a rank's exchange buffers. The plan is not yet known: all tables are taken as sharded by row."""
     total = 0.0
     for item in layout.inputs:
         if item.table.replicated:
             continue
-        each = 1.0 if item.place in ("bag", "weighted_bag") else lengths.get(item.key, 1.0)
-        total += config.train.batch_size * (each * item.table.dim * 4 * 4 + lengths.get(item.key, 1.0) * 8 * 3)
+        vectors = 1.0 if item.place in ("bag", "weighted_bag") else lengths.get(item.key, 1.0)
+        total += config.train.batch_size * (vectors * item.table.dim * 4 * 4 + lengths.get(item.key, 1.0) * 8 * 3)
     return total
 
 
 def does_not_fit(layout: InputLayout, config: RunConfig, machines: Machines, fixed: float, buffers: float, reason: str) -> str:
-    """Which tables, by how much, and what would make it fit."""
+    """The message when no plan fits: which tables, by how many bytes, and remedies."""
     usable = machines.device.memory * 1e9 * (1 - HEAD_ROOM) - fixed - buffers
     kind = _STATE[config.embedding.optimizer]
 
@@ -109,15 +109,17 @@ def does_not_fit(layout: InputLayout, config: RunConfig, machines: Machines, fix
     lines.append("The largest:")
     for table in tables[:5]:
         pinned = config.embedding.tables[table.name].sharding if table.name in config.embedding.tables else None
-        own = size(table)
+        table_size = size(table)
         note = ""
-        if pinned == "table_wise" and own > usable:
-            note = f", pinned table_wise: {(own - usable) / 1e9:,.1f} GB more than a device has room for. Pin it row_wise"
-        elif pinned == "table_row_wise" and own > usable * machines.per_host:
+        if pinned == "table_wise" and table_size > usable:
+            note = (
+                f", pinned table_wise: {(table_size - usable) / 1e9:,.1f} GB more than a device has room for. Pin it row_wise"
+            )
+        elif pinned == "table_row_wise" and table_size > usable * machines.per_host:
             note = f", pinned table_row_wise: more than a host's {machines.per_host} devices have room for. Pin it row_wise"
-        elif pinned == "data_parallel" and own > usable:
+        elif pinned == "data_parallel" and table_size > usable:
             note = ", pinned data_parallel: every device would hold all of it. Pin it row_wise"
-        lines.append(f"  {table.name}: {table.rows:,} rows x {table.dim} = {own / 1e9:,.1f} GB{note}")
+        lines.append(f"  {table.name}: {table.rows:,} rows x {table.dim} = {table_size / 1e9:,.1f} GB{note}")
     if total > room:
         factor = room / total
         devices = math.ceil(total / usable / machines.per_host) * machines.per_host
@@ -150,35 +152,35 @@ def run(config: RunConfig, machines: Machines, given: Mapping[str, float], as_js
 
 
 def tree(planned: Planned) -> dict[str, Any]:
-    """All figures."""
+    """All figures of a plan, for JSON."""
 
     def summary(values: np.ndarray) -> dict[str, float]:
         return {"min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}
 
-    found = planned.estimate
+    estimated = planned.estimate
     return {
         "topology": {"kind": planned.machines.name, "devices": planned.machines.count, "hosts": planned.machines.hosts},
         "tables": [
             {"name": p.table, "rows": p.rows, "dim": p.dim, "sharding": p.sharding, "ranks": sorted({s.rank for s in p.shards})}
             for p in planned.placed
         ],
-        "memory_bytes": {name: summary(values) for name, values in found.memory.items()},
+        "memory_bytes": {name: summary(values) for name, values in estimated.memory.items()},
         "traffic_bytes": {
-            way: {use: summary(values) for use, values in getattr(found.traffic, way).items()}
+            way: {use: summary(values) for use, values in getattr(estimated.traffic, way).items()}
             for way in ("handed", "intra", "inter")
         },
-        "seconds": found.seconds,
-        "hidden_seconds": found.hidden,
-        "step_seconds": found.step,
-        "bound": found.bound,
-        "bounds_seconds": found.bounds,
-        "samples_per_second": found.samples_per_second,
-        "launches_per_step": found.host.launches,
-        "launch_seconds": found.host.launch_seconds,
+        "seconds": estimated.seconds,
+        "hidden_seconds": estimated.hidden,
+        "step_seconds": estimated.step,
+        "bound": estimated.bound,
+        "bounds_seconds": estimated.bounds,
+        "samples_per_second": estimated.samples_per_second,
+        "launches_per_step": estimated.host.launches,
+        "launch_seconds": estimated.host.launch_seconds,
         "reader": {
-            "rows_per_second_per_rank": found.host.rows_per_second,
-            "threads_per_rank": found.host.threads,
-            "values_per_row": found.host.values,
+            "rows_per_second_per_rank": estimated.host.rows_per_second,
+            "threads_per_rank": estimated.host.threads,
+            "values_per_row": estimated.host.values,
         },
         "dense_parameters": planned.dense.parameters,
         "flops_per_sample": planned.dense.flops,
@@ -188,13 +190,13 @@ def tree(planned: Planned) -> dict[str, Any]:
 
 def lengths_given(texts: Sequence[str]) -> dict[str, float]:
     """["clicks=30"] -> {"clicks": 30.0}. Raises ConfigError."""
-    found = {}
+    lengths = {}
     for text in texts:
         name, equals, value = text.partition("=")
         try:
-            found[name] = float(value)
+            lengths[name] = float(value)
         except ValueError:
             equals = ""
-        if not equals or not name or found.get(name, 0) < 0:
+        if not equals or not name or lengths.get(name, 0) < 0:
             raise ConfigError(f"--mean-length {text}: write it as NAME=NUMBER, with the name of a feature, sequence or column")
-    return found
+    return lengths

@@ -1,4 +1,4 @@
-"""What one sample costs the dense part: a few samples go through it on this machine, and are counted."""
+"""Cost of one sample in the dense part: runs a few samples through it on this machine, and counts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,25 +23,25 @@ _SAMPLES = 4
 class DenseCost:
     parameters: int
     flops: float
-    """Of a sample, forward."""
+    """Of one sample's forward."""
     kept: float
-    """Bytes of a sample that the forward keeps for the backward, parameters left out."""
+    """Bytes per sample that the forward keeps for the backward, without parameters."""
     statistics: int
-    """Numbers that the normalisations of a step send to the other ranks."""
+    """Numbers that the normalisation layers send to the other ranks in a step."""
     launches: int
-    """Operators of a step's forward and backward, views left out: each is a launch, or more."""
+    """Operators of a step's forward and backward, without views; each is at least one launch."""
 
 
 def probe(network: Network, layout: InputLayout, lengths: Mapping[str, float]) -> DenseCost:
     """lengths: ids per sample, by key of the input."""
     head = network.head
     batch, looked_up = _batch(layout, len(head.task_weight), lengths)
-    own = {p.untyped_storage().data_ptr() for p in head.parameters()}
+    parameters = {p.untyped_storage().data_ptr() for p in head.parameters()}
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in parameters:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -62,7 +62,7 @@ def probe(network: Network, layout: InputLayout, lengths: Mapping[str, float]) -
 
 
 class LaunchCount(TorchDispatchMode):
-    """Counts operators, in the backward too. A view computes nothing, so that a GPU launches nothing for it."""
+    """Counts operators, also in the backward. Views do not count: they compute nothing, so that a GPU launches nothing."""
 
     count = 0
 

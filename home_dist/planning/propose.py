@@ -1,4 +1,4 @@
-"""A sharding plan for devices that are not there: TorchRec's planner on a model without memory."""
+"""A sharding plan for devices that need not be present, by TorchRec's planner on a model of meta tensors."""
 
 import contextlib
 import io
@@ -21,11 +21,11 @@ from home_dist.training.optimizers import fuse_table_optimizer
 
 
 class NoPlan(Exception):
-    """The planner's reason."""
+    """No plan fits; its text is the planner's reason."""
 
 
 def model_without_memory(schema: Schema, layout: InputLayout, config: RunConfig) -> Network:
-    """Sharded tables take none; dense parameters are real."""
+    """The network with sharded tables on the meta device, which take no memory. Dense parameters are real."""
     network = Network(schema, layout, config, torch.device("meta"))
     fuse_table_optimizer(network, config)
     return network
@@ -34,7 +34,8 @@ def model_without_memory(schema: Schema, layout: InputLayout, config: RunConfig)
 def propose(
     network: Network, layout: InputLayout, config: RunConfig, machines: Machines, lengths: Mapping[str, float], reserved: float
 ) -> list[Placed]:
-    """lengths: ids per sample, by key; reserved: bytes of each device that tables may not take. Raises NoPlan, ConfigError."""
+    """The plan, by table. lengths: ids per sample, by key; reserved: bytes per device that tables may not take. Raises NoPlan
+    or ConfigError."""
     device, cap = machines.device, int(machines.device.memory * 1e9 - reserved)
     if cap <= 0:
         raise NoPlan("what is not tables takes all memory of a device")
@@ -69,23 +70,23 @@ def propose(
 
 
 def placed(plan: ShardingPlan, layout: InputLayout, ranks: int) -> list[Placed]:
-    """Where a plan puts each sharded table, the largest first."""
-    found: list[Placed] = []
+    """The placement of each sharded table in a plan, largest table first."""
+    tables: list[Placed] = []
     by_name = {t.name: t for t in layout.tables}
     for module in plan.plan.values():
         for name, sharding in module.items():
-            own, spec = by_name[name], sharding.sharding_spec
+            table, spec = by_name[name], sharding.sharding_spec
             if isinstance(spec, EnumerableShardingSpec):
                 shards = tuple(PlannedShard(s.placement.rank(), *map(int, s.shard_sizes)) for s in spec.shards)
             else:
-                shards = tuple(PlannedShard(rank, own.rows, own.dim) for rank in range(ranks))
-            looking = tuple(i for i in layout.inputs if i.table.name == name)
-            found.append(Placed(name, own.rows, own.dim, sharding_name(sharding.sharding_type), shards, looking))
-    return sorted(found, key=lambda p: -p.rows * p.dim)
+                shards = tuple(PlannedShard(rank, table.rows, table.dim) for rank in range(ranks))
+            users = tuple(i for i in layout.inputs if i.table.name == name)
+            tables.append(Placed(name, table.rows, table.dim, sharding_name(sharding.sharding_type), shards, users))
+    return sorted(tables, key=lambda p: -p.rows * p.dim)
 
 
 def _nothing() -> Any:
-    """What is not tables has been taken off the devices' memory already."""
+    """No reservation: `propose` has subtracted all memory beside tables from the devices' already."""
     from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 
     return FixedPercentageStorageReservation(percentage=0.0)

@@ -1,4 +1,4 @@
-"""A plan as a person reads it."""
+"""A plan as text and tables for the terminal."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,11 +14,11 @@ from home_dist.planning.probe import DenseCost
 from home_dist.planning.topology import Machines
 from home_dist.planning.traffic import Placed
 
-_MOST = 40  # tables that are listed
+_MOST = 40  # most tables listed
 
 
 def parts(
-    machines: Machines, placed: Sequence[Placed], dense: DenseCost, found: Estimate, lengths: Lengths, config: RunConfig
+    machines: Machines, placed: Sequence[Placed], dense: DenseCost, estimated: Estimate, lengths: Lengths, config: RunConfig
 ) -> Iterator[str | Table]:
     total = sum(p.rows * p.dim * p.weight_bytes for p in placed)
     yield (
@@ -27,19 +27,19 @@ def parts(
         f"batch {config.train.batch_size:,} per rank, {config.train.batch_size * machines.count:,} in all"
     )
     yield plan_table(placed)
-    yield memory_table(machines, found)
-    yield traffic_table(machines, found)
-    yield time_table(found)
-    yield bounds_table(found)
+    yield memory_table(machines, estimated)
+    yield traffic_table(machines, estimated)
+    yield time_table(estimated)
+    yield bounds_table(estimated)
     yield (
-        f"step: at least {found.step * 1e3:,.2f} ms, at most {found.samples_per_second:,.0f} samples/s; what bounds it: "
-        f"{found.bound}\n"
-        f"imbalance (largest over mean): memory of tables {_imbalance(found.memory['tables']):.2f}, rows read "
-        f"{_imbalance(found.looked_up):.2f}"
+        f"step: at least {estimated.step * 1e3:,.2f} ms, at most {estimated.samples_per_second:,.0f} samples/s; "
+        f"what bounds it: {estimated.bound}\n"
+        f"imbalance (largest over mean): memory of tables {_imbalance(estimated.memory['tables']):.2f}, rows read "
+        f"{_imbalance(estimated.looked_up):.2f}"
     )
     reached = ", ".join(f"{share:.0%} of the speed of {name}" for name, share in ASSUMED.items())
     yield f"assumed: {reached}; exchange of ids goes on beside the step before"
-    host = found.host
+    host = estimated.host
     yield (
         f"assumed of the host: {host.launch_seconds * 1e6:g} us per launch, {host.launches:,} launches in a step (operators of "
         "the dense block forward and backward, counted; look-ups, exchange and optimizers add to them, see `home-dist bench`); "
@@ -68,14 +68,14 @@ def plan_table(placed: Sequence[Placed]) -> Table:
     return table
 
 
-def memory_table(machines: Machines, found: Estimate) -> Table:
+def memory_table(machines: Machines, estimated: Estimate) -> Table:
     table = Table(title=f"memory of a rank, GB of {machines.device.memory:g}")
     table.add_column("for")
     for name in ("least", "mean", "most"):
         table.add_column(name, justify="right")
-    for name, values in found.memory.items():
+    for name, values in estimated.memory.items():
         table.add_row(name, *(_gb(x) for x in (values.min(), values.mean(), values.max())))
-    whole = sum(found.memory.values(), np.zeros(machines.count))
+    whole = sum(estimated.memory.values(), np.zeros(machines.count))
     table.add_section()
     table.add_row("all", *(_gb(x) for x in (whole.min(), whole.mean(), whole.max())))
     free = machines.device.memory * 1e9 - whole.max()
@@ -83,39 +83,39 @@ def memory_table(machines: Machines, found: Estimate) -> Table:
     return table
 
 
-def traffic_table(machines: Machines, found: Estimate) -> Table:
+def traffic_table(machines: Machines, estimated: Estimate) -> Table:
     table = Table(title="sent by a rank in a step, MB, mean (most)")
     table.add_column("what")
     table.add_column("within the host", justify="right")
     table.add_column("to other hosts", justify="right")
     for use in USES:
-        table.add_row(use, _mb(found.traffic.intra[use]), _mb(found.traffic.inter[use]))
+        table.add_row(use, _mb(estimated.traffic.intra[use]), _mb(estimated.traffic.inter[use]))
     table.add_section()
-    sums = [sum(way.values(), np.zeros(machines.count)) for way in (found.traffic.intra, found.traffic.inter)]
+    sums = [sum(way.values(), np.zeros(machines.count)) for way in (estimated.traffic.intra, estimated.traffic.inter)]
     table.add_row("all", *map(_mb, sums))
     return table
 
 
-def time_table(found: Estimate) -> Table:
+def time_table(estimated: Estimate) -> Table:
     table = Table(title="where a step would go")
     table.add_column("part")
     table.add_column("ms", justify="right")
     table.add_column("")
-    longest = max([*found.seconds.values(), *found.hidden.values()]) or 1.0
-    for name, seconds in found.seconds.items():
+    longest = max([*estimated.seconds.values(), *estimated.hidden.values()]) or 1.0
+    for name, seconds in estimated.seconds.items():
         table.add_row(name, f"{seconds * 1e3:,.2f}", "█" * round(30 * seconds / longest))
-    for name, seconds in found.hidden.items():
+    for name, seconds in estimated.hidden.items():
         table.add_row(f"{name} (hidden)", f"{seconds * 1e3:,.2f}", "░" * round(30 * seconds / longest))
     return table
 
 
-def bounds_table(found: Estimate) -> Table:
+def bounds_table(estimated: Estimate) -> Table:
     table = Table(title="what a step takes at least: the largest of these, which go on beside each other")
     table.add_column("bound")
     table.add_column("ms", justify="right")
     table.add_column("")
-    for name, seconds in found.bounds.items():
-        table.add_row(name, f"{seconds * 1e3:,.2f}", "█" * round(30 * seconds / found.step))
+    for name, seconds in estimated.bounds.items():
+        table.add_row(name, f"{seconds * 1e3:,.2f}", "█" * round(30 * seconds / estimated.step))
     return table
 
 

@@ -1,4 +1,4 @@
-"""64xH100-80GB: how many devices of which kind, on how many hosts."""
+"""A topology such as 64xH100-80GB: number and kind of devices, and number of hosts."""
 
 import re
 import tomllib
@@ -15,7 +15,7 @@ _KNOWN = Path(__file__).with_name("devices.toml")
 
 
 class Device(BaseModel):
-    """A kind of device; speeds are of one device, in GB/s (1e9) and TFLOP/s."""
+    """A kind of device, with speeds of one device: GB/s (1e9) of memory and links, TFLOP/s of products."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -26,12 +26,12 @@ class Device(BaseModel):
     bf16: float = Field(gt=0)
     fp32: float = Field(gt=0)
     intra: float = Field(gt=0)
-    """To devices of the same host, in one direction."""
+    """GB/s to devices of the same host, in one direction."""
     inter: float = Field(gt=0)
-    """To other hosts, in one direction."""
+    """GB/s to other hosts, in one direction."""
     per_host: int = Field(ge=1)
     launch: float = Field(default=5.0, gt=0)
-    """Microseconds that the host takes to launch an operator. Eager PyTorch takes some 5 on the hosts of GPUs."""
+    """Microseconds of the host per launched operator. Eager PyTorch takes about 5 on hosts of GPUs."""
     decode: float = Field(default=395_000.0, gt=0)
     """Rows/s that one thread of the reader decodes: 790,322 with 2 threads in benchmarks/results/reader.md."""
 
@@ -51,10 +51,10 @@ class Machines:
 def machines(text: str, hosts: int | None = None, file: Path | None = None) -> Machines:
     """text: COUNTxKIND. file: a TOML of more kinds. Raises ConfigError."""
     kinds = _kinds(_KNOWN) | (_kinds(file) if file is not None else {})
-    found = re.fullmatch(r"(\d+)x(.+)", text.strip())
-    if found is None or int(found[1]) < 1:
+    match = re.fullmatch(r"(\d+)x(.+)", text.strip())
+    if match is None or int(match[1]) < 1:
         raise ConfigError(f"--topology {text}: write it as COUNTxKIND, e.g. 64xH100-80GB. Kinds: {', '.join(kinds)}")
-    count, name = int(found[1]), found[2]
+    count, name = int(match[1]), match[2]
     if name not in kinds:
         raise ConfigError(
             f"--topology {text}: no kind {name!r}; there are {', '.join(kinds)}. --devices FILE adds kinds, written as "

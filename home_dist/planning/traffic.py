@@ -1,7 +1,8 @@
-"""What ranks hand to each other in one step, in bytes, by what it is for and how far it goes.
+"""Bytes that ranks exchange in one step, by use and by distance.
 
-Counted as TorchRec 1.8 sends it: ids as int64 and lengths as int32 to the owners of rows; sums of pooled tables, or one vector
-per id of histories, back; the same way again for gradients. What a rank hands to itself is handed, and travels no link.
+Counted as TorchRec 1.8 sends them. Ranks send ids (int64) and lengths (int32) to the owners of rows. Owners return sums of
+pooled tables, or one vector per id of histories. Gradients take the same way back. A rank's data for itself counts as handed
+to the collective, but travels no link.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,7 @@ USES = ("ids", "embeddings", "their gradients", "dense gradients", "statistics")
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """Rows x columns of a table on a rank."""
+    """A block of rows x columns of a table, on a rank."""
 
     rank: int
     rows: int
@@ -27,33 +28,33 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class Placed:
-    """A table, where it lies, and the columns of ids that look into it."""
+    """A table, its shards, and the inputs that look up rows in it."""
 
     table: str
     rows: int
     dim: int
     sharding: str
-    """As in the configuration."""
+    """Kind, as named in the configuration."""
     shards: tuple[PlannedShard, ...]
     users: tuple[IdInput, ...]
 
     @property
     def weight_bytes(self) -> int:
-        """Of one number."""
+        """Bytes of one weight."""
         return self.users[0].table.weight_bytes
 
 
 @dataclass
 class Traffic:
-    """Bytes of a step, (ranks,) each, by USES."""
+    """Bytes that each rank sends in a step, (ranks,) each, by USES."""
 
     ranks: int
     handed: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    """To collectives, own part included."""
+    """Handed to collectives, the rank's own part included."""
     intra: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    """To other ranks of the host."""
+    """Sent to other ranks of the host."""
     inter: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    """To other hosts."""
+    """Sent to other hosts."""
 
     def __post_init__(self) -> None:
         for sums in (self.handed, self.intra, self.inter):
@@ -62,7 +63,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Widths:
-    """Bytes of a number, by way: of embeddings, of their gradients, of dense gradients."""
+    """Bytes of an exchanged number: of embeddings (forward), their gradients (backward), dense gradients."""
 
     forward: float = 4
     backward: float = 4
@@ -71,7 +72,7 @@ class Widths:
 
 class Counter:
     def __init__(self, ranks: int, hosts: int, batch: int, lengths: Mapping[str, float], widths: Widths):
-        """batch: B of a rank; lengths: ids per sample, by key of the input."""
+        """batch: B, samples of a rank; lengths: ids per sample, by key of the input."""
         self.ranks, self.hosts, self.per_host = ranks, hosts, ranks // hosts
         self.batch, self.lengths, self.widths = batch, lengths, widths
         self.traffic = Traffic(ranks)
@@ -84,7 +85,7 @@ class Counter:
                 self._input(table, user, self.lengths.get(user.key, 1.0))
 
     def _input(self, table: Placed, user: IdInput, length: float) -> None:
-        """length: ids of a sample."""
+        """Counts one input of a table. length: ids per sample."""
         ranks, batch = self.ranks, self.batch
         pooled = user.place in ("bag", "weighted_bag")
         weight = 4 if user.place == "weighted_bag" else 0
@@ -98,9 +99,9 @@ class Counter:
             for owner in owners:
                 self.looked_up[owner] += ranks * batch * length * share * columns * table.weight_bytes
             if not pooled:
-                each = batch * length * share * columns
-                self._from("embeddings", owners, each * self.widths.forward)
-                self._all_to("their gradients", owners, each * self.widths.backward)
+                numbers = batch * length * share * columns
+                self._from("embeddings", owners, numbers * self.widths.forward)
+                self._all_to("their gradients", owners, numbers * self.widths.backward)
             elif table.sharding in ("table_row_wise", "grid"):
                 self._in_two_steps(owners, batch * columns)
             elif len(owners) == 1 and table.sharding != "row_wise":
@@ -111,40 +112,41 @@ class Counter:
                 self._gather("their gradients", batch * columns * self.widths.backward)
 
     def _in_two_steps(self, owners: list[int], values: float) -> None:
-        """Partial sums within the host first, then to the ranks of the same number on other hosts; gradients back."""
+        """Partial sums are reduced within the host, then sent to the ranks of the same local number on other hosts. Gradients
+        go back the same way."""
         per_host, hosts = self.per_host, self.hosts
         width, back = self.widths.forward, self.widths.backward
         for owner in owners:
             self._count("embeddings", owner, values * self.ranks * width, values * hosts * (per_host - 1) * width, 0.0)
             self._count("embeddings", owner, values * hosts * width, 0.0, values * (hosts - 1) * width)
-            # All-gather within the host of what all other ranks have sent across.
+            # Gradients that arrived from other hosts are all-gathered within the host.
             self._count("their gradients", owner, values * hosts * back, values * hosts * (per_host - 1) * back, 0.0)
         for rank in range(self.ranks):
             away = rank // per_host != owners[0] // per_host
             self._count("their gradients", rank, values * back, 0.0, values * back * away)
 
     def _all_to(self, use: str, owners: list[int], size: float) -> None:
-        """Each rank hands `size` to each owner."""
+        """Each rank sends `size` bytes to each owner."""
         for owner in owners:
             for sums, share in ((self.traffic.intra, self._same_host(owner)), (self.traffic.inter, ~self._on_host(owner))):
                 sums[use] += size * share
             self.traffic.handed[use] += size
 
     def _from(self, use: str, owners: list[int], size: float) -> None:
-        """Each owner hands `size` to each rank."""
+        """Each owner sends `size` bytes to each rank."""
         ranks, per_host = self.ranks, self.per_host
         for owner in owners:
             self._count(use, owner, size * ranks, size * (per_host - 1), size * (ranks - per_host))
 
     def _gather(self, use: str, size: float) -> None:
-        """Each rank hands `size`, which goes to all."""
+        """An all-gather of `size` bytes per rank."""
         self.traffic.handed[use] += size
         self.traffic.intra[use] += size * (self.per_host - 1)
         self.traffic.inter[use] += size * (self.ranks - self.per_host)
 
     def reduce(self, use: str, size: float) -> None:
-        """An all-reduce of `size`, as a ring: each rank passes on twice what the others have. Of a host's ranks one passes on
-        to another host."""
+        """A ring all-reduce of `size` bytes: each rank passes on 2 * size * (ranks - 1) / ranks. One rank per host passes to
+        another host."""
         ranks, hosts = self.ranks, self.hosts
         self.traffic.handed[use] += size
         passed = 2 * size * (ranks - 1) / ranks
@@ -167,7 +169,7 @@ class Counter:
 
 
 def _groups(table: Placed) -> Iterable[tuple[int, list[int]]]:
-    """Blocks of columns: how many columns, and the ranks that share the rows of each."""
+    """Blocks of columns: number of columns, and the ranks that share the block's rows."""
     if table.sharding in ("row_wise", "table_row_wise"):
         yield table.dim, [s.rank for s in table.shards]
     elif table.sharding == "grid":

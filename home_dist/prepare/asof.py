@@ -1,8 +1,8 @@
-"""What was known before a moment: sums over the events of a key that lie strictly before a query's time.
+"""Sums over the events of a key that lie strictly before a query's time.
 
-One sort by (key, time) turns "the events of this key before t" into a range of positions, which a binary search finds;
-a sum over it is a difference of two running sums. Events at the query's own time do not count: impressions that were
-shown together know nothing of each other.
+Events are sorted once by (key, time). The events of a key before time t are then a range of positions, which a binary search
+finds; a sum over the range is a difference of two running sums. Events at the query's own time do not count: impressions
+that were shown together know nothing of each other.
 """
 
 import numpy as np
@@ -22,11 +22,11 @@ class AsOf:
         known = np.flatnonzero(event_keys >= 0)
         self._start = int(event_times.min()) if len(event_times) else 0
         latest = int(event_times.max()) if len(event_times) else 0
-        # One value more than the events' times, so that a query after all of them finds room.
+        # One value more than the events' times: a query after all events gets that value.
         self._span = latest - self._start + 2
         place = event_keys[known] * self._span + (event_times[known] - self._start)
-        within = np.argsort(place, kind="stable")
-        self._place, self._order = place[within], known[within]
+        order = np.argsort(place, kind="stable")
+        self._place, self._order = place[order], known[order]
         self._query_keys, self._query_times = query_keys, query_times
         self.first = self._find(np.full(len(query_keys), self._start))
         self.last = self._find(query_times)
@@ -34,12 +34,12 @@ class AsOf:
         self.first[query_keys < 0] = 0
 
     def _find(self, times: Ints) -> Ints:
-        """(Q,) position of the first event of each query's key that is not before the time."""
+        """(Q,) sorted position of each query key's first event at or after the query's entry of `times` (Q,)."""
         offset = np.clip(times - self._start, 0, self._span - 1)
         return np.searchsorted(self._place, self._query_keys * self._span + offset, side="left")
 
     def since(self, window: int) -> "AsOf":
-        """The same, over the events of the last `window` units of time only."""
+        """The same queries, over only the events of the last `window` units of time."""
         other = object.__new__(AsOf)
         other.__dict__.update(self.__dict__)
         other.first = np.minimum(self._find(self._query_times - window), self.last)
@@ -47,7 +47,7 @@ class AsOf:
         return other
 
     def of(self, rows: Ints) -> "AsOf":
-        """The same, of some of the queries only."""
+        """The queries at indices `rows` only."""
         other = object.__new__(AsOf)
         other.__dict__.update(self.__dict__)
         other.first, other.last = self.first[rows], self.last[rows]
@@ -65,13 +65,13 @@ class AsOf:
         return running[self.last] - running[self.first]
 
     def newest(self) -> Ints:
-        """(Q,) index of the newest event, -1 where there is none."""
+        """(Q,) index of the newest event, -1 for queries without events."""
         if not len(self._order):
             return np.full(len(self.last), -1, np.int64)
         return np.where(self.last > self.first, self._order[self.last - 1], -1)
 
     def latest(self, most: int) -> tuple[Ints, Ints]:
-        """Of each query the newest events, at most so many, oldest first.
+        """The newest events of each query, `most` at most, oldest first.
 
         Returns offsets (Q + 1,) and event indices (offsets[-1],).
         """

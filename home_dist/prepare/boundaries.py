@@ -1,4 +1,4 @@
-"""Buckets and scale of a statistic, fitted on the training part."""
+"""Bucket boundaries, mean and deviation of a statistic, fitted on the training part."""
 
 from typing import Literal, Protocol
 
@@ -12,16 +12,16 @@ from home_dist.schema.spec import StatisticFeature
 
 
 class Buckets(Section):
-    """How a statistic's range is cut. Missing values have a bucket of their own beside these."""
+    """How a statistic's range is cut into buckets. Missing values have one more bucket."""
 
     by: Literal["quantile", "equal_width", "logarithmic"] = "quantile"
-    """Equally many values per bucket, equally wide ones, or equally wide ones of the logarithm: there, values that are not
-    above 0 share a bucket."""
+    """Buckets with equally many values, of equal width, or of equal width of the logarithm. In the last case, values that are
+    not above 0 share a bucket."""
     count: int = Field(default=20, ge=2)
 
 
 class Seen(Protocol):
-    """What is known of a column's values."""
+    """A summary of a column's values: a Sketch or a Counted."""
 
     count: int
     low: float
@@ -34,34 +34,34 @@ class Seen(Protocol):
 
 
 def choose_boundaries(buckets: Buckets, seen: Seen) -> tuple[float, ...]:
-    """Strictly increasing, of at most `count` buckets (one more for values not above 0); none where all values are equal.
+    """Strictly increasing boundaries of at most `count` buckets (one more for values <= 0); none if all values are equal.
 
-    No bucket but that of missing values is left empty by the values seen, unless their range has gaps.
+    Every bucket holds values, except the one of missing values and those that fall into gaps of the range.
     """
     if not seen.count or seen.low == seen.high:
         return ()
     match buckets.by:
         case "quantile":
-            found = seen.quantiles(np.linspace(0, 1, buckets.count + 1)[1:-1])
-            if not (found > seen.low).any():  # one value fills all quantiles: the others are told apart from it
-                found = seen.weighted()[0]
-                found = found[found > seen.low][:1] if (found > seen.low).any() else np.array([seen.high])
+            cuts = seen.quantiles(np.linspace(0, 1, buckets.count + 1)[1:-1])
+            if not (cuts > seen.low).any():  # the lowest value fills all quantiles: one boundary separates the rest
+                cuts = seen.weighted()[0]
+                cuts = cuts[cuts > seen.low][:1] if (cuts > seen.low).any() else np.array([seen.high])
         case "equal_width":
-            found = np.linspace(seen.low, seen.high, buckets.count + 1)[1:-1]
+            cuts = np.linspace(seen.low, seen.high, buckets.count + 1)[1:-1]
         case "logarithmic":
             if seen.high <= 0:
                 return ()
-            found = np.geomspace(seen.low_positive, seen.high, buckets.count + 1)[1:-1]
+            cuts = np.geomspace(seen.low_positive, seen.high, buckets.count + 1)[1:-1]
             if seen.low <= 0:
-                found = np.concatenate([[seen.low_positive], found])
-    kept = np.unique(found)
-    return tuple(float(b) for b in kept[(kept > seen.low) & (kept <= seen.high)])
+                cuts = np.concatenate([[seen.low_positive], cuts])
+    distinct = np.unique(cuts)
+    return tuple(float(b) for b in distinct[(distinct > seen.low) & (distinct <= seen.high)])
 
 
 def rounded(values: NDArray[np.float64], training: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Values (n,) as multiples of a power of two between 1/12 and 1/6 of the training part's standard deviation.
+    """Values (n,) rounded to multiples of a power of two that lies between 1/12 and 1/6 of the training part's deviation.
 
-    Finer than most buckets, exact in float32, and small on disk. NaN stays NaN.
+    Rounded values are finer than most buckets, exact in float32, and small on disk. NaN stays NaN.
     """
     known = values[training & ~np.isnan(values)]
     return round_to(rounding_step(float(known.std()) if len(known) else 0.0), values)
@@ -77,25 +77,24 @@ def round_to(step: float, values: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 class Counted:
-    """All values of a column, each once and with its count; for columns of few distinct values. It has what boundaries are
-    chosen by, as a Sketch has, but exactly."""
+    """Distinct values of a column with their counts. Exact where a Sketch approximates, for columns of few distinct values."""
 
     def __init__(self, values: NDArray[np.float64], counts: NDArray[np.int64]):
-        """(m,) rising, and how often each was seen. Needs a value."""
+        """values: (m,) increasing, at least one; counts: (m,) how often each was seen."""
         self._values, self._counts = values, counts
         self.count, self.low, self.high = int(counts.sum()), float(values[0]), float(values[-1])
         positive = values[values > 0]
         self.low_positive = float(positive[0]) if len(positive) else float("inf")
 
     def __len__(self) -> int:
-        """Distinct values."""
+        """Number of distinct values."""
         return len(self._values)
 
     def weighted(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         return self._values, self._counts
 
     def quantiles(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-        """As numpy's inverted_cdf."""
+        """As numpy's method inverted_cdf."""
         place = np.ceil(self.count * shares - 1).clip(0, self.count - 1)
         return self._values[np.searchsorted(np.cumsum(self._counts), place, side="right")]
 
@@ -108,7 +107,7 @@ class Counted:
 def fit_counted(
     name: str, column: str, seen: Counted, buckets: int, cut: Buckets | tuple[float, ...] | None = None
 ) -> StatisticFeature | None:
-    """As `fit_statistic`, which has the values one by one."""
+    """As `fit_statistic`, from counted values."""
     if seen.low == seen.high:
         return None
     boundaries = cut if isinstance(cut, tuple) else choose_boundaries(cut or Buckets(count=buckets), seen)
@@ -123,10 +122,10 @@ def fit_statistic(
     buckets: int = 20,
     cut: Buckets | tuple[float, ...] | None = None,
 ) -> StatisticFeature | None:
-    """From the training part's values (n,), NaN where unknown. None if they tell nothing: all unknown, or all equal.
+    """Fits a statistic on the training part's values (n,), NaN where unknown. None if all are unknown, or all known are equal.
 
-    Without `cut`, boundaries are exact quantiles, each a value of the data; equal ones and the smallest value, which no bucket
-    would lie below, are left out. `cut` has other ones chosen, or gives them.
+    Without `cut`, boundaries are exact quantiles, each a value of the data. Equal quantiles are taken once; the smallest value
+    is left out, as no bucket would lie below it. `cut` says how to choose other boundaries, or gives them.
     """
     known = training[~np.isnan(training)].astype(np.float64)
     if not len(known) or known.min() == known.max():
@@ -137,7 +136,7 @@ def fit_statistic(
         cut = choose_boundaries(cut, seen)
     inner = np.linspace(0, 1, buckets + 1)[1:-1]
     quantiles = np.unique(np.quantile(known, inner, method="inverted_cdf"))
-    # Two values of which one fills all quantiles are still told apart.
+    # If the smallest value fills all quantiles, one boundary still separates it from the rest.
     boundaries = quantiles[quantiles > known.min()]
     if not len(boundaries):
         boundaries = known[known > known.min()].min(keepdims=True)

@@ -1,4 +1,4 @@
-"""What a preparation tells of itself: rows in and out, labels by split and day, how many rows have a feature, histograms."""
+"""The report of a preparation: rows in and out, labels by split and day, how many rows have a feature, histograms."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,49 +17,49 @@ _BINS = 40
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What files of the log do not give."""
+    """Rows that are in no split, and columns that files of the log lack."""
 
     before: Sequence[Mapping[str, Any]]
-    """Of each file with rows before the training days: file, rows, first and last day."""
+    """An entry per file with rows before the training days: file, rows, first and last day."""
     absent: Mapping[str, Sequence[str]]
     """By column: the files that do not have it."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """Of a finished preparation; tables have a row per split for each partition."""
+    """What the report of a finished preparation is made of. Sequences hold a table per partition."""
 
     log: str
     rows: int
     unmatched: Mapping[str, int]
-    """By side table: rows of the log whose key it does not hold."""
+    """By side table: number of the log's rows whose key it does not hold."""
     days: Days
     labels: pa.Table
-    """A row per day: split, rows, and of each label how many are known and happened."""
+    """A row per day: split, number of rows; for each label, how many rows know it and in how many it happened."""
     left: LeftOut
     extremes: Mapping[str, Mapping[str, Any]]
-    """By number of the log: its largest values."""
+    """By numeric column of the log: its largest values."""
     seen: Sequence[pa.Table]
-    """Rows, users, and how many rows have each statistic."""
+    """A row per split: number of rows, of users, and of rows that have each statistic."""
     repeated: Sequence[pa.Table]
-    """Rows that are like an earlier one of their user, their users, and the most of one user and moment."""
+    """One row: number of rows that repeat an earlier one of their user, of their users, and the most of one user and moment."""
     merged: bool
-    """Whether these were left out."""
+    """Whether repeated rows were left out."""
     ids: Sequence[pa.Table]
-    """How many rows have each id, out-of-vocabulary ones not counted."""
+    """A row per split: how many rows have each id; ids out of vocabulary do not count."""
     vocabularies: Mapping[str, int]
     schema: Schema
     statistics: Mapping[str, tuple[Counted, StatisticFeature]]
     steps: Mapping[str, float]
-    """What each number of the log was rounded to."""
+    """By numeric column of the log: the step that its values were rounded to."""
     asked: Sequence[str]
-    """Statistics of the description, those that tell nothing included."""
+    """All statistics of the description, also those that tell nothing."""
 
 
-def make_report(found: Told) -> dict[str, Any]:
-    tasks = [t.name for t in found.schema.task]
-    seen, ids = _sums(found.seen), _sums(found.ids)
-    rows, labels = seen.pop("rows"), found.labels
+def make_report(told: Told) -> dict[str, Any]:
+    tasks = [t.name for t in told.schema.task]
+    seen, ids = _sums(told.seen), _sums(told.ids)
+    rows, labels = seen.pop("rows"), told.labels
     users = seen.pop("users")
     coverage = {n: ids[n] for n in ids} | {n.removeprefix("stat_"): v for n, v in seen.items()}
 
@@ -67,22 +67,22 @@ def make_report(found: Told) -> dict[str, Any]:
         chosen = labels.filter(pc.equal(labels.column("split"), index))
         return int(pc.sum(chosen.column(column)).as_py() or 0)
 
-    copies = {n: [int(t.column(n)[0].as_py()) for t in found.repeated] for n in ("rows", "users", "most")}
+    copies = {n: [int(t.column(n)[0].as_py()) for t in told.repeated] for n in ("rows", "users", "most")}
     repeated = {"rows": sum(copies["rows"]), "users": sum(copies["users"]), "most": max(copies["most"], default=0)}
-    before = found.rows - int(rows.sum()) - (repeated["rows"] if found.merged else 0)
+    before = told.rows - int(rows.sum()) - (repeated["rows"] if told.merged else 0)
     return {
-        "log": found.log,
-        "rows_in": found.rows,
+        "log": told.log,
+        "rows_in": told.rows,
         "rows_out": int(rows.sum()),
         "rows_before_the_training_days": before,
-        "files_before_the_training_days": list(found.left.before),
-        "files_without_a_column": {name: list(files) for name, files in found.left.absent.items()},
-        "extremes": {name: dict(told) for name, told in found.extremes.items()},
-        "repeated_rows": {**repeated, "merged": found.merged},
-        "rows_without_a_row_in": dict(found.unmatched),
+        "files_before_the_training_days": list(told.left.before),
+        "files_without_a_column": {name: list(files) for name, files in told.left.absent.items()},
+        "extremes": {name: dict(entry) for name, entry in told.extremes.items()},
+        "repeated_rows": {**repeated, "merged": told.merged},
+        "rows_without_a_row_in": dict(told.unmatched),
         "splits": {
             name: {
-                "days": found.days.span(i),
+                "days": told.days.span(i),
                 "rows": int(rows[i]),
                 "users": int(users[i]),
                 "positives": {t: of_split(i, f"happened_{t}") for t in tasks},
@@ -101,22 +101,22 @@ def make_report(found: Told) -> dict[str, Any]:
             for d in labels.to_pylist()
         ],
         "coverage": {n: {s: round(int(v[i]) / int(rows[i]), 6) for i, s in enumerate(SPLITS)} for n, v in coverage.items()},
-        "vocabularies": dict(found.vocabularies),
-        "rounded_to": {n: {"step": step, "values": len(found.statistics[n][0])} for n, step in found.steps.items()},
-        "statistics_that_tell_nothing": [n for n in found.asked if n not in found.statistics],
-        "histograms": {n: _histogram(*s) for n, s in found.statistics.items()},
+        "vocabularies": dict(told.vocabularies),
+        "rounded_to": {n: {"step": step, "values": len(told.statistics[n][0])} for n, step in told.steps.items()},
+        "statistics_that_tell_nothing": [n for n in told.asked if n not in told.statistics],
+        "histograms": {n: _histogram(*s) for n, s in told.statistics.items()},
     }
 
 
 def _sums(tables: Sequence[pa.Table]) -> dict[str, np.ndarray]:
-    """(splits,) each: partitions added up."""
+    """(splits,) each: sums over partitions."""
     return {n: np.sum([t.column(n).to_numpy() for t in tables], axis=0) for n in tables[0].column_names}
 
 
 def _histogram(seen: Counted, feature: StatisticFeature) -> dict[str, Any]:
-    """Of the training part, as stored."""
+    """Histogram of the training part's stored values."""
     values, counts = seen.weighted()
-    # Values are multiples of a step: bins are whole numbers of steps wide, or some would hold more of them than others.
+    # Values are multiples of a step. Bins are whole steps wide; else some would cover more multiples than others.
     step = float(np.diff(values).min())
     wide = step * np.ceil(((seen.high - seen.low) / step + 1) / _BINS)
     edges = np.arange(seen.low - step / 2, seen.high + wide, wide)

@@ -1,4 +1,4 @@
-"""A data set while it is being prepared: columns, tables and features, one after the other."""
+"""A data set while it is being prepared: columns, tables and features are added one by one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from home_dist.schema import IdFeature, StatisticFeature, TableSpec
 
 @dataclass
 class Prepared:
-    """What grows column by column; arrays are (N,), one entry per impression."""
+    """Columns and their schema so far; arrays are (N,), one entry per impression."""
 
     columns: dict[str, pa.Array] = field(default_factory=dict)
     tables: dict[str, TableSpec] = field(default_factory=dict)
@@ -32,13 +32,13 @@ class Prepared:
         self.features.append(IdFeature(name=name, column=name, table=name))
 
     def add_number(self, name: str, values: Ints, rows: int) -> None:
-        """A feature of one id per impression whose values are rows as they are."""
+        """A feature of one id per impression whose values are the table's rows themselves."""
         self._declare(name, rows)
         self.columns[name] = pa.array(values, pa.int32())
         self.features.append(IdFeature(name=name, column=name, table=name))
 
     def add_list(self, name: str, table: str, keys: Keys, offsets: Ints, training: NDArray[np.bool_], min_count: int) -> None:
-        """A feature of several ids per impression, the mean of which is taken; keys: (n,), offsets: (N + 1,)."""
+        """A feature of several ids per impression, mean-pooled; keys: (n,), offsets: (N + 1,)."""
         vocabulary = fit_vocabulary(keys[np.repeat(training, np.diff(offsets))], min_count)
         self._declare(table, vocabulary.rows)
         self.vocabularies[table] = vocabulary
@@ -52,9 +52,9 @@ class Prepared:
         buckets: int,
         cuts: Mapping[str, Buckets | tuple[float, ...]] | None = None,
     ) -> list[StatisticFeature]:
-        """Those of the numbers (N,), NaN where unknown, that tell something in the training part.
+        """Adds the columns of `numbers` that vary within the training part, and returns their features.
 
-        cuts: other boundaries than quantiles, by number.
+        numbers: (N,) each, NaN where unknown. cuts: boundaries other than quantiles, by name.
         """
         fitted = []
         for name, values in numbers.items():

@@ -1,4 +1,4 @@
-"""Splits by local day: first the training days, then those of validation, then those of the test, up to the last day."""
+"""Splits by local day: training days, then validation days, then test days, up to the log's last day."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ DAY_MS = 24 * 3600 * 1000
 
 @dataclass(frozen=True)
 class Days:
-    """Numbers of days since 1970 in local time; each part ends where the next begins."""
+    """First day of each part and the end of the last, in days since 1970 in local time."""
 
     train: int
     validation: int
@@ -32,21 +32,21 @@ class Days:
         return [day_name(bounds[position]), day_name(bounds[position + 1] - 1)]
 
     def split_of(self, days: Ints) -> NDArray[np.int8]:
-        """(N,) -1: before the training part, 0, 1, 2: position in SPLITS."""
+        """(N,) position in SPLITS of days (N,); -1 before the training part."""
         return (np.searchsorted([self.train, self.validation, self.test], days, side="right") - 1).astype(np.int8)
 
 
 def local_days(time_ms: Ints, utc_offset_hours: float) -> Ints:
-    """(N,) days since 1970-01-01 on a local calendar."""
+    """(N,) days since 1970-01-01 on the local calendar."""
     return (time_ms + int(utc_offset_hours * 3600 * 1000)) // DAY_MS
 
 
 def choose_days(
     days: Ints, train: int, validation: int, test: int, utc_offset_hours: float, asked: str = "--{}-days {}"
 ) -> Days:
-    """The parts of the given numbers of days that end with the last day (N,) that has rows.
+    """Parts of the given numbers of days. The test part ends with the last of `days` (N,), the day of each row.
 
-    asked: how the user says a part's number of days. Raises DataError when a part would hold no rows.
+    asked: how the user sets a part's number of days, for messages. Raises DataError when a part would hold no rows.
     """
     end = int(days.max()) + 1
     chosen = Days(
@@ -56,12 +56,12 @@ def choose_days(
         end=end,
         utc_offset_ms=int(utc_offset_hours * 3600 * 1000),
     )
-    there = set(np.unique(chosen.split_of(days)).tolist())
-    for position, (name, wanted) in enumerate(zip(SPLITS, (train, validation, test), strict=True)):
-        if wanted < 1 or position not in there:
+    filled = set(np.unique(chosen.split_of(days)).tolist())
+    for position, (name, count) in enumerate(zip(SPLITS, (train, validation, test), strict=True)):
+        if count < 1 or position not in filled:
             first, last = day_name(int(days.min())), day_name(end - 1)
             raise DataError(
-                f"{asked.format(name, wanted)}: the {name} part would hold no rows; the log's days are {first} to {last}. "
+                f"{asked.format(name, count)}: the {name} part would hold no rows; the log's days are {first} to {last}. "
                 "Choose fewer days for the other parts, or at least one for this."
             )
     return chosen

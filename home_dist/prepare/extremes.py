@@ -1,14 +1,14 @@
-"""Whether the largest values of a column can be meant: one of 1e30 among thousands spoils mean, deviation and buckets."""
+"""Suspiciously large values of a column: one 1e30 among values in the thousands spoils mean, deviation and buckets."""
 
 import numpy as np
 
 from home_dist.prepare.sketch import Sketch
 
-_OF_ALL, _OF_HALF = 1e3, 1e6  # how often a largest value may be what 99.9 % and half of the values stay below
+_OF_ALL, _OF_HALF = 1e3, 1e6  # the largest value may be this many times the bound of 99.9 %, and of half, of the values
 
 
 def is_suspicious(lowest: float, highest: float, half_below: float, most_below: float) -> bool:
-    """half_below, most_below: what half and 99.9 % of the absolute values stay below."""
+    """half_below, most_below: bounds that half and 99.9 % of the absolute values stay below."""
     largest = max(abs(lowest), abs(highest))
     return (most_below > 0 and largest > _OF_ALL * most_below) or (half_below > 0 and largest > _OF_HALF * half_below)
 
@@ -23,7 +23,7 @@ def warning(column: str, lowest: float, highest: float, half_below: float, most_
 
 
 def warning_of(column: str, seen: Sketch) -> str | None:
-    """None for a column whose largest values can be meant."""
+    """The warning for a column with a suspicious largest value, else None."""
     if not seen.count:
         return None
     values, counts = seen.weighted()

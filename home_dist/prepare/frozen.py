@@ -24,9 +24,9 @@ def _quiet(text: str) -> None:
 
 
 def write_frozen(source: Path, key: str, vector: str, out: Path, half: bool = False, say: Say = _quiet) -> tuple[int, int]:
-    """source: a Parquet file or a folder of them. Returns rows and width. Raises DataError; `out` is whole or absent.
+    """Writes the frozen table `out`, whole or not at all. Returns its rows and width. Raises DataError.
 
-    half: as float16. Rows whose vector is null are left out: they are missing ones.
+    source: a Parquet file or a folder of them. half: store float16. Rows without key or vector are left out.
     """
     paths = [Path(f.path) for f in find_files(str(source))[1]] if source.is_dir() else [source]
     refuse_existing(out)
@@ -61,7 +61,7 @@ def write_frozen(source: Path, key: str, vector: str, out: Path, half: bool = Fa
 
 
 def _batches(path: Path, key: str, vector: str):  # type: ignore[no-untyped-def]
-    """Batches of the rows that have both."""
+    """Batches of the rows that have both key and vector."""
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
         for column in (key, vector):
@@ -74,7 +74,7 @@ def _batches(path: Path, key: str, vector: str):  # type: ignore[no-untyped-def]
 
 
 def _keys(path: Path, key: str, vector: str) -> tuple[NDArray[np.int64], set[int]]:
-    """(n,), and the widths of the vectors."""
+    """(n,) keys, and the set of the vectors' widths."""
     parts, widths = [np.zeros(0, np.int64)], set()
     for batch in _batches(path, key, vector):
         values, vectors = batch.column(key), batch.column(vector)

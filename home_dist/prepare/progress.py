@@ -1,4 +1,4 @@
-"""How far a long step is: a bar with rows/s and ETA in a terminal, now and then a line elsewhere."""
+"""Progress of a long step: a bar with rows/s and ETA in a terminal, else a line now and then."""
 
 import sys
 import time
@@ -13,13 +13,13 @@ from rich.text import Text
 
 Advance = Callable[[int], None]
 Say = Callable[[str], None]
-"""Takes a line of text. A Progress is one, too, which may have bars."""
+"""Prints a line of text. A Progress is a Say, too."""
 EVERY_S = 5.0
-"""Between lines where there is no terminal."""
+"""Seconds between lines where there is no terminal."""
 
 
 class Progress:
-    """say: takes the lines; by default they are printed. bars: whether there is a terminal; by default found out."""
+    """say: receives the lines; by default they are printed. bars: show bars; by default if the output is a terminal."""
 
     def __init__(self, say: Say | None = None, bars: bool | None = None):
         self._say = say or (lambda text: print(text, flush=True))
@@ -34,7 +34,7 @@ class Progress:
 
     @contextmanager
     def step(self, title: str, rows: int, done: int = 0, unit: str = "rows") -> Iterator[Advance]:
-        """Within it, advance(n) says that n more of the rows (or other units) are done. done: those that an earlier run did."""
+        """Shows one step. Within it, advance(n) adds n rows (or other units). done: rows that an earlier run finished."""
         began = time.monotonic()
         reached = done
         if self._bars:

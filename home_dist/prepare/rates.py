@@ -9,18 +9,18 @@ Floats = NDArray[np.float64]
 
 START_RATE = 0.01
 START_WEIGHT = 100.0
-"""The base rate before anything was seen is START_RATE; it weighs as much as so many impressions."""
+"""The base rate starts at START_RATE, which weighs as much as START_WEIGHT impressions."""
 
 
 def base_rates(happened: Ints, counted: Ints) -> Floats:
-    """(Q,) rate over all earlier impressions: of `counted` ones, `happened` had the behaviour."""
+    """(Q,) rate over all earlier impressions: `happened` of `counted` had the behaviour."""
     return (happened + START_RATE * START_WEIGHT) / (counted + START_WEIGHT)
 
 
 def log_odds(happened: Ints, counted: Ints, base: Floats, strength: float) -> Floats:
-    """(Q,) log((c + a p) / (n - c + a (1 - p))) with c of n, base rate p and strength a; NaN where n is 0.
+    """(Q,) log((c + a p) / (n - c + a (1 - p))): c of n happened, base rate p, strength a; NaN where n is 0.
 
-    The smoothing acts like a further `strength` impressions at the base rate.
+    The smoothing adds, in effect, `strength` impressions at the base rate.
     """
     odds = np.log((happened + strength * base) / (counted - happened + strength * (1.0 - base)))
     return np.where(counted > 0, odds, np.nan)

@@ -1,4 +1,4 @@
-"""Raw tables: found by name, read from CSV or Parquet, checked column by column."""
+"""Finds raw tables by name, reads them from CSV or Parquet, and checks their columns."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -29,37 +29,37 @@ _SUFFIXES = (".csv", ".csv.gz", ".parquet")
 def find_files(folders: Sequence[Path], prefix: str) -> list[Path]:
     """Files named `prefix*` with one of the suffixes .csv, .csv.gz and .parquet, in the order of their names.
 
-    Raises DataError when one file lies there twice, as x.csv and x.csv.gz, say: its rows would count twice.
+    Raises DataError when a table is there twice, as x.csv and x.csv.gz, say: its rows would count twice.
     """
-    found: dict[str, Path] = {}
+    by_stem: dict[str, Path] = {}
     for folder in folders:
         for path in sorted(folder.glob(f"{prefix}*")):
             suffix = next((s for s in _SUFFIXES if path.name.endswith(s)), None)
             if suffix is None or not path.is_file():
                 continue
             stem = path.name.removesuffix(suffix)
-            if stem in found:
-                raise DataError(f"{path}: the same table lies in {found[stem]}. Move one of the two away.")
-            found[stem] = path
-    return [found[stem] for stem in sorted(found)]
+            if stem in by_stem:
+                raise DataError(f"{path}: the same table lies in {by_stem[stem]}. Move one of the two away.")
+            by_stem[stem] = path
+    return [by_stem[stem] for stem in sorted(by_stem)]
 
 
 def read_tables(paths: Sequence[Path], columns: Mapping[str, Kind], optional: Mapping[str, Kind] | None = None) -> pa.Table:
-    """The rows of several files of one layout, one after another.
+    """The concatenated rows of several files of one layout.
 
-    `columns` must be in each file; of `optional` those are read that all files have. Integers come as int64 and
-    without nulls, numbers as float64, texts as strings, lists as list<int64>. Raises DataError naming file and column.
+    Each file must have `columns`; an `optional` column is read if all files have it. Integers come as int64 without nulls,
+    numbers as float64, texts as strings, lists as list<int64>. Raises DataError, which names file and column.
     """
     names = [_column_names(path) for path in paths]
-    for path, there in zip(paths, names, strict=True):
-        missing = [c for c in columns if c not in there]
+    for path, file_columns in zip(paths, names, strict=True):
+        missing = [c for c in columns if c not in file_columns]
         if missing:
             raise DataError(
-                f"{path}: column {missing[0]!r} is missing; the file has: {', '.join(there[:40])}. "
+                f"{path}: column {missing[0]!r} is missing; the file has: {', '.join(file_columns[:40])}. "
                 "Use the published files, or add the column."
             )
     chosen = dict(columns)
-    chosen.update({c: k for c, k in (optional or {}).items() if all(c in there for there in names)})
+    chosen.update({c: k for c, k in (optional or {}).items() if all(c in file_columns for file_columns in names)})
     parts = [_read(path, chosen) for path in paths]
     return pa.concat_tables(parts).combine_chunks()
 
@@ -108,7 +108,7 @@ def _read(path: Path, columns: Mapping[str, Kind]) -> pa.Table:
 
 
 def _named_column(path: Path, message: str) -> str | None:
-    """Arrow names a column of a CSV file by its number."""
+    """The column of an Arrow message, which names columns of CSV files by number; None if it names none."""
     number = re.search(r"CSV column #(\d+)", message)
     return _column_names(path)[int(number.group(1))] if number else None
 
@@ -137,7 +137,7 @@ def category_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def match_rows(wanted: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each wanted key the first row that holds it, -1 where none does; both (n,) and (rows,)."""
+    """(n,) first row of `keys` (rows,) that holds each wanted key (n,); -1 for keys without a row."""
     if not len(keys):
         return np.full(len(wanted), -1, np.int64)
     order = np.argsort(keys, kind="stable")

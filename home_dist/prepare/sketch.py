@@ -1,10 +1,10 @@
 """A column of numbers in one pass and bounded memory: count, range, mean, deviation, and quantiles within a known error.
 
-Quantiles are those of a compacted sample (Manku, Rajagopalan and Lindsay 1998; Karnin, Lang and Liberty 2016): values are
-collected until a buffer is full; the sorted buffer then passes every second value on to the next level, where a value counts
-for twice as many. A compaction moves no value's rank by more than the weight of one value, so that after n values the rank of
-a quantile is wrong by less than n * levels / SIZE; up to SIZE values it is exact. What is found depends on the values and
-their order alone, not on how they came in batches.
+Quantiles come from a compacted sample (Manku, Rajagopalan and Lindsay 1998; Karnin, Lang and Liberty 2016). Values fill a
+buffer. The full buffer is sorted and passes every second value to the next level, where each counts twice as much. A
+compaction moves no value's rank by more than the weight of one value: after n values, the rank of a quantile is wrong by less
+than n * levels / SIZE. Up to SIZE values it is exact. The result depends on the values and their order, not on how they are
+split into batches.
 """
 
 import math
@@ -44,7 +44,7 @@ class Sketch:
             at += len(part)
 
     def _moments(self, known: NDArray[np.float64]) -> None:
-        """Chan's update, which loses no digits to a large mean."""
+        """Chan's update of mean and squares, which keeps its precision for a large mean."""
         count, mean = len(known), float(known.mean())
         total = self.count + count
         self._squares += float(((known - mean) ** 2).sum()) + (mean - self._mean) ** 2 * self.count * count / total
@@ -75,7 +75,7 @@ class Sketch:
         return math.sqrt(self._squares / self.count) if self.count else 0.0
 
     def weighted(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """(m,) sorted values that stand for all, and for how many each."""
+        """(m,) sorted sample values, and the number of values that each stands for."""
         values = [np.concatenate(level) if level else np.zeros(0) for level in self._levels]
         weights = [np.full(len(v), 1 << i, np.int64) for i, v in enumerate(values)]
         every, counts = np.concatenate(values), np.concatenate(weights)
@@ -83,7 +83,7 @@ class Sketch:
         return every[order], counts[order]
 
     def quantiles(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-        """For each share the smallest value that at least so large a share of values does not exceed. Needs a value."""
+        """For each share, the smallest sample value v so that at least this share of all values is <= v. Needs a value."""
         values, counts = self.weighted()
         up_to = np.cumsum(counts)
         at = np.searchsorted(up_to, np.ceil(shares * self.count).clip(1, self.count), side="left")

@@ -1,16 +1,16 @@
-"""What a pipeline prints of its report when it is done."""
+"""Lines of a finished report that a pipeline prints."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from home_dist.prepare.extremes import warning
 
-_NAMED = 3  # files in a line
+_NAMED = 3  # most files named in a line
 _EARLY = "2000"  # no log of impressions is older
 
 
 def part_lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """A line per part: its days, rows, users and positives; and one about each thing that needs a look."""
+    """A line per split, with days, rows, users and positives; then a line about each thing that needs a look."""
     for name, part in report["splits"].items():
         first, last = part["days"]
         positives = ", ".join(f"{task} {count:,}" for task, count in part["positives"].items())
@@ -30,11 +30,11 @@ def _before(report: Mapping[str, Any]) -> Iterator[str]:
     if not files:
         return
     first = report["splits"]["train"]["days"][0]
-    told = [f"{f['rows']:,} of {f['file']} ({f['first']} to {f['last']})" for f in files[:_NAMED]]
+    file_rows = [f"{f['rows']:,} of {f['file']} ({f['first']} to {f['last']})" for f in files[:_NAMED]]
     more = f", and {len(files) - _NAMED:,} more files" if len(files) > _NAMED else ""
     yield (
         f"note: {sum(f['rows'] for f in files):,} rows are in no part, as they are older than the first training day, {first}: "
-        f"{', '.join(told)}{more}. They count in what was known before later rows"
+        f"{', '.join(file_rows)}{more}. They count in what was known before later rows"
     )
     early = [f["file"] for f in files if f["first"] < _EARLY]
     if early:
@@ -42,26 +42,26 @@ def _before(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _extremes(report: Mapping[str, Any]) -> Iterator[str]:
-    for name, told in report.get("extremes", {}).items():
-        if told.get("suspicious"):
-            where = f"row {told['row']:,} of {told['file']}"
-            yield warning(name, told["lowest"], told["highest"], told["half_below"], told["99.9%_below"], where)
-        if told["infinite"]:
-            yield f"note: column {name!r} holds {told['infinite']:,} infinite values: they count as missing"
+    for name, entry in report.get("extremes", {}).items():
+        if entry.get("suspicious"):
+            where = f"row {entry['row']:,} of {entry['file']}"
+            yield warning(name, entry["lowest"], entry["highest"], entry["half_below"], entry["99.9%_below"], where)
+        if entry["infinite"]:
+            yield f"note: column {name!r} holds {entry['infinite']:,} infinite values: they count as missing"
 
 
 def _repeated(report: Mapping[str, Any]) -> Iterator[str]:
     repeated = report.get("repeated_rows", {"rows": 0})
     if not repeated["rows"]:
         return
-    what = (
+    treatment = (
         "left out, as the description says"
         if repeated["merged"]
         else 'they count and enter histories like others; repeated = "merge" in the description takes each once'
     )
     yield (
         f"note: {repeated['rows']:,} rows of {repeated['users']:,} users are like an earlier row in all that is read of them "
-        f"({repeated['most']:,} of one user and moment at most): {what}"
+        f"({repeated['most']:,} of one user and moment at most): {treatment}"
     )
 
 

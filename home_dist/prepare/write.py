@@ -25,7 +25,7 @@ def write_prepared(
     vocabularies: Mapping[str, PublishedVocabulary],
     report: Mapping[str, Any],
 ) -> None:
-    """Writes beside `out` first and renames when all of it is there. Raises DataError when `out` holds something."""
+    """Writes a folder beside `out`, and renames it to `out` when complete. Raises DataError when `out` holds something."""
     with whole_folder(out) as writing:
         (writing / "vocabularies").mkdir()
         for name, table in splits.items():
@@ -48,14 +48,14 @@ def part_name(index: int) -> str:
 
 
 def file_bounds(rows: int, files: int) -> list[int]:
-    """Where the files of a split begin, and its number of rows at the end."""
+    """First row of each file of a split, and at the end the split's number of rows."""
     return [rows * i // files for i in range(files + 1)]
 
 
 def write_file(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, level: int = 9) -> None:
-    """Tables one after another, as row groups of ROW_GROUP rows whatever their own sizes are. level: of zstd."""
-    # Few distinct values are small as a dictionary. Ids and histories are smaller byte by byte: the bytes of a user's history
-    # repeat from one impression to the next, which the packed bits of a dictionary hide from zstd.
+    """Writes concatenated tables in row groups of ROW_GROUP rows, whatever the tables' sizes. level: of zstd."""
+    # Columns of few distinct values are small with a dictionary. Ids and histories are smaller as split bytes: a user's history
+    # repeats its bytes from one impression to the next; a dictionary's packed bits would hide the repetition from zstd.
     few = [f.name for f in schema if pa.types.is_floating(f.type) or pa.types.is_int8(f.type)]
     bytewise = {f.name + (".list.element" if pa.types.is_list(f.type) else "") for f in schema if f.name not in few}
     with pq.ParquetWriter(
@@ -75,7 +75,7 @@ def write_file(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, level:
             count += table.num_rows
             while count >= ROW_GROUP:
                 whole = pa.concat_tables(held)
-                # One chunk, as it would be in a table that was never in parts: the bytes are then the same.
+                # As one chunk: the file's bytes are then the same as from one table.
                 writer.write_table(whole.slice(0, ROW_GROUP).combine_chunks(), row_group_size=ROW_GROUP)
                 held, count = [whole.slice(ROW_GROUP)], count - ROW_GROUP
         if count:
@@ -83,11 +83,11 @@ def write_file(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, level:
 
 
 def users_together(users: NDArray[np.int64], times: NDArray[np.int64], chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Rows (n,) of a part, users in a fixed random order, each in order of time: small on disk, and no user's number tells
-    where a row stands. Training shuffles rows anyway. All arguments (N,)."""
+    """Indices (n,) of the chosen rows: users in a fixed random order, each user's rows in order of time. Such files are small,
+    and a row's place does not depend on its user's number. Training shuffles rows anyway. All arguments (N,)."""
     rows = np.flatnonzero(chosen)
-    found, code = np.unique(users[rows], return_inverse=True)
-    place = np.random.default_rng(0).permutation(len(found))[code]
+    distinct, code = np.unique(users[rows], return_inverse=True)
+    place = np.random.default_rng(0).permutation(len(distinct))[code]
     return rows[np.lexsort((times[rows], place))]
 
 

@@ -1,4 +1,4 @@
-"""What the columns of a data set mean: features, histories, tables, tasks and their groups."""
+"""The meaning of a data set's columns: features, histories, tables, tasks and their groups."""
 
 from home_dist.schema.layout import EventInput, IdInput, InputLayout, PretrainedInput, SequenceInput, Table, build_layout
 from home_dist.schema.spec import (

@@ -1,4 +1,4 @@
-"""The base of every entry of a schema."""
+"""Base class of the entries of a schema."""
 
 from typing import Annotated
 

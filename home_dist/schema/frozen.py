@@ -1,7 +1,7 @@
 """A frozen table of vectors on disk, looked up by item id: memory-mapped, so that the ranks of a host share one copy.
 
-A folder with keys.npy, (n,) int64 in rising order, and vectors.npy, (n, width) float16 or float32. Integers are their own keys;
-a text's key is its 64-bit hash (home_dist/ids/hashing.py, seed 0) read as an int64. `home-dist prepare frozen` writes it.
+A folder with keys.npy, (n,) int64, strictly increasing, and vectors.npy, (n, width) float16 or float32. An integer is its own
+key; a text's key is its 64-bit hash (home_dist/ids/hashing.py, seed 0) read as int64. `home-dist prepare frozen` writes it.
 """
 
 from pathlib import Path
@@ -22,11 +22,11 @@ _PROBES = 4096
 
 class FrozenTable:
     def __init__(self, keys: NDArray[np.int64], vectors: NDArray, kind: KeyType):
-        """keys: (n,) rising; vectors: (n, width)."""
+        """keys: (n,) strictly increasing; vectors: (n, width)."""
         self.keys, self.vectors, self.type = keys, vectors, kind
 
     def positions(self, values: pa.Array) -> NDArray[np.int64]:
-        """(m,) keys -> (m,) rows of `vectors`; -1 for missing ones and for what the table does not hold. Raises NotKeys."""
+        """(m,) keys -> (m,) rows of `vectors`; -1 for missing keys and for keys that the table lacks. Raises NotKeys."""
         keys = as_keys(values, self.type)
         if pa.types.is_dictionary(keys.type):
             of_distinct = self.positions(keys.dictionary) if len(keys.dictionary) else np.full(1, -1)
@@ -39,12 +39,12 @@ class FrozenTable:
 
 
 def sort_keys(keys: pa.Array) -> NDArray[np.int64]:
-    """(n,) of what `as_keys` gave -> (n,) numbers that a frozen table is sorted by; those of nulls are undefined."""
+    """(n,) keys, as returned by `as_keys` -> (n,) numbers by which a frozen table is sorted. A null's number is undefined."""
     return hash_texts(keys, 0).view(np.int64) if is_text(keys.type) else key_numbers(keys)
 
 
 def open_frozen(feature: str, folder: Path, width: int, kind: KeyType) -> FrozenTable:
-    """Raises DataError for a folder that is not what it should be."""
+    """Opens and checks a frozen table. Raises DataError for a folder that does not hold one of this width."""
     wrong = f"{folder}: frozen table of feature {feature!r}"
     try:
         keys, vectors = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in (KEYS, VECTORS))

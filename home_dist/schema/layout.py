@@ -1,8 +1,8 @@
-"""Which input of a batch each column becomes: the one place where the reader and the network agree.
+"""Maps each column to an input of the batch. Reader and network both follow this layout.
 
-A table is *replicated* (kept whole on every rank, looked up locally) when it is small, and otherwise *sharded*. Sharded tables
-that a history uses, or that are pooled in two ways, live in an EmbeddingCollection (one vector per id); all other sharded
-tables live in an EmbeddingBagCollection (pooled where they are stored).
+A small table is *replicated* (kept whole on every rank, looked up locally); other tables are *sharded*. Sharded tables that a
+history uses, or that are pooled in two ways, are in an EmbeddingCollection (one vector per id); other sharded tables are in an
+EmbeddingBagCollection (pooled where they are stored).
 """
 
 from dataclasses import dataclass, field
@@ -17,30 +17,30 @@ from home_dist.schema.values import HashValues, open_values
 
 Place = Literal["small", "small_list", "bag", "weighted_bag", "event", "managed"]
 ONE_BY_ONE: tuple[Place, ...] = ("event", "managed")
-"""Looked up one vector per id, and pooled by the network."""
+"""Places with one looked-up vector per id, which the network pools."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as a run uses it: `rows` after cutting the tail, `dim` its width."""
+    """A table as a run uses it. rows: after cutting the tail; dim: its width."""
 
     name: str
     rows: int
     dim: int
     replicated: bool
     managed: Literal["lfu", "lru"] | None = None
-    """Its rows are given to ids as they come: the batch holds 62-bit hashes."""
+    """If set, rows are assigned to new ids during training; the batch holds 62-bit hashes."""
     half: bool = False
     """Weights are fp16."""
 
     @property
     def weight_bytes(self) -> int:
-        """Of one number."""
+        """Bytes of one weight."""
         return 2 if self.half else 4
 
     @property
     def bytes(self) -> int:
-        """Of all weights."""
+        """Bytes of all weights."""
         return self.rows * self.dim * self.weight_bytes
 
 
@@ -59,11 +59,11 @@ class IdInput:
     pooling: Pooling
     place: Place
     declared_rows: int
-    """Bound of the ids in the file; ids from table.rows up to it are read as 0."""
+    """Exclusive bound of the ids in the file; ids from table.rows up to it are read as 0."""
     weights: str | None = None
     """Column of a weighted list's weights."""
     rows_of: RowsOf | None = field(default=None, compare=False)
-    """Rows of the column's values; None for a column that holds rows."""
+    """Maps the column's values to rows; None for a column that holds rows."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ class PretrainedInput:
     dim: int
     normalise: bool
     frozen: FrozenTable | None = field(default=None, compare=False)
-    """By the column's ids; None for a column of vectors."""
+    """The table that the column's ids look up; None for a column of vectors."""
 
 
 @dataclass(frozen=True)
 class InputLayout:
     features: tuple[IdInput, ...]
-    """Id features and bucketised statistics in the order in which they stand in the feature vector."""
+    """Id features and bucketised statistics, in the order of the feature vector."""
     statistics: dict[str, StatisticFeature]
     """By the key of their input."""
     dense: tuple[DenseFeature | StatisticFeature, ...]
@@ -102,17 +102,17 @@ class InputLayout:
     tables: tuple[Table, ...]
     pretrained: tuple[PretrainedInput, ...] = ()
     clip: float | None = None
-    """Bound of standardised values, on both sides of 0."""
+    """Standardised values are clipped to -clip .. clip."""
 
     @property
     def inputs(self) -> tuple[IdInput, ...]:
-        """Every column of ids, once."""
+        """All columns of ids: features and fields of histories."""
         fields = tuple(e.field for s in self.sequences for e in s.fields)
         return self.features + fields
 
     @property
     def weighted(self) -> tuple[IdInput, ...]:
-        """Lists that are pooled after the look-up, by weights that the batch carries beside them."""
+        """Lists that are pooled after the look-up, by weights in `Batch.list_weights`."""
         return tuple(i for i in self.features if i.weights is not None and i.place != "weighted_bag")
 
     def at(self, place: Place) -> tuple[IdInput, ...]:
@@ -124,7 +124,7 @@ class InputLayout:
 
 
 def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
-    """Raises ConfigError when the configuration names features, tables or sequences that the schema does not have."""
+    """The layout of a run. Raises ConfigError for names of features, tables or sequences that the schema lacks."""
     features = [f for f in schema.feature if not _excluded(f.name, config.data.exclude)]
     for pattern in config.data.exclude:
         if not any(_excluded(f.name, (pattern,)) for f in schema.feature):
@@ -132,20 +132,20 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
     known = {f.name for f in schema.feature if isinstance(f, PretrainedFeature)}
     for name in config.embedding.pretrained:
         if name not in known:
-            there = ", ".join(sorted(known)) or "none"
+            known_names = ", ".join(sorted(known)) or "none"
             raise ConfigError(
-                f"embedding.pretrained.{name}: no pre-trained feature of {config.schema_path()}; there are: {there}"
+                f"embedding.pretrained.{name}: no pre-trained feature of {config.schema_path()}; there are: {known_names}"
             )
     for key, names in config.model.named_features().items():
         missing = sorted(set(names) - {f.name for f in features})
         if missing:
-            there = ", ".join(f.name for f in features)
-            raise ConfigError(f"model.{key}: {missing[0]!r} is no feature of this run; there are: {there}")
+            known_names = ", ".join(f.name for f in features)
+            raise ConfigError(f"model.{key}: {missing[0]!r} is no feature of this run; there are: {known_names}")
     for key, names in config.model.named_tasks().items():
         missing = sorted(set(names) - {t.name for t in schema.task})
         if missing:
-            there = ", ".join(t.name for t in schema.task)
-            raise ConfigError(f"model.{key}: {missing[0]!r} is no task of this run; there are: {there}")
+            known_names = ", ".join(t.name for t in schema.task)
+            raise ConfigError(f"model.{key}: {missing[0]!r} is no task of this run; there are: {known_names}")
     sequences = _chosen_sequences(schema, config)
     tables = _tables(schema, config)
     pooled = _tables_pooled_at_home(features, sequences)
@@ -227,11 +227,11 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
 
 
 def _pretrained(feature: PretrainedFeature, config: RunConfig) -> PretrainedInput:
-    own = config.embedding.pretrained.get(feature.name, PretrainedSection())
+    section = config.embedding.pretrained.get(feature.name, PretrainedSection())
     table = None
     if feature.frozen is not None:
         table = open_frozen(feature.name, config.schema_path().parent / feature.frozen, feature.width, feature.type)
-    return PretrainedInput(feature.name, feature.column, feature.width, own.dim, own.normalise, table)
+    return PretrainedInput(feature.name, feature.column, feature.width, section.dim, section.normalise, table)
 
 
 def _excluded(name: str, patterns: tuple[str, ...]) -> bool:
@@ -242,8 +242,8 @@ def _chosen_sequences(schema: Schema, config: RunConfig) -> list[SequenceSpec]:
     known = {s.name: s for s in schema.sequence}
     for section in config.sequence:
         if section.name not in known:
-            there = ", ".join(known) or "none"
-            raise ConfigError(f"sequence {section.name!r} is not in {config.schema_path()}; there are: {there}")
+            known_names = ", ".join(known) or "none"
+            raise ConfigError(f"sequence {section.name!r} is not in {config.schema_path()}; there are: {known_names}")
     return [known[s.name] for s in config.sequence]
 
 
@@ -251,45 +251,45 @@ def _tables(schema: Schema, config: RunConfig) -> dict[str, Table]:
     settings = config.embedding.tables
     unknown = sorted(set(settings) - set(schema.table_rows()))
     if unknown:
-        there = ", ".join(schema.table_rows())
-        raise ConfigError(f"embedding.tables.{unknown[0]}: {config.schema_path()} has no such table; there are: {there}")
+        known_names = ", ".join(schema.table_rows())
+        raise ConfigError(f"embedding.tables.{unknown[0]}: {config.schema_path()} has no such table; there are: {known_names}")
     tables = {}
     specs = {t.name: t for t in schema.table}
     for name, declared in schema.table_rows().items():
-        own = settings.get(name)
-        rows = min(declared, own.keep_rows) if own and own.keep_rows else declared
-        if own and own.keep_rows == 1 and isinstance(specs[name].values, HashValues):
+        section = settings.get(name)
+        rows = min(declared, section.keep_rows) if section and section.keep_rows else declared
+        if section and section.keep_rows == 1 and isinstance(specs[name].values, HashValues):
             raise ConfigError(f"embedding.tables.{name}.keep_rows: 1 leaves no row to hash to; use at least 2")
-        managed = own.managed if own else None
+        managed = section.managed if section else None
         if managed and not isinstance(specs[name].values, HashValues):
             raise ConfigError(
                 f"embedding.tables.{name}.managed: the table's columns must hold ids, not rows: its entry in "
                 f'{config.schema_path()} needs values = {{ kind = "hash", ... }}'
             )
-        replicated = rows <= config.embedding.replicate_rows and not (own and own.sharding) and not managed
-        dim = (own.dim if own else None) or (config.embedding.small_dim if replicated else config.embedding.dim)
+        replicated = rows <= config.embedding.replicate_rows and not (section and section.sharding) and not managed
+        dim = (section.dim if section else None) or (config.embedding.small_dim if replicated else config.embedding.dim)
         if not replicated and dim % 4:
             raise ConfigError(f"embedding.tables.{name}.dim: {dim} is not a multiple of 4, which sharded tables need")
-        # Sharded tables whose weights FBGEMM updates itself; those that others hold are fp32.
-        fused = not replicated and not managed and not (own and own.sharding == "data_parallel")
-        if replicated and own and own.precision == "fp16":
+        # FBGEMM itself updates the weights of fused tables; other tables are fp32.
+        fused = not replicated and not managed and not (section and section.sharding == "data_parallel")
+        if replicated and section and section.precision == "fp16":
             raise ConfigError(
                 f"embedding.tables.{name}.precision: a table of {rows:,} rows is kept whole on every rank "
                 f"(embedding.replicate_rows = {config.embedding.replicate_rows:,}), in fp32. Leave precision out, or pin its "
                 "sharding or lower embedding.replicate_rows, so that it is sharded."
             )
-        half = fused and ((own.precision if own else None) or config.embedding.precision) == "fp16"
+        half = fused and ((section.precision if section else None) or config.embedding.precision) == "fp16"
         tables[name] = Table(name, rows, dim, replicated, managed if managed != "hashed" else None, half)
     return tables
 
 
 def _tables_pooled_at_home(features: list, sequences: list[SequenceSpec]) -> dict[str, Place]:
-    """The place of the tables whose every use is one and the same pooling: these can be an embedding bag."""
+    """By table: its bag's place, for tables that all users pool alike. Other tables cannot be embedding bags."""
     poolings: dict[str, set[str]] = {}
     for feature in features:
         if isinstance(feature, IdFeature):
             poolings.setdefault(feature.table, set()).add(feature.pooling)
     in_history = {e.table for s in sequences for e in s.events}
-    # A bag of one id is that id under any pooling, so "none" goes along with each.
+    # A bag of one id is the same under any pooling, so that "none" fits each.
     alike = {t: p - {"none"} for t, p in poolings.items() if t not in in_history and len(p - {"none"}) <= 1}
     return {t: "weighted_bag" if "weighted" in p else "bag" for t, p in alike.items()}

@@ -1,7 +1,7 @@
-"""The schema of a prepared data set: `schema.toml`, which lies beside the Parquet files.
+"""The schema of a prepared data set: `schema.toml`, beside the Parquet files.
 
-A pipeline writes it, a run reads it. It states facts about the data (columns, table sizes, fitted boundaries);
-choices about the model (widths, sharding, encoders) are in the run's configuration.
+A pipeline writes it; a run reads it. It states facts about the data (columns, table sizes, fitted boundaries). Choices about
+the model (widths, sharding, encoders) are in the run's configuration.
 """
 
 import math
@@ -29,7 +29,7 @@ class TableSpec(Spec):
     rows: int = Field(ge=1)
     """Valid ids are 0 .. rows - 1."""
     values: TableValues | None = None
-    """How what stands in the columns becomes rows: by a vocabulary or a hash; by default the columns hold rows."""
+    """How the columns' values become rows: by a vocabulary or a hash; by default the columns hold rows."""
 
     @model_validator(mode="after")
     def _room(self) -> "TableSpec":
@@ -41,7 +41,7 @@ class TableSpec(Spec):
 
 
 class IdFeature(Spec):
-    """A categorical column of one id per sample or a list of them; its table says what row an id has."""
+    """A categorical column, of one id or a list of ids per sample. Its table says which row an id has."""
 
     kind: Literal["id"] = "id"
     name: Name
@@ -50,7 +50,7 @@ class IdFeature(Spec):
     pooling: Pooling = "none"
     """"none" for a column of one id, "sum", "mean" or "weighted" (the sum of vectors times weights) for a column of lists."""
     weights: str | None = None
-    """With "weighted": column of lists of numbers, as long as those of ids."""
+    """With "weighted": column of lists of weights, as long as the lists of ids."""
 
     @model_validator(mode="after")
     def _weights_fit(self) -> "IdFeature":
@@ -60,10 +60,10 @@ class IdFeature(Spec):
 
 
 class StatisticFeature(Spec):
-    """A number per sample that is looked up by bucket and, standardised, read as it is.
+    """A number per sample that a model reads in two forms: looked up by bucket, and standardised.
 
-    Null means "not known". Bucket 0 is for null, bucket i > 0 for boundaries[i - 2] <= value < boundaries[i - 1];
-    there are len(boundaries) + 2 buckets. Standardised: (value - mean) / std, and 0 for null.
+    Null means "unknown". Bucket 0 is for null, bucket i > 0 for boundaries[i - 2] <= value < boundaries[i - 1]; there are
+    len(boundaries) + 2 buckets. Standardised: (value - mean) / std, and 0 for null.
     """
 
     kind: Literal["statistic"] = "statistic"
@@ -85,7 +85,7 @@ class StatisticFeature(Spec):
         return len(self.boundaries) + 2
 
     def values_of(self, bucket: int) -> tuple[float, float] | None:
-        """Bucket i holds low <= value < high; None for bucket 0, that of missing values."""
+        """(low, high) of a bucket, which holds low <= value < high; None for bucket 0, which holds missing values."""
         if not 0 <= bucket < self.buckets:
             raise IndexError(bucket)
         edges = (-math.inf, *self.boundaries, math.inf)
@@ -95,7 +95,7 @@ class StatisticFeature(Spec):
 class DenseFeature(Spec):
     """A number (width 1) or a list of `width` numbers per sample, read as (value - mean) / std. Null and NaN are refused.
 
-    mean and std are one number for all, or one per place of the list.
+    mean and std are one number for all places of the list, or one per place.
     """
 
     kind: Literal["dense"] = "dense"
@@ -114,10 +114,10 @@ class DenseFeature(Spec):
 
 
 class PretrainedFeature(Spec):
-    """A vector per sample that stays as it is: a model projects it. Null means that there is none.
+    """A vector per sample that is not trained; a model projects it. Null means missing.
 
     Either the column holds lists of `width` numbers; or it holds ids, and `frozen` is a folder beside the schema with a table
-    of vectors by id (home_dist/schema/frozen.py). Ids that it does not hold are missing.
+    of vectors by id (home_dist/schema/frozen.py). Vectors of ids that the table lacks are missing.
     """
 
     kind: Literal["pretrained"] = "pretrained"
@@ -126,30 +126,30 @@ class PretrainedFeature(Spec):
     width: int = Field(ge=1)
     frozen: str | None = None
     type: KeyType = "integer"
-    """Of the ids, with `frozen`."""
+    """Type of the ids, with `frozen`."""
 
 
 Feature = Annotated[IdFeature | StatisticFeature | DenseFeature | PretrainedFeature, Field(discriminator="kind")]
 
 
 class EventField(Spec):
-    """One column of a history: a list of ids per sample, in the events' order of time, oldest first."""
+    """One column of a history: a list of ids per sample, oldest event first."""
 
     column: str
     table: Name
     target: Name | None = None
-    """The id feature of the impression that this field is compared with; it must use the same table."""
+    """The impression's id feature with which this field is compared; it must use the same table."""
 
 
 class SequenceSpec(Spec):
-    """A user history. All of its columns have lists of the same length in a sample."""
+    """A user history. In a sample, the lists of all its columns have the same length."""
 
     name: Name
     events: tuple[EventField, ...] = Field(min_length=1)
 
 
 class TaskSpec(Spec):
-    """A binary task: its label column (0 or 1), and optionally the column of its label weights (0: no label here)."""
+    """A binary task: its label column (0 or 1) and, optionally, the column of its label weights (0: label unknown)."""
 
     name: Name
     group: Name
@@ -162,7 +162,7 @@ class TaskSpec(Spec):
 class Schema(Spec):
     version: Literal[1] = 1
     group_column: str | None = None
-    """Integer column by which GAUC groups samples, normally the user."""
+    """Column of keys by which GAUC groups samples, normally the user."""
     time_column: str | None = None
     table: tuple[TableSpec, ...] = ()
     feature: tuple[Feature, ...] = Field(min_length=1)
@@ -171,7 +171,7 @@ class Schema(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Schema":
-        for what, names in (
+        for kind, names in (
             ("table", [t.name for t in self.table]),
             ("feature", [f.name for f in self.feature]),
             ("sequence", [s.name for s in self.sequence]),
@@ -179,7 +179,7 @@ class Schema(Spec):
         ):
             repeated = sorted({n for n in names if names.count(n) > 1})
             if repeated:
-                raise ValueError(f"{what} {repeated[0]!r} is declared twice")
+                raise ValueError(f"{kind} {repeated[0]!r} is declared twice")
         tables = {t.name for t in self.table}
         ids = {f.name: f for f in self.feature if isinstance(f, IdFeature)}
         users: list[tuple[str, str]] = [(f"feature {f.name!r}", f.table) for f in ids.values()]
@@ -203,11 +203,11 @@ class Schema(Spec):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Task groups in the order in which tasks name them first."""
+        """Task groups, in the order of their first tasks."""
         return tuple(dict.fromkeys(t.group for t in self.task))
 
     def only(self, tasks: Iterable[str]) -> "Schema":
-        """With these of its tasks, in its order."""
+        """The schema with only these tasks, in the schema's order."""
         chosen = set(tasks)
         return self.model_copy(update={"task": tuple(t for t in self.task if t.name in chosen)})
 

@@ -1,7 +1,7 @@
-"""How what stands in a table's columns becomes its rows.
+"""How the values of a table's columns become rows of the table.
 
-By default a column holds rows already. Otherwise it holds the keys of the outside world, whole numbers or texts, and the table
-says which row each of them has: by a vocabulary that was fitted on the training part, or by a hash (home_dist/ids).
+By default a column holds rows already. Otherwise it holds keys, whole numbers or texts, and the table says which row each key
+has: by a vocabulary that was fitted on the training part, or by a hash (home_dist/ids).
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from home_dist.schema.base import Seed, Spec
 
 
 class VocabularyValues(Spec):
-    """`file`, beside the schema, holds columns `value` and `row`. Values that are not in it are out of vocabulary."""
+    """A vocabulary. `file`, beside the schema, has columns `value` and `row`. Values that it lacks are out of vocabulary."""
 
     kind: Literal["vocabulary"] = "vocabulary"
     type: KeyType
@@ -24,11 +24,11 @@ class VocabularyValues(Spec):
     unknown_rows: int = Field(default=0, ge=0)
     """Values out of vocabulary are spread by hash over rows 1 to unknown_rows; with 0 they share row 0 with missing ones."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """Of the file: a run goes on only with the vocabulary that it began with."""
+    """Of the file: a run can only be resumed with the vocabulary that it began with."""
 
 
 class HashValues(Spec):
-    """No state: any value has a row, and different ones may share it. The hash is described in home_dist/ids/hashing.py."""
+    """A hash, without state: each value has a row, which others may share. home_dist/ids/hashing.py describes the hash."""
 
     kind: Literal["hash"] = "hash"
     type: KeyType
@@ -39,7 +39,7 @@ TableValues = Annotated[VocabularyValues | HashValues, Field(discriminator="kind
 
 
 def open_values(table: str, values: VocabularyValues | HashValues, rows: int, folder: Path) -> RowsOf:
-    """rows: of the table; folder: that of the schema. Raises DataError for a vocabulary that is not what it should be."""
+    """rows: of the table; folder: the schema's. Raises DataError for a vocabulary that is missing, damaged or does not fit."""
     if isinstance(values, HashValues):
         return HashRows(values.type, values.seed, rows)
     first = values.unknown_rows + 1

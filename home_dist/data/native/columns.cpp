@@ -1,7 +1,7 @@
-// What given rows have in a window's columns, brought together, and statistics in the forms that a model takes.
+// Gathers given rows of a window's columns, and computes the two forms of a statistic that a model reads.
 //
-// A column has numbers of any type, in pieces as they were read. Where piece p of column c would have its row (of lists: its
-// value) 0, if it began there, stands in bases[c * pieces + p], so that an element is found by its number in the window.
+// A column has numbers of any type, in pieces as they were read. bases[c * pieces + p] is the address of piece p of column c,
+// shifted so that an element is addressed by its row (for lists: its value's number) in the window, not in the piece.
 
 #include <algorithm>
 #include <cstdint>
@@ -11,7 +11,7 @@ using Size = std::int64_t;
 
 namespace {
 
-// The order of home_dist/data/gather.py's list of types.
+// The same order as _TYPES in home_dist/data/chunked.py.
 enum Type : std::uint8_t { I8, U8, I16, U16, I32, U32, I64, U64, F32, F64 };
 
 struct Window {
@@ -67,7 +67,7 @@ std::vector<std::int32_t> pieces_of(const std::int32_t* piece_of, const Size* ro
   return found;
 }
 
-// outs: an address per column, where the values of the first row go; stride: in values, from row to row.
+// outs: for each column, the address of the first row's value; stride: from row to row, in values.
 template <class T>
 void all_columns(const Window& window, const std::int32_t* piece_of, const Size* rows, Size count, const Size* outs, Size stride) {
   const auto found = pieces_of(piece_of, rows, count);
@@ -78,7 +78,7 @@ void all_columns(const Window& window, const std::int32_t* piece_of, const Size*
     });
 }
 
-// offsets: where each row's list begins, and the last one's ends, counted through all pieces.
+// offsets: of the rows' lists, (rows + 1,), counted through all pieces.
 template <class T>
 void all_lists(const Window& window, const std::int32_t* piece_of, const Size* rows, Size count, const Size* offsets,
                const Size* outs) {
@@ -90,7 +90,7 @@ void all_lists(const Window& window, const std::int32_t* piece_of, const Size* r
     });
 }
 
-// 1 + the number of boundaries, which are sorted, that are not above the value.
+// 1 + the number of sorted boundaries that are <= the value.
 template <class S>
 void buckets(const S* values, Size count, const S* boundaries, Size limits, std::int32_t* out) {
   constexpr Size few = 64, block = 256;

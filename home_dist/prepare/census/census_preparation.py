@@ -1,8 +1,8 @@
-"""Two tasks of Ma et al. 2018 (section 6.2) at a time, from the columns that are no labels of them.
+"""Two tasks of Ma et al. 2018 (section 6.2) at a time; the columns that hold no label of them are features.
 
-Setting "nominal" trains on the published training rows and tests on the published test file; the training rows are at hand
-with their nominal columns alone. Setting "all" has all columns, and is a split of the test file. Figures of the two are not
-comparable, nor are those of "all" with the paper's.
+Setting "nominal" trains on the published training rows, of which only the nominal columns are available, and tests on the
+published test file. Setting "all" has all columns and splits the test file. Its figures can be compared neither with the
+paper's nor with those of "nominal".
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ SETTINGS = ("nominal", "all")
 ATTRIBUTION = "Census-Income (KDD), UCI Machine Learning Repository, CC BY 4.0. Changed: encoded, and split."
 
 CLASS = "income_50k"
-# A degree of a college, two years of one included: its correlation with never_married is then 0.238, and 0.237 in the paper.
+# College degrees, two-year ones included: so defined, the label's correlation with never_married is 0.238 (paper: 0.237).
 COLLEGE = (
     "Associates degree-occup /vocational",
     "Associates degree-academic program",
@@ -35,14 +35,14 @@ COLLEGE = (
     "Prof school degree (MD DDS DVM LLB JD)",
     "Doctorate degree(PhD EdD)",
 )
-# The class is written with a dot behind it in the test file, and without in the other.
+# In the test file a dot follows the class; in the training file it does not.
 _LABELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "income": (CLASS, ("50000+.", "50000+")),
     "education": ("education", COLLEGE),
     "never_married": ("marital_stat", ("Never married",)),
 }
 TASKS = {"income": ("income", "never_married"), "education": ("education", "never_married")}
-"""The main task and the auxiliary one, by the name of the former."""
+"""Main and auxiliary task, by the main task's name."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class CensusOptions:
     tasks: str = "income"
     setting: str = "nominal"
     seed: int = 0
-    """Of the permutation that splits are taken from."""
+    """Of the permutation by which rows are split."""
     buckets: int = 20
 
     def check(self) -> None:
@@ -66,7 +66,7 @@ def prepare_census(raw: Path, out: Path, options: CensusOptions) -> dict[str, An
     table, split = _rows(raw, options)
     training = split == 0
     tasks = TASKS[options.tasks]
-    # The class is none of the census's attributes; a column that is a label of these tasks would give it away.
+    # The class is no attribute of the census; a column that a label is made of would give the label away.
     held = {CLASS, *(_LABELS[t][0] for t in tasks)}
     prepared = Prepared()
     for name in NOMINAL:
@@ -98,7 +98,7 @@ def prepare_census(raw: Path, out: Path, options: CensusOptions) -> dict[str, An
 
 
 def _rows(raw: Path, options: CensusOptions) -> tuple[pa.Table, NDArray[np.int8]]:
-    """All rows, and the split of each (N,): a tenth of the training rows validates, or a fifth of the test file."""
+    """All rows, and the split of each (N,). Validation gets a tenth of the training rows; in setting "all", a fifth of all."""
     random = np.random.default_rng(options.seed)
     test = read_test(raw)
     if options.setting == "all":
@@ -109,7 +109,7 @@ def _rows(raw: Path, options: CensusOptions) -> tuple[pa.Table, NDArray[np.int8]
 
 
 def _dealt(random: np.random.Generator, rows: int, shares: tuple[float, ...]) -> NDArray[np.int8]:
-    """(rows,) splits, of these shares."""
+    """(rows,) random splits that have these shares of the rows."""
     bounds = np.round(np.cumsum(shares) * rows).astype(np.int64)
     split = np.empty(rows, np.int8)
     split[random.permutation(rows)] = np.searchsorted(bounds, np.arange(rows), side="right")

@@ -1,4 +1,4 @@
-"""The published files: which columns they have, and their values without the spaces around them."""
+"""Reads the published files: their columns, and values stripped of surrounding spaces."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pyarrow.csv as pacsv
 from home_dist.errors import DataError
 
 NUMERIC = ("age", "wage_per_hour", "capital_gains", "capital_losses", "dividends", "num_emp", "weeks_worked")
-WEIGHT = "instance_weight"  # of a row in the population; no feature
+WEIGHT = "instance_weight"  # weight of the row in the population; not a feature
 COLUMNS = (
     "age",
     "class_worker",
@@ -55,7 +55,7 @@ COLUMNS = (
     "income_50k",
 )
 NOMINAL = tuple(c for c in COLUMNS if c not in (*NUMERIC, WEIGHT))
-"""The class among them."""
+"""Includes the class."""
 
 
 def read_test(folder: Path) -> pa.Table:
@@ -69,10 +69,10 @@ def read_train_nominal(folder: Path) -> pa.Table:
 
 
 def _find(folder: Path, name: str) -> Path:
-    found = [p for p in (folder / f"{name}{suffix}" for suffix in ("", ".gz", ".xz")) if p.is_file()]
-    if not found:
+    files = [p for p in (folder / f"{name}{suffix}" for suffix in ("", ".gz", ".xz")) if p.is_file()]
+    if not files:
         raise DataError(f"{folder / name}: no such file, nor with .gz or .xz behind its name. Give the folder that holds it.")
-    return found[0]
+    return files[0]
 
 
 def _read(path: Path, names: list[str] | None, wanted: list[str]) -> pa.Table:
@@ -98,7 +98,7 @@ def _read(path: Path, names: list[str] | None, wanted: list[str]) -> pa.Table:
 
 
 def _opened(path: Path) -> pa.NativeFile:
-    """Arrow knows gzip, but not xz."""
+    """Opens a file, decompressed: Arrow decompresses gzip, but not xz."""
     if path.suffix != ".xz":
         return pa.input_stream(str(path))
     import lzma

@@ -1,4 +1,4 @@
-"""Tasks over partitions: where they run, what they leave for each other, and how a killed run goes on."""
+"""Tasks over partitions: the engines that run them, the files that they leave for each other, and resume after a kill."""
 
 from home_dist.prepare.engine.engines import KINDS, Engine, LocalEngine, Lost, RayEngine
 from home_dist.prepare.engine.work import Task, Work

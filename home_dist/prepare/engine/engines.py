@@ -15,7 +15,7 @@ Action = Callable[[], None]
 
 
 class Lost(DataError):
-    """A process that ran a task is gone; what is done stays."""
+    """A process that ran a task is gone. Finished tasks stay finished."""
 
 
 class Engine(Protocol):
@@ -23,14 +23,14 @@ class Engine(Protocol):
     """How many tasks run at a time; a memory budget is divided by it."""
 
     def run(self, actions: Sequence[Action]) -> Iterator[int]:
-        """Yields the number of each action when it is done, in any order. Raises what an action raised."""
+        """Runs actions, in any order, and yields the number of each when it is done. Raises what an action raised."""
         ...
 
     def close(self) -> None: ...
 
 
 class LocalEngine:
-    """Processes that are started anew, not forked, and end with this one. A single task runs in this process."""
+    """A pool of spawned (not forked) processes that end with this one. A single task runs in this process."""
 
     def __init__(self, processes: int):
         self.processes = processes
@@ -72,7 +72,7 @@ def _begin_worker() -> None:
     pa.set_cpu_count(1)  # the pool's processes share the cores already
     parent = multiprocessing.parent_process()
     if parent is not None:
-        # A worker holds both ends of the pool's pipes, so that it would wait for ever when its parent is killed.
+        # A worker holds both ends of the pool's pipes: without this thread it would wait for ever if its parent is killed.
         threading.Thread(target=lambda: (wait_for([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
@@ -123,6 +123,6 @@ def _perform(action: Action) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """What workers need to import the same code as this process."""
+    """Environment in which workers import the same code as this process."""
     path = os.environ.get("PYTHONPATH")
     return {"OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": path} if path else {})

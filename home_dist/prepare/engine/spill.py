@@ -1,6 +1,6 @@
-"""Tables on their way from one task to another: Arrow files with a batch per partition, so that each reader takes its own.
+"""Tables that one task leaves for others: Arrow files with a batch per partition; each reader takes its partition's batch.
 
-One file per writer, not one per writer and reader: their number stays small however finely a log is cut.
+There is a file per writer, not per writer and reader: files stay few however finely a log is cut.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ _LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 def write_parts(path: Path, table: pa.Table, part: NDArray[np.int64], parts: int) -> None:
-    """part: (N,) which partition each row goes to; rows of a partition keep their order."""
+    """part: (N,) the partition of each row. Rows of a partition keep their order."""
     order = np.argsort(part, kind="stable")
     bounds = np.searchsorted(part[order], np.arange(parts + 1))
     taken = table.take(pa.array(order)).combine_chunks()
@@ -24,7 +24,7 @@ def write_parts(path: Path, table: pa.Table, part: NDArray[np.int64], parts: int
 
 
 def read_part(paths: Iterable[Path], part: int) -> pa.Table:
-    """A partition's rows of several files, one file after another."""
+    """A partition's rows from several files, one file after another."""
     batches = []
     for path in paths:
         with pa.memory_map(str(path)) as source:
@@ -39,7 +39,7 @@ def write_batches(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Sche
 
 
 def read_rows(files: Iterable[tuple[Path, int]], first: int, last: int) -> Iterator[pa.RecordBatch]:
-    """Rows first .. last - 1 of the files, each with its number of rows, as if they were one; batch by batch."""
+    """Rows first .. last - 1 of concatenated files, batch by batch. files: paths with their numbers of rows."""
     begin = 0
     for path, rows in files:
         if begin + rows > first and begin < last:

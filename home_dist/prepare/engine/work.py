@@ -1,4 +1,4 @@
-"""The work folder of a run: a folder per finished task, so that a run that was killed goes on at the task it was in."""
+"""The work folder of a run. It holds a folder per finished task, so that a killed run resumes at its unfinished tasks."""
 
 import json
 import shutil
@@ -21,23 +21,23 @@ _SPILL = "*.arrow"
 
 @dataclass(frozen=True)
 class Task:
-    """action(folder) writes what the task leaves; it must depend on nothing but its arguments."""
+    """action(folder) writes the task's files into the folder; they must depend on nothing but its arguments."""
 
     action: Callable[[Path], None]
     rows: int
-    """For the progress."""
+    """Size for the progress bar, in the stage's unit."""
 
 
 class Work:
     """Stages, one after the other; each is a list of tasks that may run in any order."""
 
     def __init__(self, folder: Path, fingerprint: dict[str, Any], engine: Engine, progress: Progress):
-        """fingerprint: what the tasks depend on; a folder of another one is emptied first. Raises DataError while another run
-        is at work in the folder, and where something stands there that home_dist did not make."""
+        """fingerprint: all that the tasks depend on; a folder with another fingerprint is emptied first. Raises DataError while
+        another run works in the folder, and if the folder holds something that home_dist did not make."""
         self.folder, self._engine, self.progress = folder, engine, progress
         wanted = json.loads(json_text(fingerprint))
-        there = _plan_of(folder)
-        if not there:  # of an older version's folder, the plan is the mark
+        plan = _plan_of(folder)
+        if not plan:  # folders of older versions have a plan, but no mark
             refuse_foreign(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = ExitStack()
@@ -45,8 +45,8 @@ class Work:
         if not is_ours(folder):
             mark_folder(folder, folder.with_suffix(""))
         self._lock.enter_context(locked(folder / MARK, busy))
-        self.goes_on = there.get("fingerprint") == wanted
-        self._chosen: dict[str, int] = there.get("chosen", {}) if self.goes_on else {}
+        self.goes_on = plan.get("fingerprint") == wanted
+        self._chosen: dict[str, int] = plan.get("chosen", {}) if self.goes_on else {}
         self._fingerprint = wanted
         if not self.goes_on:
             _empty(folder)
@@ -56,14 +56,14 @@ class Work:
         write_json(self.folder / _PLAN, {"fingerprint": self._fingerprint, "chosen": self._chosen})
 
     def choose(self, name: str, value: int) -> int:
-        """A number that tasks depend on but the result does not, such as that of partitions: the one this folder began with."""
+        """The value that this folder began with: for a number that tasks depend on, but not their result (as partitions)."""
         if name not in self._chosen:
             self._chosen[name] = value
             self._save()
         return self._chosen[name]
 
     def run(self, stage: str, title: str, tasks: Sequence[Task], unit: str = "rows") -> list[Path]:
-        """Runs what is not there yet, and returns the tasks' folders."""
+        """Runs the tasks whose folders are missing, and returns the folders of all."""
         folder = self.folder / stage
         folder.mkdir(exist_ok=True)
         folders = [folder / f"{number:05d}" for number in range(len(tasks))]
@@ -78,7 +78,7 @@ class Work:
         return folders
 
     def drop(self, stage: str) -> None:
-        """Makes room: the tables that a finished stage left for later ones go, its small files stay."""
+        """Frees disk: removes the tables that a finished stage left for later ones. Its small files stay."""
         for path in (self.folder / stage).glob(f"*/{_SPILL}"):
             path.unlink()
 
@@ -93,7 +93,7 @@ class Work:
 
 
 def _plan_of(folder: Path) -> dict[str, Any]:
-    """Empty where there is none, or none that can be read."""
+    """The folder's plan; empty if there is no readable one."""
     try:
         tree = read_json(folder / _PLAN, "")
     except UserError:
@@ -102,8 +102,8 @@ def _plan_of(folder: Path) -> dict[str, Any]:
 
 
 def _empty(folder: Path) -> None:
-    """All but the mark."""
-    (folder / _PLAN).unlink(missing_ok=True)  # first, so that no run goes on with what is half removed
+    """Removes all but the mark."""
+    (folder / _PLAN).unlink(missing_ok=True)  # first, so that no run resumes from a half-removed folder
     for path in folder.iterdir():
         if path.name != MARK:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -111,7 +111,7 @@ def _empty(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Whole:
-    """A task whose folder appears when it is complete."""
+    """Runs a task so that its folder appears only when complete."""
 
     folder: Path
     action: Callable[[Path], None]

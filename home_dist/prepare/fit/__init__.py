@@ -1,4 +1,4 @@
-"""Parquet files and a draft of their schema -> vocabularies, boundaries, scales: what is fitted on the training part."""
+"""Parquet files and a draft of their schema -> vocabularies, boundaries and scales, fitted on the training part."""
 
 from home_dist.prepare.fit.data_fit import fit_data
 

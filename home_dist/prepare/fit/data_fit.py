@@ -1,4 +1,4 @@
-"""One pass over the training part's files, in batches; then schema.toml and vocabularies beside it."""
+"""Reads the training part's files once, in batches; then writes vocabularies and schema.toml."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ from home_dist.schema import (
     save_schema,
 )
 
-_AS_IS = (IdFeature, PretrainedFeature)  # nothing of them is fitted
+_AS_IS = (IdFeature, PretrainedFeature)  # features without fitted values
 _BATCH = 65536  # rows that are in memory at a time
 
 
@@ -44,7 +44,7 @@ class _Rate:
 
 @dataclass
 class _Fit:
-    """What one pass gathers, by the name of what it is for."""
+    """Accumulators of the pass, by name of table, feature and task."""
 
     counts: dict[str, Counts] = field(default_factory=dict)
     sketches: dict[str, list[Sketch]] = field(default_factory=dict)
@@ -54,8 +54,8 @@ class _Fit:
 def fit_data(draft_path: Path, data: Path, say: Say, training: str = "train") -> Schema:
     """Fits on `data`/`training` and writes `data`/schema.toml and `data`/vocabularies.
 
-    Vocabularies take memory by distinct values, the rest a few MB per column, however many rows there are. Raises ConfigError
-    or DataError; schema.toml is written last.
+    Memory: a vocabulary's grows with its distinct values; other columns take a few MB each, however many rows there are.
+    Raises ConfigError or DataError; schema.toml is written last.
     """
     draft = load_draft(draft_path)
     if (data / "schema.toml").exists():
@@ -88,48 +88,48 @@ def _width(feature: DraftStatistic | DraftDense) -> int:
 
 
 def _columns_of(draft: Draft, table: str) -> dict[str, bool]:
-    """By column of the table's keys: whether it holds lists."""
+    """Columns that hold the table's keys, and for each whether it holds lists."""
     features = {f.column: f.pooling != "none" for f in draft.feature if isinstance(f, IdFeature) and f.table == table}
     return features | {e.column: True for s in draft.sequence for e in s.events if e.table == table}
 
 
 def _uses(draft: Draft) -> Uses:
-    """The columns that something is fitted on, with what must stand in them."""
-    needed: list[tuple[str, str]] = []
+    """The columns that values are fitted on, and the kinds of values they must hold."""
+    uses: list[tuple[str, str]] = []
     for table in draft.table:
         if isinstance(table.values, DraftVocabulary):
             for column, in_lists in _columns_of(draft, table.name).items():
-                needed.append((column, f"{table.values.type}s" if in_lists else table.values.type))
+                uses.append((column, f"{table.values.type}s" if in_lists else table.values.type))
     fitted = [f for f in draft.feature if not isinstance(f, _AS_IS)]
-    needed += [(f.column, "number" if _width(f) == 1 else "numbers") for f in fitted]
+    uses += [(f.column, "number" if _width(f) == 1 else "numbers") for f in fitted]
     for task in draft.task:
-        needed += [(column, "number") for column in (task.column, task.weight_column) if column is not None]
-    return by_column(needed)
+        uses += [(column, "number") for column in (task.column, task.weight_column) if column is not None]
+    return by_column(uses)
 
 
 def _all_uses(draft: Draft) -> Uses:
-    """With the columns that training reads as they are: what it would refuse is refused here."""
-    needed = [(column, kind) for column, kinds in _uses(draft).items() for kind in kinds]
+    """`_uses`, and the columns that only training reads: what training would refuse is refused here."""
+    uses = [(column, needed_kind) for column, kinds in _uses(draft).items() for needed_kind in kinds]
     for table in draft.table:
-        one = "integer" if table.values is None else table.values.type
-        needed += [(c, f"{one}s" if in_lists else one) for c, in_lists in _columns_of(draft, table.name).items()]
+        kind = "integer" if table.values is None else table.values.type
+        uses += [(c, f"{kind}s" if in_lists else kind) for c, in_lists in _columns_of(draft, table.name).items()]
     for feature in draft.feature:
         if isinstance(feature, PretrainedFeature):
-            needed.append((feature.column, "numbers" if feature.frozen is None else feature.type))
+            uses.append((feature.column, "numbers" if feature.frozen is None else feature.type))
         elif isinstance(feature, IdFeature) and feature.weights is not None:
-            needed.append((feature.weights, "numbers"))
+            uses.append((feature.weights, "numbers"))
     if draft.group_column is not None:
-        needed.append((draft.group_column, "key"))
-    return by_column(needed)
+        uses.append((draft.group_column, "key"))
+    return by_column(uses)
 
 
 def _checked(store: Store, file: Found, uses: Uses) -> int:
-    """The file's rows."""
+    """The file's number of rows. Raises DataError for wrong columns."""
     opened = open_parquet(store, file.path)
     if opened.metadata.num_rows:
-        there = opened.schema_arrow
-        values = partition_values(store, file, there, uses)
-        check_columns(store.show(file.path), there, {c: kinds for c, kinds in uses.items() if c not in values}, "draft")
+        columns = opened.schema_arrow
+        values = partition_values(store, file, columns, uses)
+        check_columns(store.show(file.path), columns, {c: kinds for c, kinds in uses.items() if c not in values}, "draft")
     return int(opened.metadata.num_rows)
 
 
@@ -197,7 +197,7 @@ def _fitted(feature: DraftStatistic | DraftDense, seen: list[Sketch]) -> Feature
 
 
 def _scale(seen: Sketch) -> tuple[float, float]:
-    """Mean and deviation; a column of equal values is left at its scale."""
+    """Mean and deviation; the latter is 1 for a column of equal values."""
     return seen.mean, seen.std if seen.std > 0 else 1.0
 
 
@@ -207,11 +207,11 @@ def _with_rate(task: TaskSpec, rate: _Rate) -> TaskSpec:
 
 
 def _warnings(draft: Draft, fit: _Fit) -> Iterator[str]:
-    """What is no error, but worth a look before training."""
+    """Findings that are no errors, but worth a look before training."""
     for feature in draft.feature:
         for seen in fit.sketches.get(feature.name, []):
-            if (told := warning_of(feature.column, seen)) is not None:
-                yield told
+            if (warning := warning_of(feature.column, seen)) is not None:
+                yield warning
     for task in draft.task:
         rate = fit.rates[task.name]
         if not rate.known:

@@ -1,4 +1,4 @@
-"""A schema before it is fitted: what the columns are, and how to fit what depends on the training part."""
+"""A schema before it is fitted: what the columns are, and how to fit values that depend on the training part."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,26 +24,26 @@ from home_dist.schema.base import Name, Spec
 from home_dist.schema.values import HashValues
 
 Count = Annotated[int, Field(ge=1)]
-_MOST_OF_A_NAME = 200  # of a table, whose vocabulary lies in a file of its name
+_MOST_OF_A_NAME = 200  # characters of a table's name, which is also its vocabulary's file name
 
 
 class DraftVocabulary(Spec):
-    """Of all values in the table's columns, lists and histories included."""
+    """A vocabulary fitted on all values in the table's columns, lists and histories included."""
 
     kind: Literal["vocabulary"] = "vocabulary"
     type: KeyType
     min_count: Count = 2
     """Values seen less often in the training part are out of vocabulary."""
     max_rows: int | None = Field(default=None, ge=2)
-    """Bound of the table's rows; the rarest values are left out."""
+    """Upper bound of the table's rows; beyond it the rarest values are left out."""
     unknown_rows: int = Field(default=0, ge=0)
-    """Rows that values out of vocabulary are spread over; with 0 they share row 0 with missing ones."""
+    """Number of rows over which values out of vocabulary are spread; with 0 they share row 0 with missing ones."""
 
 
 class DraftTable(Spec):
     name: Name
     rows: Count | None = None
-    """Of a table whose columns hold rows, or hashes; a vocabulary's follow from it."""
+    """Number of rows, for a table whose columns hold rows or hashes; a vocabulary's follow from its values."""
     values: Annotated[DraftVocabulary | HashValues, Field(discriminator="kind")] | None = None
 
 
@@ -53,7 +53,7 @@ class DraftStatistic(Spec):
     column: str
     buckets: Buckets = Buckets()
     boundaries: tuple[float, ...] | None = None
-    """Given ones, in place of fitted ones."""
+    """Used in place of fitted ones."""
 
 
 class DraftDense(Spec):
@@ -89,7 +89,7 @@ def load_draft(path: Path) -> Draft:
 
 
 def _check_names(draft: Draft, path: Path) -> None:
-    """Before anything is read: the schema that will be written, with other numbers in the place of fitted ones."""
+    """Builds the schema with placeholders for fitted numbers, to find wrong names before any data is read."""
     try:
         tables = tuple(TableSpec(name=t.name, rows=t.rows or 2) for t in draft.table)
         Schema(table=tables, feature=tuple(map(_unfitted, draft.feature)), sequence=draft.sequence, task=draft.task)

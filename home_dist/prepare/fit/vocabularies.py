@@ -10,7 +10,7 @@ from home_dist.schema.values import VocabularyValues
 
 
 def write_vocabulary(counts: Counts, draft: DraftVocabulary, folder: Path, name: str) -> tuple[VocabularyValues, int]:
-    """Below `folder`, that of the schema. Returns how the schema tells it, and its number of keys."""
+    """Writes below `folder`, where the schema will be. Returns the schema's entry of it, and its number of keys."""
     file = f"vocabularies/{name}.parquet"
     path = folder / file
     path.parent.mkdir(exist_ok=True)

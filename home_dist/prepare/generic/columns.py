@@ -1,4 +1,4 @@
-"""Columns of a part of the log, as the steps need them; types are those that the whole log's files agree on."""
+"""Converts columns of a part of the log. Types are those that all files of the log agree on."""
 
 from collections.abc import Mapping
 
@@ -18,36 +18,36 @@ _LATEST_MS = 4_102_444_800_000  # the year 2100
 
 
 class Types:
-    """What columns there are, of which types, in the log and its side tables. Raises DataError for what does not fit."""
+    """Columns of the log and its side tables, with their types. Methods raise DataError for a type that does not fit."""
 
     def __init__(self, log: str, types: Mapping[str, pa.DataType], odd: Mapping[str, str] | None = None):
-        """odd: by column, which file has another type than most."""
+        """odd: by column, the file whose type differs from most files'."""
         self.log, self.types, self.odd = log, dict(types), odd or {}
 
     def of(self, name: str) -> pa.DataType:
         if name not in self.types:
-            there = ", ".join(list(self.types)[:40])
-            raise DataError(f"{self.log}: column {name!r} is missing; there are: {there}. Correct the description.")
+            names = ", ".join(list(self.types)[:40])
+            raise DataError(f"{self.log}: column {name!r} is missing; there are: {names}. Correct the description.")
         return self.types[name]
 
     def is_list(self, name: str) -> bool:
         return is_list(self.of(name))
 
     def key(self, name: str, kind: pa.DataType | None = None) -> KeyType:
-        """Of the keys of a column. kind: of its values, if it holds lists or texts to be split."""
-        wanted = key_type(self.of(name) if kind is None else kind)
-        if wanted is None:
+        """Type of a column's keys. kind: type of its values, if it holds lists or texts to be split."""
+        wanted_type = key_type(self.of(name) if kind is None else kind)
+        if wanted_type is None:
             raise self.wrong(name, "whole numbers or texts")
-        return wanted
+        return wanted_type
 
     def id_key(self, section: IdSection) -> KeyType:
-        """Of an [[id]], of one value or several."""
+        """Type of the keys of an [[id]], with one value per row or several."""
         if section.separator is not None and not is_text(self.of(section.column)):
             raise self.wrong(section.column, "texts, as it has a separator")
         return self.key(section.column, self.of(section.column).value_type if self.is_list(section.column) else None)
 
     def is_unsigned(self, name: str) -> bool:
-        """Whether its keys are integers of 64 bits without a sign."""
+        """Whether a column's keys are unsigned integers of 64 bits."""
         kind = self.of(name)
         return pa.types.is_uint64(kind.value_type if self.is_list(name) else kind)
 
@@ -67,22 +67,22 @@ class Types:
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """Without dictionaries, which differ from file to file; lists of every sort as one."""
+    """The type without dictionary encoding, which differs from file to file; all sorts of lists become list."""
     if is_list(kind):
         return pa.list_(plain(kind.value_type))
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def keys(column: pa.Array) -> pa.Array:
-    """(n,) keys as `as_keys` makes them, null where missing. Of a raw log the empty text is missing too: CSV has no other
-    sign. Raises NotKeys."""
+    """(n,) keys as `as_keys` makes them, null where missing. The empty text is missing, too: CSV has no other sign for it.
+    Raises NotKeys."""
     if is_text(column.type):
         return pc.if_else(pc.equal(column, ""), None, column).cast(pa.string())
     return as_keys(column, "integer")
 
 
 def lists(column: pa.Array, separator: str | None) -> pa.ListArray:
-    """(n,) lists of keys, without the missing ones. Raises NotKeys."""
+    """(n,) lists of keys; missing keys are left out. Raises NotKeys."""
     if separator is not None:
         column = pc.split_pattern(pc.fill_null(column, ""), separator)
     column = pc.fill_null(column, [])
@@ -102,21 +102,21 @@ def numbers(column: pa.Array) -> NDArray[np.float64]:
 
 
 def times(column: pa.Array, unit: str, file: str, first: int, name: str, local_ms: int = 0) -> Ints:
-    """(n,) milliseconds since 1970, of rows `first` and on of a file. local_ms: how far timestamps without a zone are ahead of
-    UTC. Raises DataError."""
+    """(n,) milliseconds since 1970. first: row of the file where the column begins, for messages. local_ms: how far timestamps
+    without a zone are ahead of UTC. Raises DataError."""
     if column.null_count:
         row = first + int(np.argmax(np.asarray(column.is_null()))) + 1
         raise DataError(
             f"{file}: column {name!r} has {column.null_count:,} empty values, the first in row {row:,}; each row needs a time."
         )
     if pa.types.is_timestamp(column.type):
-        moments = np.asarray(column.cast(pa.timestamp("ms", column.type.tz), safe=False).cast(pa.int64()))
-        return moments if column.type.tz is not None else moments - local_ms
-    found = (np.asarray(column.cast(pa.int64())) / _PER_MS[unit]).astype(np.int64)
-    if len(found) and (found.min() < 0 or found.max() > _LATEST_MS):
-        bad = int(np.argmax((found < 0) | (found > _LATEST_MS)))
+        zoned = np.asarray(column.cast(pa.timestamp("ms", column.type.tz), safe=False).cast(pa.int64()))
+        return zoned if column.type.tz is not None else zoned - local_ms
+    moments = (np.asarray(column.cast(pa.int64())) / _PER_MS[unit]).astype(np.int64)
+    if len(moments) and (moments.min() < 0 or moments.max() > _LATEST_MS):
+        bad = int(np.argmax((moments < 0) | (moments > _LATEST_MS)))
         raise DataError(
             f"{file}: column {name!r} holds {np.asarray(column)[bad]} in row {first + bad + 1:,}, which is no time since 1970 "
             f"in {unit}. Set time_unit to s, ms or us, or correct the file."
         )
-    return found
+    return moments

@@ -1,4 +1,4 @@
-"""A partition's rows as they will be stored: ids as rows of tables, histories, numbers rounded; a file per split."""
+"""Encodes a partition's rows for storage: ids as rows of tables, histories, rounded numbers; a file per split."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,15 +29,15 @@ _SLICE = 16384  # rows whose histories are in memory at a time
 
 @dataclass(frozen=True)
 class Fitted:
-    """What all partitions together say of the training part."""
+    """Values fitted on the training part of all partitions together."""
 
     days: Days
     vocabularies: tuple[Path, ...]
     """A file per [[id]]: column value, in the order of rows."""
     steps: dict[str, float]
-    """What each statistic is rounded to."""
+    """By statistic: the step that its values are rounded to."""
     known: dict[str, bool]
-    """By label: whether it is known of all rows."""
+    """By label: whether all rows know it."""
 
 
 def split_file(split: int) -> str:
@@ -59,36 +59,36 @@ def encode(plan: Plan, fitted: Fitted, gathered: Path, folder: Path) -> None:
         columns["weekday"] = pa.array((local // DAY_MS + 3) % 7, pa.int32())  # 1970-01-01 was a Thursday; 0 is Monday
     user = codes(table.column("user").combine_chunks())
     histories = [EncodedHistory(h, table, user, time, rows_of) for h in spec.history]
-    after: dict[str, pa.Array] = {}
+    later_columns: dict[str, pa.Array] = {}
     for name, step in fitted.steps.items():
-        after[f"stat_{name}"] = pa.array(round_to(step, _floats(table, f"stat_{name}")), from_pandas=True)
+        later_columns[f"stat_{name}"] = pa.array(round_to(step, _floats(table, f"stat_{name}")), from_pandas=True)
     for label in spec.label:
-        after[f"label_{label.name}"] = table.column(f"happened_{label.name}").combine_chunks()
+        later_columns[f"label_{label.name}"] = table.column(f"happened_{label.name}").combine_chunks()
         if not fitted.known[label.name]:
-            after[f"known_{label.name}"] = table.column(f"known_{label.name}").combine_chunks()
+            later_columns[f"known_{label.name}"] = table.column(f"known_{label.name}").combine_chunks()
 
-    plain, later = pa.table(columns), pa.table(after)
-    del table, columns, after
+    before, later = pa.table(columns), pa.table(later_columns)
+    del table, columns, later_columns
 
     def batches(chosen: Ints) -> Iterator[pa.RecordBatch]:
         for first in range(0, max(1, len(chosen)), _SLICE):
             rows = chosen[first : first + _SLICE]
-            some = plain.take(pa.array(rows))
+            sliced = before.take(pa.array(rows))
             for history in histories:
                 for name, values in history.of(rows).items():
-                    some = some.append_column(name, values)
+                    sliced = sliced.append_column(name, values)
             taken = later.take(pa.array(rows))
             for name in later.column_names:
-                some = some.append_column(name, taken.column(name))
-            yield one_batch(some)
+                sliced = sliced.append_column(name, taken.column(name))
+            yield one_batch(sliced)
 
     schema = next(batches(np.zeros(0, np.int64))).schema
-    found = []
+    id_counts = []
     for index in range(len(SPLITS)):
         chosen = np.flatnonzero(split == index)
         write_batches(folder / split_file(index), batches(chosen) if len(chosen) else [], schema)
-        found.append({name: _known_rows(plain.column(name).combine_chunks(), chosen) for name in rows_of})
-    pq.write_table(pa.Table.from_pylist(found), folder / FOUND_FILE)
+        id_counts.append({name: _known_rows(before.column(name).combine_chunks(), chosen) for name in rows_of})
+    pq.write_table(pa.Table.from_pylist(id_counts), folder / FOUND_FILE)
     training = pa.array(np.flatnonzero(split == 0))
     pq.write_table(_stored({n: later.column(f"stat_{n}").take(training) for n in fitted.steps}), folder / STORED_FILE)
 
@@ -112,7 +112,7 @@ def _encoded(keys: pa.Array, rows_of: VocabularyRows) -> pa.Array:
 
 
 def _known_rows(column: pa.Array, chosen: Ints) -> int:
-    """How many of the chosen rows have a value that is in the vocabulary."""
+    """How many of the chosen rows have a value that the vocabulary holds."""
     taken = column.take(pa.array(chosen))
     if pa.types.is_list(taken.type):
         bounds = np.asarray(taken.offsets)
@@ -122,7 +122,7 @@ def _known_rows(column: pa.Array, chosen: Ints) -> int:
 
 
 def _stored(columns: dict[str, pa.ChunkedArray]) -> pa.Table:
-    """How often each stored value of each statistic stands in the training part."""
+    """How often each stored value of each statistic occurs in the training part."""
     parts = []
     for name, column in columns.items():
         values, counts = np.unique(column.drop_null().to_numpy(), return_counts=True)
@@ -133,26 +133,26 @@ def _stored(columns: dict[str, pa.ChunkedArray]) -> pa.Table:
 
 
 class EncodedHistory:
-    """A [[history]] of a partition, made for some of its rows at a time."""
+    """A [[history]] of a partition. Its columns are made for a slice of rows at a time."""
 
     def __init__(self, section: HistorySection, table: pa.Table, user: Ints, time: Ints, rows_of: dict[str, pa.Array]):
-        """rows_of: encoded ids, (N,) each."""
+        """user, time: (N,). rows_of: encoded ids by column, (N,) each."""
         owner = user if section.only is None else np.where(flags(table, f"happened_{section.only}") > 0, user, -1)
         self._section, self._time = section, time
         self._events = AsOf(owner, time, user, time)
         self._fields = {name: np.asarray(rows_of[name]) for name in section.fields}
-        # One bit per label: which of them the event had.
+        # One bit per label: whether the event had it.
         bits = [flags(table, f"happened_{name}").astype(np.int32) << place for place, name in enumerate(section.outcomes)]
         self._outcomes: NDArray[np.int32] | None = np.asarray(np.sum(bits, axis=0, dtype=np.int32)) if bits else None
 
     def of(self, rows: Ints) -> dict[str, pa.ListArray]:
-        """(n,) each: columns for rows (n,) of the partition."""
+        """History columns (n,) of the partition's rows (n,)."""
         section = self._section
         offsets, index = self._events.of(rows).latest(section.most)
-        found = {f"{section.name}_{n}": list_array(values[index], offsets) for n, values in self._fields.items()}
+        columns = {f"{section.name}_{n}": list_array(values[index], offsets) for n, values in self._fields.items()}
         passed = np.repeat(self._time[rows], np.diff(offsets)) - self._time[index]
         age = np.searchsorted(AGE_BOUNDS_MS, passed, side="right").astype(np.int32)
-        found[f"{section.name}_age"] = list_array(age, offsets)
+        columns[f"{section.name}_age"] = list_array(age, offsets)
         if self._outcomes is not None:
-            found[f"{section.name}_outcome"] = list_array(self._outcomes[index], offsets)
-        return found
+            columns[f"{section.name}_outcome"] = list_array(self._outcomes[index], offsets)
+        return columns

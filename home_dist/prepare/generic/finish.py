@@ -1,4 +1,4 @@
-"""What all partitions together say: vocabularies, scales, boundaries, the schema, and the files of the splits."""
+"""Merges all partitions' results: vocabularies, scales, boundaries, the schema, and the files of the splits."""
 
 import math
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ _LEVEL = 3  # of zstd; level 9 takes four times as long to write
 
 
 def unmatched(scanned: Sequence[Path]) -> dict[str, int]:
-    """By side table: rows of the log whose key it does not hold."""
+    """By side table: number of the log's rows whose key it does not hold."""
     every = pa.concat_tables([pq.read_table(f / UNMATCHED) for f in scanned])
     sums = every.group_by("side").aggregate([("rows", "sum")]).sort_by("side")
     return dict(zip(sums.column("side").to_pylist(), sums.column("rows_sum").to_pylist(), strict=True))
@@ -43,83 +43,83 @@ def days_of(plan: Plan, scanned: Sequence[Path]) -> Days:
 
 
 def rows_before(days: Days, chunks: Sequence[Chunk], scanned: Sequence[Path]) -> list[dict[str, Any]]:
-    """Of each file with rows before the training days: their number, first and last day; files with most of them first."""
-    found: dict[str, dict[str, Any]] = {}
+    """An entry per file with rows before the training days: their number, first and last day. Most rows come first."""
+    by_file: dict[str, dict[str, Any]] = {}
     for chunk, folder in zip(chunks, scanned, strict=True):
-        told = pq.read_table(folder / DAYS)
-        day, rows = told.column("day").to_numpy(), told.column("rows").to_numpy()
-        left = day < days.train
-        if left.any():
-            own = found.setdefault(chunk.file.named, {"file": chunk.file.named, "rows": 0, "first": [], "last": []})
-            own["rows"] += int(rows[left].sum())
-            own["first"].append(int(day[left].min()))
-            own["last"].append(int(day[left].max()))
-    told = [{**f, "first": day_name(min(f["first"])), "last": day_name(max(f["last"]))} for f in found.values()]
-    return sorted(told, key=lambda f: (-f["rows"], f["file"]))
+        day_rows = pq.read_table(folder / DAYS)
+        day, rows = day_rows.column("day").to_numpy(), day_rows.column("rows").to_numpy()
+        early = day < days.train
+        if early.any():
+            entry = by_file.setdefault(chunk.file.named, {"file": chunk.file.named, "rows": 0, "first": [], "last": []})
+            entry["rows"] += int(rows[early].sum())
+            entry["first"].append(int(day[early].min()))
+            entry["last"].append(int(day[early].max()))
+    entries = [{**f, "first": day_name(min(f["first"])), "last": day_name(max(f["last"]))} for f in by_file.values()]
+    return sorted(entries, key=lambda f: (-f["rows"], f["file"]))
 
 
 def hours_before(scanned: Sequence[Path]) -> pa.Table:
-    """A row per hour of the log, in order of time: sums of labels in all hours before it."""
-    every = pa.concat_tables([pq.read_table(f / HOURS) for f in scanned])
-    names = [n for n in every.column_names if n != "hour"]
-    sums = every.group_by("hour").aggregate([(n, "sum") for n in names]).sort_by("hour")
-    found = {"hour": sums.column("hour")}
+    """A row per hour of the log, in order of time: sums of labels over all earlier hours."""
+    hours = pa.concat_tables([pq.read_table(f / HOURS) for f in scanned])
+    names = [n for n in hours.column_names if n != "hour"]
+    sums = hours.group_by("hour").aggregate([(n, "sum") for n in names]).sort_by("hour")
+    columns = {"hour": sums.column("hour")}
     for name in names:
         values = sums.column(f"{name}_sum").to_numpy()
-        found[name] = pa.array(np.cumsum(values) - values)
-    return pa.table(found)
+        columns[name] = pa.array(np.cumsum(values) - values)
+    return pa.table(columns)
 
 
 def fit_vocabulary(plan: Plan, gathered: Sequence[Path], number: int, out: Path) -> None:
-    """Of the [[id]] of that number -> `out`. Row 0 stands for missing and rarer values."""
+    """Writes the vocabulary of the [[id]] at index `number` to `out`. Row 0 stands for missing and rarer values."""
     section = plan.spec.id[number]
     counts = merged([pq.read_table(f / values_file(number)) for f in gathered], plan.known.id_key(section))
     write_vocabulary(most_frequent(counts, section.min_count, unsigned=plan.known.is_unsigned(section.column)), out)
 
 
 def fit_steps(gathered: Sequence[Path], names: Sequence[str]) -> dict[str, float]:
-    """What each statistic is rounded to, from its deviation; cells are added up in their order, by Chan's update."""
+    """By statistic: its rounding step, from its deviation. Cells are merged in their order, by Chan's update."""
     cells = pa.concat_tables([pq.read_table(f / CELLS_FILE) for f in gathered])
     steps = {}
     for name in names:
-        own = cells.filter(pc.equal(cells.column("number"), name)).sort_by("cell")
+        moments = cells.filter(pc.equal(cells.column("number"), name)).sort_by("cell")
         count, mean, squares = 0, 0.0, 0.0
-        rows = zip(*(own.column(c).to_pylist() for c in ("count", "mean", "squares")), strict=True)
-        for more, own_mean, own_squares in rows:
-            total = count + more
-            squares += own_squares + (own_mean - mean) ** 2 * count * more / total
-            mean += (own_mean - mean) * more / total
+        rows = zip(*(moments.column(c).to_pylist() for c in ("count", "mean", "squares")), strict=True)
+        for cell_count, cell_mean, cell_squares in rows:
+            total = count + cell_count
+            squares += cell_squares + (cell_mean - mean) ** 2 * count * cell_count / total
+            mean += (cell_mean - mean) * cell_count / total
             count = total
         steps[name] = rounding_step(math.sqrt(squares / count) if count else 0.0)
     return steps
 
 
 def statistics(plan: Plan, encoded: Sequence[Path], names: Sequence[str]) -> dict[str, tuple[Counted, StatisticFeature]]:
-    """Those that tell something in the training part."""
+    """Statistics that vary within the training part, with their counted values."""
     cuts = {n.column: cut for n in plan.spec.number if (cut := n.buckets or n.boundaries) is not None}
     stored = pa.concat_tables([pq.read_table(f / STORED_FILE) for f in encoded])
     sums = stored.group_by(["number", "value"]).aggregate([("count", "sum")])
-    found = {}
+    fitted = {}
     for name in names:
-        own = sums.filter(pc.equal(sums.column("number"), name)).sort_by("value")
-        if len(own) > 1:
-            seen = Counted(own.column("value").to_numpy().astype(np.float64), own.column("count_sum").to_numpy())
+        counts = sums.filter(pc.equal(sums.column("number"), name)).sort_by("value")
+        if len(counts) > 1:
+            seen = Counted(counts.column("value").to_numpy().astype(np.float64), counts.column("count_sum").to_numpy())
             feature = fit_counted(name, f"stat_{name}", seen, plan.spec.buckets, cuts.get(name))
             if feature is not None:
-                found[name] = (seen, feature)
-    return found
+                fitted[name] = (seen, feature)
+    return fitted
 
 
 def label_days(gathered: Sequence[Path]) -> pa.Table:
-    """A row per day of the log: its split, rows, and of each label how many are known and happened."""
+    """A row per day of the log: split, number of rows; for each label, how many rows know it and in how many it happened."""
     every = pa.concat_tables([pq.read_table(f / LABELS_FILE) for f in gathered])
     names = [n for n in every.column_names if n not in ("day", "split")]
     sums = every.group_by(["day", "split"]).aggregate([(n, "sum") for n in names]).sort_by("day")
     return sums.rename_columns({f"{n}_sum": n for n in names}).select(["day", "split", *names])
 
 
-def schema_of(plan: Plan, fitted: Fitted, found: Sequence[StatisticFeature], days: pa.Table) -> Schema:
-    """days: sums of labels by day."""
+def schema_of(plan: Plan, fitted: Fitted, kept: Sequence[StatisticFeature], days: pa.Table) -> Schema:
+    """kept: features of the statistics that tell something; days: sums of labels by day."""
     spec = plan.spec
     tables, features = [], []
 
@@ -139,16 +139,16 @@ def schema_of(plan: Plan, fitted: Fitted, found: Sequence[StatisticFeature], day
     sequences = []
     for history in spec.history:
         events = [EventField(column=f"{history.name}_{f}", table=f, target=f) for f in history.fields]
-        own = {"age": len(AGE_BOUNDS_MS) + 1} | ({"outcome": 1 << len(history.outcomes)} if history.outcomes else {})
-        for what, size in own.items():
-            tables.append(TableSpec(name=f"{history.name}_{what}", rows=size))
-            events.append(EventField(column=f"{history.name}_{what}", table=f"{history.name}_{what}"))
+        derived = {"age": len(AGE_BOUNDS_MS) + 1} | ({"outcome": 1 << len(history.outcomes)} if history.outcomes else {})
+        for field, size in derived.items():
+            tables.append(TableSpec(name=f"{history.name}_{field}", rows=size))
+            events.append(EventField(column=f"{history.name}_{field}", table=f"{history.name}_{field}"))
         sequences.append(SequenceSpec(name=history.name, events=tuple(events)))
     return Schema(
         group_column="group",
         time_column="time_ms",
         table=tuple(tables),
-        feature=(*features, *found),
+        feature=(*features, *kept),
         sequence=tuple(sequences),
         task=tuple(_task(x.name, x.group, fitted, days) for x in spec.label),
     )
@@ -156,7 +156,7 @@ def schema_of(plan: Plan, fitted: Fitted, found: Sequence[StatisticFeature], day
 
 def _task(name: str, group: str, fitted: Fitted, days: pa.Table) -> TaskSpec:
     training = days.filter(pc.equal(days.column("split"), 0))
-    happened, known = (pc.sum(training.column(f"{what}_{name}")).as_py() for what in ("happened", "known"))
+    happened, known = (pc.sum(training.column(f"{state}_{name}")).as_py() for state in ("happened", "known"))
     rate = round(happened / known, 6) if known else 0.0
     return TaskSpec(
         name=name,
@@ -168,15 +168,15 @@ def _task(name: str, group: str, fitted: Fitted, days: pa.Table) -> TaskSpec:
 
 
 def stored_columns(encoded: Path, schema: Schema) -> list[str]:
-    """Without statistics that tell nothing."""
-    told = {f.column for f in schema.feature} | {e.column for s in schema.sequence for e in s.events}
+    """The columns to store: all but statistics that tell nothing."""
+    used = {f.column for f in schema.feature} | {e.column for s in schema.sequence for e in s.events}
     with pa.memory_map(str(encoded / split_file(0))) as source:
-        there = pa.ipc.open_file(source).schema.names
-    return [n for n in there if not n.startswith("stat_") or n in told]
+        names = pa.ipc.open_file(source).schema.names
+    return [n for n in names if not n.startswith("stat_") or n in used]
 
 
 def write_part(files: Sequence[tuple[Path, int]], columns: Sequence[str], first: int, last: int, folder: Path) -> None:
-    """Rows first .. last - 1 of a split, which lies in the partitions' files one after another, -> folder/part.parquet."""
+    """Writes rows first .. last - 1 of a split to folder/part.parquet. files: the partitions' files of the split, in order."""
     with pa.memory_map(str(files[0][0])) as source:
         schema = pa.schema([pa.ipc.open_file(source).schema.field(n) for n in columns])
     batches = read_rows(files, first, last)

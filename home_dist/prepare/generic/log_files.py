@@ -1,4 +1,4 @@
-"""The files of a log and of its side tables: found, brought to Parquet, and read in parts."""
+"""Finds the files of a log and of its side tables, converts CSV to Parquet, and reads them in chunks."""
 
 import errno
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ _NULLS = [*pacsv.ConvertOptions().null_values, _NULL_TEXT]
 CONVERTED, SIDE = "table.parquet", "side.arrow"
 _BLOCK = 1 << 24  # bytes of a CSV file that are in memory at a time
 _READ = 65536
-# What Arrow takes a column of CSV for, in its order.
+# The types that Arrow infers for a CSV column, in the order in which it tries them.
 _KINDS = (
     pa.null(),
     pa.int64(),
@@ -44,13 +44,13 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class File:
-    """A file of the log, number `index` of them in the order of their names."""
+    """A file of the log; index: its place among the files, in the order of their names."""
 
     index: int
     path: Path
     rows: int
     named: str
-    """As messages name it: where a CSV file was converted, that one."""
+    """Its name in messages: of a converted file, the CSV file's."""
 
 
 @dataclass(frozen=True)
@@ -63,27 +63,27 @@ class Chunk:
 
 
 def find(folder: Path, pattern: str) -> list[Path]:
-    """Raises DataError when there is none, or when one is empty."""
-    found = glob_files(folder, pattern)
-    if not found:
+    """Files that match the pattern. Raises DataError when there is none, or when one is empty."""
+    files = glob_files(folder, pattern)
+    if not files:
         raise DataError(f"{folder / pattern}: no such file. Correct the path in the description.")
-    for one in found:
-        if one.stat().st_size == 0:
-            raise DataError(f"{one}: the file is empty (0 bytes). Fetch it again or move it away.")
-    return found
+    for file in files:
+        if file.stat().st_size == 0:
+            raise DataError(f"{file}: the file is empty (0 bytes). Fetch it again or move it away.")
+    return files
 
 
 def convert(source: Path, folder: Path, declared: Mapping[str, pa.DataType] = MappingProxyType({})) -> None:
-    """A CSV file -> folder/table.parquet, in blocks. Types are those that fit all values, as if the file were read at once,
-    where none is declared. An \\N stands for null, as databases write it."""
+    """Converts a CSV file to folder/table.parquet, block by block. Where no type is declared, a column gets the type that fits
+    all its values, as if the file were read at once. \\N stands for null, as databases write it. Raises DataError."""
     kinds = dict(declared) | _unsigned(source, declared)
-    there: pa.Schema | None = None
+    schema: pa.Schema | None = None
     while True:
         try:
             options = pacsv.ConvertOptions(column_types=kinds, null_values=_NULLS)
             with pacsv.open_csv(source, pacsv.ReadOptions(block_size=_BLOCK), convert_options=options) as reader:
-                there = reader.schema
-                with pq.ParquetWriter(folder / CONVERTED, there, compression="zstd", compression_level=1) as writer:
+                schema = reader.schema
+                with pq.ParquetWriter(folder / CONVERTED, schema, compression="zstd", compression_level=1) as writer:
                     for batch in reader:
                         writer.write_batch(_with_nulls(batch))
             return
@@ -93,18 +93,18 @@ def convert(source: Path, folder: Path, declared: Mapping[str, pa.DataType] = Ma
             column = _to_widen(str(error))
             if column is None:
                 raise _unreadable(source, error) from None
-            if there is None:  # of the first values none but declared types can be wrong
+            if schema is None:  # only a declared type can fail in the block that types are inferred from
                 reason = str(error).splitlines()[0]
                 raise DataError(f"{source}: {reason}. Correct the file, or `types` of the description.") from None
-            name = there.names[column]
-            kind = kinds.get(name, there.field(name).type)
+            name = schema.names[column]
+            kind = kinds.get(name, schema.field(name).type)
             if kind not in _KINDS[:-1] or name in declared:
                 raise _unreadable(source, error) from None
             kinds[name] = _KINDS[_KINDS.index(kind) + 1]
 
 
 def _unsigned(source: Path, declared: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
-    """Columns of whole numbers from 2^63 on, which Arrow would take for floats and round; told by the file's first block."""
+    """Columns of whole numbers from 2^63 on, by the file's first block. Arrow would infer floats and round them."""
     block = pacsv.ReadOptions(block_size=_BLOCK)
     try:
         with pacsv.open_csv(source, block) as reader:
@@ -120,7 +120,7 @@ def _unsigned(source: Path, declared: Mapping[str, pa.DataType]) -> dict[str, pa
         with pacsv.open_csv(source, block, convert_options=texts) as reader:
             first = reader.read_next_batch()
     except (pa.ArrowInvalid, OSError, StopIteration):
-        return {}  # told when it is converted
+        return {}  # the conversion reports the error
     whole = {}
     for name in floats:
         with suppress(pa.ArrowInvalid):
@@ -130,7 +130,7 @@ def _unsigned(source: Path, declared: Mapping[str, pa.DataType]) -> dict[str, pa
 
 
 def _with_nulls(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Texts, too: of all that stands for null in numbers, only \\N does in texts."""
+    """Replaces \\N by null in columns of text. Other null signs stand for null only among numbers."""
     for place, field in enumerate(batch.schema):
         if pa.types.is_string(field.type):
             column = batch.column(place)
@@ -141,9 +141,9 @@ def _with_nulls(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _to_widen(message: str) -> int | None:
-    """The number of the column whose values were not all of the kind that its first ones had."""
-    before, found, rest = message.partition("In CSV column #")
-    return int(rest.split(":")[0]) if found and not before and "conversion error" in rest else None
+    """The number of the column whose later values did not fit the type of its first ones, from Arrow's message."""
+    before, matched, rest = message.partition("In CSV column #")
+    return int(rest.split(":")[0]) if matched and not before and "conversion error" in rest else None
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
@@ -153,20 +153,20 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 
 @dataclass(frozen=True)
 class Looked:
-    """What the footers of files of one layout say."""
+    """Rows and column types of files of one layout, from their footers."""
 
     files: list[File]
     types: dict[str, pa.DataType]
-    """By column: one that all files' values fit into."""
+    """By column: a type that the values of all files fit into."""
     odd: dict[str, str]
-    """Of columns whose types differ: which file differs from most others, for messages."""
+    """By column whose types differ: the file that differs from most others, in words for messages."""
     absent: dict[str, list[str]]
-    """By column: the files that do not have it, though others do."""
+    """By column that some files have: the files that do not."""
 
 
 def look(paths: Sequence[Path], named: Sequence[Path], declared: Mapping[str, pa.DataType]) -> Looked:
-    """named: as messages should name the files; declared: types of columns that the description gives. A file without rows
-    tells nothing of types. Raises DataError."""
+    """Reads the files' footers. named: the files' names in messages; declared: column types that the description gives. A
+    file without rows tells nothing of types. Raises DataError."""
     files: list[File] = []
     by_column: dict[str, dict[pa.DataType, list[str]]] = {}
     for index, (path, name) in enumerate(zip(paths, named, strict=True)):
@@ -181,7 +181,7 @@ def look(paths: Sequence[Path], named: Sequence[Path], declared: Mapping[str, pa
                 if field.name in declared:
                     kind = _declared(kind, declared[field.name], f"{name}: column {field.name!r}")
                 by_column.setdefault(field.name, {}).setdefault(kind, []).append(str(name))
-    types, odd, filled = {}, {}, [f.named for f in files if f.rows]
+    types, odd, with_rows = {}, {}, [f.named for f in files if f.rows]
     absent: dict[str, list[str]] = {}
     for column, kinds in by_column.items():
         if len(kinds) > 1:
@@ -190,15 +190,15 @@ def look(paths: Sequence[Path], named: Sequence[Path], declared: Mapping[str, pa
             types[column] = pa.unify_schemas([pa.schema({column: k}) for k in kinds], promote_options="permissive")[0].type
         except (pa.ArrowInvalid, pa.ArrowTypeError):
             raise DataError(f"column {column!r} differs between files: {odd[column]}. Write it in one type.") from None
-        there = {name for names in kinds.values() for name in names}
-        if len(there) < len(filled):
-            absent[column] = [name for name in filled if name not in there]
+        having = {name for names in kinds.values() for name in names}
+        if len(having) < len(with_rows):
+            absent[column] = [name for name in with_rows if name not in having]
     return Looked(files, types, odd, absent)
 
 
 def _declared(kind: pa.DataType, wanted: pa.DataType, where: str) -> pa.DataType:
-    """Raises DataError, which begins with `where`, for types whose values do not tell the key: a text of a double may be
-    written in several ways."""
+    """The declared type for values of type `kind`. Raises DataError, which begins with `where`, for types that cannot be keys:
+    a double can be written as text in several ways."""
     if pa.types.is_list(kind):
         return pa.list_(_declared(kind.value_type, wanted, where))
     if pa.types.is_integer(kind) or is_text(kind) or pa.types.is_null(kind) or (wanted == pa.int64() and is_number(kind)):
@@ -213,30 +213,30 @@ def _odd(kinds: dict[pa.DataType, list[str]]) -> str:
 
 
 def chunks_of(files: Sequence[File], rows: int) -> list[Chunk]:
-    """All files in parts of at most so many rows."""
-    found = []
+    """Cuts all files into chunks of at most `rows` rows."""
+    chunks = []
     for file in files:
         parts = max(1, -(-file.rows // rows))
         bounds = [file.rows * i // parts for i in range(parts + 1)]
-        found += [Chunk(file, a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
-    return found
+        chunks += [Chunk(file, a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return chunks
 
 
 def read_chunk(chunk: Chunk, types: dict[str, pa.DataType]) -> pa.Table:
-    """The columns of `types` of a chunk's rows; those that its file lacks are null."""
+    """The columns of `types` for a chunk's rows; columns that its file lacks are null."""
     try:
         batches = list(_batches(chunk, types))
     except (pa.ArrowInvalid, OSError) as error:
         raise _unreadable(Path(chunk.file.named), error) from None
     rows = sum(b.num_rows for b in batches)
-    there = pa.Table.from_batches(batches) if batches else pa.table({})
+    file_columns = pa.Table.from_batches(batches) if batches else pa.table({})
     columns = {}
     for name, kind in types.items():
-        if name not in there.column_names:
+        if name not in file_columns.column_names:
             columns[name] = pa.nulls(rows, kind)
             continue
         try:
-            columns[name] = there.column(name).cast(kind).combine_chunks()
+            columns[name] = file_columns.column(name).cast(kind).combine_chunks()
         except pa.ArrowInvalid as error:
             raise DataError(f"{chunk.file.named}: column {name!r}: {str(error).splitlines()[0]}") from None
     return pa.table(columns)
@@ -245,16 +245,16 @@ def read_chunk(chunk: Chunk, types: dict[str, pa.DataType]) -> pa.Table:
 def _batches(chunk: Chunk, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
     file = pq.ParquetFile(chunk.file.path)
     wanted = [n for n in file.schema_arrow.names if n in types]
-    groups: list[int] = []
+    row_groups: list[int] = []
     at, first = 0, 0
     for number in range(file.metadata.num_row_groups):
         rows = file.metadata.row_group(number).num_rows
         if at < chunk.last and at + rows > chunk.first:
-            first = at if not groups else first
-            groups.append(number)
+            first = at if not row_groups else first
+            row_groups.append(number)
         at += rows
     at = first
-    for batch in file.iter_batches(_READ, row_groups=groups, columns=wanted, use_threads=False):
+    for batch in file.iter_batches(_READ, row_groups=row_groups, columns=wanted, use_threads=False):
         start, stop = max(chunk.first - at, 0), min(chunk.last - at, batch.num_rows)
         if start < stop:
             yield batch.slice(start, stop - start)
@@ -271,34 +271,36 @@ def write_side(
     declared: Mapping[str, pa.DataType],
     out: Path,
 ) -> None:
-    """A side table in order of its key -> out/side.arrow, uncompressed, so that all tasks read one mapped copy."""
+    """Writes a side table, sorted by its key, to out/side.arrow: uncompressed, so that all tasks read one mapped copy. Raises
+    DataError for a key that occurs twice."""
     files = look(paths, paths, declared).files
     parts = [read_chunk(Chunk(f, 0, f.rows), types) for f in files]
     table = pa.concat_tables(parts).combine_chunks()
-    own = keys(table.column(key).combine_chunks())
-    order = pc.sort_indices(own).slice(0, len(own) - own.null_count)  # nulls, which come last, are no one's key
-    table, own = table.take(order), own.take(order)
-    equal = np.flatnonzero(np.asarray(pc.equal(own[1:], own[:-1])))
+    side_keys = keys(table.column(key).combine_chunks())
+    # Null keys, which come last in order, match no row of the log.
+    order = pc.sort_indices(side_keys).slice(0, len(side_keys) - side_keys.null_count)
+    table, side_keys = table.take(order), side_keys.take(order)
+    equal = np.flatnonzero(np.asarray(pc.equal(side_keys[1:], side_keys[:-1])))
     if len(equal):
-        value = own[int(equal[0])]
-        times = pc.sum(pc.equal(own, value)).as_py()
+        value = side_keys[int(equal[0])]
+        times = pc.sum(pc.equal(side_keys, value)).as_py()
         raise DataError(f"{named}: {key} = {value} stands {times} times; once is needed.")
-    table = table.set_column(table.column_names.index(key), key, own)
+    table = table.set_column(table.column_names.index(key), key, side_keys)
     with pa.ipc.new_file(str(out / SIDE), table.schema) as writer:
         writer.write_batch(one_batch(table))
 
 
 def join(table: pa.Table, side: Path, key: str) -> tuple[pa.Table, int]:
-    """`table` with the columns of a written side table, null where it does not hold the key, and how many rows that are."""
+    """`table` with the columns of a written side table, and the number of rows whose key the side table lacks: null there."""
     with pa.memory_map(str(side)) as source:
         joined = pa.ipc.open_file(source).get_batch(0)
-        own, wanted = joined.column(key), keys(table.column(key).combine_chunks())
-        if is_text(own.type):
-            rows = pc.index_in(wanted, value_set=own)
-        elif len(own):
-            known, sought = key_numbers(own), key_numbers(wanted)
-            at = np.minimum(np.searchsorted(known, sought), len(known) - 1)
-            rows = pa.array(at, mask=(known[at] != sought) | missing(wanted))
+        side_keys, wanted = joined.column(key), keys(table.column(key).combine_chunks())
+        if is_text(side_keys.type):
+            rows = pc.index_in(wanted, value_set=side_keys)
+        elif len(side_keys):
+            sorted_numbers, wanted_numbers = key_numbers(side_keys), key_numbers(wanted)
+            at = np.minimum(np.searchsorted(sorted_numbers, wanted_numbers), len(sorted_numbers) - 1)
+            rows = pa.array(at, mask=(sorted_numbers[at] != wanted_numbers) | missing(wanted))
         else:
             rows = pa.nulls(len(wanted), pa.int64())
         for name in joined.schema.names:

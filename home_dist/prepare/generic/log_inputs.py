@@ -1,4 +1,4 @@
-"""Before the log is read: its files as Parquet, the types of its columns against the description, the side tables."""
+"""Before the log is read: converts its files to Parquet, checks its columns against the description, sorts side tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from home_dist.prepare.generic.log_spec import LogSpec
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """Files of the log, and of each side table."""
+    """Source files of the log, and of each side table."""
 
     log: list[Path]
     sides: list[list[Path]]
 
     @classmethod
     def of(cls, spec: LogSpec, folder: Path) -> "FoundFiles":
-        """Raises DataError when there is none, or when one is empty."""
+        """Finds the described files. Raises DataError when there is none, or when one is empty."""
         return cls(find(folder, spec.log), [find(folder, s.files) for s in spec.side])
 
 
@@ -32,9 +32,9 @@ class LogInputs:
     files: list[File]
     """Of the log."""
     log_types: dict[str, pa.DataType]
-    """Columns of the log's own that are used."""
+    """Types of the used columns of the log itself."""
     types: dict[str, pa.DataType]
-    """With those of side tables, used or not."""
+    """Types of all columns, used or not, side tables included."""
     sides: tuple[tuple[Path, str], ...]
     """Written side tables, and their keys."""
     absent: dict[str, list[str]]
@@ -45,31 +45,31 @@ class LogInputs:
         return sum(f.rows for f in self.files)
 
 
-def open_log(spec: LogSpec, found: FoundFiles, work: Work) -> LogInputs:
-    """Raises DataError for what does not fit the description."""
+def open_log(spec: LogSpec, sources: FoundFiles, work: Work) -> LogInputs:
+    """Opens the log's files. Raises DataError for columns that do not fit the description."""
     declared = {name: TYPES[kind] for name, kind in spec.types.items()}
-    converted = _converted([found.log, *found.sides], declared, work)
-    log = look(converted[0], found.log, declared)
+    converted = _converted([sources.log, *sources.sides], declared, work)
+    log = look(converted[0], sources.log, declared)
     files, log_types = log.files, log.types
     if not any(f.rows for f in files):
         raise DataError(f"{spec.log}: the log holds no rows.")
     used, types, tasks = _used(spec), dict(log_types), []
-    for section, paths, names in zip(spec.side, converted[1:], found.sides, strict=True):
-        own = look(paths, names, declared).types
-        kinds = Types(spec.log, types).key(section.key), Types(section.files, own).key(section.key)
+    for section, paths, names in zip(spec.side, converted[1:], sources.sides, strict=True):
+        side_types = look(paths, names, declared).types
+        kinds = Types(spec.log, types).key(section.key), Types(section.files, side_types).key(section.key)
         if kinds[0] != kinds[1]:
             raise DataError(
-                f"{section.files}: column {section.key!r} has type {own[section.key]}, in {spec.log} it has type "
+                f"{section.files}: column {section.key!r} has type {side_types[section.key]}, in {spec.log} it has type "
                 f"{types[section.key]}. Both must be whole numbers, or both texts."
             )
-        for name in own:
+        for name in side_types:
             if name != section.key and name in types:
                 raise DataError(
                     f"{section.files}: column {name!r} is in the log or another side table too. Rename one of them."
                 )
-        wanted = {n: t for n, t in own.items() if n in used}
+        wanted = {n: t for n, t in side_types.items() if n in used}
         tasks.append(Task(partial(write_side, paths, section.files, section.key, wanted, declared), 1))
-        types |= own | {section.key: types[section.key]}
+        types |= side_types | {section.key: types[section.key]}
     for name in declared:
         if name not in types:
             raise DataError(f"types: column {name!r} is in no file of the log or of a side table. Correct the description.")
@@ -80,15 +80,15 @@ def open_log(spec: LogSpec, found: FoundFiles, work: Work) -> LogInputs:
     return LogInputs(files, {n: t for n, t in log_types.items() if n in used}, types, sides, absent)
 
 
-def _converted(groups: Sequence[list[Path]], declared: dict[str, pa.DataType], work: Work) -> list[list[Path]]:
-    """CSV files as Parquet, in the same order."""
-    texts = [p for group in groups for p in group if p.suffix != ".parquet"]
+def _converted(path_lists: Sequence[list[Path]], declared: dict[str, pa.DataType], work: Work) -> list[list[Path]]:
+    """The paths, in the same order, with each CSV file replaced by its Parquet conversion."""
+    texts = [p for paths in path_lists for p in paths if p.suffix != ".parquet"]
     if not texts:
-        return list(groups)
+        return list(path_lists)
     tasks = [Task(partial(convert, p, declared=declared), p.stat().st_size) for p in texts]
     folders = work.run("convert", "reading CSV", tasks, "bytes")
     written = {p: f / CONVERTED for p, f in zip(texts, folders, strict=True)}
-    return [[written.get(p, p) for p in group] for group in groups]
+    return [[written.get(p, p) for p in paths] for paths in path_lists]
 
 
 def _used(spec: LogSpec) -> set[str]:
@@ -98,7 +98,7 @@ def _used(spec: LogSpec) -> set[str]:
 
 
 def _check(spec: LogSpec, types: Types) -> None:
-    """Every column that the description names is there, and of a type that its use needs."""
+    """Raises DataError unless every column that the description names exists and has a type that fits its use."""
     types.time(spec.time)
     for name in dict.fromkeys([spec.user, *(c for p in spec.past for c in p.by)]):
         types.key(name)

@@ -1,8 +1,8 @@
 """What all tasks of a preparation know: the description, where columns are, how the log is cut.
 
-Rows go to partitions by a hash of their user. A partition is a range of hashes, so that partitions one after another give the
-same order of rows however many there are; and a range of CELLS, so that sums of floating-point numbers can be taken cell by
-cell and added up in one order, too.
+Rows go to partitions by a hash of their user. A partition is a range of hashes, so that concatenated partitions give the same
+order of rows however many there are. It is also a range of CELLS: floating-point sums are taken per cell and added up in the
+cells' order, so that they do not depend on the number of partitions either.
 """
 
 from dataclasses import dataclass
@@ -31,9 +31,9 @@ _GROUP_BITS = 62
 class Plan:
     spec: LogSpec
     log_types: dict[str, pa.DataType]
-    """Columns of the log's own that are used."""
+    """Types of the used columns of the log itself."""
     types: dict[str, pa.DataType]
-    """With those of the side tables."""
+    """Types of all columns, side tables included."""
     sides: tuple[tuple[Path, str], ...]
     """Written side tables, and their keys."""
     parts: int
@@ -49,44 +49,45 @@ class Plan:
 
     @property
     def rates(self) -> tuple[str, ...]:
-        """Labels whose rates are asked for."""
+        """Labels whose rates some [[past]] asks for."""
         asked = {r for p in self.spec.past for r in p.rates}
         return tuple(x.name for x in self.spec.label if x.name in asked)
 
     @property
     def elsewhere(self) -> tuple[tuple[str, ...], ...]:
-        """Sets of keys that users share: what was known of them is counted in partitions of their own."""
+        """Key sets that users share. Their past is counted in partitions by key, not by user."""
         return tuple(dict.fromkeys(p.by for p in self.spec.past if self.spec.user not in p.by))
 
     @property
     def stored_keys(self) -> tuple[str, ...]:
-        """Columns of one key per row that a user's partition needs beside [[id]]s and the user."""
-        own = [c for p in self.spec.past if self.spec.user in p.by for c in p.by]
-        return tuple(dict.fromkeys(c for c in own if c != self.spec.user))
+        """Key columns that a user's partition needs beside [[id]]s and the user."""
+        columns = [c for p in self.spec.past if self.spec.user in p.by for c in p.by]
+        return tuple(dict.fromkeys(c for c in columns if c != self.spec.user))
 
 
 def user_hashes(users: pa.Array, row: Ints) -> Hashes:
-    """(n,) by which rows are dealt and ordered. Rows without a user have nothing in common, so that their numbers deal them."""
+    """(n,) hashes by which rows are partitioned and ordered. A row without a user is hashed by its number: such rows share no
+    past."""
     return np.where(missing(users), hash_integers(row, 1), hash_keys(users, 0))
 
 
-def cells_of(found: Hashes) -> Ints:
-    return (found >> np.uint64(64 - CELL_BITS)).astype(np.int64)
+def cells_of(hashes: Hashes) -> Ints:
+    return (hashes >> np.uint64(64 - CELL_BITS)).astype(np.int64)
 
 
-def parts_of_users(found: Hashes, parts: int) -> Ints:
-    return cells_of(found) * parts // CELLS
+def parts_of_users(hashes: Hashes, parts: int) -> Ints:
+    return cells_of(hashes) * parts // CELLS
 
 
 def parts_of_keys(columns: list[pa.Array], parts: int) -> Ints:
-    together = np.zeros(len(columns[0]), np.uint64)
+    combined = np.zeros(len(columns[0]), np.uint64)
     for column in columns:
-        together = mix(together ^ hash_keys(column, 0))
-    return (together % np.uint64(parts)).astype(np.int64)
+        combined = mix(combined ^ hash_keys(column, 0))
+    return (combined % np.uint64(parts)).astype(np.int64)
 
 
 def groups(users: pa.Array) -> pa.Array:
-    """(n,) int64 that stand for users: themselves if they are whole numbers, else their hashes; null where missing."""
+    """(n,) int64 group ids of users: the user itself if a whole number, else its hash; null where missing."""
     if not is_text(users.type):
         return users
     hashed = (hash_keys(users, 0) >> np.uint64(64 - _GROUP_BITS)).astype(np.int64)

@@ -1,9 +1,8 @@
 """All steps in order: a described log -> splits with schema, vocabularies and report.
 
-Each step is a list of tasks over parts of the log (chunks of files, partitions of users, of keys, of hours) that read Arrow
-tables, write Arrow tables, and know nothing of each other. What comes out does not depend on how the log was cut, on the
-number of processes, or on the engine that ran the tasks: rows stand in the order of their users' hashes, counts are whole
-numbers, and sums of others are taken in one order.
+Each step is a list of independent tasks over parts of the log (chunks of files, partitions of users, of keys, of hours). A task
+reads Arrow tables and writes Arrow tables. The result does not depend on how the log was cut, on the number of processes, or
+on the engine: rows are ordered by their users' hashes, counts are integers, and floats are summed in a fixed order.
 """
 
 import shutil
@@ -47,27 +46,27 @@ class LogOptions:
     """Or "ray"."""
     processes: int = 1
     memory: int = MEMORY_BYTES
-    """Bytes that all processes together should take, about; what does not fit waits on disk."""
+    """Approximate bytes that all processes together may take; what does not fit waits on disk."""
     partitions: int | None = None
-    """By default as many as the memory asks for."""
+    """By default chosen from `memory`."""
 
 
 def prepare_log(description: Path, out: Path, say: Say, options: LogOptions | None = None) -> dict[str, Any]:
     """Reads the described log and writes `out`; returns the report.
 
-    Raises ConfigError or DataError for bad input, and leaves nothing then. What is done lies in a folder beside `out` while it
-    runs: a run that was killed goes on there, at the tasks that it was in.
+    Raises ConfigError or DataError for bad input, and then leaves nothing. Finished tasks are kept in a folder beside `out`
+    until the end: the next run after a killed one resumes there.
     """
     options, progress = options or LogOptions(), Progress.of(say)
     spec = load_spec(description)
     refuse_existing(out)
-    found = FoundFiles.of(spec, description.parent)
+    sources = FoundFiles.of(spec, description.parent)
     engine = KINDS[options.engine](options.processes)
     try:
-        with closing(Work(out.with_name(out.name + ".work"), _fingerprint(spec, found), engine, progress)) as work:
+        with closing(Work(out.with_name(out.name + ".work"), _fingerprint(spec, sources), engine, progress)) as work:
             if work.goes_on:
                 progress(f"going on in {work.folder}, which an earlier run of the same description left")
-            report = _Preparation(spec, description.parent, work, options, engine.processes).all(found, out)
+            report = _Preparation(spec, description.parent, work, options, engine.processes).all(sources, out)
             work.remove()
             return report
     except OSError as error:
@@ -78,24 +77,24 @@ def prepare_log(description: Path, out: Path, say: Say, options: LogOptions | No
         engine.close()
 
 
-def _fingerprint(spec: LogSpec, found: FoundFiles) -> dict[str, Any]:
-    paths = [p.resolve() for group in (found.log, *found.sides) for p in group]
-    files = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
+def _fingerprint(spec: LogSpec, sources: FoundFiles) -> dict[str, Any]:
+    resolved = [p.resolve() for table_paths in (sources.log, *sources.sides) for p in table_paths]
+    files = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in resolved]
     return {"version": __version__, "arrow": pa.__version__, "description": spec.model_dump(mode="json"), "files": files}
 
 
 class _Preparation:
     def __init__(self, spec: LogSpec, folder: Path, work: Work, options: LogOptions, processes: int):
-        """folder: of the description."""
+        """folder: where the description lies."""
         self.spec, self.folder, self.work, self.options, self.processes = spec, folder, work, options, processes
 
-    def all(self, found: FoundFiles, out: Path) -> dict[str, Any]:
+    def all(self, sources: FoundFiles, out: Path) -> dict[str, Any]:
         try:
-            plan, inputs, chunks, scanned, days = self._read(found)
+            plan, inputs, chunks, scanned, days = self._read(sources)
         except Lost:
             raise
         except UserError:
-            self.work.remove()  # of no use once the input is corrected
+            self.work.remove()  # useless once the input is corrected
             raise
         rows = inputs.rows
         each = [rows * (n + 1) // plan.parts - rows * n // plan.parts for n in range(plan.parts)]
@@ -105,14 +104,14 @@ class _Preparation:
             "encode", "encoding", [Task(partial(encode, plan, fitted, g), n) for g, n in zip(gathered, each, strict=True)]
         )
         self.work.drop("gather")
-        before = [{**told, "file": self._short(told["file"])} for told in finish.rows_before(days, chunks, scanned)]
-        left = LeftOut(before, {name: list(map(self._short, files)) for name, files in inputs.absent.items()})
-        return self._write(plan, inputs, left, scanned, gathered, encoded, fitted, out)
+        before = [{**entry, "file": self._short(entry["file"])} for entry in finish.rows_before(days, chunks, scanned)]
+        left_out = LeftOut(before, {name: list(map(self._short, files)) for name, files in inputs.absent.items()})
+        return self._write(plan, inputs, left_out, scanned, gathered, encoded, fitted, out)
 
-    def _read(self, found: FoundFiles) -> tuple[Plan, LogInputs, list[Chunk], list[Path], Days]:
-        """All that can find fault with the input."""
+    def _read(self, sources: FoundFiles) -> tuple[Plan, LogInputs, list[Chunk], list[Path], Days]:
+        """Runs the steps that can find fault with the input."""
         spec, work = self.spec, self.work
-        inputs = open_log(spec, found, work)
+        inputs = open_log(spec, sources, work)
         share, rows = self.options.memory // self.processes, inputs.rows
         parts = self.options.partitions or partitions(spec, inputs.types, rows, share, self.processes)
         plan = Plan(spec, inputs.log_types, inputs.types, inputs.sides, work.choose("partitions", min(parts, CELLS)))
@@ -126,7 +125,7 @@ class _Preparation:
         return plan, inputs, chunks, scanned, finish.days_of(plan, scanned)
 
     def _gather(self, plan: Plan, each: Sequence[int], scanned: Sequence[Path], days: Days) -> list[Path]:
-        """each: rows of the partitions, about."""
+        """each: approximate rows of each partition."""
         back = []
         for key, by in enumerate(plan.elsewhere):
             spilled = [f / scan.keyed(key) for f in scanned]
@@ -160,11 +159,11 @@ class _Preparation:
         return Fitted(days, tuple(paths), finish.fit_steps(gathered, self._statistics()), known)
 
     def _short(self, file: str) -> str:
-        """From the description's folder, so that a report is the same wherever that lies."""
+        """The path relative to the description's folder: the report is then the same wherever the folder lies."""
         return str(Path(file).relative_to(self.folder)) if Path(file).is_relative_to(self.folder) else file
 
     def _statistics(self) -> list[str]:
-        """Names, in the order of the description."""
+        """Names of all statistics, in the order of the description."""
         names = [n.column for n in self.spec.number]
         for section in self.spec.past:
             names += [f"{section.prefix}_count", *(f"{section.prefix}_{r}" for r in section.rates)]
@@ -174,7 +173,7 @@ class _Preparation:
         self,
         plan: Plan,
         inputs: LogInputs,
-        left: LeftOut,
+        left_out: LeftOut,
         scanned: Sequence[Path],
         gathered: Sequence[Path],
         encoded: Sequence[Path],
@@ -182,8 +181,8 @@ class _Preparation:
         out: Path,
     ) -> dict[str, Any]:
         spec, labels = self.spec, finish.label_days(gathered)
-        told = finish.statistics(plan, encoded, self._statistics())
-        schema = finish.schema_of(plan, fitted, [feature for _, feature in told.values()], labels)
+        statistics = finish.statistics(plan, encoded, self._statistics())
+        schema = finish.schema_of(plan, fitted, [feature for _, feature in statistics.values()], labels)
         seen = [pq.read_table(f / SEEN_FILE) for f in gathered]
         columns = finish.stored_columns(encoded[0], schema)
         tasks, places = [], []
@@ -202,7 +201,7 @@ class _Preparation:
                 unmatched=finish.unmatched(scanned),
                 days=fitted.days,
                 labels=labels,
-                left=left,
+                left=left_out,
                 extremes=extremes(scanned, [self._short(f.named) for f in inputs.files], scan.FILE_BITS),
                 seen=seen,
                 repeated=[pq.read_table(f / REPEATED_FILE) for f in gathered],
@@ -210,15 +209,15 @@ class _Preparation:
                 ids=[pq.read_table(f / FOUND_FILE) for f in encoded],
                 vocabularies={p.stem: pq.read_metadata(p).num_rows + 1 for p in fitted.vocabularies},
                 schema=schema,
-                statistics=told,
-                steps={n.column: fitted.steps[n.column] for n in spec.number if n.column in told},
+                statistics=statistics,
+                steps={n.column: fitted.steps[n.column] for n in spec.number if n.column in statistics},
                 asked=self._statistics(),
             )
         )
         with whole_folder(out) as folder:
             for place, path in zip(places, written, strict=True):
                 (folder / place).parent.mkdir(exist_ok=True)
-                # A second name, so that a run that is killed here finds its files again.
+                # Linked, not moved: if the run is killed here, the next one still finds the files in the work folder.
                 (folder / place).hardlink_to(path / finish.PART)
             shutil.copytree(self.work.folder / "vocabularies", folder / "vocabularies")
             save_schema(schema, folder / "schema.toml")

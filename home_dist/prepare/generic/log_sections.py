@@ -19,7 +19,7 @@ class SplitSection(Section):
 
 
 class SideSection(Section):
-    """A table with one row per value of a column of the log: its columns are joined to the log's."""
+    """A table with one row per value of a key column of the log. Its columns are joined to the log's."""
 
     files: str
     """Path or pattern, from the description's folder."""
@@ -28,14 +28,14 @@ class SideSection(Section):
 
 
 class LabelSection(Section):
-    """A binary task. Positive where the column is true or 1; or, with at_least, where it is at least that much."""
+    """A binary task. A row is positive where the column is true or 1; with at_least, where it is at least that value."""
 
     name: Name
     group: Name
     column: str
     at_least: float | None = None
     known: str | None = None
-    """A column: where it is null or not above 0, the label is not known."""
+    """A column: where it is null or not above 0, the label is unknown."""
 
 
 class IdSection(Section):
@@ -47,15 +47,15 @@ class IdSection(Section):
 
 
 class NumberSection(Section):
-    """A number of the log. It is stored rounded to a power of two between 1/12 and 1/6 of the training part's deviation."""
+    """A number of the log, stored as a multiple of a power of two between 1/12 and 1/6 of the training part's deviation."""
 
     column: Name
     log: bool = False
     """Take log(1 + x); negative values then count as missing."""
     buckets: Buckets | None = None
-    """How its range is cut; by default into as many quantiles as `buckets` of the description says."""
+    """How its range is cut into buckets. By default quantiles; `buckets` of the description says how many."""
     boundaries: tuple[float, ...] | None = Field(default=None, min_length=1)
-    """Given ones instead, after the logarithm if it is taken."""
+    """Bucket boundaries, in place of fitted ones. With `log`, boundaries of the logarithm."""
 
     @model_validator(mode="after")
     def _one_cut(self) -> "NumberSection":
@@ -72,32 +72,32 @@ class PastSection(Section):
     by: tuple[str, ...] = Field(min_length=1)
     """Columns of the log or of side tables."""
     name: Name | None = None
-    """What its statistics' names begin with; by default the columns' names, joined by _."""
+    """Prefix of its statistics' names; by default the columns' names, joined by _."""
     rates: tuple[str, ...] = ()
     """Names of labels."""
     days: float | None = Field(default=None, gt=0)
-    """Only the last so many days; by default all."""
+    """Counts only this many last days; by default all."""
     strength: float = Field(default=20.0, gt=0)
-    """Impressions at the overall rate that a rate starts from."""
+    """Smoothing: a rate starts as if this many impressions had happened at the overall rate."""
     until: Literal["impression", "morning"] = "impression"
-    """Counts what lies before the impression, or before its local day: better for rare labels of a user, see README."""
+    """Counts events before the impression, or before its local day ("morning", better for a user's rare labels, see README)."""
 
     @property
     def prefix(self) -> str:
-        """Its statistics' names begin with it."""
+        """Prefix of its statistics' names, with the number of days if set."""
         name = self.name or "_".join(self.by)
         return name if self.days is None else f"{name}_{self.days:g}d".replace(".", "p")
 
 
 class HistorySection(Section):
-    """What the same user was shown strictly before."""
+    """Events that were shown to the same user strictly before the impression."""
 
     name: Name = "history"
     fields: tuple[str, ...] = Field(min_length=1)
-    """Columns of [[id]] with one value; each event is compared with the impression by them."""
+    """Single-valued [[id]] columns, by which each event is compared with the impression."""
     outcomes: tuple[str, ...] = Field(default=(), max_length=6)
-    """Labels: which of them an event had is a field of its own."""
+    """Labels; one more field tells which of them an event had."""
     only: str | None = None
-    """A label: only events that had it."""
+    """A label; only events that had it enter the history."""
     most: Count = 50
-    """The newest events."""
+    """Maximum number of events; the newest ones are kept."""

@@ -27,17 +27,17 @@ class LogSpec(Section):
     """Column of whole numbers since 1970, or of timestamps."""
     time_unit: Literal["s", "ms", "us"] = "ms"
     utc_offset_hours: float = Field(default=0.0, ge=-14, le=14)
-    """Of the calendar by which days, hours and weekdays are told."""
+    """Offset of the local calendar, which gives days, hours and weekdays."""
     times_without_zone: Literal["local", "utc"] = "local"
-    """What timestamps without a zone are: of this calendar, as a clock on the wall shows it, or UTC. Those with a zone, and
-    whole numbers, are moments."""
+    """How to read timestamps without a zone: as local time of this calendar, or as UTC. Timestamps with a zone, and whole
+    numbers, are moments already."""
     types: dict[str, Literal["text", "integer"]] = Field(default_factory=dict)
-    """How columns of keys are read, in the log and side tables alike, where what their values look like would not do: ids such
+    """Types of key columns, in the log and side tables alike, where the type inferred from the values would be wrong: ids such
     as 12e4 or 007 in CSV are texts."""
     buckets: int = Field(default=20, ge=2)
     train_files: Count = 4
     repeated: Literal["keep", "merge"] = "keep"
-    """What becomes of rows of one user that are alike in all that is read of them: each counts, or the first alone."""
+    """Rows of one user that are alike in all columns that are read: keep all, or only the first."""
     calendar: bool = True
     """Hour and weekday as features."""
     split: SplitSection
@@ -51,14 +51,14 @@ class LogSpec(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "LogSpec":
         labels, single = [x.name for x in self.label], [i.column for i in self.id if i.separator is None]
-        for what, given in (
+        for section, given in (
             ("label", labels),
             ("id", [i.column for i in self.id]),
             ("history", [h.name for h in self.history]),
         ):
             repeated = sorted({n for n in given if given.count(n) > 1})
             if repeated:
-                raise ValueError(f"{what} {repeated[0]!r} is declared twice")
+                raise ValueError(f"{section} {repeated[0]!r} is declared twice")
         pasts = [p.prefix for p in self.past]
         for name in pasts:
             if pasts.count(name) > 1:
@@ -72,9 +72,9 @@ class LogSpec(Section):
         for history in self.history:
             for column in history.fields:
                 if column not in single:
-                    there = ", ".join(single)
+                    columns = ", ".join(single)
                     raise ValueError(
-                        f"history {history.name!r}: fields: {column!r} is no [[id]] of one value; there are: {there}"
+                        f"history {history.name!r}: fields: {column!r} is no [[id]] of one value; there are: {columns}"
                     )
         names.check(self)
         return self

@@ -1,6 +1,6 @@
-"""The names that a description gives to columns, features, tables and files: told before anything is read.
+"""Checks the names that a description gives to columns, features, tables and files, before any data is read.
 
-Each is made from names of the description, and two of them that are alike would overwrite each other.
+Names are made from names in the description; two equal ones would overwrite each other.
 """
 
 import re
@@ -10,11 +10,11 @@ from typing import Protocol
 from home_dist.prepare.generic.log_sections import NAME, HistorySection, IdSection, LabelSection, NumberSection, PastSection
 
 _MOST = 200
-"""Characters of a name: files of vocabularies are called by them."""
+"""Most characters of a name, which may also name a vocabulary's file."""
 
 
 class Described(Protocol):
-    """The entries of a description that names are made of."""
+    """The entries of a description from which names are made."""
 
     @property
     def calendar(self) -> bool: ...
@@ -31,7 +31,7 @@ class Described(Protocol):
 
 
 def statistics(spec: Described) -> Iterator[tuple[str, str]]:
-    """The name of each, and the entry that it comes from."""
+    """The name of each statistic, and the entry that it comes from."""
     for number in spec.number:
         yield number.column, f"[[number]] {number.column!r}"
     for past in spec.past:
@@ -42,21 +42,21 @@ def statistics(spec: Described) -> Iterator[tuple[str, str]]:
 
 
 def check(spec: Described) -> None:
-    """Raises ValueError, which names both entries that clash, or the name that cannot be one."""
+    """Raises ValueError, which tells the entries: for two of one name, and for a name with too many or wrong characters."""
     for past in spec.past:
         if not re.fullmatch(NAME, past.prefix):
             raise ValueError(
                 f"past by {', '.join(past.by)}: its statistics would be called {past.prefix + '_count'!r}, but a feature's "
                 "name is of letters a to z, digits and _, and begins with none of the digits. Give the entry a `name`"
             )
-    for what, names in (("feature", _features(spec)), ("table", _tables(spec)), ("column", _columns(spec))):
+    for kind, names in (("feature", _features(spec)), ("table", _tables(spec)), ("column", _columns(spec))):
         taken: dict[str, str] = {}
         for name, where in names:
             if len(name) > _MOST:
-                raise ValueError(f"{where}: the {what} {name[:40]}... has {len(name)} characters; at most {_MOST} can be")
+                raise ValueError(f"{where}: the {kind} {name[:40]}... has {len(name)} characters; at most {_MOST} can be")
             if name in taken:
                 raise ValueError(
-                    f"{where} and {taken[name]} would both be the {what} {name!r} of the prepared data. Rename one of them"
+                    f"{where} and {taken[name]} would both be the {kind} {name!r} of the prepared data. Rename one of them"
                 )
             taken[name] = where
 
@@ -75,14 +75,14 @@ def _ids(spec: Described) -> Iterator[tuple[str, str]]:
 def _history_columns(spec: Described, of_ids: bool) -> Iterator[tuple[str, str]]:
     for history in spec.history:
         where = f"[[history]] {history.name!r}"
-        own = ["age", *(["outcome"] if history.outcomes else [])]
-        yield from ((f"{history.name}_{part}", f"{where}: its {part}") for part in own)
+        parts = ["age", *(["outcome"] if history.outcomes else [])]
+        yield from ((f"{history.name}_{part}", f"{where}: its {part}") for part in parts)
         if of_ids:
             yield from ((f"{history.name}_{field}", f"{where}: its field {field!r}") for field in history.fields)
 
 
 def _tables(spec: Described) -> Iterator[tuple[str, str]]:
-    """A statistic's buckets are rows of a table of its name."""
+    """Tables of features and histories. A statistic's buckets are rows of a table that has its name."""
     yield from _features(spec)
     yield from _history_columns(spec, of_ids=False)
 

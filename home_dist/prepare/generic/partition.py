@@ -1,6 +1,7 @@
-"""A partition of users, whole and in order: what its own log and the other partitions know; and what is fitted on all of them.
+"""Gathers a partition of users: its rows in order, with counts from its own log and from the partitions by key; and the sums
+from which vocabularies, scales and the report are made.
 
-Order: by the hash of the user, then by time, then as in the log.
+Rows are ordered by the hash of the user, then by time, then as in the log.
 """
 
 from collections.abc import Sequence
@@ -26,19 +27,19 @@ REPEATED_FILE = "repeated.parquet"
 
 
 def values_file(number: int) -> str:
-    """Of the id with that number in the description."""
+    """File of value counts of the [[id]] at index `number` of the description."""
     return f"values-{number}.parquet"
 
 
 def gather(plan: Plan, days: Days, part: int, users: Sequence[Path], back: Sequence[Sequence[Path]], folder: Path) -> None:
-    """users: what was dealt to users' partitions; back: what each way of counting sent back."""
+    """users: files of rows by user partition, one per chunk; back: files that each way of counting by key returned."""
     spec = plan.spec
     table = read_part(users, part)
     row, time = table.column("row").to_numpy(), table.column("time").to_numpy()
     hashed = user_hashes(table.column("user").combine_chunks(), row)
     user = codes(table.column("user").combine_chunks())
-    order = np.lexsort((time, user, hashed))  # stable, and what was dealt is in the log's order
-    # What came back finds its rows by their numbers; rows whose keys are missing were not sent.
+    order = np.lexsort((time, user, hashed))  # stable: rows of one time keep the log's order
+    # Returned counts are matched by row number; rows whose keys are missing have none.
     returned: dict[str, NDArray] = {}
     for files in back:
         returned |= _aligned(read_part(files, part), row)
@@ -54,15 +55,15 @@ def gather(plan: Plan, days: Days, part: int, users: Sequence[Path], back: Seque
 
     numbers = {n.column: table.column(f"number_{n.column}").to_numpy() for n in spec.number}
     for past in spec.past:
-        found = returned
+        counts = returned
         if spec.user in past.by:
             others = [_key(plan, table, name) for name in past.by if name != spec.user]
             key = codes(table.column("user").combine_chunks(), *others)
-            found = count_past(past, key, time, spec, table)
+            counts = count_past(past, key, time, spec, table)
         name = past.prefix
-        numbers[f"{name}_count"] = np.log1p(found[f"{name}.count"])
+        numbers[f"{name}_count"] = np.log1p(counts[f"{name}.count"])
         for rate in past.rates:
-            happened, known = found[f"{name}.happened.{rate}"], found[f"{name}.known.{rate}"]
+            happened, known = counts[f"{name}.happened.{rate}"], counts[f"{name}.known.{rate}"]
             numbers[f"{name}_{rate}"] = log_odds(happened, known, returned[f"base.{rate}"], past.strength)
 
     day = local_days(time, spec.utc_offset_hours)
@@ -83,15 +84,15 @@ def gather(plan: Plan, days: Days, part: int, users: Sequence[Path], back: Seque
 
 
 def _aligned(back: pa.Table, row: Ints) -> dict[str, NDArray]:
-    """Columns of what came back, (N,) in the order of row (N,), which rises; 0 where nothing came back."""
+    """Returned columns, (N,) in the order of row (N,), which increases; 0 for rows that were not returned."""
     at = np.searchsorted(row, back.column("row").to_numpy())
-    found = {}
+    aligned = {}
     for name in back.column_names:
         if name != "row":
             values = back.column(name).to_numpy()
-            found[name] = np.zeros(len(row), values.dtype)
-            found[name][at] = values
-    return found
+            aligned[name] = np.zeros(len(row), values.dtype)
+            aligned[name][at] = values
+    return aligned
 
 
 def _key(plan: Plan, table: pa.Table, name: str) -> pa.Array:
@@ -99,12 +100,12 @@ def _key(plan: Plan, table: pa.Table, name: str) -> pa.Array:
 
 
 def _cells(cell: Ints, numbers: dict[str, NDArray[np.float64]]) -> pa.Table:
-    """Per cell and number: how many values are known, their mean, and the sum of squared distances from it."""
+    """Per cell and statistic: how many values are known, their mean, and their sum of squared distances from it."""
     parts = []
     for name, values in numbers.items():
-        there = ~np.isnan(values)
-        known = values[there]
-        cells, inverse, counts = np.unique(cell[there], return_inverse=True, return_counts=True)
+        is_known = ~np.isnan(values)
+        known = values[is_known]
+        cells, inverse, counts = np.unique(cell[is_known], return_inverse=True, return_counts=True)
         mean = np.bincount(inverse, weights=known, minlength=len(cells)) / np.maximum(counts, 1)
         squares = np.bincount(inverse, weights=(known - mean[inverse]) ** 2, minlength=len(cells)).astype(np.float64)
         names = pa.array([name] * len(cells), pa.string())
@@ -114,18 +115,18 @@ def _cells(cell: Ints, numbers: dict[str, NDArray[np.float64]]) -> pa.Table:
 
 
 def _label_sums(plan: Plan, table: pa.Table, day: Ints, split: NDArray[np.int8]) -> pa.Table:
-    """A row per day: its split, rows, and of each label how many are known and happened."""
+    """A row per day: split, number of rows; for each label, how many rows know it and in how many it happened."""
     distinct, first, inverse, counts = np.unique(day, return_index=True, return_inverse=True, return_counts=True)
-    found = {"day": distinct, "split": split[first], "rows": counts}
+    columns = {"day": distinct, "split": split[first], "rows": counts}
     for section in plan.spec.label:
-        for what in ("happened", "known"):
-            name = f"{what}_{section.name}"
-            found[name] = np.bincount(inverse, weights=flags(table, name), minlength=len(distinct)).astype(np.int64)
-    return pa.table(found)
+        for state in ("happened", "known"):
+            name = f"{state}_{section.name}"
+            columns[name] = np.bincount(inverse, weights=flags(table, name), minlength=len(distinct)).astype(np.int64)
+    return pa.table(columns)
 
 
 def _seen(numbers: dict[str, NDArray[np.float64]], user: Ints, split: NDArray[np.int8]) -> pa.Table:
-    """A row per split: rows, users, and of each statistic how many rows have it."""
+    """A row per split: number of rows, of users, and of rows that have each statistic."""
 
     def by_split(rows: NDArray[np.bool_]) -> Ints:
         return np.bincount(split[rows & (split >= 0)], minlength=len(SPLITS))

@@ -1,7 +1,7 @@
-"""The first step, chunk by chunk of the log: side tables joined, labels told, rows dealt to the partitions of their users.
+"""The first step: for each chunk of the log, joins side tables, derives labels and sends rows to their users' partitions.
 
-Users share videos and authors. What was known of these is counted in partitions of their own, by key; and base rates, which
-are over everyone, in partitions of whole hours. Both get just the keys, times and labels of each row, and send back numbers.
+Users share videos and authors, whose past is therefore counted in partitions by key. Base rates, which are over everyone, are
+counted in partitions of whole hours. Both kinds get only the keys, times and labels of each row, and return numbers.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from home_dist.prepare.generic.repeated import CONTENT, contents
 
 USERS, TIMES, DAYS, HOURS = "users.arrow", "times.arrow", "days.parquet", "hours.parquet"
 UNMATCHED = "unmatched.parquet"
-FILE_BITS = 40  # of a row's number: its place in its file; the file's number stands above
+FILE_BITS = 40  # low bits of a row's number: its place in its file; the file's index is in the bits above
 
 
 def keyed(number: int) -> str:
@@ -36,7 +36,7 @@ def keyed(number: int) -> str:
 
 @contextmanager
 def _named(chunk: Chunk, column: str, in_lists: bool = False) -> Iterator[None]:
-    """Tells file, column and row of values that are no keys."""
+    """Raises DataError with file, column and row for values that are no keys."""
     try:
         yield
     except NotKeys as error:
@@ -49,8 +49,8 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
     spec, unmatched = plan.spec, []
     for side, key in plan.sides:
         with _named(chunk, key):
-            table, without = join(table, side, key)
-        unmatched.append(without)
+            table, unmatched_rows = join(table, side, key)
+        unmatched.append(unmatched_rows)
 
     def keys(name: str) -> pa.Array:
         with _named(chunk, name):
@@ -64,34 +64,34 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
     users = keys(spec.user)
     part = parts_of_users(user_hashes(users, row), plan.parts)
 
-    found = {"row": pa.array(row), "time": pa.array(time), "user": users}
+    columns = {"row": pa.array(row), "time": pa.array(time), "user": users}
     for section in spec.id:
         column = table.column(section.column).combine_chunks()
         many = section.separator is not None or plan.known.is_list(section.column)
         with _named(chunk, section.column, in_lists=many):
-            found[f"id_{section.column}"] = c.lists(column, section.separator) if many else c.keys(column)
-    found |= {f"key_{name}": keys(name) for name in plan.stored_keys}
+            columns[f"id_{section.column}"] = c.lists(column, section.separator) if many else c.keys(column)
+    columns |= {f"key_{name}": keys(name) for name in plan.stored_keys}
     numbers = {n.column: c.numbers(table.column(n.column).combine_chunks()) for n in spec.number}
     scan_extremes(numbers, row, folder)
     for number in spec.number:
         values = numbers[number.column]
         with np.errstate(invalid="ignore", divide="ignore"):
             values = np.where(values >= 0, np.log1p(values), np.nan) if number.log else values
-        found[f"number_{number.column}"] = pa.array(np.where(np.isfinite(values), values, np.nan))
-    whole = pa.table(found | {n: pa.array(v) for n, v in labels.items()})
+        columns[f"number_{number.column}"] = pa.array(np.where(np.isfinite(values), values, np.nan))
+    whole = pa.table(columns | {n: pa.array(v) for n, v in labels.items()})
     write_parts(folder / USERS, whole, part, plan.parts)
 
     event = {"row": pa.array(row), "part": pa.array(part, pa.int32()), "time": pa.array(time)}
     if spec.repeated == "merge":
         event[CONTENT] = pa.array(contents(whole))
-    rates = {f"{what}_{name}": pa.array(labels[f"{what}_{name}"]) for name in plan.rates for what in ("happened", "known")}
+    rates = {f"{state}_{name}": pa.array(labels[f"{state}_{name}"]) for name in plan.rates for state in ("happened", "known")}
     if plan.rates:
         write_parts(folder / TIMES, pa.table(event | rates), time // HOUR_MS % plan.parts, plan.parts)
     for place, by in enumerate(plan.elsewhere):
         parts = [keys(name) for name in by]
-        told = ~np.any([missing(k) for k in parts], axis=0)  # an unknown key has no past
-        events = pa.table(event | {f"key_{i}": k for i, k in enumerate(parts)} | rates).filter(pa.array(told))
-        write_parts(folder / keyed(place), events, parts_of_keys(parts, plan.parts)[told], plan.parts)
+        known = ~np.any([missing(k) for k in parts], axis=0)  # a missing key has no past
+        events = pa.table(event | {f"key_{i}": k for i, k in enumerate(parts)} | rates).filter(pa.array(known))
+        write_parts(folder / keyed(place), events, parts_of_keys(parts, plan.parts)[known], plan.parts)
 
     files = pa.array([s.files for s in spec.side], pa.string())
     pq.write_table(pa.table({"side": files, "rows": pa.array(unmatched, pa.int64())}), folder / UNMATCHED)
@@ -108,17 +108,17 @@ def sums_by(name: str, groups: Ints, values: dict[str, Ints]) -> pa.Table:
 
 
 def _labels(plan: Plan, table: pa.Table, chunk: Chunk) -> dict[str, NDArray[np.int8]]:
-    """(N,) each: happened_NAME and known_NAME."""
-    found = {}
+    """happened_NAME and known_NAME per label, (N,) each."""
+    labels = {}
     for section in plan.spec.label:
         values = c.numbers(table.column(section.column).combine_chunks())
         known = ~np.isnan(values)
         if section.known is not None:
             known &= c.numbers(table.column(section.known).combine_chunks()) > 0
         positive = _positive(chunk, section, values, known)
-        found[f"happened_{section.name}"] = (positive & known).astype(np.int8)
-        found[f"known_{section.name}"] = known.astype(np.int8)
-    return found
+        labels[f"happened_{section.name}"] = (positive & known).astype(np.int8)
+        labels[f"known_{section.name}"] = known.astype(np.int8)
+    return labels
 
 
 def _positive(chunk: Chunk, section: LabelSection, values: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""How finely a log is cut, so that a task's tables fit its share of the memory. What comes out does not depend on it."""
+"""How finely a log is cut, so that a task's tables fit its share of the memory. The result does not depend on it."""
 
 from collections.abc import Mapping
 
@@ -7,24 +7,24 @@ import pyarrow as pa
 from home_dist.ids.arrow_types import is_list, is_text
 from home_dist.prepare.generic.log_spec import LogSpec
 
-_PROCESS = 150 << 20  # a process itself, its libraries included
+_PROCESS = 150 << 20  # bytes of a process without data, libraries included
 _LEAST = 32 << 20
-_COPIES = 4  # of a task's columns at a time: read, sorted, taken, written
+_COPIES = 4  # copies of a task's columns held at once: read, sorted, taken, written
 _CHUNK_ROWS = (16_384, 1_000_000)
-_SMALL = 50_000  # rows for which another process is not worth its start
+_SMALL = 50_000  # rows below which another process is not worth its start
 
 
 def partitions(spec: LogSpec, types: Mapping[str, pa.DataType], rows: int, share: int, processes: int) -> int:
-    """Of users, of keys and of hours alike. share: bytes for one process."""
+    """Number of partitions: of users, of keys and of hours alike. share: bytes for one process."""
     ids = sum(_bytes(types[i.column]) for i in spec.id)
     statistics = len(spec.number) + sum(1 + 2 * len(p.rates) for p in spec.past)
-    each = 40 + ids + 2 * len(spec.label) + 8 * statistics + 16 * len(spec.history)
-    by_memory = -(-rows * each * _COPIES // _room(share))
+    row_bytes = 40 + ids + 2 * len(spec.label) + 8 * statistics + 16 * len(spec.history)
+    by_memory = -(-rows * row_bytes * _COPIES // _room(share))
     return max(1, by_memory, min(4 * processes, rows // _SMALL) if processes > 1 else 1)
 
 
 def chunk_rows(types: Mapping[str, pa.DataType], rows: int, share: int, processes: int) -> int:
-    """Rows of the log that are read together."""
+    """Number of the log's rows that are read at a time. share: bytes for one process."""
     least, most = _CHUNK_ROWS
     fitting = _room(share) // (_COPIES * sum(map(_bytes, types.values())))
     return max(least, min(most, fitting, max(_SMALL, rows // (4 * processes))))
@@ -35,7 +35,7 @@ def _room(share: int) -> int:
 
 
 def _bytes(kind: pa.DataType) -> int:
-    """Of a value in memory, as a rule."""
+    """Typical bytes of a value in memory."""
     if is_list(kind):
         return 64
     return 24 if is_text(kind) else 8

@@ -1,4 +1,4 @@
-"""Id columns, histories and labels of all impressions, with the tables and features of the schema that describe them."""
+"""Adds id columns, histories and labels of all impressions, with their tables and features of the schema."""
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ HISTORY = "watched"
 def add_ids(
     prepared: Prepared, log: Log, side: Side, stored: StoredEvents, training: NDArray[np.bool_], utc_offset_ms: int
 ) -> None:
-    """Users and videos with their side tables, and when and where the impression was."""
+    """Adds users and videos with their side tables, and time and place (tab) of the impression."""
     prepared.add_id("user", log.user, training, min_count=2)
     prepared.add_id("video", log.video, training, min_count=2, extra=stored.video)
     if (side.author >= 0).any():
@@ -37,24 +37,28 @@ def add_ids(
 
 
 def add_history(prepared: Prepared, log: Log, side: Side, stored: StoredEvents, most: int) -> SequenceSpec:
-    """Columns watched_*; videos and authors share the impression's tables."""
+    """Adds columns watched_*, of at most `most` events. Their videos and authors share the impression's tables."""
     past = histories(log, stored, most)
     events = [EventField(column=f"{HISTORY}_video", table="video", target="video")]
     values = {"video": prepared.vocabularies["video"].encode(past.video)}
     if "author" in prepared.vocabularies:
         events.append(EventField(column=f"{HISTORY}_author", table="author", target="author"))
         values["author"] = prepared.vocabularies["author"].encode(side.videos.authors_of(past.video))
-    for name, own, rows in (("share", past.share, SHARES), ("outcome", past.outcome, OUTCOMES), ("age", past.age, AGES)):
+    for name, column_values, rows in (
+        ("share", past.share, SHARES),
+        ("outcome", past.outcome, OUTCOMES),
+        ("age", past.age, AGES),
+    ):
         table = f"{HISTORY}_{name}"
         prepared.tables[table] = TableSpec(name=table, rows=rows)
         events.append(EventField(column=table, table=table))
-        values[name] = own
+        values[name] = column_values
     prepared.columns.update({f"{HISTORY}_{n}": list_array(v, past.offsets) for n, v in values.items()})
     return SequenceSpec(name=HISTORY, events=tuple(events))
 
 
 def add_labels(prepared: Prepared, log: Log, training: NDArray[np.bool_]) -> tuple[TaskSpec, ...]:
-    """Columns label_*, and watch_known, the weight of labels that need the video's duration."""
+    """Adds columns label_*, and watch_known, the weight of labels that need the video's duration."""
     prepared.columns["watch_known"] = pa.array(log.watch_known)
     tasks = []
     for group, names in GROUPS.items():

@@ -1,4 +1,4 @@
-"""The published KuaiRand layout: which files there are and which of their columns are read."""
+"""The published KuaiRand layout: its files, and the columns of them that are read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ _SEQUENCES: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class KuaiRandTables:
-    """Raw tables; None where a folder does not have the file."""
+    """Raw tables; None for files that the folder lacks."""
 
     log: pa.Table
     log_files: tuple[str, ...]
@@ -78,7 +78,7 @@ class KuaiRandTables:
 
 
 def read_source(folder: Path, with_month_statistics: bool, say: Callable[[str], None]) -> KuaiRandTables:
-    """Reads a folder in the published layout, or the `data` folder within it. Raises DataError for what is missing."""
+    """Reads a folder in the published layout, or the `data` folder in it. Raises DataError for missing files and columns."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Give the folder that holds log_standard_*.csv.")
     folders = [folder, folder / "data"]

@@ -1,7 +1,7 @@
-"""Each impression's history: what its user watched strictly before it, the stored sequence first, then the log's own rows.
+"""Each impression's history: what its user watched strictly before it, first the stored sequence, then the log's rows.
 
-StoredEvents events tell the video and whether it was a long view or liked, but neither when nor how far each was watched: there
-the share and the age are 0, "unknown".
+A stored event tells the video and whether it was a long view or liked, but not when and how far it was watched. Its share and
+age are therefore 0, "unknown".
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from home_dist.prepare.kuairand.log import Log
 from home_dist.prepare.kuairand.stored import StoredEvents
 
 SHARE_BOUNDS = (0.001, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0)
-"""Of the time played by the video's duration."""
+"""Bounds of played time / duration."""
 AGE_BOUNDS_MS = tuple(int(h * 3_600_000) for h in (1 / 6, 1, 6, 24, 72, 168))
 SHARES, AGES, OUTCOMES = len(SHARE_BOUNDS) + 2, len(AGE_BOUNDS_MS) + 2, 7
-"""Rows of the three tables; 0 stands for "unknown"."""
+"""Rows of the three tables; row 0 stands for "unknown"."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Histories:
     video: Ints
     share: NDArray[np.int32]
     outcome: NDArray[np.int32]
-    """1 stored, 2 stored long view, 3 stored like; 4 shown, 5 clicked, 6 long view. Interactions of the log's own days are
-    left out, for the reason that statistics.py gives."""
+    """1 stored, 2 stored long view, 3 stored like; 4 shown, 5 clicked, 6 long view. Interactions of the log itself are left
+    out, for the reason in statistics.past_statistics."""
     age: NDArray[np.int32]
 
 

@@ -32,12 +32,12 @@ class KuaiRandOptions:
     validation_days: int = 2
     test_days: int = 2
     history: int = 30
-    """Events of a history at most."""
+    """Most events of a history."""
     buckets: int = 20
     utc_offset_hours: float = 8.0
-    """Of the days, hours and weekdays: Beijing."""
+    """Offset of the local calendar, that of Beijing, for days, hours and weekdays."""
     month_statistics: bool = False
-    """The videos' counts of the whole month, which look into the future."""
+    """Adds the videos' counts of the whole month, which look into the future."""
     train_files: int = 4
 
 

@@ -1,4 +1,4 @@
-"""The log: repeated rows merged, in order of time, with the labels of all tasks."""
+"""The log in order of time, with repeated rows merged and the labels of all tasks."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class Log:
     happened: dict[str, NDArray[np.int8]]
     """By behaviour: the tasks, click and hate."""
     watch_known: NDArray[np.int8]
-    """1 where the duration is known, and with it the watch tasks' labels."""
+    """1 where the duration, and so the watch tasks' labels, are known."""
     rows_in: int
     whole_row_duplicates: int
     merged_rows: int
@@ -44,9 +44,9 @@ class Log:
 
 
 def clean_log(table: pa.Table) -> Log:
-    """Merges the rows of one (user, video, time): a behaviour that any of them has, the longest play time.
+    """Merges rows of one (user, video, time): keeps every behaviour that any of them has, and the longest play time.
 
-    The other columns are those of the first such row in the files. Raises DataError for impossible values.
+    Other columns come from the first of these rows in the files. Raises DataError for impossible values.
     """
     columns = {name: int_column(table, name) for name in table.column_names}
     for name in ("user_id", "video_id", "time_ms", "duration_ms", "play_time_ms"):
@@ -87,7 +87,7 @@ def clean_log(table: pa.Table) -> Log:
 
 
 def _run_starts(columns: list[Ints]) -> Ints:
-    """Where a row differs from the one before it; columns (N,) are sorted."""
+    """Indices of rows that differ from the row before; columns (N,) are sorted."""
     new = np.zeros(len(columns[0]), bool)
     new[0] = True
     for column in columns:
@@ -96,7 +96,7 @@ def _run_starts(columns: list[Ints]) -> Ints:
 
 
 def _whole_row_duplicates(columns: dict[str, Ints], first: Ints) -> int:
-    """Rows that equal another one in every column, one of each kind not counted."""
+    """Number of rows that equal an earlier one in every column. first: index of the first row of each (time, user, video)."""
     lengths = np.diff(np.append(first, len(columns["time_ms"])))
     repeated = np.flatnonzero(np.repeat(lengths > 1, lengths))
     if not len(repeated):

@@ -1,4 +1,4 @@
-"""The side tables, joined to the log: what is known of each impression's user and video apart from behaviour."""
+"""Joins the side tables to the log: attributes of each impression's user and video."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ Texts = NDArray[np.str_]
 
 @dataclass(frozen=True)
 class Videos:
-    """The video table by row, to be joined to impressions and to the events of histories."""
+    """Ids and authors of the video table, (rows,) each, to be joined to impressions and to events of histories."""
 
     video: Ints
     author: Ints
@@ -41,19 +41,19 @@ class Side:
     """(N + 1,) bounds of each impression's tags in `tags`."""
     tags: Texts
     first_tag: Ints
-    """A number per distinct text of the first tag."""
+    """The first tag's number among all distinct tags."""
     categories: dict[str, Texts]
     """By column of the user and video tables."""
     upload_ms: Ints | None
     user_numbers: dict[str, NDArray[np.float64]]
     month_counts: dict[str, NDArray[np.float64]]
     users_missing: int
-    """Impressions whose user the user table does not have."""
+    """Number of impressions whose user is not in the user table."""
     videos_missing: int
 
 
 def join_side(log: Log, source: KuaiRandTables, utc_offset_ms: int) -> Side:
-    """Raises DataError for a table that holds one key twice."""
+    """Joins the side tables to the log. Raises DataError for a table that holds a key twice."""
     none = np.full(len(log), -1, np.int64)
     user_row = none if source.users is None else _rows(log.user, source.users, "user_id", "user_features")
     video_row = none if source.videos is None else _rows(log.video, source.videos, "video_id", "video_features_basic")
@@ -126,18 +126,18 @@ def _videos(table: pa.Table | None) -> Videos:
 
 
 def _tags(table: pa.Table | None, rows: Ints) -> tuple[Ints, Texts, Ints]:
-    """Tags stand in one text with commas between: offsets (N + 1,), texts, and the number of the first one (N,)."""
+    """Splits the tags of a video, one text with commas, into offsets (N + 1,), texts, and the number of the first tag (N,)."""
     if table is None or "tag" not in table.column_names:
         return np.zeros(len(rows) + 1, np.int64), np.empty(0, np.str_), np.full(len(rows), -1, np.int64)
-    # One more row, without any tag, is what unknown videos get.
+    # Unknown videos get one more row, which has no tags.
     column = pa.chunked_array([*table.column("tag").chunks, pa.array([""], pa.string())])
     split = pc.split_pattern(pc.fill_null(column, ""), ",").combine_chunks()
     split = split.take(pa.array(np.where(rows >= 0, rows, len(column) - 1)))
     texts = np.asarray(pc.utf8_trim_whitespace(split.flatten()).to_pylist(), dtype=np.str_)
     offsets = np.asarray(split.offsets).astype(np.int64) - split.offsets[0].as_py()
-    there = texts != ""
-    kept = np.concatenate([[0], np.cumsum(there)])[offsets]
-    texts = texts[there]
+    filled = texts != ""
+    kept = np.concatenate([[0], np.cumsum(filled)])[offsets]
+    texts = texts[filled]
     numbers = np.unique(texts, return_inverse=True)[1] if len(texts) else np.empty(0, np.int64)
     first = np.full(len(rows), -1, np.int64)
     any_tag = np.diff(kept) > 0

@@ -1,7 +1,7 @@
-"""What was known of user, video and situation before an impression, as numbers: NaN where nothing was.
+"""Statistics of user, video and situation from events strictly before an impression (asof.py); NaN where nothing was known.
 
-Counts come as log1p, rates as smoothed log-odds, both counted from events strictly before the impression (asof.py). The
-names tell the key and the behaviour: `video_like` is the rate of likes among the video's earlier impressions.
+Counts are stored as log1p, rates as smoothed log-odds. Names consist of key and behaviour: `video_like` is the rate of likes
+among the video's earlier impressions.
 """
 
 from collections.abc import Iterator
@@ -36,18 +36,18 @@ _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...], float]] = {
     "video_tab": (("video", "tab"), ("click", "long_view", "complete_view"), 10.0),
 }
 _DAY: dict[str, tuple[str, ...]] = {"user": ("click",), "video": ("like", "long_view")}
-"""Keys whose last 24 hours count once more on their own."""
+"""Keys whose last 24 hours are also counted separately, for these behaviours."""
 
 LENGTH_MS = (7_000, 15_000, 30_000, 60_000, 120_000)
-"""Where one class of video lengths ends and the next begins."""
+"""Bounds between classes of video length."""
 
 
 def past_statistics(log: Log, side: Side, stored: StoredEvents, day_start: Ints) -> Columns:
-    """(N,) each: counted from the log's own earlier rows; day_start: (N,), when the impression's local day began.
+    """(N,) each: counted from earlier rows of the log and from stored events. day_start: (N,), start of the local day, ms.
 
-    A user's rates of interactions are those of the day's beginning, as a daily job would leave them. Most users who comment do
-    so once: counted to the second, the rate would jump with that one comment, rank all that the user sees afterwards above
-    it, and turn the order within the user upside down (a GAUC of 0.4).
+    A user's rates of interactions are counted up to the start of the day, as by a daily job. Most users who comment do so once.
+    Counted to the second, their rate would jump with that comment; all that they see afterwards would rank above it. That
+    would reverse the order within the user (a GAUC of 0.4).
     """
     keys = {
         "user": log.user,
@@ -63,7 +63,7 @@ def past_statistics(log: Log, side: Side, stored: StoredEvents, day_start: Ints)
     columns: Columns = {}
     for name, (parts, behaviours, strength) in _KEYS.items():
         if any((keys[p] < 0).all() for p in parts):
-            continue  # its side table is not there
+            continue  # the key's side table is missing
         key = codes(*(published_keys(keys[p]) for p in parts))
         before = AsOf(key, log.time, key, log.time)
         windows = {name: (before, behaviours)}
@@ -83,7 +83,7 @@ def past_statistics(log: Log, side: Side, stored: StoredEvents, day_start: Ints)
 
 
 def situation_statistics(log: Log, side: Side) -> Columns:
-    """(N,) each: of the impression itself, its video and its user, known before it is shown."""
+    """(N,) each: attributes of the impression, its video and its user that are known before it is shown."""
     columns = {"duration": np.where(log.duration_ms > 0, np.log(np.maximum(log.duration_ms, 1)), np.nan)}
     if side.upload_ms is not None:
         age = (log.time - side.upload_ms) / DAY_MS
@@ -99,13 +99,13 @@ def month_statistics(log: Log, side: Side) -> Columns:
 
 
 def _seen(log: Log, events: AsOf, behaviour: str) -> tuple[Ints, Ints]:
-    """How often a behaviour happened before, and how often it could have: watch labels need a known duration."""
+    """(Q,) how often a behaviour happened before, and in how many events it could be known: watch labels need a duration."""
     known = events.sum(log.watch_known) if behaviour in _WATCH else events.count()
     return events.sum(log.happened[behaviour]), known
 
 
 def _of_watching(log: Log) -> Iterator[tuple[str, Floats]]:
-    """Mean share of a video that was played, capped at 1, and a user's mean time of playing."""
+    """Per user and per video: mean played share of the duration, capped at 1, and log1p of the mean play time in seconds."""
     share = np.where(log.watch_known > 0, np.minimum(log.play_ms, log.duration_ms) * 1000 // np.maximum(log.duration_ms, 1), 0)
     for name, key in (("user", log.user), ("video", log.video)):
         events = AsOf(key, log.time, key, log.time)
@@ -117,7 +117,7 @@ def _of_watching(log: Log) -> Iterator[tuple[str, Floats]]:
 
 
 def _of_session(log: Log) -> Iterator[tuple[str, Floats]]:
-    """How long ago the user saw something, and how the last three fared."""
+    """log1p of the seconds since the user's last impression, and rates of behaviours among the user's last three."""
     events = AsOf(log.user, log.time, log.user, log.time)
     last = events.newest()
     gap = np.where(last >= 0, log.time - log.time[last], 0)
@@ -132,7 +132,7 @@ def _of_session(log: Log) -> Iterator[tuple[str, Floats]]:
 
 
 def _of_stored(log: Log, stored: StoredEvents, bases: dict[str, Floats]) -> Iterator[tuple[str, Floats]]:
-    """From the sequences stored before the log began: how much a user saw and liked, how a video fared."""
+    """Counts and rates per user and per video, from the sequences that were stored before the log began."""
     if not len(stored):
         return
     of_user = AsOf(stored.users, stored.users_time, log.user, log.time)

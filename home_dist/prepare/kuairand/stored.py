@@ -1,7 +1,6 @@
-"""StoredEvents sequences: each user's last watched videos before the log begins, as events with one common time.
+"""Stored sequences: each user's last watched videos before the log begins, as events with one common time.
 
-When the single videos were watched is not known, only when the last of them was. So all of a user's stored events
-count from that moment on, and never before.
+Only the time of the last video is known. All of a user's stored events therefore count from that moment on, and never before.
 """
 
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from home_dist.prepare.written_vocabulary import published_keys
 
 @dataclass(frozen=True)
 class StoredEvents:
-    """Events (M,), those of a user together and oldest first; and per user (U,) what is known of the time before."""
+    """Events (M,), grouped by user, oldest first; and counts per user (U,) of the time before the log."""
 
     user: Ints
     video: Ints
@@ -29,7 +28,7 @@ class StoredEvents:
     users: Ints
     users_time: Ints
     users_length: Ints
-    """Number of all impressions before the log, also of those that are not stored."""
+    """Number of all impressions before the log, stored or not."""
     users_likes: Ints
     """Number of stored likes, which reach back further than the stored impressions."""
 
@@ -38,7 +37,7 @@ class StoredEvents:
 
 
 def read_stored(table: pa.Table | None) -> StoredEvents:
-    """Raises nothing for a missing table: then there are no events."""
+    """Events of the table of sequences; none if the table is missing."""
     if table is None:
         none, flags = np.empty(0, np.int64), np.empty(0, np.int8)
         return StoredEvents(none, none, none, flags, flags, none, none, none, none)
@@ -51,13 +50,13 @@ def read_stored(table: pa.Table | None) -> StoredEvents:
         pa.array(np.concatenate([owner, np.repeat(np.arange(len(user)), likes), np.repeat(np.arange(len(user)), long_views)])),
         published_keys(np.concatenate([watched, liked, longed])),
     )
-    own, liked_codes, long_codes = np.split(video_of_user, [len(watched), len(watched) + len(liked)])
+    watched_codes, liked_codes, long_codes = np.split(video_of_user, [len(watched), len(watched) + len(liked)])
     return StoredEvents(
         user=user[owner],
         video=watched,
         time=int_column(table, "last_time_ms")[owner],
-        long_view=np.isin(own, long_codes).astype(np.int8),
-        like=np.isin(own, liked_codes).astype(np.int8),
+        long_view=np.isin(watched_codes, long_codes).astype(np.int8),
+        like=np.isin(watched_codes, liked_codes).astype(np.int8),
         users=user,
         users_time=int_column(table, "last_time_ms"),
         users_length=int_column(table, "history_len") if "history_len" in table.column_names else lengths,

@@ -1,4 +1,4 @@
-"""A generated log of any size with every kind of feature, in which what a model should find is planted."""
+"""A generated log of any size, with every kind of feature and a planted signal for models to find."""
 
 from home_dist.prepare.synthetic.generation import Sizes, write_synthetic
 

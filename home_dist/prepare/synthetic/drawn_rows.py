@@ -14,27 +14,28 @@ AGES = 5  # buckets of a history's field
 _ITEM_STEP, _ITEM_START = 1_000_003, 17
 _CITIES = 200
 _TAGS = 3000
-_EVENTS = 500_000  # of histories, in memory at a time
+_EVENTS = 500_000  # events of histories that are in memory at a time
 
 
 def item_ids(items: Ints) -> Ints:
-    """Numbers of items -> ids as a service would have them, in the same order."""
+    """Item numbers -> ids like a service's: large, with gaps, in the same order."""
     return items * _ITEM_STEP + _ITEM_START
 
 
 def frozen_vectors(world: World, items: Ints, width: int) -> NDArray[np.float32]:
-    """(n, width): latent vectors through a fixed map, and noise."""
+    """(n, width): latent vectors through a fixed linear map, plus noise."""
     return (world.item_latent(items) @ world.frozen_map[:, :width] + 0.3 * world.normal(60, items, width)).astype(np.float32)
 
 
 def tables(world: World, first: int, count: int, vector_width: int) -> Iterator[pa.Table]:
-    """Impressions first .. first + count - 1, in tables whose histories have a bounded number of events together.
+    """Impressions first .. first + count - 1, in tables whose histories together have a bounded number of events.
 
-    What an impression holds depends on its number alone.
+    An impression depends only on its number.
     """
     numbers = np.arange(first, first + count)
     users = np.where(numbers == 0, 0, world.zipf(world.uniform(70, numbers), world.users))
-    # A Zipf law puts the lowest numbers first: users are renumbered, so that the longest history is not the most frequent one.
+    # In a Zipf law the lowest numbers are the most frequent. Users are renumbered, so that user 0, who has the longest history,
+    # is not the most frequent one.
     users = np.where(numbers == 0, 0, (users * 2_654_435_761 + 1) % world.users)
     ends = np.cumsum(world.history_lengths(users))
     start = 0
@@ -67,8 +68,8 @@ def _table(world: World, numbers: Ints, users: Ints, vector_width: int) -> pa.Ta
     return pa.table(columns)
 
 
-def _nullable(values: list, world: World, what: int, of: Ints, share: float = 0.05) -> pa.Array:
-    return pa.array(values, mask=world.uniform(what, of) < share)
+def _nullable(values: list, world: World, stream: int, entities: Ints, share: float = 0.05) -> pa.Array:
+    return pa.array(values, mask=world.uniform(stream, entities) < share)
 
 
 def _tags(world: World, items: Ints) -> dict[str, pa.Array]:
@@ -110,7 +111,7 @@ def _vectors(world: World, users: Ints, items: Ints, width: int) -> dict[str, pa
 
 
 def _history(world: World, numbers: Ints, users: Ints) -> dict[str, pa.Array]:
-    """The newest events before the impression, oldest first: a user's life goes on by one event per 1000 impressions."""
+    """The newest events before the impression, oldest first. Every 1000 impressions, each user's life gets one more event."""
     lengths = world.history_lengths(users)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     newest = numbers // 1000 + world.max_history
@@ -125,7 +126,7 @@ def _history(world: World, numbers: Ints, users: Ints) -> dict[str, pa.Array]:
 
 
 def draft(frozen: str, vector_width: int) -> str:
-    """What the columns are, as `home-dist prepare fit` reads it."""
+    """The schema's draft, which `home-dist prepare fit` reads."""
     tasks = "\n".join(
         f'  {{ name = "{t.name}", group = "{t.group}", column = "{t.name}"'
         + (', weight_column = "watch_known"' if t.group == "watch" else "")

@@ -1,4 +1,4 @@
-"""Writes the generated log: parts, frozen table, draft, and what is fitted; whole or absent, in bounded memory."""
+"""Writes the generated log in bounded memory: splits, frozen table, draft, fitted schema and vocabularies; whole or absent."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ def write_synthetic(out: Path, sizes: Sizes, say: Say) -> Schema:
 
 
 def _write_frozen(world: World, folder: Path, width: int) -> None:
-    """Every item but each tenth has a vector."""
+    """Writes vectors of all items but every tenth."""
     folder.mkdir()
     known = world.items - (world.items + 9) // 10
     keys = np.lib.format.open_memmap(folder / KEYS, mode="w+", dtype=np.int64, shape=(known,))
