@@ -1,4 +1,4 @@
-"""Tasks whose labels are all unknown, or all of one class: they train without an error and learn nothing."""
+"""Finds tasks whose labels are all unknown, or all of one class: they train without an error and learn nothing."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from home_dist.network import StepOutput
 
 
 class LabelWatch:
-    """Every rank has one, adds the same steps and asks for notes at the same step. Counts stay on the device until then."""
+    """Every rank has one, adds every step and calls `notes` at the same step. Until then counts stay on the device."""
 
     def __init__(self, tasks: Sequence[str], device: torch.device):
         self._tasks = tasks
@@ -24,7 +24,7 @@ class LabelWatch:
         self._samples += output.samples
 
     def notes(self) -> list[str]:
-        """A line per such task, of the samples of all ranks so far."""
+        """A line per such task, by the samples of all ranks so far. Collective."""
         sums = torch.cat([self._positives, self._known, self._samples.view(1)])
         if dist.is_initialized():
             dist.all_reduce(sums)

@@ -1,4 +1,4 @@
-"""What a run shows as tables: what was detected, the sharding plan, the evaluation."""
+"""Texts that a run shows at its start: detected devices, kernel, data and model, sharding plan."""
 
 import os
 import socket
@@ -27,7 +27,7 @@ def detected(ranks: Ranks, kernel: KernelSection) -> str:
 
 
 def kernel_taken(ranks: Ranks, wanted: KernelSection, taken: Kernel) -> str:
-    """What a model's widths made of the kernel that was detected; empty if it is the one taken."""
+    """Names the kernel that this model uses; empty if it is the detected one. A model's widths may rule that one out."""
     return "" if taken == choose(ranks.device, wanted) else f"expert kernel of this model: {taken}"
 
 
