@@ -155,8 +155,8 @@ class Health:
             return Answer(peer, "does not answer")
         if not text:
             return Answer(peer, "is gone")
-        content = json.loads(text)
-        return Answer(peer, "answers", content["step"], content["stack"], content["open"])
+        reply = json.loads(text)
+        return Answer(peer, "answers", reply["step"], reply["stack"], reply["open"])
 
     def _serve(self) -> None:
         while True:
@@ -170,9 +170,8 @@ class Health:
                     with connection.makefile("r") as lines:
                         token, _, note = lines.readline().strip().partition(" ")
                         if secrets.compare_digest(token.encode(), self._token):
-                            over = self._take(json.loads(note or "null"))
-                            content = {"step": self.step, "stack": self._stack(), "open": over}
-                            connection.sendall(json.dumps(content).encode() + b"\n")
+                            reply = {"step": self.step, "stack": self._stack(), "open": self._take(json.loads(note or "null"))}
+                            connection.sendall(json.dumps(reply).encode() + b"\n")
                 except (OSError, ValueError):
                     continue
 
