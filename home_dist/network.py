@@ -74,10 +74,10 @@ class FeatureVector(nn.Module):
 
     def sections(self) -> list[tuple[Content, str, int]]:
         """The sections of v in order: (content, name of the feature or history, width)."""
-        of_dim = [i for dim in self.replicated.dims for i in self.layout.at("small") if i.table.dim == dim]
+        small = [i for dim in self.replicated.dims for i in self.layout.at("small") if i.table.dim == dim]
         places: tuple[Place, ...] = ("small_list", "bag", "weighted_bag", *ONE_BY_ONE)
         later = [i for place in places for i in self.layout.features if i.place == place]
-        parts: list[tuple[Content, str, int]] = [("vector", i.key, i.table.dim) for i in [*of_dim, *later]]
+        parts: list[tuple[Content, str, int]] = [("vector", i.key, i.table.dim) for i in [*small, *later]]
         parts += [("projection", name, width) for name, width in self.pretrained.widths]
         parts += [("history", name, width) for name, width in self._encoded]
         return parts + [("value", f.name, f.width if isinstance(f, DenseFeature) else 1) for f in self.layout.dense]
@@ -85,11 +85,11 @@ class FeatureVector(nn.Module):
     def columns(self) -> dict[str, list[int]]:
         """By feature, its columns in v. A statistic has two sections: its bucket's vector and its value."""
         columns: dict[str, list[int]] = {}
-        at = 0
+        first = 0
         for content, name, width in self.sections():
             if content != "history":
-                columns.setdefault(name, []).extend(range(at, at + width))
-            at += width
+                columns.setdefault(name, []).extend(range(first, first + width))
+            first += width
         return columns
 
     def forward(

@@ -80,13 +80,13 @@ def _labels(report: Mapping[str, Any]) -> PageSection:
     splits = report["splits"]
     lines: list[list[str | Cell]] = []
     for name in splits["train"]["positives"]:
-        for which, split in splits.items():
+        for split_name, split in splits.items():
             known = split["rows"] - split["unknown"][name]
             happened = split["positives"][name]
             low, high = _interval(happened, known)
             rate = Cell(f"{happened / known:.3%}", f"{low:.3%} to {high:.3%}") if known else "-"
             unknown = f"{split['unknown'][name] / split['rows']:.1%}"
-            lines.append([name if which == "train" else "", which, rate, f"{happened:,}", unknown])
+            lines.append([name if split_name == "train" else "", split_name, rate, f"{happened:,}", unknown])
     head = ["label", "split", "rate", "positives", "unknown"]
     pictures = [_rate_by_day(name, report["days"]) for name in splits["train"]["positives"]]
     return PageSection(
@@ -169,7 +169,7 @@ def _extremes(report: Mapping[str, Any]) -> str:
         if "lowest" in extremes:
             most = Cell(f"{extremes['highest']:g}", kind="worse" if extremes["suspicious"] else "")
             where = f"row {extremes['row']:,} of {extremes['file']}"
-            ends = [f"{extremes[what]:g}" for what in ("half_below", "99.9%_below")]
+            ends = [f"{extremes[quantile]:g}" for quantile in ("half_below", "99.9%_below")]
             lines.append([name, f"{extremes['lowest']:g}", most, where, *ends, f"{extremes['infinite']:,}"])
     head = ["number", "lowest", "highest", "largest in", "half below", "99.9 % below", "infinite"]
     about = "<p>Numbers of the log, of all days. Red: far beyond what almost all values stay below.</p>"

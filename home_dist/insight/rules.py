@@ -53,40 +53,40 @@ class Sign:
 
 def signs(figures: Figures, names: Names, rules: RulesSection) -> list[Sign]:
     """Signs of experts and gates in one record."""
-    seen: list[Sign] = []
+    all_signs: list[Sign] = []
     for n, part in enumerate(names.parts):
         part_figures = {key.partition(".")[2]: value for key, value in figures.items() if key.startswith(f"{n}.")}
         broken = np.flatnonzero(~np.isfinite(part_figures["std"]))
         if len(broken):
-            what = f"outputs of {_listed(part.experts, broken)} are infinite or NaN"
-            seen.append(Sign("exploding", _label(part), what, float(len(broken)), 0, DIVERGED))
+            text = f"outputs of {_listed(part.experts, broken)} are infinite or NaN"
+            all_signs.append(Sign("exploding", _label(part), text, float(len(broken)), 0, DIVERGED))
             continue  # other rules need finite figures
-        seen += _scale(part, part_figures, rules)
-        seen += _identical(part, part_figures, rules)
+        all_signs += _scale(part, part_figures, rules)
+        all_signs += _identical(part, part_figures, rules)
         if part.gates:
-            seen += _one_sided(part, part_figures, rules)
-            seen += _constant(part, part_figures, rules)
-            seen += _degradation(part, part_figures, rules)
+            all_signs += _one_sided(part, part_figures, rules)
+            all_signs += _constant(part, part_figures, rules)
+            all_signs += _degradation(part, part_figures, rules)
         if part.gates and "positives" in figures:
-            seen += _underfitting(part, part_figures, figures["positives"], names, rules)
-    return seen
+            all_signs += _underfitting(part, part_figures, figures["positives"], names, rules)
+    return all_signs
 
 
 def table_signs(tables: list[TableFigures], epoch_over: bool, rules: RulesSection) -> Iterator[Sign]:
     for table in tables:
         where = f"table {table.table}"
         if epoch_over and table.untouched >= rules.dead_rows:
-            what = f"{table.untouched:.0%} of {table.rows:,} rows were never looked up"
-            yield Sign("dead rows", where, what, table.untouched, rules.dead_rows, _fewer_rows(table))
+            text = f"{table.untouched:.0%} of {table.rows:,} rows were never looked up"
+            yield Sign("dead rows", where, text, table.untouched, rules.dead_rows, _fewer_rows(table))
         if table.broken:
-            what = f"{table.broken:,} entries are infinite or NaN"
-            yield Sign("exploding", where, what, float(table.broken), 0, "a lower embedding.lr, from an earlier checkpoint")
+            text = f"{table.broken:,} entries are infinite or NaN"
+            yield Sign("exploding", where, text, float(table.broken), 0, "a lower embedding.lr, from an earlier checkpoint")
         elif table.growth > rules.exploding_growth:
-            what = (
+            text = (
                 f"trained rows are {table.growth:,.0f} times as large as they began; the largest entry is {table.largest:.3g}"
             )
             advice = "a lower embedding.lr"
-            yield Sign("exploding", where, what, table.growth, rules.exploding_growth, advice)
+            yield Sign("exploding", where, text, table.growth, rules.exploding_growth, advice)
 
 
 def transfer_signs(auc: dict[str, float], alone: dict[str, float], rules: RulesSection) -> Iterator[Sign]:
@@ -94,17 +94,17 @@ def transfer_signs(auc: dict[str, float], alone: dict[str, float], rules: RulesS
     for task, value in auc.items():
         lost = alone.get(task, np.nan) - value
         if lost > rules.negative_transfer:
-            what = f"AUC {value:.4f}; trained alone {alone[task]:.4f}"
+            text = f"AUC {value:.4f}; trained alone {alone[task]:.4f}"
             advice = f"{OWN_GROUPS}; or task {task} in a group of its own"
-            yield Sign("negative transfer", f"task {task}", what, lost, rules.negative_transfer, advice)
+            yield Sign("negative transfer", f"task {task}", text, lost, rules.negative_transfer, advice)
 
 
 def _scale(part: PartNames, figures: Figures, rules: RulesSection) -> Iterator[Sign]:
     zeros = np.flatnonzero(figures["zero_rate"] >= rules.collapse_zeros)
     if len(zeros):
         worst = zeros[np.argmax(figures["zero_rate"][zeros])]
-        what = f"{_listed(part.experts, zeros)}: outputs are zero, {figures['zero_rate'][worst]:.0%} of {part.experts[worst]}'s"
-        yield Sign("collapse", _label(part), what, float(figures["zero_rate"][worst]), rules.collapse_zeros, NORMALISE)
+        text = f"{_listed(part.experts, zeros)}: outputs are zero, {figures['zero_rate'][worst]:.0%} of {part.experts[worst]}'s"
+        yield Sign("collapse", _label(part), text, float(figures["zero_rate"][worst]), rules.collapse_zeros, NORMALISE)
     # Experts with too many zeros are already signs above.
     alive = np.flatnonzero(figures["zero_rate"] < rules.collapse_zeros)
     if len(alive) > 1:
@@ -112,8 +112,8 @@ def _scale(part: PartNames, figures: Figures, rules: RulesSection) -> Iterator[S
         low, high = alive[std.argmin()], alive[std.argmax()]
         spread = float(std.max() / max(std.min(), _TINY))
         if spread > rules.collapse_spread:
-            what = f"outputs of {part.experts[high]} have {spread:,.0f} times the standard deviation of {part.experts[low]}'s"
-            yield Sign("collapse", f"{_label(part)}, scale", what, spread, rules.collapse_spread, NORMALISE)
+            text = f"outputs of {part.experts[high]} have {spread:,.0f} times the standard deviation of {part.experts[low]}'s"
+            yield Sign("collapse", f"{_label(part)}, scale", text, spread, rules.collapse_spread, NORMALISE)
 
 
 def _one_sided(part: PartNames, figures: Figures, rules: RulesSection) -> Iterator[Sign]:
@@ -124,8 +124,8 @@ def _one_sided(part: PartNames, figures: Figures, rules: RulesSection) -> Iterat
         share = figures["contribution"][k]
         top = int(share.argmax())
         if share[top] >= rules.collapse_weight:
-            what = f"{share[top]:.0%} of what gate {gate} mixes is {part.experts[top]}, one of {len(seen)} experts that it sees"
-            yield Sign("collapse", f"gate {gate}", what, float(share[top]), rules.collapse_weight, NORMALISE)
+            text = f"{share[top]:.0%} of what gate {gate} mixes is {part.experts[top]}, one of {len(seen)} experts that it sees"
+            yield Sign("collapse", f"gate {gate}", text, float(share[top]), rules.collapse_weight, NORMALISE)
 
 
 def _degradation(part: PartNames, figures: Figures, rules: RulesSection) -> Iterator[Sign]:
@@ -140,8 +140,8 @@ def _degradation(part: PartNames, figures: Figures, rules: RulesSection) -> Iter
         share = float(weight.max() / max(weight.sum(), _TINY))
         if share >= rules.degradation_share:
             gate = part.gates[seeing[int(weight.argmax())]]
-            what = f"{share:.0%} of the gate weight that it gets is from gate {gate}, although {len(seeing)} gates see it"
-            yield Sign("degradation", f"expert {part.experts[e]}", what, share, rules.degradation_share, OWN_GROUPS)
+            text = f"{share:.0%} of the gate weight that it gets is from gate {gate}, although {len(seeing)} gates see it"
+            yield Sign("degradation", f"expert {part.experts[e]}", text, share, rules.degradation_share, OWN_GROUPS)
 
 
 def _underfitting(
@@ -159,11 +159,11 @@ def _underfitting(
             both = figures[figure][row]
             ratios.append(float(both[own].mean() / max(both[shared].mean(), _TINY)))
         if max(ratios) < rules.underfitting_ratio:
-            what = (
+            text = (
                 f"its own experts contribute {ratios[0]:.1%} of what shared ones do, each, and get {ratios[1]:.1%} of their "
                 f"gradient; {positives[task]:.2%} of samples are positive"
             )
-            yield Sign("underfitting", f"task {names.tasks[task]}", what, max(ratios), rules.underfitting_ratio, SELF_GATE)
+            yield Sign("underfitting", f"task {names.tasks[task]}", text, max(ratios), rules.underfitting_ratio, SELF_GATE)
 
 
 def _identical(part: PartNames, figures: Figures, rules: RulesSection) -> Iterator[Sign]:
@@ -183,9 +183,9 @@ def _constant(part: PartNames, figures: Figures, rules: RulesSection) -> Iterato
         varies = float(figures["weight_std"][k].max())
         one_alone = figures["weight"][k].max() >= rules.collapse_weight  # collapse, not constant
         if sum(part.sees[k]) > 1 and varies < rules.constant_std and not one_alone:
-            what = f"gate {gate} gives all samples the same weights (largest standard deviation {varies:.1e})"
+            text = f"gate {gate} gives all samples the same weights (largest standard deviation {varies:.1e})"
             advice = "features that tell samples apart (are they standardised?), a higher train.lr, or fewer experts"
-            yield Sign("constant", f"gate {gate}", what, varies, rules.constant_std, advice)
+            yield Sign("constant", f"gate {gate}", text, varies, rules.constant_std, advice)
 
 
 def _label(part: PartNames) -> str:

@@ -146,21 +146,21 @@ def _part(name: str) -> str | None:
 
 def _innermost(scopes: Sequence[dict[str, Any]], begin: float, end: float) -> Iterable[tuple[str, float]]:
     """Cuts begin .. end into (part, microseconds) by the innermost scope; scopes are nested."""
-    at = begin
+    since = begin
     open_: list[tuple[float, str]] = [(end, "other")]
     for scope in sorted(scopes, key=lambda s: (s["ts"], -s["dur"])):
         start, stop = _span(scope)
         while open_[-1][0] <= start and len(open_) > 1:
             until, part = open_.pop()
-            yield part, until - at
-            at = until
-        yield open_[-1][1], start - at
-        at = start
+            yield part, until - since
+            since = until
+        yield open_[-1][1], start - since
+        since = start
         open_.append((min(stop, open_[-1][0]), _part(scope["name"]) or "other"))
     while open_:
         until, part = open_.pop()
-        yield part, until - at
-        at = until
+        yield part, until - since
+        since = until
 
 
 def _collective(event: dict[str, Any], on_gpu: bool) -> str | None:

@@ -96,7 +96,7 @@ class Home(MultiTaskModel):
 
         own_group = torch.eye(groups, dtype=torch.bool)
         shared = torch.ones(groups, 1, dtype=torch.bool)
-        of_shared = torch.ones(1, 1 + groups, dtype=torch.bool)
+        sees_all = torch.ones(1, 1 + groups, dtype=torch.bool)
         only_shared = torch.zeros(1, 1 + groups, dtype=torch.bool)
         only_shared[0, 0] = True
         self.meta = _HomeLayer(
@@ -104,7 +104,7 @@ class Home(MultiTaskModel):
             experts=[config.shared_experts] + [config.group_experts] * groups,
             in_dim=in_dim,
             gate_dim=in_dim,
-            sees=torch.cat([torch.cat([shared, own_group], 1), of_shared]),
+            sees=torch.cat([torch.cat([shared, own_group], 1), sees_all]),
             own=torch.cat([torch.cat([~shared, own_group], 1), only_shared]),
         )
 
@@ -127,9 +127,9 @@ class Home(MultiTaskModel):
         states = self.meta(gated, gate_input, mask)
         groups, shared = states[:-1], states[-1:]
 
-        of_task = groups.index_select(0, self.group_of)
-        gated = self.task.gated(torch.cat([shared, groups, of_task]))
-        return self.task(gated, torch.cat([of_task, shared.expand_as(of_task)], 2), mask)
+        group_states = groups.index_select(0, self.group_of)  # each task's
+        gated = self.task.gated(torch.cat([shared, groups, group_states]))
+        return self.task(gated, torch.cat([group_states, shared.expand_as(group_states)], 2), mask)
 
     def anatomy(self, tasks: TaskGroups) -> Anatomy:
         groups = tasks.group_owners()

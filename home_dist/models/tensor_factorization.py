@@ -68,7 +68,7 @@ class TensorFactorization(MultiTaskModel):
 
     def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, Axes]:
         names = names_of_tasks(tasks)
-        own: dict[str, Axes] = {"layers.0.factor_in": (columns, None)}
+        axes: dict[str, Axes] = {"layers.0.factor_in": (columns, None)}
         for n in range(len(self.layers)):
-            own |= {f"layers.{n}.factor_task": (names, None), f"layers.{n}.bias": (names, None)}
-        return own
+            axes |= {f"layers.{n}.factor_task": (names, None), f"layers.{n}.bias": (names, None)}
+        return axes

@@ -82,18 +82,18 @@ class Dien(Encoder):
         inputs = self.gates_in(interests)
         state = interests.new_zeros(int(sizes[0]), self.out_dim)
         ended = []
-        at = 0
+        first = 0
         for size in sizes.tolist():
             if size < len(state):
                 ended.append(state[size:])  # histories that have ended; the longest stand first
                 state = state[:size]
-            update_in, reset_in, candidate_in = inputs[at : at + size].chunk(3, 1)
+            update_in, reset_in, candidate_in = inputs[first : first + size].chunk(3, 1)
             update_state, reset_state, candidate_state = self.gates_state(state).chunk(3, 1)
-            update = attention[at : at + size] * torch.sigmoid(update_in + update_state)
+            update = attention[first : first + size] * torch.sigmoid(update_in + update_state)
             candidate = torch.tanh(candidate_in + torch.sigmoid(reset_in + reset_state) * candidate_state)
             # The state keeps the events' precision, whatever the precision of products.
             state = torch.lerp(state, candidate.to(state.dtype), update.to(state.dtype))
-            at += size
+            first += size
         return torch.cat([state, *reversed(ended)])
 
 

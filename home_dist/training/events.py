@@ -73,8 +73,8 @@ class EventLog:
         """Defines plots for TensorBoard's Custom Scalars tab: all tasks, or all experts of a layer, in one plot."""
         if self._writer is None or not names.parts:
             return
-        of_tasks = {name: ["Multiline", [f"train_{name}/{t}" for t in names.tasks]] for name in ("loss", *METRICS)}
-        plots: dict[str, dict[str, list[Any]]] = {"tasks": of_tasks}
+        task_plots = {name: ["Multiline", [f"train_{name}/{t}" for t in names.tasks]] for name in ("loss", *METRICS)}
+        plots: dict[str, dict[str, list[Any]]] = {"tasks": task_plots}
         for n, part in enumerate(names.parts):
             layer = plots.setdefault(f"layer {n}", {})
             for figure in ("std", "zero_rate", "gradient"):

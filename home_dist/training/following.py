@@ -89,9 +89,9 @@ class Following:
         reader = together(partial(self._reader, files))
         together(lambda: reader.resume(state.position))
         epoch = state.position.epoch
-        left = reader.steps(epoch) - reader.steps_done(epoch)
-        self.screen.say(f"round {epoch}: {len(names):,} files, {reader.files.rows:,} rows, {left:,} steps to go")
-        total = state.step + left
+        steps_left = reader.steps(epoch) - reader.steps_done(epoch)
+        self.screen.say(f"round {epoch}: {len(names):,} files, {reader.files.rows:,} rows, {steps_left:,} steps to go")
+        total = state.step + steps_left
         state = replace(state, finished=False, rounds=rounds if current else [*rounds, names])
         return state, reader, total if most is None else min(total, most)
 
@@ -110,7 +110,7 @@ class Following:
     def _wait(self, known: set[str], preemption: Preemption) -> list[str] | None:
         """Waits for new files; returns their names, or None after `follow_idle_minutes` without any. Raises Preempted."""
         idle, began = self.data.follow_idle_minutes, time.monotonic()
-        self._look_at, told = began, False
+        self._look_at, announced = began, False
         while True:
             news = together(lambda: self._look(known))
             from_first = [(news, idle is not None and time.monotonic() - began > 60 * idle)]
@@ -123,9 +123,9 @@ class Following:
             if ends:
                 self.screen.say(f"nothing new in {self.data.shown} for {idle:g} minutes: the run ends")
                 return None
-            if not told:
+            if not announced:
                 self.screen.say(f"waiting for new files in {self.data.shown}, {self.data.train}; {len(known):,} are trained on")
-                told = True
+                announced = True
             time.sleep(min(_TICK_SECONDS, self.data.follow_poll_seconds))
 
     def _look(self, known: set[str]) -> list[str]:

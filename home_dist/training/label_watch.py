@@ -37,6 +37,6 @@ class LabelWatch:
                     f"task {task!r}: none of {samples} has a known label: nothing was learned of it. Check its weights."
                 )
             elif positive in (0, total):
-                which = "positive" if positive else "negative"
-                notes.append(f"task {task!r}: all known labels of {samples} are {which}: nothing was learned of it.")
+                label_class = "positive" if positive else "negative"
+                notes.append(f"task {task!r}: all known labels of {samples} are {label_class}: nothing was learned of it.")
         return notes

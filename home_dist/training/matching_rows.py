@@ -70,9 +70,9 @@ def same_rows(there: RunSide, here: RunSide, before: Table, now: Table) -> tuple
         common = min(before.rows, now.rows)
         rows[:common] = np.arange(common)
         return rows, "row by row"
-    for path, side, table, whose in zip(paths, (there, here), (before, now), ("the other run's", "this run's"), strict=True):
+    for path, side, table, owner in zip(paths, (there, here), (before, now), ("the other run's", "this run's"), strict=True):
         if path is None:
-            raise Unknown(f"no {side.place(table.name)} beside {whose} schema tells which row is which")
+            raise Unknown(f"no {side.place(table.name)} beside {owner} schema tells which row is which")
     old_rows = old.unknown_rows if isinstance(old, VocabularyValues) else 0
     new_rows = new.unknown_rows if isinstance(new, VocabularyValues) else 0
     keys_there = _read(paths[0], there, before, old, old_rows)

@@ -82,11 +82,11 @@ class Refusals:
             self._sequence = 0
             return False
         self.count, self._sequence = self.count + 1, self._sequence + 1
-        told = f"step {step:,}: {self._told(batch, task_losses)}"
+        message = f"step {step:,}: {self._told(batch, task_losses)}"
         if self.ranks.first:
             self.log.refused(step, self.count)
         if self.config.on_nonfinite == "skip" and self._sequence < MOST_IN_SEQUENCE:
-            self.screen.say(f"note: {told} The step is left out, the {_ordinal(self.count)} of this process.")
+            self.screen.say(f"note: {message} The step is left out, the {_ordinal(self.count)} of this process.")
             return True
         self.saver.wait()
         if not self.ranks.first:
@@ -103,7 +103,7 @@ class Refusals:
                 "Where values are extreme, mend these rows or clip the column; where they are as they should be, lower "
                 'train.lr or embedding.lr; train.on_nonfinite = "skip" goes on without such steps.'
             )
-        raise NotFinite(f"{told} Nothing was changed by it. {kept}. {advice}")
+        raise NotFinite(f"{message} Nothing was changed by it. {kept}. {advice}")
 
     def _told(self, batch: Batch, task_losses: torch.Tensor) -> str:
         broken = [t for t, loss in zip(self.tasks, task_losses.tolist(), strict=True) if not math.isfinite(loss)]
@@ -128,10 +128,10 @@ def largest_values(batch: Batch, layout: InputLayout, tasks: list[str], rank: in
     for values, columns in ((batch.dense, widths), (batch.vectors, vectors), (batch.weights, weights)):
         if not len(values):
             continue
-        at = 0
+        first = 0
         for name, width in columns:
-            part = values[:, at : at + width]
-            at += width
+            part = values[:, first : first + width]
+            first += width
             # torch.max takes NaN for the largest value.
             size, place = part.abs().flatten().max(0) if part.numel() else (None, None)
             if size is not None and place is not None:

@@ -109,8 +109,8 @@ class Trainer:
         interval = self.meter.close(pace.waited())
         if self.running is not None:
             interval = replace(interval, running=self.running.close())
-        left = pace.seconds_left(state.step, total)
-        run.screen.say(progress.line(state.step, total, interval, self.ranks.world_size, left))
+        seconds_left = pace.seconds_left(state.step, total)
+        run.screen.say(progress.line(state.step, total, interval, self.ranks.world_size, seconds_left))
         run.log.step(state.step, interval, rate, run.tasks)
         run.observer.interval(state.step, interval, rate)
         self._tell_bad_rows(state.step)

@@ -74,11 +74,11 @@ class WarmStart:
         lines = [f"warm start from {self.checkpoint}"]
         anew: set[str] = set()
         for _, table in sorted(self.tables.items()):
-            told, matched = self._table(model, table)
-            lines.append(f"  table {table.name}: {told}")
+            report, matched = self._table(model, table)
+            lines.append(f"  table {table.name}: {report}")
             if not matched:
                 anew.add(table.name)
-        lines += [f"  dense {name}: {told}" for name, told in self._dense(model, anew)]
+        lines += [f"  dense {name}: {report}" for name, report in self._dense(model, anew)]
         return lines
 
     def _table(self, model: nn.Module, table: Table) -> tuple[str, bool]:
@@ -100,8 +100,8 @@ class WarmStart:
         taken = int((rows >= 0).sum())
         renamed = f" of {name}" if name != table.name else ""
         rest = table.rows - taken
-        told = f"{taken:,} of {table.rows:,} rows{renamed}, {how}" + (f"; {rest:,} keep their first values" if rest else "")
-        return told, True
+        report = f"{taken:,} of {table.rows:,} rows{renamed}, {how}" + (f"; {rest:,} keep their first values" if rest else "")
+        return report, True
 
     def _targets(self, model: nn.Module, table: Table) -> Iterator[tuple[int, int, torch.Tensor]]:
         """(first row, first column, values) of each part of the table on this rank."""

@@ -65,11 +65,13 @@ class Checkpoints:
 
     def clear_unfinished(self) -> list[Path]:
         """Removes folders left by an interrupted save or prune; returns their former paths."""
-        left = [p for p in self.folder.glob("step-*") if re.fullmatch(rf"step-\d+{re.escape(WRITING)}", p.name)]
-        left += [p for p in self.folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name) and not (p / MANIFEST).exists()]
-        for path in left:
+        unfinished = [p for p in self.folder.glob("step-*") if re.fullmatch(rf"step-\d+{re.escape(WRITING)}", p.name)]
+        unfinished += [
+            p for p in self.folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name) and not (p / MANIFEST).exists()
+        ]
+        for path in unfinished:
             shutil.rmtree(path)
-        return left
+        return unfinished
 
     def newest_intact(self, before: Path | None = None) -> Path | None:
         """Newest checkpoint whose files all agree with its manifest. before: only checkpoints older than this one."""
