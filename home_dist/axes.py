@@ -1,8 +1,8 @@
-"""What the dimensions of a network's tensors run over: tasks, experts, gates, columns of the feature vector, each by name.
+"""Names along the dimensions of a network's tensors: tasks, experts, gates, columns of the feature vector.
 
-A name is an entity, such as "task like" or "feature video", and a number within it. Two networks whose tasks, groups or
-features are others, or in another order, are compared by these names. Dimensions of hidden units have none: they are alike
-where their sizes are.
+A name is an entity, such as "task like" or "feature video", and a number within the entity. Names match the tensors of two
+networks that differ in tasks, groups or features, or in their order. Dimensions of hidden units have no names: they match where
+their sizes do.
 """
 
 from collections.abc import Collection, Mapping
@@ -26,8 +26,8 @@ _CONTENTS = {
 
 
 def columns_of(features: FeatureVector, changed: Collection[str] = ()) -> Names:
-    """(F,) names of the feature vector's columns. changed: features, and histories as "history NAME", whose vectors mean
-    something of their own here."""
+    """Names (F,) of the feature vector's columns. changed: features, and histories as "history NAME", whose vectors come from
+    other table rows than in the network compared with."""
     names = list[Name]()
     for content, name, width in features.sections():
         key = f"history {name}" if content == "history" else name
@@ -37,7 +37,7 @@ def columns_of(features: FeatureVector, changed: Collection[str] = ()) -> Names:
 
 
 def axes_of(head: Head, schema: Schema, changed: Collection[str] = ()) -> dict[str, Axes]:
-    """By name in the head's state dict: of the tensors that have such dimensions. See `columns_of`."""
+    """Axes by name in the head's state dict, for tensors with named dimensions. changed: see `columns_of`."""
     tasks = TaskGroups.of(schema.task)
     columns = columns_of(head.features, changed)
     of_tasks = names_of_tasks(tasks)
@@ -45,8 +45,8 @@ def axes_of(head: Head, schema: Schema, changed: Collection[str] = ()) -> dict[s
     axes: dict[str, Axes] = {}
     for place, part in enumerate(head.model.anatomy(tasks).parts):
         axes |= _of_part(part, prefix, columns if place == 0 else None, columns)
-    for name, own in head.model.axes(tasks, columns).items():
-        axes[f"model.{name}"] = own
+    for name, names in head.model.axes(tasks, columns).items():
+        axes[f"model.{name}"] = names
     for name, tensor in head.towers.named_parameters():
         axes[f"towers.{name}"] = (of_tasks, *[None] * (tensor.dim() - 1))
     if head.linear is not None:
@@ -54,13 +54,13 @@ def axes_of(head: Head, schema: Schema, changed: Collection[str] = ()) -> dict[s
     for sequence, encoder in head.features.encoders.items():
         if not isinstance(encoder, Encoder):
             raise TypeError(f"sequence {sequence!r}: {type(encoder).__name__} is no Encoder")
-        for name, own in encoder.axes(of_tasks).items():
-            axes[f"features.encoders.{sequence}.{name}"] = own
+        for name, names in encoder.axes(of_tasks).items():
+            axes[f"features.encoders.{sequence}.{name}"] = names
     return axes
 
 
 def _kind_of_gate(part: Part, place: int) -> str:
-    """A group or a task may be called "shared" too: the shared state's gate is the last one, and no task's."""
+    """Kind of a gate. A group or task may be called "shared" too; the shared state's gate is the last, and no task's."""
     gate = part.gates[place]
     if gate.task is not None:
         return "task's"
@@ -68,14 +68,14 @@ def _kind_of_gate(part: Part, place: int) -> str:
 
 
 def _of_part(part: Part, prefix: Mapping[int, str], first: Names | None, columns: Names) -> dict[str, Axes]:
-    """first: names of what the part's bank reads, if it is the first one, which reads the feature vector."""
+    """Axes of one part. first: names of the bank's inputs: `columns` for the first part, which reads v; None for later ones."""
     experts = tuple((f"{owner.kind} {name}", 0) for owner, name in zip(part.owners, part.experts, strict=True))
     gates = tuple((f"{_kind_of_gate(part, place)} gate {gate.name}", 0) for place, gate in enumerate(part.gates))
     axes: dict[str, Axes] = {}
 
-    def put(module: nn.Module | None, of: dict[str, Axes]) -> None:
+    def put(module: nn.Module | None, axes_of_module: dict[str, Axes]) -> None:
         if module is not None:
-            axes.update({prefix[id(module)] + name: own for name, own in of.items()})
+            axes.update({prefix[id(module)] + name: names for name, names in axes_of_module.items()})
 
     bank: dict[str, Axes] = {}
     for name, tensor in part.bank.state_dict().items():

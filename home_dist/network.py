@@ -1,4 +1,4 @@
-"""The whole: embeddings and histories -> feature vector -> multi-task model -> logits and losses."""
+"""The whole network: embeddings and histories -> feature vector -> multi-task model -> logits and losses."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -27,29 +27,29 @@ Content = Literal["vector", "projection", "history", "value"]
 
 @dataclass
 class StepOutput:
-    """What a step leaves for metrics and for the record. No gradients."""
+    """Results of a step for metrics and records, without gradients."""
 
     logits: torch.Tensor
     """(B, K)"""
     labels: torch.Tensor
     """(B, K)"""
     weights: torch.Tensor
-    """(B, K), 0 where there is no label, or no sample."""
+    """(B, K), 0 for missing labels and for padding samples."""
     loss_sums: torch.Tensor
     """(K,): per task, the weighted sum of its samples' losses."""
     weight_sums: torch.Tensor
     """(K,): per task, the sum of its samples' weights."""
     samples: torch.Tensor
-    """(): real samples."""
+    """(): number of real samples."""
     epoch: int
     step: int
     """The reader's position once this step is done."""
     auxiliary: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Losses that are no task's, (), by name, as they were added to the loss; `loss_sums` are without them."""
+    """Losses () that belong to no task, by name, as added to the loss; `loss_sums` does not contain them."""
 
 
 class FeatureVector(nn.Module):
-    """Everything that was looked up, and the dense values -> v (B, F)."""
+    """Looked-up embeddings and dense values -> v (B, F)."""
 
     def __init__(self, layout: InputLayout, config: RunConfig, tasks: int):
         """tasks: K."""
@@ -73,29 +73,29 @@ class FeatureVector(nn.Module):
         self.width = sum(width for _, _, width in self.sections())
 
     def sections(self) -> list[tuple[Content, str, int]]:
-        """What stands in v, in its order: what it is, of which feature or history, and how wide."""
-        of_dim = [i for dim in self.replicated.dims for i in self.layout.at("small") if i.table.dim == dim]
+        """The sections of v in order: (content, name of the feature or history, width)."""
+        small = [i for dim in self.replicated.dims for i in self.layout.at("small") if i.table.dim == dim]
         places: tuple[Place, ...] = ("small_list", "bag", "weighted_bag", *ONE_BY_ONE)
         later = [i for place in places for i in self.layout.features if i.place == place]
-        parts: list[tuple[Content, str, int]] = [("vector", i.key, i.table.dim) for i in [*of_dim, *later]]
+        parts: list[tuple[Content, str, int]] = [("vector", i.key, i.table.dim) for i in [*small, *later]]
         parts += [("projection", name, width) for name, width in self.pretrained.widths]
         parts += [("history", name, width) for name, width in self._encoded]
         return parts + [("value", f.name, f.width if isinstance(f, DenseFeature) else 1) for f in self.layout.dense]
 
     def columns(self) -> dict[str, list[int]]:
-        """By feature, where it stands in v; a statistic stands there by its bucket's vector and by its value."""
+        """By feature, its columns in v. A statistic has two sections: its bucket's vector and its value."""
         columns: dict[str, list[int]] = {}
-        at = 0
+        first = 0
         for content, name, width in self.sections():
             if content != "history":
-                columns.setdefault(name, []).extend(range(at, at + width))
-            at += width
+                columns.setdefault(name, []).extend(range(first, first + width))
+            first += width
         return columns
 
     def forward(
         self, batch: Batch, bags: KeyedTensor | None, weighted: KeyedTensor | None, events: Events | None
     ) -> tuple[torch.Tensor, dict[str, Encoded]]:
-        """bags, weighted, events: what the sharded collections found. Returns v (B, F), and what each encoder found."""
+        """bags, weighted, events: outputs of the sharded collections. Returns v (B, F) and the encoders' outputs by history."""
         events = events or {}
         single = self.replicated.single(batch.small)
         lists = batch.small_lists.to_dict() if batch.small_lists.keys() else {}
@@ -121,15 +121,15 @@ class FeatureVector(nn.Module):
             with products_in_bf16(self.bf16, batch.dense.device):
                 encoded[s.name] = self.encoders[s.name](history)
         parts += [e.vector.float() for e in encoded.values()]
-        if parts:  # dense values alone make a network too
+        if parts:  # a network may have dense values only
             parts = [self.dropout(_joined(parts))]
         return _joined([*parts, batch.dense] if self.layout.dense_width else parts), encoded
 
     def _listed(self, lists: Events, item: IdInput, weights: Events) -> torch.Tensor:
-        """A multi-valued feature of a replicated table, (B, dim)."""
+        """Pooled vectors (B, dim) of a multi-valued feature in a replicated table."""
         ids = lists[item.key]
-        found = JaggedTensor(values=self.replicated.listed(ids, item), lengths=ids.lengths())
-        return pooled(found, item, weights.get(item.key))
+        vectors = JaggedTensor(values=self.replicated.listed(ids, item), lengths=ids.lengths())
+        return pooled(vectors, item, weights.get(item.key))
 
     def _history(
         self,
@@ -137,25 +137,26 @@ class FeatureVector(nn.Module):
         single: dict[int, torch.Tensor],
         lists: Events,
         weights: Events,
-        found: Events,
+        vectors: Events,
         ids: Events,
         small: torch.Tensor,
     ) -> History:
-        """weights: of weighted lists; found, ids: embeddings and rows of the EmbeddingCollection; small: Batch.small."""
+        """weights: of weighted lists; vectors, ids: the EmbeddingCollection's output and the table rows that it looked up;
+        small: Batch.small."""
         shared, targets, contexts = [], [], []
         event_ids, target_ids = {}, {}
         for event in sequence.fields:
             field = event.field
             rows = (ids if field.place in ONE_BY_ONE else lists)[field.key]
-            values = found[field.key].values() if field.place in ONE_BY_ONE else self.replicated.listed(rows, field)
+            values = vectors[field.key].values() if field.place in ONE_BY_ONE else self.replicated.listed(rows, field)
             if event.target is None:
                 contexts.append(values)
                 continue
             shared.append(values)
-            targets.append(self._target(event.target, single, lists, weights, found))
-            of_target = self._target_rows(event.target, ids, small)
-            if of_target is not None:
-                event_ids[field.column], target_ids[field.column] = rows.values(), of_target
+            targets.append(self._target(event.target, single, lists, weights, vectors))
+            target_rows = self._target_rows(event.target, ids, small)
+            if target_rows is not None:
+                event_ids[field.column], target_ids[field.column] = rows.values(), target_rows
         lengths = rows.lengths()
         events, q = torch.cat(shared, 1), torch.cat(targets, 1)
         c = torch.cat(contexts, 1) if contexts else events.new_zeros(len(events), 0)
@@ -164,7 +165,7 @@ class FeatureVector(nn.Module):
         return history if newest is None else history.take(*newest_within(lengths, history.owners, newest))
 
     def _target_rows(self, item: IdInput, ids: Events, small: torch.Tensor) -> torch.Tensor | None:
-        """(B,): a target's table rows, 0 where a filled sample has none; None for a target of several ids."""
+        """A target's table rows (B,), 0 for padding samples without an id; None for a multi-valued target."""
         if item.is_list:
             return None
         if item.place in ONE_BY_ONE:
@@ -175,11 +176,11 @@ class FeatureVector(nn.Module):
         return small[:, self._small_column[item.key]]
 
     def _target(
-        self, item: IdInput, single: dict[int, torch.Tensor], lists: Events, weights: Events, found: Events
+        self, item: IdInput, single: dict[int, torch.Tensor], lists: Events, weights: Events, vectors: Events
     ) -> torch.Tensor:
-        """(B, dim)"""
+        """The target's vectors (B, dim)."""
         if item.place in ONE_BY_ONE:
-            return pooled(found[item.key], item, weights.get(item.key))
+            return pooled(vectors[item.key], item, weights.get(item.key))
         if item.place == "small_list":
             return self._listed(lists, item, weights)
         dim, index = self.replicated.position(self._small_column[item.key])
@@ -187,20 +188,20 @@ class FeatureVector(nn.Module):
 
 
 def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
-    """(B, widths): one part is not copied."""
+    """Parts side by side, (B, sum of widths); a single part is not copied."""
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
 def _in_order(bags: KeyedTensor, keys: list[str]) -> torch.Tensor:
-    """(B, width): in the layout's order. TorchRec's follows the sharding plan, which another number of ranks may change."""
+    """Bags (B, width) in the order of `keys`. TorchRec's order follows the sharding plan, which changes with the ranks."""
     if bags.keys() == keys:
         return bags.values()
-    found = bags.to_dict()
-    return torch.cat([found[key] for key in keys], 1)
+    by_key = bags.to_dict()
+    return torch.cat([by_key[key] for key in keys], 1)
 
 
 def means_of_sums(bags: KeyedTensor, ids: KeyedJaggedTensor, means: frozenset[str]) -> KeyedTensor:
-    """bags: (B, width) sums over each sample's ids; those of the keys `means` become means, zero for samples without any."""
+    """Divides sums (B, width) of the keys in `means` by each sample's number of ids; samples without ids keep zero."""
     keys, row = bags.keys(), {key: n for n, key in enumerate(ids.keys())}
     order = torch.tensor([row[key] for key in keys], device=ids.lengths().device)
     counts = ids.lengths().view(len(row), -1).index_select(0, order)
@@ -212,7 +213,7 @@ def means_of_sums(bags: KeyedTensor, ids: KeyedJaggedTensor, means: frozenset[st
 
 
 def pooled(ids: JaggedTensor, item: IdInput, weights: JaggedTensor | None = None) -> torch.Tensor:
-    """(n, dim) values of jagged samples -> (B, dim): their sum or mean; zero for samples without any. weights: (n,)."""
+    """Sum or mean per sample: values (N, dim), N jagged -> (B, dim); zero for samples without values. weights: (N,)."""
     values, lengths = ids.values(), ids.lengths()
     if weights is not None:
         values = values * weights.values().unsqueeze(1)
@@ -222,13 +223,13 @@ def pooled(ids: JaggedTensor, item: IdInput, weights: JaggedTensor | None = None
 
 
 def products_in_bf16(on: bool, device: torch.device) -> torch.autocast:
-    """Matrix products of encoders and towers; experts have a precision of their own (`kernels`). Sums, statistics and losses
-    are fp32 in any case."""
+    """Autocast for matrix products of encoders and towers. The experts' precision is set apart, with their kernel. Sums,
+    statistics and losses are always fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=on)
 
 
 class Head(nn.Module):
-    """All that needs no exchange between ranks but sums: feature vector, model, towers, losses."""
+    """The replicated part, whose ranks exchange sums only: feature vector, model, towers, losses."""
 
     task_weight: torch.Tensor
 
@@ -249,7 +250,7 @@ class Head(nn.Module):
         weights = torch.tensor([config.train.task_weights.get(t.name, 1.0) for t in tasks])
         self.register_buffer("task_weight", weights, persistent=False)
         self.check: StepCheck | None = None
-        """Refuses steps of training that are not finite, where there is one."""
+        """If set, refuses training steps that are not finite."""
 
     def forward(
         self,
@@ -272,8 +273,8 @@ class Head(nn.Module):
         weights = batch.weights * batch.mask.unsqueeze(1)
         losses = nn.functional.binary_cross_entropy_with_logits(logits, batch.labels, weight=weights, reduction="none")
         sums = losses.sum(0)
-        # Over the nominal batch size, not the weights that happen to be there: a sample then counts the same in a full and in
-        # a filled-up batch, on any number of ranks, and no sum has to be exchanged first.
+        # Divided by the nominal batch size, not by the batch's sum of weights: a sample then counts the same in a full and in a
+        # padded batch, on any number of ranks, and ranks need not exchange a sum first.
         loss = (sums * self.task_weight).sum() / batch.size
         auxiliary = self.model.auxiliary() | self._of_encoders(encoded, batch.labels, weights)
         for extra in auxiliary.values():
@@ -294,16 +295,16 @@ class Head(nn.Module):
         return loss, output
 
     def _of_encoders(self, encoded: dict[str, Encoded], labels: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Losses () of the encoders' own, by sequence and name; labels, weights: (B, K)."""
-        found: dict[str, torch.Tensor] = {}
+        """Auxiliary losses () of the encoders, by "SEQUENCE_NAME"; labels, weights: (B, K)."""
+        auxiliary: dict[str, torch.Tensor] = {}
         for sequence, encoder in encoded.items():
-            found |= {f"{sequence}_{name}": loss for name, loss in encoder.auxiliary.items()}
+            auxiliary |= {f"{sequence}_{name}": loss for name, loss in encoder.auxiliary.items()}
             for name, (logits, factor) in encoder.predictions.items():
                 losses = nn.functional.binary_cross_entropy_with_logits(
                     logits.float(), labels, weight=weights, reduction="none"
                 )
-                found[f"{sequence}_{name}"] = factor * (losses.sum(0) * self.task_weight).sum() / len(labels)
-        return found
+                auxiliary[f"{sequence}_{name}"] = factor * (losses.sum(0) * self.task_weight).sum() / len(labels)
+        return auxiliary
 
     def logits(self, v: torch.Tensor, dense: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """v: (B, F); dense: (B, P); mask: (B,). Returns (B, K)."""
@@ -319,7 +320,7 @@ class Network(nn.Module):
     """Batch -> (loss, StepOutput). TorchRec shards `bags`, `weighted_bags`, `events` and `managed`; `head` is replicated."""
 
     def __init__(self, schema: Schema, layout: InputLayout, config: RunConfig, device: torch.device):
-        """device: of the sharded collections before sharding; "meta" allocates nothing."""
+        """device: where the collections lie before sharding; "meta" allocates nothing."""
         super().__init__()
         self.bags = bag_collection(layout, device)
         self.weighted_bags = bag_collection(layout, device, weighted=True)

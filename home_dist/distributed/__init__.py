@@ -1,1 +1,1 @@
-"""The processes of a run: forming ranks, meeting, noticing that one is gone, leaving when asked."""
+"""The processes of a run: form ranks, meet, detect a lost rank, leave on request."""

@@ -1,10 +1,10 @@
-"""Who is still there: a thread of each rank answers the others, whatever its main thread does.
+"""Detects lost ranks: a thread of each rank answers the others, whatever the main thread does.
 
-The answer is the rank's step and where its main thread is. A rank that was killed refuses; one that was stopped, or whose host
-is cut off, does not answer within the time that is waited.
+An answer holds the rank's step and its main thread's stack. A killed rank refuses the connection. A stopped rank, or one whose
+host is cut off, does not answer in time.
 
-Ranks that have done their part of a long phase meet (see `meet`) before they go into a collective, which would end at a fixed
-time: who works answers, and is waited for.
+A collective fails after a fixed timeout. So ranks that have finished their part of a long phase meet (see `meet`) before a
+collective, and wait there for ranks that still answer.
 """
 
 import json
@@ -26,10 +26,10 @@ import torch.distributed as dist
 from home_dist.errors import DistributedError
 
 _WAIT = 3.0  # seconds for an answer
-_LINGER = 1.5  # seconds that a rank stays after it has asked, so that others get their answer as well
-_FRAMES = 3  # of a stack that are told
-_POLLS = (0.005, 0.5)  # seconds from one look at a meeting to the next: at first, and at most
-_REFUSALS = 2  # of connections, one after another, by which a rank is gone
+_LINGER = 1.5  # seconds that a rank stays after asking, so that it can still answer others
+_FRAMES = 3  # innermost frames of a stack in an answer
+_POLLS = (0.005, 0.5)  # seconds between two questions whether a meeting is over: at first, and at most
+_REFUSALS = 2  # consecutive refused connections after which a rank counts as gone
 
 
 @dataclass(frozen=True)
@@ -48,22 +48,22 @@ class Answer:
     step: int = 0
     stack: str = ""
     open: bool = False
-    """Whether the meeting that was asked for is over: all ranks have come to it. Told by the first rank."""
+    """From the first rank: whether all ranks have come to the meeting in question."""
 
 
 class Silence(Exception):
-    """Ranks that a meeting waits for have not answered for too long."""
+    """A rank that a meeting waits for has not answered for too long, or is gone."""
 
 
 class Health:
-    """One per process; every rank makes it at the same point."""
+    """Answers other ranks and asks them. One per process; the constructor is collective."""
 
     def __init__(self, rank: int, patience: float):
-        """patience: seconds without an answer after which a meeting gives a rank up."""
+        """patience: seconds without an answer after which a meeting gives up a rank."""
         self.rank, self.step, self.patience = rank, 0, patience
-        self._numbers: dict[str, int] = {}  # of meetings that this rank has come to, by series
-        self._arrived: dict[str, dict[int, int]] = {}  # on the first rank: by series and rank, the newest number
-        self._opened: dict[str, int] = {}  # on the first rank: meetings that are over
+        self._numbers: dict[str, int] = {}  # by series: number of the last meeting that this rank has come to
+        self._arrived: dict[str, dict[int, int]] = {}  # on the first rank, by series and rank: the same of each rank
+        self._opened: dict[str, int] = {}  # on the first rank, by series: number of the last meeting that is over
         self._change = threading.Condition()
         self._main = threading.main_thread().ident
         self._socket = socket.create_server(("", 0), backlog=1024)
@@ -75,14 +75,14 @@ class Health:
         dist.all_gather_object(peers, own)
         self.peers = peers
         threading.Thread(target=self._serve, name="health", daemon=True).start()
-        # Where a firewall lets the backend through and not this, ranks cannot meet, and collectives wait as long as they do.
+        # If a firewall passes the backend but blocks these ports, ranks do not meet, and only the collectives' timeout counts.
         reached = [False] * len(self.peers)
         others = [p for p in self.peers if p.rank != rank and 0 in (p.rank, rank)]
         dist.all_gather_object(reached, all(a.state == "answers" for a in self._answers(others)))
         self.meets = all(reached)
 
     def ask(self) -> list[Answer]:
-        """All other ranks, at once; takes some seconds at most."""
+        """Asks all other ranks in parallel; takes at most a few seconds."""
         answers = self._answers([p for p in self.peers if p.rank != self.rank])
         time.sleep(_LINGER)
         return answers
@@ -94,8 +94,8 @@ class Health:
             return list(pool.map(self._ask, peers))
 
     def meet(self, series: str) -> None:
-        """Returns once all ranks have called it as often for this series. Raises Silence when a rank that is missing has not
-        answered for as long as `patience`, or is gone; one that answers is waited for."""
+        """Returns once all ranks have called it equally often for this series. Waits for missing ranks as long as they answer;
+        raises Silence if one is gone or has not answered for `patience` seconds."""
         with self._change:
             number = self._numbers[series] = self._numbers.get(series, 0) + 1
         if not self.meets:
@@ -106,7 +106,7 @@ class Health:
             self._wait_for_first(series, number)
 
     def _gather(self, series: str, number: int) -> None:
-        """On the first rank: the others come by themselves, and are asked only when they are long in coming."""
+        """On the first rank: waits for the others' notes. Asks a missing rank only after a pause without its note."""
         pause = min(10.0, max(0.5, self.patience / 4))
         heard, refused = dict.fromkeys((p.rank for p in self.peers), time.monotonic()), Counter[int]()
         with self._change:
@@ -155,8 +155,8 @@ class Health:
             return Answer(peer, "does not answer")
         if not text:
             return Answer(peer, "is gone")
-        told = json.loads(text)
-        return Answer(peer, "answers", told["step"], told["stack"], told["open"])
+        reply = json.loads(text)
+        return Answer(peer, "answers", reply["step"], reply["stack"], reply["open"])
 
     def _serve(self) -> None:
         while True:
@@ -170,13 +170,13 @@ class Health:
                     with connection.makefile("r") as lines:
                         token, _, note = lines.readline().strip().partition(" ")
                         if secrets.compare_digest(token.encode(), self._token):
-                            told = {"step": self.step, "stack": self._stack(), "open": self._take(json.loads(note or "null"))}
-                            connection.sendall(json.dumps(told).encode() + b"\n")
+                            reply = {"step": self.step, "stack": self._stack(), "open": self._take(json.loads(note or "null"))}
+                            connection.sendall(json.dumps(reply).encode() + b"\n")
                 except (OSError, ValueError):
                     continue
 
     def _take(self, note: dict[str, Any] | None) -> bool:
-        """On the first rank: another one has come to a meeting. Returns whether it is over."""
+        """On the first rank: notes that another rank has come to a meeting. Returns whether the meeting is over."""
         if note is None:
             return False
         series, number = note["series"], note["number"]
@@ -186,17 +186,17 @@ class Health:
             return self._opened.get(series, 0) >= number
 
     def _stack(self) -> str:
-        """Of the main thread, the innermost last."""
+        """Innermost frames of the main thread, the innermost last."""
         frame = sys._current_frames().get(self._main or 0)
         frames = traceback.extract_stack(frame)[-_FRAMES:] if frame is not None else []
         return " > ".join(f"{f.name} ({os.path.basename(f.filename)}:{f.lineno})" for f in frames)
 
 
 def _address() -> str:
-    """Of this host, as the first rank's host sees it."""
+    """This host's address on the route to the first rank's host."""
     master = os.environ.get("MASTER_ADDR", "127.0.0.1")
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing: asks for the route
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing, only looks up the route
             probe.connect((socket.gethostbyname(master), 9))
             return probe.getsockname()[0]
     except OSError:
@@ -204,7 +204,7 @@ def _address() -> str:
 
 
 def told(answers: Sequence[Answer], step: int) -> list[str]:
-    """Lines for a message: who is missing, by host, and where the others are."""
+    """Lines for a message: missing ranks by host, then the step and stack of each other rank."""
     lines = []
     for state in ("does not answer", "is gone"):
         hosts: dict[str, list[int]] = {}
@@ -232,14 +232,14 @@ def begin(rank: int, world_size: int, patience: float) -> None:
 
 
 def at_step(step: int) -> None:
-    """step: that is done."""
+    """step: the last one done."""
     if _here is not None:
         _here.step = step
 
 
 def meet(series: str = "main") -> None:
-    """Before a collective that ranks may come to at very different times, as after each has done its part of a long phase:
-    returns once all have come. series: of the thread that calls. Raises DistributedError for ranks that no longer answer."""
+    """Returns once all ranks have called it. Call it before a collective that ranks reach at very different times, as after a
+    long phase. series: one per calling thread. Raises DistributedError if a rank no longer answers."""
     if _here is None:
         return
     try:
@@ -257,5 +257,5 @@ def someone_is_missing() -> bool:
 
 
 def who_is_there() -> list[str]:
-    """Lines on the other ranks; empty where there is none."""
+    """Lines about the other ranks; empty if there are none."""
     return told(_here.ask(), _here.step) if _here is not None else []

@@ -1,7 +1,7 @@
-"""A job that is asked to leave writes a checkpoint first.
+"""Preemption: a job that a scheduler asks to leave writes a checkpoint first.
 
-Schedulers send SIGTERM some time before they take the machine (Slurm's KillWait and --signal, Kubernetes' grace period), and
-torchrun hands it on to its ranks, 30 seconds before it kills them. SIGUSR1 is taken as well.
+Schedulers send SIGTERM some time before they take the machine (Slurm's KillWait and --signal, Kubernetes' grace period).
+torchrun passes it on to its ranks and kills them 30 seconds later. SIGUSR1 has the same effect.
 """
 
 import signal
@@ -19,17 +19,17 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Preempted(UserError):
-    """The run stands at a checkpoint and waits to be started again. Exit code 75 is the system's EX_TEMPFAIL: try again."""
+    """The run has written a checkpoint and can be started again. Exit code 75 is the system's EX_TEMPFAIL: try again."""
 
     exit_code = 75
     prefix = ""
 
 
 class Preemption:
-    """Within it, a signal does not end the process: `asked` tells the ranks of it, all at the same step.
+    """Within this context a signal does not end the process; `asked` reports it to all ranks at the same step.
 
-    Ranks get a signal at different steps, or only one of them gets it. So each step begins to add up who got one, in the
-    background, and reads what the step before has begun: nothing waits.
+    Ranks may get a signal at different steps, or only one rank gets it. So each step starts an asynchronous all-reduce of the
+    ranks that got one, and reads the result of the previous step's all-reduce: no step waits.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Preemption:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Preemption":
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python sets no handlers
+        if threading.current_thread() is threading.main_thread():  # only there can Python set handlers
             self._before = {s: signal.signal(s, self._receive) for s in SIGNALS}
         return self
 
@@ -53,14 +53,14 @@ class Preemption:
         self._received = True
 
     def asked(self) -> bool:
-        """Whether a rank was asked to leave before the last call; the same on all ranks, each of which calls it per step."""
+        """Whether any rank had got a signal by the previous call; the same on all ranks. Collective, once per step."""
         asked = self._read()
         count = torch.tensor([int(self._received)])
         self._pending = (dist.all_reduce(count, group=self._group, async_op=True), count)
         return asked
 
     def leave(self, ranks: Ranks, message: str) -> NoReturn:
-        """Every rank calls it, and the first one tells."""
+        """Every rank calls it; the first one raises the message."""
         raise Preempted(message) if ranks.first else OtherRankFailed(Preempted.exit_code)
 
     def _read(self) -> bool:

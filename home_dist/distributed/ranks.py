@@ -1,4 +1,4 @@
-"""The process group: formed from torchrun's variables, or of one process without them."""
+"""Forms the process group from torchrun's variables; without them, a group of one process."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class OtherRankFailed(Exception):
-    """Another rank reports the error; this one has nothing to add and leaves with the same exit code."""
+    """Another rank reports the error; this rank leaves silently with the same exit code."""
 
     def __init__(self, exit_code: int):
         super().__init__(f"another rank failed with exit code {exit_code}")
@@ -42,7 +42,7 @@ class Ranks:
 
 
 def form_ranks(config: DistributedSection) -> Ranks:
-    """Joins the process group. gloo and CPU, or nccl where there are GPUs. Raises DistributedError within the timeout."""
+    """Joins the process group: gloo on CPUs; with GPUs, nccl for CUDA tensors. Raises DistributedError within the timeout."""
     rank, world = _variable("RANK", 0), _variable("WORLD_SIZE", 1)
     local_rank, local_world = _variable("LOCAL_RANK", 0), _variable("LOCAL_WORLD_SIZE", 1)
     if not (rank < world and local_rank < local_world <= world):
@@ -75,16 +75,16 @@ def form_ranks(config: DistributedSection) -> Ranks:
 def leave_ranks() -> None:
     if dist.is_initialized():
         health.meet()
-        dist.barrier()  # the first rank serves the others' rendezvous and must not leave before they are done
+        dist.barrier()  # the first rank hosts the rendezvous store and must leave last
         dist.destroy_process_group()
 
 
 def together(action: Callable[[], Result], group: dist.ProcessGroup | None = None) -> Result:
-    """Runs `action` on each rank; when it fails on some, all ranks stop, and only the first of these tells why.
+    """Runs `action` on each rank. If it fails on some ranks, all ranks stop, and the first failed rank reports why.
 
-    Raises that rank's UserError there and OtherRankFailed on all others, so that the message stands once. A rank may take as
-    long as it needs: the others wait while it answers. group: of all ranks, for a thread that must not disturb the others'
-    collectives.
+    Raises the UserError on that rank and OtherRankFailed on all others, so that the message appears once. A rank may take any
+    time: the others wait as long as it answers. group: a process group of all ranks, for a thread whose collectives must not
+    mix with other threads'.
     """
     result, error = None, None
     try:
@@ -105,10 +105,10 @@ def together(action: Callable[[], Result], group: dist.ProcessGroup | None = Non
 def _device(local_rank: int, local_world: int) -> tuple[torch.device, str]:
     if not torch.cuda.is_available():
         return torch.device("cpu"), "gloo"
-    there = torch.cuda.device_count()
-    if local_world > there:
+    gpus = torch.cuda.device_count()
+    if local_world > gpus:
         raise DistributedError(
-            f"{local_world} ranks on {socket.gethostname()}, which has {there} GPUs: start at most one rank per GPU, "
+            f"{local_world} ranks on {socket.gethostname()}, which has {gpus} GPUs: start at most one rank per GPU, "
             "or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on CPU."
         )
     device = torch.device("cuda", local_rank)
@@ -124,7 +124,7 @@ def _variable(name: str, default: int) -> int:
 
 
 def lost_contact(error: BaseException) -> DistributedError | None:
-    """What to tell when a collective failed because another rank is gone; None for errors of another kind."""
+    """The error to raise if a collective failed because another rank is gone; None for other errors."""
     text = str(error)
     signs = (
         *("onnection closed by peer", "onnection reset by peer", "Timed out waiting", "timed out", "Broken pipe", "NCCL"),

@@ -1,4 +1,4 @@
-"""evaluation.json of a run, and the scores that are kept beside it."""
+"""A run's evaluation.json, and the files of scores beside it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,13 +14,14 @@ from home_dist.files.whole import whole_file
 
 
 def record(path: Path, scores_folder: Path, splits: dict[str, Evaluation], step: int, samples: int, keep: int) -> None:
-    """evaluation.json: per split and task, with the step that all were measured at, slices and calibration beside it; and the
-    scores themselves of splits of at most `keep` rows. It is written last and whole: figures of two steps never stand together.
+    """Writes evaluation.json: metrics per split and task, slices, calibration, and the step at which all were measured. Splits
+    of at most `keep` rows also get a file of scores. evaluation.json is written last and whole, so that it never mixes the
+    figures of two steps.
     """
-    for split, found in splits.items():
-        if len(found.scored.groups) <= keep:
+    for split, evaluation in splits.items():
+        if len(evaluation.scored.groups) <= keep:
             scores_folder.mkdir(exist_ok=True)
-            s = found.scored
+            s = evaluation.scored
             arrays = {"scores": s.scores, "labels": s.labels, "weights": s.weights, "groups": s.groups}
             with whole_file(scores_folder / f"{split}.npz") as file:
                 np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -34,6 +35,6 @@ def recorded(path: Path, splits: Sequence[str], step: int) -> bool:
     """Whether evaluation.json holds the figures of these splits at this step."""
     try:
         tree = read_json(path, "")
-    except UserError:  # what another program left of it cannot be used
+    except UserError:  # another program has damaged the file
         return False
     return tree.get("step") == step and set(splits) <= tree.keys()

@@ -15,16 +15,16 @@ from home_dist.metrics import gather_rows, sigmoid
 
 @dataclass(frozen=True)
 class Scored:
-    """All ranks' real samples of a split, in the order of ranks; the same on every rank."""
+    """The real samples of a split from all ranks, in the order of ranks; the same on every rank."""
 
     logits: np.ndarray
-    """(N, K) float64: metrics are of these. Probabilities round: in float32 all logits above 17 are the same one."""
+    """(N, K) float64. Metrics use logits because probabilities round: in float32 all logits above 17 become the same one."""
     labels: np.ndarray
     weights: np.ndarray
     groups: np.ndarray
     """(N,)"""
     slices: np.ndarray
-    """(N, S): ids or buckets of chosen features."""
+    """(N, S): ids or buckets of the S features of `[metrics] slices`."""
 
     @property
     def scores(self) -> np.ndarray:
@@ -34,7 +34,7 @@ class Scored:
 
 @torch.no_grad()
 def scored(model: nn.Module, reader: Reader, ranks: Ranks, columns: Sequence[int] = ()) -> Scored:
-    """columns: of Batch.small, to be kept as slices."""
+    """Scores one epoch of `reader` in evaluation mode. Collective. columns: of Batch.small, kept as slices."""
     training = model.training
     model.eval()
     parts: list[list[torch.Tensor]] = [[], [], [], [], []]
@@ -50,14 +50,14 @@ def scored(model: nn.Module, reader: Reader, ranks: Ranks, columns: Sequence[int
     return Scored(logits.double().numpy(), labels.numpy(), weights.numpy(), groups.numpy(), slices.numpy())
 
 
-def without_broken(found: Scored, tasks: Sequence[str]) -> tuple[Scored, list[str]]:
-    """Takes out, by weight 0, tasks whose scores are NaN: a long run that ends with a task that has diverged still tells what
-    the others came to, and that task's metrics are not defined, as those of a task without samples."""
-    broken = np.isnan(found.logits) & (found.weights > 0)
+def without_broken(samples: Scored, tasks: Sequence[str]) -> tuple[Scored, list[str]]:
+    """Gives weight 0 to tasks with NaN scores; returns a note for each. Their metrics are then undefined, as for a task without
+    samples, but a long run in which one task has diverged still gets the metrics of the others."""
+    broken = np.isnan(samples.logits) & (samples.weights > 0)
     notes = [
         f"task {task!r}: {count:,} of {rows:,} scores are NaN, so that its metrics are not defined. The model has diverged: "
         "lower train.lr, or look for NaN in dense features."
-        for task, count, rows in zip(tasks, broken.sum(0).tolist(), (found.weights > 0).sum(0).tolist(), strict=True)
+        for task, count, rows in zip(tasks, broken.sum(0).tolist(), (samples.weights > 0).sum(0).tolist(), strict=True)
         if count
     ]
-    return replace(found, weights=np.where(broken.any(0), 0, found.weights)), notes
+    return replace(samples, weights=np.where(broken.any(0), 0, samples.weights)), notes

@@ -9,7 +9,7 @@ from home_dist.metrics import Slice, TaskMetrics, mean_row
 
 
 def evaluation_table(split: str, metrics: Sequence[TaskMetrics]) -> Table:
-    """The last row is the mean over tasks, of those that are defined."""
+    """One row per task; the last row has each metric's mean over the tasks for which it is defined."""
     table = Table(title=f"evaluation: {split}")
     table.add_column("task")
     for name in ("samples", "positives", "AUC", "GAUC", "log loss", "calibration"):
@@ -22,7 +22,7 @@ def evaluation_table(split: str, metrics: Sequence[TaskMetrics]) -> Table:
 
 
 def slice_table(split: str, feature: str, slices: Sequence[Slice]) -> Table:
-    """Per value of a feature the means over tasks."""
+    """One row per value of a feature: means over tasks."""
     table = Table(title=f"evaluation: {split}, by {feature}")
     table.add_column(feature, justify="right")
     for name in ("samples", "AUC", "GAUC", "log loss", "calibration"):

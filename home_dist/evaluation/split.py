@@ -1,4 +1,4 @@
-"""The metrics of a split: per task, and per slice of chosen features."""
+"""The metrics of a split, per task and per slice."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +28,7 @@ class Evaluation:
     grouped: bool
     """Whether the data has a column for GAUC."""
     notes: list[str]
-    """Of tasks that could not be measured, and of rows that GAUC leaves out."""
+    """Tasks that could not be measured, and rows that GAUC leaves out."""
 
     def to_json(self) -> dict[str, Any]:
         return {m.task: asdict(m) for m in self.tasks}
@@ -46,7 +46,7 @@ class Evaluation:
 
 
 def slice_columns(layout: InputLayout, features: Sequence[str]) -> list[int]:
-    """Where the features of `[metrics] slices` stand in Batch.small. Raises ConfigError for others than those."""
+    """Columns of Batch.small that hold the features of `[metrics] slices`. Raises ConfigError for a feature without one."""
     small = [i.key for i in layout.at("small")]
     for feature in features:
         if feature not in small:
@@ -62,24 +62,24 @@ def evaluate(
 ) -> Evaluation:
     tasks, grouped = [t.name for t in schema.task], schema.group_column is not None
     chosen = config.metrics.slices
-    found = scored(model, reader, ranks, slice_columns(layout, chosen))
-    found, notes = without_broken(found, tasks)
-    groups = found.groups if grouped else None
-    rows = (tasks, found.labels, found.weights, found.logits)
-    slices = list(evaluate_slices(chosen, found.slices, *rows, groups, config.metrics.slice_rows, logits=True))
-    metrics = evaluate_tasks(*rows, logits=True)
-    without = int((found.groups == NO_GROUP).sum()) if grouped else 0
-    if without:
-        notes.append(f"{without:,} of {len(found.groups):,} rows have no {schema.group_column}: GAUC is of the others")
-    return Evaluation(_with_gauc(metrics, found, ranks) if grouped else metrics, slices, found, grouped, notes)
+    samples, notes = without_broken(scored(model, reader, ranks, slice_columns(layout, chosen)), tasks)
+    users = samples.groups if grouped else None
+    columns = (tasks, samples.labels, samples.weights, samples.logits)
+    slices = list(evaluate_slices(chosen, samples.slices, *columns, users, config.metrics.slice_rows, logits=True))
+    metrics = evaluate_tasks(*columns, logits=True)
+    without_user = int((samples.groups == NO_GROUP).sum()) if grouped else 0
+    if without_user:
+        notes.append(f"{without_user:,} of {len(samples.groups):,} rows have no {schema.group_column}: GAUC is of the others")
+    return Evaluation(_with_gauc(metrics, samples, ranks) if grouped else metrics, slices, samples, grouped, notes)
 
 
-def _with_gauc(metrics: Sequence[TaskMetrics], found: Scored, ranks: Ranks) -> list[TaskMetrics]:
-    """GAUC sorts all rows by user, what takes longest of all: each rank does it for the users that a hash gives to it."""
+def _with_gauc(metrics: Sequence[TaskMetrics], samples: Scored, ranks: Ranks) -> list[TaskMetrics]:
+    """Adds GAUC. Sorting rows by user dominates evaluation, so users are hashed to ranks and each rank sorts its own users'
+    rows."""
     share = slice(ranks.rank, None, ranks.world_size)
-    groups, result = torch.from_numpy(found.groups[share]), []
+    groups, result = torch.from_numpy(samples.groups[share]), []
     for k, task in enumerate(metrics):
-        labels, scores, weights = (torch.from_numpy(c[share, k]) for c in (found.labels, found.logits, found.weights))
+        labels, scores, weights = (torch.from_numpy(c[share, k]) for c in (samples.labels, samples.logits, samples.weights))
         gauc = gauc_over_ranks(labels, scores, groups, weights)
         used, left_out = gauc.groups_used, gauc.groups_left_out
         result.append(replace(task, gauc=gauc.value, gauc_groups=used, gauc_groups_left_out=left_out))
@@ -87,7 +87,7 @@ def _with_gauc(metrics: Sequence[TaskMetrics], found: Scored, ranks: Ranks) -> l
 
 
 def mean_figures(inputs: Inputs, model: nn.Module, reader: Reader, ranks: Ranks) -> dict[str, float]:
-    """Means over tasks, by the names that `[checkpoint] best` uses."""
+    """Means over tasks, by the metric names of `[checkpoint] best`."""
     mean = mean_row(evaluate(model, reader, inputs.schema, inputs.layout, inputs.config, ranks).tasks)
     return {name: getattr(mean, name) for name in ("auc", "gauc", "log_loss")}
 
@@ -101,7 +101,7 @@ def evaluate_splits(
     tell_bad_rows: Callable[[str, Reader, int], None],
     step: int,
 ) -> dict[str, Evaluation]:
-    """Measures splits one after the other and shows their tables; every rank calls it. step: that the model stands at."""
+    """Measures splits one after the other and shows their tables. Collective. step: the step of the model's parameters."""
     evaluations = {}
     for split in splits:
         reader = inputs.evaluation_reader(split, ranks)

@@ -1,4 +1,4 @@
-"""Expert bank, gates, mixture and towers: the modules that all multi-task models are composed of."""
+"""Expert bank, gates, mixture and towers: the modules of all multi-task models."""
 
 from home_dist.experts.bank import ExpertBank
 from home_dist.experts.feature_gate import FeatureGate

@@ -12,17 +12,17 @@ from home_dist.layers.global_norm import GlobalBatchNorm
 
 
 class ExpertBank(KernelUser):
-    """Feed-forward experts, of which several may read one input.
+    """Feed-forward experts with any number of hidden layers; several experts may read one input.
 
     Classic (norm=False): ReLU(W2 ReLU(W1 x + b1) + b2), as in MMoE and PLE. HoME (norm=True): Swish(Norm(MLP(x))), where the
     last linear layer of the MLP has no activation and no bias, and Norm is batch normalisation with a bias, per expert and
-    output unit, over the global batch (Wang et al. 2024). Any number of hidden layers.
+    output unit, over the global batch (Wang et al. 2024).
     """
 
     def __init__(
         self, experts: Sequence[int], in_dim: int, hidden: Sequence[int], out_dim: int, norm: bool, dropout: float = 0.0
     ):
-        """experts: how many experts read input i. The experts are in the order of their inputs."""
+        """experts: number of experts that read input i. Experts are ordered by input."""
         super().__init__()
         if not experts or min(experts) < 1:
             raise ValueError(f"each input needs at least one expert, got {list(experts)}")
@@ -37,8 +37,8 @@ class ExpertBank(KernelUser):
         for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
             bound = math.sqrt(6 / fan_in)  # Kaiming, for ReLU
             self.weights.append(nn.Parameter(torch.empty(self.total, fan_out, fan_in).uniform_(-bound, bound)))
-        # A normalisation subtracts a bias that comes before it: the bias's gradient would be rounding noise, which Adam scales
-        # up to full steps.
+        # Normalisation would subtract a bias before it: the bias's gradient would be rounding noise, which Adam scales up to
+        # full steps.
         for width in widths[1:-1] if norm else widths[1:]:
             self.biases.append(nn.Parameter(torch.zeros(self.total, width)))
         self.norm = GlobalBatchNorm((self.total, out_dim)) if norm else None
@@ -49,7 +49,7 @@ class ExpertBank(KernelUser):
         return {"model.expert_hidden": self._hidden, "model.expert_dim": [self._out]}
 
     def forward(self, inputs: Sequence[torch.Tensor], mask: torch.Tensor | None = None) -> torch.Tensor:
-        """All experts' outputs, by eager with any backend: for inspection of experts.
+        """All experts' outputs, computed by the eager kernel whatever the backend, to inspect experts.
 
         inputs: one (B, F) per entry of `experts`; mask: (B,), samples that count in the statistics. Returns (E, B, D).
         """
@@ -62,7 +62,7 @@ class ExpertBank(KernelUser):
         gates: torch.Tensor,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The mixtures of the experts' outputs: sum over e of gates[k, b, e] * expert e of sample b.
+        """Mixtures of the experts' outputs: sum over e of gates[k, b, e] * output of expert e for sample b.
 
         inputs: one (B, F) per entry of `experts`, or all of them as one tensor; gates: (K, B, E); mask: (B,), samples that
         count in the statistics. Returns (K, B, D).

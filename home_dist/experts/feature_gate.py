@@ -1,4 +1,4 @@
-"""HoME's feature gate: each expert group reads features scaled to its needs (Wang et al. 2024)."""
+"""HoME's feature gate: each expert group reads its own scaling of the features (Wang et al. 2024)."""
 
 import math
 from typing import Literal
@@ -12,8 +12,8 @@ from home_dist.experts.kernels import KernelUser, cpu_feature_gate
 class FeatureGate(KernelUser):
     """v * sum_l softmax(W v)_l FeaLoRA_l(v), with FeaLoRA(v) = 2 sigmoid(v B A), for each of G groups.
 
-    B (F, d) and A (d, F) have rank d = F / L, rounded up and capped. A starts small, so that gates start near 1 and features
-    are scaled, not shrunk. With sigmoid="outside" the weighted sum is taken first: 2 sigmoid(sum_l softmax(W v)_l (v B_l A_l)).
+    B (F, d) and A (d, F) have rank d = F / L, rounded up, at most max_rank. A starts small, so that factors start near 1. With
+    sigmoid="outside" the sigmoid follows the weighted sum: 2 sigmoid(sum_l softmax(W v)_l (v B_l A_l)).
     """
 
     def __init__(self, groups: int, in_dim: int, gates: int, max_rank: int, sigmoid: Literal["inside", "outside"] = "inside"):
@@ -47,7 +47,7 @@ class FeatureGate(KernelUser):
         return 2 * torch.sigmoid((share * wide).sum(1))
 
     def _low(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The low-rank gates after their first product, (G, L, B, R), and their shares, (G, L, B)."""
+        """The low-rank gates' first product, (G, L, B, d), and their softmax weights, (G, L, B)."""
         samples = x.shape[-2]
         if x.dim() == 2:
             low = self._product(x, self.down.flatten(0, 1).t()).view(samples, self.groups, self.gates, self.rank)

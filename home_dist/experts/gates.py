@@ -10,7 +10,7 @@ from home_dist.experts.kernels.cpu_gate_weights import ScoreLayout, gate_weights
 
 
 class _Scores(nn.Module):
-    """K linear maps to E scores each, of one input or of one input per gate."""
+    """K linear maps to E scores each, on one common input or on one input per gate."""
 
     mask: torch.Tensor
 
@@ -46,7 +46,7 @@ class MaskedGates(_Scores, KernelUser):
         return self.scores(x).masked_fill(~self.mask.unsqueeze(1), -torch.inf).softmax(-1)
 
     def joined(self, own: "SelfGates | None", x: torch.Tensor) -> torch.Tensor:
-        """The sum of the weights of these gates and of the self gates `own`, if there are any, (K, B, E)."""
+        """Weights (K, B, E) of these gates plus those of the self gates `own`, if given."""
         if self.kernel.backend == "cpu":
             return self._fused(x, own)
         return self(x) if own is None else self(x) + own(x)
@@ -61,7 +61,7 @@ class MaskedGates(_Scores, KernelUser):
 class SelfGates(_Scores):
     """HoME's residual path from a group's own experts: softmax(W x) over them, or sigmoid(W x) if the group has one expert.
 
-    The paper writes MLP_G without its depth; one linear layer, as for the main gates.
+    The paper does not give the depth of MLP_G; here it is one linear layer, as for the main gates.
     """
 
     lone: torch.Tensor

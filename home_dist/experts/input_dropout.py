@@ -8,7 +8,7 @@ from home_dist.experts.kernels.dropout import Dropout, dropped_on_cpu
 
 
 class InputDropout(KernelUser):
-    """x (B, F) -> (B, F). The cpu backend makes one pass and keeps no mask; the other backends are torch's dropout."""
+    """x (B, F) -> (B, F). The cpu backend makes one pass and keeps no mask; other backends use torch's dropout."""
 
     def __init__(self, rate: float):
         super().__init__()

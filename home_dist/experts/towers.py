@@ -8,7 +8,7 @@ from torch import nn
 
 
 class Towers(nn.Module):
-    """K perceptrons of one shape with ReLU and one logit each. The logits' biases start at `start`: the tasks' log-odds."""
+    """K perceptrons of one shape with ReLU and one logit each. start: initial biases of the logits, the tasks' log-odds."""
 
     def __init__(self, tasks: int, in_dim: int, hidden: Sequence[int], start: torch.Tensor | None = None):
         super().__init__()

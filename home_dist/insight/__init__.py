@@ -1,1 +1,1 @@
-"""What the experts do: statistics of sampled steps, findings that name a failure, and a report."""
+"""Insight into experts and gates: statistics of sampled steps, findings that name a failure, and a report."""

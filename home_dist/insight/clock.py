@@ -1,15 +1,15 @@
-"""Where the time of a sampled step goes on this rank.
+"""Splits the time of a sampled step on this rank into parts.
 
 | part | from | to |
 |---|---|---|
-| input | the step's begin | the forward pass: waiting for data, copying, exchange of ids |
-| look-up | | feature vectors and histories are there: embeddings and their exchange |
+| input | the step's start | the forward pass: waiting for data, copying, exchange of ids |
+| look-up | | the head's forward: embeddings and their exchange |
 | model | | the loss: feature vector, sequences, experts, towers |
 | backward | | the optimizer: gradients, their all-reduce, updates of sharded tables |
 | optimizer | | all other parameters are updated |
 | rest | | the step's end |
 
-On a GPU the marks wait for what was launched, so that a part's work is counted in that part; only sampled steps pay for it.
+On a GPU each mark waits for the launched kernels, so that a part's work counts in that part; only sampled steps pay for it.
 """
 
 import time
@@ -31,7 +31,7 @@ class StepClock:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Around a step; other hooks of the head run before this one's."""
+        """Wraps a step. Register other hooks of the head first, so that they run before this clock's."""
         self._marks = []
         plain = self.optimizer.step
 
@@ -62,9 +62,10 @@ class StepClock:
         self._marks.append(time.perf_counter())
 
     def seconds(self, looked: float) -> torch.Tensor:
-        """(6,), as PARTS; looked: seconds that other hooks of the head took. NaN for a step of another shape."""
+        """Seconds (6,) in the order of PARTS; NaN if the step did not pass all marks once. looked: seconds that other hooks of
+        the head took, not counted in "model"."""
         if len(self._marks) != len(PARTS) + 1:
             return torch.full((len(PARTS),), torch.nan, dtype=torch.float64)
-        found = torch.tensor(self._marks, dtype=torch.float64).diff()
-        found[PARTS.index("model")] -= looked
-        return found
+        seconds = torch.tensor(self._marks, dtype=torch.float64).diff()
+        seconds[PARTS.index("model")] -= looked
+        return seconds

@@ -1,8 +1,8 @@
-"""Looks at a model in sampled steps of training, and leaves no trace in it.
+"""Inspects a model in sampled steps of training, without changing it.
 
-In such a step two hooks see the feature vector and the labels as they pass by; once the forward pass is done, and before
-parameters change, a few of its samples go through the model once more, watched (watch.py). All ranks look in the same steps and
-add up what they counted in one exchange; the first one keeps it.
+In a sampled step two hooks catch the feature vector and the labels. After the forward pass, before parameters change, a few of
+the step's samples pass through the model once more, watched (watch.py). All ranks sample the same steps and add up their sums
+in one exchange; the first rank stores the figures.
 """
 
 import time
@@ -35,16 +35,16 @@ class Collector:
         self.anatomy = self.head.model.anatomy(self.tasks)
         self.columns = self.head.features.columns()
         self.seconds = 0.0
-        """Spent so far, the exchange included."""
+        """Spent on insight so far, the exchange included."""
 
     def due(self, step: int) -> bool:
-        """step: from 1."""
+        """Whether to sample this step, counted from 1."""
         every = self.config.every_steps
         return bool(every) and step % every == 0
 
     @contextmanager
     def step(self, step: int, keep: Callable[[int, Figures], None]) -> Iterator[None]:
-        """Around a step of training; `keep` gets the figures, on all ranks, if it is one that is looked at."""
+        """Wraps a step of training. If the step is sampled, `keep` gets its figures, on all ranks."""
         if not self.due(step):
             yield
             return
@@ -67,8 +67,8 @@ class Collector:
 
     def _look(self, v: torch.Tensor, batch: Batch) -> Sums:
         began = time.perf_counter()
-        real = int(batch.mask.sum())  # they come first in a batch
-        # A rank without any looks at a filled-up one, for the shapes' sake, and counts nothing of it.
+        real = int(batch.mask.sum())  # real samples come first in a batch
+        # A rank without real samples passes one padding sample, so that shapes agree with other ranks', and returns zeros.
         few, fewer = (max(1, min(bound, real)) for bound in (self.config.samples, self.config.gradient_samples))
         sums = statistics(self.head, self.anatomy, v[:few])
         rest = (batch.dense, batch.labels, batch.weights)
@@ -78,10 +78,10 @@ class Collector:
 
 
 def names_of(anatomy: Anatomy, tasks: TaskGroups, features: list[str]) -> Names:
-    """A model's parts and features by the names that figures use."""
+    """Names of a model's parts and features, as figures use them."""
     parts = []
     for part in anatomy.parts:
-        everyone = [[True] * len(part.experts) for _ in part.gates]
+        all_seen = [[True] * len(part.experts) for _ in part.gates]
         parts.append(
             PartNames(
                 experts=list(part.experts),
@@ -89,7 +89,7 @@ def names_of(anatomy: Anatomy, tasks: TaskGroups, features: list[str]) -> Names:
                 owners=[owner.name for owner in part.owners],
                 gates=[gate.name for gate in part.gates],
                 gate_tasks=[gate.task for gate in part.gates],
-                sees=everyone if part.masked is None else part.masked.mask.tolist(),
+                sees=all_seen if part.masked is None else part.masked.mask.tolist(),
                 inputs=list(part.inputs) if part.feature_gate is not None else [],
                 reads_features=part.reads_features,
             )

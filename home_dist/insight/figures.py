@@ -1,26 +1,26 @@
-"""Sums over all ranks -> the figures of a sampled step: a record of arrays, by name.
+"""Sums over all ranks -> figures of a sampled step: arrays by name.
 
 Keys are "PART.FIGURE" as in sums.py. Figures of a part with E experts, K gates, G feature-gated inputs:
 
-| figure | shape | what |
+| figure | shape | meaning |
 |---|---|---|
-| mean, std | (E,) | of an expert's outputs, over samples and units |
+| mean, std | (E,) | mean and standard deviation of an expert's outputs, over samples and units |
 | zero_rate | (E,) | share of outputs that are zero |
-| saturation | (E,) | share of units that hardly vary: over samples, less than 1 % of the expert's size (root mean square) |
-| dead_units | (E,) | share of units that are nothing: size under 0.01 % of the bank's |
-| distance | (E, E) | of two experts' outputs: squared distance / sum of both squared norms; 0 equal, 1 unrelated |
-| gradient | (E,) | norm of the loss's gradient by the expert's parameters |
-| task_gradient | (tasks, E) | the same of each task's loss |
-| weight, weight_std | (K, E) | what the gate gives, mean and standard deviation over samples |
-| contribution | (K, E) | mean of weight times norm of the expert's output, as share of the gate's sum |
-| entropy, effective | (K,) | mean entropy of the weights in nats; e to that: how many experts the gate uses in effect |
+| saturation | (E,) | share of units whose deviation over samples is at most 1 % of the expert's size (root mean square) |
+| dead_units | (E,) | share of units whose size is at most 0.01 % of the bank's |
+| distance | (E, E) | between two experts' outputs: squared distance / sum of both squared norms; 0 equal, 1 unrelated |
+| gradient | (E,) | norm of the loss's gradient with respect to the expert's parameters |
+| task_gradient | (tasks, E) | the same for each task's loss |
+| weight, weight_std | (K, E) | mean and standard deviation of the gate's weights over samples |
+| contribution | (K, E) | mean of weight times norm of the expert's output, as a share of the gate's sum |
+| entropy, effective | (K,) | mean entropy of the weights in nats; exp(entropy): effective number of experts |
 | correlation | (K, K) | between two gates' weights, over samples, around each gate's mean |
 | self_weight | (K, E) | mean weight of the self gates |
-| scale, scale_std | (G, features) or (G, F) | mean factor of a feature gate, by feature where it scales v |
+| scale, scale_std | (G, features) or (G, F) | mean and deviation of a feature gate's factors, by feature where it scales v |
 
-And without a part: loss, positives (share), input_cosine and shared_cosine (between tasks' gradients on v and on shared
-experts), all (tasks,) or (tasks, tasks); seconds of a step's parts (clock.py), mean over ranks. Gradients are those of a rank's
-samples: norms are root mean squares over ranks.
+Figures of the whole model: loss, positives (share), both (tasks,); input_cosine and shared_cosine, (tasks, tasks), between
+tasks' gradients on v and on shared experts; seconds of a step's parts (clock.py), mean over ranks. Each rank computes gradients
+of its own samples; norms are root mean squares over ranks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,83 +35,83 @@ SATURATED, DEAD = 0.01, 1e-4
 
 
 def figures(sums: Sums, anatomy: Anatomy, columns: Mapping[str, Sequence[int]]) -> Figures:
-    """columns: by feature, where it stands in v."""
+    """columns: by feature, its columns in v."""
     values = {name: value.numpy() for name, value in sums.items()}
     samples = max(1.0, float(values["samples"]))
-    found: Figures = {}
+    record: Figures = {}
     for n, part in enumerate(anatomy.parts):
-        own = {name.partition(".")[2]: value for name, value in values.items() if name.startswith(f"{n}.")}
-        made = _experts(own, samples)
-        if "weight" in own:
-            made |= _gates(own, samples)
-        if "gradient" in own:
+        part_sums = {name.partition(".")[2]: value for name, value in values.items() if name.startswith(f"{n}.")}
+        made = _experts(part_sums, samples)
+        if "weight" in part_sums:
+            made |= _gates(part_sums, samples)
+        if "gradient" in part_sums:
             ranks = max(1.0, float(values["ranks"]))
-            made["gradient"] = np.sqrt(own["gradient"] / ranks)
-            made["task_gradient"] = np.sqrt(own["gradients"] / ranks)
-        if "scale" in own:
-            made |= _scales(own, samples, columns if part.reads_features else None)
-        found |= {f"{n}.{name}": value for name, value in made.items()}
+            made["gradient"] = np.sqrt(part_sums["gradient"] / ranks)
+            made["task_gradient"] = np.sqrt(part_sums["gradients"] / ranks)
+        if "scale" in part_sums:
+            made |= _scales(part_sums, samples, columns if part.reads_features else None)
+        record |= {f"{n}.{name}": value for name, value in made.items()}
     for name, _ in anatomy.scalers:
-        own = {key: values[f"{name}.{key}"] for key in ("scale", "scale_squares")}
-        found |= {f"{name}.{key}": value for key, value in _scales(own, samples, columns).items()}
+        scaler_sums = {key: values[f"{name}.{key}"] for key in ("scale", "scale_squares")}
+        record |= {f"{name}.{key}": value for key, value in _scales(scaler_sums, samples, columns).items()}
     if "seconds" in values:
-        found["seconds"] = values["seconds"] / values["clocks"]
+        record["seconds"] = values["seconds"] / values["clocks"]
     if "losses" in values:
         weights = np.maximum(values["weights"], 1e-12)
-        found["loss"], found["positives"] = values["losses"] / weights, values["positives"] / weights
-        found["input_cosine"] = _cosine(values["input_products"])
-        found["shared_cosine"] = _cosine(values["shared_products"])
-    return found
+        record["loss"], record["positives"] = values["losses"] / weights, values["positives"] / weights
+        record["input_cosine"] = _cosine(values["input_products"])
+        record["shared_cosine"] = _cosine(values["shared_products"])
+    return record
 
 
-def _experts(own: dict[str, Floats], samples: float) -> Figures:
-    units = own["sum"].shape[1]
+def _experts(part_sums: dict[str, Floats], samples: float) -> Figures:
+    units = part_sums["sum"].shape[1]
     entries = samples * units
-    mean = own["sum"].sum(1) / entries
-    power = own["squares"] / samples  # (E, D)
-    unit_var = np.maximum(power - np.square(own["sum"] / samples), 0)
+    mean = part_sums["sum"].sum(1) / entries
+    power = part_sums["squares"] / samples  # (E, D)
+    unit_var = np.maximum(power - np.square(part_sums["sum"] / samples), 0)
     size = power.mean(1, keepdims=True)
-    norms = np.diag(own["gram"])
-    distance = 1 - 2 * own["gram"] / np.maximum(norms[:, None] + norms[None], 1e-30)
+    norms = np.diag(part_sums["gram"])
+    distance = 1 - 2 * part_sums["gram"] / np.maximum(norms[:, None] + norms[None], 1e-30)
     return {
         "mean": mean,
         "std": np.sqrt(np.maximum(power.mean(1) - np.square(mean), 0)),
-        "zero_rate": own["zeros"] / entries,
+        "zero_rate": part_sums["zeros"] / entries,
         "saturation": (unit_var <= SATURATED**2 * size).mean(1),
         "dead_units": (power <= DEAD**2 * power.mean()).mean(1),
         "distance": np.maximum(distance, 0),
-        "histogram": own["histogram"] / entries,
+        "histogram": part_sums["histogram"] / entries,
     }
 
 
-def _gates(own: dict[str, Floats], samples: float) -> Figures:
-    weight = own["weight"] / samples
-    covariance = own["weight_gram"] / samples - weight @ weight.T
+def _gates(part_sums: dict[str, Floats], samples: float) -> Figures:
+    weight = part_sums["weight"] / samples
+    covariance = part_sums["weight_gram"] / samples - weight @ weight.T
     made = {
         "weight": weight,
-        "weight_std": np.sqrt(np.maximum(own["weight_squares"] / samples - np.square(weight), 0)),
-        "contribution": own["contribution"] / np.maximum(own["contribution"].sum(1, keepdims=True), 1e-30),
-        "entropy": own["entropy"] / samples,
-        "effective": np.exp(own["entropy"] / samples),
+        "weight_std": np.sqrt(np.maximum(part_sums["weight_squares"] / samples - np.square(weight), 0)),
+        "contribution": part_sums["contribution"] / np.maximum(part_sums["contribution"].sum(1, keepdims=True), 1e-30),
+        "entropy": part_sums["entropy"] / samples,
+        "effective": np.exp(part_sums["entropy"] / samples),
         "correlation": _cosine(covariance),
-        "weight_histogram": own["weight_histogram"] / samples,
+        "weight_histogram": part_sums["weight_histogram"] / samples,
     }
-    if "self_weight" in own:
-        made["self_weight"] = own["self_weight"] / samples
+    if "self_weight" in part_sums:
+        made["self_weight"] = part_sums["self_weight"] / samples
     return made
 
 
-def _scales(own: dict[str, Floats], samples: float, columns: Mapping[str, Sequence[int]] | None) -> Figures:
-    mean = own["scale"] / samples  # (G, F)
-    std = np.sqrt(np.maximum(own["scale_squares"] / samples - np.square(mean), 0))
+def _scales(part_sums: dict[str, Floats], samples: float, columns: Mapping[str, Sequence[int]] | None) -> Figures:
+    mean = part_sums["scale"] / samples  # (G, F)
+    std = np.sqrt(np.maximum(part_sums["scale_squares"] / samples - np.square(mean), 0))
     distance = np.abs(mean - 1).mean(1)
     if columns is not None:
-        mean, std = (np.stack([x[:, list(at)].mean(1) for at in columns.values()], 1) for x in (mean, std))
+        mean, std = (np.stack([x[:, list(places)].mean(1) for places in columns.values()], 1) for x in (mean, std))
     return {"scale": mean, "scale_std": std, "scale_distance": distance}
 
 
 def _cosine(products: Floats) -> Floats:
-    """Products of K vectors with each other, (K, K) -> their cosines; 0 beside a vector that is 0."""
+    """Inner products (K, K) of K vectors -> their cosines; 0 for a zero vector."""
     norms = np.sqrt(np.maximum(np.diag(products), 0))
     bottom = norms[:, None] * norms[None]
     return np.divide(products, bottom, out=np.zeros_like(products), where=bottom > 1e-30)

@@ -1,4 +1,4 @@
-"""Findings: signs that stay. What, where, since which step, how bad, what to try."""
+"""Findings: signs that last over several records. Each says what fails, where, since which step, how badly, and what to try."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,11 +12,11 @@ from home_dist.insight.table_figures import TableFigures
 @dataclass(frozen=True)
 class Finding:
     sign: Sign
-    """As it was when last seen."""
+    """The sign in the latest record that shows it."""
     since: int
-    """The step of the first record of those in a row in which it held."""
+    """Step of the first of the consecutive records that show it."""
     last: int
-    """The step of the latest record in which it held."""
+    """Step of the latest record that shows it."""
 
     def __str__(self) -> str:
         return f"{headline(self.sign)} Since step {self.since:,}. Try: {self.sign.advice}."
@@ -31,44 +31,45 @@ def headline(sign: Sign) -> str:
 
 
 class Judge:
-    """Takes records in the order of steps, and keeps what it has found."""
+    """Takes records in the order of steps and keeps the findings."""
 
     def __init__(self, names: Names, rules: RulesSection):
         self.names, self.rules = names, rules
         self._streaks: dict[tuple[str, ...], tuple[int, int]] = {}  # since, records in a row
-        self._found: dict[tuple[str, ...], Finding] = {}
+        self._findings: dict[tuple[str, ...], Finding] = {}
 
     def record(self, record: StepRecord) -> list[Finding]:
         """Returns the findings that are new."""
         return self._take(record.step, signs(record.figures, self.names, self.rules), self.rules.patience, "experts")
 
     def tables(self, step: int, tables: list[TableFigures], epoch_over: bool) -> list[Finding]:
-        """What tables tell is no matter of luck of a few samples: it is told at once."""
+        """Signs of tables become findings at once: they do not depend on a few sampled rows of data."""
         return self._take(step, list(table_signs(tables, epoch_over, self.rules)), 1, "tables")
 
     def replay(self, store: InsightStore) -> None:
-        """Takes what a run has recorded so far: it goes on, or is looked at afterwards."""
+        """Takes all records of a run, to resume it or to inspect it afterwards."""
         for record in store.records():
             self.record(record)
         for entry in store.lines(TABLES):
             self.tables(entry["step"], [TableFigures(**t) for t in entry["tables"]], entry["epoch_over"])
 
     def findings(self) -> list[Finding]:
-        """All of them, those that still hold first, each kind in the order in which they came up."""
-        return sorted(self._found.values(), key=lambda f: (-f.last, f.since))
+        """All findings: the most recently seen first, then in the order in which they began."""
+        return sorted(self._findings.values(), key=lambda f: (-f.last, f.since))
 
-    def _take(self, step: int, found: list[Sign], patience: int, kind: str) -> list[Finding]:
+    def _take(self, step: int, seen: list[Sign], patience: int, kind: str) -> list[Finding]:
+        """Returns the new findings: signs seen for the first time in `patience` consecutive records."""
         new = []
-        keys = {(kind, *sign.key): sign for sign in found}
-        for key in [k for k in self._streaks if k[0] == kind and k not in keys]:
+        by_key = {(kind, *sign.key): sign for sign in seen}
+        for key in [k for k in self._streaks if k[0] == kind and k not in by_key]:
             del self._streaks[key]
-        for key, sign in keys.items():
+        for key, sign in by_key.items():
             since, times = self._streaks.get(key, (step, 0))
             self._streaks[key] = (since, times + 1)
             if times + 1 < patience:
                 continue
-            before = self._found.get(key)
-            self._found[key] = Finding(sign, since if before is None else before.since, step)
+            before = self._findings.get(key)
+            self._findings[key] = Finding(sign, since if before is None else before.since, step)
             if before is None:
-                new.append(self._found[key])
+                new.append(self._findings[key])
         return new

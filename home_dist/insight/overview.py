@@ -1,4 +1,4 @@
-"""Tables of many runs: what each came to, and what settings came to over several seeds."""
+"""Tables of many runs: each run's results, and each setting's results over several seeds."""
 
 import math
 import statistics
@@ -19,7 +19,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def runs_table(folder: Path, paths: Sequence[Path]) -> Table:
-    """Measures are means over tasks on the test split, or on the first there is."""
+    """One row per run. Measures are means over tasks on the test split, or else on the first split evaluated."""
     table = Table(title=f"runs in {folder}: means over tasks")
     table.add_column("run", no_wrap=True)
     table.add_column("model")
@@ -42,22 +42,22 @@ def runs_table(folder: Path, paths: Sequence[Path]) -> Table:
 
 
 def spread_table(title: str, runs: Mapping[str, Sequence[RunFigures]]) -> Table:
-    """runs: by settings, those of several seeds. Means over seeds and, behind them, their standard deviations."""
+    """Means and standard deviations over seeds, one row per setting. runs: by setting, one run per seed."""
     table = Table(title=title)
     table.add_column("settings", overflow="fold")
     for name in ("runs", *(label for _, label in MEASURES)):
         table.add_column(name, justify="right")
-    for settings, found in runs.items():
-        cells = [spread([_of_first_split(run, name) for run in found]) for name, _ in MEASURES]
-        table.add_row(settings, str(len(found)), *(_with_spread(mean, deviation) for mean, deviation in cells))
+    for settings, runs_of_setting in runs.items():
+        cells = [spread([_of_first_split(run, name) for run in runs_of_setting]) for name, _ in MEASURES]
+        table.add_row(settings, str(len(runs_of_setting)), *(_with_spread(mean, deviation) for mean, deviation in cells))
     return table
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation of those that are defined; NaN where there are too few."""
-    there = [v for v in values if not math.isnan(v)]
-    mean = statistics.fmean(there) if there else math.nan
-    return mean, statistics.stdev(there) if len(there) > 1 else math.nan
+    """Mean and standard deviation of the values that are not NaN; NaN where there are too few."""
+    defined = [v for v in values if not math.isnan(v)]
+    mean = statistics.fmean(defined) if defined else math.nan
+    return mean, statistics.stdev(defined) if len(defined) > 1 else math.nan
 
 
 def _of_first_split(run: RunFigures, name: str) -> float:

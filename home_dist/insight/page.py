@@ -1,4 +1,4 @@
-"""The HTML of a report: one file without scripts, which asks nothing of the network."""
+"""The HTML of a report: one file without scripts, which loads nothing from the network."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class PageSection:
     anchor: str
     title: str
     about: str
-    """A sentence or two of how to read it."""
+    """A sentence or two on how to read the section."""
     body: str
 
     def html(self) -> str:
@@ -76,7 +76,7 @@ def page(title: str, subtitle: str, facts: Iterable[tuple[str, str]], sections: 
 
 
 def picture(uri: str, alt: str, caption: str = "", scroll: bool = False) -> str:
-    """scroll: keeps its size, for pictures that grow with the number of experts."""
+    """scroll: scrolls instead of shrinking, for pictures that grow with the number of experts."""
     shown = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     image = f'<img src="{uri}" alt="{escape(alt, quote=True)}">'
     return f'<figure>{f"""<div class="scroll">{image}</div>""" if scroll else image}{shown}</figure>'
@@ -90,9 +90,9 @@ def grid(parts: Iterable[str], kind: str = "") -> str:
 class Cell:
     text: str
     range: str = ""
-    """Shown small, behind it."""
+    """Shown small after the text."""
     kind: str = ""
-    """better, worse"""
+    """"better", "worse" or empty."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str | Cell]], last_is_mean: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of a run's report."""
+"""Pictures for a run's report."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,9 +14,9 @@ from home_dist.insight.sums import EDGES
 from home_dist.insight.svg import NAMED, pyplot, uri
 
 RUN_COLOURS = (NAMED["blue"], NAMED["orange"])
-"""Of the run, and of the one that it is compared with."""
+"""Of the run, and of the run that it is compared with."""
 KIND_NAMES = {"shared": "blue", "group": "green", "task": "orange"}
-"""Kinds of experts, by the colour that a caption names."""
+"""By kind of expert: its colour's name, for captions."""
 KIND_COLOURS = {kind: NAMED[name] for kind, name in KIND_NAMES.items()}
 _DASHES = ("-", "--", ":", "-.")
 _LINES = ("#2563a8", "#d9730d", "#2a9d76", "#b5379b", "#8a6d3b", "#6b7280", "#c0392b", "#4f46b8", "#0e8fa3", "#7a9a01")
@@ -35,8 +35,7 @@ def lines(
     share: bool = False,
     low: float | None = None,
 ) -> str:
-    """Curves over steps; a legend where there are several and not too many. Curves of one colour differ in their dashes, if the
-    legend can tell them."""
+    """Curves over steps, with a legend for 2 to 10 curves. With a legend, curves of one colour differ in their dashes."""
     legend = 1 < len(shown) <= 10
     figure, axes = pyplot.subplots(figsize=(3.6, 2.3 + (0.17 * -(-len(shown) // 3) if legend else 0)))
     for n, (label, steps, values) in enumerate(shown):
@@ -60,15 +59,15 @@ def lines(
 
 
 def calibration(title: str, curves: Sequence[tuple[str, dict[str, list[float]]]]) -> str:
-    """Share of positives over prediction, per bin, both as logarithms where all are above 0."""
+    """Share of positives over prediction, per bin, on logarithmic axes; bins without positives are left out."""
     figure, axes = pyplot.subplots(figsize=(2.7, 2.5))
     everything = [x for _, c in curves for name in ("prediction", "rate") for x in c[name] if x > 0]
     if everything:
         low, high = min(everything) / 1.4, min(1.0, max(everything) * 1.4)
         axes.plot([low, high], [low, high], color="#9aa3af", linewidth=1, linestyle="--")
         for n, (label, c) in enumerate(curves):
-            at = [(p, r) for p, r in zip(c["prediction"], c["rate"], strict=True) if r > 0]
-            axes.plot(*zip(*at, strict=True), "o-", color=RUN_COLOURS[n], markersize=3, linewidth=1, label=label)
+            points = [(p, r) for p, r in zip(c["prediction"], c["rate"], strict=True) if r > 0]
+            axes.plot(*zip(*points, strict=True), "o-", color=RUN_COLOURS[n], markersize=3, linewidth=1, label=label)
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlim(low, high)
@@ -84,7 +83,7 @@ def calibration(title: str, curves: Sequence[tuple[str, dict[str, list[float]]]]
 
 
 def distributions(experts: Sequence[str], histograms: Floats) -> str:
-    """One row per expert: where its outputs lie, on a logarithmic axis to both sides of zero."""
+    """One row per expert: histogram of its outputs, on axes that are logarithmic on both sides of zero."""
     figure, axes = pyplot.subplots(figsize=(5.4, 0.9 + 0.2 * len(experts)))
     floor = 1e-3
     axes.imshow(np.maximum(histograms, floor), aspect="auto", cmap="Blues", norm=LogNorm(floor, 1), interpolation="nearest")
@@ -101,7 +100,7 @@ def distributions(experts: Sequence[str], histograms: Floats) -> str:
 
 
 def heat_map(title: str, values: Floats, rows: Sequence[str], columns: Sequence[str], seen: Floats | None = None) -> str:
-    """Values from 0 to 1. seen: False where nothing can be."""
+    """Values from 0 to 1. seen: False for entries that cannot have a value; they are grey."""
     figure, axes = pyplot.subplots(figsize=(1.4 + 0.3 * len(columns), 1.5 + 0.24 * len(rows)))
     shown = values if seen is None else np.where(seen, values, np.nan)
     colours = matplotlib.colormaps["Blues"].with_extremes(bad="#e9ebef")
@@ -113,7 +112,7 @@ def heat_map(title: str, values: Floats, rows: Sequence[str], columns: Sequence[
 
 
 def signed_map(title: str, values: Floats, names: Sequence[str]) -> str:
-    """Values from -1 to 1 between things of one kind."""
+    """Values from -1 to 1, for pairs of `names`."""
     side = 1.4 + 0.3 * len(names)
     figure, axes = pyplot.subplots(figsize=(side + 0.5, side))
     axes.imshow(values, cmap="RdBu_r", norm=Normalize(-1, 1))
@@ -124,7 +123,7 @@ def signed_map(title: str, values: Floats, names: Sequence[str]) -> str:
 
 
 def _plain_ticks(axis: Axis, values: Sequence[float]) -> None:
-    """Of a logarithmic axis: numbers as they are written, and not too many."""
+    """Ticks of a logarithmic axis: few, labelled as plain numbers."""
     decades = np.log10(max(values) / min(values))
     axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if decades < 1.3 else (1, 3) if decades < 2.2 else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -148,7 +147,7 @@ def _numbers(axes: Axes, values: Floats, dark: float) -> None:
 
 
 def stacked_shares(title: str, rows: Sequence[str], parts: dict[str, Floats]) -> str:
-    """Horizontal bars of shares by kind of expert, which add up to 1."""
+    """One horizontal bar per row, of shares by kind of expert that add up to 1."""
     figure, axes = pyplot.subplots(figsize=(3.6, 1.0 + 0.22 * len(rows)))
     left = np.zeros(len(rows))
     for kind, values in parts.items():
@@ -164,7 +163,7 @@ def stacked_shares(title: str, rows: Sequence[str], parts: dict[str, Floats]) ->
 
 
 def grouped_bars(title: str, rows: Sequence[str], parts: dict[str, Floats], label: str) -> str:
-    """Per row a bar of each kind of expert, on a logarithmic axis."""
+    """In each row a bar per kind of expert, on a logarithmic axis."""
     figure, axes = pyplot.subplots(figsize=(3.6, 1.1 + 0.32 * len(rows)))
     height = 0.8 / max(1, len(parts))
     for n, (kind, values) in enumerate(parts.items()):
@@ -185,7 +184,7 @@ def grouped_bars(title: str, rows: Sequence[str], parts: dict[str, Floats], labe
 
 
 def factors(title: str, names: Sequence[str], values: Floats, most: int = 8) -> str:
-    """The features that a gate amplifies most and those that it damps most."""
+    """Factors of the `most` features that a gate amplifies most and the `most` that it damps most."""
     order = np.argsort(values)
     chosen = order if len(order) <= 2 * most else np.concatenate([order[:most], order[-most:]])
     figure, axes = pyplot.subplots(figsize=(3.6, 0.9 + 0.17 * len(chosen)))

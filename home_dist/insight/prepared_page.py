@@ -1,5 +1,5 @@
-"""The page of a preparation, from its report: what became of the rows, labels over days, how many rows have each feature,
-how statistics are spread. One file, no network."""
+"""The page of a preparation, made from its report: rows read, kept and dropped; labels by day; coverage of features;
+histograms of statistics. One file, which loads nothing from the network."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from home_dist.insight.page import Cell, PageSection, grid, page, picture, table
 from home_dist.insight.svg import NAMED, pyplot, uri
 
 _NAMES = {"train": "blue", "validation": "orange", "test": "green", None: "grey"}
-"""Days by split, None for those before the training days, by the colour that a caption names."""
+"""By split of a day: its colour's name, for captions. None: days before the training days."""
 _COLOURS = {split: NAMED[name] for split, name in _NAMES.items()}
 _Z = 1.96  # 95 %
-_FILES = 10  # that are named
+_FILES = 10  # file names listed at most
 _FALLEN = 0.1
-"""A share of rows with a feature that falls by so much from training to a later split is marked."""
+"""A feature's coverage is marked if it falls by more than this share of rows from training to a later split."""
 
 
 def write_page(report: Mapping[str, Any], path: Path) -> None:
-    """report: what `home-dist prepare` leaves in report.json."""
+    """report: the content of report.json, written by `home-dist prepare`."""
     splits = report["splits"]
     facts = [
         ("rows in", f"{report['rows_in']:,}"),
@@ -80,13 +80,13 @@ def _labels(report: Mapping[str, Any]) -> PageSection:
     splits = report["splits"]
     lines: list[list[str | Cell]] = []
     for name in splits["train"]["positives"]:
-        for which, split in splits.items():
+        for split_name, split in splits.items():
             known = split["rows"] - split["unknown"][name]
             happened = split["positives"][name]
             low, high = _interval(happened, known)
             rate = Cell(f"{happened / known:.3%}", f"{low:.3%} to {high:.3%}") if known else "-"
             unknown = f"{split['unknown'][name] / split['rows']:.1%}"
-            lines.append([name if which == "train" else "", which, rate, f"{happened:,}", unknown])
+            lines.append([name if split_name == "train" else "", split_name, rate, f"{happened:,}", unknown])
     head = ["label", "split", "rate", "positives", "unknown"]
     pictures = [_rate_by_day(name, report["days"]) for name in splits["train"]["positives"]]
     return PageSection(
@@ -144,16 +144,16 @@ def _coverage(report: Mapping[str, Any]) -> PageSection:
 
 def _statistics(report: Mapping[str, Any]) -> PageSection:
     pictures = []
-    for name, found in report["histograms"].items():
-        edges, rows = found["edges"], found["rows"]
+    for name, histogram in report["histograms"].items():
+        edges, rows = histogram["edges"], histogram["rows"]
         figure, axes = pyplot.subplots(figsize=(3.0, 1.9))
-        for boundary in found["boundaries"]:
+        for boundary in histogram["boundaries"]:
             axes.axvline(boundary, color="#d9730d", linewidth=0.5, alpha=0.6)
         axes.bar(edges[:-1], rows, width=np.diff(edges), align="edge", color="#2563a8", linewidth=0)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
         axes.set_title(name)
-        alt = f"histogram of {name}, mean {found['mean']:g}, standard deviation {found['std']:g}"
-        pictures.append(picture(uri(figure), alt, f"mean {found['mean']:.4g}, standard deviation {found['std']:.4g}"))
+        alt = f"histogram of {name}, mean {histogram['mean']:g}, standard deviation {histogram['std']:g}"
+        pictures.append(picture(uri(figure), alt, f"mean {histogram['mean']:.4g}, standard deviation {histogram['std']:.4g}"))
     return PageSection(
         "statistics",
         "Statistics",
@@ -163,21 +163,21 @@ def _statistics(report: Mapping[str, Any]) -> PageSection:
 
 
 def _extremes(report: Mapping[str, Any]) -> str:
-    """Of all days, as the log has them."""
+    """Table of the log's numbers on all days: extremes, quantiles, infinite values."""
     lines: list[list[str | Cell]] = []
-    for name, told in report.get("extremes", {}).items():
-        if "lowest" in told:
-            most = Cell(f"{told['highest']:g}", kind="worse" if told["suspicious"] else "")
-            where = f"row {told['row']:,} of {told['file']}"
-            ends = [f"{told[what]:g}" for what in ("half_below", "99.9%_below")]
-            lines.append([name, f"{told['lowest']:g}", most, where, *ends, f"{told['infinite']:,}"])
+    for name, extremes in report.get("extremes", {}).items():
+        if "lowest" in extremes:
+            most = Cell(f"{extremes['highest']:g}", kind="worse" if extremes["suspicious"] else "")
+            where = f"row {extremes['row']:,} of {extremes['file']}"
+            ends = [f"{extremes[quantile]:g}" for quantile in ("half_below", "99.9%_below")]
+            lines.append([name, f"{extremes['lowest']:g}", most, where, *ends, f"{extremes['infinite']:,}"])
     head = ["number", "lowest", "highest", "largest in", "half below", "99.9 % below", "infinite"]
     about = "<p>Numbers of the log, of all days. Red: far beyond what almost all values stay below.</p>"
     return about + table(head, lines) if lines else ""
 
 
 def _interval(happened: int, known: int) -> tuple[float, float]:
-    """Wilson's, of a share."""
+    """Wilson's 95 % interval of a share."""
     if not known:
         return 0.0, 0.0
     share, spread = happened / known, _Z * _Z / known

@@ -24,7 +24,8 @@ _PLAIN = (("log_loss", "log loss"), ("normalized_entropy", "normalised entropy")
 
 
 def write_report(path: Path, other: Path | None, against: Sequence[Path], out: Path) -> Path:
-    """path, other, against: run folders. Raises ConfigError for folders that hold no run, or nothing to show."""
+    """Writes the report of run folder `path`, compared with run `other`; against: runs of single tasks. Raises ConfigError for
+    folders without a run, for a run without records, and where `out` cannot be written."""
     runs = [RunRecord.open(p) for p in (path, *([other] if other else []))]
     alone = [RunRecord.open(p) for p in against]
     if not (runs[0].evaluation or runs[0].records or runs[0].curves):
@@ -54,8 +55,8 @@ def _facts(runs: Sequence[RunRecord], alone: Sequence[RunRecord]) -> Iterator[tu
     for run in runs:
         prefix = f"{run.name}: " if len(runs) > 1 else ""
         yield f"{prefix}steps", f"{run.steps:,}"
-        found = run.findings(list(alone))
-        yield f"{prefix}findings", str(len(found)) if found or run.looked_at else "not looked at"
+        findings = run.findings(list(alone))
+        yield f"{prefix}findings", str(len(findings)) if findings or run.looked_at else "not looked at"
         split = next(iter(run.splits), None)
         if split:
             yield f"{prefix}mean AUC, {split}", _number(run.mean(split, "auc"))
@@ -65,18 +66,18 @@ def _facts(runs: Sequence[RunRecord], alone: Sequence[RunRecord]) -> Iterator[tu
 def _findings(runs: Sequence[RunRecord], alone: Sequence[RunRecord]) -> PageSection:
     parts = []
     for run in runs:
-        found = run.findings(list(alone))
+        findings = run.findings(list(alone))
         if len(runs) > 1:
             parts.append(f"<h3>{_key(run, runs)}{escape(run.name)}</h3>")
         if run.names is None:
             parts.append('<div class="quiet">Not looked at: insight.every_steps is 0.</div>')
         elif not run.looked_at:
             parts.append('<div class="quiet">Not looked at yet: no step of insight.every_steps has been reached.</div>')
-        elif not found:
+        elif not findings:
             looked = f"{len(run.records)} records of experts and gates, {len(run.tables)} of embedding tables"
             parts.append(f'<div class="none">Nothing found in {looked}.</div>')
         latest = run.records[-1].step if run.records else 0
-        parts += [_card(finding, latest) for finding in found]
+        parts += [_card(finding, latest) for finding in findings]
     about = "Signs of failure that lasted, by the rules and thresholds of [insight.rules]. Those that have gone since are grey."
     return PageSection("findings", "Findings", about, "".join(parts))
 
@@ -129,7 +130,7 @@ def _metrics(run: RunRecord, split: str) -> str:
 
 
 def _comparison(first: RunRecord, second: RunRecord, split: str) -> tuple[str, str]:
-    """Metrics side by side, and their differences with a paired test where both scored the same rows."""
+    """(about, table): metrics side by side, with a paired test of the differences if both runs scored the same rows."""
     drawn = (first.bootstraps(split), second.bootstraps(split)) if same_rows(first, second, split) else (None, None)
     rows: list[list[str | Cell]] = []
     shared = [t for t in first.tasks if t in second.tasks]
@@ -176,8 +177,8 @@ def _slices(runs: Sequence[RunRecord]) -> Iterator[PageSection]:
         for entry in (e for e in entries if e["feature"] == feature):
             means = []
             for name in ("auc", "gauc", "log_loss", "calibration"):
-                there = [t[name] for t in entry["tasks"] if not math.isnan(t[name])]
-                means.append(_number(math.fsum(there) / len(there) if there else math.nan))
+                defined = [t[name] for t in entry["tasks"] if not math.isnan(t[name])]
+                means.append(_number(math.fsum(defined) / len(defined) if defined else math.nan))
             rows.append([str(entry["value"]), f"{entry['samples']:,}", *means])
         body += f"<h3>{escape(feature)}</h3>" + table([feature, "samples", "AUC", "GAUC", "log loss", "calibration"], rows)
     about = (
@@ -191,24 +192,24 @@ def _curves(runs: Sequence[RunRecord]) -> PageSection:
     for task in first.tasks:
         shown: list[plots.Line] = []
         for run in runs:
-            there = [c for c in run.curves if task in c["task_losses"]]
-            if there:
-                shown.append((run.name, [c["step"] for c in there], [c["task_losses"][task] for c in there]))
+            points = [c for c in run.curves if task in c["task_losses"]]
+            if points:
+                shown.append((run.name, [c["step"] for c in points], [c["task_losses"][task] for c in points]))
         if shown:
             parts.append(picture(plots.lines(task, shown, plots.RUN_COLOURS), f"loss of {task} over steps"))
     if first.curves:
         for name in first.curves[-1].get("running", {}):
             shown = []
             for task in first.tasks:
-                there = [c for c in first.curves if not math.isnan(c.get("running", {}).get(name, {}).get(task, math.nan))]
-                if there:
-                    shown.append((task, [c["step"] for c in there], [c["running"][name][task] for c in there]))
+                points = [c for c in first.curves if not math.isnan(c.get("running", {}).get(name, {}).get(task, math.nan))]
+                if points:
+                    shown.append((task, [c["step"] for c in points], [c["running"][name][task] for c in points]))
             if shown:
                 title = f"{name.replace('_', ' ').replace('auc', 'AUC')} in training"
                 parts.append(picture(plots.lines(title, shown), f"{title}, over steps"))
         for name in first.curves[-1]["auxiliary"]:
-            there = [c for c in first.curves if name in c["auxiliary"]]
-            line = (first.name, [c["step"] for c in there], [c["auxiliary"][name] for c in there])
+            points = [c for c in first.curves if name in c["auxiliary"]]
+            line = (first.name, [c["step"] for c in points], [c["auxiliary"][name] for c in points])
             parts.append(picture(plots.lines(name, [line]), f"{name} over steps"))
         rates = [(r.name, [c["step"] for c in r.curves], [c["samples_per_second"] for c in r.curves]) for r in runs if r.curves]
         parts.append(picture(plots.lines("samples/s, all ranks", rates, plots.RUN_COLOURS, low=0), "samples per second"))
@@ -228,12 +229,12 @@ def _curves(runs: Sequence[RunRecord]) -> PageSection:
 
 
 def _breakdown(run: RunRecord) -> list[str]:
-    """The parts of the steps that were looked at, as shares and in a table of medians."""
+    """Parts of the sampled steps: shares of time as a picture, medians as a table."""
     timed = [(r.step, r.figures["seconds"]) for r in run.records if "seconds" in r.figures]
     timed = [(step, seconds) for step, seconds in timed if np.isfinite(seconds).all()]
     if not timed:
         return []
-    steps, seconds = [step for step, _ in timed], np.stack([found for _, found in timed])
+    steps, seconds = [step for step, _ in timed], np.stack([by_part for _, by_part in timed])
     shares = seconds / seconds.sum(1, keepdims=True)
     shown = {part: shares[:, n].tolist() for n, part in enumerate(PARTS)}
     medians = np.median(seconds, 0)
@@ -249,9 +250,9 @@ def _calibration(runs: Sequence[RunRecord]) -> Iterator[PageSection]:
         parts = []
         for task in runs[0].tasks:
             curves = [(run.name, run.evaluation.get("calibration", {}).get(split, {}).get(task)) for run in runs]
-            there = [(name, curve) for name, curve in curves if curve and curve["weight"]]
-            if there:
-                parts.append(picture(plots.calibration(task, there), f"calibration of {task}"))
+            drawn = [(name, curve) for name, curve in curves if curve and curve["weight"]]
+            if drawn:
+                parts.append(picture(plots.calibration(task, drawn), f"calibration of {task}"))
         about = f"On {split}, in bins of equally many samples. On the dashed line what is predicted happens."
         yield PageSection("calibration", "Calibration", about, grid(parts, "small") if parts else "")
 

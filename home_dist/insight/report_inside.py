@@ -1,4 +1,4 @@
-"""The sections of a report that look inside: experts, gates, gradients, feature gates, embedding tables."""
+"""The report's sections about the model's inside: experts, gates, gradients, feature gates, embedding tables."""
 
 from collections.abc import Callable, Sequence
 from html import escape
@@ -12,7 +12,7 @@ from home_dist.insight.store import Floats, Names, PartNames, StepRecord
 
 _KINDS = ("shared", "group", "task")
 _MAPS = 3
-"""Moments at which gates are shown beside each other."""
+"""Records whose gates are shown side by side."""
 
 
 def inside_sections(runs: Sequence[RunRecord]) -> list[PageSection]:
@@ -73,9 +73,11 @@ def _experts(run: RunRecord) -> str:
         latest = run.records[-1].figures
         rows = []
         for e, expert in enumerate(part.experts):
-            own = [float(latest[f"{n}.{f}"][e]) for f in ("mean", "std", "zero_rate", "saturation", "dead_units", "gradient")]
-            shares = [f"{x:.0%}" for x in own[2:5]]
-            rows.append([_short([expert])[0], f"{own[0]:.3g}", f"{own[1]:.3g}", *shares, f"{own[5]:.2g}"])
+            figures = [
+                float(latest[f"{n}.{f}"][e]) for f in ("mean", "std", "zero_rate", "saturation", "dead_units", "gradient")
+            ]
+            shares = [f"{x:.0%}" for x in figures[2:5]]
+            rows.append([_short([expert])[0], f"{figures[0]:.3g}", f"{figures[1]:.3g}", *shares, f"{figures[5]:.2g}"])
         body += f"<h3>{escape(_layer(part, n))}</h3>"
         spread = picture(
             plots.distributions(_short(part.experts), latest[f"{n}.histogram"]),
@@ -193,5 +195,5 @@ def _layer(part: PartNames, n: int) -> str:
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """Without the layer, which the heading tells."""
+    """Names without the layer, which the heading gives."""
     return [name.rpartition("/")[2] for name in names]

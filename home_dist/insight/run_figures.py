@@ -1,4 +1,4 @@
-"""What a run came to: the figures that tables of many runs show. Read without torch."""
+"""A run's figures for tables of many runs. Read without torch."""
 
 import math
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ class RunFigures:
     path: Path
     model_kind: str
     tasks: list[str]
-    """Those that the run trains, in the schema's order."""
+    """Tasks that the run trains, in the schema's order."""
     curves: list[dict[str, Any]]
     evaluation: dict[str, Any]
 
     @staticmethod
     def open(path: Path) -> "RunFigures":
-        """Raises ConfigError where no run is."""
+        """Raises ConfigError for a folder without a run."""
         config = path / "config.toml"
         if not config.is_file():
             raise ConfigError(f"{path}: no run is there (no config.toml). Give the run.dir of a run that was started.")
@@ -49,12 +49,12 @@ class RunFigures:
 
     @property
     def looked_at(self) -> bool:
-        """Whether there is anything in which something could have been found."""
+        """Whether there are records that could have shown a failure."""
         return self.store.names() is not None and bool(self.store.steps() or self.store.lines(TABLES))
 
     @property
     def findings_told(self) -> int:
-        """Findings that were told while the run trained."""
+        """Number of findings reported while the run trained."""
         return len(self.store.lines(FINDINGS))
 
     @property
@@ -70,6 +70,6 @@ class RunFigures:
         return math.nan if value is None else float(value)
 
     def mean(self, split: str, name: str) -> float:
-        """Over the tasks for which the metric is defined."""
-        there = [v for v in (self.metric(split, t, name) for t in self.tasks) if not math.isnan(v)]
-        return math.fsum(there) / len(there) if there else math.nan
+        """Mean over the tasks for which the metric is defined."""
+        defined = [v for v in (self.metric(split, t, name) for t in self.tasks) if not math.isnan(v)]
+        return math.fsum(defined) / len(defined) if defined else math.nan

@@ -1,4 +1,4 @@
-"""Everything that a run has left in its folder about itself, read back."""
+"""Reads back everything that a run's folder records about the run."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +17,7 @@ from home_dist.schema import Schema, load_schema
 
 _RESAMPLES = 200
 _LARGEST = 200_000
-"""Rows of a split up to which intervals are drawn: some ten seconds."""
+"""Intervals are computed for splits of at most so many rows: some ten seconds."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RunRecord(RunFigures):
 
     @staticmethod
     def open(path: Path) -> "RunRecord":
-        """Raises ConfigError where no run is."""
+        """Raises ConfigError for a folder without a run."""
         figures, store = RunFigures.open(path), InsightStore(path / "insight")
         return RunRecord(
             **vars(figures),
@@ -43,21 +43,21 @@ class RunRecord(RunFigures):
         )
 
     def findings(self, alone: "list[RunRecord] | None" = None) -> list[Finding]:
-        """By the thresholds of the run's configuration; alone: runs of single tasks that it should not fall behind."""
+        """Findings by the thresholds of the run's configuration. alone: single-task runs that it should not fall behind."""
         if self.names is None:
             return []
         judge = Judge(self.names, self.config.insight.rules)
         judge.replay(self.store)
-        found = judge.findings()
+        findings = judge.findings()
         split = next(iter(self.splits), None)
         if alone and split:
             references: dict[str, float] = {}
             for run in alone:
                 references |= {t: run.metric(split, t, "auc") for t in run.tasks}
-            own = {t: self.metric(split, t, "auc") for t in self.tasks}
+            auc = {t: self.metric(split, t, "auc") for t in self.tasks}
             step = self.steps
-            found += [Finding(sign, step, step) for sign in transfer_signs(own, references, self.config.insight.rules)]
-        return found
+            findings += [Finding(sign, step, step) for sign in transfer_signs(auc, references, self.config.insight.rules)]
+        return findings
 
     @cached_property
     def _scores(self) -> dict[str, dict[str, np.ndarray]]:
@@ -76,7 +76,7 @@ class RunRecord(RunFigures):
         return {}
 
     def bootstraps(self, split: str) -> tuple[Bootstrap, Bootstrap] | None:
-        """Of AUC and GAUC; None where scores were not kept, or are too many."""
+        """Bootstraps of AUC and GAUC; None if scores were not kept or are too many."""
         if split not in self._bootstraps:
             kept = self.scores(split)
             drawn = None
@@ -88,7 +88,7 @@ class RunRecord(RunFigures):
 
 
 def same_rows(first: RunRecord, second: RunRecord, split: str) -> bool:
-    """Whether both runs scored the same rows in the same order, so that they can be compared row by row."""
+    """Whether both runs scored the same rows in the same order, so that a row-by-row comparison is valid."""
     one, two = first.scores(split), second.scores(split)
     if one is None or two is None or first.tasks != second.tasks:
         return False

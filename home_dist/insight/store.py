@@ -1,6 +1,6 @@
 """The records of a run, in its folder `insight/`: names.json, curves.jsonl, findings.jsonl, and one .npz per sampled step.
 
-Written by the first rank. A run that goes on from a checkpoint drops what is of later steps: it will be written again.
+The first rank writes them. A run that resumes from a checkpoint drops records of later steps: it will write them again.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ from home_dist.files.whole import whole_file, write_whole
 
 Floats = NDArray[np.float64]
 Figures = dict[str, Floats]
-"""Of a sampled step, by name: see figures.py."""
+"""Figures of a sampled step by name: see figures.py."""
 
 CURVES, FINDINGS, TABLES = "curves.jsonl", "findings.jsonl", "tables.jsonl"
 
 
 @dataclass(frozen=True)
 class PartNames:
-    """A part of a model as figures speak of it, see models/anatomy.py."""
+    """Names in a part of a model, as figures use them; see models/anatomy.py."""
 
     experts: list[str]
     kinds: list[str]
@@ -44,7 +44,7 @@ class PartNames:
 class Names:
     tasks: list[str]
     groups: list[str]
-    """Of each task."""
+    """The task group of each task."""
     parts: list[PartNames]
     features: list[str]
     scalers: list[str] = field(default_factory=list)
@@ -68,7 +68,7 @@ class InsightStore:
         self.folder = folder
 
     def begin(self, names: Names, step: int) -> None:
-        """Makes the folder ready for a run that goes on after `step`."""
+        """Prepares the folder for a run that continues after `step`; removes records of later steps."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "names.json", names.to_json())
         for path in self._files():
@@ -93,18 +93,18 @@ class InsightStore:
 
     def records(self) -> list[StepRecord]:
         """In the order of steps."""
-        found = []
+        records = []
         for path in self._files():
             with np.load(path, allow_pickle=False) as content:
-                found.append(StepRecord(_step(path), {name: content[name] for name in content.files}))
-        return found
+                records.append(StepRecord(_step(path), {name: content[name] for name in content.files}))
+        return records
 
     def steps(self) -> list[int]:
         """Steps of the records."""
         return [_step(path) for path in self._files()]
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """Entries of a .jsonl file; numbers that are not defined are NaN. A line that was cut off by a kill is left out."""
+        """Entries of a .jsonl file, with NaN for undefined numbers. A line that a kill cut off is left out."""
         return [with_nan(entry) for entry in read_entries(self.folder / name)]
 
     def _files(self) -> list[Path]:

@@ -1,7 +1,7 @@
-"""What is counted of one rank's samples in a sampled step: sums, so that ranks' counts add up to those of all samples.
+"""Sums over one rank's samples in a sampled step. Sums of all ranks add up to the sums over all samples.
 
-Keys are "PART.NAME", PART being the part's number in the model's anatomy, or NAME alone for what is the model's. The letters:
-K tasks or gates, E experts, D their width, G inputs of a feature gate, F its width.
+Keys are "PART.NAME", where PART is the part's number in the model's anatomy, or NAME alone for sums of the whole model.
+Letters: K tasks or gates, E experts, D expert width, G inputs of a feature gate, F width of its input.
 """
 
 import torch
@@ -15,28 +15,28 @@ from home_dist.network import Head
 Sums = dict[str, torch.Tensor]
 
 ZERO = 1e-6
-"""An output of at most this size counts as zero. ReLU gives zeros exactly; Swish(BatchNorm(.)) hardly ever comes that near."""
+"""An output of at most this size counts as zero. ReLU gives exact zeros; Swish(BatchNorm(.)) hardly ever comes so close."""
 
 EDGES = torch.cat([-torch.logspace(2, -3, 21), torch.logspace(-3, 2, 21)])
-"""Of the histograms of outputs: four bins a decade on both sides of zero, as experts differ by orders of magnitude."""
+"""Edges of output histograms: four bins a decade on both sides of zero, as experts differ by orders of magnitude."""
 
 WEIGHT_BINS = 20
-"""Of the histograms of gate weights, equal parts of 0 to 1."""
+"""Bins of gate-weight histograms, of equal width from 0 to 1."""
 
 
 @torch.no_grad()
 def statistics(head: Head, anatomy: Anatomy, v: torch.Tensor) -> Sums:
-    """v: (B, F), real samples."""
+    """Sums of experts' outputs, gate weights and feature gates' factors. v: (B, F), real samples."""
     with watched(head.model, anatomy) as seen:
         head.model(v)
     sums: Sums = {"samples": v.new_tensor(float(len(v)))}
     for n in range(len(anatomy.parts)):
-        found = _experts(seen.outputs[n])
+        part_sums = _experts(seen.outputs[n])
         if n in seen.weights:
-            found |= _gates(seen, n)
+            part_sums |= _gates(seen, n)
         if n in seen.scales:
-            found |= _scales(seen.scales[n])
-        sums |= {f"{n}.{name}": value for name, value in found.items()}
+            part_sums |= _scales(seen.scales[n])
+        sums |= {f"{n}.{name}": value for name, value in part_sums.items()}
     for name, scale in seen.scalers.items():
         sums |= {f"{name}.{key}": value for key, value in _scales(scale.unsqueeze(0)).items()}
     return sums
@@ -57,7 +57,7 @@ def _experts(out: torch.Tensor) -> Sums:
 
 def _gates(seen: Passed, n: int) -> Sums:
     total = seen.weights[n]
-    # Softmax alone: what a self gate or a residual path adds is told apart. In float64, as variances near 0 are judged.
+    # Weights of the softmax alone; self gates and residual paths are counted apart. float64, as rules judge variances near 0.
     gates = seen.masked.get(n, total).double()
     norms = torch.linalg.vector_norm(seen.outputs[n], dim=2)  # (E, B)
     flat = gates.flatten(1)
@@ -75,13 +75,13 @@ def _gates(seen: Passed, n: int) -> Sums:
 
 
 def _scales(scale: torch.Tensor) -> Sums:
-    """scale: (G, B, F). In float64: near 1, its variance would drown in rounding."""
+    """scale: (G, B, F). Summed in float64: factors are near 1, so that rounding would hide their variance."""
     scale = scale.double()
     return {"scale": scale.sum(1), "scale_squares": scale.square().sum(1)}
 
 
 def _counted(bins: torch.Tensor, length: int) -> torch.Tensor:
-    """bins: (R, N), numbers of bins. Returns how often each occurs in a row, (R, length)."""
+    """bins: (R, N), bin numbers. Returns how often each bin occurs in each row, (R, length)."""
     rows = torch.arange(len(bins), device=bins.device).unsqueeze(1) * length
     return torch.bincount((bins + rows).flatten(), minlength=len(bins) * length).view(len(bins), length)
 
@@ -89,10 +89,10 @@ def _counted(bins: torch.Tensor, length: int) -> torch.Tensor:
 def gradients(
     head: Head, anatomy: Anatomy, v: torch.Tensor, dense: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
 ) -> Sums:
-    """Each task's gradients: squared norms by expert, and products between tasks on shared experts and on v.
+    """Squared norms of each task's gradients by expert, and inner products of two tasks' gradients on shared experts and on v.
 
     v: (B, F); dense: (B, P); labels, weights: (B, K), of real samples. A task's loss here is the mean over these samples, times
-    the task's weight in training. Sums over ranks are of squares and products of each rank's own gradients.
+    the task's weight in training. Each rank squares and multiplies its own gradients; sums over ranks add these up.
     """
     v = v.detach().requires_grad_()
     with watched(head, anatomy), torch.enable_grad():
@@ -100,24 +100,24 @@ def gradients(
         losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, weight=weights, reduction="none")
         means = losses.sum(0) / max(1, len(v))
         parameters = [(n, p) for n, part in enumerate(anatomy.parts) for p in part.bank.parameters()]
-        found = [
+        by_task = [
             torch.autograd.grad(loss, [v, *(p for _, p in parameters)], retain_graph=True, materialize_grads=True)
             for loss in (means * head.task_weight).unbind()
         ]
-    inputs = torch.stack([g[0].flatten() for g in found])  # (K, B F)
+    inputs = torch.stack([g[0].flatten() for g in by_task])  # (K, B F)
     sums: Sums = {
         "losses": losses.detach().sum(0),
         "weights": weights.sum(0),
         "positives": (weights * labels).sum(0),
         "input_products": inputs @ inputs.t() * max(1, len(v)) ** 2,
     }
-    shared = inputs.new_zeros(len(found), len(found))
+    shared = inputs.new_zeros(len(by_task), len(by_task))
     for i, (n, parameter) in enumerate(parameters):
-        of_task = torch.stack([g[i + 1] for g in found])  # (K, E, ...)
-        add(sums, f"{n}.gradients", of_task.flatten(2).square().sum(2))
-        add(sums, f"{n}.gradient", of_task.sum(0).flatten(1).square().sum(1))
+        stacked = torch.stack([g[i + 1] for g in by_task])  # (K, E, ...)
+        add(sums, f"{n}.gradients", stacked.flatten(2).square().sum(2))
+        add(sums, f"{n}.gradient", stacked.sum(0).flatten(1).square().sum(1))
         if parameter.dim() and anatomy.parts[n].shared:
-            flat = of_task[:, anatomy.parts[n].shared].flatten(1)
+            flat = stacked[:, anatomy.parts[n].shared].flatten(1)
             shared = shared + flat @ flat.t()
     return sums | {"shared_products": shared, "ranks": v.new_tensor(1.0)}
 
@@ -127,8 +127,8 @@ def add(sums: Sums, name: str, value: torch.Tensor) -> None:
 
 
 def over_ranks(sums: Sums) -> Sums:
-    """The sums of all ranks, float64 on the CPU; every rank calls it."""
-    names = sorted(sums)  # the same on all ranks: the model's
+    """Adds up the sums of all ranks, in float64 on the CPU. Collective."""
+    names = sorted(sums)  # the same on all ranks, as the model defines them
     packed = torch.cat([sums[name].detach().double().cpu().flatten() for name in names])
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(packed)

@@ -1,4 +1,4 @@
-"""How pictures look, and how they get into a page: SVG in data URIs, so that it needs nothing else."""
+"""Style of pictures, and their embedding into a page: SVG in data URIs, so that the page needs no other file."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 __all__ = ["NAMED", "pyplot", "uri"]
 
 NAMED = {"blue": "#2563a8", "orange": "#d9730d", "green": "#2a9d76", "grey": "#9aa3af"}
-"""Colours that captions name."""
+"""Colours by the names that captions use."""
 
 matplotlib.rcParams.update(
     {
@@ -39,7 +39,7 @@ matplotlib.rcParams.update(
 
 
 def uri(figure: Figure) -> str:
-    """Ends the figure."""
+    """The figure as a data URI; closes the figure."""
     content = io.BytesIO()
     figure.savefig(content, format="svg", metadata={"Date": None}, transparent=True)
     pyplot.close(figure)

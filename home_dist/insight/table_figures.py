@@ -1,7 +1,7 @@
-"""How embedding tables have grown, and which of their rows no step has changed.
+"""Growth of sharded embedding tables, and the share of rows that no step has changed.
 
-Sharded tables start from values that can be made again (embeddings/collections.py): a row that still holds them was never
-looked up. Each rank looks at the rows that lie on it.
+Initial values can be computed again (embeddings/collections.py): a row that still holds them was never looked up. Each rank
+examines the rows that it holds.
 """
 
 from collections.abc import Collection
@@ -14,7 +14,7 @@ from torch import nn
 from home_dist.embeddings.collections import initial_values, table_shards
 
 _BLOCK = 1 << 16
-"""Rows that are looked at together, so that the memory needed does not depend on the table."""
+"""Rows examined at a time, so that the memory needed does not depend on the table."""
 
 
 @dataclass(frozen=True)
@@ -22,33 +22,33 @@ class TableFigures:
     table: str
     rows: int
     untouched: float
-    """Share of rows that still hold what they started with."""
+    """Share of rows that still hold their initial values."""
     size: float
-    """Root mean square of the entries of the others."""
+    """Root mean square of the entries of all other rows."""
     largest: float
     """Largest absolute entry."""
     growth: float
-    """`size` over the standard deviation that tables start with."""
+    """`size` / standard deviation of initial values."""
     broken: int
     """Entries that are infinite or NaN."""
     used_to: int = -1
-    """Rows up to the last one that was looked up; -1: of a record that does not tell."""
+    """Number of rows up to the last one that was looked up; -1 in records without this figure."""
     hashed: bool = False
-    """Whether the run hashes ids into the rows, so that used ones lie anywhere."""
+    """Whether the run hashes ids into rows, so that used rows lie anywhere."""
 
 
 @torch.no_grad()
 def table_figures(model: nn.Module, std: float, seed: int, hashed: Collection[str] = ()) -> list[TableFigures]:
-    """Of all sharded tables, the same on every rank; every rank calls it. std, seed: those that the run started with. hashed:
-    tables that ids are hashed into."""
-    found: dict[str, torch.Tensor] = {}
+    """Figures of all sharded tables, the same on every rank. Collective. std, seed: of the run's initial values. hashed: tables
+    into which ids are hashed."""
+    sums_of: dict[str, torch.Tensor] = {}
     largest: dict[str, torch.Tensor] = {}
     rows: dict[str, int] = {}
     for shard in table_shards(model):
         rows[shard.table] = shard.rows
-        # A row cut into columns is counted by the share of it that lies here; a copy on each rank by one rank's share.
+        # In a column-wise shard a row counts by the share of its columns; of a table copied to n ranks, each counts 1 / n.
         share = shard.values.shape[1] / shard.dim / shard.copies
-        sums = found.setdefault(shard.table, torch.zeros(4, dtype=torch.float64))
+        sums = sums_of.setdefault(shard.table, torch.zeros(4, dtype=torch.float64))
         top = largest.setdefault(shard.table, torch.zeros(2, dtype=torch.float64))
         for first in range(0, len(shard.values), _BLOCK):
             values = shard.values[first : first + _BLOCK].detach().cpu()
@@ -69,14 +69,14 @@ def table_figures(model: nn.Module, std: float, seed: int, hashed: Collection[st
                 last = shard.first_row + first + int(used[-1]) + 1 if len(used) else 0
                 reached = (torch.where(finite, values, 0).abs().max().item(), last)
                 top.copy_(torch.maximum(top, torch.tensor(reached, dtype=torch.float64)))
-    # A rank may hold no shard of a table.
-    known: list[dict[str, int]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(known, rows)
-    rows = {table: count for ranks in known for table, count in ranks.items()}
+    # A rank may hold no shard of a table that others hold.
+    rows_by_rank: list[dict[str, int]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(rows_by_rank, rows)
+    rows = {table: count for rank_rows in rows_by_rank for table, count in rank_rows.items()}
     tables = sorted(rows)
     if not tables:
         return []
-    packed = torch.stack([found.get(t, torch.zeros(4, dtype=torch.float64)) for t in tables])
+    packed = torch.stack([sums_of.get(t, torch.zeros(4, dtype=torch.float64)) for t in tables])
     tops = torch.stack([largest.get(t, torch.zeros(2, dtype=torch.float64)) for t in tables])
     dist.all_reduce(packed)
     dist.all_reduce(tops, op=dist.ReduceOp.MAX)

@@ -1,8 +1,8 @@
-"""Where the time of traced steps went, and how much of the exchange between ranks was hidden behind computing.
+"""Splits the time of traced steps into parts, and measures how much of the exchange between ranks computing hides.
 
-Reads the file that torch's profiler writes (Chrome's format). Each moment of a step belongs to the innermost scope that is
-known here, on the thread that trains, or on a GPU on the stream that computes. An exchange lasts from when it is started until
-it has ended; the part of that time in which operators run beside it, or Python between two of them, is hidden.
+Reads the file of torch's profiler (Chrome's format). Each moment of a step belongs to the innermost known scope on the training
+thread, or for a GPU on the computing stream. An exchange lasts from its start to its end. It is hidden while operators run
+beside it, or while Python runs between two operators.
 """
 
 import bisect
@@ -28,9 +28,9 @@ PARTS = (
     "other",
 )
 SCOPE = "home_dist: "
-"""Before the name of a part, in scopes of our own."""
+"""Prefix of a part's name in this library's scopes."""
 _KNOWN = (
-    # TorchRec's and torch's scopes by how their names begin, and whose time they are.
+    # (prefix of TorchRec's or torch's scope, part that its time belongs to)
     ("## next_batch", "data wait"),
     ("## copy_batch_to_gpu", "data wait"),
     ("## inplace_copy_batch_to_gpu", "data wait"),
@@ -55,7 +55,7 @@ _KNOWN = (
 )
 _BYTES = {"float": 4, "int": 4, "long int": 8, "double": 8, "c10::Half": 2, "c10::BFloat16": 2}
 _BYTES |= {"unsigned char": 1, "signed char": 1}
-_PYTHON = 200.0  # microseconds between two operators that count as computing: what Python needs to get to the next one
+_PYTHON = 200.0  # microseconds: a shorter gap between two operators counts as computing, as Python prepares the next one
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Exchange:
 
     calls: float = 0.0
     bytes: float = 0.0
-    """That this rank hands to it; 0 where the trace does not tell."""
+    """Bytes that this rank hands to it; 0 if the trace does not say."""
     milliseconds: float = 0.0
 
 
@@ -72,20 +72,20 @@ class Exchange:
 class Breakdown:
     steps: int
     milliseconds: float
-    """Of a step."""
+    """Per step."""
     parts: dict[str, float]
-    """Milliseconds of a step, by PARTS; their sum is the step's."""
+    """Milliseconds per step of each of PARTS; they add up to `milliseconds`."""
     exchanges: dict[str, Exchange] = field(default_factory=dict)
     communicating: float = 0.0
-    """Milliseconds of a step in which an exchange was under way."""
+    """Milliseconds per step during which an exchange was under way."""
     hidden: float = 0.0
-    """Of these, those in which computing went on."""
+    """Milliseconds of `communicating` during which computing went on."""
     launches: float = 0.0
-    """Kernels of a GPU that a step starts; on a CPU operators that call no other."""
+    """GPU kernels that a step launches; on a CPU, operators that call no other operator."""
 
     @property
     def hidden_share(self) -> float:
-        """NaN without any exchange."""
+        """NaN without exchanges."""
         return self.hidden / self.communicating if self.communicating else float("nan")
 
 
@@ -100,7 +100,7 @@ def read_trace(path: Path) -> list[dict[str, Any]]:
 
 
 def breakdown(events: Sequence[dict[str, Any]]) -> Breakdown:
-    """Raises ValueError when the trace has no step of ours."""
+    """Averages over the traced steps. Raises ValueError if the trace has no step of this library."""
     on_gpu = any(e.get("cat") == "kernel" for e in events)
     scopes = [e for e in events if e.get("cat") == ("gpu_user_annotation" if on_gpu else "user_annotation")]
     steps = [e for e in scopes if e["name"] == STEP]
@@ -113,14 +113,14 @@ def breakdown(events: Sequence[dict[str, Any]]) -> Breakdown:
         inside = [s for s in scopes if s["tid"] == thread and begin <= s["ts"] < end and _part(s["name"]) is not None]
         for part, took in _innermost(inside, begin, end):
             parts[part] += took
-    found = [e for e in events if _collective(e, on_gpu) is not None and _within(e, spans)]
+    collectives = [e for e in events if _collective(e, on_gpu) is not None and _within(e, spans)]
     exchanges: dict[str, Exchange] = {}
-    for event in found:
+    for event in collectives:
         kind = exchanges.setdefault(_collective(event, on_gpu) or "", Exchange())
         kind.calls += 1 / len(steps)
         kind.bytes += _bytes(event) / len(steps)
         kind.milliseconds += event["dur"] / 1e3 / len(steps)
-    under_way = _union(_span(e) for e in found)
+    under_way = _union(_span(e) for e in collectives)
     if on_gpu:
         busy = _union(_span(e) for e in events if e.get("cat") == "kernel" and not e["name"].startswith("nccl"))
     else:
@@ -137,33 +137,34 @@ def breakdown(events: Sequence[dict[str, Any]]) -> Breakdown:
 
 
 def _part(name: str) -> str | None:
+    """The part that a scope's time belongs to."""
     if name.startswith(SCOPE):
-        own = name.removeprefix(SCOPE)
-        return own if own in PARTS else None
+        part = name.removeprefix(SCOPE)
+        return part if part in PARTS else None
     return next((part for begin, part in _KNOWN if name.startswith(begin)), None)
 
 
 def _innermost(scopes: Sequence[dict[str, Any]], begin: float, end: float) -> Iterable[tuple[str, float]]:
-    """(part, microseconds) of pieces that together make up begin .. end; scopes are nested."""
-    at = begin
+    """Cuts begin .. end into (part, microseconds) by the innermost scope; scopes are nested."""
+    since = begin
     open_: list[tuple[float, str]] = [(end, "other")]
     for scope in sorted(scopes, key=lambda s: (s["ts"], -s["dur"])):
         start, stop = _span(scope)
         while open_[-1][0] <= start and len(open_) > 1:
             until, part = open_.pop()
-            yield part, until - at
-            at = until
-        yield open_[-1][1], start - at
-        at = start
+            yield part, until - since
+            since = until
+        yield open_[-1][1], start - since
+        since = start
         open_.append((min(stop, open_[-1][0]), _part(scope["name"]) or "other"))
     while open_:
         until, part = open_.pop()
-        yield part, until - at
-        at = until
+        yield part, until - since
+        since = until
 
 
 def _collective(event: dict[str, Any], on_gpu: bool) -> str | None:
-    """Its name, of events that last as long as the exchange does."""
+    """Name of the collective, if the event lasts as long as the exchange."""
     name = event["name"]
     if on_gpu:
         return name.split("(")[0] if event.get("cat") == "kernel" and name.startswith("nccl") else None
@@ -178,29 +179,29 @@ def _launches(events: Sequence[dict[str, Any]], on_gpu: bool) -> int:
     for event in events:
         if event.get("cat") == "cpu_op":
             threads.setdefault(event["tid"], []).append(event)
-    for own in threads.values():
-        own.sort(key=lambda e: (e["ts"], -e["dur"]))
-        ends = [e["ts"] + e["dur"] for e in own]
-        # One that the next begins within calls it.
-        count += sum(following["ts"] >= end for end, following in zip(ends, own[1:], strict=False)) + 1
+    for operators in threads.values():
+        operators.sort(key=lambda e: (e["ts"], -e["dur"]))
+        ends = [e["ts"] + e["dur"] for e in operators]
+        # An operator calls the next one if the next one begins before it ends.
+        count += sum(following["ts"] >= end for end, following in zip(ends, operators[1:], strict=False)) + 1
     return count
 
 
 def _computing(operators: Sequence[dict[str, Any]]) -> Iterable[Span]:
-    """Of one thread: without those that wait for an exchange, or hold one that does so."""
+    """Spans of one thread's operators, except those that wait for an exchange or call an operator that does."""
     waits = sorted(e["ts"] for e in operators if e["name"].startswith(("c10d::", "gloo:")))
     for event in operators:
         begin, end = _span(event)
-        holds = bisect.bisect_left(waits, begin) < bisect.bisect_right(waits, end)
-        if not holds and "_Wait" not in event["name"]:
+        waiting = bisect.bisect_left(waits, begin) < bisect.bisect_right(waits, end)
+        if not waiting and "_Wait" not in event["name"]:
             yield begin, end
 
 
 def _bytes(event: dict[str, Any]) -> int:
-    """Of the tensors that are handed to a collective."""
-    told = event.get("args", {})
+    """Bytes of the tensors handed to a collective."""
+    arguments = event.get("args", {})
     total = 0
-    for kind, shape in zip(told.get("Input type", ()), told.get("Input Dims", ()), strict=False):
+    for kind, shape in zip(arguments.get("Input type", ()), arguments.get("Input Dims", ()), strict=False):
         size = _BYTES.get(kind, 0)
         if size and all(isinstance(n, int) for n in shape):
             for n in shape:
@@ -228,27 +229,27 @@ def _union(spans: Iterable[Span]) -> list[Span]:
 
 
 def _bridged(spans: Sequence[Span]) -> list[Span]:
-    """With the short gaps filled."""
-    found: list[Span] = []
+    """Spans with gaps shorter than _PYTHON filled."""
+    joined: list[Span] = []
     for begin, end in spans:
-        if found and begin - found[-1][1] < _PYTHON:
-            found[-1] = (found[-1][0], end)
+        if joined and begin - joined[-1][1] < _PYTHON:
+            joined[-1] = (joined[-1][0], end)
         else:
-            found.append((begin, end))
-    return found
+            joined.append((begin, end))
+    return joined
 
 
 def _common(one: Sequence[Span], other: Sequence[Span]) -> list[Span]:
-    found, i, j = [], 0, 0
+    common, i, j = [], 0, 0
     while i < len(one) and j < len(other):
         begin, end = max(one[i][0], other[j][0]), min(one[i][1], other[j][1])
         if begin < end:
-            found.append((begin, end))
+            common.append((begin, end))
         if one[i][1] < other[j][1]:
             i += 1
         else:
             j += 1
-    return found
+    return common
 
 
 def _length(spans: Sequence[Span]) -> float:

@@ -1,4 +1,4 @@
-"""A model's forward pass as an onlooker sees it: what experts put out, what gates weigh, what feature gates scale."""
+"""Records a forward pass: experts' outputs, gates' weights, feature gates' factors."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,26 +16,26 @@ from home_dist.models.anatomy import Anatomy, Part
 
 @dataclass
 class Passed:
-    """By the number of the part, of one forward pass. With gradients where the pass has them."""
+    """Tensors of one forward pass, by the part's number. They carry gradients if the pass does."""
 
     outputs: dict[int, torch.Tensor] = field(default_factory=dict)
     """The experts' outputs, (E, B, D)."""
     weights: dict[int, torch.Tensor] = field(default_factory=dict)
-    """What the experts are weighed with: all paths together, (K, B, E)."""
+    """The experts' weights, summed over all paths, (K, B, E)."""
     masked: dict[int, torch.Tensor] = field(default_factory=dict)
-    """Of that, what the masked gates give, (K, B, E)."""
+    """The masked gates' weights alone, (K, B, E)."""
     self_gates: dict[int, torch.Tensor] = field(default_factory=dict)
     scales: dict[int, torch.Tensor] = field(default_factory=dict)
     """Factors of a feature gate, (G, B, F)."""
     scalers: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Factors of the feature vector by other modules, (B, F), by name."""
+    """Other modules' factors of the feature vector, (B, F), by module name."""
 
 
 @contextmanager
 def watched(model: nn.Module, anatomy: Anatomy) -> Iterator[Passed]:
-    """Within it, passes through the model are in evaluation mode and leave no trace: no dropout, so that no random number is
-    drawn, and normalisation by running averages, which stay as they are, so that ranks exchange nothing. Kernels are the eager
-    ones, whose graph can be walked back more than once."""
+    """Records passes through the model, without side effects: evaluation mode draws no random numbers for dropout, and
+    normalises by running averages, which stay unchanged, so that ranks exchange nothing. Experts use the eager kernel, whose
+    graph allows more than one backward."""
     seen, training = Passed(), {m: m.training for m in model.modules()}
     with ExitStack() as stack:
         for module in model.modules():
@@ -87,7 +87,7 @@ def _scaling(seen: Passed, n: int, gate: Any) -> Callable[[torch.Tensor], torch.
 
 @contextmanager
 def _replaced(module: nn.Module, name: str, value: Any) -> Iterator[None]:
-    """Puts an attribute before the module's own for a while."""
+    """Hides a module's attribute behind `value` until the context ends."""
     missing = object()
     before = module.__dict__.get(name, missing)
     module.__dict__[name] = value

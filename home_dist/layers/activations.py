@@ -6,7 +6,7 @@ from torch import nn
 from home_dist.layers.global_norm import GlobalBatchNorm
 
 _EPS = 1e-8
-"""The paper's. Of small inputs, as embeddings are at first, a larger one would be a part of the variance."""
+"""As in the paper. A larger one would distort the variance of small inputs, such as untrained embeddings."""
 
 
 class Dice(nn.Module):

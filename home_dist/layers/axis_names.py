@@ -1,8 +1,8 @@
-"""Names of what a tensor's dimensions run over, see home_dist/axes.py."""
+"""Types for names along a tensor's dimensions, see home_dist/axes.py."""
 
 Name = tuple[str, int]
 """An entity, such as "task like", and a number within it."""
 
 Names = tuple[Name, ...]
 Axes = tuple[Names | None, ...]
-"""Of a tensor's dimensions; None for hidden units, which have none."""
+"""Names of each of a tensor's dimensions; None for hidden units, which have no names."""

@@ -1,6 +1,6 @@
 """Batch normalisation over the global batch: the real samples of all ranks, without padding.
 
-torch.nn.SyncBatchNorm does not run on CPU and has no mask: padding would enter its statistics.
+torch.nn.SyncBatchNorm does not run on CPUs and has no mask, so that padding would enter its statistics.
 """
 
 from typing import Any
@@ -29,14 +29,14 @@ class _GatherRanks(torch.autograd.Function):
 
 
 Moments = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Mean, sum of squares around it or biased variance, and number of samples."""
+"""(mean, sum of squares around the mean or biased variance, number of samples)"""
 
 
 def global_moments(x: torch.Tensor, mask: torch.Tensor | None) -> Moments:
     """Mean and biased variance over the samples of all ranks.
 
     x: (..., B, D); mask: (B,), 1 for real samples, or None for all. Returns mean and variance, (..., D), and the number of
-    samples, (). All are zero without any sample.
+    samples, (). All are zero without samples.
     """
     return joined(*local_moments(x, mask))
 
@@ -58,7 +58,7 @@ def local_moments(x: torch.Tensor, mask: torch.Tensor | None) -> Moments:
 def joined(mean: torch.Tensor, squares: torch.Tensor, count: torch.Tensor) -> Moments:
     """Each rank's local moments -> mean, biased variance and number of samples of all ranks (Chan et al. 1979).
 
-    Each rank sums squares around its own mean: a mean far from zero costs no precision.
+    Each rank sums squares around its own mean, so that a mean far from zero costs no precision.
     """
     if not several_ranks():
         return mean, squares / count.clamp(min=1), count
@@ -79,8 +79,8 @@ def several_ranks() -> bool:
 class GlobalBatchNorm(nn.Module):
     """Normalises each of `shape` units over the samples: x (*shape[:-1], B, shape[-1]).
 
-    In training by the global batch's moments, in evaluation by their running averages. A global batch of one sample has
-    variance 0: its output is the bias.
+    Training uses the global batch's moments, evaluation their running averages. A global batch of one sample has variance 0:
+    its output is the bias.
     """
 
     running_mean: torch.Tensor

@@ -1,7 +1,7 @@
-"""Recomputation of activations in the backward: less memory for one more forward.
+"""Recomputation of activations in the backward: saves memory at the price of one more forward.
 
-torch.utils.checkpoint recomputes. `within` and `again` tell modules about it: batch normalisation moves its running averages in
-the first forward only, and the fused kernels hand all kept activations to save_for_backward.
+torch.utils.checkpoint recomputes. Modules ask `within` and `again`: batch normalisation moves its running averages only in the
+first forward, and the fused kernels pass all kept activations to save_for_backward.
 """
 
 import threading
@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-_state = threading.local()  # per thread: autograd runs the backward of a GPU in a thread of its own
+_state = threading.local()  # per thread, because autograd runs a GPU's backward in its own thread
 
 
 def recomputed(function: Callable[..., Any], *arguments: Any) -> Any:
-    """function(*arguments); only the arguments are kept for the backward, which calls the function a second time.
+    """function(*arguments). Keeps only the arguments for the backward, which calls the function a second time.
 
-    The second call repeats collectives between ranks, on all ranks in the same order.
+    The second call repeats the function's collectives, on all ranks in the same order.
     """
     if not torch.is_grad_enabled():
         return function(*arguments)
@@ -35,7 +35,7 @@ def again() -> bool:
 
 
 class _Within:
-    """Sets the state of this thread inside a `with`. Reusable: each backward through a retained graph recomputes."""
+    """Sets this thread's state inside a `with`. Reusable, because each backward through a retained graph recomputes."""
 
     def __init__(self, again: bool):
         self.again = again

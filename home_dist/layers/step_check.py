@@ -1,15 +1,16 @@
-"""Refuses a step whose loss, gradients or statistics are not finite: it then changes nothing, on any rank.
+"""Refuses a step whose loss, gradients or statistics are not finite: such a step changes nothing, on any rank.
 
-FBGEMM updates rows of sharded tables inside the backward, before an optimizer could look at gradients. So look-ups pass through
-an identity on their way into the head. Its backward comes after all of the head's: autograd takes, of the nodes that are ready,
-the one that was made last, and all of the head's were made after the identity. There this rank's loss, its gradients of dense
-parameters and those of the look-ups are known. The ranks agree by one number, summed up on the way; each rank's reductions of
-dense gradients were begun before it, and the exchange of look-ups' gradients begins after it, so that the order of messages is
-the same on all ranks. A refused step's gradients become zeros, which change no row under Adagrad, row-wise Adagrad or SGD; the
-dense optimizers leave it out, and running statistics and accumulated gradients become what they were.
+FBGEMM updates rows of sharded tables inside the backward, before an optimizer can check gradients. So looked-up embeddings pass
+through an identity before the head. The identity's backward runs after the whole head's: of the nodes that are ready, autograd
+runs the one created last, and the head's nodes were created after the identity. At this point a rank knows its loss and its
+gradients of dense parameters and of looked-up embeddings. The ranks agree by an all-reduce of one number. The order of messages
+is the same on all ranks: reductions of dense gradients start before it, the exchange of embeddings' gradients after it.
 
-On a CPU, and where gradients accumulate, the host reads in each step whether it was refused. On a GPU without accumulation it
-need not: tensors choose, and the host may read `refused` a step later, when the GPU has long been there.
+A refused step's embedding gradients become zeros, which change no row under Adagrad, row-wise Adagrad or SGD. Dense optimizers
+skip the step; running statistics and accumulated gradients are restored.
+
+On a CPU, and with accumulation, the host reads in each step whether it was refused. On a GPU without accumulation it does not:
+tensors select the outcome, and the host may read `refused` a step later, when the GPU has long computed it.
 """
 
 from collections.abc import Sequence
@@ -23,16 +24,16 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 from home_dist.layers.global_norm import GlobalBatchNorm, several_ranks
 
 LARGEST = 1e12
-"""Norms of gradients above are refused as well: optimizers add up their squares over samples and steps, and these sums must be
-finite in fp32."""
+"""Largest norm of gradients that is accepted: optimizers add up squares over samples and steps, and the sums must stay finite
+in fp32."""
 LARGEST_FP16 = 65504.0
-"""Elements above are refused where ranks exchange gradients as fp16."""
+"""Largest element that is accepted if ranks exchange gradients as fp16."""
 
 Events = dict[str, JaggedTensor]
 
 
 class StepCheck:
-    """Of one model on this rank. Per step: `begin`, `through`, `heard` within the forward, then `after_backward`."""
+    """Check of one model on this rank. Per step call `begin`, `through`, `heard` in the forward, then `after_backward`."""
 
     def __init__(
         self,
@@ -42,25 +43,25 @@ class StepCheck:
         lookup_limit: float = LARGEST,
         late: bool | None = None,
     ):
-        """late: whether the host must not read in each step if it is refused; by default on a GPU, without accumulation."""
+        """late: whether the host does not wait in each step for `refused`; by default on a GPU without accumulation."""
         self.parameters = list(head.parameters())
         self._statistics = _as_one([m for m in head.modules() if isinstance(m, GlobalBatchNorm)])
         self.accumulates, self.dense_limit, self.lookup_limit = accumulates, dense_limit, lookup_limit
         cuda = any(p.device.type == "cuda" for p in self.parameters)
         self.late = cuda and not accumulates if late is None else late
         self.refused: torch.Tensor | None = None
-        """() float32: 1 where the step that was run last is refused; the same on all ranks."""
+        """() float32: 1 if the last step is refused, else 0; the same on all ranks."""
         self.batch: Any = None
-        """Of that step."""
+        """Batch of the last step."""
         self.task_losses: torch.Tensor | None = None
-        """(K,) of that step."""
+        """(K,), of the last step."""
         self._loss: torch.Tensor | None = None
         self._known: bool | None = None
         self._before: tuple[torch.Tensor | None, list[torch.Tensor | None]] = (None, [])
         self._steps_of_update, self._updated = 0, True
 
     def begin(self) -> None:
-        """Keeps what a refused step must give back."""
+        """Copies the statistics and accumulated gradients that a refused step must restore."""
         if self._updated:
             self._steps_of_update, self._updated = 0, False
         gradients = [None if p.grad is None else p.grad.clone() for p in self.parameters] if self.accumulates else []
@@ -70,7 +71,7 @@ class StepCheck:
     def through(
         self, bags: KeyedTensor | None, weighted: KeyedTensor | None, events: Events | None
     ) -> tuple[KeyedTensor | None, KeyedTensor | None, Events | None]:
-        """What was looked up, as the head is to have it."""
+        """Passes looked-up embeddings through the identity; give its outputs to the head."""
         looked_up = [b.values() for b in (bags, weighted) if b is not None] + [e.values() for e in (events or {}).values()]
         if not any(x.requires_grad for x in looked_up):
             return bags, weighted, events
@@ -86,23 +87,24 @@ class StepCheck:
         return bags, weighted, events
 
     def heard(self, loss: torch.Tensor, task_losses: torch.Tensor, batch: Any) -> None:
+        """Takes the results of the forward. loss: (); task_losses: (K,)."""
         self._loss, self.task_losses, self.batch = loss.detach(), task_losses, batch
 
     @torch.no_grad()
     def decide(self, of_lookups: Sequence[torch.Tensor]) -> None:
-        """After the backward of the head; every rank calls it. of_lookups: their gradients."""
+        """Sets `refused`, after the backward of the head. Collective. of_lookups: gradients of looked-up embeddings."""
         if self._loss is None:
             return
         finite = torch.isfinite(self._loss)
         if self._statistics is not None:
-            # A value may be so large that what normalises it is infinite, and all that comes after finite.
+            # A value may be so large that its variance is infinite, although everything computed from it is finite.
             finite = finite & torch.isfinite(self._statistics).all()
         of_dense = [p.grad for p in self.parameters if p.grad is not None]
         for gradients, limit in ((of_dense, self.dense_limit), (of_lookups, self.lookup_limit)):
-            there = [g for g in gradients if g.numel()]
-            if there:
-                # A norm of two is three times as fast as finding the largest element. False for NaN.
-                sizes = torch._foreach_norm(there) if limit >= LARGEST else torch._foreach_max(torch._foreach_abs(there))
+            filled = [g for g in gradients if g.numel()]
+            if filled:
+                # The 2-norm is three times as fast as the largest element. The comparison is False for NaN.
+                sizes = torch._foreach_norm(filled) if limit >= LARGEST else torch._foreach_max(torch._foreach_abs(filled))
                 finite = finite & (torch.stack(sizes).max() <= limit)
         self.refused = (~finite).float()
         if several_ranks():
@@ -111,16 +113,16 @@ class StepCheck:
         self._known = None if self.late else bool(self.refused)
 
     def kept(self, gradient: torch.Tensor) -> torch.Tensor:
-        """A gradient of look-ups: zeros where the step is refused."""
+        """A gradient of looked-up embeddings, zeroed if the step is refused."""
         if self.refused is not None and self._known is None:
             return torch.where(self.refused > 0, torch.zeros_like(gradient), gradient)
         return torch.zeros_like(gradient) if self._known else gradient
 
     @torch.no_grad()
     def after_backward(self, updates: bool) -> None:
-        """Before the optimizers. updates: whether they step, and dense gradients have been summed over ranks."""
+        """Call it before the optimizers. updates: whether they step, with dense gradients already reduced over ranks."""
         if self.refused is None:
-            self.decide(())  # nothing was looked up in sharded tables
+            self.decide(())  # no sharded table was looked up
         self._updated = updates
         statistics, gradients = self._before
         if self.refused is not None and self._known is None and statistics is not None and self._statistics is not None:
@@ -134,8 +136,8 @@ class StepCheck:
             self._give_back(gradients, updates)
 
     def _give_back(self, gradients: list[torch.Tensor | None], updates: bool) -> None:
-        """The gradients that the update's other steps added up; updates: they must be averaged over ranks here, as those that
-        have been held what was not finite."""
+        """Restores the gradients accumulated by the update's other steps. updates: also averages them over ranks, because the
+        average already made contains the refused step."""
         for parameter, before in zip(self.parameters, gradients, strict=True):
             if parameter.grad is None:
                 continue
@@ -149,8 +151,7 @@ class StepCheck:
 
     @property
     def refuses_update(self) -> bool | torch.Tensor:
-        """Whether there is nothing to update by: no step of the update was finite. A tensor () float32 where the host does not
-        know."""
+        """Whether to skip the update, because all its steps were refused. A tensor () float32 if the host does not know yet."""
         if self.refused is not None and self._known is None:
             return self.refused
         return bool(self._known) and not self._steps_of_update
@@ -170,7 +171,7 @@ class _Identity(torch.autograd.Function):
 
 
 def _as_one(norms: Sequence[GlobalBatchNorm]) -> torch.Tensor | None:
-    """All running statistics as views of one tensor, so that they are kept and given back at once."""
+    """Makes all running statistics views of one tensor, so that one copy saves or restores them all."""
     names = ("running_mean", "running_var")
     parts = [getattr(norm, name) for norm in norms for name in names]
     if not parts:

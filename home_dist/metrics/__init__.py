@@ -1,4 +1,4 @@
-"""Metrics that are exact: over all samples, over all ranks, with ties counted right."""
+"""Exact metrics: over all samples of all ranks, with ties counted right."""
 
 from home_dist.metrics.auc import auc
 from home_dist.metrics.bootstrap import Bootstrap, Interval, bootstrap

@@ -1,10 +1,11 @@
-"""Area under the ROC curve, exact, for one set of samples or for many groups at once.
+"""Area under the ROC curve, exact, for one set of samples or for many groups (normally users) at once.
 
 AUC is the share of pairs (positive, negative) in which the positive has the higher score; equal scores count half:
 
     AUC = sum over positives of (weight of negatives below + weight of negatives level / 2) / (weight of all pairs)
 
-One sort puts equal scores of a group beside each other; the rest are sums over these runs. No loop over groups.
+One sort puts equal scores of a group beside each other. Sums over these runs of equal scores do the rest, without a loop over
+groups.
 """
 
 from dataclasses import dataclass
@@ -36,15 +37,15 @@ def auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) 
 
 
 def auc_of(samples: Samples) -> float:
-    found = auc_by_group(samples, np.zeros(samples.labels.size, dtype=np.int8))
-    return float(found.auc[0]) if found.auc.size else float("nan")
+    one_group = auc_by_group(samples, np.zeros(samples.labels.size, dtype=np.int8))
+    return float(one_group.auc[0]) if one_group.auc.size else float("nan")
 
 
 def auc_by_group(samples: Samples, groups: NDArray[np.generic]) -> GroupedAuc:
-    """AUC of each group; groups (N,) belong to `samples`. Those of NO_GROUP, whose key is missing, are in none."""
+    """AUC of each group; groups: (N,), each sample's. Samples of NO_GROUP, whose key is missing, are left out."""
     order = np.lexsort((samples.scores, groups))
     if groups.dtype == np.int64:
-        order = order[np.searchsorted(groups[order], NO_GROUP, side="right") :]  # the lowest number
+        order = order[np.searchsorted(groups[order], NO_GROUP, side="right") :]  # NO_GROUP is the lowest int64: it sorts first
     group, score = groups[order], samples.scores[order]
     weight, positive = samples.weights[order], samples.labels[order] == 1
     if not order.size:
@@ -65,5 +66,5 @@ def auc_by_group(samples: Samples, groups: NDArray[np.generic]) -> GroupedAuc:
     with np.errstate(invalid="ignore", divide="ignore"):
         area = pairs_won / (all_positive * all_negative)
     area[(all_positive == 0) | (all_negative == 0)] = np.nan
-    # Sums of fractional weights round; areas do not leave their range for that.
+    # Sums of fractional weights round, which could push an area out of 0 .. 1.
     return GroupedAuc(group[new_group], np.clip(area, 0.0, 1.0), all_positive + all_negative)

@@ -1,8 +1,8 @@
-"""How far AUC and GAUC could have come out otherwise: intervals from resampled users.
+"""Intervals of AUC and GAUC from resampled users.
 
-Impressions of one user depend on each other, so whole users are drawn, with replacement, and not rows. All tasks share
-a draw, and two models scored on the same rows with the same seed share them too: their difference can be given an
-interval of its own, which is far narrower than the two intervals side by side.
+Impressions of one user depend on each other, so whole users, not rows, are drawn with replacement. All tasks share each draw.
+Two models scored on the same rows with the same seed share the draws too, so that their difference has an interval of its own,
+far narrower than a comparison of the two models' intervals.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from home_dist.metrics.gauc import gauc_of
 from home_dist.metrics.samples import Floats, Samples, counted
 
 _ENTRIES = 1 << 20
-"""Weights (draws, rows) that are worked on at a time: 8 MB."""
+"""Weights (draws, rows) held at a time: 8 MB."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Interval:
     low: float
     high: float
     draws: int
-    """Draws for which the metric was defined: one with no positive of a task has no AUC."""
+    """Draws for which the metric is defined: a draw without positives of a task has no AUC."""
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """A metric of the data, and of each of R draws of it. K tasks in the order of `tasks`."""
+    """A metric of the data and of each of its R draws, for K tasks in the order of `tasks`."""
 
     tasks: tuple[str, ...]
     estimate: Floats
@@ -42,7 +42,7 @@ class Bootstrap:
     """(R, K)"""
 
     def interval(self, task: str | None = None, level: float = 0.95) -> Interval:
-        """Of one task, or of the mean over the tasks for which the metric is defined."""
+        """Interval of one task, or (task None) of the mean over the tasks for which the metric is defined."""
         if not 0 < level < 1:
             raise ValueError(f"level must be between 0 and 1, not {level}")
         columns = ~np.isnan(self.estimate)
@@ -61,7 +61,7 @@ class Bootstrap:
         return Interval(estimate, float(low), float(high), int(means.size))
 
     def minus(self, other: "Bootstrap") -> "Bootstrap":
-        """The difference, draw by draw. Both must come from the same rows, number of draws and seed."""
+        """Difference, draw by draw. Both bootstraps must come from the same rows, number of draws and seed."""
         if self.tasks != other.tasks or self.draws.shape != other.draws.shape:
             raise ValueError("only bootstraps of the same tasks and number of draws have a difference")
         return Bootstrap(self.tasks, self.estimate - other.estimate, self.draws - other.draws)
@@ -86,10 +86,10 @@ def bootstrap(
     y, w, s, names = as_tables(task_names, labels, weights, scores, groups)
     distinct, user = np.unique(np.asarray(names), return_inverse=True)
     users = max(1, distinct.size)
-    alone = np.flatnonzero(np.asarray(names) == NO_GROUP)
-    if alone.size:  # rows whose key is missing have nothing in common: each is drawn by itself
-        user[alone] = np.append(user[alone[0]], users + np.arange(alone.size - 1))
-        users += alone.size - 1
+    keyless = np.flatnonzero(np.asarray(names) == NO_GROUP)
+    if keyless.size:  # rows without a key have nothing in common: each one counts as a user and is drawn by itself
+        user[keyless] = np.append(user[keyless[0]], users + np.arange(keyless.size - 1))
+        users += keyless.size - 1
     random = np.random.default_rng(seed)
     times = np.stack([np.bincount(random.integers(0, users, users), minlength=users) for _ in range(resamples)])
     shape = (resamples, len(task_names))
@@ -102,14 +102,14 @@ def bootstrap(
         by_user = auc_by_group(samples, member)
         grouped.estimate[k] = gauc_of(by_user).value
         # A user's own AUC does not depend on how often the user was drawn.
-        there = ~np.isnan(by_user.auc)
-        drawn = times[:, by_user.groups[there].astype(np.intp)] * by_user.impressions[there]
-        grouped.draws[:, k] = _ratio(drawn @ by_user.auc[there], drawn.sum(axis=1))
+        defined = ~np.isnan(by_user.auc)
+        drawn = times[:, by_user.groups[defined].astype(np.intp)] * by_user.impressions[defined]
+        grouped.draws[:, k] = _ratio(drawn @ by_user.auc[defined], drawn.sum(axis=1))
     return area, grouped
 
 
 def _auc_draws(samples: Samples, member: NDArray[np.intp], times: NDArray[np.int64]) -> Floats:
-    """AUC (R,) of draws in which user u occurs times[r, u] times; member (N,) tells each sample's user."""
+    """AUC (R,) of draws in which user u occurs times[r, u] times. member: (N,), each sample's user."""
     if not samples.labels.size:
         return np.full(times.shape[0], np.nan)
     order = np.argsort(samples.scores, kind="stable")

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: of what is scored 0.1, a tenth should happen."""
+"""Calibration: of the samples scored 0.1, a tenth should be positive."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,17 @@ from home_dist.metrics.samples import Floats, Samples, counted, probabilities
 
 
 def calibration_ratio(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, logits: bool = False) -> float:
-    """Sum of predictions / sum of labels: 1 is right, 1.2 promises a fifth too much. NaN without positives."""
+    """Sum of predictions / sum of labels: 1 is right, 1.2 predicts a fifth too many positives. NaN without positives."""
     return calibration_ratio_of(counted(labels, scores, weights, logits=logits))
 
 
 def expected_calibration_error(
     labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, bins: int = 20, logits: bool = False
 ) -> float:
-    """Mean over samples of |mean prediction - share of positives| of their bin. NaN without samples.
+    """Mean over samples of |mean prediction - share of positives| in the sample's bin. NaN without samples.
 
-    Bins hold equal numbers of samples, ordered by score: with bins of equal width all samples of a rare task would lie
-    in the first. Equal scores share a bin, so that the order of the samples does not matter.
+    Bins hold equal numbers of samples, ordered by score: in bins of equal width all samples of a rare task would fall into the
+    first. Equal scores share a bin, so that the order of the samples does not matter.
     """
     return calibration_error_of(counted(labels, scores, weights, logits=logits), bins)
 
@@ -32,20 +32,20 @@ def calibration_ratio_of(samples: Samples, task: str | None = None) -> float:
 
 @dataclass(frozen=True)
 class CalibrationCurve:
-    """Per bin that holds samples, in the order of predictions."""
+    """One entry per bin that holds samples, in the order of predictions."""
 
     weight: Floats
     """Sum of the samples' weights."""
     prediction: Floats
-    """Their mean prediction."""
+    """Mean prediction of the samples."""
     rate: Floats
-    """Their share of positives."""
+    """Share of positives among the samples."""
 
 
 def calibration_curve(
     labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, bins: int = 20, logits: bool = False
 ) -> CalibrationCurve:
-    """What is predicted, and what happens, over bins as those of expected_calibration_error. Empty without samples."""
+    """Mean prediction and share of positives per bin; bins as in expected_calibration_error. Empty without samples."""
     return calibration_curve_of(counted(labels, scores, weights, logits=logits), bins)
 
 

@@ -1,4 +1,4 @@
-"""All metrics of all tasks, from the scores of a split."""
+"""All metrics of all tasks from the scores of a split."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from home_dist.metrics.samples import counted
 
 @dataclass(frozen=True)
 class TaskMetrics:
-    """Metrics of one task over the samples whose label weight is not 0. NaN: not defined for these samples."""
+    """Metrics of one task over the samples whose label weight is not 0. NaN: the metric is not defined for these samples."""
 
     task: str
     samples: int
@@ -36,7 +36,7 @@ class TaskMetrics:
     calibration: float
     """Sum of predictions / sum of labels."""
     calibration_error: float
-    """Mean distance of prediction and share of positives over 20 bins of equal size."""
+    """Mean of |mean prediction - share of positives| over 20 bins with equal numbers of samples."""
 
 
 _MEANS = ("auc", "gauc", "log_loss", "normalized_entropy", "calibration", "calibration_error")
@@ -51,17 +51,17 @@ def evaluate_tasks(
     logits: bool = False,
 ) -> list[TaskMetrics]:
     """One entry per task, from labels, label weights and scores (N, K) and groups (N,), normally users. logits: whether the
-    scores are, and not probabilities.
+    scores are logits, not probabilities.
 
-    A weight counts like a repetition of its sample, 0 like none. Raises DataError, which names the task, for scores
-    that are NaN or no probabilities, labels other than 0 and 1, and weights that are negative or not finite.
+    A sample of weight w counts as w samples, a sample of weight 0 not at all. Raises DataError, which names the task, for
+    scores that are NaN or no probabilities, labels other than 0 and 1, and weights that are negative or not finite.
     """
     y, w, p, names = as_tables(task_names, labels, weights, scores, groups)
     return [_evaluate(task, y[:, k], w[:, k], p[:, k], names, logits) for k, task in enumerate(task_names)]
 
 
 def mean_row(metrics: Sequence[TaskMetrics]) -> TaskMetrics:
-    """The mean over tasks, of each metric over the tasks for which it is defined; counts are sums."""
+    """Each metric's mean over the tasks for which it is defined; counts are summed."""
     means = {name: mean_defined([getattr(m, name) for m in metrics]) for name in _MEANS}
     return TaskMetrics(
         task="mean",
@@ -75,14 +75,14 @@ def mean_row(metrics: Sequence[TaskMetrics]) -> TaskMetrics:
 
 def mean_defined(values: Sequence[float]) -> float:
     """Mean of the values that are not NaN; NaN if there are none."""
-    there = [v for v in values if not math.isnan(v)]
-    return math.fsum(there) / len(there) if there else math.nan
+    defined = [v for v in values if not math.isnan(v)]
+    return math.fsum(defined) / len(defined) if defined else math.nan
 
 
 def as_tables(
     task_names: Sequence[str], labels: ArrayLike, weights: ArrayLike, scores: ArrayLike, groups: ArrayLike | None
 ) -> tuple[NDArray[np.generic], NDArray[np.generic], NDArray[np.generic], NDArray[np.generic] | None]:
-    """Labels, weights and scores as arrays (N, K) and groups (N,). Raises ValueError where shapes do not fit."""
+    """Labels, weights and scores as arrays (N, K), and groups (N,). Raises ValueError where shapes do not fit."""
     y, w, p = np.asarray(labels), np.asarray(weights), np.asarray(scores)
     names = None if groups is None else np.asarray(groups)
     if y.ndim != 2 or y.shape[1] != len(task_names) or not y.shape == w.shape == p.shape:

@@ -1,4 +1,4 @@
-"""Rows of all ranks onto every rank, so that metrics are exact and not a mean of the ranks' metrics."""
+"""Gathers the rows of all ranks on every rank, so that metrics are exact and not a mean of the ranks' metrics."""
 
 import zlib
 
@@ -24,12 +24,12 @@ def gather_rows(*tensors: torch.Tensor, process_group: dist.ProcessGroup | None 
 
 
 def _row_counts(tensors: tuple[torch.Tensor, ...], group: dist.ProcessGroup | None) -> list[int]:
-    """Rows per rank. Tells ranks apart that would otherwise exchange bytes of different meaning, or hang."""
+    """Rows per rank. Raises ValueError where ranks would exchange bytes of different meaning, or hang."""
     kinds = ", ".join(f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape[1:])}" for t in tensors)
-    mine = torch.tensor([tensors[0].shape[0], zlib.crc32(kinds.encode())], device=_wire(tensors[0], group))
-    everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(everyone, mine, group=group)
-    table = torch.stack(everyone).tolist()
+    own_counts = torch.tensor([tensors[0].shape[0], zlib.crc32(kinds.encode())], device=_wire(tensors[0], group))
+    counts_of_ranks = [torch.empty_like(own_counts) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(counts_of_ranks, own_counts, group=group)
+    table = torch.stack(counts_of_ranks).tolist()
     differing = [rank for rank, (_, kind) in enumerate(table) if kind != table[0][1]]
     if differing:
         raise ValueError(
@@ -40,7 +40,7 @@ def _row_counts(tensors: tuple[torch.Tensor, ...], group: dist.ProcessGroup | No
 
 
 def _gather(tensor: torch.Tensor, counts: list[int], group: dist.ProcessGroup | None) -> torch.Tensor:
-    """As bytes, which every backend carries for every dtype, each rank's part filled up to the largest."""
+    """Sends bytes, which every backend carries for every dtype. Each rank pads its part to the largest one."""
     width = tensor.element_size()
     for size in tensor.shape[1:]:
         width *= size
@@ -48,8 +48,8 @@ def _gather(tensor: torch.Tensor, counts: list[int], group: dist.ProcessGroup | 
         return tensor.new_empty((sum(counts), *tensor.shape[1:]))
     wire = _wire(tensor, group)
     sent = torch.zeros(max(counts) * width, dtype=torch.uint8, device=wire)
-    mine = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    sent[: mine.numel()] = mine
+    own_bytes = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    sent[: own_bytes.numel()] = own_bytes
     received = torch.empty(len(counts), sent.numel(), dtype=torch.uint8, device=wire)
     dist.all_gather(list(received), sent, group=group)
     parts = [part[: count * width] for part, count in zip(received, counts, strict=True)]
@@ -58,7 +58,7 @@ def _gather(tensor: torch.Tensor, counts: list[int], group: dist.ProcessGroup | 
 
 
 def _wire(tensor: torch.Tensor, group: dist.ProcessGroup | None) -> torch.device:
-    """Where a tensor must lie to be sent: a group of nccl alone carries no CPU tensors."""
+    """Device on which a tensor must lie to be sent: a process group with nccl alone carries no CPU tensors."""
     if tensor.device.type == "cpu" and "cpu:" not in dist.get_backend_config(group):
         return torch.device("cuda", torch.cuda.current_device())
     return tensor.device

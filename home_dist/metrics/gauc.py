@@ -1,8 +1,8 @@
-"""AUC within groups, normally users: how well one user's impressions are ordered, which is what a feed does.
+"""AUC within groups, normally users: how well each user's impressions are ordered, which is a feed's job.
 
     GAUC = sum over groups (impressions x AUC) / sum over groups (impressions)
 
-over the groups that have both classes. The others have no AUC; they are left out and counted.
+Both sums are over the groups that have both classes. The other groups have no AUC; they are left out and counted.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class GaucResult:
     """NaN where no group has both classes."""
     groups_used: int
     groups_left_out: int
-    """Groups that have samples, but of one class only."""
+    """Groups that have samples of one class only."""
     impressions_used: float
-    """Sum of the weights in the groups used."""
+    """Sum of the weights of the groups used."""
 
 
 def gauc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, weights: ArrayLike | None = None) -> GaucResult:
@@ -34,9 +34,9 @@ def gauc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, weights: Array
     return gauc_of(auc_by_group(samples, names[samples.kept]))
 
 
-def gauc_of(found: GroupedAuc) -> GaucResult:
-    used = ~np.isnan(found.auc)
-    impressions = found.impressions[used]
+def gauc_of(by_group: GroupedAuc) -> GaucResult:
+    used = ~np.isnan(by_group.auc)
+    impressions = by_group.impressions[used]
     total = float(impressions.sum())
-    value = float(impressions @ found.auc[used]) / total if total else float("nan")
+    value = float(impressions @ by_group.auc[used]) / total if total else float("nan")
     return GaucResult(value, int(used.sum()), int((~used).sum()), total)

@@ -1,6 +1,6 @@
-"""Rows of one group onto one rank: what is counted by group is then counted where all of the group is, and only sums travel on.
+"""GAUC over ranks: all rows of a group go to one rank, which computes the group's AUC. After that only sums are exchanged.
 
-A group belongs to the rank that a hash of its number names, so that users whose numbers follow on each other spread evenly.
+A hash of the group's number chooses its rank, so that users with consecutive numbers spread evenly.
 """
 
 import numpy as np
@@ -14,9 +14,9 @@ from home_dist.metrics.samples import counted
 
 
 def rows_of_own_groups(groups: torch.Tensor, *columns: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """groups: (N,) int64 and columns (N,) of this rank -> those, of all ranks, of the groups that belong to this rank.
+    """groups (N,) int64 and columns (N,) of this rank's rows -> the same of all ranks' rows whose group belongs to this rank.
 
-    Collective. The rows of a group come in the ranks' order.
+    Collective. The rows of a group come in the order of the ranks that sent them.
     """
     world = dist.get_world_size() if dist.is_initialized() else 1
     if world == 1:
@@ -38,22 +38,22 @@ def rows_of_own_groups(groups: torch.Tensor, *columns: torch.Tensor) -> tuple[to
 def gauc_over_ranks(
     labels: torch.Tensor, scores: torch.Tensor, groups: torch.Tensor, weights: torch.Tensor | None = None
 ) -> GaucResult:
-    """GAUC of the rows (N,) of all ranks, as metrics.gauc has it of one rank's; the same on every rank.
+    """GAUC of all ranks' rows (N,), defined as in metrics.gauc; the same on every rank. Collective.
 
-    Tensors of the CPU. Each rank sorts its own groups' rows alone, and holds no others'. Raises DataError, on all ranks, for
-    NaN scores and the like, see samples.py.
+    Takes CPU tensors. Each rank holds and sorts only the rows of its own groups. Raises DataError, on all ranks, for NaN scores
+    and the other faults that samples.py lists.
     """
-    kept = (labels, scores) if weights is None else (labels, scores, weights)
-    mine, *own = (column.numpy() for column in rows_of_own_groups(groups, *kept))
-    found, error = GaucResult(0.0, 0, 0, 0.0), None
+    sent = (labels, scores) if weights is None else (labels, scores, weights)
+    own_groups, *columns = (column.numpy() for column in rows_of_own_groups(groups, *sent))
+    own_gauc, error = GaucResult(0.0, 0, 0, 0.0), None
     try:
-        samples = counted(own[0], own[1], own[2] if weights is not None else None)
-        found = gauc_of(auc_by_group(samples, mine[samples.kept]))
-    except DataError as caught:  # the others wait for the sums
+        samples = counted(columns[0], columns[1], columns[2] if weights is not None else None)
+        own_gauc = gauc_of(auc_by_group(samples, own_groups[samples.kept]))
+    except DataError as caught:  # raised after the all-reduce, in which the other ranks wait
         error = caught
-    total = found.impressions_used
-    value = found.value * total if total else 0.0
-    sums = torch.tensor([value, total, found.groups_used, found.groups_left_out, error is not None], dtype=torch.float64)
+    total = own_gauc.impressions_used
+    value = own_gauc.value * total if total else 0.0
+    sums = torch.tensor([value, total, own_gauc.groups_used, own_gauc.groups_left_out, error is not None], dtype=torch.float64)
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(sums)
     weighted, total, used, left_out, failed = sums.tolist()

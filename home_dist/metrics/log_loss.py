@@ -1,6 +1,6 @@
-"""Log loss, and the same in units of what the base rate alone would give.
+"""Log loss, and normalised entropy: log loss relative to that of the base rate.
 
-Of a logit z the loss is log(1 + exp(-z)) or log(1 + exp(z)), which no rounding of probabilities cuts off.
+For a logit z the loss is log(1 + exp(-z)) or log(1 + exp(z)), which rounding of probabilities cannot cut off.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ _SMALLEST = 1e-15
 
 
 def log_loss(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, logits: bool = False) -> float:
-    """Weighted mean of -log(probability of what happened), in nats. NaN without samples. logits: whether the scores are.
+    """Weighted mean of -log(probability of the label), in nats. NaN without samples. logits: whether the scores are logits.
 
     Raises DataError for scores that are no probabilities.
     """
@@ -21,8 +21,8 @@ def log_loss(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = N
 
 
 def normalized_entropy(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, logits: bool = False) -> float:
-    """Log loss divided by the entropy of the samples' own base rate: 1 for a model that knows only that rate, 0 for a
-    perfect one. NaN where one class is missing. Unlike log loss it compares tasks of different density.
+    """Log loss / entropy of the samples' base rate: 1 for a model that knows only that rate, 0 for a perfect model. NaN where
+    one class is missing. Unlike log loss it is comparable between tasks of different base rates.
     """
     return normalized_entropy_of(counted(labels, scores, weights, logits=logits))
 

@@ -1,4 +1,4 @@
-"""Whether one of two models is better on the same rows, by drawing users: the test that goes with the bootstrap's interval."""
+"""Paired test of two models on the same rows, from draws of users: the test that belongs to the bootstrap's interval."""
 
 from dataclasses import dataclass
 
@@ -9,21 +9,21 @@ from home_dist.metrics.bootstrap import Bootstrap, Interval
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Of the difference first - second."""
+    """Test of the difference first - second."""
 
     interval: Interval
     p: float
-    """Two-sided: the share of draws whose difference lies on the other side of 0, doubled; NaN where nothing is defined. Never
-    below 2 / (draws + 1): few draws tell nothing of what is rarer."""
+    """Two-sided: twice the share of draws whose difference lies on the other side of 0. Never below 2 / (draws + 1), as few
+    draws cannot show rarer events. NaN where the metric is not defined."""
 
     @property
     def differs(self) -> bool:
-        """Whether 0 lies outside of the interval."""
+        """Whether 0 lies outside the interval."""
         return self.interval.low > 0 or self.interval.high < 0
 
 
 def paired_test(first: Bootstrap, second: Bootstrap, task: str | None = None, level: float = 0.95) -> PairedTest:
-    """Of one task, or of the mean over tasks. Both must come from the same rows, number of draws and seed."""
+    """Tests one task, or (task None) the mean over tasks. Both must come from the same rows, number of draws and seed."""
     difference = first.minus(second)
     interval = difference.interval(task, level)
     columns = ~np.isnan(difference.estimate) if task is None else np.array([t == task for t in difference.tasks])

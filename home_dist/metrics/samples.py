@@ -1,6 +1,6 @@
-"""What all metrics ask of their input, and which samples they count.
+"""Checks that all metrics make of their input, and the choice of samples that count.
 
-A weight counts like a repetition: weight 2 is the same as two equal samples of weight 1, weight 0 the same as none.
+A weight is a number of repetitions: a sample of weight 2 counts as two samples of weight 1, a sample of weight 0 as none.
 """
 
 from typing import NamedTuple
@@ -14,16 +14,16 @@ Floats = NDArray[np.float64]
 
 
 class Samples(NamedTuple):
-    """The samples of one task that count, all in float64."""
+    """The samples of one task that count, in float64."""
 
     labels: Floats
     """(N,), 0 or 1"""
     scores: Floats
-    """(N,), higher for what is more likely positive: probabilities or logits"""
+    """(N,), probabilities or logits: higher for samples that are more likely positive"""
     weights: Floats
     """(N,), above 0"""
     kept: NDArray[np.bool_]
-    """(N before,), which of the given samples these are"""
+    """Mask over all given samples: True for these N"""
     logits: bool = False
     """Whether the scores are logits."""
 
@@ -31,10 +31,10 @@ class Samples(NamedTuple):
 def counted(
     labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, task: str | None = None, logits: bool = False
 ) -> Samples:
-    """Labels, scores and weights (N,) of the samples whose weight is not 0. logits: whether the scores are.
+    """Labels, scores and weights (N,) of the samples whose weight is not 0. logits: whether the scores are logits.
 
     Raises DataError, which names `task`, for scores that are NaN, labels other than 0 and 1, and weights that are
-    negative, infinite or NaN. What samples of weight 0 hold does not matter.
+    negative, infinite or NaN. Labels and scores of samples with weight 0 are not checked.
     """
     y, s = np.asarray(labels), np.asarray(scores)
     w = np.ones(y.shape) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -59,7 +59,7 @@ def counted(
 
 
 def probabilities(samples: Samples, task: str | None = None) -> Floats:
-    """(N,) float64: the scores, or the sigmoid of logits. Raises DataError for scores that are neither."""
+    """(N,) float64: the scores, or the sigmoid of logits. Raises DataError for scores outside 0 .. 1 that are no logits."""
     if samples.logits:
         return sigmoid(samples.scores)
     outside = int(np.count_nonzero((samples.scores < 0) | (samples.scores > 1)))
@@ -70,6 +70,6 @@ def probabilities(samples: Samples, task: str | None = None) -> Floats:
 
 
 def sigmoid(logits: ArrayLike) -> Floats:
-    """float64, exact to its last digits at both ends."""
+    """Sigmoid in float64, exact to the last digits for very small and very large logits."""
     with np.errstate(invalid="ignore"):  # NaN stays NaN
         return np.exp(-np.logaddexp(0.0, -np.asarray(logits, dtype=np.float64)))

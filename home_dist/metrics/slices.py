@@ -1,4 +1,4 @@
-"""Metrics of parts of a split: of the samples of one tab, say, or of one class of users."""
+"""Metrics of slices of a split, for example the samples of one tab or of one class of users."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from home_dist.metrics.evaluation import TaskMetrics, as_tables, evaluate_tasks
 class Slice:
     feature: str
     value: int
-    """Of the feature's id or bucket."""
+    """The feature's id or bucket."""
     samples: int
     tasks: list[TaskMetrics]
 
@@ -29,9 +29,9 @@ def evaluate_slices(
     at_least: int = 1,
     logits: bool = False,
 ) -> Iterator[Slice]:
-    """For each feature, and each of its values that `at_least` samples have, what evaluate_tasks tells of these samples.
+    """Evaluates each value of each feature that at least `at_least` samples have.
 
-    values: (N, features), integers; the rest as for evaluate_tasks.
+    values: (N, features), integers; the other arguments as for evaluate_tasks.
     """
     columns = np.asarray(values)
     y, w, p, names = as_tables(task_names, labels, weights, scores, groups)
@@ -48,6 +48,6 @@ def _rows_by_value(column: NDArray[np.generic]) -> Iterator[tuple[int, NDArray[n
     if not column.size:
         return
     order = np.argsort(column, kind="stable")
-    found, first = np.unique(column[order], return_index=True)
-    for value, rows in zip(found, np.split(order, first[1:]), strict=True):
+    values, first = np.unique(column[order], return_index=True)
+    for value, rows in zip(values, np.split(order, first[1:]), strict=True):
         yield int(value), rows

@@ -1,13 +1,14 @@
 """AdaTT, adaptive task-to-task fusion (Li et al. 2023).
 
-Every layer has modules: one per task with own experts, and one with shared experts (none gives AdaTT-sp). A module's fusion
-unit adds two paths, x being the module's input:
+Every layer has one module per task with native experts, and one module with shared experts (AdaTT-sp has no shared module). A
+module's fusion unit adds two paths, where x is the module's input:
 
-- from all experts: sum over all e of softmax(W x)_e f_e;
-- from its own, native ones: sum over native e of u_e f_e, where the learned u depend on no sample; a lone expert has u = 1.
+- all experts: sum over all e of softmax(W x)_e f_e;
+- the module's native experts: sum over native e of u_e f_e. The learned u is the same for all samples; a lone expert has u = 1.
 
-The next layer's module reads what its fusion unit gives. The last layer has none for the shared module, as nothing would read
-it. Open: where u starts. Here at 1 / (native experts), so that the residual path has the size of one expert.
+A module of the next layer reads the output of its fusion unit. In the last layer the shared module has no fusion unit, as
+nothing would read it. The paper leaves u's initial value open; here it is 1 / (native experts), so that the residual path has
+the size of one expert.
 """
 
 from typing import Literal
@@ -26,7 +27,7 @@ from home_dist.models.tasks import TaskGroups
 
 
 class AdattSection(ModelOfBanks):
-    """Experts of tasks and shared ones, fused in each layer with a residual path from own experts (Li et al. 2023)."""
+    """Experts of tasks and shared experts, fused in each layer with a residual path from own experts (Li et al. 2023)."""
 
     kind: Literal["adatt"] = "adatt"
     shared_experts: int = Field(default=1, ge=0)

@@ -1,6 +1,6 @@
-"""What a model is made of, by name: its banks of experts, who owns each expert, and which gates weigh them.
+"""A model's parts by name: its banks of experts, each expert's owner, and the gates that weigh the experts.
 
-Written for those who look at a model from outside: nothing in a forward pass reads it.
+For code that inspects a model; the forward pass does not read it.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Kind = Literal["shared", "group", "task"]
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose experts: all tasks', those of a group of tasks, or one task's."""
+    """Owner of experts: all tasks (shared), a task group, or one task."""
 
     kind: Kind
     name: str
@@ -27,16 +27,16 @@ SHARED = Owner("shared", "shared")
 
 @dataclass(frozen=True)
 class Gate:
-    """A mixture of a part's experts, of which one state is made."""
+    """A mixture of a part's experts, which makes one state."""
 
     name: str
     task: int | None = None
-    """The task that reads the state; None where a layer reads it."""
+    """The task that reads the state; None if a layer reads it."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A bank, and what stands around it. Names are unique within a model."""
+    """A bank with its gates and feature gate. Names are unique within a model."""
 
     bank: ExpertBank
     experts: tuple[str, ...]
@@ -44,16 +44,16 @@ class Part:
     owners: tuple[Owner, ...]
     """E owners."""
     gates: tuple[Gate, ...] = ()
-    """K mixtures that the bank computes; none where its outputs are read as they are."""
+    """K mixtures that the bank computes; none if its outputs are read unmixed."""
     masked: MaskedGates | None = None
     self_gates: SelfGates | None = None
     feature_gate: FeatureGate | None = None
     inputs: tuple[str, ...] = ()
-    """G names of what the feature gate scales, one per group of experts."""
+    """G names of the feature gate's outputs, one per owner of experts."""
     reads_features: bool = False
     """Whether the feature gate scales the feature vector v, whose columns have names."""
     gates_read_features: bool = False
-    """Whether the gates read v though the bank does not: those of the first part do in any case."""
+    """Whether the gates read v although the bank does not. The first part's gates always read v."""
 
     @property
     def shared(self) -> list[int]:
@@ -63,9 +63,9 @@ class Part:
 @dataclass(frozen=True)
 class Anatomy:
     parts: tuple[Part, ...] = ()
-    """The first one's bank and gates read the feature vector v, those of others what the part before gives."""
+    """Bank and gates of the first part read the feature vector v, those of a later part the previous part's states."""
     scalers: tuple[tuple[str, nn.Module], ...] = ()
-    """Modules that give factors of the feature vector, (B, F), by name."""
+    """(name, module) of modules that compute factors (B, F) of the feature vector."""
 
 
 def part(
@@ -79,7 +79,7 @@ def part(
     reads_features: bool = False,
     gates_read_features: bool = False,
 ) -> Part:
-    """owners: in the bank's order, with how many experts each has; layer: a name, or "" in a model of one layer."""
+    """Makes a Part. owners: (owner, number of experts) in the bank's order; layer: a name, or "" in a model of one layer."""
     prefix = f"{layer}/" if layer else ""
     experts = tuple(f"{prefix}{owner.name} {n}" for owner, count in owners for n in range(count))
     return Part(

@@ -1,4 +1,4 @@
-"""The interface of a multi-task model, and what several models build their parts with."""
+"""The interface of a multi-task model, and functions with which several models build their parts."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ def names_of_tasks(tasks: TaskGroups) -> Names:
 
 
 class MultiTaskModel(nn.Module):
-    """Feature vector -> one state per task, of which the towers make logits."""
+    """Feature vector -> one state per task; towers turn states into logits."""
 
     section: ClassVar[type[ModelSection]]
     """The `[model]` section that the model reads."""
@@ -37,11 +37,11 @@ class MultiTaskModel(nn.Module):
         raise NotImplementedError
 
     def joint(self, logits: torch.Tensor) -> torch.Tensor:
-        """The towers' logits -> those of the tasks, where a model does not take them as they are. (B, K) -> (B, K)."""
+        """The towers' logits (B, K) -> the tasks' logits (B, K); by default the same."""
         return logits
 
     def tower_rates(self, rates: torch.Tensor) -> torch.Tensor:
-        """The tasks' base rates -> those that the towers start at, (K,)."""
+        """The tasks' base rates (K,) -> the rates (K,) at which the towers' biases start."""
         return rates
 
     def anatomy(self, tasks: TaskGroups) -> Anatomy:
@@ -49,23 +49,23 @@ class MultiTaskModel(nn.Module):
         return Anatomy()
 
     def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, Axes]:
-        """What the dimensions of the model's own tensors run over, beside those of its anatomy's parts: by name in its state
-        dict. columns: (F,) names of the feature vector's. See home_dist/axes.py."""
+        """Axes of the model's tensors outside its anatomy's parts, by name in its state dict. columns: names (F,) of the
+        feature vector's columns. See home_dist/axes.py."""
         return {}
 
     def auxiliary(self) -> dict[str, torch.Tensor]:
-        """Losses of the model's own, (), by name, to be added to those of the tasks."""
+        """The model's auxiliary losses (), by name, to be added to the tasks' losses."""
         return {}
 
 
 def bank_of(config: ModelOfBanks, experts: Sequence[int], in_dim: int) -> ExpertBank:
-    """A bank of experts as `[model]` describes them; experts: how many read input i."""
+    """A bank of experts as `[model]` describes them. experts: number of experts that read input i."""
     return ExpertBank(experts, in_dim, config.expert_hidden, config.expert_dim, config.expert_norm, config.dropout)
 
 
 def trunk_layers(config: ModelOfBanks, tasks: int, in_dim: int) -> nn.ModuleList:
-    """One trunk per task, layer by layer, for models that do something between layers. Each layer is a bank of K experts; the
-    first reads one input (B, F), the others one per task."""
+    """One trunk per task, as a list of layers, for models that change states between layers. Each layer is a bank of K experts;
+    the first layer reads one input (B, F), later ones read one input per task."""
     widths = [in_dim, *config.expert_hidden, config.expert_dim]
     layers = nn.ModuleList()
     for n, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
@@ -76,7 +76,7 @@ def trunk_layers(config: ModelOfBanks, tasks: int, in_dim: int) -> nn.ModuleList
 
 
 def trunk_anatomy(layers: Iterable[nn.Module], tasks: TaskGroups) -> Anatomy:
-    """Of models in which each layer has one expert, or trunk, per task and no gate."""
+    """Anatomy of a model whose layers have one expert, or trunk, per task and no gate."""
     banks = [layer for layer in layers if isinstance(layer, ExpertBank)]
     names = [f"layer {n}" for n in range(len(banks))] if len(banks) > 1 else [""]
     return Anatomy(tuple(part(name, bank, tasks.owners()) for name, bank in zip(names, banks, strict=True)))

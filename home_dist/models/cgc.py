@@ -1,12 +1,12 @@
 """CGC, customised gate control (Tang et al. 2020, section 4.1): each task has own experts beside shared ones.
 
-z_k = sum of g_k over {task k's experts, shared experts}, with the gate g_k = softmax(W_k x_k) on task k's input, v in CGC.
+z_k = sum of g_k,e f_e over task k's and the shared experts, with gate g_k = softmax(W_k x_k) on task k's input x_k, in CGC v.
 
-Experts: task 0, .., task K-1, shared. Gates: task 0, .., task K-1, and in all but the last of PLE's layers the shared one,
+Experts: task 0, .., task K-1, shared. Gates: task 0, .., task K-1; in PLE, all layers but the last also have a shared gate,
 which sees all experts.
 
-Two parts of HoME's (Wang et al. 2024) can be added: feature gates before the experts of each task and the shared ones, and self
-gates, which add a residual path from a gate's own experts. Its normalisation is `expert_norm`; its mask needs groups of tasks.
+Two parts of HoME (Wang et al. 2024) are optional: feature gates before each task's experts and before the shared experts; and
+self gates, a residual path from a gate's own experts. HoME's normalisation is `expert_norm`; its mask would need task groups.
 """
 
 from typing import Literal
@@ -22,16 +22,16 @@ from home_dist.models.tasks import TaskGroups
 
 
 class CustomisedSection(ModelOfBanks):
-    """Own experts per task beside shared ones (Tang et al. 2020), and parts of HoME's that can be had with them."""
+    """Own experts per task beside shared ones (Tang et al. 2020), with optional parts of HoME."""
 
     shared_experts: Count = 2
-    """Of each layer."""
+    """Shared experts of each layer."""
     task_experts: Count = 1
     """Experts of each task and layer."""
     feature_gate: bool = False
-    """HoME's: the experts of each task, and the shared ones, read their input scaled to their needs."""
+    """HoME's feature gates: each task's experts, and the shared experts, read their own scaling of the input."""
     self_gate: bool = False
-    """HoME's: a residual path from a task's own experts to its state, and from the shared ones to the shared state."""
+    """HoME's self gates: residual paths from a task's own experts to its state, and from shared experts to the shared state."""
     feature_gates: Count = 2
     """L, low-rank gates in a feature gate."""
     feature_gate_rank: Count = 32
@@ -45,7 +45,7 @@ class CgcSection(CustomisedSection):
 
 
 class CgcLayer(MultiTaskModel):
-    """Also a layer of PLE."""
+    """One layer of CGC or PLE."""
 
     def __init__(self, config: CustomisedSection, in_dim: int, tasks: TaskGroups, first: bool, last: bool):
         super().__init__()
@@ -60,13 +60,13 @@ class CgcLayer(MultiTaskModel):
         self.feature_gate = None
         if config.feature_gate:
             self.feature_gate = FeatureGate(tasks.tasks + 1, in_dim, config.feature_gates, config.feature_gate_rank)
-        # In the first layer all experts read v, which makes them one matrix product; not where it is scaled for each.
+        # In the first layer all experts read v, as one matrix product, unless feature gates scale v for each owner.
         self.bank = bank_of(config, [int(counts.sum())] if first and not config.feature_gate else counts.tolist(), in_dim)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """states: v (B, F) in the first layer, then of tasks and shared experts (K + 1, B, D); mask: (B,).
+        """states: v (B, F) in the first layer, later the tasks' and the shared state, (K + 1, B, D); mask: (B,).
 
-        Returns the next states, (K + 1, B, D), or in the last layer those of the tasks alone, (K, B, D).
+        Returns the next states, (K + 1, B, D); the last layer returns only the tasks' states, (K, B, D).
         """
         weights = self.gates.joined(self.self_gates, states if states.dim() == 2 else states[: len(self.gates.mask)])
         if self.feature_gate is not None:

@@ -1,8 +1,8 @@
 """Cross-Stitch: one trunk per task, and a learned linear mixture of all trunks after each layer (Misra et al. 2016, section 3).
 
-x_i <- sum_j A_ij x_j, with a matrix A (K, K) per layer or per unit of a layer. The paper stitches two networks; with K tasks A
-starts with `stitch_self` on its diagonal and the rest shared out evenly beside it, so that rows add up to 1 and activations
-keep their size, as with the paper's convex starting values. The last layer is stitched like the others. A does not decay.
+x_i <- sum_j A_ij x_j, with a matrix A (K, K) per layer or per unit of a layer. The paper stitches two networks. For K tasks, A
+starts with `stitch_self` on its diagonal and equal values beside it, such that rows add up to 1: activations keep their size,
+as with the paper's convex initial values. The last layer is stitched like the others. A has no weight decay.
 """
 
 from typing import Literal
@@ -25,7 +25,7 @@ class CrossStitchSection(ModelOfBanks):
     stitch: Literal["layer", "unit"] = "layer"
     """One mixing matrix per layer, or one per unit of each layer."""
     stitch_self: float = Field(default=0.9, ge=0, le=1)
-    """Weight that a task's own trunk starts with; the other trunks share the rest."""
+    """Initial weight of a task's own trunk; the other trunks share the rest."""
 
 
 class CrossStitch(MultiTaskModel):

@@ -1,10 +1,10 @@
-"""ESMM, entire space multi-task model (Ma et al. 2018b): probabilities of tasks that follow on each other are multiplied.
+"""ESMM, entire space multi-task model (Ma et al. 2018b): multiplies the probabilities of consecutive tasks.
 
-With `after = {buy = "click"}` the towers of click and buy give p(click) and p(buy | click), and what is trained and told is
-p(click) and p(buy) = p(click) p(buy | click), both over all samples: no task is trained on the clicked samples alone. Chains
-may be longer. The label of a task must be 0 wherever that of the task before it is. Other tasks stand for themselves.
+With `after = {buy = "click"}` the towers of click and buy compute p(click) and p(buy | click). The model trains and predicts
+p(click) and p(buy) = p(click) p(buy | click), both over all samples: no task trains on clicked samples alone. Chains may be
+longer. A task's label must be 0 wherever the label of the task before it is 0. Tasks outside of chains are independent.
 
-Products are taken of logarithms, and 1 - p q = (1 - p) + p (1 - q) as well, so that no logit overflows.
+Products are computed as sums of logarithms, and 1 - p q as (1 - p) + p (1 - q), so that no logit overflows.
 """
 
 from typing import Literal
@@ -20,7 +20,7 @@ from home_dist.models.tasks import TaskGroups
 
 
 class EsmmSection(ModelOfBanks):
-    """One trunk per task; probabilities of tasks that follow on each other are multiplied (Ma et al. 2018b)."""
+    """One trunk per task; probabilities of consecutive tasks are multiplied (Ma et al. 2018b)."""
 
     kind: Literal["esmm"] = "esmm"
     after: dict[str, str] = Field(default_factory=dict)
@@ -63,15 +63,15 @@ class Esmm(MultiTaskModel):
     def joint(self, logits: torch.Tensor) -> torch.Tensor:
         if self._before == [None] * len(self._before):
             return logits
-        found: dict[int, torch.Tensor] = {}
+        by_task: dict[int, torch.Tensor] = {}
 
-        def of(task: int) -> torch.Tensor:
-            if task not in found:
-                before, own = self._before[task], logits[:, task]
-                found[task] = own if before is None else _product(of(before), own)
-            return found[task]
+        def joint_logit(task: int) -> torch.Tensor:
+            if task not in by_task:
+                before, conditional = self._before[task], logits[:, task]
+                by_task[task] = conditional if before is None else _product(joint_logit(before), conditional)
+            return by_task[task]
 
-        return torch.stack([of(task) for task in range(len(self._before))], 1)
+        return torch.stack([joint_logit(task) for task in range(len(self._before))], 1)
 
     def tower_rates(self, rates: torch.Tensor) -> torch.Tensor:
         before = torch.stack([rates.new_ones(()) if b is None else rates[b] for b in self._before])
@@ -79,5 +79,5 @@ class Esmm(MultiTaskModel):
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The logit of sigmoid(a) sigmoid(b)."""
+    """Logit of sigmoid(a) sigmoid(b)."""
     return logsigmoid(a) + logsigmoid(b) - torch.logaddexp(logsigmoid(-a), logsigmoid(a) + logsigmoid(-b))

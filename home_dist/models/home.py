@@ -1,8 +1,8 @@
 """HoME: hierarchy of multi-gate experts (Wang et al. 2024).
 
-The paper's full text was not at hand; the equations are pieced together from its abstract and public accounts. Two choices
-stay open and are configuration: what the meta layer's gates read (`gate_input`) and on which side of the sum over low-rank
-gates the feature gate's sigmoid stands (`feature_gate_sigmoid`). Gates have no bias, self gates are one linear layer.
+The paper's full text was not at hand; the equations come from its abstract and public accounts. Two open choices are
+configuration: the input of the meta layer's gates (`gate_input`), and whether the feature gate's sigmoid stands inside or
+outside of the sum over low-rank gates (`feature_gate_sigmoid`). Gates have no bias; self gates are one linear layer.
 
 C groups, K tasks. Experts of the meta layer, in order: shared, group 0, .., group C-1. Gates: group 0, .., group C-1, shared.
 Experts of the task layer: shared, groups, task 0, .., task K-1. Gates: tasks.
@@ -23,16 +23,16 @@ from home_dist.models.tasks import TaskGroups
 
 
 class HomeSection(ModelOfBanks):
-    """HoME (Wang et al. 2024). Each of its four parts can be switched off alone."""
+    """HoME (Wang et al. 2024). Each of its four parts can be switched off."""
 
     kind: Literal["home"] = "home"
     shared_experts: Count = 2
     group_experts: Count = 2
     task_experts: Count = 1
     expert_norm: bool = True
-    """Swish(BatchNorm(.)) experts; otherwise classic ones with ReLU."""
+    """Experts end in Swish(BatchNorm(.)); otherwise classic experts with ReLU."""
     hierarchy_mask: bool = True
-    """Gates see shared and own experts only; otherwise all of them."""
+    """Gates see shared and own experts only; otherwise all experts."""
     feature_gate: bool = True
     self_gate: bool = True
     feature_gates: Count = 2
@@ -51,7 +51,7 @@ class _HomeLayer(nn.Module):
     def __init__(
         self, config: HomeSection, experts: Sequence[int], in_dim: int, gate_dim: int, sees: torch.Tensor, own: torch.Tensor
     ):
-        """experts: per expert group; sees, own: (gates, groups), which groups a gate may see, and which are its own."""
+        """experts: number of experts per expert group; sees, own: (gates, groups), the groups that a gate sees and owns."""
         super().__init__()
         counts = torch.tensor(experts)
         sees, own = (m.repeat_interleave(counts, 1) for m in (sees, own))
@@ -66,7 +66,7 @@ class _HomeLayer(nn.Module):
         self.self_gates = SelfGates(gate_dim, own) if config.self_gate else None
 
     def gated(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (B, F), the same for all groups, or (G, B, F). Returns (G, B, F)."""
+        """Scales x, (B, F) for all groups or (G, B, F), by the feature gate, if there is one. Returns (G, B, F)."""
         if self.feature_gate is not None:
             return self.feature_gate(x)
         return x.expand(len(self.bank.experts), *x.shape) if x.dim() == 2 else x
@@ -96,7 +96,7 @@ class Home(MultiTaskModel):
 
         own_group = torch.eye(groups, dtype=torch.bool)
         shared = torch.ones(groups, 1, dtype=torch.bool)
-        of_shared = torch.ones(1, 1 + groups, dtype=torch.bool)
+        sees_all = torch.ones(1, 1 + groups, dtype=torch.bool)
         only_shared = torch.zeros(1, 1 + groups, dtype=torch.bool)
         only_shared[0, 0] = True
         self.meta = _HomeLayer(
@@ -104,7 +104,7 @@ class Home(MultiTaskModel):
             experts=[config.shared_experts] + [config.group_experts] * groups,
             in_dim=in_dim,
             gate_dim=in_dim,
-            sees=torch.cat([torch.cat([shared, own_group], 1), of_shared]),
+            sees=torch.cat([torch.cat([shared, own_group], 1), sees_all]),
             own=torch.cat([torch.cat([~shared, own_group], 1), only_shared]),
         )
 
@@ -127,13 +127,13 @@ class Home(MultiTaskModel):
         states = self.meta(gated, gate_input, mask)
         groups, shared = states[:-1], states[-1:]
 
-        of_task = groups.index_select(0, self.group_of)
-        gated = self.task.gated(torch.cat([shared, groups, of_task]))
-        return self.task(gated, torch.cat([of_task, shared.expand_as(of_task)], 2), mask)
+        group_states = groups.index_select(0, self.group_of)  # each task's
+        gated = self.task.gated(torch.cat([shared, groups, group_states]))
+        return self.task(gated, torch.cat([group_states, shared.expand_as(group_states)], 2), mask)
 
     def anatomy(self, tasks: TaskGroups) -> Anatomy:
         groups = tasks.group_owners()
-        own = [owner for owner, _ in tasks.owners()]
+        task_owners = [owner for owner, _ in tasks.owners()]
         states = [*(Gate(group.name) for group in groups), Gate("shared")]
         meta = self.meta.part("meta", [SHARED, *groups], states, reads_features=True)
-        return Anatomy((meta, self.task.part("task", [SHARED, *groups, *own], tasks.gates(), reads_features=False)))
+        return Anatomy((meta, self.task.part("task", [SHARED, *groups, *task_owners], tasks.gates(), reads_features=False)))

@@ -1,8 +1,8 @@
 """L2-Constrained: one trunk per task, and a penalty that holds their weights together (Duong et al. 2015).
 
-Added to the loss: alpha * sum over pairs i < j of || theta_i - theta_j ||^2, where theta_k is all that task k's trunk learns.
-Duong et al. tie two tasks, and only the layers that mean the same in both; as all tasks here read one feature vector, all
-layers do. Every pair of tasks counts the same, however their groups are.
+Added to the loss: alpha * sum over pairs i < j of || theta_i - theta_j ||^2, where theta_k are parameters of task k's trunk.
+Duong et al. tie two tasks, and only layers that mean the same in both. Here all layers do, as all tasks read one feature
+vector. Every pair of tasks counts the same, whatever the task groups.
 """
 
 from typing import Literal
@@ -17,7 +17,7 @@ from home_dist.models.tasks import TaskGroups
 
 
 class L2ConstrainedSection(ModelOfBanks):
-    """One trunk per task, held together by a penalty on the distances of their weights (Duong et al. 2015)."""
+    """One trunk per task, with a penalty on the distances between the trunks' weights (Duong et al. 2015)."""
 
     kind: Literal["l2_constrained"] = "l2_constrained"
     alpha: float = Field(default=1e-4, ge=0)

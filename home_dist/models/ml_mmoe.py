@@ -1,10 +1,10 @@
 """ML-MMoE: MMoE in several layers (the baseline of Tang et al. 2020, section 5).
 
-Every layer has E experts. In layer 1 all of them read v; in layer l + 1 expert e reads the mixture that its own gate makes of
-layer l's experts. The last layer's gates are the tasks'.
+Every layer has E experts. In layer 1 all experts read v. In layer l + 1 expert e reads a mixture of layer l's experts, made by
+its own gate. The last layer has one gate per task.
 
-Open in the literature: what the gates above the first layer read. Here it is v for all of them, as in MMoE: a task's gate has
-no state of its own below the last layer that it could read instead, and v says most about the sample.
+The literature leaves open what gates above the first layer read. Here all gates read v, as in MMoE: below the last layer no
+task has a state that its gate could read instead, and v says most about the sample.
 """
 
 from typing import Literal

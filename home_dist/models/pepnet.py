@@ -1,14 +1,14 @@
 """PEPNet: gates that read prior features scale the feature vector and the units of each task's trunk (Chang et al. 2023).
 
-Gate NU: 2 sigmoid(W2 ReLU(W1 x + b1) + b2), in (0, 2) and near 1 at first.
+Gate NU: 2 sigmoid(W2 ReLU(W1 x + b1) + b2), in (0, 2), initially near 1.
 EPNet: o = v * GateNU([domain ; stop(v)]).
-PPNet: in layer l of task k's trunk h <- f(W h + b) * GateNU_l([prior ; stop(o)])_k, with h = o at first.
+PPNet: in layer l of task k's trunk h <- f(W h + b) * GateNU_l([prior ; stop(o)])_k, starting from h = o.
 
-stop(.) lets no gradient through: gates learn through the prior features and leave the embeddings of all others alone.
+stop(.) stops gradients: gates train the embeddings of domain and prior features, but of no other features.
 
-Choices: domain and prior features are parts of v, by their names in `[model]`; with none named the gates read stop(v) alone.
-One Gate NU per layer serves all tasks: they share its hidden units, and its output has each task's units. All layers of a
-trunk are gated, the last one included, and the towers are not: with tower_hidden = [] they are one product of what is gated.
+Choices: `[model]` names the domain and prior features, which are parts of v; if it names none, gates read only stop(v) or
+stop(o). One Gate NU per layer serves all tasks: they share its hidden units, and its output has units for each task. All layers
+of a trunk are gated, including the last; towers are not: with tower_hidden = [] a tower is one product on the gated state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,13 +26,13 @@ from home_dist.models.tasks import TaskGroups
 
 
 class PepnetSection(ModelOfBanks):
-    """One trunk per task, whose inputs and units are scaled by gates that read chosen features (Chang et al. 2023)."""
+    """One trunk per task; gates that read chosen features scale the trunks' inputs and units (Chang et al. 2023)."""
 
     kind: Literal["pepnet"] = "pepnet"
     domain_features: tuple[str, ...] = ()
-    """Features that tell domains (tabs, pages) apart: read by the gates of the feature vector. v is read in any case."""
+    """Features that tell domains (tabs, pages) apart, for the gates of the feature vector, which always read v too."""
     prior_features: tuple[str, ...] = ()
-    """Features that tell users, items and authors apart: read by the gates of the trunks. v is read in any case."""
+    """Features that tell users, items and authors apart, for the gates of the trunks, which always read v too."""
     gate_hidden: Count = 32
     """Hidden units of a gate."""
 
@@ -59,7 +59,7 @@ class PepNet(MultiTaskModel):
     prior: torch.Tensor
 
     def __init__(self, config: PepnetSection, in_dim: int, tasks: TaskGroups, columns: Mapping[str, Sequence[int]]):
-        """columns: by feature, where it stands in v."""
+        """columns: by feature, its columns in v."""
         super().__init__()
         self.out_dim, self.tasks = config.expert_dim, tasks.tasks
         for name, features in (("domain", config.domain_features), ("prior", config.prior_features)):
@@ -85,8 +85,8 @@ class PepNet(MultiTaskModel):
         return x
 
     def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, Axes]:
-        def of_gate(gate: str, chosen: torch.Tensor, own: str, out: Names) -> dict[str, Axes]:
-            extra = tuple((f"{own} {columns[c][0]}", columns[c][1]) for c in chosen.tolist())
+        def of_gate(gate: str, chosen: torch.Tensor, prefix: str, out: Names) -> dict[str, Axes]:
+            extra = tuple((f"{prefix} {columns[c][0]}", columns[c][1]) for c in chosen.tolist())
             return {
                 f"{gate}.first.weight": (None, (*extra, *columns)),
                 f"{gate}.second.weight": (out, None),

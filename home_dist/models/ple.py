@@ -1,8 +1,8 @@
 """PLE, progressive layered extraction (Tang et al. 2020, section 4.2): CGC in layers.
 
-Task k's experts and gate of layer l + 1 read task k's state of layer l; the shared experts and their gate read the shared
-state, which the shared gate mixes from all experts of its layer. The last layer has no shared gate: nothing would read what it
-mixes.
+In layer l + 1, task k's experts and gate read task k's state of layer l. Shared experts and the shared gate read the shared
+state, a mixture of all experts of layer l by its shared gate. The last layer has no shared gate, as nothing would read its
+state.
 """
 
 from typing import Literal

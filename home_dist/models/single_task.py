@@ -1,7 +1,7 @@
 """Single-task: K independent trunks on one feature vector, the baseline that sharing has to beat.
 
-y_k = h_k(f_k(v)). The embeddings below are shared by all tasks. For own ones, train a run per task (`data.tasks`): nothing is
-shared then, sequence encoders included, and no table has to be held K times at once.
+y_k = h_k(f_k(v)). All tasks share embeddings and sequence encoders. For own embeddings, train one run per task (`data.tasks`):
+then tasks share nothing, and no run holds a table K times.
 """
 
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Tasks and their groups as the models need them: by number."""
+"""Tasks and task groups by number, as models use them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class TaskGroups:
         return self.group_names[group] if self.group_names else f"group {group}"
 
     def owners(self, experts: int = 1) -> list[tuple[Owner, int]]:
-        """Each task as the owner of so many experts."""
+        """(task, number of its experts) for each task."""
         return [(Owner("task", self.name(k)), experts) for k in range(self.tasks)]
 
     def group_owners(self) -> list[Owner]:

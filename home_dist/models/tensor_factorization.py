@@ -1,12 +1,12 @@
-"""Tensor-Factorization: the K trunks' weights of a layer are one (in, out, K) tensor of low rank, in Tucker form (Yang and
-Hospedales 2016).
+"""Tensor-Factorization: in each layer the weights of the K trunks form one low-rank tensor (in, out, K), in Tucker form (Yang
+and Hospedales 2016).
 
 W[i, o, k] = sum_abc core[a, b, c] U_in[i, a] U_out[o, b] U_task[k, c], and task k's layer is ReLU(x_k W[:, :, k] + b_k).
-W is never put together: x U_in, then the core as task k sees it, then U_out cost less where ranks are small.
+W is never computed: products with U_in, with the core contracted for task k, and with U_out cost less for small ranks.
 
-Open: biases, which are each task's own here, as the towers are. The paper starts from networks trained per task; here the
-factors start random, scaled such that every product on the way keeps the size of activations (Kaiming's for W as a whole),
-which needs no training before the training. Ranks larger than what they stand for are cut to it.
+Open in the paper: biases; here each task has its own, like its tower. The paper starts from networks trained per task. Here
+factors start random, which needs no pre-training, and are scaled such that each product keeps the size of activations (Kaiming
+initialisation for W as a whole). A rank larger than its dimension is cut to the dimension.
 """
 
 import itertools
@@ -24,13 +24,13 @@ from home_dist.models.tasks import TaskGroups
 
 
 class TensorFactorizationSection(ModelSection):
-    """One trunk per task, whose weights are one tensor in Tucker form (Yang and Hospedales 2016)."""
+    """One trunk per task; all trunks' weights of a layer are one tensor in Tucker form (Yang and Hospedales 2016)."""
 
     kind: Literal["tensor_factorization"] = "tensor_factorization"
     rank_in: Count = 32
     rank_out: Count = 32
     rank_tasks: Count = 4
-    """Ranks along a layer's inputs, its outputs and the tasks; each at most as large as what it stands for."""
+    """Ranks along a layer's inputs, its outputs and the tasks; each is cut to the size of its dimension."""
 
 
 class _TuckerLayer(nn.Module):
@@ -60,7 +60,7 @@ class TensorFactorization(MultiTaskModel):
         self.layers = nn.ModuleList(_TuckerLayer(config, i, o, tasks.tasks) for i, o in itertools.pairwise(widths))
 
     def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """v: (B, F); mask: unused, as no statistic is taken over samples. Returns (K, B, D)."""
+        """v: (B, F); mask: unused, as no layer has statistics over samples. Returns (K, B, D)."""
         x = v
         for layer in self.layers:
             x = layer(x)
@@ -68,7 +68,7 @@ class TensorFactorization(MultiTaskModel):
 
     def axes(self, tasks: TaskGroups, columns: Names) -> dict[str, Axes]:
         names = names_of_tasks(tasks)
-        own: dict[str, Axes] = {"layers.0.factor_in": (columns, None)}
+        axes: dict[str, Axes] = {"layers.0.factor_in": (columns, None)}
         for n in range(len(self.layers)):
-            own |= {f"layers.{n}.factor_task": (names, None), f"layers.{n}.bias": (names, None)}
-        return own
+            axes |= {f"layers.{n}.factor_task": (names, None), f"layers.{n}.bias": (names, None)}
+        return axes

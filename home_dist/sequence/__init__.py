@@ -16,7 +16,7 @@ __all__ = ["Encoded", "Encoder", "EncoderInputs", "History", "build_encoder"]
 def build_encoder(section: SequenceSection, fields: Sequence[EventInput], tasks: int) -> Encoder:
     """The encoder of a `[[sequence]]`: History -> Encoded, with `out_dim`. tasks: K.
 
-    Raises ConfigError when the sequence's fields do not fit the kind.
+    Raises ConfigError if the sequence's fields do not fit the kind.
     """
     shared = [f.field for f in fields if f.target is not None]
     if not shared:

@@ -1,13 +1,14 @@
-"""Deep Interest Evolution Network (Zhou et al. 2019): a GRU finds interests, a second one follows those near the target.
+"""Deep Interest Evolution Network (Zhou et al. 2019): a GRU extracts interests, a second one follows those near the target.
 
-Interest extractor (section 4.2): h_t = GRU(x_1 .. x_t) over events x_t = [e_t ; c_t], with the auxiliary loss that h_t tells
-the next event x_(t+1) from one of another user in the batch: -log sigmoid(h_t . x_(t+1)) - log(1 - sigmoid(h_t . x~_(t+1))),
-the mean over all steps of a rank's batch. Steps for which the batch holds no other user are left out.
-Interest evolution (section 4.3): a_t = softmax_t(h_t W q); AUGRU, whose update gate u~_t = a_t u_t lets events pass as far as
-they concern the target; the last state is the output. States are as wide as events, as the auxiliary loss asks for.
+Interest extractor (section 4.2): h_t = GRU(x_1 .. x_t) over events x_t = [e_t ; c_t]. An auxiliary loss trains h_t to tell the
+next event x_(t+1) from an event x~_(t+1) of another user in the batch: -log sigmoid(h_t . x_(t+1)) - log(1 - sigmoid(h_t .
+x~_(t+1))), the mean over all steps of a rank's batch. Steps without another user in the batch are left out.
+Interest evolution (section 4.3): a_t = softmax_t(h_t W q), and a GRU with attentional update gate (AUGRU): u~_t = a_t u_t, so
+that events far from the target change the state little. The last state is the output. States are as wide as events, because
+the auxiliary loss multiplies them.
 
-The recurrences run over the samples that have a t-th event, longest history first, as in torch's packed sequences: nothing is
-padded, and the number of steps is the longest history's length.
+Step t of a recurrence computes the samples that have a t-th event, longest history first, as in torch's packed sequences:
+nothing is padded, and the number of steps is the longest history's length.
 """
 
 from typing import Literal
@@ -23,11 +24,11 @@ from home_dist.sequence.jagged import softmax_within, starts
 
 
 class DienSection(SequenceSection):
-    """How interests evolve, by two recurrences (Zhou et al. 2019)."""
+    """Evolution of interests, by two recurrences (Zhou et al. 2019)."""
 
     kind: Literal["dien"] = "dien"
     auxiliary_weight: float = Field(default=1.0, ge=0)
-    """Factor of the loss that a state tells the next event from another one; 0 leaves it out."""
+    """Factor of the auxiliary loss, by which a state tells the next event from another user's; 0 leaves it out."""
 
 
 class Dien(Encoder):
@@ -46,7 +47,7 @@ class Dien(Encoder):
         samples, owners = len(history.lengths), history.owners
         whole = torch.cat([history.events, history.contexts], 1)
         if not len(whole):
-            # Every parameter gets a gradient in every step, even of zero: data-parallel training waits for all of them.
+            # Data-parallel training waits for every parameter's gradient in every step, so give zero gradients.
             nothing = sum((0 * p.sum() for p in self.parameters()), start=whole.new_zeros(()))
             return Encoded(whole.new_zeros(samples, self.out_dim) + nothing)
         order, sizes, ranks = _by_time(history.lengths, owners)
@@ -58,48 +59,50 @@ class Dien(Encoder):
         scores = (states * self.relevance(history.targets).index_select(0, owners)).sum(1, keepdim=True)
         attention = softmax_within(scores, owners, samples)
         last = self._evolve(packed.data, attention.index_select(0, order), sizes)
-        # Ranked by length: back into the order of samples; those without events keep the zero vector.
+        # From the order of lengths back to the order of samples; samples without events keep the zero vector.
         out = whole.new_zeros(samples, self.out_dim)
         return Encoded(out.index_copy(0, ranks[: len(last)], last), auxiliary)
 
     def _next_event(self, states: torch.Tensor, events: torch.Tensor, history: History) -> torch.Tensor:
-        """The other event is drawn from the rank's batch by torch's generator, which a step's number seeds."""
+        """The auxiliary loss (). torch's generator, which the step's number seeds, draws other users' events from the rank's
+        batch."""
         owners = history.owners
         users = owners if history.users is None else history.users.index_select(0, owners)
         pairs = (owners[1:] == owners[:-1]).nonzero().flatten()
-        other, there = strangers(users, pairs)
+        other, exists = strangers(users, pairs)
         state = states.index_select(0, pairs)
         near = (state * events.index_select(0, pairs + 1)).sum(1)
         far = (state * events.index_select(0, other)).sum(1)
         losses = nn.functional.softplus(-near) + nn.functional.softplus(far)
-        return torch.where(there, losses, 0).sum() / there.sum().clamp(min=1)
+        return torch.where(exists, losses, 0).sum() / exists.sum().clamp(min=1)
 
     def _evolve(self, interests: torch.Tensor, attention: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-        """interests: (N, H) and attention: (N, 1), by time. Returns the last states of the ranked samples with events."""
+        """interests (N, H) and attention (N, 1) are ordered by time. Returns the last states of samples with events, longest
+        history first."""
         inputs = self.gates_in(interests)
         state = interests.new_zeros(int(sizes[0]), self.out_dim)
         ended = []
-        at = 0
+        first = 0
         for size in sizes.tolist():
             if size < len(state):
-                ended.append(state[size:])  # the shortest of those that go on stand last
+                ended.append(state[size:])  # histories that have ended; the longest stand first
                 state = state[:size]
-            update_in, reset_in, candidate_in = inputs[at : at + size].chunk(3, 1)
+            update_in, reset_in, candidate_in = inputs[first : first + size].chunk(3, 1)
             update_state, reset_state, candidate_state = self.gates_state(state).chunk(3, 1)
-            update = attention[at : at + size] * torch.sigmoid(update_in + update_state)
+            update = attention[first : first + size] * torch.sigmoid(update_in + update_state)
             candidate = torch.tanh(candidate_in + torch.sigmoid(reset_in + reset_state) * candidate_state)
-            # What goes on from event to event keeps the precision of the events, whatever that of the products is.
+            # The state keeps the events' precision, whatever the precision of products.
             state = torch.lerp(state, candidate.to(state.dtype), update.to(state.dtype))
-            at += size
+            first += size
         return torch.cat([state, *reversed(ended)])
 
 
 def strangers(users: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """users: (N,) of events; chosen: (n,) events. Returns for each an event of another user, drawn evenly from
-    all of them, and whether there is one, (n,) each."""
+    """Draws for each of the events `chosen` (n,) an event of another user, uniformly. users: (N,), of all events. Returns the
+    drawn events and whether there is any, (n,) each."""
     by_user, order = users.sort(stable=True)
-    own = users.index_select(0, chosen)
-    first, end = torch.searchsorted(by_user, own), torch.searchsorted(by_user, own, right=True)
+    own_user = users.index_select(0, chosen)
+    first, end = torch.searchsorted(by_user, own_user), torch.searchsorted(by_user, own_user, right=True)
     others = len(users) - (end - first)
     drawn = (torch.rand(len(chosen), dtype=torch.float64, device=users.device) * others).long()
     drawn = torch.minimum(drawn, (others - 1).clamp(min=0))
@@ -108,8 +111,8 @@ def strangers(users: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def _by_time(lengths: torch.Tensor, owners: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The order (N,) of events by time, then by their samples' rank; how many there are of each time (T,), on the host; and
-    the samples (B,) by rank: the longest history first."""
+    """(order of events by time, then by their samples' rank (N,); number of events at each time (T,), on the host; samples by
+    rank, longest history first (B,))."""
     ranks = lengths.argsort(descending=True, stable=True)
     rank_of = torch.empty_like(ranks)
     rank_of[ranks] = torch.arange(len(ranks), device=ranks.device)

@@ -27,9 +27,9 @@ class DinSection(SequenceSection):
 class Din(Encoder):
     """Weight a(e_t, q) = MLP([e_t ; q ; e_t - q ; e_t * q ; c_t]) per event; output sum_t a_t [e_t ; c_t].
 
-    e_t are the fields of an event that the target has too, c_t the others (watch ratio, age), which the paper does not have.
-    Everything is jagged and linear in N; an empty history gives the zero vector. The first layer is linear in its input, so
-    the part of q is computed once per sample instead of once per event, and the difference costs nothing:
+    e_t are the fields of an event that the target has too, c_t the other fields (watch ratio, age), which the paper lacks.
+    Everything is jagged and linear in N; an empty history gives the zero vector. The first layer is linear, so that the term of
+    q is computed once per sample, not per event, and the difference e - q costs nothing:
     W [e; q; e - q; e * q] = (W_e + W_d) e + (W_q - W_d) q + W_p (e * q).
     """
 
@@ -53,8 +53,8 @@ class Din(Encoder):
     def forward(self, history: History) -> Encoded:
         owners, samples = history.owners, len(history.lengths)
         whole = torch.cat([history.events, history.contexts], 1)
-        of_target = self.target(history.targets).index_select(0, owners)
-        first = self.event(whole) + of_target + self.product(history.events * history.targets.index_select(0, owners))
+        target = self.target(history.targets).index_select(0, owners)
+        first = self.event(whole) + target + self.product(history.events * history.targets.index_select(0, owners))
         weight = self.unit(first)
         if self.softmax:
             weight = softmax_within(weight, owners, samples)

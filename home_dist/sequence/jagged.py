@@ -1,22 +1,22 @@
 """Operations within the samples of jagged values: sums, softmax, the newest and the best events.
 
-Letters: N events of all samples together, those of a sample side by side; B samples; owners (N,) tells each event's sample.
-Nothing here builds a padded (B, T, D) tensor.
+Letters: N events of all samples, grouped by sample; B samples; owners (N,) is each event's sample. Nothing here builds a padded
+(B, T, D) tensor.
 
-Which of several ways is fastest depends on the data, so that a program, which is traced once for all, takes the way that is
-right for any: `torch.compiler.is_exporting()`.
+The fastest algorithm depends on the data. An exported program is traced only once, so that `torch.compiler.is_exporting()`
+takes the algorithm that is right for all data.
 """
 
 import torch
 
 
 def sum_within(values: torch.Tensor, owners: torch.Tensor, samples: int) -> torch.Tensor:
-    """values: (N, D). Returns (B, D); zero for samples without events."""
+    """Sums values (N, D) within each sample. Returns (B, D); zero for samples without events."""
     return values.new_zeros(samples, values.shape[1]).index_add_(0, owners, values)
 
 
 def softmax_within(scores: torch.Tensor, owners: torch.Tensor, samples: int) -> torch.Tensor:
-    """scores: (N, H), H heads. Returns (N, H): they sum to 1 within a sample, head by head."""
+    """Softmax of scores (N, H), H heads, within each sample. Returns (N, H)."""
     index = owners.unsqueeze(1).expand_as(scores)
     top = scores.new_full((samples, scores.shape[1]), -torch.inf).scatter_reduce_(0, index, scores.detach(), "amax")
     raised = torch.exp(scores - top.index_select(0, owners))
@@ -24,30 +24,30 @@ def softmax_within(scores: torch.Tensor, owners: torch.Tensor, samples: int) -> 
 
 
 _LONG = 256
-"""Mean length from which a product per sample is cheaper than a copy of the sample's vector for each of its events."""
-
+"""Mean length from which a product per sample is cheaper than a copy of the sample's vector for each event."""
 
 _TOGETHER = 4
+"""Samples per product."""
 
 
 def dots_within(values: torch.Tensor, vectors: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
-    """values: (N, D); vectors: (B, D), one per sample. Returns (N,): each event times its sample's vector."""
+    """Inner product (N,) of each event and its sample's vector. values: (N, D); vectors: (B, D)."""
     if torch.compiler.is_exporting() or len(values) < _LONG * len(lengths):
         return (values * vectors.index_select(0, owners)).sum(1)
-    # Of some samples at once, each event with all of their vectors: reading the events is what takes the time, and a product
-    # with one column reads them at half the speed of one with several.
+    # Takes a few samples at once and multiplies each event with all their vectors. Time goes into reading events, and a product
+    # with one column reads them at half the speed of a product with several.
     parts = torch.stack([lengths[n : n + _TOGETHER].sum() for n in range(0, len(lengths), _TOGETHER)]).tolist()
-    found = []
-    for n, part, own in zip(range(0, len(lengths), _TOGETHER), values.split(parts), owners.split(parts), strict=True):
+    dots = []
+    for n, part, samples in zip(range(0, len(lengths), _TOGETHER), values.split(parts), owners.split(parts), strict=True):
         products = torch.mm(part, vectors[n : n + _TOGETHER].t())
-        found.append(products.gather(1, (own - n).unsqueeze(1)).squeeze(1))
-    return torch.cat(found)
+        dots.append(products.gather(1, (samples - n).unsqueeze(1)).squeeze(1))
+    return torch.cat(dots)
 
 
 def some_within(lengths: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """At most `most` events of each sample: all of a short history, of a longer one so many at random, some perhaps twice.
+    """All events of a history with at most `most` events; of a longer one, `most` events at random, with repetition.
 
-    Returns positions (n,) and how many of each sample (B,). Draws from torch's generator.
+    Returns positions (n,) and the number of events of each sample (B,). Draws from torch's generator.
     """
     kept = lengths.clamp(max=most)
     owners = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), kept)
@@ -65,7 +65,7 @@ def starts(lengths: torch.Tensor) -> torch.Tensor:
 
 
 def newest_within(lengths: torch.Tensor, owners: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions (n,) of the last `most` events of each sample, in their order, and how many these are (B,)."""
+    """Positions (n,) of the last `most` events of each sample, in order, and the number of events of each sample (B,)."""
     kept = lengths.clamp(max=most)
     place = torch.arange(len(owners), device=owners.device) - starts(lengths).index_select(0, owners)
     return (place >= (lengths - kept).index_select(0, owners)).nonzero().flatten(), kept
@@ -74,9 +74,9 @@ def newest_within(lengths: torch.Tensor, owners: torch.Tensor, most: int) -> tup
 def best_within(
     scores: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor, most: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions (n,) of the `most` events of each sample with the highest scores (N,), in their order, and how many (B,).
+    """Positions (n,) of each sample's `most` events with the highest scores (N,), in order, and their number by sample (B,).
 
-    Of equal scores any may be taken.
+    Of events with equal scores any may be taken.
     """
     kept = lengths.clamp(max=most)
     place = torch.arange(len(owners), device=owners.device) - starts(lengths).index_select(0, owners)
@@ -85,7 +85,7 @@ def best_within(
         if longest <= most:
             return torch.arange(len(scores), device=scores.device), lengths
         if samples * longest <= 4 * len(scores):
-            # Scores alone, one number per event, fit a rectangle that is mostly full: a selection, linear in T, and no sort.
+            # A padded table of scores, one number per event, is mostly full: top-k, linear in T, replaces a sort.
             table = scores.new_full((samples, longest), -torch.inf)
             table[owners, place] = scores
             taken = torch.zeros(samples, longest, dtype=torch.bool, device=scores.device)

@@ -1,11 +1,10 @@
-"""Search-based Interest Model (Pi et al. 2020): first find the events that matter for the target, then attend to them.
+"""Search-based Interest Model (Pi et al. 2020): finds the events that matter for the target, then attends to them.
 
-General search unit. hard: events whose category is the target's, the newest k of them. soft: the k with the highest inner
-product r_t = (W_a q) . (W_b e_t); what the search learns comes from a loss of its own, a prediction of the tasks by
-MLP([sum_t r_t e_t ; q]), because nothing differentiable leads through the choice (section 3.2). The search reads embeddings
-but does not change them: it would pull those of items towards what is easy to find.
+General search unit. hard: the newest k events of the target's category. soft: the k events with the highest inner product
+r_t = (W_a q) . (W_b e_t). The choice of events is not differentiable, so the soft search has its own loss: MLP([sum_t r_t e_t ;
+q]) predicts the tasks (section 3.2). The search's loss does not train embeddings, which it would pull towards easy search.
 
-Exact search unit: multi-head target attention over the k events, their time gaps among the fields (section 3.3).
+Exact search unit: multi-head target attention over the k events, with time gaps among their fields (section 3.3).
 """
 
 from typing import Literal
@@ -24,20 +23,21 @@ from home_dist.sequence.jagged import best_within, dots_within, newest_within, s
 
 
 class SimSection(SearchSection):
-    """Search, then attention, each with parameters of its own (Pi et al. 2020)."""
+    """Search, then attention, with separate parameters (Pi et al. 2020)."""
 
     kind: Literal["sim"] = "sim"
     search: Literal["hard", "soft"] = "soft"
-    """The newest events of the target's category, or the k most similar ones."""
+    """hard: the newest events of the target's category; soft: the k most similar events."""
     category: str | None = None
-    """Event column that a hard search compares with its target; by default the last one that has a target."""
+    """Event column that a hard search compares with its target; by default the last column that has a target."""
     search_dim: Count = 16
-    """Width in which a soft search compares."""
+    """Width of the vectors that a soft search compares."""
     search_weight: float = Field(default=1.0, ge=0)
     """Factor of the soft search's own loss."""
 
 
 SAMPLED = 1000
+"""Events of a history, at most, that the search's loss reads."""
 _PREDICTOR_HIDDEN = 32
 
 
@@ -45,7 +45,7 @@ class Sim(Encoder):
     section = SimSection
 
     def __init__(self, section: SimSection, inputs: EncoderInputs):
-        """Raises ConfigError where `category` is no event column with a target."""
+        """Raises ConfigError if `category` is no event column with a target."""
         super().__init__()
         self.search, self.most, self.search_weight = section.search, section.most, section.search_weight
         self.category = section.category or inputs.columns[-1]
@@ -74,29 +74,29 @@ class Sim(Encoder):
         with torch.no_grad():
             relevance = self.relevance(history)
         best = history.take(*best_within(relevance, history.lengths, owners, self.most))
-        found = Encoded(self.attention(best))
+        encoded = Encoded(self.attention(best))
         if self.training:
-            found.predictions["search"] = (self._prediction(history), self.search_weight)
-        return found
+            encoded.predictions["search"] = (self._prediction(history), self.search_weight)
+        return encoded
 
     def relevance(self, history: History) -> torch.Tensor:
-        """(N,): r_t. (W_a q) . (W_b e_t) = (W_b^T W_a q) . e_t: one product per sample in place of one per event."""
-        wanted = self.of_target(history.targets.detach()) @ self.of_event.weight
-        return dots_within(history.events.detach(), wanted, history.lengths, history.owners)
+        """r_t, (N,), as (W_b^T W_a q) . e_t = (W_a q) . (W_b e_t): projects once per sample instead of once per event."""
+        projected = self.of_target(history.targets.detach()) @ self.of_event.weight
+        return dots_within(history.events.detach(), projected, history.lengths, history.owners)
 
     def _prediction(self, history: History) -> torch.Tensor:
-        """(B, K). Reads at most SAMPLED events of a history, in place of the rest of which they count several times."""
+        """Predicted logits (B, K). Of a long history reads SAMPLED events, weighted so that they stand for all events."""
         positions, kept = some_within(history.lengths, SAMPLED)
-        some = history.take(positions, kept)
-        pooled = sum_within(self.relevance(some).unsqueeze(1) * some.events.detach(), some.owners, len(kept))
+        sampled = history.take(positions, kept)
+        pooled = sum_within(self.relevance(sampled).unsqueeze(1) * sampled.events.detach(), sampled.owners, len(kept))
         length = history.lengths.clamp(min=1).to(pooled.dtype)
-        # A sum over 10,000 events must not drown the target beside it: divided by the root of their number.
+        # The sum over all events is divided by the root of their number: 10,000 events must not drown the target beside them.
         pooled = pooled * (length.sqrt() / kept.clamp(min=1)).unsqueeze(1)
         return self.predictor(torch.cat([pooled, history.targets.detach()], 1))
 
     def _same_category(self, history: History, owners: torch.Tensor) -> History:
         same = history.event_ids[self.category] == history.target_ids[self.category].index_select(0, owners)
-        found = same.nonzero().flatten()
+        matching = same.nonzero().flatten()
         counts = torch.zeros_like(history.lengths).index_add_(0, owners, same.to(history.lengths.dtype))
-        last, kept = newest_within(counts, owners.index_select(0, found), self.most)
-        return history.take(found.index_select(0, last), kept)
+        newest, kept = newest_within(counts, owners.index_select(0, matching), self.most)
+        return history.take(matching.index_select(0, newest), kept)

@@ -1,12 +1,12 @@
-"""Two-stage Interest Network (Chang et al. 2023): search and attention score events in one and the same way.
+"""Two-stage Interest Network (Chang et al. 2023): search and attention use the same scores.
 
-score_t = (k_t W_h)(q W_q)^T / sqrt(d) + c_t w_c for each head: k_t are an event's inherent fields, which the target has too,
-c_t the cross fields between user and item (watch ratio, time gap), each reduced to a bias. Stage one keeps the k events with
-the highest scores, stage two attends to them by softmax over these scores. With several heads stage one ranks by the mean of
-their scores: the paper searches with one head per unit, which is the same for heads = 1.
+score_t = (k_t W_h)(q W_q)^T / sqrt(d) + c_t w_c for each head. k_t are an event's inherent fields, which the target has too;
+c_t are cross fields between user and item (watch ratio, time gap), each reduced to a bias. Stage one keeps the k events with
+the highest scores; stage two attends to them by softmax over their scores. With several heads, stage one ranks by the heads'
+mean score; the paper searches with one head per unit, which is the same for heads = 1.
 
-Inherent fields are projected once per distinct item of the batch, not once per event (the paper's cache): what costs most is
-then bounded by the number of items.
+Inherent fields are projected once per distinct item of the batch, not once per event (the paper's cache), so that the number of
+items bounds the most expensive product.
 """
 
 import math
@@ -22,7 +22,7 @@ from home_dist.sequence.jagged import best_within, dots_within
 
 
 class TwinSection(SearchSection):
-    """Search and attention by the same scores (Chang et al. 2023)."""
+    """Search and attention with the same scores (Chang et al. 2023)."""
 
     kind: Literal["twin"] = "twin"
 
@@ -42,7 +42,7 @@ class Twin(Encoder):
     def forward(self, history: History) -> Encoded:
         samples = len(history.lengths)
         queries = self.attention.queries(history.targets)
-        # What is not chosen has no influence, so that the search needs no gradient: the chosen are scored once more.
+        # The search needs no gradient: events left out have none, and chosen events are scored again.
         with torch.no_grad():
             searched = self.search_scores(history, queries)
         chosen = history.take(*best_within(searched, history.lengths, history.owners, self.most))
@@ -52,17 +52,17 @@ class Twin(Encoder):
         return Encoded(self.attention.attend(scores, values, owners, samples))
 
     def scores(self, history: History, owners: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-        """(N, heads)"""
+        """Scores (N, heads) of the events."""
         keys, item = self._keys(history)
         scores = self.attention.scores(keys.index_select(0, item), queries, owners)
         return scores if self.bias is None else scores + self.bias(history.contexts)
 
     def search_scores(self, history: History, queries: torch.Tensor) -> torch.Tensor:
-        """(N,): the mean over heads, in which the heads' products add up to one of whole vectors."""
+        """Mean score over heads, (N,). The heads' inner products add up to one inner product of whole vectors."""
         keys, item = self._keys(history)
         owners, heads = history.owners, self.attention.heads
         if not torch.compiler.is_exporting() and len(keys) * len(queries) <= 4 * len(item):
-            products = (queries @ keys.t())[owners, item]  # each sample with each item is less work than each event
+            products = (queries @ keys.t())[owners, item]  # all pairs of samples and items are less work than all events
         else:
             products = dots_within(keys.index_select(0, item), queries, history.lengths, owners)
         scores = products / (heads * math.sqrt(self.attention.head_dim))
@@ -75,26 +75,26 @@ class Twin(Encoder):
 
 
 def _distinct(history: History) -> tuple[torch.Tensor, torch.Tensor]:
-    """Distinct items of a batch, by all their ids: an event of each (M,), and each event's item (N,) in 0 .. M - 1."""
+    """Distinct items of a batch, by all ids of an event: (an event of each item (M,), each event's item (N,) in 0 .. M - 1)."""
     positions = torch.arange(len(history.events), device=history.events.device)
     if torch.compiler.is_exporting() or not history.event_ids or not len(positions):
         return positions, positions
     item, count = torch.zeros_like(positions), 1
     for ids in history.event_ids.values():
-        # Numbered anew after each field, so that the code of two numbers fits 64 bits.
-        own, distinct = _numbered(ids.long())
-        item, count = _numbered(item * distinct + own) if count > 1 else (own, distinct)
+        # Renumbered after each field, so that the code of two numbers fits 64 bits.
+        value, distinct = _numbered(ids.long())
+        item, count = _numbered(item * distinct + value) if count > 1 else (value, distinct)
     first = torch.empty(count, dtype=positions.dtype, device=positions.device)
-    first[item] = positions  # of the events of an item, any one: their embeddings are equal
+    first[item] = positions  # any event of the item will do, as its events have equal embeddings
     return first, item
 
 
 def _numbered(codes: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Codes (N,) as numbers 0 .. M - 1 of the distinct ones, and M."""
+    """Numbers the M distinct codes 0 .. M - 1. Returns each code's number (N,), and M."""
     if int(codes.max()) <= 16 * len(codes):
-        there = torch.zeros(int(codes.max()) + 1, dtype=torch.bool, device=codes.device)
-        there[codes] = True
-        numbers = there.cumsum(0)  # no sort where a table of the codes is small
+        occurs = torch.zeros(int(codes.max()) + 1, dtype=torch.bool, device=codes.device)
+        occurs[codes] = True
+        numbers = occurs.cumsum(0)  # without a sort, if a table of all codes is small
         return numbers[codes] - 1, int(numbers[-1])
     distinct, numbers = torch.unique(codes, return_inverse=True)
     return numbers, len(distinct)

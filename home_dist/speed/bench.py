@@ -21,9 +21,9 @@ from home_dist.training.profiling import exchanges_table, parts_table
 def bench(
     config: RunConfig, ranks: Ranks, warm_up: int, steps: int, traced: int, out: Path | None, overlap: bool = True
 ) -> None:
-    """Trains some steps and tells how fast, without a run's folder: nothing is written but `out`. Raises UserError.
+    """Trains some steps and shows their speed. Writes no run folder, only `out`. Raises UserError.
 
-    overlap: with the pipeline that exchanges ids beside the step before, as training does.
+    overlap: whether the pipeline exchanges a batch's ids during the step before, as in training.
     """
     screen = Screen(ranks.first)
     screen.say(detected(ranks, config.kernel))
@@ -31,15 +31,15 @@ def bench(
     schema = together(lambda: load_schema(with_local_schema(config).schema_path()))
     inputs = together(lambda: open_inputs(config, schema, ("train",)))
     screen.say(f"data: {config.data.shown} | {inputs.files['train'].rows:,} rows to train on | {warm_up} steps to warm up")
-    found, built = measure(inputs, ranks, warm_up, steps, traced, overlap)
+    speed, built = measure(inputs, ranks, warm_up, steps, traced, overlap)
     screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))
-    screen.table(show.table(found, config, ranks))
-    screen.table(parts_table(found.breakdown))
-    if found.breakdown.exchanges and ranks.world_size > 1:
-        screen.table(exchanges_table(found.breakdown))
+    screen.table(show.table(speed, config, ranks))
+    screen.table(parts_table(speed.breakdown))
+    if speed.breakdown.exchanges and ranks.world_size > 1:
+        screen.table(exchanges_table(speed.breakdown))
     if out is not None and ranks.first:
         device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
-        write_json(out, show.tree(found, config, ranks, device, built.kernel), indent=2)
+        write_json(out, show.tree(speed, config, ranks, device, built.kernel), indent=2)
     screen.say_if(f"figures: {out}" if out else "")
 
 

@@ -1,4 +1,4 @@
-"""What the device can do at most, measured: the speed of matrix products and of memory."""
+"""Measures the device's limits: FLOP/s of matrix products, bytes/s of memory."""
 
 import statistics
 import time
@@ -12,7 +12,7 @@ _COPIED = {"cpu": 2**28, "cuda": 2**31}  # bytes, far more than caches hold
 
 
 def products_per_second(device: torch.device, precision: str) -> float:
-    """FLOP/s of one large product of torch's, in the run's precision ("fp32" or "bf16")."""
+    """FLOP/s of one large torch.mm in the run's precision ("fp32" or "bf16")."""
     side = _SIDE[device.type]
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
@@ -21,14 +21,14 @@ def products_per_second(device: torch.device, precision: str) -> float:
 
 
 def bytes_per_second(device: torch.device) -> float:
-    """Of a copy: what is read and what is written."""
+    """Bytes/s of a copy; bytes read and bytes written both count."""
     source = torch.ones(_COPIED[device.type] // 4, device=device)
     target = torch.empty_like(source)
     return 2.0 * source.nbytes / _seconds(lambda: target.copy_(source), device)
 
 
 def _seconds(action: Callable[[], object], device: torch.device) -> float:
-    """The median of some, after one that allocates."""
+    """Median seconds of `_REPEATS` calls, after a first call that allocates."""
     action()
     took = []
     for _ in range(_REPEATS):

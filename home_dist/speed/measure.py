@@ -30,51 +30,51 @@ from home_dist.training.optimizers import Schedule
 from home_dist.training.pipeline import Pipeline, begin_step
 from home_dist.training.profiling import Trace
 
-_FOR_EVER = 10**9  # epochs: small data are read again and again
+_FOR_EVER = 10**9  # epochs: a small data set is read again and again
 _FORWARD = ("look-up", "output exchange", "feature vector", "sequences", "experts", "towers")
 _EVALUATED = 8  # batches, the first two to warm up
 _SAMPLED = 4  # batches whose ids are counted, and files whose footers are read
-# How often a step reads or writes at least:
-_ROWS = 4  # a looked-up row: read, and in the backward read and written, with its gradient beside it
+# How often, at least, a step reads or writes:
+_ROWS = 4  # a looked-up row: the forward reads it; the backward reads it, writes it and reads its gradient
 _DENSE = 10  # a dense parameter: read twice, its gradient written; AdamW reads the gradient, reads and writes three others
-_ACTIVATIONS = 4  # what is kept for the backward: written and read, and so is its gradient
+_ACTIVATIONS = 4  # an activation kept for the backward: it and its gradient are each written and read
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Of a rank and step, means over ranks, where nothing else is said."""
+    """Speed of training. Figures are per rank and step, as means over ranks, unless the field says otherwise."""
 
     ranks: int
     batch: int
-    """B of a rank."""
+    """B of one rank."""
     seconds: list[float]
-    """Of each measured step, of the slowest rank."""
+    """Per measured step, the slowest rank's time."""
     samples: int
-    """In all measured steps, of all ranks."""
+    """Of all ranks in all measured steps."""
     waiting: float
-    """Share of the time in which a step waited for data."""
+    """Share of the measured time in which steps waited for data."""
     breakdown: Breakdown
-    """Of the traced steps that follow the measured ones."""
+    """Of the traced steps, which follow the measured ones."""
     peak_memory: int
-    """Bytes of the rank with most: of its process, or of its GPU."""
+    """Bytes of the process, or of the GPU, on the rank that uses most."""
     dense: DenseCost
     read: float
     """Bytes of Parquet files per sample."""
     looked_up: float
     """Bytes of embedding rows of sharded tables per sample, forward."""
     moved: float
-    """Bytes that a step has to read and write at least."""
+    """Bytes that a step reads and writes at least."""
     least_handed: dict[str, float]
-    """Bytes that a rank has to hand to collectives in a step under this plan, by use; own part included."""
+    """By use: bytes that a rank hands to collectives per step under this plan, the part that it keeps itself included."""
     evaluation: float
     """Samples/s of all ranks in a forward without gradients, data included."""
     products_limit: float
-    """FLOP/s that a large product reaches on each rank while all ranks do one."""
+    """FLOP/s of a large product on each rank, while all ranks compute one."""
     memory_limit: float
-    """Bytes/s likewise, of a copy."""
+    """Bytes/s of a copy on each rank, while all ranks copy."""
 
     def percentile(self, share: float) -> float:
-        """Seconds of a step, by nearest rank."""
+        """Seconds of a step; share: in percent. Nearest-rank method."""
         return float(np.percentile(self.seconds, share, method="nearest"))
 
     @property
@@ -93,12 +93,12 @@ class Speed:
 
     @property
     def forward_per_second(self) -> float:
-        """Samples/s of all ranks in a training step's forward alone."""
+        """Samples/s of all ranks, counting only the forward of training steps."""
         return self.batch * self.ranks / (sum(self.breakdown.parts[part] for part in _FORWARD) / 1e3)
 
     @property
     def flops(self) -> float:
-        """Of a sample, forward and backward."""
+        """Per sample, forward and backward."""
         return 3 * self.dense.flops
 
     @property
@@ -113,7 +113,7 @@ class Speed:
 
 
 def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int, overlap: bool = True) -> tuple[Speed, Built]:
-    """overlap: the pipeline that exchanges ids beside the step before."""
+    """overlap: whether the pipeline exchanges a batch's ids during the step before."""
     config = inputs.config
     lengths = mean_lengths(inputs.training_reader(ranks))
     reader = inputs.training_reader(ranks)
@@ -126,7 +126,7 @@ def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int,
     done = 0
 
     def step() -> int:
-        """Samples of all ranks."""
+        """Trains one step; returns its samples on all ranks."""
         nonlocal done
         begin_step(built, schedule, config.train, done, ranks.rank)
         done += 1
@@ -139,12 +139,12 @@ def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int,
     if ranks.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(ranks.device)
     dist.barrier()
-    waited, own, samples = reader.wait_seconds, [], 0
+    waited, step_seconds, samples = reader.wait_seconds, [], 0
     for _ in range(steps):
         began = time.perf_counter()
         samples += step()
         synchronise(ranks.device)
-        own.append(time.perf_counter() - began)
+        step_seconds.append(time.perf_counter() - began)
     waited = reader.wait_seconds - waited
     peak = _peak_memory(ranks.device)
     with tempfile.TemporaryDirectory() as folder:
@@ -155,9 +155,9 @@ def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int,
         breakdown = trace.end()
     pipeline.detach()
     evaluation = _evaluate(built.model, inputs.training_reader(ranks), ranks)
-    everyone: list[tuple[list[float], float, int]] = [(own, waited, peak)] * ranks.world_size
-    dist.all_gather_object(everyone, (own, waited, peak))
-    slowest = [max(of_step) for of_step in zip(*(e[0] for e in everyone), strict=True)]
+    by_rank: list[tuple[list[float], float, int]] = [(step_seconds, waited, peak)] * ranks.world_size
+    dist.all_gather_object(by_rank, (step_seconds, waited, peak))
+    slowest = [max(seconds) for seconds in zip(*(rank[0] for rank in by_rank), strict=True)]
     dense = probe(model_without_memory(inputs.schema, inputs.layout, config), inputs.layout, lengths)
     looked_up = sum(
         lengths.get(item.key, 1.0) * item.table.dim * float(item.table.weight_bytes)
@@ -179,9 +179,9 @@ def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int,
         batch=batch,
         seconds=slowest,
         samples=samples,
-        waiting=sum(e[1] for e in everyone) / ranks.world_size / sum(slowest),
+        waiting=sum(rank[1] for rank in by_rank) / ranks.world_size / sum(slowest),
         breakdown=breakdown,
-        peak_memory=max(e[2] for e in everyone),
+        peak_memory=max(rank[2] for rank in by_rank),
         dense=dense,
         read=stored_per_row(inputs.files["train"]),
         looked_up=looked_up,
@@ -195,6 +195,7 @@ def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int,
 
 @torch.no_grad()
 def _evaluate(model: nn.Module, reader: Reader, ranks: Ranks) -> float:
+    """Samples/s of all ranks in a forward without gradients."""
     model.eval()
     epoch, samples, began = reader.epochs(0, _FOR_EVER), 0, 0.0
     for number, batch in enumerate(itertools.islice(epoch, _EVALUATED)):
@@ -213,42 +214,44 @@ def _evaluate(model: nn.Module, reader: Reader, ranks: Ranks) -> float:
 
 
 def mean_lengths(reader: Reader) -> Mapping[str, float]:
-    """Ids per sample by key of the input, of the first batches of this rank."""
+    """By input key: mean ids per sample in this rank's first batches."""
     ids: dict[str, int] = {}
     samples = 0
     epoch: Iterator[Batch] = reader.epochs(0, 1)
     for batch in itertools.islice(epoch, _SAMPLED):
         samples += int(batch.mask.sum())
-        for held in (batch.bags, batch.weighted_bags, batch.events, batch.managed, batch.small_lists):
-            for key, count in zip(held.keys(), _counts(held), strict=True):
+        for jagged in (batch.bags, batch.weighted_bags, batch.events, batch.managed, batch.small_lists):
+            for key, count in zip(jagged.keys(), _counts(jagged), strict=True):
                 ids[key] = ids.get(key, 0) + count
     epoch.close()  # type: ignore[attr-defined]
     return {key: count / max(1, samples) for key, count in ids.items()}
 
 
 def stored_per_row(files: DataFiles) -> float:
-    """Compressed bytes of the columns that are read, of some files."""
+    """Compressed bytes per row of the columns that are read, from the footers of the first files."""
     stored = rows = 0
     for path in files.paths[:_SAMPLED]:
         opened = open_parquet(files.store, path)
         rows += opened.metadata.num_rows
-        for group in range(opened.metadata.num_row_groups):
-            about = opened.metadata.row_group(group)
-            columns = [about.column(i) for i in range(about.num_columns)]
+        for n in range(opened.metadata.num_row_groups):
+            row_group = opened.metadata.row_group(n)
+            columns = [row_group.column(i) for i in range(row_group.num_columns)]
             stored += sum(c.total_compressed_size for c in columns if c.path_in_schema.split(".")[0] in files.columns)
     return stored / max(1, rows)
 
 
-def _counts(held: KeyedJaggedTensor) -> list[int]:
-    keys = len(held.keys())
-    return held.lengths().view(keys, -1).sum(1).tolist() if keys else []
+def _counts(jagged: KeyedJaggedTensor) -> list[int]:
+    """Ids per key."""
+    keys = len(jagged.keys())
+    return jagged.lengths().view(keys, -1).sum(1).tolist() if keys else []
 
 
 def _peak_memory(device: torch.device) -> int:
+    """Bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # getrusage's peak is also that of the process which started this one.
+    # getrusage's peak includes the parent process's peak before the fork, VmHWM does not.
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []
-    own = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
-    return (own[0] if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
+    peaks_kib = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+    return (peaks_kib[0] if peaks_kib else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024

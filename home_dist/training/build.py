@@ -1,4 +1,4 @@
-"""Configuration + data -> a sharded model with its optimizer, on every rank."""
+"""Builds the sharded model and its optimizer on every rank, from the configuration and the data's schema."""
 
 from dataclasses import dataclass
 
@@ -27,11 +27,11 @@ class Built:
     plan: ShardingPlan
     kernel: kernels.Kernel
     check: StepCheck
-    """Of the model's steps."""
+    """Refuses steps that are not finite."""
 
 
 def build(inputs: Inputs, ranks: Ranks) -> Built:
-    """Plans, shards and initialises; the first values are the same on any number of ranks."""
+    """Plans, shards and initialises; initial values are the same on any number of ranks."""
     config, exchange = inputs.config, inputs.config.distributed.exchange
     torch.manual_seed(config.train.seed)
     network = Network(inputs.schema, inputs.layout, config, torch.device("meta"))
@@ -53,9 +53,10 @@ def build(inputs: Inputs, ranks: Ranks) -> Built:
 
 
 def _of_all_ranks(own: kernels.Kernel, ranks: Ranks) -> kernels.Kernel:
-    of_ranks = [own] * ranks.world_size
-    torch.distributed.all_gather_object(of_ranks, own)
-    return kernels.common(of_ranks, ranks.rank)
+    """The kernel that all ranks can take."""
+    by_rank = [own] * ranks.world_size
+    torch.distributed.all_gather_object(by_rank, own)
+    return kernels.common(by_rank, ranks.rank)
 
 
 def _step_check(network: Network, config: RunConfig, ranks: Ranks) -> StepCheck:
@@ -67,15 +68,15 @@ def _step_check(network: Network, config: RunConfig, ranks: Ranks) -> StepCheck:
 
 
 class _Alone(DataParallelWrapper):
-    """One rank: DDP would copy gradients into its buckets and back, with nothing to sum."""
+    """Wrapper for one rank, without DDP, which would copy gradients into buckets and back with nothing to sum."""
 
     def wrap(self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device) -> None:
         dmp._dmp_wrapped_module.to(device)
 
 
 def _data_parallel(config: RunConfig) -> DefaultDataParallelWrapper:
-    """How dense gradients are summed over ranks. A static graph must be so in the first step, which may be one that only
-    accumulates."""
+    """DDP for dense gradients. static_graph needs a first step that synchronises gradients; with accumulation the first step
+    may not."""
     sent = config.distributed.exchange.gradients
     return DefaultDataParallelWrapper(
         static_graph=config.train.accumulate == 1, allreduce_comm_precision=None if sent == "fp32" else sent

@@ -17,7 +17,7 @@ from home_dist.training.run_folder import RunFolder
 
 
 def evaluate_run(run_dir: Path, checkpoint: Path | None, splits: tuple[str, ...], ranks: Ranks) -> None:
-    """Evaluates a run's newest, or the given, checkpoint on the splits, by default on validation and test. Raises UserError."""
+    """Evaluates the given checkpoint, or the run's newest, on the splits (default: validation and test). Raises UserError."""
     screen = Screen(ranks.first)
     folder = RunFolder(run_dir)
     config, schema = together(folder.open)
@@ -34,9 +34,9 @@ def evaluate_run(run_dir: Path, checkpoint: Path | None, splits: tuple[str, ...]
 
 
 def _splits_asked_for(folder: RunFolder, config: RunConfig, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """Raises ConfigError for splits that the run does not have."""
-    there = tuple(s for s in ("validation", "test") if getattr(config.data, s))
-    if not asked and not there:
+    """`asked`, or by default the run's validation and test. Raises ConfigError for splits that the run does not have."""
+    default = tuple(s for s in ("validation", "test") if getattr(config.data, s))
+    if not asked and not default:
         raise ConfigError(
             f"{folder.config}: data.validation and data.test are empty, so that there is nothing to evaluate. Name a split's "
             "folder there, or evaluate on what was trained on, with --split train."
@@ -44,4 +44,4 @@ def _splits_asked_for(folder: RunFolder, config: RunConfig, asked: tuple[str, ..
     for split in asked:
         if not getattr(config.data, split):
             raise ConfigError(f"{folder.config}: data.{split} is empty. Name that split's folder there, or leave --split out.")
-    return asked or there
+    return asked or default

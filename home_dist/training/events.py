@@ -14,7 +14,7 @@ from home_dist.training.running_metrics import METRICS
 
 
 class EventLog:
-    """Does nothing where `folder` is None."""
+    """Writes curves, histograms and images for TensorBoard. Does nothing if `folder` is None."""
 
     def __init__(self, folder: Path | None, from_step: int):
         self._writer = None
@@ -22,7 +22,7 @@ class EventLog:
             # Imported here: it costs a second, and most ranks and commands do not need it.
             from torch.utils.tensorboard import SummaryWriter
 
-            # Events after the checkpoint that a resumed run starts from are dropped: they will be written again.
+            # A resumed run drops events after its checkpoint: it will write them again.
             self._writer = SummaryWriter(str(folder), purge_step=from_step + 1)
 
     def step(self, step: int, interval: IntervalFigures, rate: float, tasks: Sequence[str]) -> None:
@@ -49,8 +49,8 @@ class EventLog:
         self._write({f"{split}_{n}/{m.task}": getattr(m, n) for m in (*metrics, mean_row(metrics)) for n in names}, step)
 
     def insight(self, step: int, figures: Figures, names: Names) -> None:
-        """Curves and histograms per expert, and per layer an image of which gate (row) mixes how much of which expert (column),
-        both in the order of names.json."""
+        """Curves and histograms per expert; per layer an image of each expert's (column) contribution to each gate (row), in
+        the order of names.json."""
         if self._writer is None:
             return
         scalars: dict[str, float] = {}
@@ -70,11 +70,11 @@ class EventLog:
             self._writer.add_text("findings", text, step)
 
     def layout(self, names: Names) -> None:
-        """TensorBoard's Custom Scalars tab: the experts of a layer in one plot."""
+        """Defines plots for TensorBoard's Custom Scalars tab: all tasks, or all experts of a layer, in one plot."""
         if self._writer is None or not names.parts:
             return
-        of_tasks = {name: ["Multiline", [f"train_{name}/{t}" for t in names.tasks]] for name in ("loss", *METRICS)}
-        plots: dict[str, dict[str, list[Any]]] = {"tasks": of_tasks}
+        task_plots = {name: ["Multiline", [f"train_{name}/{t}" for t in names.tasks]] for name in ("loss", *METRICS)}
+        plots: dict[str, dict[str, list[Any]]] = {"tasks": task_plots}
         for n, part in enumerate(names.parts):
             layer = plots.setdefault(f"layer {n}", {})
             for figure in ("std", "zero_rate", "gradient"):
@@ -89,8 +89,8 @@ class EventLog:
         limits = [*EDGES.tolist(), 10 * EDGES[-1].item()]
         middles = np.asarray(limits) - np.diff(limits, prepend=10 * limits[0]) / 2
         moments = {"sum": float(shares @ middles), "sum_squares": float(shares @ np.square(middles))}
-        there = np.flatnonzero(shares)
-        low, high = (limits[there[0]], limits[there[-1]]) if len(there) else (0.0, 0.0)
+        filled = np.flatnonzero(shares)
+        low, high = (limits[filled[0]], limits[filled[-1]]) if len(filled) else (0.0, 0.0)
         self._writer.add_histogram_raw(
             name, min=low, max=high, num=1, **moments, bucket_limits=limits, bucket_counts=shares.tolist(), global_step=step
         )
@@ -110,9 +110,9 @@ _CELL = 24  # pixels
 
 
 def _image(shares: Floats) -> np.ndarray:
-    """(K, E), between 0 and 1 -> pixels, white for 0 and dark blue for 1."""
-    at = np.clip(shares, 0, 1) * (len(_SHADES) - 1)
-    below = np.minimum(at.astype(np.int64), len(_SHADES) - 2)
-    part = (at - below)[..., None]
+    """Shares (K, E) between 0 and 1 -> pixels, from white (0) to dark blue (1)."""
+    shades = np.clip(shares, 0, 1) * (len(_SHADES) - 1)
+    below = np.minimum(shades.astype(np.int64), len(_SHADES) - 2)
+    part = (shades - below)[..., None]
     colours = _SHADES[below] * (1 - part) + _SHADES[below + 1] * part
     return colours.astype(np.uint8).repeat(_CELL, 0).repeat(_CELL, 1)

@@ -1,7 +1,7 @@
-"""What a run trains on: epochs of what is there, or, with `[data] follow`, data that goes on arriving.
+"""Sources of training data: epochs over a fixed set of files, or, with `[data] follow`, files that keep arriving.
 
-In the latter case what has arrived since the last look is a round, read like an epoch of its own. The checkpoint knows the
-files of every round, so that a resumed run reads the rest of its round and then what is new, on any number of ranks.
+With `follow`, the files that have arrived since the last look form a round, which is read once, like an epoch. The checkpoint
+holds the files of every round, so that a resumed run reads the rest of its round and then new files, on any number of ranks.
 """
 
 import time
@@ -21,15 +21,15 @@ from home_dist.screen import Screen
 from home_dist.training.checkpoint.state import TrainState
 
 _TICK_SECONDS = 1.0
-"""How long a signal may wait, and the ranks for each other."""
+"""Longest wait for files before signals are checked again and ranks meet."""
 
 
 Part = tuple[TrainState, Reader, int]
-"""The state to go on from, a reader that stands there, and the number of the last step."""
+"""(state to continue from, reader at that position, number of the last step)"""
 
 
 class Epochs:
-    """All of the run is one part."""
+    """Epochs over a fixed set of files: the whole run is one part."""
 
     def __init__(self, inputs: Inputs, ranks: Ranks):
         self.config, self.ranks = inputs.config.train, ranks
@@ -42,7 +42,7 @@ class Epochs:
         return TrainState(0, 0, False, self.reader.position(0, 0), self.ranks.world_size)
 
     def next(self, state: TrainState, preemption: Preemption) -> Part | None:
-        """None once the run has been given out. Raises CheckpointError for files that are not those of the state."""
+        """The whole run at the first call, then None. Raises CheckpointError if the files differ from the state's."""
         reader, self.reader = self.reader, None
         if reader is None:
             return None
@@ -54,13 +54,13 @@ class Epochs:
 
 
 class Following:
-    """Every rank has one; the first one looks for files, and tells the others."""
+    """Rounds of arriving files. Every rank has one; the first rank looks for files and tells the others."""
 
     def __init__(self, inputs: Inputs, ranks: Ranks, screen: Screen):
         self.inputs, self.data, self.ranks, self.screen = inputs, inputs.config.data, ranks, screen
         self._look_at = 0.0
         self._without_rows: set[str] = set()
-        """Files of looks that brought no row: of no round, and not looked at again."""
+        """Files that belong to no round, because they arrived in a look without any row; they are not opened again."""
 
     def begin(self) -> TrainState:
         """The state of a new run."""
@@ -68,8 +68,8 @@ class Following:
         return TrainState(0, 0, False, ReaderPosition(0, 0, lanes, batch, ""), self.ranks.world_size, rounds=[])
 
     def next(self, state: TrainState, preemption: Preemption) -> Part | None:
-        """The round that `state` stands in or, after its end, what has arrived since; None when nothing came for
-        `follow_idle_minutes`, and after `max_steps`. Raises Preempted, or DataError for files of the round that are gone."""
+        """The rest of the state's round or, after its end, a round of new files. None if nothing arrived for
+        `follow_idle_minutes`, and after `max_steps`. Raises Preempted, or DataError if files of the round are gone."""
         rounds, most = state.rounds or [], self.inputs.config.train.max_steps
         if most is not None and state.step >= most:
             return None
@@ -89,32 +89,33 @@ class Following:
         reader = together(partial(self._reader, files))
         together(lambda: reader.resume(state.position))
         epoch = state.position.epoch
-        left = reader.steps(epoch) - reader.steps_done(epoch)
-        self.screen.say(f"round {epoch}: {len(names):,} files, {reader.files.rows:,} rows, {left:,} steps to go")
-        total = state.step + left
+        steps_left = reader.steps(epoch) - reader.steps_done(epoch)
+        self.screen.say(f"round {epoch}: {len(names):,} files, {reader.files.rows:,} rows, {steps_left:,} steps to go")
+        total = state.step + steps_left
         state = replace(state, finished=False, rounds=rounds if current else [*rounds, names])
         return state, reader, total if most is None else min(total, most)
 
     def _open(self, names: list[str]) -> DataFiles:
         store, files = arrived(self.data)
-        there = {f.name: f for f in files}
-        gone = [n for n in names if n not in there]
+        by_name = {f.name: f for f in files}
+        gone = [n for n in names if n not in by_name]
         if gone:
             raise DataError(f"{self.data.shown}: {gone[0]} was there when its round began, and is not now. Put it back.")
-        chosen = [there[n] for n in names]
+        chosen = [by_name[n] for n in names]
         return open_found(store, chosen, self.inputs.schema, self.inputs.layout, rows_needed=False)
 
     def _reader(self, files: DataFiles) -> Reader:
         return replace(self.inputs, files={**self.inputs.files, "train": files}).training_reader(self.ranks)
 
     def _wait(self, known: set[str], preemption: Preemption) -> list[str] | None:
+        """Waits for new files; returns their names, or None after `follow_idle_minutes` without any. Raises Preempted."""
         idle, began = self.data.follow_idle_minutes, time.monotonic()
-        self._look_at, told = began, False
+        self._look_at, announced = began, False
         while True:
             news = together(lambda: self._look(known))
-            seen = [(news, idle is not None and time.monotonic() - began > 60 * idle)]
-            dist.broadcast_object_list(seen)
-            news, ends = seen[0]
+            from_first = [(news, idle is not None and time.monotonic() - began > 60 * idle)]
+            dist.broadcast_object_list(from_first)
+            news, ends = from_first[0]
             if news:
                 return news
             if preemption.asked():
@@ -122,13 +123,13 @@ class Following:
             if ends:
                 self.screen.say(f"nothing new in {self.data.shown} for {idle:g} minutes: the run ends")
                 return None
-            if not told:
+            if not announced:
                 self.screen.say(f"waiting for new files in {self.data.shown}, {self.data.train}; {len(known):,} are trained on")
-                told = True
+                announced = True
             time.sleep(min(_TICK_SECONDS, self.data.follow_poll_seconds))
 
     def _look(self, known: set[str]) -> list[str]:
-        """The names of new files, on the first rank when it is time to look again."""
+        """Names of new files; empty on other ranks than the first, and before it is time to look again."""
         if not self.ranks.first or time.monotonic() < self._look_at:
             return []
         self._look_at = time.monotonic() + self.data.follow_poll_seconds

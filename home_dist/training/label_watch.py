@@ -1,4 +1,4 @@
-"""Tasks whose labels are all unknown, or all of one class: they train without an error and learn nothing."""
+"""Finds tasks whose labels are all unknown, or all of one class: they train without an error and learn nothing."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from home_dist.network import StepOutput
 
 
 class LabelWatch:
-    """Every rank has one, adds the same steps and asks for notes at the same step. Counts stay on the device until then."""
+    """Every rank has one, adds every step and calls `notes` at the same step. Until then counts stay on the device."""
 
     def __init__(self, tasks: Sequence[str], device: torch.device):
         self._tasks = tasks
@@ -24,7 +24,7 @@ class LabelWatch:
         self._samples += output.samples
 
     def notes(self) -> list[str]:
-        """A line per such task, of the samples of all ranks so far."""
+        """A line per such task, by the samples of all ranks so far. Collective."""
         sums = torch.cat([self._positives, self._known, self._samples.view(1)])
         if dist.is_initialized():
             dist.all_reduce(sums)
@@ -37,6 +37,6 @@ class LabelWatch:
                     f"task {task!r}: none of {samples} has a known label: nothing was learned of it. Check its weights."
                 )
             elif positive in (0, total):
-                which = "positive" if positive else "negative"
-                notes.append(f"task {task!r}: all known labels of {samples} are {which}: nothing was learned of it.")
+                label_class = "positive" if positive else "negative"
+                notes.append(f"task {task!r}: all known labels of {samples} are {label_class}: nothing was learned of it.")
         return notes

@@ -1,4 +1,4 @@
-"""Which rows of a table mean the same in two data folders: by key, as their schemas say what a key's row is."""
+"""Maps the rows of a table in one run's data to the rows in another's that stand for the same key."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +19,17 @@ from home_dist.schema.values import HashValues, VocabularyValues
 from home_dist.training.run_folder import RunFolder
 
 Map = NDArray[np.int64]
-"""(rows here,): the row there that each row takes its values from; -1 for none."""
+"""(rows in this run,): for each row, the other run's row that stands for the same key; -1 for none."""
 
 
 @dataclass(frozen=True)
 class RunSide:
-    """A run's data. config: as the run was given it."""
+    """A run's configuration, as the user gave it, its schema and its vocabularies."""
 
     config: RunConfig
     schema: Schema
     recorded: dict[str, str]
-    """SHA-256 of tables' vocabularies when the run began; empty for runs of before they were recorded, and for a new one."""
+    """SHA-256 of tables' vocabularies when the run began; empty for a new run, and for a run that did not record them."""
 
     @staticmethod
     def of(run: RunFolder, config: RunConfig, schema: Schema) -> "RunSide":
@@ -42,17 +42,17 @@ class RunSide:
         return self.schema.table_rows()[table]
 
     def place(self, table: str) -> str:
-        """Of the table's vocabulary, beside the schema: the one that the schema names, or what a pipeline writes."""
+        """Path of the table's vocabulary, relative to the schema: the schema's, or else the one that pipelines write."""
         values = self.values(table)
         return values.file if isinstance(values, VocabularyValues) else f"vocabularies/{table}.parquet"
 
 
 class Unknown(Exception):
-    """Why it cannot be told which rows are the same."""
+    """Rows of two runs cannot be matched; the message says why."""
 
 
 def vocabulary_hashes(config: RunConfig, schema: Schema) -> dict[str, str]:
-    """By table: of the vocabularies beside the schema that the schema has no checksum of."""
+    """SHA-256 by table, of vocabularies beside the schema without a checksum in the schema."""
     side = RunSide(config, schema, {})
     checked = {t.name for t in schema.table if isinstance(t.values, HashValues) or (t.values is not None and t.values.sha256)}
     paths = {t.name: side_file(config, side.place(t.name)) for t in schema.table if t.name not in checked}
@@ -60,31 +60,31 @@ def vocabulary_hashes(config: RunConfig, schema: Schema) -> dict[str, str]:
 
 
 def same_rows(there: RunSide, here: RunSide, before: Table, now: Table) -> tuple[Map, str]:
-    """The map from `before` in the other run to `now` in this one, and how it was found. Raises Unknown, which says why."""
+    """(map from table `before` of the other run to table `now` of this run, method). Raises Unknown if there is no map."""
     old, new = there.values(before.name), here.values(now.name)
     if isinstance(old, HashValues) or isinstance(new, HashValues):
         return _hashed(old, new, before, now)
     paths = [side_file(side.config, side.place(table.name)) for side, table in ((there, before), (here, now))]
     if paths[0] is None and paths[1] is None:
         rows = np.full(now.rows, -1, np.int64)
-        both = min(before.rows, now.rows)
-        rows[:both] = np.arange(both)
+        common = min(before.rows, now.rows)
+        rows[:common] = np.arange(common)
         return rows, "row by row"
-    for path, side, table, whose in zip(paths, (there, here), (before, now), ("the other run's", "this run's"), strict=True):
+    for path, side, table, owner in zip(paths, (there, here), (before, now), ("the other run's", "this run's"), strict=True):
         if path is None:
-            raise Unknown(f"no {side.place(table.name)} beside {whose} schema tells which row is which")
+            raise Unknown(f"no {side.place(table.name)} beside {owner} schema tells which row is which")
     old_rows = old.unknown_rows if isinstance(old, VocabularyValues) else 0
     new_rows = new.unknown_rows if isinstance(new, VocabularyValues) else 0
     keys_there = _read(paths[0], there, before, old, old_rows)
     keys_here = _read(paths[1], here, now, new, new_rows)
     if is_text(keys_there.keys.type) != is_text(keys_here.keys.type):
         raise Unknown("its vocabularies hold keys of different types")
-    at = pc.index_in(keys_here.keys, value_set=keys_there.keys)
-    matched = np.asarray(pc.fill_null(pc.take(pa.array(keys_there.rows), at), -1))
-    kept = (keys_here.rows < now.rows) & (matched < before.rows)  # tails may be cut, here or there
+    places = pc.index_in(keys_here.keys, value_set=keys_there.keys)
+    matched = np.asarray(pc.fill_null(pc.take(pa.array(keys_there.rows), places), -1))
+    kept = (keys_here.rows < now.rows) & (matched < before.rows)  # either table may have its last rows cut off
     rows = np.full(now.rows, -1, np.int64)
-    rows[0] = 0  # missing ones
-    if old_rows == new_rows:  # other keys are spread over as many rows by the same hash
+    rows[0] = 0  # row of missing keys
+    if old_rows == new_rows:  # the same hash spreads unknown keys over the same number of rows
         rows[1 : 1 + new_rows] = np.arange(1, 1 + new_rows)
     rows[keys_here.rows[kept]] = matched[kept]
     return rows, "by key"
@@ -107,9 +107,9 @@ def _hashed(
 def _read(
     path: Path | None, side: RunSide, table: Table, values: VocabularyValues | HashValues | None, unknown_rows: int
 ) -> Vocabulary:
-    """The vocabulary that the table's rows were made with. Raises Unknown for another one."""
+    """The vocabulary that made the table's rows. Raises Unknown if the file holds another one."""
     if path is None:
-        raise ValueError("the caller looks whether the file is there")
+        raise ValueError("the caller checks that the file exists")
     kind, sha256 = (values.type, values.sha256) if isinstance(values, VocabularyValues) else (None, None)
     declared, recorded = side.declared(table.name), side.recorded.get(table.name)
     if recorded is not None and file_sha256(path) != recorded:
@@ -118,7 +118,7 @@ def _read(
         vocabulary = read_vocabulary(path, table.name, kind, unknown_rows + 1, declared, sha256)
     except DataError as error:
         raise Unknown(f"its vocabulary cannot be used: {error}") from None
-    # Pipelines give a table a row per key and row 0.
+    # Pipelines make a row per key, plus row 0.
     if values is None and 1 + len(vocabulary.keys) != declared:
         raise Unknown(f"{path} has {len(vocabulary.keys):,} keys for {declared:,} rows: it is another vocabulary")
     return vocabulary

@@ -1,4 +1,4 @@
-"""What a run tells of its inside while it trains: records in its folder, findings on the screen, curves in TensorBoard."""
+"""Reports a run's insight while it trains: records in its folder, findings on the screen, curves in TensorBoard."""
 
 import time
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from home_dist.training.progress import IntervalFigures
 
 
 class Observer:
-    """Every rank has one and calls it at the same steps; the first rank's writes. Does nothing where insight is off."""
+    """Every rank has one and calls it at the same steps; the first rank writes. Does nothing if insight is off."""
 
     def __init__(
         self,
@@ -34,11 +34,11 @@ class Observer:
         screen: Screen,
         step: int,
     ):
-        """step: that the run starts or goes on from."""
+        """step: the last step before this process trains."""
         self.config, self.model, self.ranks = config, built.model, ranks
         self.log, self.screen, self.store = log, screen, InsightStore(folder)
         self.tasks = [t.name for t in schema.task]
-        managed = {name for name, own in config.embedding.tables.items() if own.managed}
+        managed = {name for name, table in config.embedding.tables.items() if table.managed}
         self.hashed = {t.name for t in schema.table if isinstance(t.values, HashValues)} - managed
         self.on = config.insight.every_steps > 0
         self._counted = (0.0, time.perf_counter())
@@ -54,7 +54,7 @@ class Observer:
 
     @contextmanager
     def step(self, step: int) -> Iterator[None]:
-        """Around step `step` of training, from 1."""
+        """Wraps training step `step`, counted from 1."""
         if not self.on:
             yield
             return
@@ -62,7 +62,7 @@ class Observer:
             yield
 
     def interval(self, step: int, interval: IntervalFigures, rate: float) -> None:
-        """What the progress line told."""
+        """Records the figures of a progress line."""
         if not (self.on and self.ranks.first):
             return
         before, began = self._counted
@@ -81,7 +81,7 @@ class Observer:
         self.store.append(CURVES, entry)
 
     def tables(self, step: int, epoch_over: bool) -> None:
-        """At a checkpoint: how the embedding tables are."""
+        """Records the figures of embedding tables, at a checkpoint."""
         if not self.on:
             return
         began = time.perf_counter()

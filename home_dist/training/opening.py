@@ -1,4 +1,4 @@
-"""What a run shows as tables: what was detected, the sharding plan, the evaluation."""
+"""Texts that a run shows at its start: detected devices, kernel, data and model, sharding plan."""
 
 import os
 import socket
@@ -17,17 +17,17 @@ from home_dist.experts.kernels import Kernel, choose
 def detected(ranks: Ranks, kernel: KernelSection) -> str:
     cores = len(os.sched_getaffinity(0))
     if ranks.device.type == "cuda":
-        what = f"{ranks.local_world_size} x {torch.cuda.get_device_name(ranks.device)}"
+        hardware = f"{ranks.local_world_size} x {torch.cuda.get_device_name(ranks.device)}"
     else:
-        what = f"CPU, {cores} cores on {socket.gethostname()}, {ranks.threads} threads per rank"
+        hardware = f"CPU, {cores} cores on {socket.gethostname()}, {ranks.threads} threads per rank"
     backend = "nccl" if ranks.device.type == "cuda" else "gloo"
     plural = "s" if ranks.world_size > 1 else ""
     chosen = choose(ranks.device, kernel)
-    return f"devices: {ranks.world_size} rank{plural} on {what} | backend: {backend} | expert kernel: {chosen}"
+    return f"devices: {ranks.world_size} rank{plural} on {hardware} | backend: {backend} | expert kernel: {chosen}"
 
 
 def kernel_taken(ranks: Ranks, wanted: KernelSection, taken: Kernel) -> str:
-    """What a model's widths made of the kernel that was detected; empty if it is the one taken."""
+    """Names the kernel that this model uses; empty if it is the detected one. A model's widths may rule that one out."""
     return "" if taken == choose(ranks.device, wanted) else f"expert kernel of this model: {taken}"
 
 

@@ -15,7 +15,7 @@ from home_dist.config import RunConfig, TrainSection
 from home_dist.layers.step_check import StepCheck
 from home_dist.network import Network
 
-# torch's classes name FBGEMM's fused ones.
+# TorchRec maps these classes to FBGEMM's fused optimizers.
 _TABLE_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "row_wise_adagrad": RowWiseAdagrad,
     "adagrad": torch.optim.Adagrad,
@@ -24,7 +24,7 @@ _TABLE_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 
 
 def fuse_table_optimizer(network: Network, config: RunConfig) -> None:
-    """Before sharding: rows of sharded tables are updated inside the backward."""
+    """Fuses the optimizer of sharded tables into their backward. Call it before sharding."""
     parameters = [
         p
         for m in (network.bags, network.weighted_bags, network.events, network.managed)
@@ -40,9 +40,9 @@ def _table_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def build_optimizer(model: DistributedModelParallel, config: RunConfig, check: StepCheck | None = None) -> CombinedOptimizer:
-    """All parameters of the sharded model, in four groups whose state one state dict holds.
+    """Optimizer of all parameters of the sharded model: TorchRec's fused one and up to four more, in one state dict.
 
-    TorchRec's fused optimizer leaves out data-parallel tables, whose gradients are all-reduced: they get one of their own.
+    The fused optimizer leaves out data-parallel tables, whose gradients are all-reduced: they get the optimizer "tables".
     """
     groups: dict[str, dict[str, nn.Parameter]] = {"tables": {}, "replicated": {}, "matrices": {}, "vectors": {}}
     for name, parameter in in_backward_optimizer_filter(model.named_parameters()):
@@ -63,9 +63,9 @@ def build_optimizer(model: DistributedModelParallel, config: RunConfig, check: S
 
 
 class DenseOptimizer(CombinedOptimizer):
-    """Steps by gradients that `accumulate` backwards added up: by their mean, whose norm is at most `clip_norm`.
+    """Updates by the mean gradient of `accumulate` backwards, clipped to norm `clip_norm`.
 
-    TorchRec's wrappers for such things keep the state of when they were made, so that checkpoints would miss what AdamW knows.
+    TorchRec's wrappers for this keep the state dict of the time when they were made: checkpoints would miss AdamW's state.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class DenseOptimizer(CombinedOptimizer):
         clip_norm: float | None,
         check: StepCheck | None = None,
     ):
-        """check: tells of updates that are left out."""
+        """check: says which updates to leave out."""
         super().__init__(parts)
         self.accumulate, self.clip_norm, self.check = accumulate, clip_norm, check
 
@@ -85,7 +85,7 @@ class DenseOptimizer(CombinedOptimizer):
             return
         if isinstance(refused, torch.Tensor):
             for _, part in self.optimizers:
-                # torch's fused AdamW leaves a step out by this, on the device. The others' gradients are zeros, which change
+                # By found_inf torch's fused AdamW skips a step on the device. Other optimizers get zero gradients, which change
                 # nothing.
                 part._optimizer.found_inf = refused
         parameters = [p for p in self.params.values() if p.grad is not None]
@@ -101,21 +101,21 @@ def _group(name: str, parameter: nn.Parameter) -> str:
         return "tables"
     if ".replicated." in name:
         return "replicated"
-    # A bank's biases and normalisation are (E, D): told apart from matrices by name, not by rank. Cross-stitch's mixing starts
-    # near the identity, from where a decay to zero would silence the trunks.
+    # A bank's biases and normalisation are (E, D), so that only their names tell them from matrices. Cross-stitch's mixing
+    # starts near the identity; decay to zero would silence the trunks.
     matrix = parameter.dim() >= 2 and not any(part in name for part in (".biases.", ".norm.", ".bias", ".mixing."))
     return "matrices" if matrix else "vectors"
 
 
 class Schedule:
-    """Learning rates of step s of `steps`: linear warm-up, then the chosen decay to zero."""
+    """Learning rates of `steps` steps: linear warm-up, then the configured decay to zero, or none."""
 
     def __init__(self, optimizer: CombinedOptimizer, config: TrainSection, steps: int):
         self.optimizer, self.config, self.steps = optimizer, config, steps
         self._base = [group["lr"] for group in optimizer.param_groups]
 
     def factor(self, step: int) -> float:
-        """step: from 0."""
+        """Factor of the base rate at `step`, counted from 0."""
         warmup = self.config.warmup_steps
         if step < warmup:
             return (step + 1) / warmup
@@ -129,7 +129,7 @@ class Schedule:
                 return 1.0
 
     def set(self, step: int) -> float:
-        """Sets the rates of `step` and returns the dense one."""
+        """Sets all rates for `step`; returns the dense parameters' rate."""
         factor = self.factor(step)
         for group, base in zip(self.optimizer.param_groups, self._base, strict=True):
             group["lr"] = base * factor

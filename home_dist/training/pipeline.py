@@ -1,4 +1,4 @@
-"""TorchRec's pipelines of a training step, with gradient accumulation."""
+"""TorchRec's training pipelines, with gradient accumulation."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,9 +35,9 @@ class _OneByOne(TrainPipelineBase[Batch, StepOutput]):
 
 
 class Pipeline(GradientAccumulationWrapper[Batch, StepOutput]):
-    """A pipeline of TorchRec's. Its optimizer steps after each step of the run whose number is a multiple of `accumulate`, and
-    after the last one. Steps are counted from the run's begin, see `set_step`, and not from that of a round or a restart, so
-    that checkpoints, at multiples too, lie between updates.
+    """A TorchRec pipeline that updates dense parameters after each step whose number is a multiple of `accumulate`, and after
+    the last step. Steps are counted from the start of the run (see `set_step`), not of a round or a restart, so that
+    checkpoints, also at multiples, lie between updates.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Pipeline(GradientAccumulationWrapper[Batch, StepOutput]):
         accumulate: int,
         check: StepCheck,
     ):
-        """start: makes a pipeline of TorchRec's that calls its argument between the backward and the optimizers."""
+        """start: makes a TorchRec pipeline that calls start's argument between the backward and the optimizers."""
         self._updates, self._check = True, check
         self._start = lambda: start(lambda: check.after_backward(self._updates))
         super().__init__(self._start(), optimizer, model, GradientAccumulationConfig(num_steps=accumulate))
@@ -56,11 +56,11 @@ class Pipeline(GradientAccumulationWrapper[Batch, StepOutput]):
 
     @staticmethod
     def of(built: Built, ranks: Ranks, accumulate: int, overlap: bool = True) -> "Pipeline":
-        """overlap: exchanges the ids of the next batch beside the step; without it one thing is done after another."""
+        """overlap: exchange the next batch's ids during the step; without it, nothing overlaps."""
         model, optimizer, device = built.model, built.optimizer, ranks.device
 
-        # Where all tables are small and replicated there is no exchange of ids to overlap, and nothing sharded at which the
-        # tracing of the model would stop.
+        # If all tables are small and replicated, there are no ids to exchange, and tracing the model would find no sharded
+        # module to stop at.
         def start(after_backward: Callable[[], None]) -> Any:
             pipeline: _Overlapping | _OneByOne
             if overlap and built.plan.plan:
@@ -77,30 +77,30 @@ class Pipeline(GradientAccumulationWrapper[Batch, StepOutput]):
         return super().progress(dataloader_iter, is_last_batch)
 
     def _should_sync_grad(self, is_last_batch: bool = False) -> bool:
-        """TorchRec's sums over ranks after the very first batch, too, so that a run that goes on would add up in another order
-        than one that was not stopped."""
+        """Whether this step updates. TorchRec's version also synchronises gradients after the very first batch, so that a
+        resumed run would add gradients in another order than an uninterrupted one."""
         return is_last_batch or (self.current_step + 1) % self._config.num_steps == 0
 
     def detach(self) -> None:
-        """For a use of the model without the pipeline. The next batch may come from another iterator."""
+        """Frees the model for use without the pipeline. The next batch may come from another iterator."""
         if isinstance(self._pipeline, TrainPipelineSparseDist):
             self._pipeline.detach()
         else:
-            self._pipeline = self._start()  # TorchRec's base pipeline does not go on once its iterator has ended
+            self._pipeline = self._start()  # TorchRec's base pipeline cannot continue after its iterator has ended
             if self._config.is_enabled:
                 self._pipeline._optimizer = self._optimizer_wrapper
 
 
 def begin_step(built: Built, schedule: Schedule, config: TrainSection, step: int, rank: int) -> float:
-    """What comes before Pipeline.progress; step: those done before. Returns the learning rate."""
+    """Sets rates and the seed; call it before Pipeline.progress. step: number of steps done. Returns the learning rate."""
     rate = schedule.set(step)
     if config.accumulate > 1:
-        # Hands the rate to sharded tables' updates, which the pipeline then does only once per dense update.
+        # Passes the rate on to sharded tables, which with accumulation the pipeline does only once per dense update.
         built.model.fused_optimizer.zero_grad()
     torch.manual_seed(_seed(config.seed, step, rank))
     return rate
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
-    """Dropout of a step is a function of these three, so that a resumed run draws the same and no state is kept."""
+    """Seed of a step's dropout, from these three alone: a resumed run draws the same numbers without a stored state."""
     return hash((seed, step, rank)) & 0x7FFFFFFFFFFFFFFF

@@ -1,4 +1,4 @@
-"""`home-dist train --profile`: some steps traced on every rank, and where their time went."""
+"""`home-dist train --profile`: traces some steps on every rank and shows where their time went."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,14 +17,14 @@ from home_dist.insight.trace import SCOPE, STEP, Breakdown, Exchange, breakdown,
 from home_dist.network import Network
 from home_dist.screen import Screen
 
-_WARM_UP = 5  # steps that allocate, fill the pipeline and settle
+_WARM_UP = 5  # untraced first steps, which allocate and fill the pipeline
 
 
 class Trace:
-    """What torch's profiler sees of some steps of this process, with the parts of the model as scopes."""
+    """A torch.profiler trace of some steps of this process, with the model's parts as scopes."""
 
     def __init__(self, model: nn.Module, path: Path, ranks: Ranks):
-        """path: of this rank's trace, .json.gz."""
+        """path: file for this rank's trace, .json.gz."""
         self.path, self.ranks = path, ranks
         self._open = ExitStack()
         for part, module in parts_of(model):
@@ -41,13 +41,13 @@ class Trace:
         return record_function(STEP)
 
     def end(self) -> Breakdown:
-        """Writes the trace. Means over all ranks, each of which calls it."""
+        """Writes the trace; returns means over all ranks. Collective."""
         self._open.close()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._profiler.export_chrome_trace(str(self.path))
-        of_ranks: list[Any] = [None] * self.ranks.world_size
-        dist.all_gather_object(of_ranks, asdict(breakdown(read_trace(self.path))))
-        return mean_breakdown([_from_dict(tree) for tree in of_ranks])
+        by_rank: list[Any] = [None] * self.ranks.world_size
+        dist.all_gather_object(by_rank, asdict(breakdown(read_trace(self.path))))
+        return mean_breakdown([_from_dict(tree) for tree in by_rank])
 
 
 class Profile:
@@ -73,7 +73,7 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """Also ends a trace of fewer steps, when a run ends before."""
+        """Ends the trace and shows its tables, also if the run ends before `steps` steps."""
         if self._trace is None:
             return
         mean = self._trace.end()
@@ -85,7 +85,7 @@ class Profile:
 
 
 def parts_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Modules whose forward is a part of a step of its own."""
+    """(part, module) for each module whose forward is a part of a step."""
     [network] = [m for m in model.modules() if isinstance(m, Network)]
     head = network.head
     encoders = [("sequences", encoder) for encoder in head.features.encoders.values()]
@@ -118,8 +118,8 @@ def mean_breakdown(ranks: Sequence[Breakdown]) -> Breakdown:
     names = list(dict.fromkeys(name for r in ranks for name in r.exchanges))
     exchanges = {}
     for name in names:
-        own = [r.exchanges.get(name, Exchange()) for r in ranks]
-        exchanges[name] = Exchange(**{f.name: sum(getattr(e, f.name) for e in own) / count for f in fields(Exchange)})
+        by_rank = [r.exchanges.get(name, Exchange()) for r in ranks]
+        exchanges[name] = Exchange(**{f.name: sum(getattr(e, f.name) for e in by_rank) / count for f in fields(Exchange)})
     return Breakdown(
         steps=ranks[0].steps,
         milliseconds=sum(r.milliseconds for r in ranks) / count,

@@ -1,4 +1,4 @@
-"""The line that a run prints while it trains."""
+"""The progress line of a training run."""
 
 import time
 from dataclasses import dataclass, field
@@ -12,26 +12,26 @@ from home_dist.network import StepOutput
 
 @dataclass(frozen=True)
 class IntervalFigures:
-    """What happened between two lines, over all ranks."""
+    """Figures of the interval between two progress lines, over all ranks."""
 
     loss: float
     """Sum over tasks of each task's mean loss."""
     task_losses: list[float]
     samples_per_second: float
     wait_share: float
-    """Of the ranks' time, what they spent waiting for data."""
+    """Share of the ranks' time spent waiting for data."""
     auxiliary: dict[str, float] = field(default_factory=dict)
-    """Losses that are no task's, by name: means over steps and ranks."""
+    """Losses that belong to no task, by name: means over steps and ranks."""
     running: dict[str, list[float]] = field(default_factory=dict)
-    """Metrics of the interval's samples by name, one value per task, see running.py."""
+    """By metric, one value per task, of the interval's samples; see running_metrics.py."""
 
 
 class Meter:
-    """Adds up a rank's steps and joins the ranks' sums once per interval."""
+    """Adds up a rank's steps, and the ranks' sums once per interval."""
 
     def __init__(self, tasks: int):
         self._tasks = tasks
-        self._sums: torch.Tensor | None = None  # on the steps' device, so that adding up waits for nothing
+        self._sums: torch.Tensor | None = None  # on the steps' device, so that `add` does not wait for the device
         self._samples: torch.Tensor | None = None
         self._auxiliary: dict[str, torch.Tensor] = {}
         self._steps = 0
@@ -46,15 +46,15 @@ class Meter:
         self._steps += 1
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint within an interval must hold for the resumed run to tell the interval's losses the same."""
+        """State of an unfinished interval for a checkpoint, so that a resumed run reports the same losses for the interval."""
         sums = None if self._sums is None else self._sums.tolist()
         return {"sums": sums, "auxiliary": {n: float(x) for n, x in self._auxiliary.items()}, "steps": self._steps}
 
     def resume(self, states: list[dict[str, Any]], device: torch.device) -> None:
-        """states: of all ranks of the run that was stopped. On another number of ranks the first one takes all sums."""
+        """states: of all ranks of the stopped run. If the number of ranks has changed, the first rank takes all sums."""
         rank, world = dist.get_rank(), dist.get_world_size()
-        mine = [states[rank]] if len(states) == world else states if rank == 0 else []
-        for state in mine:
+        own_states = [states[rank]] if len(states) == world else states if rank == 0 else []
+        for state in own_states:
             if state["sums"] is not None:
                 sums = torch.tensor(state["sums"], dtype=torch.float64, device=device)
                 self._sums = sums if self._sums is None else self._sums + sums
@@ -64,15 +64,15 @@ class Meter:
             self._steps += state["steps"]
 
     def restart_clock(self) -> None:
-        """Leaves the steps so far out of the rate, because the first ones are slow."""
+        """Leaves the steps so far out of the rate, because the first steps are slow."""
         self._samples, self._began = None, time.perf_counter()
 
     def close(self, waited: float) -> IntervalFigures:
-        """Ends the interval; every rank calls it. waited: seconds that this rank has waited for data since the clock began."""
+        """Ends the interval. Collective. waited: seconds that this rank has waited for data since the clock began."""
         seconds = time.perf_counter() - self._began
         sums = torch.zeros(2 * self._tasks).double() if self._sums is None else self._sums.cpu()
         samples = 0.0 if self._samples is None else float(self._samples)
-        names = sorted(self._auxiliary)  # the same on all ranks: the model's
+        names = sorted(self._auxiliary)  # the same on all ranks, as the model defines them
         extra = [self._auxiliary[name].reshape(1).cpu() for name in names]
         counts = torch.tensor([samples, waited, seconds, self._steps], dtype=torch.float64)
         packed = torch.cat([sums, counts, *extra])

@@ -1,4 +1,4 @@
-"""Steps that were refused as their loss or gradients are not finite: the run ends with what was seen, or counts them."""
+"""Handles refused steps, whose loss or gradients are not finite: the run ends with an explanation, or skips and counts them."""
 
 import math
 from dataclasses import dataclass, replace
@@ -14,11 +14,11 @@ from home_dist.schema import DenseFeature, InputLayout
 from home_dist.training.run import Run
 
 MOST_IN_SEQUENCE = 50
-"""Refused steps one after another that end a run in any case: bad rows are spread, so that it is the parameters that no batch
-gets a finite loss from any more, and they do not change by steps that are refused."""
+"""So many consecutive refused steps end a run in any case: bad rows would be spread, so the parameters must be at fault, and
+refused steps do not change them."""
 
 _COLUMNS = 5
-"""That a message names, those with the largest values."""
+"""Columns in a message at most, those with the largest values."""
 
 
 class NotFinite(UserError):
@@ -35,7 +35,7 @@ class Largest:
     value: float
     rank: int
     sample: int
-    """From 0, within the batch of the rank."""
+    """Position in the rank's batch, from 0."""
     group: int
 
     @property
@@ -47,19 +47,19 @@ class Largest:
 
 
 class Refusals:
-    """Every rank has one and calls it after the same steps."""
+    """Every rank has one and calls `after` after each step."""
 
     def __init__(self, run: Run):
         self.check, self.config, self.layout = run.built.check, run.inputs.config.train, run.inputs.layout
         self.tasks, self.ranks, self.screen, self.log, self.saver = run.tasks, run.ranks, run.screen, run.log, run.saver
         self.count = 0
-        """Of this process."""
+        """Steps refused in this process."""
         self._sequence = 0
         self._unread: tuple[int, torch.Tensor, Batch, torch.Tensor] | None = None
 
     def after(self, step: int, output: StepOutput) -> StepOutput:
-        """After step `step`: what of it counts. Raises NotFinite on the first rank and OtherRankFailed on the others, for this
-        step or, where the host reads a step later, for the one before."""
+        """Call it after step `step`; returns its output, with zeros for a refused step. Raises NotFinite on the first rank and
+        OtherRankFailed on the others, for this step or, if the host reads results a step late, for the one before."""
         check = self.check
         if check.refused is None or check.task_losses is None:
             return output
@@ -70,22 +70,23 @@ class Refusals:
         return chosen(output, check.refused)
 
     def settle(self) -> None:
-        """Reads what has not been read yet."""
+        """Reads the result of the last step, if it has not been read yet."""
         unread, self._unread = self._unread, None
         if unread is not None:
             self._read(unread)
 
-    def _read(self, seen: tuple[int, torch.Tensor, Batch, torch.Tensor]) -> bool:
-        step, refused, batch, task_losses = seen
+    def _read(self, unread: tuple[int, torch.Tensor, Batch, torch.Tensor]) -> bool:
+        """Whether the step was refused. Waits for the device. Raises as `after` does."""
+        step, refused, batch, task_losses = unread
         if not bool(refused):
             self._sequence = 0
             return False
         self.count, self._sequence = self.count + 1, self._sequence + 1
-        told = f"step {step:,}: {self._told(batch, task_losses)}"
+        message = f"step {step:,}: {self._told(batch, task_losses)}"
         if self.ranks.first:
             self.log.refused(step, self.count)
         if self.config.on_nonfinite == "skip" and self._sequence < MOST_IN_SEQUENCE:
-            self.screen.say(f"note: {told} The step is left out, the {_ordinal(self.count)} of this process.")
+            self.screen.say(f"note: {message} The step is left out, the {_ordinal(self.count)} of this process.")
             return True
         self.saver.wait()
         if not self.ranks.first:
@@ -102,24 +103,24 @@ class Refusals:
                 "Where values are extreme, mend these rows or clip the column; where they are as they should be, lower "
                 'train.lr or embedding.lr; train.on_nonfinite = "skip" goes on without such steps.'
             )
-        raise NotFinite(f"{told} Nothing was changed by it. {kept}. {advice}")
+        raise NotFinite(f"{message} Nothing was changed by it. {kept}. {advice}")
 
     def _told(self, batch: Batch, task_losses: torch.Tensor) -> str:
         broken = [t for t, loss in zip(self.tasks, task_losses.tolist(), strict=True) if not math.isfinite(loss)]
-        mine = (broken, largest_values(batch, self.layout, self.tasks, self.ranks.rank))
-        of_ranks = [mine] * self.ranks.world_size
-        dist.all_gather_object(of_ranks, mine)
-        tasks = [t for t in self.tasks if any(t in names for names, _ in of_ranks)]
-        what = (
+        own = (broken, largest_values(batch, self.layout, self.tasks, self.ranks.rank))
+        by_rank = [own] * self.ranks.world_size
+        dist.all_gather_object(by_rank, own)
+        tasks = [t for t in self.tasks if any(t in names for names, _ in by_rank)]
+        fault = (
             f"the loss of {_named('task', tasks)} is" if tasks else "a gradient or a statistic is too large to be squared, or"
         )
-        largest = sorted((value for _, values in of_ranks for value in values), key=lambda v: -v.order)[:_COLUMNS]
-        return f"{what} not finite. Largest values of its batch: {'; '.join(map(str, largest)) or 'none, it holds ids alone'}."
+        largest = sorted((value for _, values in by_rank for value in values), key=lambda v: -v.order)[:_COLUMNS]
+        return f"{fault} not finite. Largest values of its batch: {'; '.join(map(str, largest)) or 'none, it holds ids alone'}."
 
 
 def largest_values(batch: Batch, layout: InputLayout, tasks: list[str], rank: int) -> list[Largest]:
-    """Per column of dense values, of pre-trained vectors and of label weights; columns are named as their features and tasks
-    are. Waits for the device."""
+    """Largest values among the columns of dense values, pre-trained vectors and label weights, named by feature or task. Waits
+    for the device."""
     widths = [(f.name, f.width if isinstance(f, DenseFeature) else 1) for f in layout.dense]
     vectors = [(f.name, f.width + 1) for f in layout.pretrained]
     weights = [(f"weight of task {t}", 1) for t in tasks]
@@ -127,11 +128,11 @@ def largest_values(batch: Batch, layout: InputLayout, tasks: list[str], rank: in
     for values, columns in ((batch.dense, widths), (batch.vectors, vectors), (batch.weights, weights)):
         if not len(values):
             continue
-        at = 0
+        first = 0
         for name, width in columns:
-            part = values[:, at : at + width]
-            at += width
-            # NaN is larger than all others to max.
+            part = values[:, first : first + width]
+            first += width
+            # torch.max takes NaN for the largest value.
             size, place = part.abs().flatten().max(0) if part.numel() else (None, None)
             if size is not None and place is not None:
                 sample, column = divmod(int(place), width)
@@ -141,11 +142,13 @@ def largest_values(batch: Batch, layout: InputLayout, tasks: list[str], rank: in
 
 
 def without(output: StepOutput) -> StepOutput:
-    """A refused step's, of which nothing counts: neither in losses nor in metrics."""
+    """A refused step's output, zeroed so that it counts neither in losses nor in metrics."""
     return chosen(output, torch.ones((), device=output.logits.device))
 
 
 def chosen(output: StepOutput, refused: torch.Tensor) -> StepOutput:
+    """The output, zeroed on the device if `refused`, (), is above 0."""
+
     def kept(values: torch.Tensor) -> torch.Tensor:
         return torch.where(refused > 0, torch.zeros_like(values), values)
 

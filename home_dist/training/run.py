@@ -1,4 +1,4 @@
-"""A training run on one rank: everything that the trainer works with, wired together once."""
+"""A training run on one rank: makes and connects everything that the trainer needs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,15 +29,15 @@ from home_dist.training.warm_start import WarmStart
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run starts from, and where it ends."""
+    """First and last step of a run, or of its first round."""
 
     state: TrainState
     steps: int
-    """Number of the last step; of the round's last one where data is followed."""
+    """Number of the last step; with `[data] follow`, of the round's last step."""
     checkpoint: Path | None
-    """The run goes on from it; None for a new run."""
+    """Checkpoint to resume from; None for a new run."""
     finished: bool = False
-    """Whether the checkpoint was a run's end."""
+    """Whether the run had ended at the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Run:
         start: Start,
         profile_steps: int = 0,
     ) -> "Run":
-        """Builds the model, and fills it from the checkpoint or by a warm start; every rank calls it. Raises UserError."""
+        """Builds the model and fills it from the checkpoint or by a warm start. Collective. Raises UserError."""
         config = inputs.config
         built = together(lambda: build(inputs, ranks))
         screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))
@@ -103,14 +103,14 @@ class Run:
         return [t.name for t in self.inputs.schema.task]
 
     def validate(self, step: int) -> dict[str, float]:
-        """Means over tasks of the validation split at a step, by "validation/auc" and so on. Every rank calls it."""
+        """Evaluates the validation split at `step`: means over tasks by "validation/auc" and so on. Collective."""
         reader = self.inputs.evaluation_reader("validation", self.ranks)
         means = mean_figures(self.inputs, self.built.model, reader, self.ranks)
         self.bad_rows("validation", reader, step)
         return {f"validation/{name}": value for name, value in means.items()}
 
     def evaluate(self, splits: Sequence[str], state: TrainState) -> None:
-        """Measures and shows the splits, and records them in the run's folder. Every rank calls it."""
+        """Evaluates splits, shows their metrics and records them in the run's folder. Collective."""
         evaluations = evaluate_splits(self.inputs, splits, self.built.model, self.ranks, self.screen, self.bad_rows, state.step)
         for split, evaluation in evaluations.items():
             self.log.evaluation(state.step, split, evaluation.tasks)
@@ -120,7 +120,7 @@ class Run:
 
 
 def resumed(start: Start, schedule: Schedule) -> Iterator[str]:
-    """What a run that goes on says."""
+    """Lines that a resumed run shows."""
     state, config = start.state, schedule.config
     yield f"resuming from {start.checkpoint}: step {state.step:,} of {start.steps:,}"
     if start.finished and state.step < start.steps and config.decay != "none":

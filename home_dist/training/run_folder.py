@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, and that no other run writes into it."""
+"""The folder of a run: its files, and the lock that keeps other runs out."""
 
 import tomllib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from home_dist.files.lock import locked
 from home_dist.files.whole import WRITING
 from home_dist.schema import Schema, load_schema, save_schema
 
-# What may change when a run goes on: nothing that the model or the meaning of its data depends on.
+# Settings that may change when a run resumes: the model and the meaning of its data do not depend on them.
 _FREE = (
     "run",
     "distributed",
@@ -53,10 +53,10 @@ class RunFolder:
 
     @contextmanager
     def claimed(self, config: RunConfig, schema: Schema) -> Iterator[None]:
-        """Within it this process alone trains into the folder. Writes config.toml and schema.toml, or checks that those in the
-        folder describe the same run; nothing is changed while another process trains into it.
+        """Within this context only this process trains into the folder. Writes config.toml and schema.toml, or checks that the
+        folder's describe the same run. Changes nothing if another process trains into the folder.
 
-        Raises ConfigError when another run is there, files that are no run, or a process that trains into it.
+        Raises ConfigError if the folder holds another run or foreign files, or if another process trains into it.
         """
         if not self.config.exists() and self.path.exists():
             foreign = not self.path.is_dir() or any(not _ours(p) for p in self.path.iterdir())
@@ -78,8 +78,8 @@ class RunFolder:
             save_schema(schema, self.schema)
             save_config(config, self.config)  # last: it marks the folder as a run
             return
-        there = load_config(self.config)
-        changed = _differences(tomllib.loads(config_text(there)), tomllib.loads(config_text(config)))
+        recorded = load_config(self.config)
+        changed = _differences(tomllib.loads(config_text(recorded)), tomllib.loads(config_text(config)))
         if changed:
             raise ConfigError(
                 f"run.dir {self.path} holds a run with other settings ({'; '.join(changed[:5])}). "
@@ -94,9 +94,9 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Within it no other process trains into the folder, or removes checkpoints of it.
+        """Within this context no other process trains into the folder or removes its checkpoints.
 
-        Raises ConfigError where one does: such as ranks that live on after their launcher was killed.
+        Raises ConfigError if another process does, for example ranks that survived their launcher.
         """
         busy = ConfigError(
             f"run.dir {self.path}: another process trains into it. Wait for it or end it, or choose another run.dir."
@@ -115,14 +115,14 @@ class RunFolder:
         write_json(self.vocabularies, hashes)
 
     def open(self) -> tuple[RunConfig, Schema]:
-        """The configuration and schema of the run that is there. Raises ConfigError when there is none."""
+        """The run's configuration and schema. Raises ConfigError for a folder without a run."""
         if not self.config.is_file():
             raise ConfigError(f"{self.path}: no run is there (no config.toml). Give the run.dir of a run that was started.")
         return load_config(self.config), load_schema(self.schema)
 
 
 def _ours(path: Path) -> bool:
-    """What a process that was killed before it wrote config.toml may have left."""
+    """Whether the file may come from a run that was killed before it wrote config.toml."""
     return path.name == _LOCK or (path.name.startswith(".") and path.name.endswith(WRITING))
 
 

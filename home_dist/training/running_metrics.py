@@ -1,5 +1,5 @@
-"""Metrics of the samples that a run trains on, by TorchRec's metric modules: what the model said of them before it learnt from
-them. They tell early what an evaluation tells late, and cost next to nothing."""
+"""Running metrics of training samples, as the model scored them before it learnt from them, by TorchRec's metric modules. They
+show early what an evaluation shows late, and cost next to nothing."""
 
 import math
 
@@ -14,29 +14,28 @@ from torchrec.metrics.rec_metric import RecMetric
 from home_dist.network import StepOutput
 
 METRICS = {"auc": AUCMetric, "normalized_entropy": NEMetric, "calibration": CalibrationMetric}
-"""By the names that evaluations use."""
+"""By the metric names of evaluations."""
 
 _HELD_STEPS = 32
-"""Outputs that are counted together: a module's update costs the same for one step and for many."""
+"""Steps per update: a metric module's update costs the same for one step and for many."""
 
 _WINDOW = 1 << 20
-"""Samples of all ranks: the newest of an interval that AUC is of, which keeps them."""
+"""AUC keeps, and is computed from, this many of an interval's newest samples, over all ranks."""
 
 
 class Running:
-    """Of the steps since the last `close` or `restart`, of so many samples of each. Every rank has one and closes it at the
-    same steps.
+    """Metrics of the steps since the last `close` or `restart`, from the first `samples` samples of each step. Every rank has
+    one and closes it at the same steps.
 
-    TorchRec counts equal scores of a positive and a negative by chance, not half: these are for watching; evaluations are
-    exact.
+    For watching only: TorchRec counts a positive and a negative of equal score by chance, not half. Evaluations are exact.
     """
 
     def __init__(self, tasks: int, samples: int, world_size: int, rank: int, device: torch.device):
         self._samples = samples
-        # Numbers, as TorchRec builds keys out of names.
+        # Numbers instead of names, because TorchRec builds keys out of names.
         self._tasks, self._held = [str(k) for k in range(tasks)], list[StepOutput]()
         infos = [RecTaskInfo(name=t, label_name=t, prediction_name=t, weight_name=t) for t in self._tasks]
-        self._classes = torch.zeros(2, tasks, dtype=torch.float64, device=device)  # weights of positives, of negatives
+        self._classes = torch.zeros(2, tasks, dtype=torch.float64, device=device)  # sums of weights: positives, negatives
         self._metrics: dict[str, RecMetric] = {
             name: metric(
                 world_size=world_size,
@@ -56,14 +55,14 @@ class Running:
             self._count()
 
     def restart(self) -> None:
-        """Forgets the steps so far. At a checkpoint: a resumed run then tells the same as one that went on, and no checkpoint
-        has to hold the samples that AUC is of."""
+        """Drops the steps so far. Called at a checkpoint, so that a resumed run reports the same as an uninterrupted one, and
+        checkpoints need not hold AUC's samples."""
         self._held, self._classes = [], torch.zeros_like(self._classes)
         for metric in self._metrics.values():
             metric.reset()
 
     def close(self) -> dict[str, list[float]]:
-        """By metric, one value per task; NaN where there was no positive or no negative."""
+        """By metric, one value per task; NaN for a task without positives or without negatives. Collective."""
         self._count()
         classes = self._classes
         dist.all_reduce(classes)
@@ -73,7 +72,7 @@ class Running:
             values = {key.partition("-")[2]: float(value) for key, value in metric.compute().items()}
             kind = "window" if name == "auc" else "lifetime"  # since the reset
             by_task = [next(v for key, v in values.items() if key.startswith(f"{task}|{kind}_")) for task in self._tasks]
-            values_by_metric[name] = [value if there else math.nan for value, there in zip(by_task, defined, strict=True)]
+            values_by_metric[name] = [value if known else math.nan for value, known in zip(by_task, defined, strict=True)]
         self.restart()
         return values_by_metric
 
@@ -82,14 +81,14 @@ class Running:
         if not self._held:
             return
         outputs, self._held = self._held, []
-        few = slice(0, self._samples)  # the reader has shuffled them
+        few = slice(0, self._samples)  # a random choice, as the reader shuffles samples
         logits = torch.cat([o.logits[few] for o in outputs])
         scores = logits.double().sigmoid()
         labels, weights = (torch.cat([getattr(o, name)[few] for o in outputs]) for name in ("labels", "weights"))
         positive = weights * labels
         self._classes += torch.stack([positive.sum(0), (weights - positive).sum(0)])
         for name, metric in self._metrics.items():
-            # AUC is of the order alone, and TorchRec keeps what it is given in fp32, where probabilities near 1 are the same.
+            # AUC needs only the order. TorchRec keeps scores in fp32, in which probabilities near 1 become equal, logits not.
             ordered = logits if name == "auc" else scores
             metric.update(
                 predictions=dict(zip(self._tasks, ordered.unbind(1), strict=True)),

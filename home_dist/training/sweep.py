@@ -1,7 +1,7 @@
-"""`home-dist sweep`: one run per combination of settings and seed, one after the other, and what they came to.
+"""`home-dist sweep`: trains one run per combination of settings and seed, one after the other, and shows their results.
 
-Each is a run like any other, in a folder of its own below run.dir, and is started as a user would start it. A sweep that was
-stopped goes on by the same command: runs that are complete are not started again, and the one that was cut off resumes.
+Each run has its own folder below run.dir and is started as a user would start it. The same command continues a stopped sweep:
+it skips complete runs and resumes the interrupted one.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from home_dist.screen import Screen
 @dataclass(frozen=True)
 class SweepRun:
     settings: str
-    """What is told apart from the other combinations, such as "model.kind=home"."""
+    """The combination's settings, such as "model.kind=home"."""
     overrides: tuple[str, ...]
     config: RunConfig
 
@@ -33,7 +33,7 @@ class SweepRun:
 
     @property
     def complete(self) -> bool:
-        """Whether it has trained with these settings, and been evaluated on all its splits."""
+        """Whether the run has trained with this configuration and has been evaluated on all its splits."""
         evaluation = self.folder / "evaluation.json"
         if not evaluation.is_file() or load_config(self.folder / "config.toml") != self.config:
             return False
@@ -46,7 +46,7 @@ class SweepFailed(UserError):
 
 
 def plan(config: Path, grid: Sequence[str], seeds: int, overrides: Sequence[str]) -> list[SweepRun]:
-    """Every combination of the grid, with every seed. Raises ConfigError before anything is started."""
+    """One run for each combination of the grid and each seed. Raises ConfigError before any run starts."""
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: a sweep takes at least one seed")
     axes = [_axis(text) for text in grid]
@@ -66,7 +66,7 @@ def plan(config: Path, grid: Sequence[str], seeds: int, overrides: Sequence[str]
 
 
 def sweep(config: Path, planned: Sequence[SweepRun], ranks: int, screen: Screen) -> None:
-    """Runs what is not complete yet, and shows the table. Raises SweepFailed when some runs failed."""
+    """Trains incomplete runs, then shows the table and writes sweep.json. Raises SweepFailed if some runs failed."""
     failed = []
     for n, run in enumerate(planned, 1):
         label = f"[{n}/{len(planned)}] {run.settings}, seed {run.config.train.seed}"
@@ -94,7 +94,7 @@ def sweep(config: Path, planned: Sequence[SweepRun], ranks: int, screen: Screen)
 
 
 def _results(by_settings: dict[str, list[RunFigures]]) -> dict[str, object]:
-    """Per settings and measure: mean and standard deviation over seeds, and each run's."""
+    """Per settings and measure: mean and standard deviation over seeds, and each run's value."""
     measured_by_settings: dict[str, object] = {}
     for settings, runs in by_settings.items():
         measured = {}
@@ -133,5 +133,5 @@ def _axis(text: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """As part of a folder's name."""
+    """The text as part of a folder's name."""
     return "".join(letter if letter.isalnum() or letter in "=._-" else "_" for letter in text)

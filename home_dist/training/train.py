@@ -26,7 +26,7 @@ from home_dist.training.trainer import Trainer
 
 
 def train(config: RunConfig, ranks: Ranks, profile_steps: int = 0) -> None:
-    """Starts a run, goes on with one that was interrupted, or says that it is complete. Raises UserError."""
+    """Starts a run, resumes an interrupted one, or says that it is complete. Raises UserError."""
     screen = Screen(ranks.first)
     screen.say(detected(ranks, config.kernel))
     schema = together(lambda: load_schema(with_local_schema(config).schema_path()))
@@ -41,7 +41,7 @@ def train(config: RunConfig, ranks: Ranks, profile_steps: int = 0) -> None:
 
 
 def _check_best(inputs: Inputs) -> None:
-    """Raises ConfigError where `[checkpoint] best` names what this data cannot be measured by."""
+    """Raises ConfigError if the data does not allow the metric of `[checkpoint] best`."""
     best = inputs.config.checkpoint.best
     if best and "validation" not in inputs.files:
         raise ConfigError("checkpoint.best needs a validation split: set data.validation, or leave checkpoint.best out")
@@ -93,21 +93,21 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
 
 
 def _splits_to_evaluate(inputs: Inputs) -> list[str]:
-    """At a run's end: validation and test; where there is neither, the training data, if these have an end."""
+    """Splits to evaluate at a run's end: validation and test; without both, the training data, unless they are followed."""
     return [s for s in inputs.files if s != "train"] or list(inputs.files)
 
 
 def _has_figures(folder: RunFolder, splits: Sequence[str], step: int, ranks: Ranks) -> bool:
-    """Whether the run's figures are of its newest checkpoint. The first rank looks, and tells the others."""
-    there = [ranks.first and (not splits or recorded(folder.evaluation, splits, step))]
-    torch.distributed.broadcast_object_list(there)
-    return there[0]
+    """Whether evaluation.json holds the figures of `step`. The first rank reads it and tells the others."""
+    from_first = [ranks.first and (not splits or recorded(folder.evaluation, splits, step))]
+    torch.distributed.broadcast_object_list(from_first)
+    return from_first[0]
 
 
 def _newest(checkpoints: Checkpoints, screen: Screen, ranks: Ranks) -> Path | None:
-    """The one to go on from; with `[checkpoint] damaged = "skip"` damaged ones are set aside before."""
+    """The checkpoint to resume from. With `[checkpoint] damaged = "skip"`, damaged ones are set aside first."""
     if checkpoints.keep.damaged == "skip":
         set_damaged_aside(checkpoints, screen.say)
     newest = [checkpoints.newest() if ranks.first else None]
-    torch.distributed.broadcast_object_list(newest)  # a shared file system may show the ranks different states of the folder
+    torch.distributed.broadcast_object_list(newest)  # on a shared file system ranks may see different states of the folder
     return newest[0]

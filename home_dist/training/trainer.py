@@ -19,14 +19,14 @@ from home_dist.training.refusals import Refusals
 from home_dist.training.run import Run
 from home_dist.training.running_metrics import Running
 
-_SLOW_STEPS = 2  # the first ones allocate and are left out of rates
+_SLOW_STEPS = 2  # first steps, which allocate: left out of rates
 
 
 class Trainer:
-    """Runs the steps of a run, or of a round of it, from a state on. Every rank has one."""
+    """Trains a run, or one round of it, from a given state on. Every rank has one."""
 
     def __init__(self, run: Run, reader: Reader):
-        """reader: of the run's data or round; it stands where the run goes on."""
+        """reader: of the run's or the round's data, at the position to continue from."""
         self.run, self.reader = run, reader
         self.config, self.ranks, self.saver = run.inputs.config, run.ranks, run.saver
         self.refusals = Refusals(run)
@@ -34,10 +34,10 @@ class Trainer:
         self.meter, self.labels = progress.Meter(len(run.tasks)), LabelWatch(run.tasks, run.ranks.device)
         self.running = self._running()
         self.measured: dict[str, float] = {}
-        """Of the newest interval and validation, as checkpoints keep it."""
+        """Metrics of the newest interval and validation, for checkpoints."""
 
     def train(self, state: TrainState, total: int, preemption: Preemption) -> TrainState:
-        """Trains up to step `total`, within `preemption`. Returns the state after it, which is also the newest checkpoint."""
+        """Trains up to step `total`, within `preemption`. Returns the last state, which is also the newest checkpoint."""
         try:
             state = self._steps(state, total, preemption)
             self.saver.wait()
@@ -74,7 +74,7 @@ class Trainer:
                 self._tell(state, total, rate, pace)
             every = self.config.checkpoint.every_steps
             due = state.finished or bool(every and state.step % every == 0)
-            # Gradients that wait for their update are in no checkpoint.
+            # Leaves only between updates, because checkpoints do not hold accumulated gradients.
             leaves = state.step % self.config.train.accumulate == 0 and preemption.asked() and not state.finished
             if leaves or due:
                 self.refusals.settle()
@@ -83,7 +83,7 @@ class Trainer:
             if due:
                 if self._validates:
                     pipeline.detach()  # the next step attaches it again
-                    # A new dict: a save that is still being written holds the one before.
+                    # A new dict, because a save under way may still hold the old one.
                     self.measured = self.measured | run.validate(state.step)
                     batches = self._until_validation(epochs, state.step, total)
                 state, _ = self._save(state)
@@ -104,13 +104,13 @@ class Trainer:
             self.running.add(output)
 
     def _tell(self, state: TrainState, total: int, rate: float, pace: "Pace") -> None:
-        """The line of progress, and the same in TensorBoard and for the report. Closes the interval."""
+        """Ends the interval: reports it as a progress line, in TensorBoard and in the run's records."""
         run = self.run
         interval = self.meter.close(pace.waited())
         if self.running is not None:
             interval = replace(interval, running=self.running.close())
-        left = pace.seconds_left(state.step, total)
-        run.screen.say(progress.line(state.step, total, interval, self.ranks.world_size, left))
+        seconds_left = pace.seconds_left(state.step, total)
+        run.screen.say(progress.line(state.step, total, interval, self.ranks.world_size, seconds_left))
         run.log.step(state.step, interval, rate, run.tasks)
         run.observer.interval(state.step, interval, rate)
         self._tell_bad_rows(state.step)
@@ -122,14 +122,15 @@ class Trainer:
         return state, self.saver.save(self.run.built.model, self.run.built.optimizer, state, self.meter.state())
 
     def _leave(self, state: TrainState, total: int, preemption: Preemption) -> None:
-        """Saves and ends the process, which raises on every rank."""
+        """Saves, then raises on every rank to end the process."""
         _, path = self._save(state)
         self.saver.wait()
         where = f"step {state.step:,} of {total:,}"
         preemption.leave(self.ranks, f"asked to leave at {where}; the same command goes on from {path}")
 
     def _tell_bad_rows(self, step: int) -> None:
-        """With each progress line and before each checkpoint: a run that goes on from there does not read these rows again."""
+        """Called with each progress line, and before each checkpoint, because a run resumed there does not read these rows
+        again."""
         self.run.bad_rows("train", self.reader, step)
 
     def _running(self) -> Running | None:
@@ -138,11 +139,11 @@ class Trainer:
 
     @property
     def _validates(self) -> bool:
-        """Whether the model is measured at each checkpoint, for choosing the best one."""
+        """Whether each checkpoint is validated, to choose the best one."""
         return self.config.checkpoint.best is not None
 
     def _until_validation(self, batches: Iterator[Batch], step: int, total: int) -> Iterator[Batch]:
-        """What the pipeline may take: it reads ahead, and must have nothing in flight when the model is used without it."""
+        """Batches up to the next validation. The pipeline reads ahead, but must hold no batch when the model is validated."""
         every = self.config.checkpoint.every_steps
         until = total if not self._validates or not every else min(total, step - step % every + every)
         return islice(batches, until - step)
@@ -164,10 +165,10 @@ class Trainer:
 
 
 class Pace:
-    """How fast steps go, and how long they wait for data, the first slow ones left out."""
+    """Time per step and time of waiting for data, without the first slow steps."""
 
     def __init__(self, reader: Reader, first: int):
-        """first: the step that training goes on from."""
+        """first: the step that training continues from."""
         self.reader, self.first = reader, first
         self.restart()
 
@@ -175,7 +176,7 @@ class Pace:
         self._waited, self._began = self.reader.wait_seconds, time.perf_counter()
 
     def waited(self) -> float:
-        """Seconds since it was asked last."""
+        """Seconds of waiting for data since the last call."""
         before, self._waited = self._waited, self.reader.wait_seconds
         return self._waited - before
 

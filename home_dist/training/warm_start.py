@@ -1,8 +1,8 @@
-"""A new run that begins with what another one has learned: some of its tables, its dense part, or both.
+"""Warm start: a new run takes over tables, dense tensors, or both from another run.
 
-Rows of tables are matched by key (`table_rows`), entries of dense tensors by the names of tasks, groups, experts and features
-(`axes`): what is not known there by its name keeps its first values. Optimizers start afresh. Everything is told, a line per
-table and dense tensor.
+Rows of tables are matched by key (matching_rows.py), entries of dense tensors by the names of tasks, groups, experts and
+features (axes.py). Rows and entries without a match keep their initial values. Optimizers start afresh. The report has a line
+per table and dense tensor.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,12 +29,12 @@ from home_dist.training.checkpoint.reading import open_stored
 from home_dist.training.matching_rows import Map, RunSide, Unknown, same_rows
 from home_dist.training.run_folder import RunFolder
 
-_NAMED = 5  # names that a line tells
+_NAMED = 5  # names listed in a line at most
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a checkpoint keeps a table: rows first .. first + rows - 1 of a tensor."""
+    """Position of a table in a checkpoint: rows first .. first + rows - 1 of `tensor`."""
 
     tensor: str
     first: int
@@ -42,7 +42,7 @@ class Place:
 
 
 class WarmStart:
-    """Reads the other run. Raises CheckpointError or ConfigError."""
+    """Takes values over from a checkpoint of another run. Raises CheckpointError or ConfigError."""
 
     def __init__(self, section: WarmStartSection, inputs: Inputs):
         self.section, self.inputs = section, inputs
@@ -70,19 +70,19 @@ class WarmStart:
 
     @torch.no_grad()
     def fill(self, model: nn.Module) -> list[str]:
-        """In place, on each rank what lies there. Returns the report, the same on all ranks."""
+        """Fills, in place, the part of the model on this rank. Returns the report, the same on all ranks."""
         lines = [f"warm start from {self.checkpoint}"]
         anew: set[str] = set()
         for _, table in sorted(self.tables.items()):
-            told, matched = self._table(model, table)
-            lines.append(f"  table {table.name}: {told}")
+            report, matched = self._table(model, table)
+            lines.append(f"  table {table.name}: {report}")
             if not matched:
                 anew.add(table.name)
-        lines += [f"  dense {name}: {told}" for name, told in self._dense(model, anew)]
+        lines += [f"  dense {name}: {report}" for name, report in self._dense(model, anew)]
         return lines
 
     def _table(self, model: nn.Module, table: Table) -> tuple[str, bool]:
-        """What became of it, and whether its vectors mean what those of the other run do."""
+        """(line of the report, whether the table's vectors mean the same as in the other run)"""
         if self.section.tables is not None and table.name not in self.section.tables:
             return "not asked for", True
         name = self.section.rename.get(table.name, table.name)
@@ -100,11 +100,11 @@ class WarmStart:
         taken = int((rows >= 0).sum())
         renamed = f" of {name}" if name != table.name else ""
         rest = table.rows - taken
-        told = f"{taken:,} of {table.rows:,} rows{renamed}, {how}" + (f"; {rest:,} keep their first values" if rest else "")
-        return told, True
+        report = f"{taken:,} of {table.rows:,} rows{renamed}, {how}" + (f"; {rest:,} keep their first values" if rest else "")
+        return report, True
 
     def _targets(self, model: nn.Module, table: Table) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """(first row, first column, values) of what of a table lies on this rank."""
+        """(first row, first column, values) of each part of the table on this rank."""
         if table.replicated:
             weight, first = self.small.place(table.name)
             whole = next(v for n, v in model.state_dict().items() if n.endswith(f"features.replicated.weights.{weight}"))
@@ -121,16 +121,16 @@ class WarmStart:
             if old is None or old.boundaries != new.boundaries:
                 raise Unknown("its boundaries are others")
             return np.arange(now.rows), "bucket by bucket"
-        if before.managed or now.managed:  # the rows mean nothing without the ids that they were given to
+        if before.managed or now.managed:  # without the map from ids to rows, the rows mean nothing
             raise Unknown("its rows were given to ids as they came, which a warm start does not take over")
         return same_rows(self.there, self.here, before, now)
 
     def _dense(self, model: nn.Module, anew: set[str]) -> Iterator[tuple[str, str]]:
-        """anew: tables whose vectors mean something else than there."""
+        """(tensor, report) per dense tensor. anew: tables whose vectors do not mean the same as in the other run."""
         tables = {s.table for s in table_shards(model)}
-        with torch.random.fork_rng(devices=[]):  # what is drawn here is no run's
-            there = Head(self.trained, self.layout, self.config)
-        before = axes_of(there, self.trained)
+        with torch.random.fork_rng(devices=[]):  # leaves the run's random numbers unchanged
+            other_head = Head(self.trained, self.layout, self.config)
+        before = axes_of(other_head, self.trained)
         now = axes_of(next(m for m in model.modules() if isinstance(m, Head)), self.inputs.schema, _changed(self.inputs, anew))
         for name, value in model.state_dict().items():
             if ".replicated." in name or name.startswith("managed."):
@@ -159,8 +159,8 @@ class WarmStart:
         for size, stored_size, theirs, ours in zip(value.shape, shape, old, new, strict=True):
             if (theirs is None or ours is None) and size != stored_size:
                 return other
-            own, missing = _matched(size, theirs, ours)
-            places.append(own)
+            matched, missing = _matched(size, theirs, ours)
+            places.append(matched)
             lacking |= dict.fromkeys(missing)
         if any(not len(here) for here, _ in places):
             return f"nothing of it is known there by name ({_some(lacking)}); first values stay"
@@ -188,13 +188,13 @@ def _tables_of(sequence: SequenceInput) -> set[str]:
 
 
 def _changed(inputs: Inputs, anew: set[str]) -> set[str]:
-    """Features and histories, as `axes` names them, that look tables of `anew` up."""
+    """Features and histories, named as in `axes`, that look up tables of `anew`."""
     features = {i.key for i in inputs.layout.features if i.table.name in anew}
     return features | {f"history {s.name}" for s in inputs.layout.sequences if _tables_of(s) & anew}
 
 
 def _matched(size: int, theirs: Names | None, ours: Names | None) -> tuple[tuple[Map, Map], list[str]]:
-    """Places here and there that mean the same, and the entities here that are not there. Without names all places do."""
+    """(places here and there with the same names, entities here that the other run lacks). Without names all places match."""
     if theirs is None or ours is None:
         return (np.arange(size), np.arange(size)), []
     known = {name: place for place, name in enumerate(theirs)}
@@ -204,12 +204,12 @@ def _matched(size: int, theirs: Names | None, ours: Names | None) -> tuple[tuple
 
 
 def all_tables(layout: InputLayout) -> dict[str, Table]:
-    """By name; those of statistics' buckets too."""
+    """Tables by name, including tables of statistics' buckets."""
     return {i.table.name: i.table for i in layout.inputs}
 
 
 def replicated_tables(layout: InputLayout) -> ReplicatedTables:
-    """As the network makes them, for where a table lies in them."""
+    """Replicated tables as the network makes them, to look up each table's place."""
     return ReplicatedTables([i for i in layout.inputs if i.table.replicated], 0.0)
 
 
@@ -227,7 +227,7 @@ def table_places(layout: InputLayout, stored: Stored) -> Iterator[tuple[str, Pla
 
 
 def _gather(stored: Stored, place: Place, rows: Map, column: int, out: torch.Tensor) -> None:
-    """out[i] = row rows[i] of the stored table, where that is not -1; the table is read block by block."""
+    """Sets out[i] to row rows[i] of the stored table unless rows[i] is -1. Reads the table block by block."""
     wanted = np.flatnonzero(rows >= 0)
     order = wanted[np.argsort(rows[wanted], kind="stable")]
     sorted_rows = rows[order] + place.first

@@ -1,15 +1,15 @@
-"""A model and its optimizers as named pieces, and back. Names and shapes are of the whole tensors and tell nothing of a plan:
+"""Converts a model and its optimizers to named pieces, and back. Names and shapes are the whole tensors', whatever the plan:
 
     dense/NAME                      parameters and statistics that every rank holds
     dense_optimizer/NAME/KEY        their optimizer's state
     tables/TABLE/weight             (rows, dim)
-    tables/TABLE/momentum1, ...     (rows, dim), or of row-wise optimizers (blocks, rows): a value per row and block of columns
+    tables/TABLE/momentum1, ...     (rows, dim); row-wise optimizers: (blocks, rows), a value per row and block of columns
     tables/TABLE/steps              the step counter of the table's optimizer
 
-TorchRec names a table's optimizer state differently for fused and for data-parallel tables; here it has one name. A row-wise
-optimizer keeps one value per row for each block of columns that lies on one rank: several with `column_wise` sharding. Where
-blocks change, a new block takes the mean of the old ones that it covers, weighted by their columns: the mean square of a
-gradient over all columns is that mean of the blocks' mean squares.
+TorchRec names a table's optimizer state differently for fused and for data-parallel tables; here both have one name. A row-wise
+optimizer keeps one value per row and block of columns on one rank; `column_wise` sharding makes several blocks. If blocks
+change, a new block takes the mean of the old blocks that it overlaps, weighted by shared columns. This is exact, because a
+gradient's mean square over all columns is the weighted mean of the blocks' mean squares.
 """
 
 import zlib
@@ -25,12 +25,12 @@ from torchrec.optim.keyed import KeyedOptimizer
 from home_dist.training.checkpoint.pieces import Piece, Stored
 from home_dist.training.checkpoint.table_plan import Columns, Shard, TablePlan
 
-# What TorchRec's fused optimizers and torch's call the same.
+# Names of the same state in TorchRec's fused optimizers and in torch's.
 _ALIASES = {"sum": "momentum1", "exp_avg": "momentum1", "exp_avg_sq": "momentum2", "step": "steps"}
 
 
 def table_plans(model: DistributedModelParallel) -> dict[str, TablePlan]:
-    """By table; every rank knows all."""
+    """Plans of all tables, by table; the same on every rank."""
     kinds = {t: p.sharding_type for m in model.plan.plan.values() for t, p in m.items()}
     plans = {}
     for name, value in model.state_dict().items():
@@ -39,10 +39,9 @@ def table_plans(model: DistributedModelParallel) -> dict[str, TablePlan]:
             continue
         rows, dim = value.size()
         if hasattr(value, "metadata"):
-            places = value.metadata().shards_metadata
             shards = [
-                Shard(p.placement.rank(), _span(p.shard_offsets, p.shard_sizes, 0), _span(p.shard_offsets, p.shard_sizes, 1))
-                for p in places
+                Shard(s.placement.rank(), _span(s.shard_offsets, s.shard_sizes, 0), _span(s.shard_offsets, s.shard_sizes, 1))
+                for s in value.metadata().shards_metadata
             ]
         else:
             shards = [Shard(rank, (0, rows), (0, dim)) for rank in range(dist.get_world_size())]
@@ -61,20 +60,20 @@ def table_of(name: str) -> str | None:
 
 
 def weight_pieces(model: DistributedModelParallel) -> Iterator[Piece]:
-    """This rank's share of parameters and statistics, without copies. What all ranks hold is shared out among them."""
-    yield from (p for p, shared in _weights(model) if not shared or _mine(p.name))
+    """Parameters and statistics that this rank writes, not copied. Of tensors that all ranks hold, each rank writes some."""
+    yield from (p for p, shared in _weights(model) if not shared or _writes_shared(p.name))
 
 
 def optimizer_pieces(model: DistributedModelParallel, optimizer: KeyedOptimizer) -> Iterator[Piece]:
-    """This rank's share of all optimizers' state."""
+    """The optimizers' state that this rank writes."""
     plans = table_plans(model)
     for name, key, value in _optimizer_state(optimizer):
         table = table_of(name)
         if table is None:
-            if _mine(name):
+            if _writes_shared(name):
                 yield Piece.whole(f"dense_optimizer/{name}/{key}", value)
         elif not hasattr(value, "local_shards"):
-            if _mine(name):
+            if _writes_shared(name):
                 if key == "steps":
                     value = value.long()
                 elif value.shape[1] == 1:
@@ -94,24 +93,24 @@ def optimizer_pieces(model: DistributedModelParallel, optimizer: KeyedOptimizer)
 
 
 def _filled(value: Any) -> list[Any]:
-    """Local shards; with more ranks than rows some are empty, and lie beyond the last row."""
+    """Local shards that are not empty. With more ranks than rows, some shards are empty and lie beyond the last row."""
     return [shard for shard in value.local_shards() if shard.tensor.numel()]
 
 
 def _place(size: tuple[int, ...], shard: Any, blocks: Columns) -> tuple[int, int, tuple[int, int]]:
-    """Where in a table a local shard of row-wise state belongs: (block, first row, columns)."""
-    # TorchRec puts the blocks of columns one below the other.
+    """Position of a local shard of row-wise state in its table: (block, first row, columns)."""
+    # TorchRec stacks the blocks of columns: the rows of the first block, then those of the second, ...
     block, row = divmod(shard.metadata.shard_offsets[0], size[0] // len(blocks))
     return block, row, blocks[block]
 
 
 def load_weights(model: DistributedModelParallel, stored: Stored) -> None:
-    """Fills parameters and statistics in place. Raises ValueError for what does not fit."""
+    """Fills parameters and statistics in place. Raises ValueError if the checkpoint lacks a tensor or has another shape."""
     stored.read(piece for piece, _ in _weights(model))
 
 
 def _weights(model: DistributedModelParallel) -> Iterator[tuple[Piece, bool]]:
-    """Parameters and statistics on this rank, and whether all ranks hold the same."""
+    """(piece, whether all ranks hold the same piece) of the parameters and statistics on this rank."""
     for name, value in model.state_dict().items():
         table = table_of(name)
         logical = f"dense/{name}" if table is None else f"tables/{table}/weight"
@@ -125,12 +124,12 @@ def _weights(model: DistributedModelParallel) -> Iterator[tuple[Piece, bool]]:
 def load_optimizer(
     model: DistributedModelParallel, optimizer: KeyedOptimizer, stored: Stored, before: dict[str, TablePlan]
 ) -> None:
-    """Fills the optimizers' state in place. before: the plan that the checkpoint was written under.
+    """Fills the optimizers' state in place. before: the plans of the ranks that wrote the checkpoint.
 
-    Raises ValueError for what does not fit.
+    Raises ValueError if the checkpoint lacks a tensor or has another shape. Load weights after this.
     """
-    # AdamW makes its state in its first step, and loading fills what is there. The values that this step of zero gradients
-    # changes (by weight decay) are those of parameters, which are loaded after it.
+    # AdamW creates its state in its first step, and loading can only fill state that exists. This step of zero gradients
+    # changes parameters (by weight decay); loading weights afterwards undoes that.
     optimizer.init_state()
     plans = table_plans(model)
     pieces: list[Piece] = []
@@ -159,7 +158,8 @@ def load_optimizer(
 
 
 def _row_wise(stored: Stored, name: str, out: torch.Tensor, row: int, columns: tuple[int, int], blocks: Columns) -> list[Piece]:
-    """What fills `out`, state of the rows from `row` on over `columns`. blocks: those of the checkpoint."""
+    """Pieces that fill `out`, the row-wise state of `columns` for the rows from `row` on. blocks: of the checkpoint. If several
+    blocks overlap `columns`, fills `out` with their mean and returns no pieces. Raises ValueError for a missing tensor."""
     if name not in stored.tensors:
         raise ValueError(f"it holds no {name}; the table was trained with another optimizer")
     shape, rows, flat = stored.shape(name), out.numel(), out.view(1, -1)
@@ -176,9 +176,9 @@ def _row_wise(stored: Stored, name: str, out: torch.Tensor, row: int, columns: t
 
 
 def _optimizer_state(optimizer: KeyedOptimizer) -> Iterator[tuple[str, str, Any]]:
-    """(parameter, key, value), with the names of parameters that the model has, and keys that all optimizers share."""
+    """(parameter, key, value), with the model's parameter names and with keys that all optimizers share."""
     for full, state in optimizer.state_dict()["state"].items():
-        # build_optimizer puts "fused." or "dense.GROUP." before them.
+        # build_optimizer prefixes names with "fused." or "dense.GROUP.".
         kind, _, rest = full.partition(".")
         name = rest if kind == "fused" else rest.partition(".")[2]
         table = table_of(name)
@@ -191,8 +191,8 @@ def _optimizer_state(optimizer: KeyedOptimizer) -> Iterator[tuple[str, str, Any]
 
 
 def _fused_modules(model: nn.Module) -> Iterator[tuple[list[str], Any]]:
-    """FBGEMM's modules on this rank, each with the names of its tables."""
-    # TorchRec keeps look-ups in plain lists, where modules() does not find them.
+    """(names of its tables, module) of each FBGEMM module on this rank."""
+    # TorchRec keeps look-ups in plain lists, which modules() does not search.
     lookups = [lookup for module in model.modules() for lookup in getattr(module, "_lookups", ())]
     for module in (m for lookup in lookups for m in lookup.modules()):
         inner, tables = getattr(module, "_emb_module", None), getattr(getattr(module, "_config", None), "embedding_tables", ())
@@ -201,20 +201,21 @@ def _fused_modules(model: nn.Module) -> Iterator[tuple[list[str], Any]]:
 
 
 def _fused_steps(model: nn.Module) -> dict[str, int]:
-    """By table of this rank: FBGEMM's step counter, which its optimizers with bias correction need and which stands in no
-    state dict."""
+    """FBGEMM's step counter for each table on this rank. Its optimizers with bias correction need the counter, but no state
+    dict holds it."""
     return {name: max(int(m.iter), int(m.iter_cpu)) for names, m in _fused_modules(model) for name in names}
 
 
 def _set_fused_steps(model: nn.Module, stored: Stored) -> None:
     for names, module in _fused_modules(model):
-        # An optimizer that keeps nothing, as plain SGD of a data-parallel table, has left no counter.
+        # An optimizer without state, such as plain SGD of a data-parallel table, stores no counter.
         counters = [f"tables/{name}/steps" for name in names]
         steps = max((int(stored.whole(c)) for c in counters if c in stored.tensors), default=0)
         module.iter.fill_(steps)
-        module.iter_cpu.fill_(steps)  # FBGEMM counts on with this one, and takes over the other only where it is 0
+        module.iter_cpu.fill_(steps)  # FBGEMM increments iter_cpu; it copies iter into it only if iter_cpu is 0
 
 
-def _mine(name: str) -> bool:
-    """Whether this rank writes what all ranks hold. By name: ranks without a shard of some table list fewer tensors."""
+def _writes_shared(name: str) -> bool:
+    """Whether this rank writes a tensor that all ranks hold. Hashes the name: positions in ranks' lists differ, because a rank
+    without a shard of some table lists fewer tensors."""
     return zlib.crc32(name.encode()) % dist.get_world_size() == dist.get_rank()

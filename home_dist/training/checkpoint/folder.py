@@ -1,4 +1,4 @@
-"""The checkpoints of a run: which there are, which stay, which is the newest, the best, the newest intact one."""
+"""The checkpoints in a run's folder: lists them, removes old ones, finds the newest, the best and the newest intact one."""
 
 import json
 import re
@@ -17,7 +17,7 @@ _SMALLER_IS_BETTER = ("loss", "log_loss")
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """In `folder`, each as a folder `step-00000123`. Other names are checkpoints that are being written or were set aside."""
+    """Checkpoints are subfolders `step-00000123`. Subfolders with a suffix are being written, or are damaged and set aside."""
 
     folder: Path
     keep: CheckpointSection
@@ -36,7 +36,7 @@ class Checkpoints:
         return next(reversed(self.complete()), None)
 
     def best(self) -> Path | None:
-        """By `[checkpoint] best`; None where nothing was measured."""
+        """Best checkpoint by `[checkpoint] best`; None if no checkpoint was measured."""
         if not self.keep.best:
             return None
         name = f"validation/{self.keep.best}"
@@ -47,38 +47,41 @@ class Checkpoints:
         return max(measured, key=lambda m: (sign * m[0], step_of(m[1])))[1]
 
     def kept(self) -> set[Path]:
-        there = self.complete()
-        kept = set(there[-self.keep.keep_last :])
+        """Checkpoints that the rules keep."""
+        complete = self.complete()
+        kept = set(complete[-self.keep.keep_last :])
         if self.keep.keep_every:
-            kept |= {p for p in there if step_of(p) % self.keep.keep_every == 0}
+            kept |= {p for p in complete if step_of(p) % self.keep.keep_every == 0}
         return kept | {p for p in (self.best(),) if p is not None}
 
     def prune(self, dry: bool = False) -> list[Path]:
-        """Removes what the rules do not keep; returns it."""
+        """Removes checkpoints that the rules do not keep; returns their former paths. dry: only returns them."""
         gone = sorted(set(self.complete()) - self.kept(), key=step_of)
         for old in [] if dry else gone:
-            # Without its manifest it is no checkpoint any more, so that one removed halfway is none either.
+            # The manifest goes first: a folder without one, such as one removed halfway, is no checkpoint.
             (old / MANIFEST).unlink()
             shutil.rmtree(old)
         return gone
 
     def clear_unfinished(self) -> list[Path]:
-        """Removes what an interrupted save or prune left; returns it."""
-        left = [p for p in self.folder.glob("step-*") if re.fullmatch(rf"step-\d+{re.escape(WRITING)}", p.name)]
-        left += [p for p in self.folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name) and not (p / MANIFEST).exists()]
-        for path in left:
+        """Removes folders left by an interrupted save or prune; returns their former paths."""
+        unfinished = [p for p in self.folder.glob("step-*") if re.fullmatch(rf"step-\d+{re.escape(WRITING)}", p.name)]
+        unfinished += [
+            p for p in self.folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name) and not (p / MANIFEST).exists()
+        ]
+        for path in unfinished:
             shutil.rmtree(path)
-        return left
+        return unfinished
 
     def newest_intact(self, before: Path | None = None) -> Path | None:
-        """The newest one, or the newest before another one, all of whose files agree with its manifest."""
+        """Newest checkpoint whose files all agree with its manifest. before: only checkpoints older than this one."""
         for path in reversed(self.complete()):
             if (before is None or step_of(path) < step_of(before)) and problem_of(path) is None:
                 return path
         return None
 
     def set_aside(self, path: Path) -> Path:
-        """Renames a damaged checkpoint; returns what it is called then."""
+        """Renames a damaged checkpoint; returns its new path."""
         aside = path.with_name(path.name + ASIDE)
         if aside.exists():
             shutil.rmtree(aside)
@@ -86,7 +89,7 @@ class Checkpoints:
         return aside
 
     def with_offer(self, checkpoint: Path, error: Damaged) -> Damaged:
-        """The error, with what can be done about it."""
+        """The error, with advice on how to continue."""
         intact = self.newest_intact(before=checkpoint)
         if intact is None:
             return Damaged(f"{error} No intact checkpoint is before it. Remove {checkpoint} to start anew.")
@@ -110,7 +113,7 @@ def read_record(checkpoint: Path) -> Record:
 
 
 def problem_of(checkpoint: Path, share: slice = slice(None)) -> CheckpointError | None:
-    """What is wrong with it; None where all files, or a share of them, agree with its manifest."""
+    """The fault of a checkpoint; None if its files agree with its manifest. share: slice of the sorted file names to check."""
     try:
         verify(checkpoint, sorted(read_manifest(checkpoint))[share])
         read_record(checkpoint)

@@ -1,4 +1,4 @@
-"""What is in a checkpoint, and what changed between two. Tensors are read block by block."""
+"""Shows the content of a checkpoint and the differences between two. Tensors are read block by block."""
 
 import math
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ from home_dist.training.checkpoint.reading import open_stored
 
 
 def verified(path: Path) -> Iterator[str]:
-    """Checks a checkpoint, or all of a run, and yields a line about each that is intact. Raises CheckpointError at the end,
-    which names each file that is not."""
+    """Checks a checkpoint, or all of a run; yields a line for each intact one. At the end raises a CheckpointError that names
+    each damaged file."""
     single = (path / MANIFEST).exists() or path.name.startswith("step-")
-    there = Checkpoints(path.parent, CheckpointSection()) if single else checkpoints_of(path)
-    chosen = [path] if single else there.complete()
+    checkpoints = Checkpoints(path.parent, CheckpointSection()) if single else checkpoints_of(path)
+    chosen = [path] if single else checkpoints.complete()
     if not chosen:
-        raise CheckpointError(f"{there.folder}: no complete checkpoint yet.")
+        raise CheckpointError(f"{checkpoints.folder}: no complete checkpoint yet.")
     problems = []
     for checkpoint in chosen:
         try:
@@ -37,7 +37,7 @@ def verified(path: Path) -> Iterator[str]:
         size = sum(e["bytes"] for e in read_manifest(checkpoint).values())
         yield f"{checkpoint}: intact, {len(stored.tensors)} tensors, {size / 1e6:,.1f} MB"
     if problems:
-        intact = there.newest_intact()
+        intact = checkpoints.newest_intact()
         offer = f"The newest intact one is {intact}." if intact else "There is no intact one."
         raise CheckpointError("\n".join([*problems, offer]))
 
@@ -62,7 +62,7 @@ def figures(stored: Stored, name: str) -> Figures:
 
 
 def shown(path: Path) -> tuple[str, Table, Table]:
-    """What a checkpoint is, and its tables and dense tensors."""
+    """(summary, its tables, its dense tensors) of a checkpoint."""
     stored, record = open_stored(path)
     state = record.state
     lines = [
@@ -95,13 +95,13 @@ def shown(path: Path) -> tuple[str, Table, Table]:
             tables.add_row(table_name, key, shape, plan.sharding if plan and key == "weight" else "", *numbers)
         else:
             states = [n for n in stored.tensors if n.startswith(f"dense_optimizer/{rest}/")]
-            of_state = ", ".join(f"{n.rpartition('/')[2]} {number(figures(stored, n).norm)}" for n in states)
-            dense.add_row(rest, shape, *numbers, of_state)
+            state_norms = ", ".join(f"{n.rpartition('/')[2]} {number(figures(stored, n).norm)}" for n in states)
+            dense.add_row(rest, shape, *numbers, state_norms)
     return "\n".join(lines), tables, dense
 
 
 def compared(before: Path, after: Path) -> tuple[str, Table]:
-    """What changed from one checkpoint to another: settings, versions and metrics, and tensors by relative distance."""
+    """Differences between two checkpoints: settings, versions and metrics as text, tensors as a table by relative distance."""
     (old, old_record), (new, new_record) = open_stored(before), open_stored(after)
     lines = [f"from {before}, step {old_record.state.step:,}", f"to   {after}, step {new_record.state.step:,}"]
     for title, one, two in (
@@ -128,14 +128,14 @@ def compared(before: Path, after: Path) -> tuple[str, Table]:
             rows.append((difference[2], name, difference))
     for relative, name, (changed, apart, _) in sorted(rows, key=lambda r: -r[0]):
         shape = old.shape(name)
-        of = f"{changed:,} of {shape[0]:,}" if shape else ""
-        table.add_row(name, " x ".join(map(str, shape)), of, number(apart), number(relative))
+        rows_changed = f"{changed:,} of {shape[0]:,}" if shape else ""
+        table.add_row(name, " x ".join(map(str, shape)), rows_changed, number(apart), number(relative))
     lines.append(f"tensors: {len(rows)} differ, {same} are the same bit for bit")
     return "\n".join(lines), table
 
 
 def distance(old: Stored, new: Stored, name: str) -> tuple[int, float, float] | None:
-    """Rows that changed, distance and distance relative to the norm; None if all bits are the same."""
+    """(rows changed, distance, distance relative to the old norm); None if all bits are the same."""
     changed, apart, norm = 0, 0.0, 0.0
     for (_, a), (_, b) in zip(old.rows(name), new.rows(name), strict=True):
         differ = changed_rows(a, b)
@@ -146,7 +146,7 @@ def distance(old: Stored, new: Stored, name: str) -> tuple[int, float, float] | 
 
 
 def changed_rows(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """(rows,): which rows of two tensors of one shape differ in some bit."""
+    """Mask (rows,): True where two tensors of one shape differ in some bit of the row."""
     rows = len(a) if a.dim() else 1
     bits = [x.contiguous().view(torch.uint8) if x.dim() else x.reshape(1).view(torch.uint8) for x in (a, b)]
     return (bits[0].reshape(rows, -1) != bits[1].reshape(rows, -1)).any(1)

@@ -1,4 +1,4 @@
-"""Checkpoint -> sharded model and optimizers, on any number of ranks and under any plan."""
+"""Loads a checkpoint into a sharded model and its optimizers, on any number of ranks and under any plan."""
 
 import time
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from home_dist.training.checkpoint.manifest import Damaged, first_line, read_man
 from home_dist.training.checkpoint.reading import trusted
 from home_dist.training.checkpoint.state import Record, TrainState
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 def load(checkpoint: Path, model: DistributedModelParallel, optimizer: KeyedOptimizer | None) -> TrainState:
-    """Fills the sharded model and, if given, the optimizer; every rank calls it.
+    """Fills the sharded model and, if given, the optimizer. Collective.
 
-    Each rank checks a share of the files against the manifest before any of them is read. Raises CheckpointError.
+    Before any rank reads a file, all files are checked against the manifest; each rank checks a share. Raises CheckpointError.
     """
     together(lambda: _offering(checkpoint, _verify_share))
     record = together(lambda: read_record(checkpoint))
@@ -36,17 +36,17 @@ def load(checkpoint: Path, model: DistributedModelParallel, optimizer: KeyedOpti
 
 
 def set_damaged_aside(checkpoints: Checkpoints, say: Callable[[str], None]) -> None:
-    """Renames damaged checkpoints that are newer than the newest intact one, and says so; every rank calls it. Each rank checks
-    its share of the files."""
+    """Renames damaged checkpoints that are newer than the newest intact one, and reports each. Collective; each rank checks a
+    share of the files."""
     rank, world = dist.get_rank(), dist.get_world_size()
-    there = [checkpoints.complete() if not rank else []]
-    dist.broadcast_object_list(there)
-    for path in reversed(there[0]):
+    complete = [checkpoints.complete() if not rank else []]
+    dist.broadcast_object_list(complete)
+    for path in reversed(complete[0]):
         began = time.monotonic()
         say(f"checking {path} on {world} rank{'s' if world > 1 else ''}")
         problems: list[CheckpointError | None] = [None] * world
-        mine = together(lambda p=path: problem_of(p, slice(rank, None, world)))  # type: ignore[misc]
-        dist.all_gather_object(problems, mine)
+        own_problem = together(lambda p=path: problem_of(p, slice(rank, None, world)))  # type: ignore[misc]
+        dist.all_gather_object(problems, own_problem)
         problem = next((p for p in problems if p is not None), None)
         if problem is None:
             say(f"{path}: intact, checked in {time.monotonic() - began:.0f} s")
@@ -56,11 +56,11 @@ def set_damaged_aside(checkpoints: Checkpoints, say: Callable[[str], None]) -> N
 
 
 def read_offering(checkpoint: Path) -> Record:
-    """Raises CheckpointError for a missing or damaged one, which offers an intact one."""
+    """Reads state.json. For a missing or damaged checkpoint raises a CheckpointError that offers an intact one."""
     return _offering(checkpoint, read_record)
 
 
-def _offering(checkpoint: Path, action: Callable[[Path], Found]) -> Found:
+def _offering(checkpoint: Path, action: Callable[[Path], Result]) -> Result:
     try:
         return action(checkpoint)
     except Damaged as error:

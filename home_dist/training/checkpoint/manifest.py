@@ -1,6 +1,6 @@
-"""What makes a checkpoint whole: manifest.json, with the size and SHA-256 of every other file, written last.
+"""manifest.json of a checkpoint: size and SHA-256 of every other file. It is written last and makes the checkpoint complete.
 
-Nothing in a checkpoint is read that does not agree with it, and no file is in there that it does not name.
+Files are read only if they agree with the manifest. A file that the manifest does not name makes the checkpoint damaged.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from home_dist.files.whole import write_whole
 MANIFEST = "manifest.json"
 
 Files = dict[str, dict[str, Any]]
-"""By name: bytes and sha256."""
+"""By file name: "bytes" and "sha256"."""
 
 
 def entry(path: Path) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def write_manifest(folder: Path, files: Files) -> None:
 
 
 def read_manifest(checkpoint: Path) -> Files:
-    """Raises CheckpointError."""
+    """Raises CheckpointError for a missing or malformed manifest."""
     try:
         files = json.loads((checkpoint / MANIFEST).read_text())["files"]
         if not isinstance(files, dict):
@@ -47,9 +47,9 @@ def read_manifest(checkpoint: Path) -> Files:
 def verify(checkpoint: Path, names: Iterable[str] | None = None) -> None:
     """Checks files, by default all, against the manifest. Raises CheckpointError, which names the file."""
     files = read_manifest(checkpoint)
-    # NFS keeps open files that were removed.
-    there = {p.name for p in checkpoint.glob("*") if not p.name.startswith(".nfs")}
-    foreign = sorted(there - set(files) - {MANIFEST})
+    # NFS keeps removed files as .nfs* while a process has them open.
+    present = {p.name for p in checkpoint.glob("*") if not p.name.startswith(".nfs")}
+    foreign = sorted(present - set(files) - {MANIFEST})
     if foreign:
         raise damaged(checkpoint, foreign[0], "a foreign file, which the manifest does not name")
     for name in sorted(files) if names is None else names:
@@ -57,7 +57,7 @@ def verify(checkpoint: Path, names: Iterable[str] | None = None) -> None:
 
 
 def check(checkpoint: Path, name: str, files: Files) -> None:
-    """One file. Raises CheckpointError."""
+    """Checks one file against `files`. Raises CheckpointError."""
     path = checkpoint / name
     if name not in files:
         raise damaged(checkpoint, name, "the manifest does not name it")
@@ -73,7 +73,7 @@ def check(checkpoint: Path, name: str, files: Files) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The cause that a user can act on: a CheckpointException carries one error per rank."""
+    """First line of the error; of a CheckpointException, which holds one error per rank, the first rank's."""
     failures = getattr(error, "failures", None)
     if failures:
         error = next(iter(failures.values()))[0]
@@ -81,7 +81,7 @@ def first_line(error: BaseException) -> str:
 
 
 def cannot_write(path: Path, error: BaseException) -> CheckpointError:
-    # torch's writer tells a full disk as "unexpected pos": look at the disk itself.
+    # torch's writer reports a full disk as "unexpected pos": ask the disk instead.
     existing = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
     full = shutil.disk_usage(existing).free < 2**20
     reason = "No space left on device" if full else first_line(error)
@@ -92,7 +92,7 @@ def cannot_write(path: Path, error: BaseException) -> CheckpointError:
 
 
 class Damaged(CheckpointError):
-    """A checkpoint that is not what its manifest says."""
+    """A checkpoint's files do not agree with its manifest."""
 
 
 def damaged(checkpoint: Path, name: str, reason: str) -> Damaged:

@@ -1,4 +1,4 @@
-"""The checkpoints of a run, as users name, list and prune them. Reads no tensors, and does without torch."""
+"""Finds, lists and prunes a run's checkpoints for the command line. Reads no tensors and does not import torch."""
 
 import math
 from contextlib import nullcontext
@@ -15,7 +15,7 @@ from home_dist.training.run_folder import RunFolder
 
 
 def checkpoints_of(run: Path) -> Checkpoints:
-    """Of a run's folder, with its rules. Raises CheckpointError."""
+    """The checkpoints of a run's folder, with the run's rules. Raises CheckpointError for a folder without a run."""
     config = run / "config.toml"
     if not config.is_file():
         raise CheckpointError(f"{run}: no run is there (no config.toml). Give the run.dir of a run that was started.")
@@ -23,28 +23,28 @@ def checkpoints_of(run: Path) -> Checkpoints:
 
 
 def find(path: Path) -> Path:
-    """A checkpoint as a user names it: its folder, a run's folder for the newest, or RUN/best. Raises CheckpointError."""
+    """The checkpoint that a user's path means: its own folder, RUN (the newest) or RUN/best. Raises CheckpointError."""
     if (path / MANIFEST).exists() or path.name.startswith("step-"):
         return path
     run, best = (path.parent, True) if path.name == "best" and not path.exists() else (path, False)
-    there = checkpoints_of(run)
-    checkpoint = there.best() if best else there.newest()
+    checkpoints = checkpoints_of(run)
+    checkpoint = checkpoints.best() if best else checkpoints.newest()
     if checkpoint is None:
-        what = (
+        problem = (
             "no checkpoint was measured; set checkpoint.best"
             if best
             else "no complete checkpoint yet; run `home-dist train` first"
         )
-        raise CheckpointError(f"{there.folder}: {what}.")
+        raise CheckpointError(f"{checkpoints.folder}: {problem}.")
     return checkpoint
 
 
 def listing(run: Path) -> Table:
-    """All checkpoints of a run, those that are being written or were set aside included; none of them is verified."""
-    there = checkpoints_of(run)
-    kept, best, names = there.kept(), there.best(), there.complete()
+    """Table of a run's checkpoints, including ones being written or set aside. Verifies none of them."""
+    checkpoints = checkpoints_of(run)
+    kept, best, complete = checkpoints.kept(), checkpoints.best(), checkpoints.complete()
     records: dict[Path, Record | str] = {}
-    for path in names:
+    for path in complete:
         try:
             records[path] = read_record(path)
         except CheckpointError as error:
@@ -60,27 +60,29 @@ def listing(run: Path) -> Table:
             table.add_row(path.name, *[""] * (4 + len(metrics)), "damaged: home-dist checkpoints verify tells more")
             continue
         state = record.state
-        marks = [m for m, so in (("newest", path == names[-1]), ("best", path == best), ("not kept", path not in kept)) if so]
+        labels = (("newest", path == complete[-1]), ("best", path == best), ("not kept", path not in kept))
+        marks = [label for label, applies in labels if applies]
         measured = [number(state.metrics.get(name)) for name in metrics]
         size = f"{sum(e['bytes'] for e in read_manifest(path).values()) / 1e6:,.1f}"
         where = f"{state.position.epoch}+{state.position.steps}"
         table.add_row(path.name, f"{state.samples:,}", where, str(state.world_size), size, *measured, ", ".join(marks))
-    for path in sorted(p for ending in (WRITING, ASIDE) for p in there.folder.glob(f"step-*{ending}")):
+    for path in sorted(p for ending in (WRITING, ASIDE) for p in checkpoints.folder.glob(f"step-*{ending}")):
         note = "unfinished; the next save removes it" if path.name.endswith(WRITING) else "damaged, set aside"
         table.add_row(path.name, *[""] * (4 + len(metrics)), note)
     return table
 
 
 def pruned(run: Path, keep_last: int | None, keep_every: int | None, dry: bool) -> list[str]:
-    """Removes what the run's rules, or those given, do not keep. Raises ConfigError while a process trains into the run."""
-    there = checkpoints_of(run)
+    """Removes checkpoints that the run's rules do not keep; keep_last and keep_every, if given, replace the run's. Returns
+    lines for the screen. Raises ConfigError while a process trains into the run."""
+    of_run = checkpoints_of(run)
     given = {k: v for k, v in (("keep_last", keep_last), ("keep_every", keep_every)) if v is not None}
-    there = Checkpoints(there.folder, CheckpointSection.model_validate(there.keep.model_dump() | given))
+    checkpoints = Checkpoints(of_run.folder, CheckpointSection.model_validate(of_run.keep.model_dump() | given))
     with nullcontext() if dry else RunFolder(run).locked():
-        gone = there.prune(dry)
+        gone = checkpoints.prune(dry)
     verb = "would remove" if dry else "removed"
     lines = [f"{verb} {path}" for path in gone] or ["nothing to remove"]
-    return [*lines, f"kept: {', '.join(str(step_of(p)) for p in sorted(there.kept(), key=step_of)) or 'none'}"]
+    return [*lines, f"kept: {', '.join(str(step_of(p)) for p in sorted(checkpoints.kept(), key=step_of)) or 'none'}"]
 
 
 def number(value: float | None) -> str:

@@ -1,7 +1,7 @@
-"""Boxes of named tensors to and from torch.distributed.checkpoint, which writes one file per rank.
+"""Writes and reads boxes of named tensors with torch.distributed.checkpoint, which writes one file per rank.
 
-What is written is described by `Piece`s: any box of a tensor, from any rank. What is read is described the same way, so that
-any box can be read again, whatever boxes it was written in.
+A `Piece` describes a box of a tensor, from any rank, for writing and for reading. Any box can be read, whatever boxes the
+tensor was written in.
 """
 
 import pickle
@@ -36,12 +36,12 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 METADATA = ".metadata"
 
 _BLOCK_BYTES = 64 * 2**20
-"""Larger pieces are written as several: a box is read from disk whole, and what streams through a table reads one at a time."""
+"""Larger pieces are split for writing, because a stored box is read whole and tables are streamed box by box."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The box of tensor `name`, whose whole shape is `shape`, that begins at `offsets` and is as large as `values`."""
+    """A box of tensor `name`: it starts at `offsets` and has the shape of `values`. shape: of the whole tensor."""
 
     name: str
     shape: tuple[int, ...]
@@ -57,7 +57,7 @@ class Piece:
         return self.values.numel() * self.values.element_size()
 
     def blocks(self) -> Iterator["Piece"]:
-        """Cut along the first dimension that is longer than 1 into pieces of bounded size."""
+        """Splits the piece into pieces of bounded size, along the first dimension longer than 1."""
         axis = next((d for d, size in enumerate(self.values.shape) if size > 1), None)
         if axis is None or self.bytes <= _BLOCK_BYTES:
             yield self
@@ -77,15 +77,15 @@ class _Writing(SavePlanner):
         self.pieces = {(b.name, b.offsets): b for p in pieces for b in p.blocks() if b.values.numel()}
 
     def set_up_planner(self, state_dict: Any, storage_meta: Any = None, is_coordinator: bool = False) -> None:
-        """There is nothing but the pieces."""
+        """Does nothing: the plan needs only the pieces."""
 
     def create_local_plan(self) -> SavePlan:
         return SavePlan([_write_item(p) for p in self.pieces.values()])
 
     def create_global_plan(self, all_plans: list[SavePlan]) -> tuple[list[SavePlan], Metadata]:
         plans, metadata = create_default_global_save_plan(all_plans)
-        for name, there in metadata.state_dict_metadata.items():
-            if isinstance(there, TensorStorageMetadata) and sum(c.sizes.numel() for c in there.chunks) != there.size.numel():
+        for name, entry in metadata.state_dict_metadata.items():
+            if isinstance(entry, TensorStorageMetadata) and sum(c.sizes.numel() for c in entry.chunks) != entry.size.numel():
                 raise ValueError(f"the ranks' pieces of {name} do not make up the whole of it")
         return plans, metadata
 
@@ -102,27 +102,27 @@ def _write_item(piece: Piece) -> WriteItem:
 
 
 def write_pieces(folder: Path, pieces: Iterable[Piece], group: dist.ProcessGroup | None) -> None:
-    """Every rank of the group calls it, with its own pieces."""
+    """Writes each rank's pieces. Collective in `group`."""
     writer = dcp.FileSystemWriter(folder, sync_files=True)
     dcp.save({}, storage_writer=writer, planner=_Writing(pieces), process_group=group)
 
 
 class Stored:
-    """The tensors of a checkpoint, none of which is read before it is asked for. Needs no process group.
+    """The tensors of a checkpoint, read on request. Needs no process group.
 
-    The metadata is a pickle: it is read with an unpickler that knows the few types in it and refuses all others. Tensors are
-    read by torch.load with weights_only=True.
+    The metadata is a pickle, so it is read with an unpickler that allows only the few types it needs. torch.load reads tensors
+    with weights_only=True.
     """
 
     def __init__(self, folder: Path):
-        """Raises ValueError, OSError or pickle.UnpicklingError when the metadata is no such thing."""
+        """Raises ValueError, OSError or pickle.UnpicklingError if the metadata is missing or not a checkpoint's."""
         self.folder = folder
         self._metadata = _Reader(folder).read_metadata()
         self.tensors: dict[str, TensorStorageMetadata] = {}
-        for name, there in sorted(self._metadata.state_dict_metadata.items()):
-            if not isinstance(there, TensorStorageMetadata):
+        for name, entry in sorted(self._metadata.state_dict_metadata.items()):
+            if not isinstance(entry, TensorStorageMetadata):
                 raise ValueError(f"{name} is no tensor")
-            self.tensors[name] = there
+            self.tensors[name] = entry
         for place in self._metadata.storage_data.values():
             if "/" in place.relative_path or place.transform_descriptors:
                 raise ValueError(f"{place.relative_path} is no file of a checkpoint")
@@ -147,7 +147,7 @@ class Stored:
         return values
 
     def rows(self, name: str, most_bytes: int = _BLOCK_BYTES) -> Iterator[tuple[int, torch.Tensor]]:
-        """A tensor as (first row, rows), one block after the other, such that it need not fit into memory."""
+        """Streams a tensor as (first row, rows) in blocks of at most `most_bytes`, so that it need not fit into memory."""
         shape = self.shape(name)
         if not shape:
             yield 0, self.whole(name)
@@ -161,22 +161,22 @@ class Stored:
 
 class _Reading(LoadPlanner):
     def __init__(self, pieces: Sequence[Piece], tensors: dict[str, TensorStorageMetadata]):
-        """Raises ValueError for what is not there."""
+        """Raises ValueError for a name, shape or box that `tensors` does not have."""
         self.pieces = pieces
         self.items: list[ReadItem] = []
         for number, piece in enumerate(pieces):
             if piece.name not in tensors:
                 raise ValueError(f"it holds no {piece.name}")
-            there = tensors[piece.name]
-            if tuple(there.size) != piece.shape:
-                raise ValueError(f"{piece.name} is {tuple(there.size)} there, {piece.shape} here")
-            items = create_read_items_for_chunk_list(piece.name, there, [piece.chunk()])
+            stored = tensors[piece.name]
+            if tuple(stored.size) != piece.shape:
+                raise ValueError(f"{piece.name} is {tuple(stored.size)} there, {piece.shape} here")
+            items = create_read_items_for_chunk_list(piece.name, stored, [piece.chunk()])
             if sum(item.lengths.numel() for item in items) != piece.values.numel():
                 raise ValueError(f"{piece.name} has gaps")
             self.items += [replace(item, dest_index=replace(item.dest_index, index=number)) for item in items]
 
     def set_up_planner(self, state_dict: Any, metadata: Metadata | None = None, is_coordinator: bool = False) -> None:
-        """There is nothing but the pieces."""
+        """Does nothing: the plan needs only the pieces."""
 
     def create_local_plan(self) -> LoadPlan:
         return LoadPlan(self.items)
@@ -197,7 +197,7 @@ class _Reading(LoadPlanner):
         return values
 
     def commit_tensor(self, read_item: ReadItem, tensor: torch.Tensor) -> None:
-        """The values were written in place."""
+        """Does nothing: resolve_tensor returned a view of the piece, which is filled in place."""
 
 
 class _Reader(dcp.FileSystemReader):

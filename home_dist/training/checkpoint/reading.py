@@ -1,4 +1,4 @@
-"""A checkpoint opened for reading on one process, without a model."""
+"""Opens a checkpoint for reading in one process, without a model."""
 
 import pickle
 from pathlib import Path
@@ -10,13 +10,13 @@ from home_dist.training.checkpoint.state import Record
 
 
 def open_stored(checkpoint: Path) -> tuple[Stored, Record]:
-    """For reading on one process, all files checked. Raises CheckpointError."""
+    """Checks all files, then opens the checkpoint. Raises CheckpointError."""
     verify(checkpoint)
     return trusted(checkpoint), read_record(checkpoint)
 
 
 def trusted(checkpoint: Path) -> Stored:
-    """The tensors of a checkpoint whose files were checked. Raises CheckpointError for metadata that is no such thing."""
+    """Opens a checkpoint whose files were already checked. Raises CheckpointError for malformed metadata."""
     try:
         return Stored(checkpoint)
     except (pickle.UnpicklingError, ValueError, OSError, EOFError, AttributeError, IndexError, KeyError, TypeError) as error:

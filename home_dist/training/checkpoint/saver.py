@@ -1,8 +1,8 @@
-"""Writes checkpoints whole or not at all, and while training goes on.
+"""Writes checkpoints whole or not at all, while training continues.
 
-A save copies this rank's share of all tensors on the CPU, which is all that training waits for; a thread writes the copy, over
-a process group of its own. Files go into `step-00000123.writing`, are fsynced, and the folder is renamed when the manifest lies
-in it, so that a folder with the final name is complete.
+A save first copies this rank's share of all tensors to the CPU; training waits only for this copy. Then a thread writes the
+copy, with its own process group. Files are written to `step-00000123.writing` and fsynced. Once the folder holds the manifest
+it gets its final name, so that every folder with a final name is complete.
 """
 
 import shutil
@@ -34,13 +34,13 @@ Result = TypeVar("Result")
 
 
 class Saver:
-    """Every rank has one and calls it at the same steps."""
+    """Every rank has one and calls `save` at the same steps."""
 
     def __init__(self, checkpoints: Checkpoints, config: dict[str, Any], asynchronous: bool, patience: float = 120.0):
-        """config: of the run, to be kept in each checkpoint. patience: seconds of waiting for a save after which the other
-        ranks are asked whether they are still there; as long as they are, a save may take its time."""
+        """config: the run's, stored in each checkpoint. patience: seconds of waiting for a save before this rank asks whether
+        the others are alive; as long as they are, a save may take any time."""
         self.checkpoints, self.config, self.patience = checkpoints, config, patience
-        # Two threads must not talk over one group: the order of their messages would differ from rank to rank.
+        # Two threads must not share one process group: the order of their messages would differ between ranks.
         self.group = dist.new_group(backend="gloo") if asynchronous else None
         self.stalls: list[float] = []
         """Seconds that training waited for each save."""
@@ -54,10 +54,10 @@ class Saver:
     def save(
         self, model: DistributedModelParallel, optimizer: KeyedOptimizer, state: TrainState, meter: Any | None = None
     ) -> Path:
-        """Begins a checkpoint, and with asynchronous=False ends it. meter: what this rank wants back in TrainState.meter.
+        """Starts a checkpoint; with asynchronous=False also finishes it. meter: this rank's entry of TrainState.meter.
 
-        Raises what a save before it failed with. CheckpointError is raised on one rank, OtherRankFailed on the others; what
-        was there before stays.
+        Raises the error of an earlier save. A failed save raises CheckpointError on one rank and OtherRankFailed on the others;
+        older checkpoints stay.
         """
         began = time.perf_counter()
         self.wait()
@@ -80,12 +80,12 @@ class Saver:
         return self._thread is not None and self._thread.is_alive()
 
     def check(self) -> None:
-        """Raises what a save in the background has failed with, without waiting for one that is under way."""
+        """Raises the error of a finished background save; does not wait for one under way."""
         if self._thread is not None and not self._thread.is_alive():
             self.wait()
 
     def wait(self) -> None:
-        """Until nothing is being written. Raises what a save in the background has failed with."""
+        """Waits for the background save. Raises its error."""
         if self._thread is not None:
             self._thread.join(self.patience)
             while self._thread.is_alive():
@@ -98,8 +98,8 @@ class Saver:
             raise error
 
     def settle(self, error: Exception) -> Exception:
-        """After training failed with `error`: lets a save that is under way end, which other ranks take part in. Returns the
-        error to raise: that of a save, where it explains that contact to another rank was lost."""
+        """After training failed with `error`: waits for a save under way, in which other ranks take part. Returns the error to
+        raise: the save's error if it explains why contact to another rank was lost, else `error`."""
         try:
             self.wait()
         except (UserError, OtherRankFailed) as cause:
@@ -109,7 +109,7 @@ class Saver:
         return error
 
     def _copied(self, pieces: Iterable[Piece]) -> list[Piece]:
-        """On the CPU, in memory that the next save uses again."""
+        """Copies pieces to the CPU, into memory that the next save reuses."""
         copied = []
         for piece in pieces:
             copy = self._copies.get((piece.name, piece.offsets))
@@ -125,7 +125,7 @@ class Saver:
             try:
                 self._write(final, pieces, record, meter)
                 self.seconds.append(time.perf_counter() - began)
-            except BaseException as error:  # handed over to the training thread, who raises it
+            except BaseException as error:  # the training thread raises it
                 self._error = error
 
         return run
@@ -152,11 +152,11 @@ class Saver:
             together_writing(lambda: self._seal(writing, final, whole, files))
         except (CheckpointError, OtherRankFailed):
             if not dist.get_rank():
-                shutil.rmtree(writing, ignore_errors=True)  # all ranks have stopped writing; what is there fills the disk
+                shutil.rmtree(writing, ignore_errors=True)  # all ranks have stopped writing; the rest would fill the disk
             raise
 
     def _begin(self, writing: Path) -> None:
-        """On the first rank: an empty folder to write to."""
+        """On the first rank: makes an empty folder to write to."""
         if dist.get_rank():
             return
         self.checkpoints.folder.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ class Saver:
         writing.mkdir()
 
     def _seal(self, writing: Path, final: Path, record: Record, files: Files) -> None:
-        """On the first rank: the manifest, the final name, and old ones removed."""
+        """On the first rank: writes state and manifest, gives the folder its final name, removes old checkpoints."""
         if dist.get_rank():
             return
         write_whole(writing / STATE, json_text(record.to_json()))

@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside tensors, as its state.json."""
+"""state.json: everything in a checkpoint but tensors."""
 
 import hashlib
 import platform
@@ -20,8 +20,8 @@ _LIBRARIES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "numpy", "pya
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a run stands. Random numbers of a step are a function of (train.seed, step, rank), and the order of the data one of
-    (train.seed, epoch): there is no state of a generator to keep."""
+    """Progress of a run. It holds no generator's state: a step's random numbers are a function of (train.seed, step, rank), the
+    order of the data is a function of (train.seed, epoch)."""
 
     step: int
     """Optimizer steps done."""
@@ -31,11 +31,11 @@ class TrainState:
     position: ReaderPosition
     world_size: int
     metrics: dict[str, float] = field(default_factory=dict)
-    """What was measured when it was written, such as "loss" and "validation/auc"."""
+    """Metrics at this step, such as "loss" and "validation/auc"."""
     meter: list[dict[str, Any]] | None = None
-    """By rank: sums of the progress line's interval that the checkpoint lies in."""
+    """By rank: sums of the unfinished progress interval."""
     rounds: list[list[str]] | None = None
-    """With `[data] follow`: the names of the files of each round, the position's epoch being the number of one."""
+    """With `[data] follow`: file names of each round. The position's epoch is the number of a round."""
 
     def to_json(self) -> dict[str, Any]:
         return {**self.__dict__, "position": self.position.to_json()}
@@ -43,7 +43,7 @@ class TrainState:
     @staticmethod
     def from_json(tree: dict[str, Any]) -> "TrainState":
         known = {k: v for k, v in tree.items() if k in TrainState.__dataclass_fields__}
-        # JSON has no NaN; a rank without sums has null for all of them.
+        # JSON has no NaN, so null stands for it; a rank without sums has null instead of a list.
         known["metrics"] = with_nan(tree.get("metrics") or {})
         if tree.get("meter") is not None:
             known["meter"] = [{k: v if v is None else with_nan(v) for k, v in rank.items()} for rank in tree["meter"]]
@@ -52,14 +52,14 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Record:
-    """All of state.json."""
+    """The content of state.json."""
 
     state: TrainState
     plan: dict[str, TablePlan]
     config: dict[str, Any]
-    """As RunConfig writes it."""
+    """RunConfig as written to JSON."""
     versions: dict[str, str]
-    """Of Python and libraries; "code" is a hash of home_dist's own sources."""
+    """Versions of Python and libraries; "code" is a hash of home_dist's sources."""
 
     def to_json(self) -> dict[str, Any]:
         plan = {table: p.to_json() for table, p in self.plan.items()}
@@ -68,14 +68,14 @@ class Record:
 
     @staticmethod
     def from_json(tree: dict[str, Any]) -> "Record":
-        """Raises KeyError, TypeError or ValueError for what is no such record."""
+        """Raises KeyError, TypeError or ValueError for a malformed record."""
         if tree["format"] != FORMAT:
             raise ValueError(f"format {tree['format']}, but this home_dist reads format {FORMAT}")
         plan = {table: TablePlan.from_json(p) for table, p in tree["plan"].items()}
         return Record(TrainState.from_json(tree), plan, without_keys(tree["config"]), tree["versions"])
 
     def other_versions(self) -> list[str]:
-        """What has changed since: a resumed run is then not bound to be the same bit for bit."""
+        """Versions that differ from the current ones; a resumed run may then differ in some bits."""
         now = versions()
         return [
             f"{name} {self.versions.get(name, 'missing')} then, {now.get(name, 'missing')} now"
@@ -96,7 +96,7 @@ def versions() -> dict[str, str]:
 
 
 def code_hash() -> str:
-    """Of this package's source files, which tells two states of the code apart where the version is the same."""
+    """Hash of this package's source files: tells apart two states of the code with the same version."""
     folder, digest = Path(home_dist.__file__).parent, hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".cpp", ".hpp")):
         digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())

@@ -1,25 +1,26 @@
-"""How the tables of a checkpoint lay on the ranks that wrote it."""
+"""Sharding of a checkpoint's tables over the ranks that wrote it."""
 
 from dataclasses import dataclass
 from typing import Any
 
 Columns = tuple[tuple[int, int], ...]
-"""(first column, columns) of each block of a table."""
+"""(first column, number of columns) of each block of a table."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What of a table lies on one rank."""
+    """The part of a table that one rank holds."""
 
     rank: int
     rows: tuple[int, int]
-    """First row, number of rows."""
+    """(first row, number of rows)"""
     columns: tuple[int, int]
+    """(first column, number of columns)"""
 
 
 @dataclass(frozen=True)
 class TablePlan:
-    """How a table lay on ranks; data-parallel tables lie whole on every rank."""
+    """A table's shards; of a data-parallel table, every rank holds a whole copy."""
 
     sharding: str
     shards: tuple[Shard, ...]
