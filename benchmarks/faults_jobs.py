@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from home_dist import cli
+from home_dist.cli.command import run_to_end
 from home_dist.config import load_config
 from home_dist.distributed import ranks
 from home_dist.training.checkpoint import loading, saver
@@ -142,7 +142,7 @@ def _rank(rank: int, port: int, config: Path, overrides: list[str], folder: Path
     if fault is not None and fault.rank == rank:
         install(fault)
     try:
-        cli._run(lambda: _body(config, overrides))
+        run_to_end(lambda: _body(config, overrides))
         os._exit(0)
     except BaseException:
         import traceback

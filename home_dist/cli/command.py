@@ -25,23 +25,28 @@ def command(group: typer.Typer, name: str | None = None) -> Callable[[Callable[P
     def register(function: Callable[Parameters, None]) -> Callable[Parameters, None]:
         @functools.wraps(function)
         def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-            process.silence_libraries()
-            try:
-                function(*args, **kwargs)
-            except UserError as error:
-                leave(error.exit_code, f"{error.prefix}{error}")
-            except Exception as error:
-                _leave_after(error)
-            else:
-                if "torch" in sys.modules:
-                    from home_dist.distributed.ranks import leave_ranks
-
-                    leave_ranks()
+            run_to_end(lambda: function(*args, **kwargs))
 
         group.command(name)(run)
         return function
 
     return register
+
+
+def run_to_end(body: Callable[[], None]) -> None:
+    """Runs a command's body. A failure ends the process with an exit code; ranks that succeed leave together."""
+    process.silence_libraries()
+    try:
+        body()
+    except UserError as error:
+        leave(error.exit_code, f"{error.prefix}{error}")
+    except Exception as error:
+        _leave_after(error)
+    else:
+        if "torch" in sys.modules:
+            from home_dist.distributed.ranks import leave_ranks
+
+            leave_ranks()
 
 
 def _leave_after(error: Exception) -> None:
