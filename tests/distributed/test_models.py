@@ -97,3 +97,16 @@ def test_the_command_line_changes_the_kind_and_tells_what_it_left_out(data, tmp_
     again = run(1, "train", config, *settings(model__kind="mmoe", train__max_steps=2))
     assert again.codes != [0]
     assert "model.kind: 'adatt' there, 'mmoe' now" in again.text
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_not_read_into_a_model_without_all_of_its_tensors(data, tmp_path):
+    """The stock model has the tensors of the own one but the path around its experts: it would score otherwise."""
+    config = make_config(tmp_path, data)
+    ended = run(1, "train", config, *settings(model__kind=OWN, train__max_steps=2, data__validation="''", data__test="''"))
+    assert ended.codes == [0], ended.text
+    written = tmp_path / "run" / "config.toml"
+    written.write_text(written.read_text().replace(OWN, "mmoe"))
+    again = run(1, "evaluate", tmp_path / "run", "--split", "train")
+    assert again.codes == [4]
+    assert "does not fit this model: the model has no dense/head.model.around.weight." in again.text

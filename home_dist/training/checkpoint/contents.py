@@ -27,6 +27,8 @@ from home_dist.training.checkpoint.table_plan import Columns, Shard, TablePlan
 
 # Names of the same state in TorchRec's fused optimizers and in torch's.
 _ALIASES = {"sum": "momentum1", "exp_avg": "momentum1", "exp_avg_sq": "momentum2", "step": "steps"}
+_NAMED = 5
+"""Tensors that an error names."""
 
 
 def table_plans(model: DistributedModelParallel) -> dict[str, TablePlan]:
@@ -104,6 +106,26 @@ def _place(size: tuple[int, ...], shard: Any, blocks: Columns) -> tuple[int, int
     return block, row, blocks[block]
 
 
+def refuse_unknown(model: DistributedModelParallel, stored: Stored) -> None:
+    """Raises ValueError if the checkpoint holds tensors that the model does not have, which were trained for something."""
+    known = {_logical(name) for name in model.state_dict()}
+    tables = {name.split("/")[1] for name in known if name.startswith("tables/")}
+    unknown = []
+    for name in stored.tensors:
+        kind, _, rest = name.partition("/")
+        if (kind == "dense" and name not in known) or (kind == "tables" and rest.partition("/")[0] not in tables):
+            unknown.append(name)
+    if unknown:
+        more = f" and {len(unknown) - _NAMED:,} more" if len(unknown) > _NAMED else ""
+        raise ValueError(f"the model has no {', '.join(unknown[:_NAMED])}{more}")
+
+
+def _logical(name: str) -> str:
+    """A parameter's name in a checkpoint."""
+    table = table_of(name)
+    return f"dense/{name}" if table is None else f"tables/{table}/weight"
+
+
 def load_weights(model: DistributedModelParallel, stored: Stored) -> None:
     """Fills parameters and statistics in place. Raises ValueError if the checkpoint lacks a tensor or has another shape."""
     stored.read(piece for piece, _ in _weights(model))
@@ -112,8 +134,7 @@ def load_weights(model: DistributedModelParallel, stored: Stored) -> None:
 def _weights(model: DistributedModelParallel) -> Iterator[tuple[Piece, bool]]:
     """(piece, whether all ranks hold the same piece) of the parameters and statistics on this rank."""
     for name, value in model.state_dict().items():
-        table = table_of(name)
-        logical = f"dense/{name}" if table is None else f"tables/{table}/weight"
+        logical = _logical(name)
         if hasattr(value, "local_shards"):
             for shard in value.local_shards():
                 yield Piece(logical, tuple(value.size()), tuple(shard.metadata.shard_offsets), shard.tensor), False

@@ -14,7 +14,7 @@ from home_dist.config import CheckpointSection
 from home_dist.distributed.ranks import together
 from home_dist.embeddings.managed import ShardedManaged
 from home_dist.errors import CheckpointError
-from home_dist.training.checkpoint.contents import load_optimizer, load_weights
+from home_dist.training.checkpoint.contents import load_optimizer, load_weights, refuse_unknown
 from home_dist.training.checkpoint.folder import Checkpoints, problem_of, read_record
 from home_dist.training.checkpoint.manifest import Damaged, first_line, read_manifest, verify
 from home_dist.training.checkpoint.reading import trusted
@@ -84,6 +84,7 @@ def _refuse_other_ranks(checkpoint: Path, record: Record, model: DistributedMode
 def _fill(checkpoint: Path, record: Record, model: DistributedModelParallel, optimizer: KeyedOptimizer | None) -> None:
     stored = trusted(checkpoint)
     try:
+        refuse_unknown(model, stored)
         if optimizer is not None:
             load_optimizer(model, optimizer, stored, record.plan)
         load_weights(model, stored)
