@@ -2,8 +2,8 @@
 
     home-dist train CONFIG --set model.kind=examples.own_model:ResidualMmoe --set model.experts=6
 
-    home-dist train CONFIG --set model.kind=examples.own_model:ResidualMmoe --set model.experts=6
-which all tasks share. R begins at zero, so that training begins as MMoE's does.
+y_k = h_k( sum_e g_k(v)_e f_e(v) + R v ), g_k(v) = softmax(W_k v): MMoE (Ma et al. 2018) with a linear path R around its
+experts, which all tasks share. R begins at zero, so that training begins as MMoE's does.
 """
 
 import torch

@@ -7,7 +7,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,6 +20,8 @@ Result = TypeVar("Result")
 
 _START = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
 """Variables that all ranks of a start have in common."""
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 def settings_of(config: Path, overrides: list[str] | None) -> "RunConfig":
@@ -44,36 +45,42 @@ def alike_on_all_ranks(action: Callable[[], Result]) -> Result:
     try:
         return action()
     except UserError as error:
-        _tell_once(f"{error.prefix}{error}")
-        leave(error.exit_code, None)
+        message = f"{error.prefix}{error}"
+        ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+        if ranks.isdigit() and int(ranks) > 1:
+            _tell_once(message, int(ranks))
+            leave(error.exit_code, None)
+        leave(error.exit_code, message)
 
 
-def _tell_once(message: str) -> None:
+def _tell_once(message: str, ranks: int) -> None:
     """Prints a message unless another rank of this start has told it on this host; returns when it is out.
 
-    A file holds the messages so far, one for each rank that came, with their times. What was told after this process began was
-    told by a rank of its own start. The file's lock makes a rank wait for the one that is printing, and the last rank of the
-    host removes it. Where there can be no such file each rank tells.
+    ranks: of this host. A file holds the messages so far, one for each rank that came, with their times. A message that was
+    told after this process began is of a rank of its own start. The file's lock makes a rank wait for the one that is printing.
+    The last rank of the host removes the file. Where the file cannot be used each rank tells.
     """
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    start = "-".join([str(os.getuid()), *(os.environ.get(name, "") for name in _START)])
-    path = Path(tempfile.gettempdir(), "home_dist-" + re.sub(r"\W", "-", start))
-    began, now = _seconds_since_boot()
-    with ExitStack() as held:
-        told: list[str] = []
-        with suppress(OSError):
-            file = held.enter_context(os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+"))
+    out = False
+    try:
+        start = [str(os.getuid()), _BOOT.read_text(), *(os.environ.get(name, "") for name in _START)]
+        path = Path(tempfile.gettempdir(), "home_dist-" + re.sub(r"\W+", "-", "-".join(start)))
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+", errors="replace") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            lines = (line.partition(" ") for line in file.read().splitlines())
-            told = [text for moment, _, text in lines if float(moment) >= began]
+            began, now = _seconds_since_boot()
+            entries = [line.partition(" ") for line in file.read().splitlines()]
+            told = [text for moment, _, text in entries if _NUMBER.fullmatch(moment) and began <= float(moment) <= now]
+            if ascii(message) not in told:
+                print(message, file=sys.stderr, flush=True)
+            out = True
             file.write(f"{now} {message!a}\n")
-        if ascii(message) not in told:
+            if len(told) + 1 >= ranks:
+                path.unlink()
+    except (OSError, ValueError):
+        if not out:
             print(message, file=sys.stderr, flush=True)
-        if len(told) + 1 >= ranks:
-            path.unlink(missing_ok=True)
 
 
 def _seconds_since_boot() -> tuple[float, float]:
-    """When this process began, and now."""
+    """When this process began, rounded up, and now."""
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # field 22: starttime
-    return ticks / os.sysconf("SC_CLK_TCK"), time.clock_gettime(time.CLOCK_BOOTTIME)
+    return (ticks + 1) / os.sysconf("SC_CLK_TCK"), time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 
 import typer
 
@@ -18,6 +19,7 @@ app.add_typer(checkpoints.group, name="checkpoints")
 def main() -> None:
     process.prepare()
     # kind = "package.module:Class" may be a file of the working folder, as with `python -m`. Last: it hides no other module.
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
+    with suppress(OSError):  # a working folder that was removed
+        if not sys.flags.safe_path and not {"", os.getcwd()} & set(sys.path):
+            sys.path.append(os.getcwd())
     app()

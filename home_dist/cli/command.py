@@ -38,6 +38,8 @@ def run_to_end(body: Callable[[], None]) -> None:
     process.silence_libraries()
     try:
         body()
+    except typer.Exit:
+        raise
     except UserError as error:
         leave(error.exit_code, f"{error.prefix}{error}")
     except Exception as error:

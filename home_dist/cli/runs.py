@@ -57,7 +57,7 @@ def buckets(
             print(f"  {bucket:>4}  " + ("missing" if held is None else f"{held[0]!r} <= value < {held[1]!r}"))
 
 
-@command(group)
+@group.command()  # not `command`, whose errors need torch: whether that works is what doctor tells
 def doctor() -> None:
     """Check versions, devices, backends and memory; each finding comes with a fix."""
     from home_dist import doctor as checks

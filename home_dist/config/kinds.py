@@ -1,6 +1,7 @@
 """Finds the class of a model or an encoder, and its section, from `kind = "home"` or `kind = "package.module:Class"`."""
 
 import importlib
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from home_dist.config.section import Section
+from home_dist.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,14 @@ class Kinds:
         return tree.get("kind", self.default)
 
     def find(self, kind: Any) -> Any:
-        """The class of a kind. Raises ValueError, which says what a kind may be or why the class cannot be used."""
+        """The class. Raises ValueError, which says what a kind may be or why the class cannot be used, and ConfigError if its
+        module fails while it is imported."""
         place = self.places.get(kind, kind) if isinstance(kind, str) else ""
-        module, colon, name = place.partition(":")
-        if not colon:
+        module, _, name = place.partition(":")
+        if not all(part.isidentifier() for part in (*module.split("."), name)):
             known = ", ".join(map(repr, self.places))
             raise ValueError(f"must be one of {known}, or package.module:Class for a class of your own")
-        try:
-            cls = getattr(importlib.import_module(module), name, None)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise  # the user's module exists, but imports a missing one
-            raise ValueError(f"no module {module!r} can be imported: install it, or put its folder on PYTHONPATH") from None
+        cls = getattr(_imported(module), name, None)
         section = getattr(cls, "section", None)
         if not (isinstance(section, type) and issubclass(section, self.base)):
             raise ValueError(
@@ -85,3 +83,16 @@ class Kinds:
         for key in foreign:
             del section[key]
         return foreign
+
+
+def _imported(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module}.".startswith(f"{missing}."):
+            raise ValueError(f"no module {module!r} can be imported: install it, or put its folder on PYTHONPATH") from None
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"importing {module} failed: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+        ) from error

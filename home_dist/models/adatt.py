@@ -11,8 +11,6 @@ nothing would read it. The paper leaves u's initial value open; here it is 1 / (
 the size of one expert.
 """
 
-from typing import Literal
-
 import torch
 from pydantic import Field
 from torch import nn
@@ -29,7 +27,7 @@ from home_dist.models.tasks import TaskGroups
 class AdattSection(ModelOfBanks):
     """Experts of tasks and shared experts, fused in each layer with a residual path from own experts (Li et al. 2023)."""
 
-    kind: Literal["adatt"] = "adatt"
+    kind: str = "adatt"
     shared_experts: int = Field(default=1, ge=0)
     """Shared experts of each layer; 0 gives AdaTT-sp."""
     task_experts: Count = 1

@@ -9,8 +9,6 @@ Two parts of HoME (Wang et al. 2024) are optional: feature gates before each tas
 self gates, a residual path from a gate's own experts. HoME's normalisation is `expert_norm`; its mask would need task groups.
 """
 
-from typing import Literal
-
 import torch
 
 from home_dist.config.model import ModelOfBanks
@@ -41,7 +39,7 @@ class CustomisedSection(ModelOfBanks):
 class CgcSection(CustomisedSection):
     """One layer of own and shared experts (Tang et al. 2020)."""
 
-    kind: Literal["cgc"] = "cgc"
+    kind: str = "cgc"
 
 
 class CgcLayer(MultiTaskModel):

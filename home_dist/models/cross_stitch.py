@@ -21,7 +21,7 @@ from home_dist.models.tasks import TaskGroups
 class CrossStitchSection(ModelOfBanks):
     """One trunk per task, mixed linearly after each layer (Misra et al. 2016)."""
 
-    kind: Literal["cross_stitch"] = "cross_stitch"
+    kind: str = "cross_stitch"
     stitch: Literal["layer", "unit"] = "layer"
     """One mixing matrix per layer, or one per unit of each layer."""
     stitch_self: float = Field(default=0.9, ge=0, le=1)

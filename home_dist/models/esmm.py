@@ -7,8 +7,6 @@ longer. A task's label must be 0 wherever the label of the task before it is 0. 
 Products are computed as sums of logarithms, and 1 - p q as (1 - p) + p (1 - q), so that no logit overflows.
 """
 
-from typing import Literal
-
 import torch
 from pydantic import Field, model_validator
 from torch.nn.functional import logsigmoid
@@ -22,7 +20,7 @@ from home_dist.models.tasks import TaskGroups
 class EsmmSection(ModelOfBanks):
     """One trunk per task; probabilities of consecutive tasks are multiplied (Ma et al. 2018b)."""
 
-    kind: Literal["esmm"] = "esmm"
+    kind: str = "esmm"
     after: dict[str, str] = Field(default_factory=dict)
     """Task -> the task without which it cannot happen, such as {buy = "click"}."""
 

@@ -25,7 +25,7 @@ from home_dist.models.tasks import TaskGroups
 class HomeSection(ModelOfBanks):
     """HoME (Wang et al. 2024). Each of its four parts can be switched off."""
 
-    kind: Literal["home"] = "home"
+    kind: str = "home"
     shared_experts: Count = 2
     group_experts: Count = 2
     task_experts: Count = 1

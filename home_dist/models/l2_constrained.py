@@ -5,8 +5,6 @@ Duong et al. tie two tasks, and only layers that mean the same in both. Here all
 vector. Every pair of tasks counts the same, whatever the task groups.
 """
 
-from typing import Literal
-
 import torch
 from pydantic import Field
 
@@ -19,7 +17,7 @@ from home_dist.models.tasks import TaskGroups
 class L2ConstrainedSection(ModelOfBanks):
     """One trunk per task, with a penalty on the distances between the trunks' weights (Duong et al. 2015)."""
 
-    kind: Literal["l2_constrained"] = "l2_constrained"
+    kind: str = "l2_constrained"
     alpha: float = Field(default=1e-4, ge=0)
     """Factor of the penalty."""
 

@@ -7,8 +7,6 @@ The literature leaves open what gates above the first layer read. Here all gates
 task has a state that its gate could read instead, and v says most about the sample.
 """
 
-from typing import Literal
-
 import torch
 from torch import nn
 
@@ -23,7 +21,7 @@ from home_dist.models.tasks import TaskGroups
 class MlMmoeSection(ModelOfBanks):
     """MMoE in several layers."""
 
-    kind: Literal["ml_mmoe"] = "ml_mmoe"
+    kind: str = "ml_mmoe"
     experts: Count = 8
     """Experts of each layer."""
     layers: Count = 2

@@ -3,7 +3,7 @@
 MMoE has a gate per task, OMoE one for all tasks. Gates have no bias and no hidden layer, as in the paper.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 
@@ -18,14 +18,14 @@ from home_dist.models.tasks import TaskGroups
 class OmoeSection(ModelOfBanks):
     """One gate over experts, shared by all tasks (Ma et al. 2018)."""
 
-    kind: Literal["omoe"] = "omoe"
+    kind: str = "omoe"
     experts: Count = 8
 
 
 class MmoeSection(ModelOfBanks):
     """One gate per task over shared experts (Ma et al. 2018)."""
 
-    kind: Literal["mmoe"] = "mmoe"
+    kind: str = "mmoe"
     experts: Count = 8
 
 

@@ -12,7 +12,7 @@ of a trunk are gated, including the last; towers are not: with tower_hidden = []
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,7 +28,7 @@ from home_dist.models.tasks import TaskGroups
 class PepnetSection(ModelOfBanks):
     """One trunk per task; gates that read chosen features scale the trunks' inputs and units (Chang et al. 2023)."""
 
-    kind: Literal["pepnet"] = "pepnet"
+    kind: str = "pepnet"
     domain_features: tuple[str, ...] = ()
     """Features that tell domains (tabs, pages) apart, for the gates of the feature vector, which always read v too."""
     prior_features: tuple[str, ...] = ()

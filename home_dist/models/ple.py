@@ -5,8 +5,6 @@ state, a mixture of all experts of layer l by its shared gate. The last layer ha
 state.
 """
 
-from typing import Literal
-
 import torch
 from torch import nn
 
@@ -20,7 +18,7 @@ from home_dist.models.tasks import TaskGroups
 class PleSection(CustomisedSection):
     """CGC in several layers (Tang et al. 2020)."""
 
-    kind: Literal["ple"] = "ple"
+    kind: str = "ple"
     layers: Count = 2
 
 

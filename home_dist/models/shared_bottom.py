@@ -1,7 +1,5 @@
 """Shared-Bottom (Caruana 1997): one trunk, K towers: y_k = h_k(f(v))."""
 
-from typing import Literal
-
 import torch
 
 from home_dist.config.model import ModelOfBanks
@@ -13,7 +11,7 @@ from home_dist.models.tasks import TaskGroups
 class SharedBottomSection(ModelOfBanks):
     """One trunk for all tasks (Caruana 1997)."""
 
-    kind: Literal["shared_bottom"] = "shared_bottom"
+    kind: str = "shared_bottom"
 
 
 class SharedBottom(MultiTaskModel):

@@ -4,8 +4,6 @@ y_k = h_k(f_k(v)). All tasks share embeddings and sequence encoders. For own emb
 then tasks share nothing, and no run holds a table K times.
 """
 
-from typing import Literal
-
 import torch
 
 from home_dist.config.model import ModelOfBanks
@@ -17,7 +15,7 @@ from home_dist.models.tasks import TaskGroups
 class SingleTaskSection(ModelOfBanks):
     """One trunk and tower per task over shared embeddings. For own embeddings, see data.tasks."""
 
-    kind: Literal["single_task"] = "single_task"
+    kind: str = "single_task"
 
 
 class SingleTask(MultiTaskModel):

@@ -11,7 +11,6 @@ initialisation for W as a whole). A rank larger than its dimension is cut to the
 
 import itertools
 import math
-from typing import Literal
 
 import torch
 from torch import nn
@@ -26,7 +25,7 @@ from home_dist.models.tasks import TaskGroups
 class TensorFactorizationSection(ModelSection):
     """One trunk per task; all trunks' weights of a layer are one tensor in Tucker form (Yang and Hospedales 2016)."""
 
-    kind: Literal["tensor_factorization"] = "tensor_factorization"
+    kind: str = "tensor_factorization"
     rank_in: Count = 32
     rank_out: Count = 32
     rank_tasks: Count = 4

@@ -11,8 +11,6 @@ Step t of a recurrence computes the samples that have a t-th event, longest hist
 nothing is padded, and the number of steps is the longest history's length.
 """
 
-from typing import Literal
-
 import torch
 from pydantic import Field
 from torch import nn
@@ -26,7 +24,7 @@ from home_dist.sequence.jagged import softmax_within, starts
 class DienSection(SequenceSection):
     """Evolution of interests, by two recurrences (Zhou et al. 2019)."""
 
-    kind: Literal["dien"] = "dien"
+    kind: str = "dien"
     auxiliary_weight: float = Field(default=1.0, ge=0)
     """Factor of the auxiliary loss, by which a state tells the next event from another user's; 0 leaves it out."""
 

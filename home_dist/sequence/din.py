@@ -16,7 +16,7 @@ from home_dist.sequence.jagged import softmax_within, sum_within
 class DinSection(SequenceSection):
     """Attention weights by a small perceptron (Zhou et al. 2018)."""
 
-    kind: Literal["din"] = "din"
+    kind: str = "din"
     hidden: Widths = Field(default=(32, 16), min_length=1)
     """Hidden widths of the attention unit."""
     activation: Literal["dice", "prelu", "swish", "relu"] = "dice"

@@ -25,7 +25,7 @@ from home_dist.sequence.jagged import best_within, dots_within, newest_within, s
 class SimSection(SearchSection):
     """Search, then attention, with separate parameters (Pi et al. 2020)."""
 
-    kind: Literal["sim"] = "sim"
+    kind: str = "sim"
     search: Literal["hard", "soft"] = "soft"
     """hard: the newest events of the target's category; soft: the k most similar events."""
     category: str | None = None

@@ -10,7 +10,6 @@ items bounds the most expensive product.
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import nn
@@ -24,7 +23,7 @@ from home_dist.sequence.jagged import best_within, dots_within
 class TwinSection(SearchSection):
     """Search and attention with the same scores (Chang et al. 2023)."""
 
-    kind: Literal["twin"] = "twin"
+    kind: str = "twin"
 
 
 class Twin(Encoder):

@@ -26,7 +26,7 @@ def bench(
     overlap: whether the pipeline exchanges a batch's ids during the step before, as in training.
     """
     screen = Screen(ranks.first)
-    screen.say(detected(ranks, config.kernel))
+    screen.say(together(lambda: detected(ranks, config.kernel)))
     together(lambda: _check(out) if ranks.first else None)
     schema = together(lambda: load_schema(with_local_schema(config).schema_path()))
     inputs = together(lambda: open_inputs(config, schema, ("train",)))

@@ -33,9 +33,10 @@ class Built:
 def build(inputs: Inputs, ranks: Ranks) -> Built:
     """Plans, shards and initialises; initial values are the same on any number of ranks."""
     config, exchange = inputs.config, inputs.config.distributed.exchange
+    kernel = _of_all_ranks(kernels.choose(ranks.device, config.kernel), ranks)
     torch.manual_seed(config.train.seed)
     network = Network(inputs.schema, inputs.layout, config, torch.device("meta"))
-    kernel = kernels.select(network, config.kernel, ranks.device, lambda own: _of_all_ranks(own, ranks))
+    kernel = kernels.select(network, config.kernel, ranks.device, kernel)
     network.head.features.bf16 = kernel.precision == "bf16"
     fuse_table_optimizer(network, config)
     plan = plan_sharding(network, inputs.layout, config.embedding, ranks.device)

@@ -22,7 +22,7 @@ def evaluate_run(run_dir: Path, checkpoint: Path | None, splits: tuple[str, ...]
     folder = RunFolder(run_dir)
     config, schema = together(folder.open)
     splits = together(lambda: _splits_asked_for(folder, config, splits))
-    screen.say(detected(ranks, config.kernel))
+    screen.say(together(lambda: detected(ranks, config.kernel)))
     chosen = together(lambda: find(checkpoint or run_dir))
     inputs = together(lambda: open_inputs(config, schema, splits))
     built = together(lambda: build(inputs, ranks))

@@ -28,7 +28,7 @@ from home_dist.training.trainer import Trainer
 def train(config: RunConfig, ranks: Ranks, profile_steps: int = 0) -> None:
     """Starts a run, resumes an interrupted one, or says that it is complete. Raises UserError."""
     screen = Screen(ranks.first)
-    screen.say(detected(ranks, config.kernel))
+    screen.say(together(lambda: detected(ranks, config.kernel)))
     schema = together(lambda: load_schema(with_local_schema(config).schema_path()))
     splits = ("validation", "test") if config.data.follow else ("train", "validation", "test")
     inputs = together(lambda: open_inputs(config, schema, splits))

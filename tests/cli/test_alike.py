@@ -56,3 +56,25 @@ def test_where_no_file_can_be_written_each_rank_tells(monkeypatch):
     program = f"import tempfile\ntempfile.tempdir = '/proc/none'\nMESSAGE = 'no column x'\n{FAIL}"
     codes, outputs = ended(start(program, 2))
     assert (codes, outputs) == ([3, 3], ["error: no column x\n"] * 2)
+
+
+def test_what_an_earlier_start_left_is_not_taken_for_told(tmp_path, monkeypatch):
+    """Such as one whose other rank was ended by torchrun before it came: the file stays, and its time is before this start."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    port = free_port()
+    for _ in range(2):
+        command = [sys.executable, "-c", f"{TWO}MESSAGE = 'no column x'\n{FAIL}"]
+        process = subprocess.run(command, env=environment(0, 2, port), cwd=REPOSITORY, capture_output=True, text=True)
+        assert (process.returncode, process.stderr) == (3, "error: no column x\n")
+        [left] = tmp_path.iterdir()
+    left.write_text("99999999999 'error: no column x'\ncut off\n\n")  # of a machine that has been up for longer
+    process = subprocess.run(command, env=environment(0, 2, port), cwd=REPOSITORY, capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (3, "error: no column x\n")
+
+
+def test_one_process_needs_no_file(monkeypatch):
+    monkeypatch.setenv("TMPDIR", "/proc/none")
+    program = f"import tempfile\ntempfile.gettempdir = None\nMESSAGE = 'no column x'\n{FAIL}"
+    codes, outputs = ended(start(program, 1))
+    assert (codes, outputs) == ([3], ["error: no column x\n"])

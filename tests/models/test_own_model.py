@@ -55,6 +55,8 @@ def test_it_is_the_equation_of_its_docstring(group_of):
         ("examples.own_model:Other", r"model\.kind: examples\.own_model has no class 'Other' with an attribute `section`"),
         ("examples.own_model:nn", r"has no class 'nn' with an attribute `section`"),
         ("home_dist.sequence.din:Din", r"subclass of home_dist\.config\.model\.ModelSection"),
+        (".own:Model", r"must be one of .*package\.module:Class"),
+        (":Model", r"must be one of .*package\.module:Class"),
         ("own_model", r"must be one of 'single_task', .*package\.module:Class"),
     ],
 )
@@ -63,11 +65,31 @@ def test_what_is_no_model_is_named(kind, message, file):
         load_config(file, [f"model.kind={kind}"])
 
 
-def test_a_module_that_an_own_one_needs_is_not_taken_for_it(file, tmp_path, monkeypatch):
-    (tmp_path / "own_of_test.py").write_text("import no_such_dependency\n")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import no_such_dependency\n", r"importing own_of_test failed: ModuleNotFoundError: .*no_such_dependency.*line 1\)"),
+        ("\nint('x')\n", r"importing own_of_test failed: ValueError: .*own_of_test\.py, line 2\)"),
+    ],
+)
+def test_a_module_that_fails_at_its_import_tells_where(text, message, file, tmp_path, monkeypatch):
+    (tmp_path / "own_of_test.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+    with pytest.raises(ConfigError, match=message):
         load_config(file, ["model.kind=own_of_test:Model"])
+
+
+def test_a_model_of_ours_can_be_extended(file, tmp_path, monkeypatch):
+    (tmp_path / "extended.py").write_text(
+        "from home_dist.models.home import Home, HomeSection\n"
+        "class Section(HomeSection):\n    extra: int = 1\n"
+        "class Wider(Home):\n    section = Section\n"
+        "class Same(Home):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    wider = load_config(file, ["model.kind=extended:Wider", "model.extra=2", "model.group_experts=3"]).model
+    assert (wider.kind, wider.extra, wider.group_experts) == ("extended:Wider", 2, 3)
+    assert load_config(file, ["model.kind=extended:Same"]).model.kind == "extended:Same"
 
 
 def test_an_own_encoder_is_found_by_the_same_rule(file, tmp_path, monkeypatch):

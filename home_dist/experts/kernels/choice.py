@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -55,16 +55,13 @@ def choose(device: torch.device, wanted: KernelSection) -> Kernel:
     return kernel
 
 
-def select(
-    network: nn.Module, wanted: KernelSection, device: torch.device, agree: Callable[[Kernel], Kernel] | None = None
-) -> Kernel:
+def select(network: nn.Module, wanted: KernelSection, device: torch.device, chosen: Kernel | None = None) -> Kernel:
     """Sets the backend of all modules of a network that have several.
 
     If the Triton kernels do not take the network's widths, backend = "auto" selects eager, and "triton" raises ConfigError.
-    agree: this rank's kernel -> that of all ranks, see `common`.
+    chosen: the kernel that all ranks take, see `common`; by default what `choose` gives.
     """
-    kernel = choose(device, wanted)
-    kernel = kernel if agree is None else agree(kernel)
+    kernel = choose(device, wanted) if chosen is None else chosen
     users = [m for m in network.modules() if isinstance(m, KernelUser)]
     if kernel.backend == "triton":
         unfit = "; ".join(sorted({problem for user in users for problem in _unfit(user)}))

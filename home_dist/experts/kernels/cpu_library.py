@@ -23,7 +23,7 @@ def unavailable() -> str:
     try:
         native_library(_SOURCE, _FLAGS)
     except CannotBuild as error:
-        return str(error)
+        return str(error).partition("\n")[0]
     missing = [name for dtype, name in _GEMM_NAMES.items() if _find_gemm(dtype) is None]
     return f"the BLAS of torch has no usable {', '.join(missing)}" if missing else ""
 

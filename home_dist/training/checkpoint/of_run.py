@@ -77,7 +77,7 @@ def pruned(run: Path, keep_last: int | None, keep_every: int | None, dry: bool) 
     lines for the screen. Raises ConfigError while a process trains into the run."""
     of_run = checkpoints_of(run)
     given = {k: v for k, v in (("keep_last", keep_last), ("keep_every", keep_every)) if v is not None}
-    checkpoints = Checkpoints(of_run.folder, CheckpointSection.model_validate(of_run.keep.model_dump() | given))
+    checkpoints = Checkpoints(of_run.folder, CheckpointSection.model_validate(of_run.keep.model_dump(by_alias=True) | given))
     with nullcontext() if dry else RunFolder(run).locked():
         gone = checkpoints.prune(dry)
     verb = "would remove" if dry else "removed"

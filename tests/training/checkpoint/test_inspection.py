@@ -108,3 +108,8 @@ def test_prune_waits_for_no_one_and_removes_nothing_while_a_process_trains(run):
     assert (run / "checkpoints" / "step-00000003").exists()
     with RunFolder(run).locked():
         assert of_run.pruned(run, None, None, dry=True)[-1] == "kept: 6"
+
+
+def test_prune_of_a_run_that_began_with_a_warm_start(run):
+    (run / "config.toml").write_text(CONFIG + '[checkpoint.warm_start]\nfrom = "elsewhere"\n')
+    assert of_run.pruned(run, 2, None, dry=True) == ["nothing to remove", "kept: 3, 6"]
