@@ -64,8 +64,8 @@ class DataFiles:
 
 def open_files(place: object, schema: Schema, layout: InputLayout) -> DataFiles:
     """Reads the footers of the Parquet files of a folder, a glob or a URL. Raises DataError, which names file and column."""
-    store, found = find_files(str(place))
-    return open_found(store, found, schema, layout)
+    store, files = find_files(str(place))
+    return open_found(store, files, schema, layout)
 
 
 def open_found(store: Store, files: list[Found], schema: Schema, layout: InputLayout, rows_needed: bool = True) -> DataFiles:
