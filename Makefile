@@ -24,7 +24,7 @@ DEV := $(VENV)/dev-$(PLATFORM)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input install -qq
 # By file: what the tests of a file share, such as a trained run, is made once.
 SHARED = -n $(WORKERS) --dist loadfile
-LINTED := home_dist launchers pipelines benchmarks tests requirements
+LINTED := home_dist launchers pipelines benchmarks examples tests requirements
 LINTED_HERE = $(wildcard $(LINTED))
 
 .DEFAULT_GOAL := help
