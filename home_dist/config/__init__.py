@@ -6,7 +6,7 @@ from home_dist.config.distributed import DistributedSection, ExchangeSection
 from home_dist.config.embedding import EmbeddingSection, PretrainedSection, TableSection
 from home_dist.config.insight import InsightSection
 from home_dist.config.kernel import KernelSection
-from home_dist.config.load import load_config, load_section
+from home_dist.config.load import config_of_run, load_config, load_section
 from home_dist.config.log import LogSection
 from home_dist.config.metrics import MetricsSection
 from home_dist.config.run_config import RunConfig
@@ -28,6 +28,7 @@ __all__ = [
     "TableSection",
     "TrainSection",
     "WarmStartSection",
+    "config_of_run",
     "config_text",
     "config_tree",
     "load_config",

@@ -15,8 +15,8 @@ from home_dist.config.model import MODELS
 from home_dist.config.run_config import RunConfig
 from home_dist.config.section import Section
 from home_dist.config.sequence import ENCODERS
-from home_dist.config.toml_file import read_toml
-from home_dist.errors import ConfigError, problem_lines
+from home_dist.config.toml_file import read_toml, validated
+from home_dist.errors import ConfigError, UserError, problem_lines
 
 Chosen = TypeVar("Chosen", bound=Section)
 
@@ -54,10 +54,15 @@ def load_section(path: Path, key: str, section: type[Chosen]) -> Chosen:
     Raises ConfigError.
     """
     tree = read_toml(path, "Give the run.dir of a run that was started.")
-    try:
-        return section.model_validate(tree.get(key, {}))
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {key}.{line}" for line in problem_lines(error))) from None
+    return validated(path, section, tree.get(key, {}), f"{key}.")
+
+
+def config_of_run(run: Path, error: type[UserError] = ConfigError) -> Path:
+    """The configuration file of a run's folder. Raises `error` for a folder without a run."""
+    config = run / "config.toml"
+    if not config.is_file():
+        raise error(f"{run}: no run is there (no config.toml). Give the run.dir of a run that was started.")
+    return config
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -101,17 +106,16 @@ def _sections_of_kinds(tree: dict[str, Any]) -> dict[str, tuple[Kinds, dict[str,
 def _with_allowed(line: str, tree: dict[str, Any]) -> str:
     """Adds the allowed keys to a message about an unknown one."""
     key, _, rest = line.partition(": ")
-    parts = key.split(".")[:-1]
+    if not rest.startswith("unknown key"):
+        return line
+    parts, of_kinds = key.split(".")[:-1], _sections_of_kinds(tree)
     section: Any = RunConfig
-    if rest.startswith("unknown key"):
-        for depth, part in enumerate(parts, start=1):
-            kinds, chosen = _sections_of_kinds(tree).get(".".join(parts[:depth]), (None, {}))
-            if kinds is not None:
-                section = kinds.section(kinds.of(chosen))
-            elif not part.isdigit():
-                section = _section_of(section, part)
-    else:
-        section = None
+    for depth, part in enumerate(parts, start=1):
+        kinds, chosen = of_kinds.get(".".join(parts[:depth]), (None, {}))
+        if kinds is not None:
+            section = kinds.section(kinds.of(chosen))
+        elif not part.isdigit():
+            section = _section_of(section, part)
     if section is None:
         return line
     return f"{line}; allowed here: {', '.join(f.alias or n for n, f in section.model_fields.items())}"

@@ -23,8 +23,13 @@ def read_toml(path: Path, absent: str) -> dict[str, Any]:
 
 def read_model(path: Path, model: type[Model], absent: str) -> Model:
     """Raises ConfigError, one line per problem."""
-    tree = read_toml(path, absent)
+    return validated(path, model, read_toml(path, absent))
+
+
+def validated(path: Path, model: type[Model], tree: object, prefix: str = "") -> Model:
+    """tree: what the file holds, or what a key of it does; prefix: the key's, with a dot. Raises ConfigError, one line per
+    problem."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in problem_lines(error))) from None
+        raise ConfigError("\n".join(f"{path}: {prefix}{line}" for line in problem_lines(error))) from None

@@ -15,7 +15,7 @@ from home_dist.errors import ConfigError
 from home_dist.evaluation.scores import Scored, scored, without_broken
 from home_dist.evaluation.screen_tables import evaluation_table, slice_table
 from home_dist.ids.keys import NO_GROUP
-from home_dist.metrics import Slice, TaskMetrics, calibration_curve, evaluate_slices, evaluate_tasks, gauc_over_ranks, mean_row
+from home_dist.metrics import Slice, TaskMetrics, calibration_curve, evaluate_slices, evaluate_tasks, gauc_over_ranks
 from home_dist.schema import InputLayout, Schema
 from home_dist.screen import Screen
 
@@ -84,12 +84,6 @@ def _with_gauc(metrics: Sequence[TaskMetrics], samples: Scored, ranks: Ranks) ->
         used, left_out = gauc.groups_used, gauc.groups_left_out
         result.append(replace(task, gauc=gauc.value, gauc_groups=used, gauc_groups_left_out=left_out))
     return result
-
-
-def mean_figures(inputs: Inputs, model: nn.Module, reader: Reader, ranks: Ranks) -> dict[str, float]:
-    """Means over tasks, by the metric names of `[checkpoint] best`."""
-    mean = mean_row(evaluate(model, reader, inputs.schema, inputs.layout, inputs.config, ranks).tasks)
-    return {name: getattr(mean, name) for name in ("auc", "gauc", "log_loss")}
 
 
 def evaluate_splits(

@@ -5,18 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from home_dist.config import config_of_run
 from home_dist.config.model import MODELS
 from home_dist.config.toml_file import read_toml
 from home_dist.errors import ConfigError
 from home_dist.files.json_files import read_json, with_nan
 from home_dist.insight.store import CURVES, FINDINGS, TABLES, InsightStore
-from home_dist.schema import load_schema
+from home_dist.schema import Schema, load_schema
 
 
 @dataclass(frozen=True)
 class RunFigures:
     path: Path
     model_kind: str
+    schema: Schema
     tasks: list[str]
     """Tasks that the run trains, in the schema's order."""
     curves: list[dict[str, Any]]
@@ -25,16 +27,14 @@ class RunFigures:
     @staticmethod
     def open(path: Path) -> "RunFigures":
         """Raises ConfigError for a folder without a run."""
-        config = path / "config.toml"
-        if not config.is_file():
-            raise ConfigError(f"{path}: no run is there (no config.toml). Give the run.dir of a run that was started.")
-        tree = read_toml(config, "")
+        tree, schema = read_toml(config_of_run(path), ""), load_schema(path / "schema.toml")
         chosen = tree.get("data", {}).get("tasks", [])
         evaluation = read_json(path / "evaluation.json", "Remove it; the run's own command writes it anew.", ConfigError)
         return RunFigures(
             path=path,
             model_kind=MODELS.of(tree.get("model", {})),
-            tasks=[t.name for t in load_schema(path / "schema.toml").task if not chosen or t.name in chosen],
+            schema=schema,
+            tasks=[t.name for t in schema.task if not chosen or t.name in chosen],
             curves=InsightStore(path / "insight").lines(CURVES),
             evaluation=with_nan(evaluation),
         )

@@ -13,7 +13,6 @@ from home_dist.insight.rules import transfer_signs
 from home_dist.insight.run_figures import RunFigures
 from home_dist.insight.store import TABLES, InsightStore, Names, StepRecord
 from home_dist.metrics import Bootstrap, bootstrap
-from home_dist.schema import Schema, load_schema
 
 _RESAMPLES = 200
 _LARGEST = 200_000
@@ -23,7 +22,6 @@ _LARGEST = 200_000
 @dataclass(frozen=True)
 class RunRecord(RunFigures):
     config: RunConfig
-    schema: Schema
     names: Names | None
     """None where insight.every_steps is 0."""
     records: list[StepRecord]
@@ -36,7 +34,6 @@ class RunRecord(RunFigures):
         return RunRecord(
             **vars(figures),
             config=load_config(path / "config.toml"),
-            schema=load_schema(path / "schema.toml"),
             names=store.names(),
             records=store.records(),
             tables=store.lines(TABLES),

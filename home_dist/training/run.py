@@ -9,7 +9,8 @@ from home_dist.data.inputs import Inputs
 from home_dist.distributed.ranks import Ranks, together
 from home_dist.embeddings.sharding import plan_rows
 from home_dist.evaluation.record import record
-from home_dist.evaluation.split import evaluate_splits, mean_figures
+from home_dist.evaluation.split import evaluate, evaluate_splits
+from home_dist.metrics import mean_row
 from home_dist.screen import Screen
 from home_dist.training.bad_row_report import BadRowReport
 from home_dist.training.build import Built, build
@@ -105,9 +106,10 @@ class Run:
     def validate(self, step: int) -> dict[str, float]:
         """Evaluates the validation split at `step`: means over tasks by "validation/auc" and so on. Collective."""
         reader = self.inputs.evaluation_reader("validation", self.ranks)
-        means = mean_figures(self.inputs, self.built.model, reader, self.ranks)
+        inputs = self.inputs
+        mean = mean_row(evaluate(self.built.model, reader, inputs.schema, inputs.layout, inputs.config, self.ranks).tasks)
         self.bad_rows("validation", reader, step)
-        return {f"validation/{name}": value for name, value in means.items()}
+        return {f"validation/{name}": getattr(mean, name) for name in ("auc", "gauc", "log_loss")}
 
     def evaluate(self, splits: Sequence[str], state: TrainState) -> None:
         """Evaluates splits, shows their metrics and records them in the run's folder. Collective."""

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from home_dist.config import RunConfig, config_text, load_config, save_config
+from home_dist.config import RunConfig, config_of_run, config_text, load_config, save_config
 from home_dist.errors import ConfigError
 from home_dist.files.json_files import write_json
 from home_dist.files.lock import locked
@@ -116,9 +116,7 @@ class RunFolder:
 
     def open(self) -> tuple[RunConfig, Schema]:
         """The run's configuration and schema. Raises ConfigError for a folder without a run."""
-        if not self.config.is_file():
-            raise ConfigError(f"{self.path}: no run is there (no config.toml). Give the run.dir of a run that was started.")
-        return load_config(self.config), load_schema(self.schema)
+        return load_config(config_of_run(self.path)), load_schema(self.schema)
 
 
 def _ours(path: Path) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from home_dist.config import CheckpointSection, load_section
+from home_dist.config import CheckpointSection, config_of_run, load_section
 from home_dist.errors import CheckpointError
 from home_dist.training.checkpoint.folder import ASIDE, WRITING, Checkpoints, read_record, step_of
 from home_dist.training.checkpoint.manifest import MANIFEST, read_manifest
@@ -16,9 +16,7 @@ from home_dist.training.run_folder import RunFolder
 
 def checkpoints_of(run: Path) -> Checkpoints:
     """The checkpoints of a run's folder, with the run's rules. Raises CheckpointError for a folder without a run."""
-    config = run / "config.toml"
-    if not config.is_file():
-        raise CheckpointError(f"{run}: no run is there (no config.toml). Give the run.dir of a run that was started.")
+    config = config_of_run(run, CheckpointError)
     return Checkpoints(run / "checkpoints", load_section(config, "checkpoint", CheckpointSection))
 
 
