@@ -46,6 +46,22 @@ class AsOf:
         other.first[self._query_keys < 0] = 0
         return other
 
+    def forgetting(self, pause: int) -> "AsOf":
+        """The same queries, over only the events since the key's last pause of more than `pause` units of time; over none while
+        such a pause lasts."""
+        if not len(self._order):
+            return self
+        key, time = self._place // self._span, self._place % self._span + self._start
+        begins = np.ones(len(key), np.bool_)
+        begins[1:] = (key[1:] != key[:-1]) | (np.diff(time) > pause)
+        start = np.maximum.accumulate(np.where(begins, np.arange(len(key)), 0))
+        newest = np.maximum(self.last - 1, 0)
+        lasts = self._query_times - time[newest] > pause
+        other = object.__new__(AsOf)
+        other.__dict__.update(self.__dict__)
+        other.first = np.where(lasts, self.last, np.minimum(np.maximum(self.first, start[newest]), self.last))
+        return other
+
     def of(self, rows: Ints) -> "AsOf":
         """The queries at indices `rows` only."""
         other = object.__new__(AsOf)

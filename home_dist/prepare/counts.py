@@ -35,7 +35,7 @@ class Told:
     """By side table: number of the log's rows whose key it does not hold."""
     days: Days
     labels: pa.Table
-    """A row per day: split, number of rows; for each label, how many rows know it and in how many it happened."""
+    """A row per day and split: number of rows; for each label, how many rows know it and in how many it happened."""
     left: LeftOut
     extremes: Mapping[str, Mapping[str, Any]]
     """By numeric column of the log: its largest values."""
@@ -82,13 +82,14 @@ def make_report(told: Told) -> dict[str, Any]:
         "rows_without_a_row_in": dict(told.unmatched),
         "splits": {
             name: {
-                "days": told.days.span(i),
+                "days": _span(told, i),
                 "rows": int(rows[i]),
                 "users": int(users[i]),
                 "positives": {t: of_split(i, f"happened_{t}") for t in tasks},
                 "unknown": {t: int(rows[i]) - of_split(i, f"known_{t}") for t in tasks},
             }
             for i, name in enumerate(SPLITS)
+            if rows[i]
         },
         "days": [
             {
@@ -100,12 +101,21 @@ def make_report(told: Told) -> dict[str, Any]:
             }
             for d in labels.to_pylist()
         ],
-        "coverage": {n: {s: round(int(v[i]) / int(rows[i]), 6) for i, s in enumerate(SPLITS)} for n, v in coverage.items()},
+        "coverage": {
+            n: {s: round(int(v[i]) / int(rows[i]), 6) for i, s in enumerate(SPLITS) if rows[i]} for n, v in coverage.items()
+        },
         "vocabularies": dict(told.vocabularies),
         "rounded_to": {n: {"step": step, "values": len(told.statistics[n][0])} for n, step in told.steps.items()},
         "statistics_that_tell_nothing": [n for n in told.asked if n not in told.statistics],
         "histograms": {n: _histogram(*s) for n, s in told.statistics.items()},
     }
+
+
+def _span(told: Told, split: int) -> list[str]:
+    """First and last day of a split. Users who are held out share the days of the training part."""
+    if told.days.validation < told.days.end:
+        return told.days.span(split)
+    return [day_name(told.days.train), day_name(told.days.end - 1)]
 
 
 def _sums(tables: Sequence[pa.Table]) -> dict[str, np.ndarray]:
@@ -120,6 +130,7 @@ def _histogram(seen: Counted, feature: StatisticFeature) -> dict[str, Any]:
     step = float(np.diff(values).min())
     wide = step * np.ceil(((seen.high - seen.low) / step + 1) / _BINS)
     edges = np.arange(seen.low - step / 2, seen.high + wide, wide)
+    bucket = np.searchsorted(feature.boundaries, values, side="right")
     held = np.histogram(values, bins=edges, weights=counts)[0]
     return {
         "edges": [round(float(e), 6) for e in edges],
@@ -127,4 +138,5 @@ def _histogram(seen: Counted, feature: StatisticFeature) -> dict[str, Any]:
         "mean": feature.mean,
         "std": feature.std,
         "boundaries": list(feature.boundaries),
+        "buckets": [int(c) for c in np.bincount(bucket, weights=counts, minlength=len(feature.boundaries) + 1)],
     }

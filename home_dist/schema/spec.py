@@ -16,7 +16,7 @@ from home_dist.config.toml_file import read_model
 from home_dist.files.whole import write_whole
 from home_dist.ids.keys import KeyType
 from home_dist.schema.base import Name, Spec
-from home_dist.schema.values import HashValues, TableValues
+from home_dist.schema.values import HashValues, Origin, TableValues
 
 Deviation = Annotated[float, Field(gt=0)]
 Pooling = Literal["none", "sum", "mean", "weighted"]
@@ -30,9 +30,18 @@ class TableSpec(Spec):
     """Valid ids are 0 .. rows - 1."""
     values: TableValues | None = None
     """How the columns' values become rows: by a vocabulary or a hash; by default the columns hold rows."""
+    origin: Origin | None = None
+    """For columns that hold rows: the vocabulary that these are of."""
+    means: str | None = None
+    """For columns that hold rows without a vocabulary: what a row stands for, as the data's maker says it
+    (schema/meaning.py)."""
 
     @model_validator(mode="after")
     def _room(self) -> "TableSpec":
+        if self.values is not None and self.origin is not None:
+            raise ValueError(f"table {self.name!r}: values are for columns of keys, an origin for columns of rows; give one")
+        if self.origin is not None and self.origin.keys >= self.rows:
+            raise ValueError(f"table {self.name!r}: its origin has {self.origin.keys:,} keys, but it has {self.rows:,} rows")
         if isinstance(self.values, HashValues) and self.rows < 2:
             raise ValueError(
                 f"table {self.name!r}: rows must be at least 2, as row 0 is for missing values and none is hashed to it"
@@ -72,6 +81,8 @@ class StatisticFeature(Spec):
     boundaries: tuple[float, ...]
     mean: float = 0.0
     std: Deviation = 1.0
+    means: str | None = None
+    """What is counted or measured, and how, as the data's maker says it (schema/meaning.py)."""
 
     @field_validator("boundaries")
     @classmethod
@@ -146,6 +157,8 @@ class SequenceSpec(Spec):
 
     name: Name
     events: tuple[EventField, ...] = Field(min_length=1)
+    means: str | None = None
+    """Which events it holds, as the data's maker says it (schema/meaning.py)."""
 
 
 class TaskSpec(Spec):
@@ -157,6 +170,8 @@ class TaskSpec(Spec):
     weight_column: str | None = None
     base_rate: float | None = Field(default=None, gt=0, lt=1)
     """Share of positives in the training part; the tower's bias starts at its log-odds."""
+    means: str | None = None
+    """What makes a row positive, as the data's maker says it (schema/meaning.py)."""
 
 
 class Schema(Spec):

@@ -12,7 +12,7 @@ from pydantic import Field
 from home_dist.ids.keys import KeyType
 from home_dist.ids.rows import HashRows, RowsOf, VocabularyRows
 from home_dist.ids.vocabulary import read_vocabulary
-from home_dist.schema.base import Seed, Spec
+from home_dist.schema.base import Seed, Sha256, Spec
 
 
 class VocabularyValues(Spec):
@@ -23,7 +23,7 @@ class VocabularyValues(Spec):
     file: str
     unknown_rows: int = Field(default=0, ge=0)
     """Values out of vocabulary are spread by hash over rows 1 to unknown_rows; with 0 they share row 0 with missing ones."""
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    sha256: Sha256 | None = None
     """Of the file: a run can only be resumed with the vocabulary that it began with."""
 
 
@@ -33,6 +33,29 @@ class HashValues(Spec):
     kind: Literal["hash"] = "hash"
     type: KeyType
     seed: Seed = 0
+
+
+class GrownFrom(Spec):
+    """A vocabulary that is the beginning of another one: its keys have the same rows there."""
+
+    sha256: Sha256
+    keys: int = Field(ge=0)
+    """Number of its keys, which have rows 1 to `keys`."""
+
+
+class Origin(Spec):
+    """The vocabulary by which whoever prepared the data made rows of keys, for a table whose columns hold rows.
+
+    Keys have rows 1 to their number. Runs compare origins, so that a row is never read as another key.
+    """
+
+    type: KeyType
+    file: str
+    """Beside the schema, with columns `value` and `row`."""
+    sha256: Sha256
+    keys: int = Field(ge=0)
+    grown_from: tuple[GrownFrom, ...] = ()
+    """Earlier vocabularies to which it added keys, oldest first."""
 
 
 TableValues = Annotated[VocabularyValues | HashValues, Field(discriminator="kind")]

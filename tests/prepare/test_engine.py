@@ -91,8 +91,18 @@ def write(folder: Path, seed: int = 0, rows: int = ROWS) -> Path:
 
 
 def digest(out: Path) -> dict[str, str]:
-    files = sorted(p for p in out.rglob("*") if p.is_file())
-    return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    """By file; of the state, whose files are the partitions', by what they hold together."""
+    files = sorted(p for p in out.rglob("*") if p.is_file() and p.parent.name != "state")
+    hashes = {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return hashes | {name: hashlib.sha256(repr(rows).encode()).hexdigest() for name, rows in state_of(out).items()}
+
+
+def state_of(out: Path) -> dict[str, list]:
+    """Rows of the parts of each table, in an order that does not depend on the parts: of the same user as they stand."""
+    parts: dict[str, list] = {}
+    for path in sorted((out / "state").glob("*.parquet")):
+        parts.setdefault(path.stem.rpartition("-")[0], []).extend(pq.read_table(path).to_pylist())
+    return {name: sorted(rows, key=lambda r: repr(r.get("user", r))) for name, rows in parts.items()}
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Encodes a partition's rows for storage: ids as rows of tables, histories, rounded numbers; a file per split."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,19 +10,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from home_dist.ids.keys import codes
 from home_dist.ids.rows import VocabularyRows
 from home_dist.ids.vocabulary import read_vocabulary
-from home_dist.prepare.asof import AsOf, Ints
+from home_dist.prepare.asof import Ints
 from home_dist.prepare.boundaries import round_to
 from home_dist.prepare.days import DAY_MS, SPLITS, Days
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
-from home_dist.prepare.generic.log_plan import HOUR_MS, Plan, flags, groups
-from home_dist.prepare.generic.log_sections import HistorySection, IdSection
+from home_dist.prepare.generic.history import EncodedHistory, history_file, kept_events, with_earlier_events
+from home_dist.prepare.generic.log_plan import HOUR_MS, Plan, groups
+from home_dist.prepare.generic.log_sections import IdSection
 from home_dist.prepare.generic.partition import ROWS
+from home_dist.prepare.generic.scan import KEPT
+from home_dist.prepare.generic.vocabularies import Grown
 from home_dist.prepare.write import list_array
 
-AGE_BOUNDS_MS = tuple(int(h * HOUR_MS) for h in (1 / 6, 1, 6, 24, 72, 168, 720))
 STORED_FILE, FOUND_FILE = "stored.parquet", "found.parquet"
 _SLICE = 16384  # rows whose histories are in memory at a time
 
@@ -34,31 +35,41 @@ class Fitted:
     days: Days
     vocabularies: tuple[Path, ...]
     """A file per [[id]]: column value, in the order of rows."""
+    rare: tuple[Path, ...]
+    """A file per [[id]]: values that are not in its vocabulary (`write_rare`)."""
     steps: dict[str, float]
     """By statistic: the step that its values are rounded to."""
     known: dict[str, bool]
     """By label: whether all rows know it."""
+    grown: dict[str, Grown]
+    """By [[id]] whose vocabulary could grow: by how much it did."""
 
 
 def split_file(split: int) -> str:
     return f"{SPLITS[split]}.arrow"
 
 
-def encode(plan: Plan, fitted: Fitted, gathered: Path, folder: Path) -> None:
+def encode(plan: Plan, fitted: Fitted, part: int, gathered: Path, earlier: Sequence[Sequence[Path]], folder: Path) -> None:
+    """earlier: by [[history]], what the preparation before left of it."""
     spec = plan.spec
     table = read_part([gathered / ROWS], 0)
     time, split = table.column("time").to_numpy(), table.column("split").to_numpy()
     columns = {"group": groups(table.column("user").combine_chunks()), "time_ms": pa.array(time)}
-    rows_of = {}
+    rows_of, encoders = {}, {}
     for section, path in zip(spec.id, fitted.vocabularies, strict=True):
         keys = table.column(f"id_{section.column}").combine_chunks()
-        columns[section.column] = rows_of[section.column] = _encoded(keys, _rows_of(plan, section, path))
+        encoders[section.column] = _rows_of(plan, section, path)
+        columns[section.column] = rows_of[section.column] = _encoded(keys, encoders[section.column])
     if spec.calendar:
         local = time + fitted.days.utc_offset_ms
         columns["hour"] = pa.array(local // HOUR_MS % 24, pa.int32())
         columns["weekday"] = pa.array((local // DAY_MS + 3) % 7, pa.int32())  # 1970-01-01 was a Thursday; 0 is Monday
-    user = codes(table.column("user").combine_chunks())
-    histories = [EncodedHistory(h, table, user, time, rows_of) for h in spec.history]
+    end_ms = int(fitted.days.start_ms(np.array([fitted.days.end]))[0])
+    histories = []
+    for number, history in enumerate(spec.history):
+        events = with_earlier_events(history, table, earlier[number] if earlier else (), part)
+        pq.write_table(kept_events(history, events, end_ms, spec.forget_days), folder / history_file(number))
+        histories.append(EncodedHistory(history, events, encoders, rows_of, spec.forget_days))
     later_columns: dict[str, pa.Array] = {}
     for name, step in fitted.steps.items():
         later_columns[f"stat_{name}"] = pa.array(round_to(step, _floats(table, f"stat_{name}")), from_pandas=True)
@@ -66,6 +77,7 @@ def encode(plan: Plan, fitted: Fitted, gathered: Path, folder: Path) -> None:
         later_columns[f"label_{label.name}"] = table.column(f"happened_{label.name}").combine_chunks()
         if not fitted.known[label.name]:
             later_columns[f"known_{label.name}"] = table.column(f"known_{label.name}").combine_chunks()
+    later_columns |= {f"{KEPT}{name}": table.column(f"{KEPT}{name}").combine_chunks() for name in plan.keep}
 
     before, later = pa.table(columns), pa.table(later_columns)
     del table, columns, later_columns
@@ -74,8 +86,8 @@ def encode(plan: Plan, fitted: Fitted, gathered: Path, folder: Path) -> None:
         for first in range(0, max(1, len(chosen)), _SLICE):
             rows = chosen[first : first + _SLICE]
             sliced = before.take(pa.array(rows))
-            for history in histories:
-                for name, values in history.of(rows).items():
+            for encoded in histories:
+                for name, values in encoded.of(rows).items():
                     sliced = sliced.append_column(name, values)
             taken = later.take(pa.array(rows))
             for name in later.column_names:
@@ -130,29 +142,3 @@ def _stored(columns: dict[str, pa.ChunkedArray]) -> pa.Table:
         parts.append(pa.table({"number": names, "value": pa.array(values, pa.float32()), "count": counts}))
     kinds = {"number": pa.string(), "value": pa.float32(), "count": pa.int64()}
     return pa.concat_tables([pa.schema(kinds).empty_table(), *parts])
-
-
-class EncodedHistory:
-    """A [[history]] of a partition. Its columns are made for a slice of rows at a time."""
-
-    def __init__(self, section: HistorySection, table: pa.Table, user: Ints, time: Ints, rows_of: dict[str, pa.Array]):
-        """user, time: (N,). rows_of: encoded ids by column, (N,) each."""
-        owner = user if section.only is None else np.where(flags(table, f"happened_{section.only}") > 0, user, -1)
-        self._section, self._time = section, time
-        self._events = AsOf(owner, time, user, time)
-        self._fields = {name: np.asarray(rows_of[name]) for name in section.fields}
-        # One bit per label: whether the event had it.
-        bits = [flags(table, f"happened_{name}").astype(np.int32) << place for place, name in enumerate(section.outcomes)]
-        self._outcomes: NDArray[np.int32] | None = np.asarray(np.sum(bits, axis=0, dtype=np.int32)) if bits else None
-
-    def of(self, rows: Ints) -> dict[str, pa.ListArray]:
-        """History columns (n,) of the partition's rows (n,)."""
-        section = self._section
-        offsets, index = self._events.of(rows).latest(section.most)
-        columns = {f"{section.name}_{n}": list_array(values[index], offsets) for n, values in self._fields.items()}
-        passed = np.repeat(self._time[rows], np.diff(offsets)) - self._time[index]
-        age = np.searchsorted(AGE_BOUNDS_MS, passed, side="right").astype(np.int32)
-        columns[f"{section.name}_age"] = list_array(age, offsets)
-        if self._outcomes is not None:
-            columns[f"{section.name}_outcome"] = list_array(self._outcomes[index], offsets)
-        return columns

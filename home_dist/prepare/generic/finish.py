@@ -1,7 +1,7 @@
 """Merges all partitions' results: vocabularies, scales, boundaries, the schema, and the files of the splits."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from home_dist.ids.vocabulary import merged, most_frequent
-from home_dist.prepare.boundaries import Counted, fit_counted, rounding_step
+from home_dist.ids.keys import KeyType
+from home_dist.ids.vocabulary import file_sha256
+from home_dist.prepare.boundaries import Buckets, Counted, fit_counted, rounding_step
 from home_dist.prepare.days import Days, choose_days, day_name
 from home_dist.prepare.engine.spill import read_rows
-from home_dist.prepare.generic.encode import AGE_BOUNDS_MS, STORED_FILE, Fitted, split_file
+from home_dist.prepare.generic import means, names
+from home_dist.prepare.generic.encode import STORED_FILE, Fitted, split_file
+from home_dist.prepare.generic.history import AGE_BOUNDS_MS
 from home_dist.prepare.generic.log_files import Chunk
 from home_dist.prepare.generic.log_plan import Plan
-from home_dist.prepare.generic.partition import CELLS_FILE, LABELS_FILE, values_file
+from home_dist.prepare.generic.log_sections import IdSection, LabelSection
+from home_dist.prepare.generic.log_spec import LogSpec
+from home_dist.prepare.generic.partition import CELLS_FILE, LABELS_FILE
 from home_dist.prepare.generic.scan import DAYS, HOURS, UNMATCHED
+from home_dist.prepare.generic.state import Base
 from home_dist.prepare.write import write_file
-from home_dist.prepare.written_vocabulary import write_vocabulary
-from home_dist.schema import EventField, IdFeature, Schema, SequenceSpec, StatisticFeature, TableSpec, TaskSpec
+from home_dist.schema import EventField, IdFeature, Pooling, Schema, SequenceSpec, StatisticFeature, TableSpec, TaskSpec
+from home_dist.schema.values import GrownFrom, Origin
 
 PART = "part.parquet"
+_ANCESTORS = 64  # earlier vocabularies that a schema names
 _LEVEL = 3  # of zstd; level 9 takes four times as long to write
 
 
@@ -58,30 +65,44 @@ def rows_before(days: Days, chunks: Sequence[Chunk], scanned: Sequence[Path]) ->
     return sorted(entries, key=lambda f: (-f["rows"], f["file"]))
 
 
-def hours_before(scanned: Sequence[Path]) -> pa.Table:
-    """A row per hour of the log, in order of time: sums of labels over all earlier hours."""
+def hours_before(scanned: Sequence[Path], before: Mapping[str, tuple[int, int]]) -> pa.Table:
+    """A row per hour of the log, in order of time: sums of labels over all earlier hours, and before the log: `before` has, by
+    label, in how many rows it happened and was known."""
     hours = pa.concat_tables([pq.read_table(f / HOURS) for f in scanned])
-    names = [n for n in hours.column_names if n != "hour"]
-    sums = hours.group_by("hour").aggregate([(n, "sum") for n in names]).sort_by("hour")
+    summed = [n for n in hours.column_names if n != "hour"]
+    sums = hours.group_by("hour").aggregate([(n, "sum") for n in summed]).sort_by("hour")
     columns = {"hour": sums.column("hour")}
-    for name in names:
+    for name in summed:
         values = sums.column(f"{name}_sum").to_numpy()
         columns[name] = pa.array(np.cumsum(values) - values)
+    for label, counts in before.items():
+        for state, count in zip(("happened", "known"), counts, strict=True):
+            if f"{state}_{label}" in columns:
+                columns[f"{state}_{label}"] = pc.add(columns[f"{state}_{label}"], count)
     return pa.table(columns)
 
 
-def fit_vocabulary(plan: Plan, gathered: Sequence[Path], number: int, out: Path) -> None:
-    """Writes the vocabulary of the [[id]] at index `number` to `out`. Row 0 stands for missing and rarer values."""
-    section = plan.spec.id[number]
-    counts = merged([pq.read_table(f / values_file(number)) for f in gathered], plan.known.id_key(section))
-    write_vocabulary(most_frequent(counts, section.min_count, unsigned=plan.known.is_unsigned(section.column)), out)
+def everyone(plan: Plan, gathered: Sequence[Path], before: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """By label: in how many rows it happened, and was known, those before this log included."""
+    days = label_days(gathered)
+
+    def total(name: str) -> int:
+        return int(pc.sum(days.column(name)).as_py() or 0)
+
+    sums = {x.name: (total(f"happened_{x.name}"), total(f"known_{x.name}")) for x in plan.spec.label}
+    return {name: (a + before.get(name, (0, 0))[0], b + before.get(name, (0, 0))[1]) for name, (a, b) in sums.items()}
 
 
-def fit_steps(gathered: Sequence[Path], names: Sequence[str]) -> dict[str, float]:
+def statistic_names(spec: LogSpec) -> list[str]:
+    """Names of all statistics, in the order of the description."""
+    return [name for name, _ in names.statistics(spec)]
+
+
+def fit_steps(gathered: Sequence[Path], asked: Sequence[str]) -> dict[str, float]:
     """By statistic: its rounding step, from its deviation. Cells are merged in their order, by Chan's update."""
     cells = pa.concat_tables([pq.read_table(f / CELLS_FILE) for f in gathered])
     steps = {}
-    for name in names:
+    for name in asked:
         moments = cells.filter(pc.equal(cells.column("number"), name)).sort_by("cell")
         count, mean, squares = 0, 0.0, 0.0
         rows = zip(*(moments.column(c).to_pylist() for c in ("count", "mean", "squares")), strict=True)
@@ -94,76 +115,108 @@ def fit_steps(gathered: Sequence[Path], names: Sequence[str]) -> dict[str, float
     return steps
 
 
-def statistics(plan: Plan, encoded: Sequence[Path], names: Sequence[str]) -> dict[str, tuple[Counted, StatisticFeature]]:
-    """Statistics that vary within the training part, with their counted values."""
-    cuts = {n.column: cut for n in plan.spec.number if (cut := n.buckets or n.boundaries) is not None}
+def statistics(
+    plan: Plan, encoded: Sequence[Path], asked: Sequence[str], base: Base | None, anew: Sequence[str]
+) -> dict[str, tuple[Counted | None, StatisticFeature]]:
+    """Statistics with their counted values in the training part; None where these do not vary.
+
+    Without a base, those that vary. With one, the base's, of which only those in `anew` are fitted again.
+    """
+    known = {} if base is None else {f.name: f for f in base.schema.feature if isinstance(f, StatisticFeature)}
+    told, cuts = means.of_statistics(plan.spec), _cuts(plan.spec)
     stored = pa.concat_tables([pq.read_table(f / STORED_FILE) for f in encoded])
     sums = stored.group_by(["number", "value"]).aggregate([("count", "sum")])
-    fitted = {}
-    for name in names:
+    fitted: dict[str, tuple[Counted | None, StatisticFeature]] = {}
+    for name in asked:
         counts = sums.filter(pc.equal(sums.column("number"), name)).sort_by("value")
+        seen, feature = None, known.get(name)
         if len(counts) > 1:
             seen = Counted(counts.column("value").to_numpy().astype(np.float64), counts.column("count_sum").to_numpy())
-            feature = fit_counted(name, f"stat_{name}", seen, plan.spec.buckets, cuts.get(name))
-            if feature is not None:
-                fitted[name] = (seen, feature)
+            if base is None or name in anew:
+                feature = fit_counted(name, f"stat_{name}", seen, plan.spec.buckets, cuts.get(name)) or feature
+        if feature is not None:
+            fitted[name] = (seen, feature.model_copy(update={"means": told[name]}))
     return fitted
 
 
+def _cuts(spec: LogSpec) -> dict[str, Buckets | tuple[float, ...]]:
+    """By statistic: how its range is cut, or where; for those whose description says so."""
+    cuts = {n.column: cut for n in spec.number if (cut := n.buckets or n.boundaries) is not None}
+    return cuts | {f"{p.prefix}_{name}": boundaries for p in spec.past for name, boundaries in p.boundaries.items()}
+
+
 def label_days(gathered: Sequence[Path]) -> pa.Table:
-    """A row per day of the log: split, number of rows; for each label, how many rows know it and in how many it happened."""
+    """A row per day and split of the log: number of rows; for each label, how many rows know it and in how many it happened."""
     every = pa.concat_tables([pq.read_table(f / LABELS_FILE) for f in gathered])
-    names = [n for n in every.column_names if n not in ("day", "split")]
-    sums = every.group_by(["day", "split"]).aggregate([(n, "sum") for n in names]).sort_by("day")
-    return sums.rename_columns({f"{n}_sum": n for n in names}).select(["day", "split", *names])
+    summed = [n for n in every.column_names if n not in ("day", "split")]
+    sums = every.group_by(["day", "split"]).aggregate([(n, "sum") for n in summed])
+    sums = sums.sort_by([("day", "ascending"), ("split", "ascending")])
+    return sums.rename_columns({f"{n}_sum": n for n in summed}).select(["day", "split", *summed])
 
 
-def schema_of(plan: Plan, fitted: Fitted, kept: Sequence[StatisticFeature], days: pa.Table) -> Schema:
-    """kept: features of the statistics that tell something; days: sums of labels by day."""
+def schema_of(plan: Plan, fitted: Fitted, kept: Sequence[StatisticFeature], days: pa.Table, base: Base | None = None) -> Schema:
+    """kept: features of the statistics that tell something; days: sums of labels by day; base: whose numbers are taken."""
     spec = plan.spec
     tables, features = [], []
 
-    def add(name: str, size: int, pooling: bool = False) -> None:
-        tables.append(TableSpec(name=name, rows=size))
-        features.append(IdFeature(name=name, column=name, table=name, pooling="mean" if pooling else "none"))
+    def add(table: TableSpec, pooling: bool = False) -> None:
+        tables.append(table)
+        pooled: Pooling = "mean" if pooling else "none"
+        features.append(IdFeature(name=table.name, column=table.name, table=table.name, pooling=pooled))
 
     for section, path in zip(spec.id, fitted.vocabularies, strict=True):
-        add(
-            section.column,
-            pq.read_metadata(path).num_rows + 1,
-            section.separator is not None or plan.known.is_list(section.column),
-        )
+        before = None if base is None else base.tables[section.column]
+        many = section.separator is not None or plan.known.is_list(section.column)
+        add(_table(section, path, plan.known.id_key(section), before), many)
     if spec.calendar:
-        add("hour", 24)
-        add("weekday", 7)
+        for name, size in (("hour", 24), ("weekday", 7)):
+            add(TableSpec(name=name, rows=size, means=means.of_calendar(spec, name)))
     sequences = []
     for history in spec.history:
         events = [EventField(column=f"{history.name}_{f}", table=f, target=f) for f in history.fields]
         derived = {"age": len(AGE_BOUNDS_MS) + 1} | ({"outcome": 1 << len(history.outcomes)} if history.outcomes else {})
         for field, size in derived.items():
-            tables.append(TableSpec(name=f"{history.name}_{field}", rows=size))
+            told = means.of_age(AGE_BOUNDS_MS) if field == "age" else means.of_outcomes(spec, history)
+            tables.append(TableSpec(name=f"{history.name}_{field}", rows=size, means=told))
             events.append(EventField(column=f"{history.name}_{field}", table=f"{history.name}_{field}"))
-        sequences.append(SequenceSpec(name=history.name, events=tuple(events)))
+        sequences.append(SequenceSpec(name=history.name, events=tuple(events), means=means.of_history(spec, history)))
     return Schema(
         group_column="group",
         time_column="time_ms",
         table=tuple(tables),
         feature=(*features, *kept),
         sequence=tuple(sequences),
-        task=tuple(_task(x.name, x.group, fitted, days) for x in spec.label),
+        task=tuple(_task(x, fitted, days, base) for x in spec.label),
     )
 
 
-def _task(name: str, group: str, fitted: Fitted, days: pa.Table) -> TaskSpec:
+def _table(section: IdSection, vocabulary: Path, kind: KeyType, before: TableSpec | None) -> TableSpec:
+    """before: of the preparation whose vocabulary this one has grown from."""
+    keys, sha256 = pq.read_metadata(vocabulary).num_rows, file_sha256(vocabulary)
+    ancestors: tuple[GrownFrom, ...] = ()
+    if before is not None and before.origin is not None:
+        ancestors = before.origin.grown_from
+        if before.origin.sha256 != sha256:
+            ancestors = (*ancestors, GrownFrom(sha256=before.origin.sha256, keys=before.origin.keys))[-_ANCESTORS:]
+    file = f"vocabularies/{section.column}.parquet"
+    origin = Origin(type=kind, file=file, sha256=sha256, keys=keys, grown_from=ancestors)
+    rows = section.rows if section.rows is not None else max(keys + 1, before.rows if before is not None else 0)
+    return TableSpec(name=section.column, rows=rows, origin=origin)
+
+
+def _task(section: LabelSection, fitted: Fitted, days: pa.Table, base: Base | None) -> TaskSpec:
     training = days.filter(pc.equal(days.column("split"), 0))
-    happened, known = (pc.sum(training.column(f"{state}_{name}")).as_py() for state in ("happened", "known"))
+    happened, known = (pc.sum(training.column(f"{state}_{section.name}")).as_py() for state in ("happened", "known"))
     rate = round(happened / known, 6) if known else 0.0
+    if base is not None:
+        rate = next((t.base_rate or 0.0 for t in base.schema.task if t.name == section.name), 0.0)
     return TaskSpec(
-        name=name,
-        group=group,
-        column=f"label_{name}",
-        weight_column=None if fitted.known[name] else f"known_{name}",
+        name=section.name,
+        group=section.group,
+        column=f"label_{section.name}",
+        weight_column=None if fitted.known[section.name] else f"known_{section.name}",
         base_rate=rate if 0 < rate < 1 else None,
+        means=means.of_label(section),
     )
 
 
@@ -171,8 +224,8 @@ def stored_columns(encoded: Path, schema: Schema) -> list[str]:
     """The columns to store: all but statistics that tell nothing."""
     used = {f.column for f in schema.feature} | {e.column for s in schema.sequence for e in s.events}
     with pa.memory_map(str(encoded / split_file(0))) as source:
-        names = pa.ipc.open_file(source).schema.names
-    return [n for n in names if not n.startswith("stat_") or n in used]
+        every = pa.ipc.open_file(source).schema.names
+    return [n for n in every if not n.startswith("stat_") or n in used]
 
 
 def write_part(files: Sequence[tuple[Path, int]], columns: Sequence[str], first: int, last: int, folder: Path) -> None:

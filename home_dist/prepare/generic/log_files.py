@@ -51,6 +51,8 @@ class File:
     rows: int
     named: str
     """Its name in messages: of a converted file, the CSV file's."""
+    bytes: int
+    """Of the file as it was found; of a converted file, of the CSV file."""
 
 
 @dataclass(frozen=True)
@@ -164,17 +166,22 @@ class Looked:
     """By column that some files have: the files that do not."""
 
 
-def look(paths: Sequence[Path], named: Sequence[Path], declared: Mapping[str, pa.DataType]) -> Looked:
-    """Reads the files' footers. named: the files' names in messages; declared: column types that the description gives. A
-    file without rows tells nothing of types. Raises DataError."""
+def look(
+    paths: Sequence[Path],
+    named: Sequence[Path],
+    declared: Mapping[str, pa.DataType],
+    places: Sequence[int] | None = None,
+) -> Looked:
+    """Reads the files' footers. named: the files' names in messages; declared: column types that the description gives; places:
+    of the files in the whole log. A file without rows tells nothing of types. Raises DataError."""
     files: list[File] = []
     by_column: dict[str, dict[pa.DataType, list[str]]] = {}
-    for index, (path, name) in enumerate(zip(paths, named, strict=True)):
+    for index, path, name in zip(places or range(len(paths)), paths, named, strict=True):
         try:
             opened = pq.ParquetFile(path)
         except (pa.ArrowInvalid, OSError) as error:
             raise _unreadable(name, error) from None
-        files.append(File(index, path, opened.metadata.num_rows, str(name)))
+        files.append(File(index, path, opened.metadata.num_rows, str(name), name.stat().st_size))
         for field in opened.schema_arrow:
             if opened.metadata.num_rows or len(paths) == 1:
                 kind = plain(field.type)

@@ -10,8 +10,10 @@ import pyarrow as pa
 from home_dist.errors import DataError
 from home_dist.prepare.engine import Task, Work
 from home_dist.prepare.generic.columns import Types
+from home_dist.prepare.generic.going_on import with_key_types
 from home_dist.prepare.generic.log_files import CONVERTED, SIDE, TYPES, File, convert, find, look, write_side
 from home_dist.prepare.generic.log_spec import LogSpec
+from home_dist.prepare.generic.state import Base
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,23 @@ class FoundFiles:
     """Source files of the log, and of each side table."""
 
     log: list[Path]
+    """Files to read."""
     sides: list[list[Path]]
+    places: list[int]
+    """Of the files to read among `every`: numbers of rows depend on them."""
+    every: list[Path]
+    """All files of the log, those included that an earlier preparation has read."""
 
     @classmethod
     def of(cls, spec: LogSpec, folder: Path) -> "FoundFiles":
         """Finds the described files. Raises DataError when there is none, or when one is empty."""
-        return cls(find(folder, spec.log), [find(folder, s.files) for s in spec.side])
+        log = find(folder, spec.log)
+        return cls(log, [find(folder, s.files) for s in spec.side], list(range(len(log))), log)
+
+    def only(self, chosen: Sequence[bool]) -> "FoundFiles":
+        """With the chosen ones of the log's files to read."""
+        kept = [n for n, is_chosen in enumerate(chosen) if is_chosen]
+        return FoundFiles([self.log[n] for n in kept], self.sides, [self.places[n] for n in kept], self.every)
 
 
 @dataclass(frozen=True)
@@ -45,17 +58,27 @@ class LogInputs:
         return sum(f.rows for f in self.files)
 
 
-def open_log(spec: LogSpec, sources: FoundFiles, work: Work) -> LogInputs:
-    """Opens the log's files. Raises DataError for columns that do not fit the description."""
+def open_log(
+    spec: LogSpec,
+    sources: FoundFiles,
+    work: Work,
+    base: Base | None = None,
+    keep: Sequence[str] = (),
+    labels_needed: bool = True,
+) -> LogInputs:
+    """Opens the log's files. base: an earlier preparation, whose types of keys must be the log's; keep: columns that are read
+    without any use; labels_needed: columns of labels must be there. Raises DataError for columns that do not fit the
+    description."""
     declared = {name: TYPES[kind] for name, kind in spec.types.items()}
     converted = _converted([sources.log, *sources.sides], declared, work)
-    log = look(converted[0], sources.log, declared)
-    files, log_types = log.files, log.types
+    log = look(converted[0], sources.log, declared, sources.places)
+    files, log_types = log.files, log.types if base is None else with_key_types(log.types, base, spec.log)
     if not any(f.rows for f in files):
         raise DataError(f"{spec.log}: the log holds no rows.")
-    used, types, tasks = _used(spec), dict(log_types), []
+    used, types, tasks = _used(spec) | set(keep), dict(log_types), []
     for section, paths, names in zip(spec.side, converted[1:], sources.sides, strict=True):
         side_types = look(paths, names, declared).types
+        side_types = side_types if base is None else with_key_types(side_types, base, section.files)
         kinds = Types(spec.log, types).key(section.key), Types(section.files, side_types).key(section.key)
         if kinds[0] != kinds[1]:
             raise DataError(
@@ -73,7 +96,10 @@ def open_log(spec: LogSpec, sources: FoundFiles, work: Work) -> LogInputs:
     for name in declared:
         if name not in types:
             raise DataError(f"types: column {name!r} is in no file of the log or of a side table. Correct the description.")
-    _check(spec, Types(spec.log, types, log.odd))
+    _check(spec, Types(spec.log, types, log.odd), labels_needed)
+    for kept in keep:
+        if kept not in types:
+            raise DataError(f"--keep {kept}: no such column in the log; there are: {', '.join(list(types)[:40])}")
     folders = work.run("side", "joining", tasks, "tables") if tasks else []
     sides = tuple((f / SIDE, s.key) for f, s in zip(folders, spec.side, strict=True))
     absent = {n: names for n, names in log.absent.items() if n in used}
@@ -97,7 +123,7 @@ def _used(spec: LogSpec) -> set[str]:
     return used | {x.column for x in spec.label} | {x.known for x in spec.label if x.known is not None}
 
 
-def _check(spec: LogSpec, types: Types) -> None:
+def _check(spec: LogSpec, types: Types, labels_needed: bool) -> None:
     """Raises DataError unless every column that the description names exists and has a type that fits its use."""
     types.time(spec.time)
     for name in dict.fromkeys([spec.user, *(c for p in spec.past for c in p.by)]):
@@ -108,5 +134,6 @@ def _check(spec: LogSpec, types: Types) -> None:
         if many and section.column in single:
             raise types.wrong(section.column, "whole numbers or texts, as a history has it,")
         types.id_key(section)
-    for column in [n.column for n in spec.number] + [c for x in spec.label for c in (x.column, x.known) if c is not None]:
+    of_labels = [c for x in spec.label for c in (x.column, x.known) if c is not None]
+    for column in [n.column for n in spec.number] + [c for c in of_labels if labels_needed or c in types.types]:
         types.number(column)

@@ -37,6 +37,14 @@ class Plan:
     sides: tuple[tuple[Path, str], ...]
     """Written side tables, and their keys."""
     parts: int
+    first_ms: int | None = None
+    """Rows before this moment are left out: an earlier preparation has read them."""
+    until_ms: int | None = None
+    """Rows from this moment on are left out: a later preparation will read them."""
+    hold_out: float = 0.0
+    """Share of users, chosen anew for each day, whose rows of that day go from the training part to the validation part."""
+    keep: tuple[str, ...] = ()
+    """Columns that go through unchanged."""
 
     @property
     def known(self) -> Types:
@@ -57,6 +65,11 @@ class Plan:
     def elsewhere(self) -> tuple[tuple[str, ...], ...]:
         """Key sets that users share. Their past is counted in partitions by key, not by user."""
         return tuple(dict.fromkeys(p.by for p in self.spec.past if self.spec.user not in p.by))
+
+    @property
+    def own(self) -> tuple[tuple[str, ...], ...]:
+        """Key sets with the user in them. Their past is counted in the users' partitions."""
+        return tuple(dict.fromkeys(p.by for p in self.spec.past if self.spec.user in p.by))
 
     @property
     def stored_keys(self) -> tuple[str, ...]:
@@ -92,6 +105,11 @@ def groups(users: pa.Array) -> pa.Array:
         return users
     hashed = (hash_keys(users, 0) >> np.uint64(64 - _GROUP_BITS)).astype(np.int64)
     return pa.array(hashed, mask=missing(users))
+
+
+def moments(table: pa.Table) -> Ints:
+    """(N,) times of rows or events, in ms since 1970."""
+    return table.column("time").to_numpy()
 
 
 def flags(table: pa.Table, name: str) -> NDArray[np.int8]:

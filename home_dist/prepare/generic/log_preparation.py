@@ -3,6 +3,9 @@
 Each step is a list of independent tasks over parts of the log (chunks of files, partitions of users, of keys, of hours). A task
 reads Arrow tables and writes Arrow tables. The result does not depend on how the log was cut, on the number of processes, or
 on the engine: rows are ordered by their users' hashes, counts are integers, and floats are summed in a fixed order.
+
+A preparation may go on from an earlier one (`like`): it takes that one's numbers and the past that it left, and reads later
+days alone. What it writes for these days is what a preparation of all days with the same numbers would write.
 """
 
 import shutil
@@ -13,19 +16,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from home_dist import __version__
-from home_dist.errors import DataError, UserError
-from home_dist.files.json_files import write_json
+from home_dist.errors import ConfigError, DataError, UserError
+from home_dist.files.json_files import read_json, write_json
 from home_dist.files.whole import refuse_existing, whole_folder
 from home_dist.prepare.counts import LeftOut, Told, make_report
-from home_dist.prepare.days import SPLITS, Days
+from home_dist.prepare.days import DAY_MS, SPLITS, Days
+from home_dist.prepare.drift import drift
 from home_dist.prepare.engine import KINDS, Lost, Task, Work
-from home_dist.prepare.generic import finish, past, scan
+from home_dist.prepare.generic import earlier, finish, past, scan, state
+from home_dist.prepare.generic.earlier import Earlier
 from home_dist.prepare.generic.encode import FOUND_FILE, Fitted, encode
+from home_dist.prepare.generic.fitting import fit
+from home_dist.prepare.generic.going_on import check_days, check_description, new_files, read_by_file
 from home_dist.prepare.generic.largest_values import extremes
 from home_dist.prepare.generic.log_files import Chunk, chunks_of
 from home_dist.prepare.generic.log_inputs import FoundFiles, LogInputs, open_log
@@ -33,6 +40,7 @@ from home_dist.prepare.generic.log_plan import CELLS, Plan
 from home_dist.prepare.generic.log_spec import LogSpec, load_spec
 from home_dist.prepare.generic.partition import REPEATED_FILE, SEEN_FILE, gather
 from home_dist.prepare.generic.sizes import chunk_rows, partitions
+from home_dist.prepare.generic.state import Base, write_state
 from home_dist.prepare.progress import Progress, Say
 from home_dist.prepare.write import file_bounds, part_name
 from home_dist.schema import save_schema
@@ -49,6 +57,35 @@ class LogOptions:
     """Approximate bytes that all processes together may take; what does not fit waits on disk."""
     partitions: int | None = None
     """By default chosen from `memory`."""
+    like: Path | None = None
+    """Data of an earlier preparation, or an export, to go on from."""
+    whole: bool = False
+    """Takes only the numbers of `like`, and reads and splits the whole log."""
+    anew: tuple[str, ...] = ()
+    """With `like`: statistics whose boundaries, mean and deviation are fitted anew."""
+    hold_out: float = 0.0
+    """With `like`: share of users whose rows are the validation part."""
+    last_day: int | None = None
+    """The last day to read, in days since 1970."""
+    allow_gap: bool = False
+    """With `like`: days may be missing between its last one and the log's first new one."""
+    leave_state: bool = True
+    """Leave what the next preparation goes on from."""
+    for_scores: bool = False
+    """With `like`: the rows are to be scored. Vocabularies do not grow, labels may be missing."""
+    keep: tuple[str, ...] = ()
+    """Columns that go through unchanged, under names that begin with scan.KEPT."""
+
+    def checked(self) -> "LogOptions":
+        """Raises ConfigError for options that need another one."""
+        alone = [n for n in ("whole", "anew", "hold_out", "allow_gap") if getattr(self, n)]
+        if self.like is None and alone:
+            raise ConfigError(f"--{alone[0].replace('_', '-')} is for --like alone")
+        if self.whole and (self.hold_out or self.allow_gap):
+            raise ConfigError("--whole reads and splits the log from its begin: leave --hold-out and --allow-gap out")
+        if not 0 <= self.hold_out < 1:
+            raise ConfigError(f"--hold-out {self.hold_out:g}: a share of users is needed, from 0 to below 1")
+        return self
 
 
 def prepare_log(description: Path, out: Path, say: Say, options: LogOptions | None = None) -> dict[str, Any]:
@@ -57,16 +94,24 @@ def prepare_log(description: Path, out: Path, say: Say, options: LogOptions | No
     Raises ConfigError or DataError for bad input, and then leaves nothing. Finished tasks are kept in a folder beside `out`
     until the end: the next run after a killed one resumes there.
     """
-    options, progress = options or LogOptions(), Progress.of(say)
+    options, progress = (options or LogOptions()).checked(), Progress.of(say)
     spec = load_spec(description)
     refuse_existing(out)
+    base = None
+    if options.like is not None:
+        base = Base.open(options.like)
+        check_description(spec, base)
+        _check_anew(options.anew, base)
     sources = FoundFiles.of(spec, description.parent)
+    if base is not None and not options.whole:
+        sources = _later(sources, description.parent, base, progress)
     engine = KINDS[options.engine](options.processes)
     try:
-        with closing(Work(out.with_name(out.name + ".work"), _fingerprint(spec, sources), engine, progress)) as work:
+        fingerprint = _fingerprint(spec, sources, base, options)
+        with closing(Work(out.with_name(out.name + ".work"), fingerprint, engine, progress)) as work:
             if work.goes_on:
                 progress(f"going on in {work.folder}, which an earlier run of the same description left")
-            report = _Preparation(spec, description.parent, work, options, engine.processes).all(sources, out)
+            report = _Preparation(spec, description.parent, work, options, engine.processes, base).all(sources, out)
             work.remove()
             return report
     except OSError as error:
@@ -77,16 +122,46 @@ def prepare_log(description: Path, out: Path, say: Say, options: LogOptions | No
         engine.close()
 
 
-def _fingerprint(spec: LogSpec, sources: FoundFiles) -> dict[str, Any]:
+def _check_anew(names: Sequence[str], base: Base) -> None:
+    known = [f.name for f in base.schema.feature if f.kind == "statistic"]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--anew {name}: no statistic of {base.folder}; there are: {', '.join(known) or 'none'}")
+
+
+def _later(sources: FoundFiles, folder: Path, base: Base, progress: Progress) -> FoundFiles:
+    are_new = new_files(sources.log, [_short(str(p), folder) for p in sources.log], base)
+    if not all(are_new):
+        progress(f"{are_new.count(False):,} of {len(are_new):,} files were read for {base.folder}")
+    return sources.only(are_new)
+
+
+def _short(file: str, folder: Path) -> str:
+    """The path relative to the description's folder: reports and states are then the same wherever the folder lies."""
+    return str(Path(file).relative_to(folder)) if Path(file).is_relative_to(folder) else file
+
+
+def _fingerprint(spec: LogSpec, sources: FoundFiles, base: Base | None, options: LogOptions) -> dict[str, Any]:
     resolved = [p.resolve() for table_paths in (sources.log, *sources.sides) for p in table_paths]
     files = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in resolved]
-    return {"version": __version__, "arrow": pa.__version__, "description": spec.model_dump(mode="json"), "files": files}
+    chosen = {n: getattr(options, n) for n in ("whole", "anew", "hold_out", "last_day", "allow_gap", "for_scores", "keep")}
+    return {
+        "version": __version__,
+        "arrow": pa.__version__,
+        "description": spec.model_dump(mode="json"),
+        "files": files,
+        "base": None if base is None else base.fingerprint(),
+        "options": chosen,
+    }
 
 
 class _Preparation:
-    def __init__(self, spec: LogSpec, folder: Path, work: Work, options: LogOptions, processes: int):
-        """folder: where the description lies."""
+    def __init__(self, spec: LogSpec, folder: Path, work: Work, options: LogOptions, processes: int, base: Base | None):
+        """folder: where the description lies; base: whose numbers are taken."""
         self.spec, self.folder, self.work, self.options, self.processes = spec, folder, work, options, processes
+        self.base = base
+        self.goes_on = None if options.whole else base
+        """The base, if its past is taken too."""
 
     def all(self, sources: FoundFiles, out: Path) -> dict[str, Any]:
         try:
@@ -96,25 +171,44 @@ class _Preparation:
         except UserError:
             self.work.remove()  # useless once the input is corrected
             raise
-        rows = inputs.rows
+        rows = sum(sum(pq.read_table(f / scan.DAYS).column("rows").to_pylist()) for f in scanned)
         each = [rows * (n + 1) // plan.parts - rows * n // plan.parts for n in range(plan.parts)]
-        gathered = self._gather(plan, each, scanned, days)
-        fitted = self._fit(plan, days, gathered)
+        before = earlier.route(plan, self.goes_on, self.work) if self.goes_on is not None else Earlier.nothing(plan)
+        gathered = self._gather(plan, each, scanned, days, before)
+        grow = not (self.options.whole or self.options.for_scores)
+        fitted = fit(plan, self.base, self.goes_on, days, gathered, self.work, grow)
         encoded = self.work.run(
-            "encode", "encoding", [Task(partial(encode, plan, fitted, g), n) for g, n in zip(gathered, each, strict=True)]
+            "encode",
+            "encoding",
+            [
+                Task(partial(encode, plan, fitted, n, g, before.events), size)
+                for n, (g, size) in enumerate(zip(gathered, each, strict=True))
+            ],
         )
         self.work.drop("gather")
-        before = [{**entry, "file": self._short(entry["file"])} for entry in finish.rows_before(days, chunks, scanned)]
-        left_out = LeftOut(before, {name: list(map(self._short, files)) for name, files in inputs.absent.items()})
-        return self._write(plan, inputs, left_out, scanned, gathered, encoded, fitted, out)
+        self.work.drop("earlier")
+        old = [{**entry, "file": self._short(entry["file"])} for entry in finish.rows_before(days, chunks, scanned)]
+        left_out = LeftOut(old, {name: list(map(self._short, files)) for name, files in inputs.absent.items()})
+        return self._write(plan, sources, inputs, left_out, chunks, scanned, gathered, encoded, fitted, rows, out)
 
     def _read(self, sources: FoundFiles) -> tuple[Plan, LogInputs, list[Chunk], list[Path], Days]:
         """Runs the steps that can find fault with the input."""
-        spec, work = self.spec, self.work
-        inputs = open_log(spec, sources, work)
-        share, rows = self.options.memory // self.processes, inputs.rows
-        parts = self.options.partitions or partitions(spec, inputs.types, rows, share, self.processes)
-        plan = Plan(spec, inputs.log_types, inputs.types, inputs.sides, work.choose("partitions", min(parts, CELLS)))
+        spec, work, options = self.spec, self.work, self.options
+        inputs = open_log(spec, sources, work, self.base, options.keep, not options.for_scores)
+        share, rows = options.memory // self.processes, inputs.rows
+        parts = options.partitions or partitions(spec, inputs.types, rows, share, self.processes)
+        offset_ms = int(spec.utc_offset_hours * 3600 * 1000)
+        plan = Plan(
+            spec,
+            inputs.log_types,
+            inputs.types,
+            inputs.sides,
+            work.choose("partitions", min(parts, CELLS)),
+            None if self.goes_on is None else self.goes_on.record.end_day * DAY_MS - offset_ms,
+            None if options.last_day is None else (options.last_day + 1) * DAY_MS - offset_ms,
+            options.hold_out,
+            options.keep,
+        )
         chunk = work.choose("chunk", chunk_rows(inputs.log_types, rows, share, self.processes))
         work.progress(
             f"{spec.log}: {rows:,} rows in {len(inputs.files)} files, {len(spec.side)} side tables | {plan.parts} partitions, "
@@ -122,72 +216,84 @@ class _Preparation:
         )
         chunks = chunks_of(inputs.files, chunk)
         scanned = work.run("scan", "reading", [Task(partial(scan.scan, plan, c), c.last - c.first) for c in chunks])
-        return plan, inputs, chunks, scanned, finish.days_of(plan, scanned)
+        if self.goes_on is None:
+            return plan, inputs, chunks, scanned, finish.days_of(plan, scanned)
+        read = read_by_file(chunks, scanned, self._named(inputs), self._end(chunks, scanned))
+        new = np.concatenate([pq.read_table(f / scan.DAYS).column("day").to_numpy() for f in scanned])
+        check_days(read, new.tolist(), self.goes_on, options.allow_gap or options.for_scores)
+        end = int(new.max()) + 1
+        return plan, inputs, chunks, scanned, Days(int(new.min()), end, end, end, offset_ms)
 
-    def _gather(self, plan: Plan, each: Sequence[int], scanned: Sequence[Path], days: Days) -> list[Path]:
-        """each: approximate rows of each partition."""
+    def _end(self, chunks: Sequence[Chunk], scanned: Sequence[Path]) -> int:
+        """The day after the last one that is read."""
+        days = [d for f in scanned for d in pq.read_table(f / scan.DAYS).column("day").to_pylist()]
+        return max(days, default=0) + 1
+
+    def _named(self, inputs: LogInputs) -> dict[int, str]:
+        return {f.index: self._short(f.named) for f in inputs.files}
+
+    def _gather(self, plan: Plan, each: Sequence[int], scanned: Sequence[Path], days: Days, before: Earlier) -> list[Path]:
+        """each: approximate rows of each partition; before: what the preparation before left."""
         back = []
+        end_ms = int(days.start_ms(np.array([days.end]))[0])
         for key, by in enumerate(plan.elsewhere):
             spilled = [f / scan.keyed(key) for f in scanned]
-            tasks = [Task(partial(past.count_keyed, plan, key, n, spilled), rows) for n, rows in enumerate(each)]
+            tasks = [
+                Task(partial(past.count_keyed, plan, key, n, spilled, before.elsewhere[key], end_ms), rows)
+                for n, rows in enumerate(each)
+            ]
             back.append([f / past.BACK for f in self.work.run(f"past-{key}", f"counting by {', '.join(by)}", tasks)])
         if plan.rates:
-            spilled, hourly = [f / scan.TIMES for f in scanned], scanned
-            if self.spec.repeated == "merge":
-                tasks = [Task(partial(past.sum_hours, plan, n, spilled), rows) for n, rows in enumerate(each)]
-                hourly = self.work.run("hours", "hours", tasks)
-            hours = finish.hours_before(hourly)
+            spilled = [f / scan.TIMES for f in scanned]
+            hours = finish.hours_before(self._hourly(plan, each, scanned), self._everyone_before())
             tasks = [Task(partial(past.count_everyone, plan, n, spilled, hours), rows) for n, rows in enumerate(each)]
             back.append([f / past.BACK for f in self.work.run("everyone", "base rates", tasks)])
         users = [f / scan.USERS for f in scanned]
-        tasks = [Task(partial(gather, plan, days, n, users, back), rows) for n, rows in enumerate(each)]
+        tasks = [Task(partial(gather, plan, days, n, users, back, before.own), rows) for n, rows in enumerate(each)]
         gathered = self.work.run("gather", "what was known before", tasks)
         for stage in ("scan", *(f"past-{key}" for key in range(len(plan.elsewhere))), "everyone"):
             self.work.drop(stage)
         return gathered
 
-    def _fit(self, plan: Plan, days: Days, gathered: Sequence[Path]) -> Fitted:
-        folder = self.work.folder / "vocabularies"
-        folder.mkdir(exist_ok=True)
-        paths = []
-        for number, section in enumerate(self.spec.id):
-            paths.append(folder / f"{section.column}.parquet")
-            finish.fit_vocabulary(plan, gathered, number, paths[-1])
-        labels = finish.label_days(gathered)
-        rows = pc.sum(labels.column("rows")).as_py()
-        known = {x.name: pc.sum(labels.column(f"known_{x.name}")).as_py() == rows for x in self.spec.label}
-        return Fitted(days, tuple(paths), finish.fit_steps(gathered, self._statistics()), known)
+    def _hourly(self, plan: Plan, each: Sequence[int], scanned: Sequence[Path]) -> Sequence[Path]:
+        """Folders with sums of labels by hour."""
+        if self.spec.repeated != "merge":
+            return scanned
+        spilled = [f / scan.TIMES for f in scanned]
+        tasks = [Task(partial(past.sum_hours, plan, n, spilled), rows) for n, rows in enumerate(each)]
+        return self.work.run("hours", "hours", tasks)
+
+    def _everyone_before(self) -> dict[str, tuple[int, int]]:
+        return {} if self.goes_on is None else self.goes_on.record.everyone
 
     def _short(self, file: str) -> str:
-        """The path relative to the description's folder: the report is then the same wherever the folder lies."""
-        return str(Path(file).relative_to(self.folder)) if Path(file).is_relative_to(self.folder) else file
-
-    def _statistics(self) -> list[str]:
-        """Names of all statistics, in the order of the description."""
-        names = [n.column for n in self.spec.number]
-        for section in self.spec.past:
-            names += [f"{section.prefix}_count", *(f"{section.prefix}_{r}" for r in section.rates)]
-        return names
+        return _short(file, self.folder)
 
     def _write(
         self,
         plan: Plan,
+        sources: FoundFiles,
         inputs: LogInputs,
         left_out: LeftOut,
+        chunks: Sequence[Chunk],
         scanned: Sequence[Path],
         gathered: Sequence[Path],
         encoded: Sequence[Path],
         fitted: Fitted,
+        rows: int,
         out: Path,
     ) -> dict[str, Any]:
         spec, labels = self.spec, finish.label_days(gathered)
-        statistics = finish.statistics(plan, encoded, self._statistics())
-        schema = finish.schema_of(plan, fitted, [feature for _, feature in statistics.values()], labels)
-        seen = [pq.read_table(f / SEEN_FILE) for f in gathered]
+        asked = finish.statistic_names(spec)
+        statistics = finish.statistics(plan, encoded, asked, self.base, self.options.anew)
+        schema = finish.schema_of(plan, fitted, [feature for _, feature in statistics.values()], labels, self.base)
+        rows_seen = [pq.read_table(f / SEEN_FILE) for f in gathered]
         columns = finish.stored_columns(encoded[0], schema)
         tasks, places = [], []
         for index, split in enumerate(SPLITS):
-            counts = [t.column("rows")[index].as_py() for t in seen]
+            counts = [t.column("rows")[index].as_py() for t in rows_seen]
+            if index and self.goes_on is not None and not sum(counts):
+                continue
             files = finish.split_files(encoded, counts, index)
             bounds = file_bounds(sum(counts), spec.train_files if index == 0 else 1)
             for number, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
@@ -197,23 +303,26 @@ class _Preparation:
         report = make_report(
             Told(
                 log=spec.log,
-                rows=inputs.rows,
+                rows=rows,
                 unmatched=finish.unmatched(scanned),
                 days=fitted.days,
                 labels=labels,
                 left=left_out,
-                extremes=extremes(scanned, [self._short(f.named) for f in inputs.files], scan.FILE_BITS),
-                seen=seen,
+                extremes=extremes(scanned, [self._short(str(p)) for p in sources.every], scan.FILE_BITS),
+                seen=rows_seen,
                 repeated=[pq.read_table(f / REPEATED_FILE) for f in gathered],
                 merged=spec.repeated == "merge",
                 ids=[pq.read_table(f / FOUND_FILE) for f in encoded],
                 vocabularies={p.stem: pq.read_metadata(p).num_rows + 1 for p in fitted.vocabularies},
                 schema=schema,
-                statistics=statistics,
+                statistics={n: (seen, feature) for n, (seen, feature) in statistics.items() if seen is not None},
                 steps={n.column: fitted.steps[n.column] for n in spec.number if n.column in statistics},
-                asked=self._statistics(),
+                asked=asked,
             )
         )
+        if self.base is not None:
+            report["base"] = drift(read_json(self.base.folder / "report.json", "Restore it."), report, str(self.base.folder))
+            report["vocabularies_grown"] = {n: vars(g) for n, g in fitted.grown.items()}
         with whole_folder(out) as folder:
             for place, path in zip(places, written, strict=True):
                 (folder / place).parent.mkdir(exist_ok=True)
@@ -221,5 +330,26 @@ class _Preparation:
                 (folder / place).hardlink_to(path / finish.PART)
             shutil.copytree(self.work.folder / "vocabularies", folder / "vocabularies")
             save_schema(schema, folder / "schema.toml")
+            if self.options.leave_state:
+                self._leave(plan, inputs, chunks, scanned, gathered, encoded, fitted, folder)
             write_json(folder / "report.json", report)
         return report
+
+    def _leave(
+        self,
+        plan: Plan,
+        inputs: LogInputs,
+        chunks: Sequence[Chunk],
+        scanned: Sequence[Path],
+        gathered: Sequence[Path],
+        encoded: Sequence[Path],
+        fitted: Fitted,
+        folder: Path,
+    ) -> None:
+        """Writes folder/state."""
+        files = earlier.left_files(plan, self.work.folder, gathered, encoded)
+        files |= {state.rare_file(n): path for n, path in enumerate(fitted.rare)}
+        read = read_by_file(chunks, scanned, self._named(inputs), fitted.days.end)
+        before = self.goes_on.record if self.goes_on is not None else None
+        record = earlier.record_of(plan, fitted, read, before, finish.everyone(plan, gathered, self._everyone_before()))
+        write_state(folder, record, files)

@@ -9,6 +9,7 @@ from home_dist.prepare.boundaries import Buckets
 
 NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME)]
+Boundaries = Annotated[tuple[float, ...], Field(min_length=1)]
 
 
 class SplitSection(Section):
@@ -44,6 +45,11 @@ class IdSection(Section):
     """Values seen less often in the training part share row 0 with missing ones."""
     separator: str | None = Field(default=None, min_length=1)
     """For texts that hold several values. Columns of lists need none."""
+    rows: int | None = Field(default=None, ge=2)
+    """Rows of its table, with room for values of later days; by default as many as there are values, and one. The rarest
+    values that find no room are left out."""
+    most_new: Count | None = None
+    """Upper bound of the values that a preparation after the first (`--like`) adds; the most frequent ones come first."""
 
 
 class NumberSection(Section):
@@ -54,15 +60,15 @@ class NumberSection(Section):
     """Take log(1 + x); negative values then count as missing."""
     buckets: Buckets | None = None
     """How its range is cut into buckets. By default quantiles; `buckets` of the description says how many."""
-    boundaries: tuple[float, ...] | None = Field(default=None, min_length=1)
+    boundaries: Boundaries | None = None
     """Bucket boundaries, in place of fitted ones. With `log`, boundaries of the logarithm."""
 
     @model_validator(mode="after")
     def _one_cut(self) -> "NumberSection":
         if self.buckets is not None and self.boundaries is not None:
             raise ValueError(f"number {self.column!r}: give buckets or boundaries, not both")
-        if self.boundaries is not None and any(not a < b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
-            raise ValueError(f"number {self.column!r}: boundaries must increase strictly")
+        if self.boundaries is not None:
+            _check_rising(f"number {self.column!r}: boundaries", self.boundaries)
         return self
 
 
@@ -81,6 +87,17 @@ class PastSection(Section):
     """Smoothing: a rate starts as if this many impressions had happened at the overall rate."""
     until: Literal["impression", "morning"] = "impression"
     """Counts events before the impression, or before its local day ("morning", better for a user's rare labels, see README)."""
+    boundaries: dict[str, Boundaries] = Field(default_factory=dict)
+    """Bucket boundaries in place of fitted ones: of "count" (of log(1 + count)), and of rates by their label (of log-odds)."""
+
+    @model_validator(mode="after")
+    def _boundaries_of_its_statistics(self) -> "PastSection":
+        for name, cuts in self.boundaries.items():
+            if name != "count" and name not in self.rates:
+                known = ", ".join(["count", *self.rates])
+                raise ValueError(f"past by {', '.join(self.by)}: boundaries: {name!r} is none of its statistics: {known}")
+            _check_rising(f"past by {', '.join(self.by)}: boundaries: {name!r}", cuts)
+        return self
 
     @property
     def prefix(self) -> str:
@@ -101,3 +118,8 @@ class HistorySection(Section):
     """A label; only events that had it enter the history."""
     most: Count = 50
     """Maximum number of events; the newest ones are kept."""
+
+
+def _check_rising(where: str, cuts: tuple[float, ...]) -> None:
+    if any(not a < b for a, b in zip(cuts, cuts[1:], strict=False)):
+        raise ValueError(f"{where} must increase strictly")

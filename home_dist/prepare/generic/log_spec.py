@@ -38,6 +38,9 @@ class LogSpec(Section):
     train_files: Count = 4
     repeated: Literal["keep", "merge"] = "keep"
     """Rows of one user that are alike in all columns that are read: keep all, or only the first."""
+    forget_days: float | None = Field(default=None, gt=0)
+    """A key of a [[past]], and a user of a [[history]], begins anew after so many days without an event. It bounds what a
+    preparation leaves for the next one. By default nothing is forgotten."""
     calendar: bool = True
     """Hour and weekday as features."""
     split: SplitSection

@@ -12,11 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from home_dist.ids.hashing import Hashes, hash_integers, mix
 from home_dist.ids.keys import codes
 from home_dist.ids.vocabulary import counted
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import SPLITS, Days, local_days
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
+from home_dist.prepare.generic.condensed import condensed, key_columns, sums_of, with_earlier
 from home_dist.prepare.generic.log_plan import Plan, cells_of, flags, user_hashes
 from home_dist.prepare.generic.past import count_past
 from home_dist.prepare.generic.repeated import copies_of_users, told_copies
@@ -26,13 +28,27 @@ ROWS, CELLS_FILE, LABELS_FILE, SEEN_FILE = "rows.arrow", "cells.parquet", "label
 REPEATED_FILE = "repeated.parquet"
 
 
+def own_file(number: int) -> str:
+    """File of what is left of the key set at index `number` of plan.own."""
+    return f"own-{number}.parquet"
+
+
 def values_file(number: int) -> str:
     """File of value counts of the [[id]] at index `number` of the description."""
     return f"values-{number}.parquet"
 
 
-def gather(plan: Plan, days: Days, part: int, users: Sequence[Path], back: Sequence[Sequence[Path]], folder: Path) -> None:
-    """users: files of rows by user partition, one per chunk; back: files that each way of counting by key returned."""
+def gather(
+    plan: Plan,
+    days: Days,
+    part: int,
+    users: Sequence[Path],
+    back: Sequence[Sequence[Path]],
+    earlier: Sequence[Sequence[Path]],
+    folder: Path,
+) -> None:
+    """users: files of rows by user partition, one per chunk; back: files that each way of counting by key returned; earlier: by
+    key set of plan.own, what the preparation before left of it."""
     spec = plan.spec
     table = read_part(users, part)
     row, time = table.column("row").to_numpy(), table.column("time").to_numpy()
@@ -54,13 +70,11 @@ def gather(plan: Plan, days: Days, part: int, users: Sequence[Path], back: Seque
         time, user, hashed = time[~copies], user[~copies], hashed[~copies]
 
     numbers = {n.column: table.column(f"number_{n.column}").to_numpy() for n in spec.number}
+    end_ms = int(days.start_ms(np.array([days.end]))[0])
+    for number, by in enumerate(plan.own):
+        returned |= _count_own(plan, by, table, earlier[number] if earlier else (), part, end_ms, folder / own_file(number))
     for past in spec.past:
-        counts = returned
-        if spec.user in past.by:
-            others = [_key(plan, table, name) for name in past.by if name != spec.user]
-            key = codes(table.column("user").combine_chunks(), *others)
-            counts = count_past(past, key, time, spec, table)
-        name = past.prefix
+        counts, name = returned, past.prefix
         numbers[f"{name}_count"] = np.log1p(counts[f"{name}.count"])
         for rate in past.rates:
             happened, known = counts[f"{name}.happened.{rate}"], counts[f"{name}.known.{rate}"]
@@ -68,6 +82,7 @@ def gather(plan: Plan, days: Days, part: int, users: Sequence[Path], back: Seque
 
     day = local_days(time, spec.utc_offset_hours)
     split = days.split_of(day)
+    split[(split == 0) & _held_out(plan, hashed, day)] = 1
     training = split == 0
     kept = [n for n in table.column_names if n.split("_")[0] not in ("number", "key")]
     columns = {n: table.column(n) for n in kept} | {f"stat_{n}": pa.array(v, from_pandas=True) for n, v in numbers.items()}
@@ -95,8 +110,27 @@ def _aligned(back: pa.Table, row: Ints) -> dict[str, NDArray]:
     return aligned
 
 
-def _key(plan: Plan, table: pa.Table, name: str) -> pa.Array:
-    return table.column(f"key_{name}").combine_chunks()
+def _count_own(
+    plan: Plan, by: tuple[str, ...], table: pa.Table, earlier: Sequence[Path], part: int, end_ms: int, out: Path
+) -> dict[str, Ints]:
+    """Counts of the [[past]] entries of a key set with the user in it, (N,) each; writes what the next preparation needs of
+    them. table: the partition's rows."""
+    pasts = [p for p in plan.spec.past if p.by == by]
+    columns = {n: table.column(n) for n in ("row", "time", *sums_of(pasts))}
+    columns["part"] = pa.array(np.zeros(len(table), np.int32))
+    for place, name in enumerate(by):
+        columns[f"key_{place}"] = table.column("user" if name == plan.spec.user else f"key_{name}")
+    events = with_earlier(pa.table(columns), pasts, earlier, part)
+    key, time = codes(*key_columns(events, by)), events.column("time").to_numpy()
+    pq.write_table(condensed(pasts, events, key, end_ms, plan.spec), out)
+    new = slice(len(events) - len(table), None)
+    return {n: v[new] for past in pasts for n, v in count_past(past, key, time, plan.spec, events).items()}
+
+
+def _held_out(plan: Plan, hashed: Hashes, day: Ints) -> NDArray[np.bool_]:
+    """(N,) whether rows are of users who are held out on their day. hashed: of users, (N,)."""
+    chosen = mix(hashed ^ hash_integers(day, 2)) >> np.uint64(32)
+    return chosen < np.uint64(plan.hold_out * 2**32)
 
 
 def _cells(cell: Ints, numbers: dict[str, NDArray[np.float64]]) -> pa.Table:
@@ -115,9 +149,10 @@ def _cells(cell: Ints, numbers: dict[str, NDArray[np.float64]]) -> pa.Table:
 
 
 def _label_sums(plan: Plan, table: pa.Table, day: Ints, split: NDArray[np.int8]) -> pa.Table:
-    """A row per day: split, number of rows; for each label, how many rows know it and in how many it happened."""
-    distinct, first, inverse, counts = np.unique(day, return_index=True, return_inverse=True, return_counts=True)
-    columns = {"day": distinct, "split": split[first], "rows": counts}
+    """A row per day and split: number of rows; for each label, how many rows know it and in how many it happened."""
+    places = day * (len(SPLITS) + 1) + split
+    distinct, first, inverse, counts = np.unique(places, return_index=True, return_inverse=True, return_counts=True)
+    columns = {"day": day[first], "split": split[first], "rows": counts}
     for section in plan.spec.label:
         for state in ("happened", "known"):
             name = f"{state}_{section.name}"

@@ -11,6 +11,7 @@ from home_dist.ids.keys import codes
 from home_dist.prepare.asof import AsOf, Ints
 from home_dist.prepare.days import DAY_MS, local_days
 from home_dist.prepare.engine.spill import read_part, write_parts
+from home_dist.prepare.generic.condensed import COUNT, condensed, key_columns, with_earlier
 from home_dist.prepare.generic.log_plan import HOUR_MS, Plan, flags
 from home_dist.prepare.generic.log_sections import PastSection
 from home_dist.prepare.generic.log_spec import LogSpec
@@ -19,6 +20,7 @@ from home_dist.prepare.generic.scan import HOURS, sums_by
 from home_dist.prepare.rates import base_rates
 
 BACK = "back.arrow"
+PAST_FILE = "past.parquet"
 
 
 def until(past: PastSection, time: Ints, spec: LogSpec) -> Ints:
@@ -29,12 +31,16 @@ def until(past: PastSection, time: Ints, spec: LogSpec) -> Ints:
 
 
 def count_past(past: PastSection, key: Ints, time: Ints, spec: LogSpec, table: pa.Table) -> dict[str, Ints]:
-    """(N,) each: number of earlier events of the key; for each rate, in how many of them the label was known, and happened."""
+    """(N,) each: number of earlier events of the key; for each rate, in how many of them the label was known, and happened.
+
+    A row of `table` is one event, or as many as its column COUNT says."""
     events = AsOf(key, time, key, until(past, time, spec))
     if past.days is not None:
         events = events.since(int(past.days * DAY_MS))
+    if spec.forget_days is not None:
+        events = events.forgetting(int(spec.forget_days * DAY_MS))
     name = past.prefix
-    counts = {f"{name}.count": events.count()}
+    counts = {f"{name}.count": events.sum(flags(table, COUNT)) if COUNT in table.column_names else events.count()}
     for rate in past.rates:
         for state in ("happened", "known"):
             counts[f"{name}.{state}.{rate}"] = events.sum(flags(table, f"{state}_{rate}"))
@@ -61,18 +67,25 @@ def sum_hours(plan: Plan, part: int, spilled: Sequence[Path], folder: Path) -> N
     pq.write_table(sums_by("hour", table.column("time").to_numpy() // HOUR_MS, sums), folder / HOURS)
 
 
-def count_keyed(plan: Plan, number: int, part: int, spilled: Sequence[Path], folder: Path) -> None:
-    """Counts all [[past]] entries of key set `number` (of plan.elsewhere), in one partition of its keys."""
-    table = _events(plan, part, spilled)
+def count_keyed(
+    plan: Plan, number: int, part: int, spilled: Sequence[Path], earlier: Sequence[Path], end_ms: int, folder: Path
+) -> None:
+    """Counts all [[past]] entries of key set `number` (of plan.elsewhere), in one partition of its keys; and leaves what the
+    next preparation needs of them. earlier: what the preparation before left of the key set; end_ms: end of this log's last
+    day."""
     by = plan.elsewhere[number]
-    key = codes(*(table.column(f"key_{i}").combine_chunks() for i in range(len(by))))
+    pasts = [p for p in plan.spec.past if p.by == by]
+    table = with_earlier(_events(plan, part, spilled), pasts, earlier, part)
+    key = codes(*key_columns(table, by))
     table, key, time = _in_order(table, key)
+    pq.write_table(condensed(pasts, table, key, end_ms, plan.spec), folder / PAST_FILE)
     counts: dict[str, Ints] = {}
-    for past in plan.spec.past:
-        if past.by == by:
-            counts |= count_past(past, key, time, plan.spec, table)
+    for past in pasts:
+        counts |= count_past(past, key, time, plan.spec, table)
     back = pa.table({"row": table.column("row"), **{n: pa.array(v) for n, v in counts.items()}})
-    write_parts(folder / BACK, back, table.column("part").to_numpy().astype(np.int64), plan.parts)
+    own = flags(table, "row") >= 0
+    back = back.filter(pa.array(own))
+    write_parts(folder / BACK, back, table.column("part").to_numpy()[own].astype(np.int64), plan.parts)
 
 
 def count_everyone(plan: Plan, part: int, spilled: Sequence[Path], hours: pa.Table, folder: Path) -> None:

@@ -26,7 +26,11 @@ from home_dist.prepare.generic.log_sections import LabelSection
 from home_dist.prepare.generic.repeated import CONTENT, contents
 
 USERS, TIMES, DAYS, HOURS = "users.arrow", "times.arrow", "days.parquet", "hours.parquet"
+ALL_DAYS = "all_days.parquet"
+"""Rows by day, those outside of the days to read included."""
 UNMATCHED = "unmatched.parquet"
+KEPT = "keep_"
+"""Prefix of columns that go through unchanged."""
 FILE_BITS = 40  # low bits of a row's number: its place in its file; the file's index is in the bits above
 
 
@@ -35,32 +39,45 @@ def keyed(number: int) -> str:
 
 
 @contextmanager
-def _named(chunk: Chunk, column: str, in_lists: bool = False) -> Iterator[None]:
-    """Raises DataError with file, column and row for values that are no keys."""
+def _named(chunk: Chunk, row: Ints, column: str, in_lists: bool = False) -> Iterator[None]:
+    """Raises DataError with file, column and row for values that are no keys. row: (N,) numbers of the rows looked at."""
     try:
         yield
     except NotKeys as error:
-        row = "" if in_lists else f" in row {chunk.first + int(np.argmax(error.bad)) + 1:,}"
-        raise DataError(f"{chunk.file.named}: column {column!r}{row}: {error.problem}. Correct the file.") from None
+        place = "" if in_lists else f" in row {_in_file(row, error.bad):,}"
+        raise DataError(f"{chunk.file.named}: column {column!r}{place}: {error.problem}. Correct the file.") from None
+
+
+def _in_file(row: Ints, bad: NDArray[np.bool_]) -> int:
+    """Place in its file, from 1 on, of the first bad row."""
+    return (int(row[int(np.argmax(bad))]) & ((1 << FILE_BITS) - 1)) + 1
 
 
 def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
     table = read_chunk(chunk, plan.log_types)
     spec, unmatched = plan.spec, []
-    for side, key in plan.sides:
-        with _named(chunk, key):
-            table, unmatched_rows = join(table, side, key)
-        unmatched.append(unmatched_rows)
-
-    def keys(name: str) -> pa.Array:
-        with _named(chunk, name):
-            return c.keys(table.column(name).combine_chunks())
-
     row = (chunk.file.index << FILE_BITS) + np.arange(chunk.first, chunk.last)
     time = c.times(
         table.column(spec.time).combine_chunks(), spec.time_unit, chunk.file.named, chunk.first, spec.time, plan.local_ms
     )
-    labels = _labels(plan, table, chunk)
+    pq.write_table(sums_by("day", local_days(time, spec.utc_offset_hours), {}), folder / ALL_DAYS)
+    wanted = np.ones(len(time), np.bool_)
+    if plan.first_ms is not None:
+        wanted &= time >= plan.first_ms
+    if plan.until_ms is not None:
+        wanted &= time < plan.until_ms
+    if not wanted.all():
+        table, row, time = table.filter(pa.array(wanted)), row[wanted], time[wanted]
+    for side, key in plan.sides:
+        with _named(chunk, row, key):
+            table, unmatched_rows = join(table, side, key)
+        unmatched.append(unmatched_rows)
+
+    def keys(name: str) -> pa.Array:
+        with _named(chunk, row, name):
+            return c.keys(table.column(name).combine_chunks())
+
+    labels = _labels(plan, table, chunk, row)
     users = keys(spec.user)
     part = parts_of_users(user_hashes(users, row), plan.parts)
 
@@ -68,7 +85,7 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
     for section in spec.id:
         column = table.column(section.column).combine_chunks()
         many = section.separator is not None or plan.known.is_list(section.column)
-        with _named(chunk, section.column, in_lists=many):
+        with _named(chunk, row, section.column, in_lists=many):
             columns[f"id_{section.column}"] = c.lists(column, section.separator) if many else c.keys(column)
     columns |= {f"key_{name}": keys(name) for name in plan.stored_keys}
     numbers = {n.column: c.numbers(table.column(n.column).combine_chunks()) for n in spec.number}
@@ -78,6 +95,7 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
         with np.errstate(invalid="ignore", divide="ignore"):
             values = np.where(values >= 0, np.log1p(values), np.nan) if number.log else values
         columns[f"number_{number.column}"] = pa.array(np.where(np.isfinite(values), values, np.nan))
+    columns |= {f"{KEPT}{name}": table.column(name) for name in plan.keep}
     whole = pa.table(columns | {n: pa.array(v) for n, v in labels.items()})
     write_parts(folder / USERS, whole, part, plan.parts)
 
@@ -107,27 +125,31 @@ def sums_by(name: str, groups: Ints, values: dict[str, Ints]) -> pa.Table:
     return pa.table({name: distinct, "rows": counts, **sums})
 
 
-def _labels(plan: Plan, table: pa.Table, chunk: Chunk) -> dict[str, NDArray[np.int8]]:
-    """happened_NAME and known_NAME per label, (N,) each."""
+def _labels(plan: Plan, table: pa.Table, chunk: Chunk, row: Ints) -> dict[str, NDArray[np.int8]]:
+    """happened_NAME and known_NAME per label, (N,) each. A label whose columns the log lacks is unknown."""
     labels = {}
     for section in plan.spec.label:
-        values = c.numbers(table.column(section.column).combine_chunks())
+        values = np.full(len(table), np.nan)
+        if {section.column, section.known or section.column} <= set(table.column_names):
+            values = c.numbers(table.column(section.column).combine_chunks())
         known = ~np.isnan(values)
-        if section.known is not None:
+        if section.known is not None and known.any():
             known &= c.numbers(table.column(section.known).combine_chunks()) > 0
-        positive = _positive(chunk, section, values, known)
+        positive = _positive(chunk, section, values, known, row)
         labels[f"happened_{section.name}"] = (positive & known).astype(np.int8)
         labels[f"known_{section.name}"] = known.astype(np.int8)
     return labels
 
 
-def _positive(chunk: Chunk, section: LabelSection, values: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _positive(
+    chunk: Chunk, section: LabelSection, values: NDArray[np.float64], known: NDArray[np.bool_], row: Ints
+) -> NDArray[np.bool_]:
     if section.at_least is not None:
         return values >= section.at_least
     bad = known & (values != 0) & (values != 1)
     if bad.any():
         raise DataError(
             f"{chunk.file.named}: column {section.column!r} of label {section.name!r} holds {values[bad][0]:g} in row "
-            f"{chunk.first + int(np.argmax(bad)) + 1:,}; 0 or 1 is needed. For a threshold, set the label's at_least."
+            f"{_in_file(row, bad):,}; 0 or 1 is needed. For a threshold, set the label's at_least."
         )
     return values == 1
