@@ -72,17 +72,19 @@ class WarmStart:
         kinds = self.config.embedding.optimizer, self.inputs.config.embedding.optimizer
         state = WarmOptimizer(model, optimizer, self.stored, self.record.plan, kinds) if self.section.optimizer else None
         anew: set[str] = set()
+        untold = dict(self.changed)
         for _, table in sorted(self.tables.items()):
             report, matched = self._table(model, state, table)
             lines.append(f"  table {table.name}: {report}")
             if not matched:
                 anew.add(table.name)
+            if table.name in untold and report.startswith(untold[table.name]):
+                del untold[table.name]
         if state is not None:
             state.set_steps()
         if self.section.dense:
-            told = {name for name in self.inputs.layout.statistics if name in anew}
-            apart = sorted((name, text) for name, text in self.changed.items() if name not in told)
-            lines += [f"  feature {name}: {text}; weights that read it keep their first values" for name, text in apart]
+            told = "weights that read it keep their first values"
+            lines += [f"  feature {name}: {text}; {told}" for name, text in sorted(untold.items())]
         lines += [f"  dense {name}: {report}" for name, report in self._dense(model, state, anew)]
         return lines
 

@@ -145,17 +145,25 @@ def test_grown_tables_keep_the_state_of_each_key(tmp_path):
 
 
 @pytest.mark.slow
-def test_another_optimizer_of_tables_starts_afresh_and_is_named(tmp_path):
+def test_another_optimizer_starts_afresh_and_is_named(tmp_path):
+    """Of sharded tables; and of tab, which is replicated there (AdamW) and sharded here."""
     config = make_config(tmp_path, make_data(tmp_path / "data", rows=100, files=1, row_group=60), batch_size=16)
     case = "row_wise_adagrad,row_wise,row_wise,row_wise"
     lines(1, "save", config, tmp_path / "run", case)
     source = tmp_path / f"run-1-{case}"
+    sharded = "replicate_rows = 4\n[embedding.tables.tab]\ndim = 4"
+    config.write_text(config.read_text().replace("replicate_rows = 100", sharded))
     (begun,) = lines(1, "begin", config, source, tmp_path / "begun", case.replace("row_wise_adagrad", "adagrad"))
-    told = "  table user: 3,000 of 3,000 rows, row by row, without their optimizer state (row_wise_adagrad there, adagrad here)"
-    assert told in begun["report"]
-    assert "  table tab: 5 of 5 rows, row by row, with their optimizer state" in begun["report"]
+    for line in (
+        "  table user: 3,000 of 3,000 rows, row by row, without their optimizer state (row_wise_adagrad there, adagrad here)",
+        "  table tab: 5 of 5 rows, row by row, without their optimizer state (adamw there, adagrad here)",
+        "  table level: 4 of 4 rows, row by row, with their optimizer state",
+    ):
+        assert line in begun["report"]
     here, there = stored_of(tmp_path / "begun"), stored_of(source)
     assert here.whole("tables/user/weight").equal(there.whole("tables/user/weight"))
+    assert here.whole("tables/tab/weight").equal(there.whole("dense/head.features.replicated.weights.4")[:5])
     assert here.shape("tables/user/momentum1") == (3000, 512)
-    assert here.whole("tables/user/momentum1").count_nonzero() == 0
-    assert int(here.whole("tables/user/steps")) == 0
+    for table in ("user", "tab"):
+        assert here.whole(f"tables/{table}/momentum1").count_nonzero() == 0
+        assert int(here.whole(f"tables/{table}/steps")) == 0
