@@ -21,18 +21,22 @@ _CONTENTS = {
     "vector": "feature {name} (vector of {width}{other})",
     "projection": "feature {name} (projection, {width} columns)",
     "history": "history {name} (vector of {width}{other})",
-    "value": "feature {name} (value)",
+    "value": "feature {name} (value{other})",
 }
+_CHANGED = {"value": ", fitted otherwise"}
 
 
 def columns_of(features: FeatureVector, changed: Collection[str] = ()) -> Names:
-    """Names (F,) of the feature vector's columns. changed: features, and histories as "history NAME", whose vectors come from
-    other table rows than in the network compared with."""
+    """Names (F,) of the feature vector's columns.
+
+    changed: what means something else than in the network compared with: features whose vectors come from other table rows;
+    histories likewise, as "history NAME"; numbers that were fitted otherwise, as "value NAME".
+    """
     names = list[Name]()
     for content, name, width in features.sections():
-        key = f"history {name}" if content == "history" else name
-        entity = _CONTENTS[content].format(name=name, width=width, other=", other rows" if key in changed else "")
-        names += [(entity, n) for n in range(width)]
+        key = f"{content} {name}" if content in ("history", "value") else name
+        other = _CHANGED.get(content, ", other rows") if key in changed else ""
+        names += [(_CONTENTS[content].format(name=name, width=width, other=other), n) for n in range(width)]
     return tuple(names)
 
 

@@ -1,6 +1,7 @@
 """What a warm start takes by name: tasks, groups and features in another order, of every model, give the same predictions."""
 
 import copy
+from collections.abc import Collection
 
 import pytest
 import torch
@@ -52,9 +53,9 @@ def network(kind: str, options: dict, tasks=TASKS, features=FEATURES) -> tuple[H
     return Head(schema, build_layout(schema, config), config).double().eval(), schema
 
 
-def filled(here: Head, schema: Schema, there: Head, other: Schema) -> set[str]:
+def filled(here: Head, schema: Schema, there: Head, other: Schema, changed: Collection[str] = ()) -> set[str]:
     """Takes all entries that both name. Returns the tensors of which something stayed."""
-    ours, theirs = axes_of(here, schema), axes_of(there, other)
+    ours, theirs = axes_of(here, schema, changed), axes_of(there, other)
     source, stayed = there.state_dict(), set()
     for name, value in here.state_dict().items():
         if ".replicated." in name:
@@ -133,6 +134,37 @@ def test_one_task_and_one_statistic_replaced_begin_anew(kind, options):
                 assert not set(words) & set(gone)
         if name not in stayed:
             assert torch.equal(now[name], before[name])
+
+
+@pytest.mark.parametrize(("kind", "options"), CASES, ids=[f"{k}-{n}" for n, (k, _) in enumerate(CASES)])
+def test_nothing_that_reads_a_feature_fitted_otherwise_is_taken(kind, options):
+    """A statistic with its vector and its number, and a dense feature: with their columns zero, predictions are the other
+    network's; and what reads these columns keeps its first values."""
+    torch.manual_seed(0)
+    there, other = network(kind, options)
+    here, schema = network(kind, options)
+    changed = {"rate", "value rate", "value vector"}
+    columns = columns_of(here.features)
+    gone = [entity in ("feature rate (vector of 4)", "feature rate (value)", "feature vector (value)") for entity, _ in columns]
+    assert sum(gone) == 4 + 1 + 3
+    with torch.no_grad():
+        for head in (there, here):
+            for value in head.state_dict().values():
+                if value.is_floating_point():
+                    value.copy_(torch.rand_like(value) * 0.5 + 0.25)
+        first = copy.deepcopy(here.state_dict())
+        filled(here, schema, there, other, changed)
+        v = torch.randn(7, len(columns), dtype=torch.float64).masked_fill(torch.tensor(gone), 0.0)
+        dense = v[:, len(columns) - here.features.layout.dense_width :]
+        torch.testing.assert_close(here.logits(v, dense, None), there.logits(v, dense, None))
+    now, read = here.state_dict(), 0
+    for name, own in axes_of(here, schema).items():
+        for dim, axis in enumerate(own):
+            for place, (entity, _) in enumerate(axis or ()):
+                if any(f"feature {f}" in entity for f in ("rate (", "vector (")):
+                    assert torch.equal(now[name].select(dim, place), first[name].select(dim, place)), (name, entity)
+                    read += 1
+    assert read >= 2 * (1 + 3) + 4  # at least the first layer and the linear path
 
 
 @pytest.mark.parametrize(("kind", "options"), CASES, ids=[f"{k}-{n}" for n, (k, _) in enumerate(CASES)])

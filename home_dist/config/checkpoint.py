@@ -16,6 +16,9 @@ class WarmStartSection(Section):
     """Tables that have another name in the source: name in this run = "name in the source"."""
     dense: bool = True
     """Takes over dense parameters and statistics of the same name and shape."""
+    optimizer: bool = True
+    """Takes over the optimizers' state too, of rows and tensors that are taken over. The learning rate's schedule starts
+    afresh."""
 
 
 class CheckpointSection(Section):

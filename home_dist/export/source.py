@@ -16,7 +16,7 @@ from home_dist.training.checkpoint.pieces import Stored
 from home_dist.training.checkpoint.reading import open_stored
 from home_dist.training.checkpoint.state import Record
 from home_dist.training.run_folder import RunFolder
-from home_dist.training.warm_start import Place, table_places
+from home_dist.training.stored_tables import Place, table_places
 
 _REPLICATED = "dense/head.features.replicated."
 

@@ -62,6 +62,24 @@ def build_optimizer(model: DistributedModelParallel, config: RunConfig, check: S
     return CombinedOptimizer([("fused", model.fused_optimizer), ("dense", dense)])
 
 
+@torch.no_grad()
+def create_state(optimizer: CombinedOptimizer) -> None:
+    """Creates the state that dense optimizers otherwise create in their first step: zeros, with counters of 0. Changes no
+    parameters."""
+    (dense,) = (o for name, o in optimizer.optimizers if name == "dense")
+    for _, part in dense.optimizers:
+        rates = [group["lr"] for group in part.param_groups]
+        for group in part.param_groups:
+            group["lr"] = 0.0  # neither decays nor updates
+        part.init_state()  # a step of zero gradients
+        for group, rate in zip(part.param_groups, rates, strict=True):
+            group["lr"] = rate
+        part.zero_grad(set_to_none=True)
+        for state in part.state.values():
+            if "step" in state:
+                state["step"].zero_()
+
+
 class DenseOptimizer(CombinedOptimizer):
     """Updates by the mean gradient of `accumulate` backwards, clipped to norm `clip_norm`.
 

@@ -75,7 +75,7 @@ class Run:
             load(start.checkpoint, built.model, built.optimizer)
         elif config.checkpoint.warm_start is not None:
             warm = WarmStart(config.checkpoint.warm_start, inputs)
-            for line in together(lambda: warm.fill(built.model)):
+            for line in together(lambda: warm.fill(built.model, built.optimizer)):
                 screen.say(line)
         schedule = Schedule(built.optimizer, config.train, start.steps)
         if start.checkpoint is not None:

@@ -1,44 +1,37 @@
 """Warm start: a new run takes over tables, dense tensors, or both from another run.
 
 Rows of tables are matched by key (matching_rows.py), entries of dense tensors by the names of tasks, groups, experts and
-features (axes.py). Rows and entries without a match keep their initial values. Optimizers start afresh. The report has a line
-per table and dense tensor.
+features (matching_entries.py). A statistic or dense feature that was fitted otherwise counts as another feature
+(matching_features.py). Rows and entries without a match keep their initial values. The optimizers' state goes the same way
+(warm_optimizer.py). The report has a line per table and dense tensor.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from torchrec.distributed import DistributedModelParallel
+from torchrec.optim.keyed import CombinedOptimizer
 
 from home_dist.axes import axes_of
 from home_dist.config import WarmStartSection
 from home_dist.data.inputs import Inputs
 from home_dist.data.side_files import with_local_schema
 from home_dist.embeddings.collections import table_shards
-from home_dist.embeddings.replicated import ReplicatedTables
-from home_dist.errors import CheckpointError, ConfigError
-from home_dist.layers.axis_names import Axes, Names
+from home_dist.errors import ConfigError
+from home_dist.layers.axis_names import Axes
 from home_dist.network import Head
-from home_dist.schema import InputLayout, SequenceInput, Table, build_layout
+from home_dist.schema import SequenceInput, Table, build_layout
 from home_dist.training.checkpoint.of_run import find
-from home_dist.training.checkpoint.pieces import Stored
 from home_dist.training.checkpoint.reading import open_stored
+from home_dist.training.matching_entries import listed, same_entries
+from home_dist.training.matching_features import changed_features, difference
 from home_dist.training.matching_rows import Map, RunSide, Unknown, same_rows
 from home_dist.training.run_folder import RunFolder
-
-_NAMED = 5  # names listed in a line at most
-
-
-@dataclass(frozen=True)
-class Place:
-    """Position of a table in a checkpoint: rows first .. first + rows - 1 of `tensor`."""
-
-    tensor: str
-    first: int
-    rows: int
+from home_dist.training.stored_tables import all_tables, gather_box, replicated_tables, replicated_weight, table_places
+from home_dist.training.warm_optimizer import WarmOptimizer
 
 
 class WarmStart:
@@ -54,39 +47,53 @@ class WarmStart:
         self.config = with_local_schema(given)
         self.trained = self.schema.only(self.config.data.tasks) if self.config.data.tasks else self.schema
         self.layout = build_layout(self.trained, self.config)
-        self.stored, _ = open_stored(self.checkpoint)
+        self.stored, self.record = open_stored(self.checkpoint)
         self.places = dict(table_places(self.layout, self.stored))
-        self.tables = all_tables(inputs.layout)
+        self.tables, self.old_tables = all_tables(inputs.layout), all_tables(self.layout)
+        self.changed = changed_features(self.layout, inputs.layout)
         self.small = replicated_tables(inputs.layout)
         here = set(self.tables)
         for new, old in section.rename.items():
             if new not in here:
-                raise ConfigError(f"checkpoint.warm_start.rename.{new}: no such table in this run; there are: {_some(here)}")
+                raise ConfigError(f"checkpoint.warm_start.rename.{new}: no such table in this run; there are: {listed(here)}")
             if old not in self.places:
                 raise ConfigError(f"checkpoint.warm_start.rename.{new}: {old!r} is no table of {self.checkpoint}")
         unknown = sorted(set(section.tables or ()) - here)
         if unknown:
-            raise ConfigError(f"checkpoint.warm_start.tables: {unknown[0]!r} is no table of this run; there are: {_some(here)}")
+            raise ConfigError(
+                f"checkpoint.warm_start.tables: {unknown[0]!r} is no table of this run; there are: {listed(here)}"
+            )
 
     @torch.no_grad()
-    def fill(self, model: nn.Module) -> list[str]:
-        """Fills, in place, the part of the model on this rank. Returns the report, the same on all ranks."""
+    def fill(self, model: DistributedModelParallel, optimizer: CombinedOptimizer) -> list[str]:
+        """Fills, in place, the part of the model and of the optimizers' state on this rank. Returns the report, the same on all
+        ranks."""
         lines = [f"warm start from {self.checkpoint}"]
+        kinds = self.config.embedding.optimizer, self.inputs.config.embedding.optimizer
+        state = WarmOptimizer(model, optimizer, self.stored, self.record.plan, kinds) if self.section.optimizer else None
         anew: set[str] = set()
+        untold = dict(self.changed)
         for _, table in sorted(self.tables.items()):
-            report, matched = self._table(model, table)
+            report, matched = self._table(model, state, table)
             lines.append(f"  table {table.name}: {report}")
             if not matched:
                 anew.add(table.name)
-        lines += [f"  dense {name}: {report}" for name, report in self._dense(model, anew)]
+            if table.name in untold and report.startswith(untold[table.name]):
+                del untold[table.name]
+        if state is not None:
+            state.set_steps()
+        if self.section.dense:
+            told = "weights that read it keep their first values"
+            lines += [f"  feature {name}: {text}; {told}" for name, text in sorted(untold.items())]
+        lines += [f"  dense {name}: {report}" for name, report in self._dense(model, state, anew)]
         return lines
 
-    def _table(self, model: nn.Module, table: Table) -> tuple[str, bool]:
+    def _table(self, model: nn.Module, state: WarmOptimizer | None, table: Table) -> tuple[str, bool]:
         """(line of the report, whether the table's vectors mean the same as in the other run)"""
         if self.section.tables is not None and table.name not in self.section.tables:
             return "not asked for", True
         name = self.section.rename.get(table.name, table.name)
-        before = all_tables(self.layout).get(name)
+        before = self.old_tables.get(name)
         if before is None:
             return "not there; first values stay", False
         if before.dim != table.dim:
@@ -96,83 +103,74 @@ class WarmStart:
         except Unknown as why:
             return f"{why}; first values stay", False
         for first, column, values in self._targets(model, table):
-            _gather(self.stored, self.places[name], rows[first : first + len(values)], column, values)
+            gather_box(self.stored, self.places[name], rows[first : first + len(values)], column, values)
+        state_taken = ""
+        if state is not None:
+            first = self.small.place(table.name)[1] if table.replicated else 0
+            state_taken = state.take_table(before, table, self.places[name], first, rows)
         taken = int((rows >= 0).sum())
         renamed = f" of {name}" if name != table.name else ""
         rest = table.rows - taken
-        report = f"{taken:,} of {table.rows:,} rows{renamed}, {how}" + (f"; {rest:,} keep their first values" if rest else "")
-        return report, True
+        kept = f"; {rest:,} keep their first values" if rest else ""
+        return f"{taken:,} of {table.rows:,} rows{renamed}, {how}{state_taken}{kept}", True
 
     def _targets(self, model: nn.Module, table: Table) -> Iterator[tuple[int, int, torch.Tensor]]:
         """(first row, first column, values) of each part of the table on this rank."""
         if table.replicated:
-            weight, first = self.small.place(table.name)
-            whole = next(v for n, v in model.state_dict().items() if n.endswith(f"features.replicated.weights.{weight}"))
-            yield 0, 0, whole[first : first + table.rows]
+            key, first = self.small.place(table.name)
+            yield 0, 0, model.state_dict()[replicated_weight(key)][first : first + table.rows]
             return
         for shard in table_shards(model):
             if shard.table == table.name:
                 yield shard.first_row, shard.first_column, shard.values
 
     def _rows(self, before: Table, now: Table) -> tuple[Map, str]:
-        statistics = [{f.name: f for f in s.feature if f.kind == "statistic"} for s in (self.schema, self.inputs.schema)]
-        if now.name in statistics[1]:
-            old, new = statistics[0].get(before.name), statistics[1][now.name]
-            if old is None or old.boundaries != new.boundaries:
-                raise Unknown("its boundaries are others")
+        old, new = self.layout.statistics.get(before.name), self.inputs.layout.statistics.get(now.name)
+        if (old is None) != (new is None):
+            raise Unknown(f"its rows are a statistic's buckets {'here' if old is None else 'there'} alone")
+        if old is not None and new is not None:
+            dense = ({f.name for f in layout.dense} for layout in (self.layout, self.inputs.layout))
+            apart = difference(old, new, all(f.name in names for f, names in zip((old, new), dense, strict=True)))
+            if apart:
+                raise Unknown(apart)
             return np.arange(now.rows), "bucket by bucket"
         if before.managed or now.managed:  # without the map from ids to rows, the rows mean nothing
             raise Unknown("its rows were given to ids as they came, which a warm start does not take over")
         return same_rows(self.there, self.here, before, now)
 
-    def _dense(self, model: nn.Module, anew: set[str]) -> Iterator[tuple[str, str]]:
+    def _dense(self, model: DistributedModelParallel, state: WarmOptimizer | None, anew: set[str]) -> Iterator[tuple[str, str]]:
         """(tensor, report) per dense tensor. anew: tables whose vectors do not mean the same as in the other run."""
         tables = {s.table for s in table_shards(model)}
         with torch.random.fork_rng(devices=[]):  # leaves the run's random numbers unchanged
             other_head = Head(self.trained, self.layout, self.config)
         before = axes_of(other_head, self.trained)
-        now = axes_of(next(m for m in model.modules() if isinstance(m, Head)), self.inputs.schema, _changed(self.inputs, anew))
+        changed = _changed(self.inputs, anew) | self.changed.keys() | {f"value {name}" for name in self.changed}
+        now = axes_of(next(m for m in model.modules() if isinstance(m, Head)), self.inputs.schema, changed)
         for name, value in model.state_dict().items():
             if ".replicated." in name or name.startswith("managed."):
                 continue
             if name.split(".")[-2:-1] and name.split(".")[-2] in tables:
                 continue
-            logical, inner = f"dense/{name}", name.removeprefix("head.")
+            inner = name.removeprefix("head.")
             if not self.section.dense:
                 yield name, "not asked for"
-            elif logical not in self.stored.tensors:
+            elif f"dense/{name}" not in self.stored.tensors:
                 yield name, "not there; first values stay"
             elif inner.startswith("features.encoders.") and not self._same_history(inner.split(".")[2], anew):
                 yield name, "its history has other columns, tables or targets; first values stay"
             else:
-                yield name, self._take(value, logical, before.get(inner), now.get(inner))
+                yield name, self._take(name, value, state, now.get(inner), before.get(inner))
 
-    def _take(self, value: torch.Tensor, logical: str, before: Axes | None, now: Axes | None) -> str:
-        shape = self.stored.shape(logical)
-        unnamed: Axes = (None,) * value.dim()
-        old, new = before or unnamed, now or unnamed
-        other = f"shape {shape} there, {tuple(value.shape)} here; first values stay"
-        if len(shape) != value.dim() or len(old) != len(new):
-            return other
-        places: list[tuple[Map, Map]] = []
-        lacking: dict[str, None] = {}
-        for size, stored_size, theirs, ours in zip(value.shape, shape, old, new, strict=True):
-            if (theirs is None or ours is None) and size != stored_size:
-                return other
-            matched, missing = _matched(size, theirs, ours)
-            places.append(matched)
-            lacking |= dict.fromkeys(missing)
-        if any(not len(here) for here, _ in places):
-            return f"nothing of it is known there by name ({_some(lacking)}); first values stay"
-        whole = self.stored.whole(logical).to(value)
-        if tuple(shape) == tuple(value.shape) and all(
-            len(here) == size and np.array_equal(here, there) for (here, there), size in zip(places, value.shape, strict=True)
-        ):
-            value.copy_(whole)
-            return "taken"
-        here, there = ([torch.from_numpy(p[side]).to(value.device) for p in places] for side in (0, 1))
-        value[torch.meshgrid(*here, indexing="ij")] = whole[torch.meshgrid(*there, indexing="ij")]
-        return "taken by name" + (f"; first values stay for {_some(lacking)}" if lacking else "")
+    def _take(self, name: str, value: torch.Tensor, state: WarmOptimizer | None, now: Axes | None, before: Axes | None) -> str:
+        logical = f"dense/{name}"
+        try:
+            entries = same_entries(value.shape, self.stored.shape(logical), now, before)
+        except Unknown as why:
+            return f"{why}; first values stay"
+        entries.fill(value, self.stored.whole(logical))
+        state_taken = state.take_dense(name, entries) if state is not None else ""
+        how = "taken" if entries.same else "taken by name"
+        return how + state_taken + (f"; first values stay for {listed(entries.lacking)}" if entries.lacking else "")
 
     def _same_history(self, name: str, anew: set[str]) -> bool:
         old, new = ({s.name: s for s in layout.sequences}.get(name) for layout in (self.layout, self.inputs.layout))
@@ -191,54 +189,3 @@ def _changed(inputs: Inputs, anew: set[str]) -> set[str]:
     """Features and histories, named as in `axes`, that look up tables of `anew`."""
     features = {i.key for i in inputs.layout.features if i.table.name in anew}
     return features | {f"history {s.name}" for s in inputs.layout.sequences if _tables_of(s) & anew}
-
-
-def _matched(size: int, theirs: Names | None, ours: Names | None) -> tuple[tuple[Map, Map], list[str]]:
-    """(places here and there with the same names, entities here that the other run lacks). Without names all places match."""
-    if theirs is None or ours is None:
-        return (np.arange(size), np.arange(size)), []
-    known = {name: place for place, name in enumerate(theirs)}
-    here = [place for place, name in enumerate(ours) if name in known]
-    lacking = [entity for entity, number in ours if (entity, number) not in known]
-    return (np.array(here, np.int64), np.array([known[ours[place]] for place in here], np.int64)), lacking
-
-
-def all_tables(layout: InputLayout) -> dict[str, Table]:
-    """Tables by name, including tables of statistics' buckets."""
-    return {i.table.name: i.table for i in layout.inputs}
-
-
-def replicated_tables(layout: InputLayout) -> ReplicatedTables:
-    """Replicated tables as the network makes them, to look up each table's place."""
-    return ReplicatedTables([i for i in layout.inputs if i.table.replicated], 0.0)
-
-
-def table_places(layout: InputLayout, stored: Stored) -> Iterator[tuple[str, Place]]:
-    small = replicated_tables(layout)
-    for table in all_tables(layout).values():
-        if table.replicated:
-            weight, first = small.place(table.name)
-            tensor = f"dense/head.features.replicated.weights.{weight}"
-        else:
-            tensor, first = f"tables/{table.name}/weight", 0
-        if tensor not in stored.tensors:
-            raise CheckpointError(f"{stored.folder}: it holds no {tensor}, which its run's schema asks for. Use another one.")
-        yield table.name, Place(tensor, first, table.rows)
-
-
-def _gather(stored: Stored, place: Place, rows: Map, column: int, out: torch.Tensor) -> None:
-    """Sets out[i] to row rows[i] of the stored table unless rows[i] is -1. Reads the table block by block."""
-    wanted = np.flatnonzero(rows >= 0)
-    order = wanted[np.argsort(rows[wanted], kind="stable")]
-    sorted_rows = rows[order] + place.first
-    for first, values in stored.rows(place.tensor):
-        begin, end = np.searchsorted(sorted_rows, [first, first + len(values)])
-        if begin < end:
-            taken = torch.from_numpy(sorted_rows[begin:end] - first)
-            out[torch.from_numpy(order[begin:end])] = values[taken, column : column + out.shape[1]].to(out)
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more or "none"

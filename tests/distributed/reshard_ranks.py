@@ -57,22 +57,28 @@ def local(built: Built) -> Iterator[tuple[str, tuple[int, int], tuple[int, int],
         inner, config = getattr(module, "_emb_module", None), getattr(module, "_config", None)
         if inner is None or not hasattr(inner, "get_optimizer_state"):
             continue
-        states = inner.get_optimizer_state()
+        states = inner.get_optimizer_state() or [{} for _ in config.embedding_tables]
         for table, weight, state in zip(config.embedding_tables, inner.split_embedding_weights(), states, strict=True):
             row, column = table.local_metadata.shard_offsets
             whole = (table.num_embeddings, table.embedding_dim)
             yield f"{table.name}/weight", (row, column), whole, weight.detach().numpy()
-            (momentum,) = state.values()
-            repeated = np.repeat(momentum.numpy()[:, None], weight.shape[1], 1)
-            yield f"{table.name}/momentum", (row, column), whole, repeated
+            for momentum in state.values():  # SGD has none
+                yield f"{table.name}/momentum", (row, column), whole, per_column(momentum, weight.shape[1])
     for name, parameter in built.model.named_parameters():
         if type(parameter.data) is torch.Tensor and (".embedding_bags." in f".{name}" or ".embeddings." in f".{name}"):
             table = name.split(".")[-2]
             for optimizer in torch_optimizers(built):
-                if parameter in optimizer.state:
-                    total = optimizer.state[parameter]["sum"].numpy()
+                if any(parameter is p for group in optimizer.param_groups for p in group["params"]):
                     yield f"{table}/weight", (0, 0), tuple(parameter.shape), parameter.detach().numpy()
-                    yield f"{table}/momentum", (0, 0), tuple(parameter.shape), np.repeat(total, parameter.shape[1], 1)
+                total = optimizer.state.get(parameter, {}).get("sum")  # SGD has none
+                if total is not None:
+                    yield f"{table}/momentum", (0, 0), tuple(parameter.shape), per_column(total, parameter.shape[1])
+
+
+def per_column(state: torch.Tensor, width: int) -> np.ndarray:
+    """State (rows, width) of a value per row, (rows,) or (rows, 1), or per weight."""
+    values = state.numpy().reshape(len(state), -1)
+    return np.repeat(values, width, 1) if values.shape[1] == 1 else values
 
 
 def torch_optimizers(built: Built) -> list[torch.optim.Optimizer]:

@@ -89,11 +89,11 @@ def test_rows_by_key_other_names_and_other_ranks(tmp_path):
     lines = begun.outputs[0].splitlines()
     for line in (
         f"warm start from {tmp_path}/a/run/checkpoints/step-00000003",
-        "  table user: 2,900 of 3,600 rows, by key; 700 keep their first values",
-        "  table topic: 1,500 of 1,500 rows of tag, row by row",
+        "  table user: 2,900 of 3,600 rows, by key, with their optimizer state; 700 keep their first values",
+        "  table topic: 1,500 of 1,500 rows of tag, row by row, with their optimizer state",
         "  table rate: its boundaries are others; first values stay",
-        "  table tab: 5 of 7 rows, by key; 2 keep their first values",
-        "  dense head.towers.weights.0: taken",
+        "  table tab: 5 of 7 rows, by key, with their optimizer state; 2 keep their first values",
+        "  dense head.towers.weights.0: taken, with its optimizer state",
     ):
         assert line in lines, begun.text
 
@@ -132,3 +132,24 @@ def test_what_belongs_to_a_task_or_a_feature_is_found_by_its_name(tmp_path):
     lines = [line for line in begun.outputs[0].splitlines() if "model." in line and "weights.0" in line]
     assert lines
     assert any("first values stay for feature share" in line for line in lines), begun.text
+
+
+def test_a_statistic_or_dense_feature_that_was_fitted_otherwise_begins_anew(tmp_path):
+    """The boundaries of rate are the same, and its mean is another, as is the deviation of age."""
+    data = make_data(tmp_path / "data", rows=200, files=1)
+    first = run(1, "train", make_config(tmp_path / "a", data), *settings(train__max_steps=2))
+    assert first.codes == [0], first.text
+    tree = make_schema().model_dump(exclude_none=True, mode="json")
+    for feature in tree["feature"]:
+        feature.update({"rate": {"mean": 0.25}, "age": {"std": 4.0}}.get(feature["name"], {}))
+    save_schema(Schema.model_validate(tree), data / "schema.toml")
+    begun = run(1, "train", make_config(tmp_path / "b", data), *FROZEN, "--from", tmp_path / "a" / "run")
+    assert begun.codes == [0], begun.text
+    there, here = (open_stored(next((tmp_path / r / "run" / "checkpoints").glob("step-*")))[0] for r in "ab")
+    old, new = (stored.whole("dense/head.linear.weight").numpy() for stored in (there, here))  # rate, age, three of vector
+    assert np.abs(old).min() > 1e-3
+    np.testing.assert_array_equal(new[:, 2:], old[:, 2:])
+    np.testing.assert_allclose(new[:, :2], 0, atol=1e-20)
+    lines = begun.outputs[0].splitlines()
+    assert "  table rate: its mean was 0.1 and is 0.25; first values stay" in lines
+    assert "  feature age: its std was 3 and is 4; weights that read it keep their first values" in lines

@@ -13,7 +13,8 @@ gradient's mean square over all columns is the weighted mean of the blocks' mean
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ def weight_pieces(model: DistributedModelParallel) -> Iterator[Piece]:
 def optimizer_pieces(model: DistributedModelParallel, optimizer: KeyedOptimizer) -> Iterator[Piece]:
     """The optimizers' state that this rank writes."""
     plans = table_plans(model)
-    for name, key, value in _optimizer_state(optimizer):
+    for name, key, value in optimizer_state(optimizer):
         table = table_of(name)
         if table is None:
             if _writes_shared(name):
@@ -152,51 +153,91 @@ def load_optimizer(
     # AdamW creates its state in its first step, and loading can only fill state that exists. This step of zero gradients
     # changes parameters (by weight decay); loading weights afterwards undoes that.
     optimizer.init_state()
-    plans = table_plans(model)
     pieces: list[Piece] = []
-    for name, key, value in _optimizer_state(optimizer):
+    for name, key, value in optimizer_state(optimizer):
         table = table_of(name)
         if table is None:
             pieces.append(Piece.whole(f"dense_optimizer/{name}/{key}", value))
         elif key == "steps":
             value.fill_(float(stored.whole(f"tables/{table}/steps")))
-        elif not hasattr(value, "local_shards"):
-            if value.shape[1] == 1:
-                columns = plans[table].blocks[0]
-                pieces += _row_wise(stored, f"tables/{table}/{key}", value, 0, columns, before[table].blocks)
-            else:
-                pieces.append(Piece.whole(f"tables/{table}/{key}", value))
+    for part in table_states(model, optimizer):
+        if part.row_wise:
+            pieces += _row_wise(stored, part, before[part.table])
         else:
-            size, blocks = tuple(value.size()), plans[table].blocks
-            for shard in _filled(value):
-                if shard.tensor.dim() == 2:
-                    pieces.append(Piece(f"tables/{table}/{key}", size, tuple(shard.metadata.shard_offsets), shard.tensor))
-                else:
-                    _, row, columns = _place(size, shard, blocks)
-                    pieces += _row_wise(stored, f"tables/{table}/{key}", shard.tensor, row, columns, before[table].blocks)
+            pieces.append(Piece(part.logical, part.shape, (part.first_row, part.columns[0]), part.values))
     stored.read(pieces)
-    _set_fused_steps(model, stored)
+    # An optimizer without state, such as plain SGD of a data-parallel table, stores no counter.
+    counters = {name: f"tables/{name}/steps" for names, _ in _fused_modules(model) for name in names}
+    set_fused_steps(model, {name: int(stored.whole(c)) for name, c in counters.items() if c in stored.tensors})
 
 
-def _row_wise(stored: Stored, name: str, out: torch.Tensor, row: int, columns: tuple[int, int], blocks: Columns) -> list[Piece]:
-    """Pieces that fill `out`, the row-wise state of `columns` for the rows from `row` on. blocks: of the checkpoint. If several
-    blocks overlap `columns`, fills `out` with their mean and returns no pieces. Raises ValueError for a missing tensor."""
+def _row_wise(stored: Stored, part: "TableState", plan: TablePlan) -> list[Piece]:
+    """Pieces that fill row-wise state. plan: of the checkpoint. If several blocks there overlap the part's columns, fills it
+    with their mean and returns no pieces. Raises ValueError for a missing tensor."""
+    name, row, out = part.logical, part.first_row, part.values.view(1, -1)
     if name not in stored.tensors:
         raise ValueError(f"it holds no {name}; the table was trained with another optimizer")
-    shape, rows, flat = stored.shape(name), out.numel(), out.view(1, -1)
-    first, width = columns
-    shares = [(n, min(f + w, first + width) - max(f, first)) for n, (f, w) in enumerate(blocks)]
-    shares = [(block, share) for block, share in shares if share > 0]
+    shares = plan.shares(part.columns)
     if len(shares) == 1:
-        return [Piece(name, shape, (shares[0][0], row), flat)]
-    total = torch.zeros(1, rows, dtype=torch.float64)
-    for block, share in shares:
-        total += stored.box(name, (block, row), (1, rows)).double() * share
-    flat.copy_(total / sum(share for _, share in shares))
+        return [Piece(name, stored.shape(name), (shares[0][0], row), out)]
+    out.copy_(row_wise_values(stored, name, shares, row, out.numel()))
     return []
 
 
-def _optimizer_state(optimizer: KeyedOptimizer) -> Iterator[tuple[str, str, Any]]:
+def row_wise_values(stored: Stored, name: str, shares: list[tuple[int, int]], row: int, count: int) -> torch.Tensor:
+    """State (count,), float64, of rows row .. row + count - 1: the mean of blocks, each weighted by its share of columns."""
+    total = torch.zeros(count, dtype=torch.float64)
+    for block, share in shares:
+        total += stored.box(name, (block, row), (1, count))[0].double() * share
+    return total / sum(share for _, share in shares)
+
+
+@dataclass(frozen=True)
+class TableState:
+    """A part of the optimizer's state of a sharded table, on this rank."""
+
+    table: str
+    key: str
+    shape: tuple[int, int]
+    """(rows, dim) of the whole table."""
+    values: torch.Tensor
+    """(rows, columns) of the part; (rows,) if row-wise."""
+    first_row: int
+    columns: tuple[int, int]
+    """(first column, number of columns) of the table's weights that the part belongs to."""
+
+    @property
+    def row_wise(self) -> bool:
+        return self.values.dim() == 1
+
+    @property
+    def logical(self) -> str:
+        """Name in a checkpoint."""
+        return f"tables/{self.table}/{self.key}"
+
+
+def table_states(model: DistributedModelParallel, optimizer: KeyedOptimizer) -> Iterator[TableState]:
+    """The state of sharded tables on this rank, without step counters."""
+    plans, sizes = table_plans(model), {t: tuple(v.size()) for n, v in model.state_dict().items() if (t := table_of(n))}
+    for name, key, value in optimizer_state(optimizer):
+        table = table_of(name)
+        if table is None or key == "steps":
+            continue
+        rows, dim = sizes[table]
+        if not hasattr(value, "local_shards"):
+            values = value.view(-1) if value.shape[1] == 1 else value
+            yield TableState(table, key, (rows, dim), values, 0, (0, dim))
+            continue
+        for shard in _filled(value):
+            if shard.tensor.dim() == 2:
+                row, column = shard.metadata.shard_offsets
+                yield TableState(table, key, (rows, dim), shard.tensor, row, (column, shard.tensor.shape[1]))
+            else:
+                _, row, columns = _place(tuple(value.size()), shard, plans[table].blocks)
+                yield TableState(table, key, (rows, dim), shard.tensor, row, columns)
+
+
+def optimizer_state(optimizer: KeyedOptimizer) -> Iterator[tuple[str, str, Any]]:
     """(parameter, key, value), with the model's parameter names and with keys that all optimizers share."""
     for full, state in optimizer.state_dict()["state"].items():
         # build_optimizer prefixes names with "fused." or "dense.GROUP.".
@@ -227,13 +268,12 @@ def _fused_steps(model: nn.Module) -> dict[str, int]:
     return {name: max(int(m.iter), int(m.iter_cpu)) for names, m in _fused_modules(model) for name in names}
 
 
-def _set_fused_steps(model: nn.Module, stored: Stored) -> None:
+def set_fused_steps(model: nn.Module, steps: Mapping[str, int]) -> None:
+    """Sets the counters of FBGEMM's modules. steps: by table; a module of several tables takes the largest."""
     for names, module in _fused_modules(model):
-        # An optimizer without state, such as plain SGD of a data-parallel table, stores no counter.
-        counters = [f"tables/{name}/steps" for name in names]
-        steps = max((int(stored.whole(c)) for c in counters if c in stored.tensors), default=0)
-        module.iter.fill_(steps)
-        module.iter_cpu.fill_(steps)  # FBGEMM increments iter_cpu; it copies iter into it only if iter_cpu is 0
+        count = max((steps[name] for name in names if name in steps), default=0)
+        module.iter.fill_(count)
+        module.iter_cpu.fill_(count)  # FBGEMM increments iter_cpu; it copies iter into it only if iter_cpu is 0
 
 
 def _writes_shared(name: str) -> bool:

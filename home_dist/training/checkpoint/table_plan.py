@@ -29,6 +29,12 @@ class TablePlan:
     def blocks(self) -> Columns:
         return tuple(sorted({s.columns for s in self.shards}))
 
+    def shares(self, columns: tuple[int, int]) -> list[tuple[int, int]]:
+        """(block, number of common columns) of each block that overlaps `columns`, which are (first column, number)."""
+        first, width = columns
+        common = ((n, min(f + w, first + width) - max(f, first)) for n, (f, w) in enumerate(self.blocks))
+        return [(block, share) for block, share in common if share > 0]
+
     def to_json(self) -> dict[str, Any]:
         shards = [{"rank": s.rank, "rows": list(s.rows), "columns": list(s.columns)} for s in self.shards]
         return {"sharding": self.sharding, "shards": shards}

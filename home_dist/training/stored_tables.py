@@ -1,0 +1,89 @@
+"""Where a run's tables lie in its checkpoint, and how their rows are read by a map."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from home_dist.embeddings.replicated import ReplicatedTables
+from home_dist.errors import CheckpointError
+from home_dist.schema import InputLayout, Table
+from home_dist.training.checkpoint.pieces import Stored
+from home_dist.training.matching_rows import Map
+
+_BLOCK_BYTES = 64 * 2**20
+"""Stored rows that are in memory at one time."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Position of a table in a checkpoint: rows first .. first + rows - 1 of `tensor`."""
+
+    tensor: str
+    first: int
+    rows: int
+
+
+def all_tables(layout: InputLayout) -> dict[str, Table]:
+    """Tables by name, including tables of statistics' buckets."""
+    return {i.table.name: i.table for i in layout.inputs}
+
+
+def replicated_tables(layout: InputLayout) -> ReplicatedTables:
+    """Replicated tables as the network makes them, to look up each table's place."""
+    return ReplicatedTables([i for i in layout.inputs if i.table.replicated], 0.0)
+
+
+def replicated_weight(key: str) -> str:
+    """Name, in the model, of the weight that holds all replicated tables of one width. key: see ReplicatedTables.place."""
+    return f"head.features.replicated.weights.{key}"
+
+
+def table_places(layout: InputLayout, stored: Stored) -> Iterator[tuple[str, Place]]:
+    """(table, its place) of all tables. Raises CheckpointError if the checkpoint lacks one."""
+    small = replicated_tables(layout)
+    for table in all_tables(layout).values():
+        if table.replicated:
+            key, first = small.place(table.name)
+            tensor = f"dense/{replicated_weight(key)}"
+        else:
+            tensor, first = f"tables/{table.name}/weight", 0
+        if tensor not in stored.tensors:
+            raise CheckpointError(f"{stored.folder}: it holds no {tensor}, which its run's schema asks for. Use another one.")
+        yield table.name, Place(tensor, first, table.rows)
+
+
+def gather(
+    rows: Map,
+    out: torch.Tensor,
+    read: Callable[[int, int], torch.Tensor],
+    row_bytes: int,
+    block_bytes: int = _BLOCK_BYTES,
+) -> None:
+    """Sets out[i] to stored row rows[i] unless rows[i] is -1. out: (n, ...).
+
+    read(first, count) returns stored rows (count, ...). It is called for blocks of at most `block_bytes`, and only for those
+    that hold a row of the map.
+    """
+    wanted = np.flatnonzero(rows >= 0)
+    order = wanted[np.argsort(rows[wanted], kind="stable")]
+    sorted_rows = rows[order]
+    step, begin = max(1, block_bytes // row_bytes), 0
+    while begin < len(order):
+        first = int(sorted_rows[begin])
+        end = int(np.searchsorted(sorted_rows, first + step))
+        values = read(first, int(sorted_rows[end - 1]) + 1 - first)
+        taken = torch.from_numpy(sorted_rows[begin:end] - first)
+        out[torch.from_numpy(order[begin:end])] = values[taken].to(out)
+        begin = end
+
+
+def gather_box(stored: Stored, place: Place, rows: Map, column: int, out: torch.Tensor) -> None:
+    """Sets out[i] to columns column .. of row rows[i] of the table at `place`, unless rows[i] is -1. out: (n, columns)."""
+    width = out.shape[1]
+
+    def read(first: int, count: int) -> torch.Tensor:
+        return stored.box(place.tensor, (place.first + first, column), (count, width))
+
+    gather(rows, out, read, width * stored.dtype(place.tensor).itemsize)
