@@ -53,6 +53,11 @@ def evaluate(
     checkpoint: Annotated[
         Path | None, typer.Option(help="A checkpoint of the run, or RUN/best; by default the newest.")
     ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Other data to evaluate on, such as later days: a folder or URL with a schema.toml.")
+    ] = None,
+    pooled: Annotated[bool, typer.Option("--pooled", help="Measure the splits together, as one.")] = False,
+    out: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
 ) -> None:
     """Evaluate a run's checkpoint, on any number of ranks."""
     from home_dist.distributed import ranks
@@ -61,7 +66,7 @@ def evaluate(
 
     settings, _ = alike_on_all_ranks(RunFolder(run).open)
     chosen = tuple(dict.fromkeys(s.value for s in split or ()))
-    evaluating.evaluate_run(run, checkpoint, chosen, ranks.form_ranks(settings.distributed))
+    evaluating.evaluate_run(run, checkpoint, chosen, ranks.form_ranks(settings.distributed), data, pooled, out)
 
 
 @command(group)

@@ -92,7 +92,7 @@ class ColumnReader:
 
     def ids(self, item: IdInput) -> Chunks:
         """(rows,) row of the item's table for each row read."""
-        if item.rows_of is not None:
+        if item.look_up is not None:
             return [_kept(item, self._looked_up(item, self._joined(item.column)))]
         chunks = self._whole(item.column, self._chunks(item.column))
         self._refuse_nulls(item.column, chunks)
@@ -100,9 +100,9 @@ class ColumnReader:
 
     def _looked_up(self, item: IdInput, chunks: Sequence[pa.Array], offsets: NDArray[np.int64] | None = None) -> NDArray:
         """Table rows of keys. chunks: one key per row; with `offsets`, the keys of the rows' lists, one list after another."""
-        if item.rows_of is None:
+        rows_of = item.look_up
+        if rows_of is None:
             raise ValueError("a column of rows needs no look-up")
-        rows_of = item.rows_of
         return np.concatenate([np.zeros(0, np.int64), *self._keyed(item.column, chunks, rows_of, offsets)])
 
     def _keyed(
@@ -144,7 +144,7 @@ class ColumnReader:
         """Columns whose lists are equally long in each row."""
         offsets, columns = None, []
         for item in items:
-            if item.rows_of is not None:
+            if item.look_up is not None:
                 item_offsets, chunks = self._flat(item.column)
                 values: Chunks = [_kept(item, self._looked_up(item, chunks, item_offsets))]
             else:
@@ -154,7 +154,7 @@ class ColumnReader:
             elif not np.array_equal(item_offsets, offsets):
                 problem = f"its lists differ in length from those of {items[0].column!r}, with which it forms a history"
                 raise self.fail(item.column, problem, np.diff(item_offsets) != np.diff(offsets))
-            columns.append(values if item.rows_of is not None else self._checked_ids(item, values, item_offsets))
+            columns.append(values if item.look_up is not None else self._checked_ids(item, values, item_offsets))
         if offsets is None:
             raise ValueError("a group of list columns has at least one column")
         weights = None

@@ -93,6 +93,24 @@ def open_found(store: Store, files: list[Found], schema: Schema, layout: InputLa
     )
 
 
+def joined(files: Sequence[DataFiles]) -> DataFiles:
+    """Files of several splits as one, in this order."""
+    groups, first = [], 0
+    for part in files:
+        groups += [g._replace(file=first + g.file) for g in part.groups]
+        first += len(part.paths)
+    return DataFiles(
+        paths=tuple(p for part in files for p in part.paths),
+        groups=tuple(groups),
+        columns=files[0].columns,
+        dictionaries=tuple(dict.fromkeys(d for part in files for d in part.dictionaries)),
+        store=files[0].store,
+        names=tuple(n for part in files for n in part.names),
+        partitions=tuple(p for part in files for p in part.partitions),
+        row_values=max(part.row_values for part in files),
+    )
+
+
 @dataclass(frozen=True)
 class _Footer:
     """The facts kept from a file's footer."""
@@ -213,7 +231,7 @@ def by_column(uses: Iterable[tuple[str, str]]) -> Uses:
 
 
 def _kind_of(item: IdInput) -> str:
-    kind = "integer" if item.rows_of is None else item.rows_of.type
+    kind = "integer" if item.look_up is None else item.look_up.type
     return f"{kind}s" if item.is_list else kind
 
 

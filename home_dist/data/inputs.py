@@ -9,12 +9,14 @@ from home_dist.config import RunConfig
 from home_dist.data.ahead import MOST_DECODERS
 from home_dist.data.bad_rows import BadRowLog
 from home_dist.data.files import DataFiles, open_files
+from home_dist.data.matching_rows import RunSide
+from home_dist.data.other_data import read_as
 from home_dist.data.reader import Reader
-from home_dist.data.side_files import with_local_schema
+from home_dist.data.side_files import with_data, with_local_schema
 from home_dist.distributed.ranks import Ranks
 from home_dist.errors import ConfigError
 from home_dist.files.stores import join
-from home_dist.schema import InputLayout, Schema, build_layout
+from home_dist.schema import InputLayout, Schema, build_layout, load_schema
 
 # Evaluation keeps no gradients: larger batches fit in memory.
 _EVALUATION_FACTOR = 4
@@ -77,18 +79,31 @@ class Inputs:
         }
 
 
-def open_inputs(config: RunConfig, schema: Schema, splits: tuple[str, ...] = ("train", "validation", "test")) -> Inputs:
-    """Opens and checks the run's splits. schema: of the data; a run may train only some of its tasks. Raises ConfigError or
-    DataError."""
+def open_inputs(
+    config: RunConfig,
+    schema: Schema,
+    splits: tuple[str, ...] = ("train", "validation", "test"),
+    recorded: dict[str, str] | None = None,
+    other: str | None = None,
+) -> Inputs:
+    """Opens and checks the run's splits.
+
+    schema: of the run, which may train only some of its tasks. If that of the data is another one, the data is read as the
+    run's (other_data.py). recorded: SHA-256 of tables' vocabularies when the run began; other: folder or URL of other data that
+    is read in place of data.path. Raises ConfigError or DataError.
+    """
     for key, names in (("train.task_weights.{}", config.train.task_weights), ("data.tasks: {}", config.data.tasks)):
         unknown = sorted(set(names) - {t.name for t in schema.task})
         if unknown:
             task_names = ", ".join(t.name for t in schema.task)
             raise ConfigError(f"{key.format(unknown[0])}: no such task; there are: {task_names}")
-    schema = schema.only(config.data.tasks) if config.data.tasks else schema
+    whole, schema = schema, schema.only(config.data.tasks) if config.data.tasks else schema
     layout = build_layout(schema, with_local_schema(config))
+    reads = config if other is None else with_data(config, other)
+    there = load_schema(with_local_schema(reads).schema_path())
+    layout = read_as(layout, RunSide(config, whole, recorded or {}), RunSide(reads, there, {}), reads.data.shown)
     folders = {s: getattr(config.data, s) for s in splits}
-    files = {s: open_files(join(config.data.path, f), schema, layout) for s, f in folders.items() if f}
+    files = {s: open_files(join(reads.data.path, f), schema, layout) for s, f in folders.items() if f}
     if "train" in splits and "train" not in files:
         raise ConfigError("data.train is empty: name the folder of the training files")
     return Inputs(config, schema, layout, files)

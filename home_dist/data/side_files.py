@@ -48,6 +48,11 @@ def with_local_schema(config: RunConfig) -> RunConfig:
     return _with_schema(config, str(_copied(store, place, info, folder, fill) / name))
 
 
+def with_data(config: RunConfig, path: str) -> RunConfig:
+    """The configuration with another data folder or URL, and the schema that lies there."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": path, "data_schema": None})})
+
+
 def side_file(config: RunConfig, name: str) -> Path | None:
     """A file beside the schema, on this machine; None if missing. config: before `with_local_schema`. Raises DataError."""
     data = config.data

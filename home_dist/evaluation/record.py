@@ -25,6 +25,11 @@ def record(path: Path, scores_folder: Path, splits: dict[str, Evaluation], step:
             arrays = {"scores": s.scores, "labels": s.labels, "weights": s.weights, "groups": s.groups}
             with whole_file(scores_folder / f"{split}.npz") as file:
                 np.savez_compressed(file, allow_pickle=False, **arrays)
+    write_figures(path, splits, step, samples)
+
+
+def write_figures(path: Path, splits: dict[str, Evaluation], step: int, samples: int) -> None:
+    """Writes metrics per split and task, slices and calibration. samples: that the model was trained on up to `step`."""
     tree: dict[str, Any] = {"step": step, "samples": samples, **{split: e.to_json() for split, e in splits.items()}}
     tree["calibration"] = {split: e.calibration_to_json() for split, e in splits.items()}
     slices = {split: [asdict(part) for part in e.slices] for split, e in splits.items() if e.slices}

@@ -35,6 +35,7 @@ from home_dist.schema import IdInput, InputLayout, build_layout, load_schema
 from home_dist.sequence.history import History
 from home_dist.training.build import build
 from home_dist.training.checkpoint.loading import load
+from home_dist.training.run_folder import RunFolder
 
 PROGRAM, COMPILED, ABOUT, REPORT = "program.pt2", "program.aot.pt2", "program.json", "report.json"
 _MOST = 1 << 30
@@ -204,18 +205,13 @@ def _layout(folder: Path) -> InputLayout:
     def with_rows(item: IdInput) -> IdInput:
         return replace(item, rows_of=managed.get(item.table.name, item.rows_of))
 
-    sequences = tuple(
-        replace(
-            s, fields=tuple(replace(e, field=with_rows(e.field), target=e.target and with_rows(e.target)) for e in s.fields)
-        )
-        for s in layout.sequences
-    )
-    return replace(layout, features=tuple(map(with_rows, layout.features)), sequences=sequences)
+    return layout.of_each_input(with_rows)
 
 
 def parity(source: Source, program: Program, ranks: Ranks, rows: int = 1000) -> list[Parity]:
     """Compares program and trainer on the run's test split, which both read in the order of the files."""
-    inputs = open_inputs(source.config, source.schema, ("test",))
+    recorded = RunFolder(source.checkpoint.parent.parent).recorded_vocabularies()
+    inputs = open_inputs(source.config, source.schema, ("test",), recorded)
     model = build(inputs, ranks).model
     load(source.checkpoint, model, None)
     trainer = scored(model, inputs.evaluation_reader("test", ranks), ranks)

@@ -11,6 +11,7 @@ from home_dist.data.side_files import with_local_schema
 from home_dist.errors import ConfigError
 from home_dist.files.whole import whole_folder
 from home_dist.schema import InputLayout, Schema, build_layout
+from home_dist.schema.meaning import fingerprint
 from home_dist.training.checkpoint.of_run import find
 from home_dist.training.checkpoint.pieces import Stored
 from home_dist.training.checkpoint.reading import open_stored
@@ -35,11 +36,12 @@ class Source:
     def open(path: Path) -> "Source":
         """path: a checkpoint, a run.dir or RUN/best. Raises CheckpointError or ConfigError."""
         checkpoint = find(path)
-        config, schema = RunFolder(checkpoint.parent.parent).open()
+        config, whole = RunFolder(checkpoint.parent.parent).open()
         config = with_local_schema(config)
-        schema = schema.only(config.data.tasks) if config.data.tasks else schema
+        schema = whole.only(config.data.tasks) if config.data.tasks else whole
         layout = build_layout(schema, config)
         stored, record = open_stored(checkpoint)
+        record.refuse_other_meaning(checkpoint, fingerprint(whole))
         return Source(checkpoint, config, schema, layout, stored, record, dict(table_places(layout, stored)))
 
     def table_shape(self, table: str) -> tuple[int, int]:
@@ -60,7 +62,8 @@ class Source:
 
     def metadata(self) -> dict[str, str]:
         versions = self.record.versions
-        return {"checkpoint": self.checkpoint.name, "step": str(self.record.state.step), "home_dist": versions["home_dist"]}
+        told = {"checkpoint": self.checkpoint.name, "step": str(self.record.state.step), "home_dist": versions["home_dist"]}
+        return told | {"meaning": fingerprint(self.schema)}
 
 
 def written_whole(out: Path, write: Callable[[Path], None]) -> None:

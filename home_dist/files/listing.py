@@ -73,6 +73,18 @@ def find_files(place: str) -> tuple[Store, list[Found]]:
     return store, files
 
 
+def is_there(place: str) -> bool:
+    """Whether a folder or file is there. Of a glob it is not known before it is listed: True. Raises DataError for a store that
+    does not answer."""
+    store, path = open_store(place)
+    if _GLOB.search(path) and not (store.local and Path(path).exists()):
+        return True
+    try:
+        return bool(store.filesystem.get_file_info(path).type != fs.FileType.NotFound)
+    except OSError as error:
+        raise unreachable(store, path, error) from None
+
+
 def data_files(listed: Iterable[Listed], pattern: str = "") -> list[Found]:
     """The listed files that are data, in the order of their names; a file with several names (links) is taken once.
 

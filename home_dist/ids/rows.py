@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from home_dist.ids.arrow_types import is_text
 from home_dist.ids.hashing import Hashes, hash_integers, hash_texts, rows_of_hashes
-from home_dist.ids.keys import KeyType, as_keys, key_numbers, missing
+from home_dist.ids.keys import KeyType, NotKeys, as_keys, key_numbers, missing
 
 _KEY_SEED = 0  # hash seed of texts within a vocabulary, and of values out of it
 
@@ -102,6 +102,26 @@ class VocabularyRows(_Keyed):
             same = pc.equal(self._texts.take(pa.array(at)), keys.cast(pa.large_string()))
             known &= np.asarray(pc.fill_null(same, False))
         return np.where(known, self._of_row[at], unknown)
+
+
+class TranslatedRows:
+    """Rows of another table -> rows of this one."""
+
+    type: KeyType = "integer"
+
+    def __init__(self, rows: NDArray[np.int64], table: str):
+        """rows: (n,), for each row of the other table the row of this one; table: for messages."""
+        self._rows, self._table = rows, table
+
+    def __call__(self, values: pa.Array) -> NDArray[np.int64]:
+        """(n,) rows -> (n,) rows. Raises NotKeys for a value that is no row of the other table."""
+        keys = as_keys(values, "integer")
+        numbers = key_numbers(keys)
+        bad = missing(keys) | (numbers < 0) | (numbers >= len(self._rows))
+        if bad.any():
+            first = keys[int(np.argmax(bad))].as_py()
+            raise NotKeys(f"{first} is no row of table {self._table!r}, whose rows are 0 to {len(self._rows) - 1}", bad)
+        return self._rows[numbers]
 
 
 def hash_keys(keys: pa.Array, seed: int) -> Hashes:

@@ -5,7 +5,8 @@ history uses, or that are pooled in two ways, are in an EmbeddingCollection (one
 EmbeddingBagCollection (pooled where they are stored).
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from home_dist.config import PretrainedSection, RunConfig
@@ -64,6 +65,13 @@ class IdInput:
     """Column of a weighted list's weights."""
     rows_of: RowsOf | None = field(default=None, compare=False)
     """Maps the column's values to rows; None for a column that holds rows."""
+    translated: RowsOf | None = field(default=None, compare=False)
+    """For a column that holds rows of another data set's table: maps them to this table's."""
+
+    @property
+    def look_up(self) -> RowsOf | None:
+        """Maps what the files hold to rows; None if they hold the rows themselves."""
+        return self.rows_of or self.translated
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,14 @@ class InputLayout:
         """All columns of ids: features and fields of histories."""
         fields = tuple(e.field for s in self.sequences for e in s.fields)
         return self.features + fields
+
+    def of_each_input(self, change: Callable[[IdInput], IdInput]) -> "InputLayout":
+        """The layout with each column of ids changed, in features and histories alike."""
+        sequences = tuple(
+            replace(s, fields=tuple(replace(e, field=change(e.field), target=e.target and change(e.target)) for e in s.fields))
+            for s in self.sequences
+        )
+        return replace(self, features=tuple(map(change, self.features)), sequences=sequences)
 
     @property
     def weighted(self) -> tuple[IdInput, ...]:

@@ -10,7 +10,16 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from home_dist.schema.spec import DenseFeature, IdFeature, PretrainedFeature, Schema, StatisticFeature, TableSpec
+from home_dist.schema.spec import (
+    DenseFeature,
+    IdFeature,
+    PretrainedFeature,
+    Schema,
+    SequenceSpec,
+    StatisticFeature,
+    TableSpec,
+    TaskSpec,
+)
 from home_dist.schema.values import HashValues, VocabularyValues
 
 Facts = dict[str, Any]
@@ -42,6 +51,15 @@ def differences(there: Schema, here: Schema) -> list[str]:
     return lines
 
 
+def without_told(schema: Schema) -> Schema:
+    """The schema without origins and `means`, which older versions did not write."""
+    tables = tuple(t.model_copy(update={"origin": None, "means": None}) for t in schema.table)
+    features = tuple(f.model_copy(update={"means": None}) if isinstance(f, StatisticFeature) else f for f in schema.feature)
+    sequences = tuple(s.model_copy(update={"means": None}) for s in schema.sequence)
+    tasks = tuple(t.model_copy(update={"means": None}) for t in schema.task)
+    return schema.model_copy(update={"table": tables, "feature": features, "sequence": sequences, "task": tasks})
+
+
 def changed_facts(there: Facts, here: Facts) -> list[str]:
     """Facts that both tell, but differently, in words."""
     return [
@@ -49,6 +67,11 @@ def changed_facts(there: Facts, here: Facts) -> list[str]:
         for name in there
         if there[name] is not None and here.get(name) is not None and there[name] != here[name]
     ]
+
+
+def told(entry: StatisticFeature | SequenceSpec | TaskSpec) -> Facts:
+    """What its maker says of an entry, apart from its name and column."""
+    return {"it": entry.means}
 
 
 def table_facts(table: TableSpec) -> Facts:

@@ -1,12 +1,18 @@
 """`home-dist evaluate`, as every rank runs it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from home_dist.config import RunConfig
+from home_dist.data.files import joined
 from home_dist.data.inputs import open_inputs
 from home_dist.distributed.ranks import Ranks, together
 from home_dist.errors import ConfigError
+from home_dist.evaluation.record import write_figures
 from home_dist.evaluation.split import evaluate_splits
+from home_dist.files.listing import is_there
+from home_dist.files.stores import join, without_secrets
+from home_dist.schema.meaning import fingerprint
 from home_dist.screen import Screen
 from home_dist.training.bad_row_report import BadRowReport
 from home_dist.training.build import build
@@ -15,26 +21,52 @@ from home_dist.training.checkpoint.of_run import find
 from home_dist.training.opening import detected, kernel_taken
 from home_dist.training.run_folder import RunFolder
 
+_SPLITS = ("train", "validation", "test")
 
-def evaluate_run(run_dir: Path, checkpoint: Path | None, splits: tuple[str, ...], ranks: Ranks) -> None:
-    """Evaluates the given checkpoint, or the run's newest, on the splits (default: validation and test). Raises UserError."""
+
+def evaluate_run(
+    run_dir: Path,
+    checkpoint: Path | None,
+    splits: tuple[str, ...],
+    ranks: Ranks,
+    data: str | None = None,
+    pooled: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Evaluates the given checkpoint, or the run's newest, on the splits (default: validation and test).
+
+    data: folder or URL of other data; by default all of its splits are read. pooled: measures the splits as one. out: file for
+    the figures. Raises UserError.
+    """
     screen = Screen(ranks.first)
     folder = RunFolder(run_dir)
     config, schema = together(folder.open)
-    splits = together(lambda: _splits_asked_for(folder, config, splits))
+    splits = together(lambda: _splits_asked_for(folder, config, splits, data))
     screen.say(together(lambda: detected(ranks, config.kernel)))
     chosen = together(lambda: find(checkpoint or run_dir))
-    inputs = together(lambda: open_inputs(config, schema, splits))
+    inputs = together(lambda: open_inputs(config, schema, splits, folder.recorded_vocabularies(), data))
+    if pooled:
+        inputs = replace(inputs, files={"+".join(inputs.files): joined(list(inputs.files.values()))})
     built = together(lambda: build(inputs, ranks))
     screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))
-    state = load(chosen, built.model, None)
+    state = load(chosen, built.model, None, fingerprint(schema))
     screen.say(f"checkpoint: {chosen}, step {state.step:,}")
     bad_rows = BadRowReport(ranks, screen)
-    evaluate_splits(inputs, tuple(inputs.files), built.model, ranks, screen, bad_rows, state.step)
+    evaluations = evaluate_splits(inputs, tuple(inputs.files), built.model, ranks, screen, bad_rows, state.step)
+    if out is not None and ranks.first:
+        write_figures(out, evaluations, state.step, state.samples)
+        screen.say(f"figures: {out}")
 
 
-def _splits_asked_for(folder: RunFolder, config: RunConfig, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """`asked`, or by default the run's validation and test. Raises ConfigError for splits that the run does not have."""
+def _splits_asked_for(folder: RunFolder, config: RunConfig, asked: tuple[str, ...], data: str | None) -> tuple[str, ...]:
+    """`asked`, or by default the run's validation and test, or those that other data has. Raises ConfigError for splits that
+    the run does not have."""
+    if data is not None and not asked:
+        places = {s: join(data, getattr(config.data, s)) for s in _SPLITS if getattr(config.data, s)}
+        asked = tuple(s for s, place in places.items() if is_there(place))
+        if not asked:
+            shown = without_secrets(data)
+            raise ConfigError(f"{shown}: holds none of the run's splits ({', '.join(places)}). Name another folder.")
     default = tuple(s for s in ("validation", "test") if getattr(config.data, s))
     if not asked and not default:
         raise ConfigError(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from home_dist.data.matching_rows import Map, Unknown
 from home_dist.layers.axis_names import Axes, Names
-from home_dist.training.matching_rows import Map, Unknown
 
 _NAMED = 5  # names listed in a line at most
 

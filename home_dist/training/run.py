@@ -6,11 +6,13 @@ from pathlib import Path
 
 from home_dist.config import config_tree
 from home_dist.data.inputs import Inputs
+from home_dist.data.matching_rows import vocabulary_hashes
 from home_dist.distributed.ranks import Ranks, together
 from home_dist.embeddings.sharding import plan_rows
 from home_dist.evaluation.record import record
 from home_dist.evaluation.split import evaluate, evaluate_splits
 from home_dist.metrics import mean_row
+from home_dist.schema.meaning import fingerprint
 from home_dist.screen import Screen
 from home_dist.training.bad_row_report import BadRowReport
 from home_dist.training.build import Built, build
@@ -19,7 +21,6 @@ from home_dist.training.checkpoint.loading import load
 from home_dist.training.checkpoint.saver import Saver
 from home_dist.training.checkpoint.state import TrainState
 from home_dist.training.events import EventLog
-from home_dist.training.matching_rows import vocabulary_hashes
 from home_dist.training.observer import Observer
 from home_dist.training.opening import kernel_taken, plan_table
 from home_dist.training.optimizers import Schedule
@@ -68,11 +69,12 @@ class Run:
     ) -> "Run":
         """Builds the model and fills it from the checkpoint or by a warm start. Collective. Raises UserError."""
         config = inputs.config
+        meaning = fingerprint(together(folder.open)[1])
         built = together(lambda: build(inputs, ranks))
         screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))
         screen.table(plan_table(plan_rows(built.plan, inputs.layout)))
         if start.checkpoint is not None:
-            load(start.checkpoint, built.model, built.optimizer)
+            load(start.checkpoint, built.model, built.optimizer, meaning)
         elif config.checkpoint.warm_start is not None:
             warm = WarmStart(config.checkpoint.warm_start, inputs)
             for line in together(lambda: warm.fill(built.model, built.optimizer)):
@@ -91,7 +93,7 @@ class Run:
             folder=folder,
             built=built,
             checkpoints=checkpoints,
-            saver=Saver(checkpoints, config_tree(config), config.checkpoint.asynchronous, config.distributed.timeout),
+            saver=Saver(checkpoints, config_tree(config), config.checkpoint.asynchronous, config.distributed.timeout, meaning),
             schedule=schedule,
             log=log,
             observer=Observer(built, inputs.schema, config, folder.insight, log, ranks, screen, start.state.step),

@@ -8,10 +8,11 @@ from typing import Any
 
 from home_dist.config import RunConfig, config_of_run, config_text, load_config, save_config
 from home_dist.errors import ConfigError
-from home_dist.files.json_files import write_json
+from home_dist.files.json_files import read_json, write_json
 from home_dist.files.lock import locked
 from home_dist.files.whole import WRITING
 from home_dist.schema import Schema, load_schema, save_schema
+from home_dist.schema.meaning import differences, without_told
 
 # Settings that may change when a run resumes: the model and the meaning of its data do not depend on them.
 _FREE = (
@@ -85,10 +86,13 @@ class RunFolder:
                 f"run.dir {self.path} holds a run with other settings ({'; '.join(changed[:5])}). "
                 "Use its settings to go on with it, or choose another run.dir."
             )
-        if load_schema(self.schema) != schema:
+        before = load_schema(self.schema)
+        if without_told(before) != without_told(schema) or differences(before, schema):
+            lines = "; ".join(differences(before, schema)[:5]) or "other entries"
             raise ConfigError(
-                f"run.dir {self.path} holds a run on data with another schema than that of {config.data.shown}. "
-                "Restore the data or choose another run.dir."
+                f"run.dir {self.path} holds a run on data with another schema than that of {config.data.shown}: {lines}. "
+                f"Restore the data, or go on in a new run.dir, which begins with this model: home-dist train ... --from "
+                f"{self.path}."
             )
         save_config(config, self.config)
 
@@ -113,6 +117,10 @@ class RunFolder:
 
     def write_vocabularies(self, hashes: dict[str, str]) -> None:
         write_json(self.vocabularies, hashes)
+
+    def recorded_vocabularies(self) -> dict[str, str]:
+        """As `write_vocabularies` got them; empty for runs that did not record them. Raises UserError for a damaged file."""
+        return read_json(self.vocabularies, "Remove it: it only tells vocabularies of the same name apart.")
 
     def open(self) -> tuple[RunConfig, Schema]:
         """The run's configuration and schema. Raises ConfigError for a folder without a run."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from home_dist.data.matching_rows import Map
 from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.errors import CheckpointError
 from home_dist.schema import InputLayout, Table
 from home_dist.training.checkpoint.pieces import Stored
-from home_dist.training.matching_rows import Map
 
 _BLOCK_BYTES = 64 * 2**20
 """Stored rows that are in memory at one time."""

@@ -15,6 +15,7 @@ import torch
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
+from home_dist.data.matching_rows import Map
 from home_dist.schema import Table
 from home_dist.training.checkpoint.contents import (
     TableState,
@@ -27,7 +28,6 @@ from home_dist.training.checkpoint.contents import (
 from home_dist.training.checkpoint.pieces import Stored
 from home_dist.training.checkpoint.table_plan import TablePlan
 from home_dist.training.matching_entries import Entries
-from home_dist.training.matching_rows import Map
 from home_dist.training.optimizers import create_state
 from home_dist.training.stored_tables import Place, gather, gather_box
 

@@ -18,6 +18,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 from home_dist.axes import axes_of
 from home_dist.config import WarmStartSection
 from home_dist.data.inputs import Inputs
+from home_dist.data.matching_rows import Map, RunSide, Unknown, same_rows
 from home_dist.data.side_files import with_local_schema
 from home_dist.embeddings.collections import table_shards
 from home_dist.errors import ConfigError
@@ -28,7 +29,6 @@ from home_dist.training.checkpoint.of_run import find
 from home_dist.training.checkpoint.reading import open_stored
 from home_dist.training.matching_entries import listed, same_entries
 from home_dist.training.matching_features import changed_features, difference
-from home_dist.training.matching_rows import Map, RunSide, Unknown, same_rows
 from home_dist.training.run_folder import RunFolder
 from home_dist.training.stored_tables import all_tables, gather_box, replicated_tables, replicated_weight, table_places
 from home_dist.training.warm_optimizer import WarmOptimizer
@@ -42,7 +42,7 @@ class WarmStart:
         self.checkpoint = find(Path(section.source))
         run = RunFolder(self.checkpoint.parent.parent)
         given, self.schema = run.open()
-        self.there = RunSide.of(run, given, self.schema)
+        self.there = RunSide(given, self.schema, run.recorded_vocabularies())
         self.here = RunSide(inputs.config, inputs.schema, {})
         self.config = with_local_schema(given)
         self.trained = self.schema.only(self.config.data.tasks) if self.config.data.tasks else self.schema

@@ -23,13 +23,16 @@ from home_dist.training.checkpoint.state import Record, TrainState
 Result = TypeVar("Result")
 
 
-def load(checkpoint: Path, model: DistributedModelParallel, optimizer: KeyedOptimizer | None) -> TrainState:
-    """Fills the sharded model and, if given, the optimizer. Collective.
+def load(
+    checkpoint: Path, model: DistributedModelParallel, optimizer: KeyedOptimizer | None, meaning: str | None = None
+) -> TrainState:
+    """Fills the sharded model and, if given, the optimizer. Collective. meaning: fingerprint of the schema in the run's folder.
 
     Before any rank reads a file, all files are checked against the manifest; each rank checks a share. Raises CheckpointError.
     """
     together(lambda: _offering(checkpoint, _verify_share))
     record = together(lambda: read_record(checkpoint))
+    together(lambda: record.refuse_other_meaning(checkpoint, meaning))
     together(lambda: _refuse_other_ranks(checkpoint, record, model))
     together(lambda: _fill(checkpoint, record, model, optimizer))
     return record.state

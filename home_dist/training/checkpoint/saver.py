@@ -36,10 +36,17 @@ Result = TypeVar("Result")
 class Saver:
     """Every rank has one and calls `save` at the same steps."""
 
-    def __init__(self, checkpoints: Checkpoints, config: dict[str, Any], asynchronous: bool, patience: float = 120.0):
-        """config: the run's, stored in each checkpoint. patience: seconds of waiting for a save before this rank asks whether
-        the others are alive; as long as they are, a save may take any time."""
-        self.checkpoints, self.config, self.patience = checkpoints, config, patience
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        config: dict[str, Any],
+        asynchronous: bool,
+        patience: float = 120.0,
+        meaning: str | None = None,
+    ):
+        """config: the run's, stored in each checkpoint, and so is `meaning`, its schema's fingerprint. patience: seconds of
+        waiting for a save before this rank asks whether the others are alive; as long as they are, a save may take any time."""
+        self.checkpoints, self.config, self.patience, self.meaning = checkpoints, config, patience, meaning
         # Two threads must not share one process group: the order of their messages would differ between ranks.
         self.group = dist.new_group(backend="gloo") if asynchronous else None
         self.stalls: list[float] = []
@@ -64,7 +71,7 @@ class Saver:
         final = self.checkpoints.path(state.step)
         if final not in self.checkpoints.complete():
             pieces = [*weight_pieces(model), *optimizer_pieces(model, optimizer)]
-            record = Record(state, table_plans(model), self.config, versions())
+            record = Record(state, table_plans(model), self.config, versions(), self.meaning)
             if self._asynchronous:
                 job = self._job(final, self._copied(pieces), record, meter)
                 self._thread = threading.Thread(target=job, name="checkpoint", daemon=True)

@@ -11,6 +11,7 @@ from typing import Any
 import home_dist
 from home_dist.config import without_keys
 from home_dist.data import ReaderPosition
+from home_dist.errors import CheckpointError
 from home_dist.files.json_files import with_nan
 from home_dist.training.checkpoint.table_plan import TablePlan
 
@@ -60,10 +61,12 @@ class Record:
     """RunConfig as written to JSON."""
     versions: dict[str, str]
     """Versions of Python and libraries; "code" is a hash of home_dist's sources."""
+    meaning: str | None = None
+    """Fingerprint of the run's schema (schema/meaning.py); None in checkpoints of older versions."""
 
     def to_json(self) -> dict[str, Any]:
         plan = {table: p.to_json() for table, p in self.plan.items()}
-        parts = {"plan": plan, "config": self.config, "versions": self.versions}
+        parts = {"plan": plan, "config": self.config, "versions": self.versions, "meaning": self.meaning}
         return {"format": FORMAT, **self.state.to_json(), **parts}
 
     @staticmethod
@@ -72,7 +75,16 @@ class Record:
         if tree["format"] != FORMAT:
             raise ValueError(f"format {tree['format']}, but this home_dist reads format {FORMAT}")
         plan = {table: TablePlan.from_json(p) for table, p in tree["plan"].items()}
-        return Record(TrainState.from_json(tree), plan, without_keys(tree["config"]), tree["versions"])
+        return Record(TrainState.from_json(tree), plan, without_keys(tree["config"]), tree["versions"], tree.get("meaning"))
+
+    def refuse_other_meaning(self, checkpoint: Path, meaning: str | None) -> None:
+        """Raises CheckpointError if the checkpoint was trained under a schema of another fingerprint than `meaning`."""
+        if None not in (self.meaning, meaning) and self.meaning != meaning:
+            raise CheckpointError(
+                f"{checkpoint}: was trained under a schema with the fingerprint {self.meaning}, but that of the run's "
+                f"schema.toml is {meaning}: rows and buckets would mean something else. Restore the schema.toml that the run "
+                f"began with."
+            )
 
     def other_versions(self) -> list[str]:
         """Versions that differ from the current ones; a resumed run may then differ in some bits."""

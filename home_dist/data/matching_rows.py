@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from home_dist.config import RunConfig
 from home_dist.data.side_files import side_file
 from home_dist.errors import DataError
-from home_dist.files.json_files import read_json
 from home_dist.ids.arrow_types import is_text
 from home_dist.ids.vocabulary import Vocabulary, file_sha256, read_vocabulary
-from home_dist.schema import Schema, Table
-from home_dist.schema.values import HashValues, VocabularyValues
-from home_dist.training.run_folder import RunFolder
+from home_dist.schema import Schema, Table, TableSpec
+from home_dist.schema.values import HashValues, Origin, VocabularyValues
 
 Map = NDArray[np.int64]
 """(rows in this run,): for each row, the other run's row that stands for the same key; -1 for none."""
@@ -24,26 +22,27 @@ Map = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class RunSide:
-    """A run's configuration, as the user gave it, its schema and its vocabularies."""
+    """A configuration, as the user gave it, the schema of its data, and their vocabularies."""
 
     config: RunConfig
     schema: Schema
     recorded: dict[str, str]
     """SHA-256 of tables' vocabularies when the run began; empty for a new run, and for a run that did not record them."""
 
-    @staticmethod
-    def of(run: RunFolder, config: RunConfig, schema: Schema) -> "RunSide":
-        return RunSide(config, schema, read_json(run.vocabularies, "Remove it: it is only there for warm starts."))
+    def spec(self, table: str) -> TableSpec:
+        return next(t for t in self.schema.table if t.name == table)
 
     def values(self, table: str) -> VocabularyValues | HashValues | None:
-        return next(t.values for t in self.schema.table if t.name == table)
+        return self.spec(table).values
 
     def declared(self, table: str) -> int:
         return self.schema.table_rows()[table]
 
     def place(self, table: str) -> str:
         """Path of the table's vocabulary, relative to the schema: the schema's, or else the one that pipelines write."""
-        values = self.values(table)
+        values, origin = self.values(table), self.spec(table).origin
+        if origin is not None:
+            return origin.file
         return values.file if isinstance(values, VocabularyValues) else f"vocabularies/{table}.parquet"
 
 
@@ -54,9 +53,14 @@ class Unknown(Exception):
 def vocabulary_hashes(config: RunConfig, schema: Schema) -> dict[str, str]:
     """SHA-256 by table, of vocabularies beside the schema without a checksum in the schema."""
     side = RunSide(config, schema, {})
-    checked = {t.name for t in schema.table if isinstance(t.values, HashValues) or (t.values is not None and t.values.sha256)}
-    paths = {t.name: side_file(config, side.place(t.name)) for t in schema.table if t.name not in checked}
+    paths = {t.name: side_file(config, side.place(t.name)) for t in schema.table if not _is_checked(t)}
     return {name: file_sha256(path) for name, path in paths.items() if path is not None}
+
+
+def _is_checked(table: TableSpec) -> bool:
+    """Whether the schema itself tells which vocabulary the table has."""
+    values = table.values
+    return table.origin is not None or isinstance(values, HashValues) or (values is not None and values.sha256 is not None)
 
 
 def same_rows(there: RunSide, here: RunSide, before: Table, now: Table) -> tuple[Map, str]:
@@ -64,6 +68,16 @@ def same_rows(there: RunSide, here: RunSide, before: Table, now: Table) -> tuple
     old, new = there.values(before.name), here.values(now.name)
     if isinstance(old, HashValues) or isinstance(new, HashValues):
         return _hashed(old, new, before, now)
+    specs = there.spec(before.name), here.spec(now.name)
+    common = common_keys(specs[0].origin, specs[1].origin)
+    if common is not None:
+        rows = np.full(now.rows, -1, np.int64)
+        reach = min(common + 1, before.rows, now.rows)
+        rows[:reach] = np.arange(reach)
+        return rows, "by key"
+    told = specs[0].means, specs[1].means
+    if None not in told and told[0] != told[1]:
+        raise Unknown(f"its rows are of {told[0]} there, of {told[1]} here")
     paths = [side_file(side.config, side.place(table.name)) for side, table in ((there, before), (here, now))]
     if paths[0] is None and paths[1] is None:
         rows = np.full(now.rows, -1, np.int64)
@@ -90,6 +104,19 @@ def same_rows(there: RunSide, here: RunSide, before: Table, now: Table) -> tuple
     return rows, "by key"
 
 
+def common_keys(old: Origin | None, new: Origin | None) -> int | None:
+    """How many keys have the same rows in both vocabularies, if one has grown from the other: then no others do. None if the
+    schemas do not tell."""
+    if old is None or new is None:
+        return None
+    if old.sha256 == new.sha256:
+        return old.keys
+    for one, other in ((old, new), (new, old)):
+        if any(a.sha256 == one.sha256 for a in other.grown_from):
+            return one.keys
+    return None
+
+
 def _hashed(
     old: VocabularyValues | HashValues | None, new: VocabularyValues | HashValues | None, before: Table, now: Table
 ) -> tuple[Map, str]:
@@ -110,7 +137,9 @@ def _read(
     """The vocabulary that made the table's rows. Raises Unknown if the file holds another one."""
     if path is None:
         raise ValueError("the caller checks that the file exists")
-    kind, sha256 = (values.type, values.sha256) if isinstance(values, VocabularyValues) else (None, None)
+    origin = side.spec(table.name).origin
+    known = origin or (values if isinstance(values, VocabularyValues) else None)
+    kind, sha256 = (None, None) if known is None else (known.type, known.sha256)
     declared, recorded = side.declared(table.name), side.recorded.get(table.name)
     if recorded is not None and file_sha256(path) != recorded:
         raise Unknown(f"{path} is not the vocabulary that it was trained with")
@@ -119,6 +148,6 @@ def _read(
     except DataError as error:
         raise Unknown(f"its vocabulary cannot be used: {error}") from None
     # Pipelines make a row per key, plus row 0.
-    if values is None and 1 + len(vocabulary.keys) != declared:
+    if values is None and origin is None and 1 + len(vocabulary.keys) != declared:
         raise Unknown(f"{path} has {len(vocabulary.keys):,} keys for {declared:,} rows: it is another vocabulary")
     return vocabulary
