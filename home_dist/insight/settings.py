@@ -50,20 +50,22 @@ class SplitOfSettings:
 
     def notes(self) -> list[str]:
         """Runs and tasks that the means leave out."""
-        notes = []
+        runs = [(f"{s.name}, seed {seed}", run) for s in self.settings for seed, run in s.runs.items()]
+        known = list(dict.fromkeys(t for _, run in runs for t in run.tasks))
+        measures_by_note: dict[str, list[str]] = {}
         for measure, label in MEASURES.items():
-            tasks, runs = self.tasks(measure), [(s, n, run) for s in self.settings for n, run in s.runs.items()]
-            known = list(dict.fromkeys(t for _, _, run in runs for t in run.tasks))
-            without = [f"{s.name}, seed {n}" for s, n, run in runs if not self._defined(run, measure)]
+            tasks = self.tasks(measure)
+            without = [name for name, run in runs if not self._defined(run, measure)]
             left_out = [t for t in known if t not in tasks]
             if len(without) == len(runs):
-                continue  # the column is empty: there is no group_column, say
+                continue  # an empty column: there is no group_column, say
             if without:
-                notes.append(f"{self.split}: no {label} in {'; '.join(without)}: the means are of the other runs")
+                note = f"no {{}} of {'; '.join(without)}: the means are of the other runs"
+                measures_by_note.setdefault(note, []).append(label)
             if left_out:
-                more = f"are of {', '.join(tasks)}" if tasks else "do not exist: no task has it in every run"
-                notes.append(f"{self.split}: not every run has {label} of {', '.join(left_out)}: its means {more}")
-        return notes
+                of = f"the means are of {', '.join(tasks)}" if tasks else "without a task that all have there is no mean"
+                measures_by_note.setdefault(f"not every run has {{}} of {', '.join(left_out)}: {of}", []).append(label)
+        return [f"{self.split}: {note.format(', '.join(labels))}" for note, labels in measures_by_note.items()]
 
     def _defined(self, run: RunFigures, measure: str) -> list[str]:
         return [t for t in run.tasks if not math.isnan(run.metric(self.split, t, measure))]

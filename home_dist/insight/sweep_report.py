@@ -7,7 +7,7 @@ from typing import Any
 
 from home_dist.insight.differences import Difference, Differences, chance
 from home_dist.insight.kept_scores import RESAMPLES
-from home_dist.insight.settings import MEASURES, Setting, SplitOfSettings
+from home_dist.insight.settings import LOWER_IS_BETTER, MEASURES, Setting, SplitOfSettings
 from home_dist.insight.sweep_tables import differences_table, equal_seeds, settings_table, spread
 from home_dist.metrics import Interval
 from home_dist.screen import Screen
@@ -16,6 +16,9 @@ _EQUAL = (
     "equal seeds: runs of different train.seed measured exactly the same. The seed changed nothing there: such runs are worth "
     "one, and the spread over seeds is not known"
 )
+
+_WORDS = ("ahead of", "difference is chance", "equal to", "behind", "without an interval")
+"""About the best setting, before the names of others."""
 
 
 @dataclass(frozen=True)
@@ -52,26 +55,35 @@ class SweepReport:
 
     def show(self, name: str, screen: Screen) -> None:
         """name: of the sweep."""
-        several = len(self.settings) > 1
         if not self._parts:
             screen.say(f"note: no table of {name}: its runs have no split in common that they were evaluated on")
+        explained = False
         for part in self._parts:
             split = part.measured.split
-            if not self._chosen_on:
-                title = f"{name}: {split}, not ranked"
-            elif split == self._chosen_on:
-                title = f"{name}: {split}" + (f", ranked by {self._label}" if several else "")
-            else:
-                title = f"{name}: {split}, " + (
-                    "in the order of validation; not used to choose" if several else "a result apart"
-                )
-            screen.table(settings_table(f"{title}; means over tasks ± deviation over seeds", part.measured))
+            screen.say("")
+            screen.table(settings_table(f"{name}: {split}{self._role(split)}", part.measured))
             for note in self._notes(part):
                 screen.say(f"note: {note}")
-            if part.differences and self._best is not None:
-                screen.table(differences_table(f"{split}: {self._best.name} minus each other setting", part.differences))
-                for line in self._verdict(part):
-                    screen.say(line)
+            if not part.differences:
+                continue
+            screen.table(differences_table(f"{split}: {self.settings[0].name} minus each other setting", part.differences))
+            for line in self._verdict(part):
+                screen.say(line)
+            if not explained and any(not d.no_interval for d in part.differences):
+                explained = True
+                drawn = next(iter(self.settings[0].runs.values())).drawn
+                screen.say(
+                    f"intervals: 95 %, {RESAMPLES} draws of {drawn}, the same for both settings; mean over runs of the same "
+                    "seed. chance: the interval covers 0. What further seeds would change is not in it"
+                )
+
+    def _role(self, split: str) -> str:
+        """What a split's table is for."""
+        if not self._chosen_on:
+            return ", not ranked"
+        if split == self._chosen_on:
+            return f", ranked by {self._label}" if self._best and len(self.settings) > 1 else ""
+        return ", not used to choose" + (" (in the order of validation)" if self._best and len(self.settings) > 1 else "")
 
     def _notes(self, part: _Part) -> list[str]:
         measured, split = part.measured, part.measured.split
@@ -95,44 +107,33 @@ class SweepReport:
 
     def _verdict(self, part: _Part) -> list[str]:
         """Lines below the table of differences."""
-        split, drawn = part.measured.split, self.settings[0].runs[min(self.settings[0].runs)].drawn
-        by_verdict: dict[str, list[str]] = {"chance": [], "ahead": [], "behind": [], "equal": [], "open": []}
-        for difference in part.differences:
-            by_verdict[self._word(difference.intervals[self._by])].append(difference.other)
-        told = {
-            "ahead": "ahead of {} by more than chance",
-            "chance": "ahead or behind by chance alone: {}",
-            "equal": "equal to {}",
-            "behind": "behind {} by more than chance",
-            "open": "without an interval: {}",
-        }
-        best = self.settings[0].name
-        head = (
-            f"best on {split} by {self._label}: {best}" if split == self._chosen_on else f"{best} on {split}, by {self._label}"
-        )
-        lines = ["; ".join([head, *(told[word].format(", ".join(by_verdict[word])) for word in told if by_verdict[word])])]
-        if len(by_verdict["open"]) < len(part.differences):
-            lines.append(
-                f"intervals: 95 %, {RESAMPLES} draws of {drawn}, the same for both settings, mean over runs of the same seed; "
-                "chance: the interval covers 0. Of further seeds they say nothing"
-            )
-        lines += [f"note: no interval for {d.other} on {split}: {d.no_interval}" for d in part.differences if d.no_interval]
+        split, best = part.measured.split, self.settings[0]
+        by_word: dict[str, list[str]] = {word: [] for word in _WORDS}
         for d in part.differences:
-            few = min(d.intervals[m].draws for m in MEASURES if part.measured.tasks(m)) if not d.no_interval else RESAMPLES
-            if few < RESAMPLES:
-                lines.append(f"note: {d.other} on {split}: {few} of {RESAMPLES} draws have both labels of every task")
-            if not d.no_interval and set(d.seeds) != set(self.settings[0].runs):
+            by_word[self._word(d.intervals[self._by])].append(d.other)
+        chosen = split == self._chosen_on
+        lines = [f"best on {split} by {self._label}: {best.name}" if chosen else f"{best.name} on {split}, by {self._label}"]
+        lines += [f"  {word}: {'; '.join(others)}" for word, others in by_word.items() if others]
+        for d in part.differences:
+            if d.no_interval:
+                lines.append(f"note: no interval for {d.other} on {split}: {d.no_interval}")
+                continue
+            defined = min(interval.draws for m, interval in d.intervals.items() if part.measured.tasks(m))
+            if defined < RESAMPLES:
+                lines.append(f"note: {d.other} on {split}: {defined} of {RESAMPLES} draws have both labels of every task")
+            if set(d.seeds) != set(best.runs):
                 lines.append(f"note: {d.other} on {split}: of seeds {', '.join(map(str, d.seeds))} alone, which both have")
         return lines
 
     def _word(self, interval: Interval) -> str:
+        """One of _WORDS."""
         if math.isnan(interval.low):
-            return "open"
+            return "without an interval"
         if interval.low == interval.high == 0:
-            return "equal"
+            return "equal to"
         if chance(interval):
-            return "chance"
-        return "ahead" if (interval.estimate > 0) == (self._by != "log_loss") else "behind"
+            return "difference is chance"
+        return "ahead of" if (interval.estimate > 0) == (self._by not in LOWER_IS_BETTER) else "behind"
 
     def to_json(self) -> dict[str, Any]:
         """chosen_on, by and best: how the best setting was chosen, null where nothing ranks. tasks: what means are over, by

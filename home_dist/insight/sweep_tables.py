@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from home_dist.insight.differences import Difference, chance
@@ -14,7 +15,8 @@ from home_dist.metrics import Interval
 def settings_table(title: str, measured: SplitOfSettings) -> Table:
     """One row per setting: means over tasks, and over seeds with their standard deviation. A sole setting has a row per seed,
     too."""
-    table = Table(title=title)
+    several = any(len(setting.runs) > 1 for setting in measured.settings)
+    table = Table(title=escape(title) + "\nmeans over tasks" + " ± standard deviation over seeds" * several)
     table.add_column("settings", overflow="fold")
     for name in ("runs", *MEASURES.values()):
         table.add_column(name, justify="right")
@@ -24,18 +26,18 @@ def settings_table(title: str, measured: SplitOfSettings) -> Table:
             for n, seed in enumerate(setting.runs):
                 table.add_row(f"seed {seed}", "1", *(_number(v[n]) for v in values))
             table.add_section()
-        table.add_row(setting.name, str(len(setting.runs)), *map(with_spread, values))
+        table.add_row(escape(setting.name), str(len(setting.runs)), *map(with_spread, values))
     return table
 
 
 def differences_table(title: str, differences: Sequence[Difference]) -> Table:
     """One row per other setting: the difference of each measure, below it the 95 % interval."""
-    table = Table(title=title)
+    table = Table(title=escape(title))
     table.add_column("minus", overflow="fold")
     for name in MEASURES.values():
         table.add_column(name, justify="right")
     for difference in differences:
-        table.add_row(difference.other, *(_with_interval(difference.intervals[m]) for m in MEASURES))
+        table.add_row(escape(difference.other), *(_with_interval(difference.intervals[m]) for m in MEASURES))
     return table
 
 

@@ -106,9 +106,12 @@ def sweep(config: Path, planned: Sequence[SweepRun], ranks: int, by: str, screen
 
 
 def _demand_groups(planned: Sequence[SweepRun]) -> None:
-    for run in planned:
+    """Raises ConfigError where the data names no users."""
+    from home_dist.data.side_files import with_local_schema
+
+    for run in {run.config.schema_path(): run for run in planned}.values():
         path = run.config.schema_path()
-        if load_schema(path).group_column is None:
+        if load_schema(with_local_schema(run.config).schema_path()).group_column is None:
             raise ConfigError(
                 f"--by gauc: {path} has no group_column, so that no run has a GAUC. Name the users' column there, or rank by "
                 "auc or log_loss."
