@@ -14,6 +14,9 @@ from home_dist.insight.run_figures import RunFigures
 from home_dist.insight.settings import MEASURES, Setting, SplitOfSettings
 from home_dist.metrics import Bootstrap, Interval, bootstrap, bootstrap_log_loss, mean_bootstrap
 
+_ALWAYS = "log_loss"
+"""Measure that is defined wherever there are samples."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -45,7 +48,7 @@ class Differences:
 
     def between(self, best: Setting, other: Setting) -> Difference:
         """Raises ConfigError for files of scores that are damaged."""
-        undefined = [s.name for s in (best, other) if math.isnan(self._measured.mean(s, "auc"))]
+        undefined = [s.name for s in (best, other) if math.isnan(self._measured.mean(s, _ALWAYS))]
         seeds = tuple(n for n in best.runs if n in other.runs and self._defined(best.runs[n]) and self._defined(other.runs[n]))
         pairs = [(best.runs[n], other.runs[n]) for n in seeds]
         if undefined or not pairs:
@@ -68,7 +71,7 @@ class Differences:
         return Difference(other.name, seeds, intervals)
 
     def _defined(self, run: RunFigures) -> bool:
-        return not math.isnan(run.mean(self._measured.split, "auc", self._tasks["auc"]))
+        return not math.isnan(run.mean(self._measured.split, _ALWAYS, self._tasks[_ALWAYS]))
 
     def _plain(self, pairs: Sequence[tuple[RunFigures, RunFigures]]) -> dict[str, Interval]:
         """Without intervals, from the figures of evaluation.json."""
@@ -95,7 +98,7 @@ class Differences:
         by_measure = {"auc": area, "gauc": grouped, "log_loss": loss}
         return _Drawn(
             {measure: drawn.only(self._tasks[measure]) for measure, drawn in by_measure.items()},
-            fingerprint(kept, groups, [run.tasks.index(t) for t in self._tasks["auc"]]),
+            fingerprint(kept, groups, [run.tasks.index(t) for t in self._tasks[_ALWAYS]]),
         )
 
 

@@ -108,6 +108,7 @@ class SweepReport:
     def _verdict(self, part: _Part) -> list[str]:
         """Lines below the table of differences."""
         split, best = part.measured.split, self.settings[0]
+        seeds = {s.name: set(s.runs) for s in self.settings}
         by_word: dict[str, list[str]] = {word: [] for word in _WORDS}
         for d in part.differences:
             by_word[self._word(d.intervals[self._by])].append(d.other)
@@ -121,7 +122,7 @@ class SweepReport:
             defined = min(interval.draws for m, interval in d.intervals.items() if part.measured.tasks(m))
             if defined < RESAMPLES:
                 lines.append(f"note: {d.other} on {split}: {defined} of {RESAMPLES} draws have both labels of every task")
-            if set(d.seeds) != set(best.runs):
+            if set(d.seeds) != seeds[best.name] | seeds[d.other]:
                 lines.append(f"note: {d.other} on {split}: of seeds {', '.join(map(str, d.seeds))} alone, which both have")
         return lines
 

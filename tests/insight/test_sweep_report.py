@@ -247,5 +247,6 @@ def test_a_task_or_a_run_that_diverged_is_left_out_of_all_means(tmp_path):
     assert "not every run has AUC, GAUC, log loss of like: the means are of follow, watch" in text
     assert "nothing is defined for gone" in text
     assert Differences(measured).between(whole, half).seeds == (1,)
+    assert "of seeds 1 alone, which both have" in text
     assert Differences(measured).between(whole, part).no_interval == ""
     json_text(report.to_json())
