@@ -70,7 +70,7 @@ class Draws:
         won, positives, negatives = (torch.zeros(self.times.shape[1], dtype=torch.float64) for _ in range(3))
         for start in range(0, levels.size, _LEVELS):
             stop = min(start + _LEVELS, levels.size)
-            of_level, of_bins = above(start, stop), below(2 * start, 2 * stop).unflatten(0, (-1, 2))
+            of_level, of_bins = above(start, stop), below(2 * start, 2 * stop).reshape(stop - start, 2, -1)
             lost = negatives + of_bins.sum(1).cumsum(0) - of_bins[:, 1] / 2  # equal scores count half
             won += (of_level * lost).sum(0)
             positives += of_level.sum(0)
@@ -101,4 +101,5 @@ class Draws:
 
 def ratio(top: Floats, bottom: Floats) -> Floats:
     """top / bottom, NaN where bottom is 0."""
-    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+    quotient: Floats = np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+    return quotient
