@@ -4,7 +4,8 @@ Impressions of one user depend on each other, so whole users, not rows, are draw
 users: a draw gives weights to rows. Rows are therefore sorted once, not once per draw.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -68,13 +69,14 @@ class Draws:
         above = self._bags(user[positive], weight[positive], first)
         below = self._bags(user[~positive], weight[~positive], np.searchsorted(bins, np.arange(2 * levels.size + 1)))
         won, positives, negatives = (torch.zeros(self.times.shape[1], dtype=torch.float64) for _ in range(3))
-        for start in range(0, levels.size, _LEVELS):
-            stop = min(start + _LEVELS, levels.size)
-            of_level, of_bins = above(start, stop), below(2 * start, 2 * stop).reshape(stop - start, 2, -1)
-            lost = negatives + of_bins.sum(1).cumsum(0) - of_bins[:, 1] / 2  # equal scores count half
-            won += (of_level * lost).sum(0)
-            positives += of_level.sum(0)
-            negatives = negatives + of_bins.sum((0, 1))
+        with _one_thread():
+            for start in range(0, levels.size, _LEVELS):
+                stop = min(start + _LEVELS, levels.size)
+                of_level, of_bins = above(start, stop), below(2 * start, 2 * stop).reshape(stop - start, 2, -1)
+                lost = negatives + of_bins.sum(1).cumsum(0) - of_bins[:, 1] / 2  # equal scores count half
+                won += (of_level * lost).sum(0)
+                positives += of_level.sum(0)
+                negatives = negatives + of_bins.sum((0, 1))
         negatives = negatives + below(2 * levels.size, 2 * levels.size + 1).sum(0)
         return ratio(won.numpy(), (positives * negatives).numpy())
 
@@ -97,6 +99,18 @@ class Draws:
     @cached_property
     def _doubles(self) -> torch.Tensor:
         return self.times.double()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Thousands of small operations: threads would gain nothing, and where other programs take the cores, a thread that waits
+    for another one at the end of each operation makes this twenty times as slow."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def ratio(top: Floats, bottom: Floats) -> Floats:
