@@ -20,6 +20,12 @@ class Split(StrEnum):
     test = "test"
 
 
+class Measure(StrEnum):
+    auc = "auc"
+    gauc = "gauc"
+    log_loss = "log_loss"
+
+
 @command(group)
 def train(
     config: Annotated[Path, typer.Argument(help="TOML file of the run.")],
@@ -77,14 +83,17 @@ def sweep(
     ] = None,
     seeds: Annotated[int, typer.Option(help="Runs of each combination, with train.seed counted up.")] = 1,
     ranks: Annotated[int, typer.Option(help="Ranks of each run, on this machine.")] = 1,
+    by: Annotated[
+        Measure, typer.Option(help="Mean over tasks that ranks the settings, on the validation split.")
+    ] = Measure.auc,
     overrides: Overrides = None,
 ) -> None:
-    """Train every combination of settings with several seeds, and tabulate mean and spread. Goes on where it was stopped."""
+    """Train every combination of settings with several seeds, and rank them on validation. Goes on where it was stopped."""
     from home_dist.screen import Screen
     from home_dist.training import sweep as sweeps
 
     planned = sweeps.plan(config, grid or [], seeds, overrides or [])
-    sweeps.sweep(config, planned, ranks, Screen(True))
+    sweeps.sweep(config, planned, ranks, by.value, Screen(True))
 
 
 @command(group)

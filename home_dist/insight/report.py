@@ -2,20 +2,23 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
 import numpy as np
 
-from home_dist.config import config_text
+from home_dist.config import config_text, config_tree
 from home_dist.errors import ConfigError
 from home_dist.files.whole import write_whole
 from home_dist.insight import plots
 from home_dist.insight.clock import PARTS
 from home_dist.insight.findings import Finding
+from home_dist.insight.kept_scores import RESAMPLES
 from home_dist.insight.page import Cell, PageSection, grid, page, picture, table
 from home_dist.insight.report_inside import inside_sections
 from home_dist.insight.rules import Sign
+from home_dist.insight.run_names import names_apart
 from home_dist.insight.run_record import RunRecord, same_rows
 from home_dist.metrics import paired_test
 
@@ -41,6 +44,8 @@ def write_report(path: Path, other: Path | None, against: Sequence[Path], out: P
 
 
 def report(runs: Sequence[RunRecord], alone: Sequence[RunRecord] = ()) -> str:
+    names = names_apart([run.path for run in runs], [config_tree(run.config) for run in runs])
+    runs = [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
     first = runs[0]
     title = first.name if len(runs) == 1 else f"{first.name} compared with {runs[1].name}"
     sections = [_findings(runs, alone), *_evaluations(runs), *_slices(runs), _curves(runs), *_calibration(runs)]
@@ -109,7 +114,9 @@ def _evaluations(runs: Sequence[RunRecord]) -> Iterator[PageSection]:
 def _interval_note(run: RunRecord, split: str) -> str:
     if run.bootstraps(split) is None:
         return "Without intervals: scores were not kept, see [metrics] keep_scores."
-    return "With 95 % intervals over 200 draws of users. Calibration is the sum of predictions over that of labels."
+    return (
+        f"With 95 % intervals over {RESAMPLES} draws of {run.drawn}. Calibration is the sum of predictions over that of labels."
+    )
 
 
 def _metrics(run: RunRecord, split: str) -> str:
@@ -159,8 +166,8 @@ def _comparison(first: RunRecord, second: RunRecord, split: str) -> tuple[str, s
         )
     else:
         about = (
-            f"Difference {first.name} - {second.name} with its 95 % interval and p over 200 draws of users, the same in both "
-            "runs; coloured where 0 lies outside."
+            f"Difference {first.name} - {second.name} with its 95 % interval and p over {RESAMPLES} draws of {first.drawn}, "
+            "the same in both runs; coloured where 0 lies outside."
         )
     return about, table(head, rows, last_is_mean=True)
 
@@ -260,7 +267,8 @@ def _calibration(runs: Sequence[RunRecord]) -> Iterator[PageSection]:
 def _settings(runs: Sequence[RunRecord]) -> PageSection:
     texts = ""
     for run in runs:
-        name, text = escape(str(run.path / "config.toml")), escape(config_text(run.config))
+        name = escape(f"{run.name}: " * (len(runs) > 1) + str(run.path / "config.toml"))
+        text = escape(config_text(run.config))
         texts += f"<details><summary>{name}</summary><pre>{text}</pre></details>"
     return PageSection("settings", "Settings", "", texts)
 

@@ -1,6 +1,7 @@
 """A run's figures for tables of many runs. Read without torch."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from home_dist.schema import Schema, load_schema
 @dataclass(frozen=True)
 class RunFigures:
     path: Path
+    name: str
+    """The folder's, or what tells the run apart from others that are shown beside it."""
     model_kind: str
     schema: Schema
     tasks: list[str]
@@ -32,16 +35,13 @@ class RunFigures:
         evaluation = read_json(path / "evaluation.json", "Remove it; the run's own command writes it anew.", ConfigError)
         return RunFigures(
             path=path,
+            name=path.absolute().name,
             model_kind=MODELS.of(tree.get("model", {})),
             schema=schema,
             tasks=[t.name for t in schema.task if not chosen or t.name in chosen],
             curves=InsightStore(path / "insight").lines(CURVES),
             evaluation=with_nan(evaluation),
         )
-
-    @property
-    def name(self) -> str:
-        return self.path.name
 
     @property
     def store(self) -> InsightStore:
@@ -62,6 +62,11 @@ class RunFigures:
         return max([self.evaluation.get("step", 0), *(c["step"] for c in self.curves), *self.store.steps()])
 
     @property
+    def drawn(self) -> str:
+        """What intervals draw: whole users where the data names them, else rows."""
+        return "rows" if self.schema.group_column is None else "users"
+
+    @property
     def splits(self) -> list[str]:
         return [s for s in ("test", "validation", "train") if s in self.evaluation]
 
@@ -69,7 +74,8 @@ class RunFigures:
         value = self.evaluation.get(split, {}).get(task, {}).get(name)
         return math.nan if value is None else float(value)
 
-    def mean(self, split: str, name: str) -> float:
-        """Mean over the tasks for which the metric is defined."""
-        defined = [v for v in (self.metric(split, t, name) for t in self.tasks) if not math.isnan(v)]
+    def mean(self, split: str, name: str, tasks: Sequence[str] | None = None) -> float:
+        """Mean over the tasks, by default all, for which the metric is defined."""
+        of_tasks = (self.metric(split, t, name) for t in (self.tasks if tasks is None else tasks))
+        defined = [v for v in of_tasks if not math.isnan(v)]
         return math.fsum(defined) / len(defined) if defined else math.nan

@@ -9,12 +9,12 @@ import numpy as np
 
 from home_dist.config import RunConfig, load_config
 from home_dist.insight.findings import Finding, Judge
+from home_dist.insight.kept_scores import RESAMPLES, drawn_groups, kept_scores
 from home_dist.insight.rules import transfer_signs
 from home_dist.insight.run_figures import RunFigures
 from home_dist.insight.store import TABLES, InsightStore, Names, StepRecord
 from home_dist.metrics import Bootstrap, bootstrap
 
-_RESAMPLES = 200
 _LARGEST = 200_000
 """Intervals are computed for splits of at most so many rows: some ten seconds."""
 
@@ -62,11 +62,12 @@ class RunRecord(RunFigures):
 
     def scores(self, split: str) -> dict[str, np.ndarray] | None:
         """scores, labels and weights (N, K), groups (N,), or None where they were not kept."""
-        path = self.path / "scores" / f"{split}.npz"
-        if split not in self._scores and path.is_file():
-            with np.load(path, allow_pickle=False) as file:
-                self._scores[split] = {name: file[name] for name in file.files}
-        return self._scores.get(split)
+        if split not in self._scores:
+            kept = kept_scores(self.path, split)
+            if kept is None:
+                return None
+            self._scores[split] = kept
+        return self._scores[split]
 
     @cached_property
     def _bootstraps(self) -> dict[str, tuple[Bootstrap, Bootstrap] | None]:
@@ -78,8 +79,8 @@ class RunRecord(RunFigures):
             kept = self.scores(split)
             drawn = None
             if kept is not None and 0 < len(kept["groups"]) <= _LARGEST:
-                labels, weights, scores, groups = (kept[name] for name in ("labels", "weights", "scores", "groups"))
-                drawn = bootstrap(self.tasks, labels, weights, scores, groups, resamples=_RESAMPLES)
+                groups = drawn_groups(self, kept)
+                drawn = bootstrap(self.tasks, kept["labels"], kept["weights"], kept["scores"], groups, RESAMPLES)
             self._bootstraps[split] = drawn
         return self._bootstraps[split]
 

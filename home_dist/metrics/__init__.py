@@ -1,7 +1,7 @@
 """Exact metrics: over all samples of all ranks, with ties counted right."""
 
 from home_dist.metrics.auc import auc
-from home_dist.metrics.bootstrap import Bootstrap, Interval, bootstrap
+from home_dist.metrics.bootstrap import Bootstrap, Interval, bootstrap, bootstrap_log_loss, mean_bootstrap
 from home_dist.metrics.calibration import CalibrationCurve, calibration_curve, calibration_ratio, expected_calibration_error
 from home_dist.metrics.evaluation import TaskMetrics, evaluate_tasks, mean_defined, mean_row
 from home_dist.metrics.gather import gather_rows
@@ -22,6 +22,7 @@ __all__ = [
     "TaskMetrics",
     "auc",
     "bootstrap",
+    "bootstrap_log_loss",
     "calibration_curve",
     "calibration_ratio",
     "evaluate_slices",
@@ -31,6 +32,7 @@ __all__ = [
     "gauc",
     "gauc_over_ranks",
     "log_loss",
+    "mean_bootstrap",
     "mean_defined",
     "mean_row",
     "normalized_entropy",

@@ -6,7 +6,7 @@ For a logit z the loss is log(1 + exp(-z)) or log(1 + exp(z)), which rounding of
 import numpy as np
 from numpy.typing import ArrayLike
 
-from home_dist.metrics.samples import Samples, counted, probabilities
+from home_dist.metrics.samples import Floats, Samples, counted, probabilities
 
 _SMALLEST = 1e-15
 """Probabilities are kept this far from 0 and 1, so that one saturated score does not make the mean infinite."""
@@ -30,12 +30,15 @@ def normalized_entropy(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike 
 def log_loss_of(samples: Samples, task: str | None = None) -> float:
     if not samples.labels.size:
         return float("nan")
+    return float(np.average(nats(samples, task), weights=samples.weights))
+
+
+def nats(samples: Samples, task: str | None = None) -> Floats:
+    """(N,) -log(probability of the label)"""
     if samples.logits:
-        nats = np.logaddexp(0.0, np.where(samples.labels == 1, -samples.scores, samples.scores))
-    else:
-        p = np.clip(probabilities(samples, task), _SMALLEST, 1 - _SMALLEST)
-        nats = -np.where(samples.labels == 1, np.log(p), np.log1p(-p))
-    return float(np.average(nats, weights=samples.weights))
+        return np.logaddexp(0.0, np.where(samples.labels == 1, -samples.scores, samples.scores))
+    p = np.clip(probabilities(samples, task), _SMALLEST, 1 - _SMALLEST)
+    return -np.where(samples.labels == 1, np.log(p), np.log1p(-p))
 
 
 def normalized_entropy_of(samples: Samples, task: str | None = None) -> float:

@@ -1,7 +1,7 @@
 """`home-dist sweep`: trains one run per combination of settings and seed, one after the other, and shows their results.
 
 Each run has its own folder below run.dir and is started as a user would start it. The same command continues a stopped sweep:
-it skips complete runs and resumes the interrupted one.
+it skips complete runs and resumes the interrupted one. Results stand in sweep.json in run.dir; SweepReport.to_json says how.
 """
 
 import itertools
@@ -15,15 +15,20 @@ from pathlib import Path
 from home_dist.config import RunConfig, load_config
 from home_dist.errors import ConfigError, UserError
 from home_dist.files.json_files import write_json
-from home_dist.insight.overview import MEASURES, spread, spread_table
 from home_dist.insight.run_figures import RunFigures
+from home_dist.insight.settings import Setting
+from home_dist.schema import load_schema
 from home_dist.screen import Screen
+
+_AS_CONFIGURED = "as configured"
 
 
 @dataclass(frozen=True)
 class SweepRun:
     settings: str
-    """The combination's settings, such as "model.kind=home"."""
+    """What differs from the sweep's other combinations, such as "model.kind=home"."""
+    name: str
+    """What differs from its other runs, such as "model.kind=home, seed 0"."""
     overrides: tuple[str, ...]
     config: RunConfig
 
@@ -53,23 +58,27 @@ def plan(config: Path, grid: Sequence[str], seeds: int, overrides: Sequence[str]
     base = load_config(config, overrides)
     planned = []
     for combination in itertools.product(*axes):
-        settings = ", ".join(combination) or "as configured"
-        name = ",".join(_plain(part.split(".")[-1]) for part in combination) or "as_configured"
+        differing = [part for part, axis in zip(combination, axes, strict=True) if len(axis) > 1]
+        of_folder = ",".join(_plain(part.split(".")[-1]) for part in combination) or "as_configured"
         for seed in range(base.train.seed, base.train.seed + seeds):
-            folder = Path(base.run.dir) / name / f"seed-{seed}"
+            folder = Path(base.run.dir) / of_folder / f"seed-{seed}"
             chosen = (*overrides, *combination, f"train.seed={seed}", f"run.dir={folder}")
-            planned.append(SweepRun(settings, chosen, load_config(config, chosen)))
+            name = ", ".join([*differing, *([f"seed {seed}"] if seeds > 1 else [])]) or _AS_CONFIGURED
+            planned.append(SweepRun(", ".join(differing) or _AS_CONFIGURED, name, chosen, load_config(config, chosen)))
     folders = [p.folder for p in planned]
     if len(set(folders)) < len(folders):
         raise ConfigError(f"--grid {' '.join(grid)}: a value is listed twice")
     return planned
 
 
-def sweep(config: Path, planned: Sequence[SweepRun], ranks: int, screen: Screen) -> None:
-    """Trains incomplete runs, then shows the table and writes sweep.json. Raises SweepFailed if some runs failed."""
+def sweep(config: Path, planned: Sequence[SweepRun], ranks: int, by: str, screen: Screen) -> None:
+    """Trains incomplete runs, then shows the tables and writes sweep.json. by: "auc", "gauc" or "log_loss", which ranks the
+    settings. Raises ConfigError where the runs cannot have this measure, SweepFailed if some of them failed."""
+    if by == "gauc":
+        _demand_groups(planned)
     failed = []
     for n, run in enumerate(planned, 1):
-        label = f"[{n}/{len(planned)}] {run.settings}, seed {run.config.train.seed}"
+        label = f"[{n}/{len(planned)}] {run.name}"
         if run.complete:
             screen.say(f"{label}: complete")
             continue
@@ -77,15 +86,18 @@ def sweep(config: Path, planned: Sequence[SweepRun], ranks: int, screen: Screen)
         options = [part for override in run.overrides for part in ("--set", override)]
         code = subprocess.run([*_program(ranks), "train", str(config), *options]).returncode
         if code:
-            failed.append(f"{run.folder} (exit code {code})")
-    by_settings: dict[str, list[RunFigures]] = {}
+            failed.append(f"{run.name} ({run.folder}, exit code {code})")
+    by_settings: dict[str, dict[int, RunFigures]] = {}
     for run in planned:
         if run.complete:
-            by_settings.setdefault(run.settings, []).append(RunFigures.open(run.folder))
+            by_settings.setdefault(run.settings, {})[run.config.train.seed] = RunFigures.open(run.folder)
     if by_settings:
+        from home_dist.insight.sweep_report import SweepReport  # imports torch, which trains in other processes until here
+
         folder = planned[0].folder.parent.parent
-        screen.table(spread_table(f"sweep {folder}: means over tasks, ± standard deviation over seeds", by_settings))
-        write_json(folder / "sweep.json", _results(by_settings))
+        report = SweepReport([Setting(name, runs) for name, runs in by_settings.items()], by)
+        report.show(f"sweep {folder}", screen)
+        write_json(folder / "sweep.json", report.to_json())
     if failed:
         raise SweepFailed(
             f"{len(failed)} of {len(planned)} runs failed: {'; '.join(failed)}. What they printed tells why; the same command "
@@ -93,17 +105,17 @@ def sweep(config: Path, planned: Sequence[SweepRun], ranks: int, screen: Screen)
         )
 
 
-def _results(by_settings: dict[str, list[RunFigures]]) -> dict[str, object]:
-    """Per settings and measure: mean and standard deviation over seeds, and each run's value."""
-    measured_by_settings: dict[str, object] = {}
-    for settings, runs in by_settings.items():
-        measured = {}
-        for name, _ in MEASURES:
-            values = [run.mean(run.splits[0], name) for run in runs if run.splits]
-            mean, deviation = spread(values)
-            measured[name] = {"mean": mean, "standard_deviation": deviation, "runs": values}
-        measured_by_settings[settings] = {"split": next((s for run in runs for s in run.splits), None), **measured}
-    return measured_by_settings
+def _demand_groups(planned: Sequence[SweepRun]) -> None:
+    """Raises ConfigError where the data names no users."""
+    from home_dist.data.side_files import with_local_schema
+
+    for run in {run.config.schema_path(): run for run in planned}.values():
+        path = run.config.schema_path()
+        if load_schema(with_local_schema(run.config).schema_path()).group_column is None:
+            raise ConfigError(
+                f"--by gauc: {path} has no group_column, so that no run has a GAUC. Name the users' column there, or rank by "
+                "auc or log_loss."
+            )
 
 
 def _program(ranks: int) -> list[str]:

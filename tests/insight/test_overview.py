@@ -1,7 +1,6 @@
 """Tables of many runs."""
 
 import json
-import math
 import shutil
 
 import pytest
@@ -9,8 +8,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from home_dist.cli import app
-from home_dist.insight.overview import find_runs, runs_table, spread, spread_table
-from home_dist.insight.run_record import RunRecord
+from home_dist.insight.overview import find_runs, runs_table
 from tests.cli import light
 
 pytestmark = pytest.mark.distributed
@@ -65,17 +63,6 @@ def test_commands(folder, tmp_path):
     assert ended.output.strip() == f"report: {page}"
     assert page.read_text().startswith("<!doctype html>")
     assert find_runs(tmp_path) == []
-
-
-def test_mean_and_spread(folder):
-    assert spread([0.5, 0.7, math.nan]) == pytest.approx((0.6, math.sqrt(0.02)))
-    assert spread([0.5])[0] == 0.5
-    assert math.isnan(spread([0.5])[1])
-    assert math.isnan(spread([])[0])
-    run = RunRecord.open(folder / "done")
-    lines = shown(spread_table("t", {"a": [run, run], "b": [run]}))
-    assert f"{run.mean('test', 'auc'):.4f} ± 0.0000" in next(line for line in lines if "│ a " in line)
-    assert "±" not in next(line for line in lines if "│ b " in line)
 
 
 @pytest.mark.parametrize("arguments", [["runs"], ["checkpoints", "ls"], ["checkpoints", "prune", "--dry-run"]])

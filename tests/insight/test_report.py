@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from home_dist.config import load_config, save_config
 from home_dist.config.model import MODELS
 from home_dist.errors import ConfigError
 from home_dist.insight.report import _comparison, report, write_report
@@ -98,6 +99,20 @@ def test_two_runs_side_by_side_with_a_paired_test(runs):
     assert not same_rows(first, other, "test")
     assert _comparison(first, other, "test")[0].startswith("Without a paired test")
     np.savez(runs[1] / "scores" / "test.npz", **arrays)
+
+
+def test_runs_are_named_by_what_differs(runs, tmp_path):
+    """Two runs of a sweep lie in folders of one name."""
+    folders = [tmp_path / name / "seed-0" for name in ("a", "b")]
+    for folder in folders:
+        shutil.copytree(runs[0], folder)
+    html = report([RunRecord.open(folder) for folder in folders])
+    assert "<h1>a/seed-0 compared with b/seed-0</h1>" in html
+    assert f"b/seed-0: {folders[1]}/config.toml</summary>" in html
+    save_config(load_config(folders[1] / "config.toml", ["train.seed=3", "train.lr=0.5"]), folders[1] / "config.toml")
+    html = report([RunRecord.open(folder) for folder in folders])
+    assert "<h1>train.lr=0.01, seed 0 compared with train.lr=0.5, seed 3</h1>" in html
+    assert "Difference train.lr=0.01, seed 0 - train.lr=0.5, seed 3 with its 95 % interval" in html
 
 
 def test_negative_transfer_against_single_task_runs(runs, tmp_path):
