@@ -1,6 +1,7 @@
 """`home-dist prepare`: commands that make a data folder."""
 
 import os
+from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,8 @@ import typer
 import typer.core
 
 from home_dist.cli.command import command
+
+_EPOCH = date(1970, 1, 1).toordinal()
 
 
 class _LogByDefault(typer.core.TyperGroup):
@@ -36,8 +39,27 @@ def prepare_described(
     engine: Annotated[EngineKind, typer.Option(help="local: processes of this machine; ray: a cluster.")] = EngineKind.local,
     processes: Annotated[int | None, typer.Option(min=1, help="Tasks at a time; by default one per core.")] = None,
     memory: Annotated[float, typer.Option(min=0.1, help="GB for all processes together, about; the rest is on disk.")] = 2.0,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="Data prepared before, or an export: go on from its last day, with its numbers and what it left."),
+    ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="With --like: read the whole log, with its numbers alone.")] = False,
+    anew: Annotated[
+        list[str] | None, typer.Option(metavar="STATISTIC", help="With --like: fit its boundaries again; several times.")
+    ] = None,
+    hold_out: Annotated[
+        float, typer.Option(help="With --like: share of users, others each day, whose rows are for validation.")
+    ] = 0.0,
+    allow_gap: Annotated[bool, typer.Option("--allow-gap", help="With --like: days may be missing in between.")] = False,
+    last_day: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The last day to read; by default the log's last.")
+    ] = None,
+    state: Annotated[bool, typer.Option(help="Leave what --like can go on from, in OUT/state.")] = True,
 ) -> None:
     """Turn a log of impressions into a data folder: labels, as-of statistics, histories, vocabularies, splits by day.
+
+    With --like, later days are prepared as an earlier folder was: ids keep their rows and new ones get rows behind them,
+    boundaries stay, counts and histories go on. All of it goes to train/, or with --hold-out to train/ and validation/.
 
     The log is cut into partitions, and may be larger than memory. A run that was killed goes on where it stopped, by the same
     command.
@@ -47,7 +69,18 @@ def prepare_described(
     from home_dist.prepare.progress import Progress
     from home_dist.prepare.summary import part_lines
 
-    options = LogOptions(engine.value, processes or len(os.sched_getaffinity(0)), int(memory * 1e9))
+    options = LogOptions(
+        engine=engine.value,
+        processes=processes or len(os.sched_getaffinity(0)),
+        memory=int(memory * 1e9),
+        like=like,
+        whole=whole,
+        anew=tuple(anew or ()),
+        hold_out=hold_out,
+        allow_gap=allow_gap,
+        last_day=None if last_day is None else last_day.toordinal() - _EPOCH,
+        leave_state=state,
+    )
     report = prepare_log(description, out, Progress(), options)
     write_page(report, out / "report.html")
     for line in part_lines(report):

@@ -1,5 +1,6 @@
 """Commands that write a model for others, and score with it."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -60,14 +61,33 @@ def export(
 @command(group)
 def score(
     program: Annotated[Path, typer.Argument(help="Folder that `home-dist export --format program` wrote.")],
-    data: Annotated[str, typer.Argument(help="Parquet files with the program's columns: a file, folder, glob or URL.")],
     out: Annotated[Path, typer.Option(help="Folder to write; it must not be there yet.")],
+    data: Annotated[
+        str | None, typer.Argument(help="Parquet files with the program's columns: a file, folder, glob or URL.")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="In place of prepared files: the description of a raw log, which is prepared first.")
+    ] = None,
+    schema: Annotated[
+        str | None, typer.Option(help="schema.toml of the files; by default the nearest one in a folder around them.")
+    ] = None,
     keep: Annotated[list[str] | None, typer.Option(help="A column to copy beside the scores; several times.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows that are scored together.")] = 4096,
     compiled: Annotated[bool, typer.Option("--compiled", help="Run the program that AOTInductor compiled.")] = False,
+    processes: Annotated[int | None, typer.Option(min=1, help="With --log: tasks at a time; by default one per core.")] = None,
+    memory: Annotated[float, typer.Option(min=0.1, help="With --log: GB for its preparation, about.")] = 2.0,
 ) -> None:
-    """Score Parquet files with an exported program: a column of probabilities per task."""
-    from home_dist.export.scoring import score_files
+    """Score Parquet files, or a raw log, with an exported program: a column of probabilities per task."""
+    if (data is None) == (log is None):
+        raise UserError("name the Parquet files to score, or the description of a raw log with --log")
+    from home_dist.export.scoring import score_files, score_log
 
-    count = score_files(program, data, out, keep or [], rows, compiled)
+    if log is None:
+        count = score_files(program, data or "", out, keep or [], rows, compiled, schema)
+    else:
+        from home_dist.prepare.generic import LogOptions
+        from home_dist.prepare.progress import Progress
+
+        options = LogOptions(processes=processes or len(os.sched_getaffinity(0)), memory=int(memory * 1e9))
+        count = score_log(program, log, out, keep or [], rows, compiled, Progress(), options)
     print(f"{count:,} rows scored, written to {out}")

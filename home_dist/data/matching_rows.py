@@ -53,14 +53,16 @@ class Unknown(Exception):
 def vocabulary_hashes(config: RunConfig, schema: Schema) -> dict[str, str]:
     """SHA-256 by table, of vocabularies beside the schema without a checksum in the schema."""
     side = RunSide(config, schema, {})
-    paths = {t.name: side_file(config, side.place(t.name)) for t in schema.table if not _is_checked(t)}
+    paths = {t.name: side_file(config, side.place(t.name)) for t in schema.table if not tells_its_vocabulary(t)}
     return {name: file_sha256(path) for name, path in paths.items() if path is not None}
 
 
-def _is_checked(table: TableSpec) -> bool:
-    """Whether the schema itself tells which vocabulary the table has."""
+def tells_its_vocabulary(table: TableSpec) -> bool:
+    """Whether the schema itself tells which vocabulary the table has, or that it has none."""
     values = table.values
-    return table.origin is not None or isinstance(values, HashValues) or (values is not None and values.sha256 is not None)
+    if isinstance(values, VocabularyValues):
+        return values.sha256 is not None
+    return values is not None or table.origin is not None or table.means is not None
 
 
 def same_rows(there: RunSide, here: RunSide, before: Table, now: Table) -> tuple[Map, str]:

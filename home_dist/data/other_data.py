@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from home_dist.data.matching_rows import RunSide, Unknown, same_rows
+from home_dist.data.matching_rows import RunSide, Unknown, same_rows, tells_its_vocabulary
 from home_dist.errors import DataError
 from home_dist.ids.rows import RowsOf, TranslatedRows
 from home_dist.schema import IdFeature, IdInput, InputLayout, Schema, StatisticFeature, Table, TableSpec
@@ -21,7 +21,8 @@ def read_as(layout: InputLayout, trained: RunSide, data: RunSide, where: str, la
     where: the data, for messages; labels: whether labels are read too. Rows of keys that `trained` does not know become row 0,
     as those of rare keys. Raises DataError, which names all entries that mean something else.
     """
-    if trained.schema == data.schema and not trained.recorded:
+    same_place = trained.config.data == data.config.data and not trained.recorded
+    if trained.schema == data.schema and (same_place or all(map(tells_its_vocabulary, trained.schema.table))):
         return layout
     problems: dict[str, None] = {}
     look_ups: dict[tuple[str, str], RowsOf | None] = {}

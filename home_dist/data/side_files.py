@@ -11,7 +11,7 @@ from home_dist.errors import ConfigError, DataError
 from home_dist.files.listing import list_files
 from home_dist.files.lock import locked
 from home_dist.files.private import private_folder
-from home_dist.files.stores import Store, join, open_store, unreachable, without_secrets
+from home_dist.files.stores import Store, join, open_store, unreachable, with_parents, without_secrets
 from home_dist.files.whole import whole_folder
 from home_dist.schema import PretrainedFeature, Schema, load_schema
 from home_dist.schema.values import VocabularyValues
@@ -51,6 +51,23 @@ def with_local_schema(config: RunConfig) -> RunConfig:
 def with_data(config: RunConfig, path: str) -> RunConfig:
     """The configuration with another data folder or URL, and the schema that lies there."""
     return config.model_copy(update={"data": config.data.model_copy(update={"path": path, "data_schema": None})})
+
+
+_AROUND = 4  # folders around files that are searched for their schema
+
+
+def schema_around(place: str) -> str | None:
+    """The nearest schema.toml in the folder of these files, or in one around it; place: a file, a folder, a glob or a URL. None
+    if there is none. Raises DataError for a store that does not answer."""
+    for folder in with_parents(place)[: _AROUND + 1]:
+        schema = join(folder, "schema.toml")
+        store, path = open_store(schema)
+        try:
+            if store.filesystem.get_file_info(path).is_file:
+                return schema
+        except OSError as error:
+            raise unreachable(store, path, error) from None
+    return None
 
 
 def side_file(config: RunConfig, name: str) -> Path | None:

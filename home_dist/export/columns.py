@@ -49,7 +49,8 @@ def tensors(reader: ColumnReader, layout: InputLayout) -> dict[str, torch.Tensor
             arrays[name] = np.concatenate(reader.ids(item.item), dtype=np.int64, casting="same_kind")
         elif item.kind == "number" and item.feature is not None:
             values, absent = reader.numbers(item.column)
-            arrays[name] = values.astype(np.float64) if absent is None else np.where(absent, np.nan, values)
+            values = values.astype(np.float64)  # before NaN takes the place of nulls: numpy would leave float32 as it is
+            arrays[name] = values if absent is None else np.where(absent, np.nan, values)
         elif item.kind == "weights" and item.item is not None:
             weights = reader.lists((item.item,)).take(np.arange(reader.rows), np.int64).weights
             arrays[name] = np.zeros(0, np.float32) if weights is None else weights

@@ -18,8 +18,11 @@ import torch
 
 from home_dist.config import load_config
 from home_dist.data.inputs import open_inputs
+from home_dist.data.matching_rows import RunSide
+from home_dist.data.other_data import read_as
+from home_dist.data.side_files import schema_around, with_data, with_local_schema
 from home_dist.distributed.ranks import Ranks
-from home_dist.errors import ConfigError, UserError
+from home_dist.errors import ConfigError, DataError, UserError
 from home_dist.evaluation.scores import scored
 from home_dist.export.columns import parquet_files, read_batches
 from home_dist.export.managed_rows import ManagedRows
@@ -29,7 +32,7 @@ from home_dist.export.source import Source, written_whole
 from home_dist.export.weights import write_meaning
 from home_dist.files.json_files import json_text
 from home_dist.files.listing import Found
-from home_dist.files.stores import Store, join
+from home_dist.files.stores import Store, join, with_parents, without_secrets
 from home_dist.metrics import evaluate_tasks
 from home_dist.schema import IdInput, InputLayout, build_layout, load_schema
 from home_dist.sequence.history import History
@@ -158,6 +161,27 @@ class Program:
     """With the functions that map keys to rows."""
     tasks: list[str]
     about: dict[str, Any]
+    trained: RunSide
+    """The schema and vocabularies in its folder."""
+
+    def reading(self, place: str, schema: str | None = None) -> "Program":
+        """The program for files that may be prepared otherwise: rows are mapped by key. place: of the files; schema: their
+        schema.toml, by default the nearest one in a folder around them. Raises DataError, which names what means something
+        else, and for files whose schema is not known."""
+        by_row = [i.column for i in self.layout.inputs if i.rows_of is None and i.key not in self.layout.statistics]
+        schema = schema or schema_around(place)
+        if schema is None:
+            if not by_row and not self.layout.statistics:
+                return self
+            raise DataError(
+                f"{without_secrets(place)}: no schema.toml is in its folder or around it, so that nothing tells whether its "
+                f"numbers are the model's ({', '.join([*by_row, *self.layout.statistics][:5])}, ...). Put the schema.toml of "
+                f"the prepared data beside it, or name it with --schema; score a raw log with --log."
+            )
+        config = with_data(self.trained.config, with_parents(schema)[1])
+        config = config.model_copy(update={"data": config.data.model_copy(update={"data_schema": schema})})
+        there = RunSide(config, load_schema(with_local_schema(config).schema_path()), {})
+        return replace(self, layout=read_as(self.layout, self.trained, there, without_secrets(place), labels=False))
 
     def scores(self, store: Store, files: list[Found], rows: int) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
         """(table of all columns, probabilities (n, K)) per batch, in the order of the files."""
@@ -189,13 +213,14 @@ def open_program(folder: Path, compiled: bool = False) -> Program:
     # Its warnings about data-dependent sizes need no attention.
     logging.getLogger("torch._export.serde.serialize").setLevel(logging.ERROR)
     run = torch._inductor.aoti_load_package(str(path)) if compiled else torch.export.load(path).module()
-    return Program(run, _layout(folder), about["tasks"], about)
-
-
-def _layout(folder: Path) -> InputLayout:
-    """The layout from the folder's files, with the functions that map keys to rows."""
     config = load_config(folder / "config.toml", [f"data.path={folder}", f"data.schema={folder / 'schema.toml'}"])
-    layout = build_layout(load_schema(config.schema_path()), config)
+    trained = RunSide(config, load_schema(config.schema_path()), {})
+    return Program(run, _layout(folder, trained), about["tasks"], about, trained)
+
+
+def _layout(folder: Path, trained: RunSide) -> InputLayout:
+    """The layout from the folder's files, with the functions that map keys to rows."""
+    layout = build_layout(trained.schema, trained.config)
     managed = {
         i.table.name: ManagedRows(i.rows_of, folder / "managed" / f"{i.table.name}.parquet")
         for i in layout.inputs
@@ -211,12 +236,14 @@ def _layout(folder: Path) -> InputLayout:
 def parity(source: Source, program: Program, ranks: Ranks, rows: int = 1000) -> list[Parity]:
     """Compares program and trainer on the run's test split, which both read in the order of the files."""
     recorded = RunFolder(source.checkpoint.parent.parent).recorded_vocabularies()
-    inputs = open_inputs(source.config, source.schema, ("test",), recorded)
+    inputs = open_inputs(source.given, source.schema, ("test",), recorded)
     model = build(inputs, ranks).model
     load(source.checkpoint, model, None)
     trainer = scored(model, inputs.evaluation_reader("test", ranks), ranks)
-    store, files = parquet_files(join(source.config.data.path, source.config.data.test))
-    of_program = program.of_logits().scores(store, files, rows)
+    place = join(source.config.data.path, source.config.data.test)
+    store, files = parquet_files(place)
+    schema = source.given.data.data_schema or join(source.config.data.path, "schema.toml")
+    of_program = program.reading(place, schema).of_logits().scores(store, files, rows)
     exported = replace(trainer, logits=np.concatenate([logits for _, logits in of_program]).astype(np.float64))
     if exported.logits.shape != trainer.logits.shape:
         raise UserError(f"the program scored {exported.logits.shape}, the trainer {trainer.logits.shape} rows and tasks")

@@ -25,7 +25,10 @@ _REPLICATED = "dense/head.features.replicated."
 @dataclass(frozen=True)
 class Source:
     checkpoint: Path
+    given: RunConfig
+    """As the run's folder holds it."""
     config: RunConfig
+    """With data.schema on this machine."""
     schema: Schema
     layout: InputLayout
     stored: Stored
@@ -36,13 +39,13 @@ class Source:
     def open(path: Path) -> "Source":
         """path: a checkpoint, a run.dir or RUN/best. Raises CheckpointError or ConfigError."""
         checkpoint = find(path)
-        config, whole = RunFolder(checkpoint.parent.parent).open()
-        config = with_local_schema(config)
+        given, whole = RunFolder(checkpoint.parent.parent).open()
+        config = with_local_schema(given)
         schema = whole.only(config.data.tasks) if config.data.tasks else whole
         layout = build_layout(schema, config)
         stored, record = open_stored(checkpoint)
         record.refuse_other_meaning(checkpoint, fingerprint(whole))
-        return Source(checkpoint, config, schema, layout, stored, record, dict(table_places(layout, stored)))
+        return Source(checkpoint, given, config, schema, layout, stored, record, dict(table_places(layout, stored)))
 
     def table_shape(self, table: str) -> tuple[int, int]:
         place = self.places[table]

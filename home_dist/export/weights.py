@@ -9,12 +9,15 @@ from pathlib import Path
 
 import tomli_w
 import torch
+from pyarrow import fs
 
 from home_dist.errors import CheckpointError
 from home_dist.export.managed_rows import write_managed
 from home_dist.export.source import Source, written_whole
 from home_dist.export.streams import Stream, write_sharded
 from home_dist.files.json_files import json_text
+from home_dist.files.listing import list_files
+from home_dist.files.stores import join, open_store, with_parents
 from home_dist.schema import PretrainedFeature, StatisticFeature
 from home_dist.schema.frozen import KEYS, VECTORS
 from home_dist.schema.values import VocabularyValues
@@ -47,7 +50,7 @@ def _dense(source: Source, name: str) -> Stream:
 
 def write_meaning(source: Source, folder: Path) -> None:
     """Writes the files that give rows a meaning: schema.toml, config.toml, boundaries.json, vocabularies/, managed/, frozen
-    tables and export.json."""
+    tables, state/ and export.json."""
     (folder / "schema.toml").write_text(tomli_w.dumps(source.schema.model_dump(exclude_none=True, mode="json")))
     (folder / "config.toml").write_text(tomli_w.dumps(source.record.config))
     statistics = {f.name: f for f in source.schema.feature if isinstance(f, StatisticFeature)}
@@ -56,11 +59,17 @@ def write_meaning(source: Source, folder: Path) -> None:
     data = source.config.schema_path().parent
     values = {t.name: t.values for t in source.schema.table}
     managed = write_managed(source, folder)
+    for spec in source.schema.table:
+        if spec.origin is not None:
+            _copy(data / spec.origin.file, folder / spec.origin.file)
+    copy_state(source, folder)
     missing = []
     for table in sorted(set(source.places) - set(statistics)):
         table_values, path = values.get(table), data / "vocabularies" / f"{table}.parquet"
         if isinstance(table_values, VocabularyValues):
             _copy(data / table_values.file, folder / table_values.file)
+        elif (folder / "vocabularies" / path.name).is_file():
+            continue
         elif path.is_file():
             _copy(path, folder / "vocabularies" / path.name)
         elif table_values is None:
@@ -80,6 +89,21 @@ def write_meaning(source: Source, folder: Path) -> None:
         "tables_with_managed_ids": managed,
     }
     (folder / "export.json").write_text(json_text(about) + "\n")
+
+
+def copy_state(source: Source, folder: Path) -> None:
+    """Copies what the preparation of the run's data left, if it left anything: it is needed to score a raw log."""
+    schema = source.given.data.data_schema or join(source.given.data.path, "schema.toml")
+    store, path = open_store(join(with_parents(schema)[1], "state"))
+    if store.filesystem.get_file_info(path).type != fs.FileType.Directory:
+        return
+    (folder / "state").mkdir()
+    for file in list_files(store, path):
+        if store.local:
+            _copy(Path(file.path), folder / "state" / file.name, link=True)
+        else:
+            target = str(folder / "state" / file.name)
+            fs.copy_files(file.path, target, source_filesystem=store.filesystem, destination_filesystem=fs.LocalFileSystem())
 
 
 def _copy(path: Path, target: Path, link: bool = False) -> None:

@@ -6,6 +6,7 @@ question mark, as in s3://bucket/data?region=eu-west-1 or ?endpoint_override=htt
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote
 
 from pyarrow import fs
@@ -49,6 +50,16 @@ def join(place: str, below: str) -> str:
     """The path `below` within a place. A URL's options stay at the end."""
     base, mark, options = place.partition("?") if is_remote(place) else (place, "", "")
     return f"{base.rstrip('/')}/{below}{mark}{options}" if below else place
+
+
+def with_parents(place: str) -> list[str]:
+    """The place and the folders around it, innermost first. A URL's options stay at the end."""
+    base, mark, options = _parted(place) if is_remote(place) else (place, "", "")
+    scheme, slashes, path = base.rpartition("://")
+    if not scheme and not path.startswith("/"):
+        path = str(Path(path).absolute())
+    parts = path.rstrip("/").split("/")
+    return [f"{scheme}{slashes}{'/'.join(parts[:n]) or '/'}{mark}{options}" for n in range(len(parts), 0, -1)]
 
 
 def without_secrets(place: str) -> str:

@@ -32,7 +32,7 @@ def write_page(report: Mapping[str, Any], path: Path) -> None:
         ("ids", str(len(report["vocabularies"]))),
         ("statistics", str(len(report["histograms"]))),
     ]
-    first, last = splits["train"]["days"][0], splits["test"]["days"][1]
+    first, last = splits["train"]["days"][0], max(split["days"][1] for split in splits.values())
     write_whole(
         path,
         page(

@@ -15,6 +15,7 @@ from home_dist.prepare.written_vocabulary import PublishedVocabulary
 from home_dist.schema import Schema, save_schema
 
 ROW_GROUP = 16384
+_BYTEWISE = (pa.int32(), pa.int64(), pa.list_(pa.int32()), pa.list_(pa.int64()))
 
 
 def write_prepared(
@@ -56,8 +57,9 @@ def write_file(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, level:
     """Writes concatenated tables in row groups of ROW_GROUP rows, whatever the tables' sizes. level: of zstd."""
     # Columns of few distinct values are small with a dictionary. Ids and histories are smaller as split bytes: a user's history
     # repeats its bytes from one impression to the next; a dictionary's packed bits would hide the repetition from zstd.
-    few = [f.name for f in schema if pa.types.is_floating(f.type) or pa.types.is_int8(f.type)]
-    bytewise = {f.name + (".list.element" if pa.types.is_list(f.type) else "") for f in schema if f.name not in few}
+    many = [f for f in schema if f.type in _BYTEWISE]
+    few = [f.name for f in schema if f not in many]
+    bytewise = {f.name + (".list.element" if pa.types.is_list(f.type) else "") for f in many}
     with pq.ParquetWriter(
         path,
         schema,

@@ -62,7 +62,7 @@ def _route_past(plan: Plan, by: tuple[str, ...], path: Path, folder: Path) -> No
     table = pq.read_table(path)
     keys = key_columns(table, by)
     if plan.spec.user in by:
-        part = parts_of_users(user_hashes(keys[by.index(plan.spec.user)], _no_rows(len(table))), plan.parts)
+        part = parts_of_users(user_hashes(keys[by.index(plan.spec.user)], *_nowhere(len(table))), plan.parts)
     else:
         part = parts_of_keys(keys, plan.parts)
     write_parts(folder / ROUTED, table, part, plan.parts)
@@ -71,12 +71,12 @@ def _route_past(plan: Plan, by: tuple[str, ...], path: Path, folder: Path) -> No
 def _route_events(plan: Plan, path: Path, folder: Path) -> None:
     table = pq.read_table(path)
     users = table.column("user").combine_chunks()
-    write_parts(folder / ROUTED, table, parts_of_users(user_hashes(users, _no_rows(len(table))), plan.parts), plan.parts)
+    write_parts(folder / ROUTED, table, parts_of_users(user_hashes(users, *_nowhere(len(table))), plan.parts), plan.parts)
 
 
-def _no_rows(count: int) -> Ints:
-    """Row numbers by which users that are missing would be hashed; a state has none."""
-    return np.zeros(count, np.int64)
+def _nowhere(count: int) -> tuple[Ints, Ints]:
+    """Rows and times by which missing users would be hashed; a state has none."""
+    return np.zeros(count, np.int64), np.zeros(count, np.int64)
 
 
 def left_files(plan: Plan, work: Path, gathered: Sequence[Path], encoded: Sequence[Path]) -> dict[str, Path]:

@@ -24,6 +24,8 @@ CELL_BITS = 12
 CELLS = 1 << CELL_BITS
 """The most partitions."""
 HOUR_MS = 3_600_000
+FILE_BITS = 40
+"""Low bits of a row's number: its place in its file. The file's index is in the bits above."""
 _GROUP_BITS = 62
 
 
@@ -78,10 +80,11 @@ class Plan:
         return tuple(dict.fromkeys(c for c in columns if c != self.spec.user))
 
 
-def user_hashes(users: pa.Array, row: Ints) -> Hashes:
-    """(n,) hashes by which rows are partitioned and ordered. A row without a user is hashed by its number: such rows share no
-    past."""
-    return np.where(missing(users), hash_integers(row, 1), hash_keys(users, 0))
+def user_hashes(users: pa.Array, row: Ints, time: Ints) -> Hashes:
+    """(n,) hashes by which rows are partitioned and ordered. A row without a user is hashed by its time and its place in its
+    file, whichever files the log has beside it: such rows share no past."""
+    alone = mix(hash_integers(time, 1) ^ (row & ((1 << FILE_BITS) - 1)).astype(np.uint64))
+    return np.where(missing(users), alone, hash_keys(users, 0))
 
 
 def cells_of(hashes: Hashes) -> Ints:

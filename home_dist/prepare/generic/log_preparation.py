@@ -36,7 +36,7 @@ from home_dist.prepare.generic.going_on import check_days, check_description, ne
 from home_dist.prepare.generic.largest_values import extremes
 from home_dist.prepare.generic.log_files import Chunk, chunks_of
 from home_dist.prepare.generic.log_inputs import FoundFiles, LogInputs, open_log
-from home_dist.prepare.generic.log_plan import CELLS, Plan
+from home_dist.prepare.generic.log_plan import CELLS, FILE_BITS, Plan
 from home_dist.prepare.generic.log_spec import LogSpec, load_spec
 from home_dist.prepare.generic.partition import REPEATED_FILE, SEEN_FILE, gather
 from home_dist.prepare.generic.sizes import chunk_rows, partitions
@@ -300,6 +300,7 @@ class _Preparation:
                 tasks.append(Task(partial(finish.write_part, files, columns, first, last), last - first))
                 places.append(f"{split}/{part_name(number)}")
         written = self.work.run("write", "writing", tasks)
+        told = {n: (seen, feature) for n, (seen, feature) in statistics.items() if seen is not None}
         report = make_report(
             Told(
                 log=spec.log,
@@ -308,15 +309,15 @@ class _Preparation:
                 days=fitted.days,
                 labels=labels,
                 left=left_out,
-                extremes=extremes(scanned, [self._short(str(p)) for p in sources.every], scan.FILE_BITS),
+                extremes=extremes(scanned, [self._short(str(p)) for p in sources.every], FILE_BITS),
                 seen=rows_seen,
                 repeated=[pq.read_table(f / REPEATED_FILE) for f in gathered],
                 merged=spec.repeated == "merge",
                 ids=[pq.read_table(f / FOUND_FILE) for f in encoded],
                 vocabularies={p.stem: pq.read_metadata(p).num_rows + 1 for p in fitted.vocabularies},
                 schema=schema,
-                statistics={n: (seen, feature) for n, (seen, feature) in statistics.items() if seen is not None},
-                steps={n.column: fitted.steps[n.column] for n in spec.number if n.column in statistics},
+                statistics=told,
+                steps={n.column: fitted.steps[n.column] for n in spec.number if n.column in told},
                 asked=asked,
             )
         )

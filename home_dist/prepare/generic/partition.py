@@ -52,7 +52,7 @@ def gather(
     spec = plan.spec
     table = read_part(users, part)
     row, time = table.column("row").to_numpy(), table.column("time").to_numpy()
-    hashed = user_hashes(table.column("user").combine_chunks(), row)
+    hashed = user_hashes(table.column("user").combine_chunks(), row, time)
     user = codes(table.column("user").combine_chunks())
     order = np.lexsort((time, user, hashed))  # stable: rows of one time keep the log's order
     # Returned counts are matched by row number; rows whose keys are missing have none.

@@ -21,7 +21,7 @@ from home_dist.prepare.engine.spill import write_parts
 from home_dist.prepare.generic import columns as c
 from home_dist.prepare.generic.largest_values import scan_extremes
 from home_dist.prepare.generic.log_files import Chunk, join, read_chunk
-from home_dist.prepare.generic.log_plan import HOUR_MS, Plan, parts_of_keys, parts_of_users, user_hashes
+from home_dist.prepare.generic.log_plan import FILE_BITS, HOUR_MS, Plan, parts_of_keys, parts_of_users, user_hashes
 from home_dist.prepare.generic.log_sections import LabelSection
 from home_dist.prepare.generic.repeated import CONTENT, contents
 
@@ -31,7 +31,6 @@ ALL_DAYS = "all_days.parquet"
 UNMATCHED = "unmatched.parquet"
 KEPT = "keep_"
 """Prefix of columns that go through unchanged."""
-FILE_BITS = 40  # low bits of a row's number: its place in its file; the file's index is in the bits above
 
 
 def keyed(number: int) -> str:
@@ -79,7 +78,7 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
 
     labels = _labels(plan, table, chunk, row)
     users = keys(spec.user)
-    part = parts_of_users(user_hashes(users, row), plan.parts)
+    part = parts_of_users(user_hashes(users, row, time), plan.parts)
 
     columns = {"row": pa.array(row), "time": pa.array(time), "user": users}
     for section in spec.id:
