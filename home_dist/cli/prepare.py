@@ -48,8 +48,9 @@ def prepare_described(
         list[str] | None, typer.Option(metavar="STATISTIC", help="With --like: fit its boundaries again; several times.")
     ] = None,
     hold_out: Annotated[
-        float, typer.Option(help="With --like: share of users, others each day, whose rows are for validation.")
-    ] = 0.0,
+        float | None,
+        typer.Option(help="Share of users, others each day, for validation; all days are for training. 0 with --like."),
+    ] = None,
     allow_gap: Annotated[bool, typer.Option("--allow-gap", help="With --like: days may be missing in between.")] = False,
     last_day: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The last day to read; by default the log's last.")

@@ -97,6 +97,24 @@ def sweep(
 
 
 @command(group)
+def daily(
+    config: Annotated[Path, typer.Argument(help="TOML file of the days; README shows one.")],
+    out: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
+) -> None:
+    """Take a log's new days: prepare each like the day before, score it, train on it, keep or reject the model, export it."""
+    from home_dist.daily.daily_section import load_daily
+    from home_dist.daily.days import Daily, days_table
+    from home_dist.files.json_files import write_json
+    from home_dist.screen import Screen
+
+    screen = Screen(True)
+    days = Daily(load_daily(config), screen.say).run()
+    screen.table(days_table(days))
+    if out is not None:
+        write_json(out, {"days": [vars(day) for day in days]})
+
+
+@command(group)
 def bench(
     config: Annotated[Path, typer.Argument(help="TOML file of the run.")],
     steps: Annotated[int, typer.Option(min=1, help="Steps that are timed.")] = 50,

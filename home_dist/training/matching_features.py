@@ -21,8 +21,11 @@ def difference(old: Standardised, new: Standardised, standardised: bool) -> str:
     """What differs, such as "its boundaries are others, its mean was 3.2 and is 3.4"; empty if nothing does. standardised:
     whether mean and deviation matter."""
     texts = []
-    if isinstance(old, StatisticFeature) and isinstance(new, StatisticFeature) and old.boundaries != new.boundaries:
-        texts.append("its boundaries are others")
+    if isinstance(old, StatisticFeature) and isinstance(new, StatisticFeature):
+        if None not in (old.means, new.means) and old.means != new.means:
+            texts.append(f"it was {old.means} and is {new.means}")
+        if old.boundaries != new.boundaries:
+            texts.append("its boundaries are others")
     if standardised:
         widths = [f.width if isinstance(f, DenseFeature) else 1 for f in (old, new)]
         if widths[0] != widths[1]:

@@ -84,7 +84,7 @@ def sweep(config: Path, planned: Sequence[SweepRun], ranks: int, by: str, screen
             continue
         screen.say(f"{label}: {run.folder}")
         options = [part for override in run.overrides for part in ("--set", override)]
-        code = subprocess.run([*_program(ranks), "train", str(config), *options]).returncode
+        code = subprocess.run([*program(ranks), "train", str(config), *options]).returncode
         if code:
             failed.append(f"{run.name} ({run.folder}, exit code {code})")
     by_settings: dict[str, dict[int, RunFigures]] = {}
@@ -118,7 +118,8 @@ def _demand_groups(planned: Sequence[SweepRun]) -> None:
             )
 
 
-def _program(ranks: int) -> list[str]:
+def program(ranks: int) -> list[str]:
+    """A command that starts home-dist as so many ranks of this machine."""
     several = ["torch.distributed.run", "--nproc-per-node", str(ranks), "--rdzv-backend", "c10d"]
     several += ["--rdzv-endpoint", "localhost:0", "-m"]
     return [sys.executable, "-m", *(several if ranks > 1 else []), "home_dist.cli"]

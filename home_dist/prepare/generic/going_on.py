@@ -28,6 +28,10 @@ _FREE_OF = {
 }
 
 
+class NothingNew(DataError):
+    """The log holds no rows that the base has not read."""
+
+
 def check_description(spec: LogSpec, base: Base) -> None:
     """Raises ConfigError, which names the keys, for a description that counts or names something else than the base's."""
     before, now = _flat(base.record.description), _flat(spec.model_dump(mode="json"))
@@ -76,7 +80,7 @@ def new_files(paths: Sequence[Path], named: Sequence[str], base: Base) -> list[b
         are_new.append(read is None or not read.is_read_whole or read.bytes != path.stat().st_size)
     if not any(are_new):
         last = day_name(base.record.end_day - 1)
-        raise DataError(
+        raise NothingNew(
             f"all {len(paths):,} files of the log were read for {base.folder}, whose last day is {last}. Add the files of "
             f"later days."
         )
@@ -144,7 +148,7 @@ def check_days(read: Mapping[str, FileRead], days: Iterable[int], base: Base, ga
         )
     first = min(days, default=None)
     if first is None:
-        raise DataError(f"the log holds no rows after {day_name(end - 1)}, the last day of {base.folder}. Add later days.")
+        raise NothingNew(f"the log holds no rows after {day_name(end - 1)}, the last day of {base.folder}. Add later days.")
     if first > end and not gap:
         raise DataError(
             f"the log goes on at {day_name(first)}, but {base.folder} ends with {day_name(end - 1)}: {first - end} days are "

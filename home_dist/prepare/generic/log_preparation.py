@@ -25,7 +25,7 @@ from home_dist.errors import ConfigError, DataError, UserError
 from home_dist.files.json_files import read_json, write_json
 from home_dist.files.whole import refuse_existing, whole_folder
 from home_dist.prepare.counts import LeftOut, Told, make_report
-from home_dist.prepare.days import DAY_MS, SPLITS, Days
+from home_dist.prepare.days import DAY_MS, SPLITS, Days, day_name
 from home_dist.prepare.drift import drift
 from home_dist.prepare.engine import KINDS, Lost, Task, Work
 from home_dist.prepare.generic import earlier, finish, past, scan, state
@@ -63,8 +63,9 @@ class LogOptions:
     """Takes only the numbers of `like`, and reads and splits the whole log."""
     anew: tuple[str, ...] = ()
     """With `like`: statistics whose boundaries, mean and deviation are fitted anew."""
-    hold_out: float = 0.0
-    """With `like`: share of users whose rows are the validation part."""
+    hold_out: float | None = None
+    """All days are training days, but for this share of users, others each day, whose rows are the validation part. By default
+    0 with `like`; else parts are days, as the description says."""
     last_day: int | None = None
     """The last day to read, in days since 1970."""
     allow_gap: bool = False
@@ -78,14 +79,19 @@ class LogOptions:
 
     def checked(self) -> "LogOptions":
         """Raises ConfigError for options that need another one."""
-        alone = [n for n in ("whole", "anew", "hold_out", "allow_gap") if getattr(self, n)]
+        alone = [n for n in ("whole", "anew", "allow_gap") if getattr(self, n)]
         if self.like is None and alone:
             raise ConfigError(f"--{alone[0].replace('_', '-')} is for --like alone")
-        if self.whole and (self.hold_out or self.allow_gap):
-            raise ConfigError("--whole reads and splits the log from its begin: leave --hold-out and --allow-gap out")
-        if not 0 <= self.hold_out < 1:
+        if self.whole and self.allow_gap:
+            raise ConfigError("--whole reads the log from its begin: leave --allow-gap out")
+        if self.hold_out is not None and not 0 <= self.hold_out < 1:
             raise ConfigError(f"--hold-out {self.hold_out:g}: a share of users is needed, from 0 to below 1")
         return self
+
+    @property
+    def by_users(self) -> bool:
+        """Whether the validation part is of users who are held out, not of days."""
+        return self.hold_out is not None or (self.like is not None and not self.whole)
 
 
 def prepare_log(description: Path, out: Path, say: Say, options: LogOptions | None = None) -> dict[str, Any]:
@@ -206,7 +212,7 @@ class _Preparation:
             work.choose("partitions", min(parts, CELLS)),
             None if self.goes_on is None else self.goes_on.record.end_day * DAY_MS - offset_ms,
             None if options.last_day is None else (options.last_day + 1) * DAY_MS - offset_ms,
-            options.hold_out,
+            options.hold_out or 0.0,
             options.keep,
         )
         chunk = work.choose("chunk", chunk_rows(inputs.log_types, rows, share, self.processes))
@@ -216,18 +222,16 @@ class _Preparation:
         )
         chunks = chunks_of(inputs.files, chunk)
         scanned = work.run("scan", "reading", [Task(partial(scan.scan, plan, c), c.last - c.first) for c in chunks])
-        if self.goes_on is None:
-            return plan, inputs, chunks, scanned, finish.days_of(plan, scanned)
-        read = read_by_file(chunks, scanned, self._named(inputs), self._end(chunks, scanned))
         new = np.concatenate([pq.read_table(f / scan.DAYS).column("day").to_numpy() for f in scanned])
-        check_days(read, new.tolist(), self.goes_on, options.allow_gap or options.for_scores)
-        end = int(new.max()) + 1
-        return plan, inputs, chunks, scanned, Days(int(new.min()), end, end, end, offset_ms)
-
-    def _end(self, chunks: Sequence[Chunk], scanned: Sequence[Path]) -> int:
-        """The day after the last one that is read."""
-        days = [d for f in scanned for d in pq.read_table(f / scan.DAYS).column("day").to_pylist()]
-        return max(days, default=0) + 1
+        end = int(new.max(initial=0)) + 1
+        if self.goes_on is not None:
+            read = read_by_file(chunks, scanned, self._named(inputs), end)
+            check_days(read, new.tolist(), self.goes_on, options.allow_gap or options.for_scores)
+        elif not len(new):
+            raise DataError(f"{spec.log}: holds no rows up to {day_name(options.last_day or 0)}. Give a later --last-day.")
+        if options.by_users:
+            return plan, inputs, chunks, scanned, Days(int(new.min()), end, end, end, offset_ms)
+        return plan, inputs, chunks, scanned, finish.days_of(plan, scanned)
 
     def _named(self, inputs: LogInputs) -> dict[int, str]:
         return {f.index: self._short(f.named) for f in inputs.files}
@@ -292,7 +296,7 @@ class _Preparation:
         tasks, places = [], []
         for index, split in enumerate(SPLITS):
             counts = [t.column("rows")[index].as_py() for t in rows_seen]
-            if index and self.goes_on is not None and not sum(counts):
+            if index and self.options.by_users and not sum(counts):
                 continue
             files = finish.split_files(encoded, counts, index)
             bounds = file_bounds(sum(counts), spec.train_files if index == 0 else 1)

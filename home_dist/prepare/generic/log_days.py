@@ -1,0 +1,50 @@
+"""Which days a log holds, by its column of times alone."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from home_dist.prepare.days import local_days
+from home_dist.prepare.generic import columns
+from home_dist.prepare.generic.going_on import new_files
+from home_dist.prepare.generic.log_files import CONVERTED, TYPES, chunks_of, convert, look, read_chunk
+from home_dist.prepare.generic.log_inputs import FoundFiles
+from home_dist.prepare.generic.log_spec import load_spec
+from home_dist.prepare.generic.state import Base
+
+_ROWS = 1 << 20  # whose times are in memory at a time
+
+
+def log_days(description: Path, base: Base | None = None) -> dict[int, int]:
+    """Rows by day, in days since 1970, in order. base: leaves out what it has read. Raises ConfigError or DataError."""
+    spec = load_spec(description)
+    sources = FoundFiles.of(spec, description.parent)
+    paths = sources.log
+    if base is not None:
+        named = [str(p.relative_to(description.parent)) if p.is_relative_to(description.parent) else str(p) for p in paths]
+        paths = [p for p, is_new in zip(paths, new_files(paths, named, base), strict=True) if is_new]
+    rows: dict[int, int] = {}
+    local_ms = int(spec.utc_offset_hours * 3_600_000) if spec.times_without_zone == "local" else 0
+    declared = {name: TYPES[kind] for name, kind in spec.types.items()}
+    for path in paths:
+        with tempfile.TemporaryDirectory() as folder:
+            source = path
+            if path.suffix != ".parquet":
+                convert(path, Path(folder), declared)
+                source = Path(folder) / CONVERTED
+            looked = look([source], [path], declared)
+            types = columns.Types(spec.log, looked.types)
+            if not looked.files[0].rows:
+                continue
+            types.time(spec.time)
+            for chunk in chunks_of(looked.files, _ROWS):
+                table = read_chunk(chunk, {spec.time: types.of(spec.time)})
+                time = columns.times(
+                    table.column(spec.time).combine_chunks(), spec.time_unit, str(path), chunk.first, spec.time, local_ms
+                )
+                days, counts = np.unique(local_days(time, spec.utc_offset_hours), return_counts=True)
+                for day, count in zip(days.tolist(), counts.tolist(), strict=True):
+                    if base is None or day >= base.record.end_day:
+                        rows[day] = rows.get(day, 0) + count
+    return dict(sorted(rows.items()))
