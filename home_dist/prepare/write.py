@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from home_dist.files.json_files import write_json
 from home_dist.files.whole import whole_folder
+from home_dist.ids.vocabulary import file_sha256
 from home_dist.prepare.written_vocabulary import PublishedVocabulary
 from home_dist.schema import Schema, save_schema
+from home_dist.schema.values import Origin
 
 ROW_GROUP = 16384
 _BYTEWISE = (pa.int32(), pa.int64(), pa.list_(pa.int32()), pa.list_(pa.int64()))
@@ -33,8 +35,20 @@ def write_prepared(
             _write_split(writing / name, table, files.get(name, 1))
         for name, vocabulary in vocabularies.items():
             vocabulary.save(writing / "vocabularies" / f"{name}.parquet")
-        save_schema(schema, writing / "schema.toml")
+        save_schema(with_origins(schema, vocabularies, writing), writing / "schema.toml")
         write_json(writing / "report.json", report)
+
+
+def with_origins(schema: Schema, vocabularies: Mapping[str, PublishedVocabulary], folder: Path) -> Schema:
+    """The schema, with the vocabulary of each table that has one, as it lies in the data folder."""
+
+    def origin(name: str) -> Origin:
+        file = f"vocabularies/{name}.parquet"
+        vocabulary = vocabularies[name]
+        return Origin(type=vocabulary.kind, file=file, sha256=file_sha256(folder / file), keys=vocabulary.rows - 1)
+
+    tables = [t.model_copy(update={"origin": origin(t.name)}) if t.name in vocabularies else t for t in schema.table]
+    return schema.model_copy(update={"table": tuple(tables)})
 
 
 def _write_split(folder: Path, table: pa.Table, files: int) -> None:

@@ -1,5 +1,6 @@
 """Rows of a table in two data folders, matched by key against a dictionary, or refused with the reason."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from home_dist.config import RunConfig
 from home_dist.data.matching_rows import RunSide, Unknown, same_rows, vocabulary_hashes
 from home_dist.ids.vocabulary import file_sha256
 from home_dist.schema import Schema, Table
+from home_dist.schema.values import GrownFrom, Origin
 
 
 def side(
@@ -124,3 +126,61 @@ def test_a_vocabulary_on_one_side_or_another_one_matches_no_row(tmp_path):
     vocabulary(new, ["a", "b", "c"])
     with pytest.raises(Unknown, match="keys of different types"):
         same_rows(side(old, 5), side(new, 4), table(5), table(4))
+
+
+def origin(keys: int, name: str, *grown_from: tuple[str, int]) -> Origin:
+    def digest(text: str) -> str:
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    ancestors = tuple(GrownFrom(sha256=digest(n), keys=k) for n, k in grown_from)
+    return Origin(type="integer", file="vocabularies/t.parquet", sha256=digest(name), keys=keys, grown_from=ancestors)
+
+
+def told(rows: int, of: Origin | None = None, means: str | None = None) -> RunSide:
+    tree = {"name": "t", "rows": rows, "origin": of and of.model_dump(), "means": means}
+    feature = {"kind": "id", "name": "f", "column": "f", "table": "t"}
+    task = {"name": "like", "group": "g", "column": "like"}
+    schema = Schema.model_validate({"table": [tree], "feature": [feature], "task": [task]})
+    return RunSide(load("nowhere"), schema, {})
+
+
+def load(path: str) -> RunConfig:
+    return RunConfig.model_validate({"run": {"dir": "r"}, "data": {"path": path}})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "common"),
+    [
+        (origin(5, "a"), origin(5, "a"), 5),
+        (origin(5, "a"), origin(8, "b", ("z", 2), ("a", 5)), 5),
+        (origin(8, "b", ("z", 2), ("a", 5)), origin(5, "a"), 5),
+    ],
+)
+def test_a_vocabulary_that_has_grown_is_matched_without_its_files(old, new, common):
+    rows, how = same_rows(told(20, old), told(30, new), table(20), table(30))
+    assert how == "by key"
+    assert rows.tolist() == [n if n <= common else -1 for n in range(30)]
+
+
+def test_vocabularies_of_another_origin_are_read(tmp_path):
+    with pytest.raises(Unknown, match="no vocabularies/t.parquet beside the other run's schema"):
+        same_rows(told(9, origin(5, "a")), told(9), table(9), table(9))
+    old, new = tmp_path / "old", tmp_path / "new"
+    sides = []
+    for folder, keys in ((old, [7, 3, 9]), (new, [9, 7, 4])):
+        path = vocabulary(folder, keys)
+        of = Origin(type="integer", file="vocabularies/t.parquet", sha256=file_sha256(path), keys=3)
+        (folder / "schema.toml").touch()
+        sides.append(RunSide(load(str(folder)), told(4, of).schema, {}))
+    rows, how = same_rows(*sides, table(4), table(4))
+    assert (rows.tolist(), how) == ([0, 3, 1, -1], "by key")
+    vocabulary(old, [7, 3, 8])  # another one, fitted anew in its place
+    with pytest.raises(Unknown, match="is not the one that the schema was fitted with"):
+        same_rows(*sides, table(4), table(4))
+
+
+def test_rows_that_stand_for_something_else_are_not_matched():
+    with pytest.raises(Unknown, match=r"its rows are of hour, UTC\+8 h there, of hour, UTC\+7 h here"):
+        same_rows(told(24, means="hour, UTC+8 h"), told(24, means="hour, UTC+7 h"), table(24), table(24))
+    rows, how = same_rows(told(24), told(24, means="hour, UTC+7 h"), table(24), table(24))
+    assert (rows.tolist(), how) == (list(range(24)), "row by row")

@@ -2,18 +2,24 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from home_dist.errors import ConfigError, DataError
 from home_dist.prepare.days import DAY_MS
+from home_dist.prepare.engine import Lost
 from home_dist.prepare.generic import LogOptions, prepare_log
+from home_dist.prepare.generic.going_on import NothingNew
 from home_dist.prepare.progress import Progress
+from home_dist.schema import load_schema
 from tests.prepare.test_engine import state_of
 
 QUIET = Progress(lambda text: None)
@@ -138,3 +144,228 @@ def test_increments_are_a_preparation_of_all_days(seed, base, increments, forget
     states = [json.loads((folder / name / "state/state.json").read_text()) for name in (last, "whole")]
     assert states[0]["everyone"] == states[1]["everyone"]
     assert states[0]["end_day"] == states[1]["end_day"]
+
+
+@pytest.fixture(scope="module")
+def days(tmp_path_factory):
+    """Seven days; data0 holds the first five."""
+    folder = tmp_path_factory.mktemp("days")
+    make_days(folder, 7)
+    describe(folder, 3)
+    prepare(folder, "data0", until=5)
+    return folder
+
+
+@pytest.fixture
+def copy(days, tmp_path):
+    """The days, to be spoiled."""
+    shutil.copytree(days, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def vocabulary(out: Path, name: str) -> dict:
+    table = pq.read_table(out / "vocabularies" / f"{name}.parquet")
+    return dict(zip(table.column("value").to_pylist(), table.column("row").to_pylist(), strict=True))
+
+
+def test_a_vocabulary_keeps_its_rows_and_takes_new_values_once_they_are_frequent(days, tmp_path):
+    """Against counts by a loop: videos of training days, seen min_count = 3 times since the first one."""
+    prepare(days, tmp_path / "data1", "data0", until=6)
+    prepare(days, tmp_path / "data2", tmp_path / "data1", until=7)
+    first, second, third = (vocabulary(p, "video") for p in (days / "data0", tmp_path / "data1", tmp_path / "data2"))
+    logs = [pq.read_table(days / "log" / f"{day:02d}.parquet").column("video").to_pylist() for day in range(7)]
+    training = [v for day in (0, 1, 2) for v in logs[day]]
+    for before, now, day in ((first, second, 5), (second, third, 6)):
+        training += logs[day]
+        assert now.items() >= before.items()
+        frequent = {v: training.count(v) for v in set(training) if training.count(v) >= 3}
+        assert now.keys() == frequent.keys()
+        new = sorted(now.keys() - before.keys(), key=lambda v: (-frequent[v], v))
+        assert [now[v] for v in new] == list(range(len(before) + 1, len(now) + 1))
+        assert new
+    tables = {t.name: t for t in load_schema(tmp_path / "data2" / "schema.toml").table}
+    assert [a.keys for a in tables["video"].origin.grown_from] == [len(first), len(second)]
+    assert tables["video"].rows == len(third) + 1
+
+
+def test_growth_is_bounded_and_told(copy):
+    counts, room = [], len(vocabulary(copy / "data0", "user")) + 1 + 3
+    for more in ("", "most_new = 2", f"rows = {room}"):
+        extra = f", {more}" if more else ""
+        described = (copy / "mylog.toml").read_text().replace('{ column = "user" }', f'{{ column = "user"{extra} }}')
+        (copy / "bound.toml").write_text(described)
+        told: list[str] = []
+        options = LogOptions(like=copy / "data0", partitions=2)
+        say = Progress(told.append, bars=False)
+        report = prepare_log(copy / "bound.toml", copy / f"out{len(counts)}", say, options)
+        before, now = (len(vocabulary(copy / name, "user")) for name in ("data0", f"out{len(counts)}"))
+        counts.append(now - before)
+        grown = report["vocabularies_grown"]["user"]
+        assert grown["new"] == now - before
+        assert ("found no row" in str(told)) == (more == f"rows = {room}")
+    assert counts[0] > 3
+    assert counts[1:] == [2, 3]
+    assert load_schema(copy / "out2/schema.toml").table_rows()["user"] == room
+
+
+@pytest.mark.parametrize("name", ["state.json", "past-0-00000.parquet", "rare-1.parquet", "vocabulary"])
+@pytest.mark.parametrize("harm", ["cut", "flipped", "missing"])
+def test_a_damaged_state_is_named(name, harm, copy):
+    path = copy / "data0/vocabularies/user.parquet" if name == "vocabulary" else copy / "data0/state" / name
+    content = bytearray(path.read_bytes())
+    if harm == "missing":
+        path.unlink()
+    else:
+        content[len(content) // 2] ^= 4
+        path.write_bytes(content[: len(content) // 2] if harm == "cut" else content)
+    kind = ConfigError if name == "state.json" and harm == "missing" else DataError
+    with pytest.raises(kind, match=name.replace("vocabulary", "user.parquet")):
+        prepare(copy, "out", "data0")
+    assert not (copy / "out.work").exists()
+
+
+def test_a_newer_state_and_none_are_told(copy):
+    path = copy / "data0/state/state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 9, "home_dist": "7.1"}))
+    with pytest.raises(DataError, match=r"written by home_dist 7\.1, in a newer format"):
+        prepare(copy, "out", "data0")
+    prepare(copy, "without", until=5, leave_state=False)
+    with pytest.raises(ConfigError, match=r"holds no state/state\.json"):
+        prepare(copy, "out", "without")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("days = 1.5", "days = 2.5"), r"past\.1\.days: 1\.5 there, 2\.5 here"),
+        (("at_least = 3", "at_least = 5"), r"label\.1\.at_least: 3\.0 there, 5\.0 here"),
+        (("most = 5", "most = 9"), r"history\.0\.most: 5 there, 9 here"),
+        (("utc_offset_hours = 8", "utc_offset_hours = 7"), r"utc_offset_hours: 8\.0 there, 7\.0 here"),
+        (('{ column = "tags", separator = "|", min_count = 1 },', ""), r"id\.3\.column: 'tags' there, 'not set' here"),
+        (('{ column = "user" }', '{ column = "user", rows = 5 }'), r"id 'user': rows = 5, but its vocabulary .* values"),
+    ],
+)
+def test_another_description_is_refused_by_its_keys(change, expected, copy):
+    path = copy / "mylog.toml"
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(ConfigError, match=expected):
+        prepare(copy, "out", "data0")
+
+
+def test_days_that_overlap_or_are_missing_are_refused(copy):
+    late = pq.read_table(copy / "log/03.parquet").slice(0, 7)
+    pq.write_table(late, copy / "log/03-late.parquet")
+    with pytest.raises(DataError, match=r"log/03-late\.parquet: 7 rows of days that it holds \(2023-11-17 to 2023-11-17\)"):
+        prepare(copy, "out", "data0")
+    (copy / "log/03-late.parquet").unlink()
+    rows = pq.read_table(copy / "log/03.parquet")
+    pq.write_table(rows.slice(1), copy / "log/03.parquet")  # another file of this name
+    with pytest.raises(DataError, match=r"log/03\.parquet: 29\d rows of days that it holds .*, of which it read 300"):
+        prepare(copy, "out", "data0")
+    pq.write_table(rows, copy / "log/03.parquet")
+    (copy / "log/05.parquet").unlink()
+    with pytest.raises(DataError, match=r"goes on at 2023-11-20, but .* ends with 2023-11-18: 1 days are missing"):
+        prepare(copy, "out", "data0")
+    prepare(copy, "out", "data0", allow_gap=True)
+    (copy / "log/06.parquet").unlink()
+    with pytest.raises(NothingNew, match=r"the log holds no rows after 2023-11-18, the last day of"):
+        prepare(copy, "more", "data0")
+    assert not (copy / "more.work").exists()
+
+
+def test_a_file_that_grew_by_later_days_is_read_from_there(copy):
+    """One file for all days, which grows: rows that were read are left out."""
+    tables = [pq.read_table(copy / "log" / f"{day:02d}.parquet") for day in range(7)]
+    for file in (copy / "log").iterdir():
+        file.unlink()
+    pq.write_table(pa.concat_tables(tables[:5]), copy / "log/all.parquet")
+    prepare(copy, "one0")
+    pq.write_table(pa.concat_tables(tables), copy / "log/all.parquet")
+    report = prepare(copy, "one1", "one0")
+    assert report["rows_in"] == report["rows_out"] == 600
+    (copy / "log/all.parquet").rename(copy / "log/later.parquet")
+    with pytest.raises(DataError, match=r"later\.parquet: 1,500 rows of days that it holds"):
+        prepare(copy, "one2", "one0")
+
+
+def test_keys_of_another_type_and_columns_of_nulls(copy):
+    path = copy / "log/05.parquet"
+    table = pq.read_table(path)
+    numbers = pa.array(range(len(table)))
+    pq.write_table(table.set_column(0, "user", numbers), path)
+    (copy / "log/06.parquet").unlink()
+    with pytest.raises(DataError, match=r"column 'user' has type int64, but texts in .*types = \{ user = \"text\" \}"):
+        prepare(copy, "out", "data0")
+    pq.write_table(table.set_column(0, "user", pa.nulls(len(table))), path)
+    report = prepare(copy, "out", "data0")
+    assert report["coverage"]["user"]["train"] == 0
+
+
+def test_users_are_held_out_day_by_day(days, tmp_path):
+    prepare(days, tmp_path / "half", "data0", hold_out=0.5)
+    prepare(days, tmp_path / "all", "data0")
+    rows = [pq.read_table(tmp_path / "half" / split) for split in ("train", "validation")]
+    keys = [set(zip(t.column("group").to_pylist(), _days(t), strict=True)) for t in rows]
+    assert not {k for k in keys[0] if k[0] is not None} & keys[1]
+    assert 0.3 < len(keys[1]) / len(keys[0] | keys[1]) < 0.7
+    users = {day: {u for u, d in keys[1] if d == day} for day in {d for _, d in keys[1]}}
+    assert len(set(map(frozenset, users.values()))) == 2  # others each day
+    whole = pq.read_table(tmp_path / "all" / "train")
+    assert sum(map(len, rows)) == len(whole)
+    assert not (tmp_path / "all" / "validation").exists()
+    # Without a base, all days are for training but for the users who are held out.
+    prepare(days, tmp_path / "first", until=5, hold_out=0.25)
+    assert sum(len(pq.read_table(tmp_path / "first" / s)) for s in ("train", "validation")) == 1500
+
+
+def _days(table: pa.Table) -> list[int]:
+    return ((table.column("time_ms").to_numpy() + 8 * 3_600_000) // DAY_MS).tolist()
+
+
+def test_boundaries_are_kept_given_or_fitted_anew_where_asked(days, tmp_path):
+    prepare(days, tmp_path / "kept", "data0")
+    prepare(days, tmp_path / "anew", "data0", anew=("seconds", "user_count"))
+    old, kept, anew = (
+        {f.name: f for f in load_schema(p / "schema.toml").feature if f.kind == "statistic"}
+        for p in (days / "data0", tmp_path / "kept", tmp_path / "anew")
+    )
+    assert old == kept
+    assert {n for n in old if old[n] != anew[n]} == {"seconds", "user_count"}
+    assert old["video_count"].boundaries == (0.5, 2, 3)
+    assert old["video_like"].boundaries == (-2, 0, 1)
+    with pytest.raises(ConfigError, match=r"--anew price: no statistic of .*; there are: length, seconds"):
+        prepare(days, tmp_path / "x", "data0", anew=("price",))
+
+
+def test_a_killed_preparation_goes_on_where_it_was(days, tmp_path, monkeypatch):
+    prepare(days, tmp_path / "whole", "data0")
+
+    def killed(*_args, **_kwargs):
+        raise Lost("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("home_dist.prepare.generic.log_preparation.fit", killed)
+        with pytest.raises(Lost):
+            prepare(days, tmp_path / "out", "data0")
+    told: list[str] = []
+    options = LogOptions(like=days / "data0", partitions=3)
+    prepare_log(days / "mylog.toml", tmp_path / "out", Progress(told.append, bars=False), options)
+    assert any("going on in" in line for line in told)
+    assert digests(tmp_path / "out", "train") == digests(tmp_path / "whole", "train")
+    assert state_of(tmp_path / "out") == state_of(tmp_path / "whole")
+
+
+def test_what_is_forgotten_leaves_the_state(copy):
+    """After forget_days without an event, users and values are gone from what is left, however long the log."""
+    path = copy / "mylog.toml"
+    path.write_text("forget_days = 1.0\n" + path.read_text())
+    prepare(copy, "short", until=5)
+    last = "data0"
+    sizes = []
+    for name in (last, "short"):
+        rows = state_of(copy / name)
+        sizes.append({kind: len(of_kind) for kind, of_kind in rows.items()})
+    assert all(sizes[1][kind] <= sizes[0][kind] for kind in sizes[0])
+    end = (FIRST_DAY + 5) * DAY_MS - 8 * 3_600_000
+    assert sizes[1]["past-2"] < sizes[0]["past-2"]  # by user, without a window
+    assert all(row["time"] >= end - DAY_MS for row in pq.read_table(copy / "short/state/past-2-00000.parquet").to_pylist())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from home_dist.prepare.asof import Ints
@@ -21,6 +22,7 @@ from home_dist.prepare.generic.log_spec import LogSpec
 
 COUNT = "count"
 """Column of the number of events that a row stands for."""
+_GROUP = 1 << 18
 NO_ROW = -1
 """Row of the log, for events of an earlier preparation."""
 
@@ -82,6 +84,11 @@ def condensed(pasts: Sequence[PastSection], table: pa.Table, key: Ints, end_ms: 
         columns[name] = pa.array(np.concatenate([of_keys, values[recent]]))
     final = np.lexsort((time[chosen], key[chosen]))
     return pa.table(columns).take(pa.array(final))
+
+
+def write_left(table: pa.Table, path: Path) -> None:
+    """Writes what the next preparation reads: a row group at a time, however large the file is."""
+    pq.write_table(table, path, row_group_size=_GROUP, compression="zstd", write_page_checksum=True)
 
 
 def _remembered(key: Ints, time: Ints, end_ms: int, pause: int) -> NDArray[np.bool_]:

@@ -1,6 +1,6 @@
 """What a preparation left for the next one: routed to the next one's partitions, and collected at the end of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from home_dist.prepare.generic.encode import Fitted
 from home_dist.prepare.generic.going_on import key_types
 from home_dist.prepare.generic.history import history_file
 from home_dist.prepare.generic.log_plan import Plan, parts_of_keys, parts_of_users, user_hashes
+from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.generic.partition import own_file
 from home_dist.prepare.generic.past import PAST_FILE
 from home_dist.prepare.generic.state import Base, FileRead, StateRecord, events_file, key_sets, past_file
@@ -41,12 +42,12 @@ def route(plan: Plan, base: Base, work: Work) -> Earlier:
     sets, tasks, places = key_sets(plan.spec), [], []
     for number, by in enumerate(sets):
         place = ("own", plan.own.index(by)) if by in plan.own else ("elsewhere", plan.elsewhere.index(by))
-        for path in base.files("past", number):
-            tasks.append(Task(partial(_route_past, plan, by, path), pq.read_metadata(path).num_rows))
+        for path, group, rows in _groups(base.files("past", number)):
+            tasks.append(Task(partial(_route_past, plan, by, path, group), rows))
             places.append(place)
     for number in range(len(plan.spec.history)):
-        for path in base.files("events", number):
-            tasks.append(Task(partial(_route_events, plan, path), pq.read_metadata(path).num_rows))
+        for path, group, rows in _groups(base.files("events", number)):
+            tasks.append(Task(partial(_route_events, plan, path, group), rows))
             places.append(("events", number))
     routed: dict[tuple[str, int], list[Path]] = {}
     for place, folder in zip(places, work.run("earlier", f"reading what {base.folder} left", tasks), strict=True):
@@ -58,8 +59,22 @@ def route(plan: Plan, base: Base, work: Work) -> Earlier:
     return Earlier(of("elsewhere", len(plan.elsewhere)), of("own", len(plan.own)), of("events", len(plan.spec.history)))
 
 
-def _route_past(plan: Plan, by: tuple[str, ...], path: Path, folder: Path) -> None:
-    table = pq.read_table(path)
+def left_rows(spec: LogSpec, base: Base) -> int:
+    """Rows of all that the base left: a partition gets its share of them, too."""
+    kinds = [("past", n) for n in range(len(key_sets(spec)))] + [("events", n) for n in range(len(spec.history))]
+    return sum(rows for kind, number in kinds for _, _, rows in _groups(base.files(kind, number)))
+
+
+def _groups(paths: Sequence[Path]) -> Iterator[tuple[Path, int, int]]:
+    """(file, index, rows) of each row group: as much as a task has in memory."""
+    for path in paths:
+        metadata = pq.read_metadata(path)
+        for group in range(metadata.num_row_groups):
+            yield path, group, metadata.row_group(group).num_rows
+
+
+def _route_past(plan: Plan, by: tuple[str, ...], path: Path, group: int, folder: Path) -> None:
+    table = pq.ParquetFile(path).read_row_group(group)
     keys = key_columns(table, by)
     if plan.spec.user in by:
         part = parts_of_users(user_hashes(keys[by.index(plan.spec.user)], *_nowhere(len(table))), plan.parts)
@@ -68,8 +83,8 @@ def _route_past(plan: Plan, by: tuple[str, ...], path: Path, folder: Path) -> No
     write_parts(folder / ROUTED, table, part, plan.parts)
 
 
-def _route_events(plan: Plan, path: Path, folder: Path) -> None:
-    table = pq.read_table(path)
+def _route_events(plan: Plan, path: Path, group: int, folder: Path) -> None:
+    table = pq.ParquetFile(path).read_row_group(group)
     users = table.column("user").combine_chunks()
     write_parts(folder / ROUTED, table, parts_of_users(user_hashes(users, *_nowhere(len(table))), plan.parts), plan.parts)
 

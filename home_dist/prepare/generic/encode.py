@@ -16,6 +16,7 @@ from home_dist.prepare.asof import Ints
 from home_dist.prepare.boundaries import round_to
 from home_dist.prepare.days import DAY_MS, SPLITS, Days
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
+from home_dist.prepare.generic.condensed import write_left
 from home_dist.prepare.generic.history import EncodedHistory, history_file, kept_events, with_earlier_events
 from home_dist.prepare.generic.log_plan import HOUR_MS, Plan, groups
 from home_dist.prepare.generic.log_sections import IdSection
@@ -68,7 +69,7 @@ def encode(plan: Plan, fitted: Fitted, part: int, gathered: Path, earlier: Seque
     histories = []
     for number, history in enumerate(spec.history):
         events = with_earlier_events(history, table, earlier[number] if earlier else (), part)
-        pq.write_table(kept_events(history, events, end_ms, spec.forget_days), folder / history_file(number))
+        write_left(kept_events(history, events, end_ms, spec.forget_days), folder / history_file(number))
         histories.append(EncodedHistory(history, events, encoders, rows_of, spec.forget_days))
     later_columns: dict[str, pa.Array] = {}
     for name, step in fitted.steps.items():

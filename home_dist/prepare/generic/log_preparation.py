@@ -202,7 +202,8 @@ class _Preparation:
         spec, work, options = self.spec, self.work, self.options
         inputs = open_log(spec, sources, work, self.base, options.keep, not options.for_scores)
         share, rows = options.memory // self.processes, inputs.rows
-        parts = options.partitions or partitions(spec, inputs.types, rows, share, self.processes)
+        held = rows + (0 if self.goes_on is None else earlier.left_rows(spec, self.goes_on))
+        parts = options.partitions or partitions(spec, inputs.types, held, share, self.processes)
         offset_ms = int(spec.utc_offset_hours * 3600 * 1000)
         plan = Plan(
             spec,
@@ -225,7 +226,7 @@ class _Preparation:
         new = np.concatenate([pq.read_table(f / scan.DAYS).column("day").to_numpy() for f in scanned])
         end = int(new.max(initial=0)) + 1
         if self.goes_on is not None:
-            read = read_by_file(chunks, scanned, self._named(inputs), end)
+            read = read_by_file(chunks, scanned, self._named(inputs), max(end, self.goes_on.record.end_day))
             check_days(read, new.tolist(), self.goes_on, options.allow_gap or options.for_scores)
         elif not len(new):
             raise DataError(f"{spec.log}: holds no rows up to {day_name(options.last_day or 0)}. Give a later --last-day.")

@@ -18,7 +18,7 @@ from home_dist.ids.vocabulary import counted
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import SPLITS, Days, local_days
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
-from home_dist.prepare.generic.condensed import condensed, key_columns, sums_of, with_earlier
+from home_dist.prepare.generic.condensed import condensed, key_columns, sums_of, with_earlier, write_left
 from home_dist.prepare.generic.log_plan import Plan, cells_of, flags, user_hashes
 from home_dist.prepare.generic.past import count_past
 from home_dist.prepare.generic.repeated import copies_of_users, told_copies
@@ -122,7 +122,7 @@ def _count_own(
         columns[f"key_{place}"] = table.column("user" if name == plan.spec.user else f"key_{name}")
     events = with_earlier(pa.table(columns), pasts, earlier, part)
     key, time = codes(*key_columns(events, by)), events.column("time").to_numpy()
-    pq.write_table(condensed(pasts, events, key, end_ms, plan.spec), out)
+    write_left(condensed(pasts, events, key, end_ms, plan.spec), out)
     new = slice(len(events) - len(table), None)
     return {n: v[new] for past in pasts for n, v in count_past(past, key, time, plan.spec, events).items()}
 

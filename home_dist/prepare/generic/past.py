@@ -11,7 +11,7 @@ from home_dist.ids.keys import codes
 from home_dist.prepare.asof import AsOf, Ints
 from home_dist.prepare.days import DAY_MS, local_days
 from home_dist.prepare.engine.spill import read_part, write_parts
-from home_dist.prepare.generic.condensed import COUNT, condensed, key_columns, with_earlier
+from home_dist.prepare.generic.condensed import COUNT, condensed, key_columns, with_earlier, write_left
 from home_dist.prepare.generic.log_plan import HOUR_MS, Plan, flags
 from home_dist.prepare.generic.log_sections import PastSection
 from home_dist.prepare.generic.log_spec import LogSpec
@@ -78,7 +78,7 @@ def count_keyed(
     table = with_earlier(_events(plan, part, spilled), pasts, earlier, part)
     key = codes(*key_columns(table, by))
     table, key, time = _in_order(table, key)
-    pq.write_table(condensed(pasts, table, key, end_ms, plan.spec), folder / PAST_FILE)
+    write_left(condensed(pasts, table, key, end_ms, plan.spec), folder / PAST_FILE)
     counts: dict[str, Ints] = {}
     for past in pasts:
         counts |= count_past(past, key, time, plan.spec, table)

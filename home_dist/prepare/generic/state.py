@@ -24,6 +24,7 @@ from home_dist.schema.base import Sha256, Spec
 
 STATE, RECORD = "state", "state.json"
 _FORMAT = 1
+_SUM = "sha256"  # key of the checksum of all other keys
 
 
 class FileRead(Spec):
@@ -94,7 +95,12 @@ def write_state(folder: Path, record: StateRecord, files: Mapping[str, Path]) ->
     for name, path in files.items():
         (state / name).hardlink_to(path)
         entries[name] = StateFile(bytes=path.stat().st_size, sha256=file_sha256(path))
-    write_json(state / RECORD, record.model_copy(update={"files": entries}).model_dump(mode="json"), indent=None)
+    tree = record.model_copy(update={"files": entries}).model_dump(mode="json")
+    write_json(state / RECORD, tree | {_SUM: _sum(tree)}, indent=None)
+
+
+def _sum(tree: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,8 @@ class Base:
                 f"{path}: was written by home_dist {tree.get('home_dist')}, in a newer format than this version "
                 f"({__version__}) reads. Install that version."
             )
+        if tree.pop(_SUM, None) != _sum(tree):
+            raise _damaged(path, "its content has changed since it was written")
         try:
             record = StateRecord.model_validate(tree)
         except ValidationError as error:
