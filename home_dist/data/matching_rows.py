@@ -81,7 +81,7 @@ def same_rows(there: RunSide, here: RunSide, before: Table, now: Table) -> tuple
     if None not in told and told[0] != told[1]:
         raise Unknown(f"its rows are of {told[0]} there, of {told[1]} here")
     paths = [side_file(side.config, side.place(table.name)) for side, table in ((there, before), (here, now))]
-    if paths[0] is None and paths[1] is None:
+    if paths[0] is None and paths[1] is None and not any(spec.origin for spec in specs):
         rows = np.full(now.rows, -1, np.int64)
         common = min(before.rows, now.rows)
         rows[:common] = np.arange(common)

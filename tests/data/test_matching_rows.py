@@ -163,7 +163,7 @@ def test_a_vocabulary_that_has_grown_is_matched_without_its_files(old, new, comm
 
 
 def test_vocabularies_of_another_origin_are_read(tmp_path):
-    with pytest.raises(Unknown, match="no vocabularies/t.parquet beside the other run's schema"):
+    with pytest.raises(Unknown, match=r"no vocabularies/t\.parquet beside the other run's schema"):
         same_rows(told(9, origin(5, "a")), told(9), table(9), table(9))
     old, new = tmp_path / "old", tmp_path / "new"
     sides = []

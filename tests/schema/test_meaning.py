@@ -6,6 +6,7 @@ from home_dist.schema import Schema
 from home_dist.schema.meaning import differences, fingerprint, without_told
 
 SHA = {name: name * 64 for name in "abc"}
+EVENT = {"column": "seen_user", "table": "user", "target": "user"}
 TREE = {
     "table": [
         {"name": "user", "rows": 10, "origin": {"type": "text", "file": "v/u.parquet", "sha256": SHA["a"], "keys": 7}},
@@ -18,20 +19,9 @@ TREE = {
         {"kind": "dense", "name": "age", "column": "age", "mean": 30.0},
         {"kind": "pretrained", "name": "cover", "column": "cover", "width": 4},
     ],
-    "sequence": [{"name": "seen", "events": [{"column": "seen_user", "table": "user", "target": "user"}], "means":
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-    "newest
-
-  50"}], "task": [{"name": "like", "group": "g", "column": "like", "means": "is_like", "base_rate": 0.1}], }
+    "sequence": [{"name": "seen", "events": [EVENT], "means": "newest 50"}],
+    "task": [{"name": "like", "group": "g", "column": "like", "means": "is_like", "base_rate": 0.1}],
+}
 
 
 def changed(place: str, key: str, value: object) -> Schema:
