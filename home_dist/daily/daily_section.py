@@ -15,10 +15,10 @@ from home_dist.errors import ConfigError
 class RuleSection(Section):
     """A day's model is kept if it is not worse, on that day's held-out users, than the model that it began with."""
 
-    metric: Literal["auc", "gauc", "log_loss"] = "auc"
-    """Mean over tasks."""
-    worse_by: float = Field(default=0.002, ge=0)
-    """How much worse it may be."""
+    metric: Literal["auc", "gauc", "log_loss"] = "log_loss"
+    """Mean over tasks. Log loss also sees a model whose order is right while its probabilities have gone astray."""
+    worse_by: float = Field(default=0.01, ge=0)
+    """How much worse it may be: more than what chance does on the held-out users."""
 
     def keeps(self, before: float, after: float) -> bool:
         """Values of the metric: of the model that the day began with, and of the day's. An undefined one rejects nothing."""

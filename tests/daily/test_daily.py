@@ -89,8 +89,8 @@ def test_days_are_taken_one_by_one_and_a_killed_run_goes_on(shop):
 
 
 def test_a_rule_compares_what_is_better_or_worse():
-    assert RuleSection(worse_by=0.01).keeps(0.7, 0.695)
-    assert not RuleSection(worse_by=0.01).keeps(0.7, 0.68)
+    assert RuleSection(metric="auc", worse_by=0.01).keeps(0.7, 0.695)
+    assert not RuleSection(metric="auc", worse_by=0.01).keeps(0.7, 0.68)
     assert RuleSection(metric="log_loss", worse_by=0.01).keeps(0.5, 0.4)
     assert not RuleSection(metric="log_loss", worse_by=0.01).keeps(0.5, 0.52)
     assert RuleSection().keeps(float("nan"), 0.5)
