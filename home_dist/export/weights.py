@@ -11,6 +11,7 @@ import tomli_w
 import torch
 from pyarrow import fs
 
+from home_dist.data.matching_rows import common_keys
 from home_dist.errors import CheckpointError
 from home_dist.export.managed_rows import write_managed
 from home_dist.export.source import Source, written_whole
@@ -18,8 +19,9 @@ from home_dist.export.streams import Stream, write_sharded
 from home_dist.files.json_files import json_text
 from home_dist.files.listing import list_files
 from home_dist.files.stores import join, open_store, with_parents
-from home_dist.schema import PretrainedFeature, StatisticFeature
+from home_dist.schema import PretrainedFeature, Schema, StatisticFeature
 from home_dist.schema.frozen import KEYS, VECTORS
+from home_dist.schema.meaning import differences
 from home_dist.schema.values import VocabularyValues
 from home_dist.training.checkpoint.inspection import changed_rows
 
@@ -122,7 +124,14 @@ def _copy(path: Path, target: Path, link: bool = False) -> None:
 
 def export_delta(source: Source, since: Source, out: Path) -> dict[str, int]:
     """Writes folder `out`: for each changed table `tables.NAME.rows` (n,) and `tables.NAME.values` (n, dim); changed dense
-    tensors, whole. Returns the number of changed rows by table. Raises CheckpointError for tables of other name or width."""
+    tensors, whole. Returns the number of changed rows by table. Raises CheckpointError for tables of other name or width,
+    and for data whose numbers mean something else; vocabularies may have grown."""
+    others = other_meanings(since.schema, source.schema)
+    if others:
+        raise CheckpointError(
+            f"rows of {source.checkpoint} mean something else than those of {since.checkpoint}: {'; '.join(others[:5])}. A "
+            f"delta needs data that was prepared with --like the older run's. Export the whole with --format safetensors."
+        )
     changed: dict[str, torch.Tensor] = {}
     for table in sorted(source.places):
         if table not in since.places or since.table_shape(table)[1] != source.table_shape(table)[1]:
@@ -148,6 +157,15 @@ def export_delta(source: Source, since: Source, out: Path) -> dict[str, int]:
 
     written_whole(out, write)
     return {t: len(r) for t, r in changed.items()}
+
+
+def other_meanings(since: Schema, now: Schema) -> list[str]:
+    """Entries that mean something else in `now`, apart from vocabularies that have only got more keys."""
+    older = {t.name: t.origin for t in since.table}
+    grown = {
+        t.name for t in now.table if (origin := older.get(t.name)) is not None and common_keys(origin, t.origin) == origin.keys
+    }
+    return [line for line in differences(since, now) if line.partition(":")[0].removeprefix("table ") not in grown]
 
 
 def _changed(source: Source, since: Source, table: str) -> Iterator[torch.Tensor]:

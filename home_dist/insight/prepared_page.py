@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from home_dist.files.whole import write_whole
+from home_dist.insight.drift_section import drift_section
 from home_dist.insight.page import Cell, PageSection, grid, page, picture, table
 from home_dist.insight.svg import NAMED, pyplot, uri
 
@@ -33,13 +34,14 @@ def write_page(report: Mapping[str, Any], path: Path) -> None:
         ("statistics", str(len(report["histograms"]))),
     ]
     first, last = splits["train"]["days"][0], max(split["days"][1] for split in splits.values())
+    drifted = [drift_section(report)] if "base" in report else []
     write_whole(
         path,
         page(
             report["log"],
             f"prepared data, {first} to {last}",
             facts,
-            [_rows(report), _labels(report), _coverage(report), _statistics(report)],
+            [_rows(report), *drifted, _labels(report), _coverage(report), _statistics(report)],
         ),
     )
 
@@ -85,7 +87,7 @@ def _labels(report: Mapping[str, Any]) -> PageSection:
             happened = split["positives"][name]
             low, high = _interval(happened, known)
             rate = Cell(f"{happened / known:.3%}", f"{low:.3%} to {high:.3%}") if known else "-"
-            unknown = f"{split['unknown'][name] / split['rows']:.1%}"
+            unknown = f"{split['unknown'][name] / max(1, split['rows']):.1%}"
             lines.append([name if split_name == "train" else "", split_name, rate, f"{happened:,}", unknown])
     head = ["label", "split", "rate", "positives", "unknown"]
     pictures = [_rate_by_day(name, report["days"]) for name in splits["train"]["positives"]]
@@ -125,9 +127,10 @@ def _coverage(report: Mapping[str, Any]) -> PageSection:
     lines: list[list[str | Cell]] = []
     for name, shares in report["coverage"].items():
         line: list[str | Cell] = [name]
-        for split, share in shares.items():
-            fallen = split != "train" and shares["train"] - share > _FALLEN
-            line.append(Cell(f"{share:.1%}", kind="worse" if fallen else ""))
+        for split in report["splits"]:
+            share = shares.get(split)
+            fallen = share is not None and shares.get("train", share) - share > _FALLEN
+            line.append("-" if share is None else Cell(f"{share:.1%}", kind="worse" if fallen else ""))
         rows = report["vocabularies"].get(name)
         line.append("" if rows is None else f"{rows:,}")
         lines.append(line)

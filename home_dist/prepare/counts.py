@@ -89,7 +89,7 @@ def make_report(told: Told) -> dict[str, Any]:
                 "unknown": {t: int(rows[i]) - of_split(i, f"known_{t}") for t in tasks},
             }
             for i, name in enumerate(SPLITS)
-            if rows[i]
+            if rows[i] or not i
         },
         "days": [
             {

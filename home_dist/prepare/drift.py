@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-PSI_WARNING = 0.25
+PSI_USUAL, PSI_WARNING = 0.1, 0.25
 KNOWN_WARNING = 0.1
 """Share of rows by which an id is known more rarely than before."""
 RATE_WARNING = 1.5
@@ -20,29 +20,59 @@ _SURE = 4.0  # standard deviations beyond which a rate's change is no chance
 
 
 def drift(before: Mapping[str, Any], now: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """Compares two reports by their training parts. folder: where the first is of. What it lacks is left out."""
-    old, new = ({n: v["train"] for n, v in r.get("coverage", {}).items()} for r in (before, now))
-    ids, statistics = {}, {}
-    for name in new:
-        if name in old:
-            entry = {"before": old[name], "now": new[name]}
-            if name in now["vocabularies"]:
-                ids[name] = entry
-                continue
-            held = [r.get("histograms", {}).get(name, {}).get("buckets") for r in (before, now)]
-            same = held[0] and held[1] and before["histograms"][name]["boundaries"] == now["histograms"][name]["boundaries"]
-            statistics[name] = entry | {"psi": psi(_shares(held[0], old[name]), _shares(held[1], new[name])) if same else None}
-    labels = {}
-    for name, positives in now["splits"]["train"]["positives"].items():
-        if name in before.get("splits", {}).get("train", {}).get("positives", {}):
-            there, here = ((_positives(r, name), _known(r, name)) for r in (before, now))
-            labels[name] = {
-                "before": there[0] / there[1] if there[1] else None,
-                "now": positives / here[1] if here[1] else None,
-            }
-            labels[name]["deviations"] = _deviations(*there, *here)
-    compared = {"folder": folder, "ids": ids, "statistics": statistics, "labels": labels}
+    """Compares two reports by their training parts. folder: where the first is of. What it lacks is left out.
+
+    now: with "known_to_base", by id the share of rows whose value was in the base's vocabulary, before it grew.
+    """
+    compared = {
+        "folder": folder,
+        "ids": _ids(before, now),
+        "statistics": _statistics(before, now),
+        "labels": _labels(before, now),
+    }
     return compared | {"warnings": list(_warnings(compared))}
+
+
+def _covered(report: Mapping[str, Any]) -> dict[str, float]:
+    """Share of the training rows that have each feature."""
+    return {name: splits["train"] for name, splits in report.get("coverage", {}).items() if "train" in splits}
+
+
+def _ids(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    old = _covered(before)
+    return {n: {"before": old[n], "now": share} for n, share in now["known_to_base"].items() if n in old}
+
+
+def _statistics(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    old, new = _covered(before), _covered(now)
+    compared = {}
+    for name in new:
+        if name not in old or name in now["vocabularies"]:
+            continue
+        held = [report.get("histograms", {}).get(name, {}) for report in (before, now)]
+        same = all("buckets" in h for h in held) and held[0]["boundaries"] == held[1]["boundaries"]
+        shares = (
+            [_shares(h["buckets"], present) for h, present in zip(held, (old[name], new[name]), strict=True)] if same else []
+        )
+        compared[name] = {"before": old[name], "now": new[name], "psi": psi(*shares) if same else None}
+    return compared
+
+
+def _labels(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    compared = {}
+    for name in now["splits"]["train"]["positives"]:
+        if name not in before.get("splits", {}).get("train", {}).get("positives", {}):
+            continue
+        there, here = ((_positives(r, name), _known(r, name)) for r in (before, now))
+        rates = [positives / known if known else None for positives, known in (there, here)]
+        sure = _deviations(*there, *here)
+        compared[name] = {"before": rates[0], "now": rates[1], "deviations": sure, "warns": _jumped(rates, sure)}
+    return compared
+
+
+def _jumped(rates: Sequence[float | None], deviations: float | None) -> bool:
+    known = [rate for rate in rates if rate is not None]
+    return len(known) == 2 and abs(deviations or 0) >= _SURE and max(known) > RATE_WARNING * min(known)
 
 
 def psi(before: Sequence[float], now: Sequence[float]) -> float:
@@ -79,7 +109,8 @@ def _warnings(compared: Mapping[str, Any]) -> Iterator[str]:
     folder = compared["folder"]
     for name, entry in compared["ids"].items():
         if entry["before"] - entry["now"] > KNOWN_WARNING:
-            yield f"{entry['now']:.1%} of the rows have a known {name}, where {entry['before']:.1%} had one in {folder}"
+            had = f"{entry['before']:.1%} had one there"
+            yield f"{entry['now']:.1%} of the rows have a value of {name} that {folder} knew, where {had}"
     for name, entry in compared["statistics"].items():
         if abs(entry["before"] - entry["now"]) > COVERAGE_WARNING:
             gone = 1 - entry["now"]
@@ -90,8 +121,5 @@ def _warnings(compared: Mapping[str, Any]) -> Iterator[str]:
                 f"much. --anew {name} fits its boundaries again"
             )
     for name, entry in compared["labels"].items():
-        before, now = entry["before"], entry["now"]
-        if before is None or now is None or abs(entry["deviations"] or 0) < _SURE:
-            continue
-        if max(before, now) > RATE_WARNING * min(before, now):
-            yield f"label {name} happens in {now:.3%} of the rows, where it did in {before:.3%} in {folder}"
+        if entry["warns"]:
+            yield f"label {name} happens in {entry['now']:.3%} of the rows, where it did in {entry['before']:.3%} in {folder}"

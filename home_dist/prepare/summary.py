@@ -23,6 +23,12 @@ def part_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"note: numbers are stored rounded, finer than most buckets are: {', '.join(rounded)}"
     yield from _extremes(report)
     yield from _repeated(report)
+    grown = report.get("vocabularies_grown", {})
+    if grown:
+        sizes = [f"{n} +{g['new']:,} ({report['vocabularies'][n] - 1:,})" for n, g in grown.items()]
+        yield f"vocabularies: {', '.join(sizes)}"
+    for warning_text in report.get("base", {}).get("warnings", []):
+        yield f"WARNING: {warning_text}"
 
 
 def _before(report: Mapping[str, Any]) -> Iterator[str]:

@@ -200,3 +200,19 @@ def test_daily_training_keeps_rows_and_state_by_key(shop, tmp_path):
 
 def _schema(folder: Path) -> dict:
     return tomllib.loads((folder / "schema.toml").read_text())
+
+
+def test_a_delta_is_of_the_same_rows(shop, tmp_path):
+    """Between days whose vocabularies have grown from each other, and not between others."""
+    options = settings(embedding__replicate_rows=20, data__validation='""', data__test='""', train__max_steps=2)
+    for name, data in (("grown", "day1"), ("other", "anew")):
+        config = CONFIG.format(run=tmp_path / name, data=shop / data, batch_size=64).replace('"watched"', '"seen"')
+        (tmp_path / f"{name}.toml").write_text(config)
+        ended = run(1, "train", tmp_path / f"{name}.toml", *options, "--from", shop / "run")
+        assert ended.codes == [0], ended.text
+    delta = ["--format", "delta", "--since", shop / "run"]
+    told = call(shop, "export", tmp_path / "grown", "--out", tmp_path / "delta", *delta)
+    assert "table user: " in told
+    told = call(shop, "export", tmp_path / "other", "--out", tmp_path / "none", *delta, code=4)
+    assert "mean something else" in told
+    assert "table user: vocabulary is" in told

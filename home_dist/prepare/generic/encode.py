@@ -25,7 +25,7 @@ from home_dist.prepare.generic.scan import KEPT
 from home_dist.prepare.generic.vocabularies import Grown
 from home_dist.prepare.write import list_array
 
-STORED_FILE, FOUND_FILE = "stored.parquet", "found.parquet"
+STORED_FILE, FOUND_FILE, BASE_FILE = "stored.parquet", "found.parquet", "base.parquet"
 _SLICE = 16384  # rows whose histories are in memory at a time
 
 
@@ -44,6 +44,8 @@ class Fitted:
     """By label: whether all rows know it."""
     grown: dict[str, Grown]
     """By [[id]] whose vocabulary could grow: by how much it did."""
+    base_keys: dict[str, int]
+    """By [[id]], with a base: number of keys in its vocabulary."""
 
 
 def split_file(split: int) -> str:
@@ -96,12 +98,17 @@ def encode(plan: Plan, fitted: Fitted, part: int, gathered: Path, earlier: Seque
             yield one_batch(sliced)
 
     schema = next(batches(np.zeros(0, np.int64))).schema
-    id_counts = []
+    id_counts, base_counts = [], []
     for index in range(len(SPLITS)):
         chosen = np.flatnonzero(split == index)
         write_batches(folder / split_file(index), batches(chosen) if len(chosen) else [], schema)
         id_counts.append({name: _known_rows(before.column(name).combine_chunks(), chosen) for name in rows_of})
+        base_counts.append(
+            {n: _known_rows(before.column(n).combine_chunks(), chosen, keys) for n, keys in fitted.base_keys.items()}
+        )
     pq.write_table(pa.Table.from_pylist(id_counts), folder / FOUND_FILE)
+    if fitted.base_keys:
+        pq.write_table(pa.Table.from_pylist(base_counts), folder / BASE_FILE)
     training = pa.array(np.flatnonzero(split == 0))
     pq.write_table(_stored({n: later.column(f"stat_{n}").take(training) for n in fitted.steps}), folder / STORED_FILE)
 
@@ -124,14 +131,18 @@ def _encoded(keys: pa.Array, rows_of: VocabularyRows) -> pa.Array:
     return pa.array(rows_of(keys).astype(np.int32))
 
 
-def _known_rows(column: pa.Array, chosen: Ints) -> int:
-    """How many of the chosen rows have a value that the vocabulary holds."""
+def _known_rows(column: pa.Array, chosen: Ints, keys: int | None = None) -> int:
+    """How many of the chosen rows have a value that the vocabulary holds. keys: among its first ones, by default among all."""
     taken = column.take(pa.array(chosen))
+
+    def is_known(rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+        return (rows > 0) if keys is None else (rows > 0) & (rows <= keys)
+
     if pa.types.is_list(taken.type):
         bounds = np.asarray(taken.offsets)
-        known = np.concatenate([[0], np.cumsum(np.asarray(taken.values) > 0)])
+        known = np.concatenate([[0], np.cumsum(is_known(np.asarray(taken.values)))])
         return int((known[bounds[1:]] > known[bounds[:-1]]).sum()) if len(taken) else 0
-    return int((np.asarray(taken) > 0).sum())
+    return int(is_known(np.asarray(taken)).sum())
 
 
 def _stored(columns: dict[str, pa.ChunkedArray]) -> pa.Table:

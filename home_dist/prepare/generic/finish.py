@@ -16,7 +16,7 @@ from home_dist.prepare.boundaries import Buckets, Counted, fit_counted, rounding
 from home_dist.prepare.days import Days, choose_days, day_name
 from home_dist.prepare.engine.spill import read_rows
 from home_dist.prepare.generic import means, names
-from home_dist.prepare.generic.encode import STORED_FILE, Fitted, split_file
+from home_dist.prepare.generic.encode import BASE_FILE, STORED_FILE, Fitted, split_file
 from home_dist.prepare.generic.history import AGE_BOUNDS_MS
 from home_dist.prepare.generic.log_files import Chunk
 from home_dist.prepare.generic.log_plan import Plan
@@ -143,6 +143,12 @@ def _cuts(spec: LogSpec) -> dict[str, Buckets | tuple[float, ...]]:
     """By statistic: how its range is cut, or where; for those whose description says so."""
     cuts = {n.column: cut for n in spec.number if (cut := n.buckets or n.boundaries) is not None}
     return cuts | {f"{p.prefix}_{name}": boundaries for p in spec.past for name, boundaries in p.boundaries.items()}
+
+
+def known_to_base(encoded: Sequence[Path], rows: int) -> dict[str, float]:
+    """By id: share of the training part's rows whose value was in the base's vocabulary."""
+    tables = [pq.read_table(f / BASE_FILE) for f in encoded]
+    return {n: round(sum(t.column(n)[0].as_py() for t in tables) / rows, 6) if rows else 0.0 for n in tables[0].column_names}
 
 
 def label_days(gathered: Sequence[Path]) -> pa.Table:

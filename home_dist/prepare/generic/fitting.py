@@ -49,7 +49,9 @@ def fit(
     else:
         steps = base.record.steps
         known = {name: both and base.record.known.get(name, True) for name, both in known.items()}
-    return Fitted(days, tuple(vocabularies), tuple(rare), steps, known, grown)
+    origins = {} if base is None else {s.column: base.tables[s.column].origin for s in spec.id}
+    base_keys = {name: origin.keys for name, origin in origins.items() if origin is not None}
+    return Fitted(days, tuple(vocabularies), tuple(rare), steps, known, grown, base_keys)
 
 
 def _tell(column: str, outcome: Grown, work: Work) -> None:

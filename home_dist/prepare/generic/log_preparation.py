@@ -327,6 +327,7 @@ class _Preparation:
             )
         )
         if self.base is not None:
+            report["known_to_base"] = finish.known_to_base(encoded, report["splits"]["train"]["rows"])
             report["base"] = drift(read_json(self.base.folder / "report.json", "Restore it."), report, str(self.base.folder))
             report["vocabularies_grown"] = {n: vars(g) for n, g in fitted.grown.items()}
         with whole_folder(out) as folder:
