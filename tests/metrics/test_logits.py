@@ -100,6 +100,6 @@ def test_an_exported_program_is_measured_by_its_logits():
 
     logits = torch.from_numpy(LOGITS)[:, None]
     run = torch.export.export(Scores(), ({"x": logits},)).module()
-    program = Program(run, [], ["like"], {})
+    program = Program(run, [], ["like"], {}, None)
     assert torch.equal(program.of_logits().run({"x": logits}), logits)
     assert len(torch.unique(program.run({"x": logits}))) < 50  # what it gives to its users stays as it is

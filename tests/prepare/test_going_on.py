@@ -206,6 +206,10 @@ def test_growth_is_bounded_and_told(copy):
     assert counts[0] > 3
     assert counts[1:] == [2, 3]
     assert load_schema(copy / "out2/schema.toml").table_rows()["user"] == room
+    full: list[str] = []
+    with pytest.raises(NothingNew):  # told before any work
+        prepare_log(copy / "bound.toml", copy / "out3", Progress(full.append, bars=False), LogOptions(like=copy / "out2"))
+    assert f"the table of 'user' is full: its {room} rows" in full[0]
 
 
 @pytest.mark.parametrize("name", ["state.json", "past-0-00000.parquet", "rare-1.parquet", "vocabulary"])

@@ -1,6 +1,6 @@
 """Checks before a preparation goes on from an earlier one: is it the same description, are these new days?"""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,17 @@ def check_description(spec: LogSpec, base: Base) -> None:
             raise ConfigError(
                 f"id {section.column!r}: rows = {section.rows:,}, but its vocabulary of {base.folder} has {keys:,} values, "
                 f"and row 0 is for missing ones. Give at least {keys + 1:,} rows."
+            )
+
+
+def full_tables(spec: LogSpec, base: Base) -> Iterator[str]:
+    """A line per [[id]] whose table has no room for new values."""
+    for section in spec.id:
+        origin = base.tables[section.column].origin
+        if section.rows is not None and origin is not None and origin.keys + 1 >= section.rows:
+            yield (
+                f"WARNING: the table of {section.column!r} is full: its {section.rows:,} rows are those of {base.folder}. New "
+                "values will be as rare ones; raise `rows` of its [[id]]"
             )
 
 

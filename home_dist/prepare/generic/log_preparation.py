@@ -32,7 +32,7 @@ from home_dist.prepare.generic import earlier, finish, past, scan, state
 from home_dist.prepare.generic.earlier import Earlier
 from home_dist.prepare.generic.encode import FOUND_FILE, Fitted, encode
 from home_dist.prepare.generic.fitting import fit
-from home_dist.prepare.generic.going_on import check_days, check_description, new_files, read_by_file
+from home_dist.prepare.generic.going_on import check_days, check_description, full_tables, new_files, read_by_file
 from home_dist.prepare.generic.largest_values import extremes
 from home_dist.prepare.generic.log_files import Chunk, chunks_of
 from home_dist.prepare.generic.log_inputs import FoundFiles, LogInputs, open_log
@@ -108,6 +108,9 @@ def prepare_log(description: Path, out: Path, say: Say, options: LogOptions | No
         base = Base.open(options.like)
         check_description(spec, base)
         _check_anew(options.anew, base)
+        if not (options.whole or options.for_scores):
+            for note in full_tables(spec, base):
+                progress(note)
     sources = FoundFiles.of(spec, description.parent)
     if base is not None and not options.whole:
         sources = _later(sources, description.parent, base, progress)
