@@ -66,6 +66,7 @@ def evaluate(
     j: str = "1x1",
     split: str = "",
     checkpoint: str = "",
+    data: str = "",
     name: str = "",
     cpu: int = 0,
     gpu: int = 0,
@@ -82,6 +83,7 @@ def evaluate(
         j: nodes x processes per node; on GPU nodes one process per GPU
         split: of train, validation and test, one or several with commas between; by default validation,test
         checkpoint: a checkpoint of the run, by default the newest
+        data: other data to evaluate on, such as later days
         name: of the job, by default evaluate
         cpu: cores per node to ask the scheduler for, by default one per process
         gpu: GPUs per node to ask the scheduler for
@@ -93,6 +95,7 @@ def evaluate(
     """
     options = [part for s in split.split(",") if s for part in ("--split", s)]
     options += ["--checkpoint", checkpoint] if checkpoint else []
+    options += ["--data", data] if data else []
     return job("evaluate", [run, *options], j, name, _resource(cpu, gpu, memMB, h), image, python, rdzv_port)
 
 
@@ -142,6 +145,8 @@ def prepare(
     j: str = "1x1",
     memory: float = 2.0,
     engine: str = "local",
+    like: str = "",
+    hold_out: float = -1.0,
     name: str = "",
     cpu: int = 0,
     memMB: int = -1,
@@ -158,6 +163,8 @@ def prepare(
         j: 1x16 for 16 processes on one node; more nodes work through --engine ray and RAY_ADDRESS
         memory: GB for all processes together, about
         engine: local or ray
+        like: data prepared before, from whose last day it goes on
+        hold_out: share of users for validation, others each day; below 0, parts are as prepare has them by default
         name: of the job, by default prepare
         cpu: cores to ask the scheduler for, by default one per process
         memMB: memory to ask the scheduler for; below 0 leaves it to the scheduler
@@ -171,6 +178,8 @@ def prepare(
         _refuse(f"-j {j}: prepare runs on one node, for example -j 1x16; --engine ray spreads its tasks over a cluster")
     _look_for("description", description, image)
     arguments = ["log", description, out, "--engine", engine, "--processes", str(processes), "--memory", str(memory)]
+    arguments += ["--like", like] if like else []
+    arguments += ["--hold-out", str(hold_out)] if hold_out >= 0 else []
     return _alone("prepare", arguments, name, _resource(cpu or processes, 0, memMB, h), image, python, max_retries)
 
 

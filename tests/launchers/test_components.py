@@ -86,6 +86,8 @@ def test_prepare_is_one_process(tmp_path):
     expected = ["log", str(description), "data/$x", "--engine", "local", "--processes", "16", "--memory", "8.0"]
     assert line == [sys.executable, "-m", "home_dist.cli", "prepare", *expected]
     assert (role.num_replicas, role.resource.cpu) == (1, 16)
+    later = command(described("prepare", "--description", str(description), "--out", "d", "--like", "c", "--hold_out", "0.1"))
+    assert later[-4:] == ["--like", "c", "--hold-out", "0.1"]
     with pytest.raises(SystemExit, match="prepare runs on one node"):
         components.prepare(CONFIG, "out", j="2x4")
 
