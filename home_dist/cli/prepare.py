@@ -51,6 +51,9 @@ def prepare_described(
         float | None,
         typer.Option(help="Share of users, others each day, for validation; all days are for training. 0 with --like."),
     ] = None,
+    skip_late: Annotated[
+        bool, typer.Option("--skip-late", help="With --like: leave out rows of days that it holds without them.")
+    ] = False,
     allow_gap: Annotated[bool, typer.Option("--allow-gap", help="With --like: days may be missing in between.")] = False,
     last_day: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The last day to read; by default the log's last.")
@@ -79,6 +82,7 @@ def prepare_described(
         anew=tuple(anew or ()),
         hold_out=hold_out,
         allow_gap=allow_gap,
+        skip_late=skip_late,
         last_day=None if last_day is None else last_day.toordinal() - _EPOCH,
         leave_state=state,
     )

@@ -44,6 +44,10 @@ class DailySection(Section):
     """The last day to take; by default the log's last day."""
     leave_newest: bool = False
     """Leave the log's last day for later: it may not be complete."""
+    allow_gap: bool = False
+    """Take a day although days before it are missing in the log."""
+    skip_late: bool = False
+    """Leave out rows of days that are done already, and say how many. By default they are an error, as --like has it."""
     hold_out: float = Field(default=0.1, ge=0, lt=1)
     """Share of each day's users who are not trained on but judge the day's model; with 0, every model is kept."""
     ranks: Count = 1

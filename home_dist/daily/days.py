@@ -5,11 +5,12 @@ the same command, at the step that it was in.
 """
 
 import math
+import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,25 +62,32 @@ class Daily:
     def _claimed(self) -> Iterator[None]:
         """Raises ConfigError while another process is at work in the folder, and for a folder of another file."""
         settings = self.out / "daily.json"
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            busy = ConfigError(f"{self.out}: another `home-dist daily` is at work there. Wait for it, or end it.")
-            with locked(self.out / ".lock", busy):
-                before = read_json(settings, "Restore it.", ConfigError)
-                wanted = {k: getattr(self.section, k) for k in ("description", "run", "hold_out")}
-                wanted |= {"first_day": str(self.section.first_day)}
-                changed = [
-                    f"{k}: {before[k]!r} there, {wanted[k]!r} now" for k in wanted if k in before and before[k] != wanted[k]
-                ]
-                if changed:
-                    raise ConfigError(f"{self.out}: holds days of other settings ({'; '.join(changed)}). Choose another `out`.")
-                write_json(settings, wanted)
-                yield
-        except OSError as error:
-            raise ConfigError(f"{self.out}: cannot be written: {error}. Make room; the same command then goes on.") from None
+        with ExitStack() as lock:
+            try:
+                self.out.mkdir(parents=True, exist_ok=True)
+                busy = ConfigError(f"{self.out}: another `home-dist daily` is at work there. Wait for it, or end it.")
+                lock.enter_context(locked(self.out / ".lock", busy))
+                self._refuse_other_settings(settings)
+            except OSError as error:
+                raise ConfigError(f"{self.out}: cannot be written: {error}. Choose another `out`.") from None
+            yield
+
+    def _refuse_other_settings(self, settings: Path) -> None:
+        """Raises ConfigError if the folder's days are of another description, run, first day or share of users."""
+        before = read_json(settings, "Restore it.", ConfigError)
+        places = {k: os.path.relpath(getattr(self.section, k), self.out) for k in ("description", "run")}
+        wanted = places | {"first_day": str(self.section.first_day), "hold_out": self.section.hold_out}
+        other = [k for k in wanted if k in before and before[k] != wanted[k]]
+        if other:
+            changed = "; ".join(f"{k}: {before[k]!r} there, {wanted[k]!r} now" for k in other)
+            raise ConfigError(f"{self.out}: holds days of other settings ({changed}). Choose another `out`.")
+        write_json(settings, wanted)
 
     def _done(self, journal: Journal, day: Day) -> Day:
-        journal.add(day)
+        try:
+            journal.add(day)
+        except OSError as error:
+            raise ConfigError(f"{journal.path}: cannot be written: {error}. The same command then goes on.") from None
         self.seconds = {}
         return day
 
@@ -108,12 +116,12 @@ class Daily:
         name = day_name(day)
         self.say(f"--- {name}")
         began_with = before.model
-        gap = ["--allow-gap"] if day_name(day - 1) != before.day else []
-        data = self._prepare(name, ["--like", str(self.out / before.data), *gap])
+        options = ["--allow-gap"] * self.section.allow_gap + ["--skip-late"] * self.section.skip_late
+        data = self._prepare(name, ["--like", str(self.out / before.data), *options])
         scored = self._figures(began_with, data, f"figures/{name}.scored.json", "--pooled")
         self._train(name, data, ["--from", str(self.out / began_with)], [p for s in self.section.set for p in ("--set", s)])
         kept, held_out = True, {}
-        if self.section.hold_out:
+        if (self.out / data / "validation").exists():  # on a small day nobody may be held out
             held_out = {
                 "before": self._figures(began_with, data, f"figures/{name}.before.json", "--split", "validation"),
                 "after": _means(read_json(self.out / "runs" / name / "evaluation.json", _AGAIN)["validation"]),

@@ -10,7 +10,7 @@ from home_dist.data.ahead import MOST_DECODERS
 from home_dist.data.bad_rows import BadRowLog
 from home_dist.data.files import DataFiles, open_files
 from home_dist.data.matching_rows import RunSide
-from home_dist.data.other_data import read_as
+from home_dist.data.other_data import read_as, with_weights
 from home_dist.data.reader import Reader
 from home_dist.data.side_files import with_data, with_local_schema
 from home_dist.distributed.ranks import Ranks
@@ -101,8 +101,10 @@ def open_inputs(
     layout = build_layout(schema, with_local_schema(config))
     reads = config if other is None else with_data(config, other)
     there = load_schema(with_local_schema(reads).schema_path())
-    layout = read_as(layout, RunSide(config, whole, recorded or {}), RunSide(reads, there, {}), reads.data.shown)
-    folders = {s: getattr(config.data, s) for s in splits}
+    sides = RunSide(config, whole, recorded or {}), RunSide(reads, there, {})
+    layout = read_as(layout, *sides, reads.data.shown, schema.task)
+    schema = with_weights(schema, there)
+    folders = {s: getattr(config.data, s) or (s if other is not None else "") for s in splits}
     files = {s: open_files(join(reads.data.path, f), schema, layout) for s, f in folders.items() if f}
     if "train" in splits and "train" not in files:
         raise ConfigError("data.train is empty: name the folder of the training files")

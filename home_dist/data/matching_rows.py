@@ -57,6 +57,21 @@ def vocabulary_hashes(config: RunConfig, schema: Schema) -> dict[str, str]:
     return {name: file_sha256(path) for name, path in paths.items() if path is not None}
 
 
+def refuse_other_vocabularies(config: RunConfig, schema: Schema, recorded: dict[str, str]) -> None:
+    """Raises DataError if a table's vocabulary is another one than when the run began, by its recorded SHA-256."""
+    side = RunSide(config, schema, recorded)
+    for table in schema.table:
+        if table.name not in recorded:
+            continue
+        path = side_file(config, side.place(table.name))
+        now = table.origin.sha256 if table.origin is not None else None if path is None else file_sha256(path)
+        if now != recorded[table.name]:
+            raise DataError(
+                f"{path or side.place(table.name)}: is not the vocabulary of table {table.name!r} that the run was trained "
+                f"with: its rows are of other keys. Restore it, or go on in a new run.dir with home-dist train ... --from."
+            )
+
+
 def tells_its_vocabulary(table: TableSpec) -> bool:
     """Whether the schema itself tells which vocabulary the table has, or that it has none."""
     values = table.values

@@ -1,7 +1,7 @@
 """Reads data under the schema of a run, where the data has a schema of its own: what is the same is read, rows of tables are
 mapped by key, and what means something else is refused by its name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,16 +9,24 @@ import numpy as np
 from home_dist.data.matching_rows import RunSide, Unknown, same_rows, tells_its_vocabulary
 from home_dist.errors import DataError
 from home_dist.ids.rows import RowsOf, TranslatedRows
-from home_dist.schema import IdFeature, IdInput, InputLayout, Schema, StatisticFeature, Table, TableSpec
+from home_dist.schema import IdFeature, IdInput, InputLayout, Schema, StatisticFeature, Table, TableSpec, TaskSpec
 from home_dist.schema.meaning import changed_facts, told
 
 _NAMED = 8  # differences that are named at most
 
 
-def read_as(layout: InputLayout, trained: RunSide, data: RunSide, where: str, labels: bool = True) -> InputLayout:
+def with_weights(schema: Schema, data: Schema) -> Schema:
+    """The schema of a run, with the weights that the data has for its labels: whether a label is known in all rows, and needs
+    none, is a matter of the data."""
+    weights = {t.column: t.weight_column for t in data.task}
+    tasks = (t.model_copy(update={"weight_column": weights.get(t.column, t.weight_column)}) for t in schema.task)
+    return schema.model_copy(update={"task": tuple(tasks)})
+
+
+def read_as(layout: InputLayout, trained: RunSide, data: RunSide, where: str, tasks: Sequence[TaskSpec] = ()) -> InputLayout:
     """The layout of `trained`, with look-ups for columns whose rows are of other vocabularies in `data`.
 
-    where: the data, for messages; labels: whether labels are read too. Rows of keys that `trained` does not know become row 0,
+    where: the data, for messages; tasks: whose labels are read, too. Rows of keys that `trained` does not know become row 0,
     as those of rare keys. Raises DataError, which names all entries that mean something else.
     """
     same_place = trained.config.data == data.config.data and not trained.recorded
@@ -34,7 +42,7 @@ def read_as(layout: InputLayout, trained: RunSide, data: RunSide, where: str, la
         except Unknown as why:
             look_ups[item.column, item.table.name] = None
             problems[f"table {item.table.name} (column {item.column!r}): {why}"] = None
-    problems |= dict.fromkeys(_other_meanings(layout, trained.schema, data.schema, labels))
+    problems |= dict.fromkeys(_other_meanings(layout, trained.schema, data.schema, tasks))
     if problems:
         named = list(problems)
         more = f"\n  and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
@@ -48,7 +56,7 @@ def read_as(layout: InputLayout, trained: RunSide, data: RunSide, where: str, la
 
 def _translation(item: IdInput, trained: RunSide, data: RunSide) -> RowsOf | None:
     """From the data's rows to those of the run's table; None if they are the same, and for columns of keys. Raises Unknown."""
-    spec = _table_of(data.schema, item.column)
+    spec = _table_of(data.schema, item.column, item.table.name)
     if spec is None:
         raise Unknown("its schema does not tell what the column holds")
     own = trained.spec(item.table.name)
@@ -66,14 +74,15 @@ def _translation(item: IdInput, trained: RunSide, data: RunSide) -> RowsOf | Non
     return TranslatedRows(np.where(rows < 0, 0, rows), spec.name)
 
 
-def _table_of(schema: Schema, column: str) -> TableSpec | None:
-    """The table whose rows or keys the column holds."""
+def _table_of(schema: Schema, column: str, name: str) -> TableSpec | None:
+    """The table whose rows or keys the column holds; name: of the one to prefer, if several use the column."""
     names = [f.table for f in schema.feature if isinstance(f, IdFeature) and f.column == column]
     names += [e.table for s in schema.sequence for e in s.events if e.column == column]
-    return next((t for t in schema.table if t.name in names[:1]), None)
+    chosen = name if name in names else next(iter(names), None)
+    return next((t for t in schema.table if t.name == chosen), None)
 
 
-def _other_meanings(layout: InputLayout, trained: Schema, data: Schema, labels: bool) -> Iterator[str]:
+def _other_meanings(layout: InputLayout, trained: Schema, data: Schema, read: Sequence[TaskSpec]) -> Iterator[str]:
     """Statistics, histories and labels that are counted or chosen in another way. A model has boundaries, means and deviations
     of its own: the data's may be others."""
     theirs = {f.column: f for f in data.feature if isinstance(f, StatisticFeature)}
@@ -86,7 +95,7 @@ def _other_meanings(layout: InputLayout, trained: Schema, data: Schema, labels: 
         if sequence.name in used and sequence.name in histories:
             yield from _changed(f"history {sequence.name}", told(sequence), told(histories[sequence.name]))
     tasks = {t.column: t for t in data.task}
-    for task in trained.task if labels else ():
+    for task in read:
         if task.column in tasks:
             yield from _changed(f"label {task.name}", told(task), told(tasks[task.column]))
 

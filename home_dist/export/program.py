@@ -181,7 +181,7 @@ class Program:
         config = with_data(self.trained.config, with_parents(schema)[1])
         config = config.model_copy(update={"data": config.data.model_copy(update={"data_schema": schema})})
         there = RunSide(config, load_schema(with_local_schema(config).schema_path()), {})
-        return replace(self, layout=read_as(self.layout, self.trained, there, without_secrets(place), labels=False))
+        return replace(self, layout=read_as(self.layout, self.trained, there, without_secrets(place)))
 
     def scores(self, store: Store, files: list[Found], rows: int) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
         """(table of all columns, probabilities (n, K)) per batch, in the order of the files."""

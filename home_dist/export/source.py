@@ -29,7 +29,10 @@ class Source:
     """As the run's folder holds it."""
     config: RunConfig
     """With data.schema on this machine."""
+    whole: Schema
+    """Of the run's data."""
     schema: Schema
+    """With the tasks that the run trains alone."""
     layout: InputLayout
     stored: Stored
     record: Record
@@ -45,7 +48,7 @@ class Source:
         layout = build_layout(schema, config)
         stored, record = open_stored(checkpoint)
         record.refuse_other_meaning(checkpoint, fingerprint(whole))
-        return Source(checkpoint, given, config, schema, layout, stored, record, dict(table_places(layout, stored)))
+        return Source(checkpoint, given, config, whole, schema, layout, stored, record, dict(table_places(layout, stored)))
 
     def table_shape(self, table: str) -> tuple[int, int]:
         place = self.places[table]

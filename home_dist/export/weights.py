@@ -12,6 +12,7 @@ import torch
 from pyarrow import fs
 
 from home_dist.data.matching_rows import common_keys
+from home_dist.data.side_files import side_file
 from home_dist.errors import CheckpointError
 from home_dist.export.managed_rows import write_managed
 from home_dist.export.source import Source, written_whole
@@ -19,11 +20,13 @@ from home_dist.export.streams import Stream, write_sharded
 from home_dist.files.json_files import json_text
 from home_dist.files.listing import list_files
 from home_dist.files.stores import join, open_store, with_parents
-from home_dist.schema import PretrainedFeature, Schema, StatisticFeature
+from home_dist.ids.vocabulary import file_sha256
+from home_dist.schema import PretrainedFeature, Schema, StatisticFeature, load_schema, save_schema
 from home_dist.schema.frozen import KEYS, VECTORS
-from home_dist.schema.meaning import differences
+from home_dist.schema.meaning import differences, fingerprint
 from home_dist.schema.values import VocabularyValues
 from home_dist.training.checkpoint.inspection import changed_rows
+from home_dist.training.run_folder import RunFolder
 
 SHARD_BYTES = 2 * 10**9
 
@@ -61,16 +64,12 @@ def write_meaning(source: Source, folder: Path) -> None:
     data = source.config.schema_path().parent
     values = {t.name: t.values for t in source.schema.table}
     managed = write_managed(source, folder)
-    for spec in source.schema.table:
-        if spec.origin is not None:
-            _copy(data / spec.origin.file, folder / spec.origin.file)
+    copy_vocabularies(source, folder)
     copy_state(source, folder)
     missing = []
     for table in sorted(set(source.places) - set(statistics)):
         table_values, path = values.get(table), data / "vocabularies" / f"{table}.parquet"
-        if isinstance(table_values, VocabularyValues):
-            _copy(data / table_values.file, folder / table_values.file)
-        elif (folder / "vocabularies" / path.name).is_file():
+        if isinstance(table_values, VocabularyValues) or (folder / "vocabularies" / path.name).is_file():
             continue
         elif path.is_file():
             _copy(path, folder / "vocabularies" / path.name)
@@ -93,11 +92,32 @@ def write_meaning(source: Source, folder: Path) -> None:
     (folder / "export.json").write_text(json_text(about) + "\n")
 
 
+def copy_vocabularies(source: Source, folder: Path) -> None:
+    """Copies the vocabularies that the schema names. Raises CheckpointError for one that is not the run's."""
+    recorded = RunFolder(source.checkpoint.parent.parent).recorded_vocabularies()
+    for table in source.schema.table:
+        named = table.origin or (table.values if isinstance(table.values, VocabularyValues) else None)
+        file = f"vocabularies/{table.name}.parquet" if named is None else named.file
+        sha256 = recorded.get(table.name) if named is None else named.sha256
+        path = side_file(source.given, file) if named is not None or sha256 is not None else None
+        if path is None and (named is None or table.name not in source.places):
+            continue
+        if path is None or (sha256 is not None and file_sha256(path) != sha256):
+            raise CheckpointError(
+                f"{path or file}: is not the vocabulary of table {table.name!r} that {source.checkpoint} was trained with: "
+                f"the data has been prepared anew, or it is gone. Restore it: without it no row can be told from another."
+            )
+        _copy(path, folder / file)
+
+
 def copy_state(source: Source, folder: Path) -> None:
-    """Copies what the preparation of the run's data left, if it left anything: it is needed to score a raw log."""
+    """Copies what the preparation of the run's data left, if it left anything and is still the run's: it is needed to score a
+    raw log."""
     schema = source.given.data.data_schema or join(source.given.data.path, "schema.toml")
     store, path = open_store(join(with_parents(schema)[1], "state"))
     if store.filesystem.get_file_info(path).type != fs.FileType.Directory:
+        return
+    if fingerprint(load_schema(source.config.schema_path())) != fingerprint(source.whole):
         return
     (folder / "state").mkdir()
     for file in list_files(store, path):
@@ -154,6 +174,9 @@ def export_delta(source: Source, since: Source, out: Path) -> dict[str, int]:
     def write(folder: Path) -> None:
         write_sharded(folder, groups, SHARD_BYTES, metadata)
         write_managed(source, folder)  # rows may have been assigned to other ids
+        if source.schema != since.schema:  # new keys have rows
+            save_schema(source.schema, folder / "schema.toml")
+            copy_vocabularies(source, folder)
 
     written_whole(out, write)
     return {t: len(r) for t, r in changed.items()}

@@ -47,7 +47,9 @@ def _statistics(base: Mapping[str, Any]) -> str:
     for name, entry in sorted(base["statistics"].items(), key=order):
         psi, missing = entry["psi"], [1 - entry["before"], 1 - entry["now"]]
         moved = abs(missing[0] - missing[1]) > COVERAGE_WARNING
-        stability = Cell("-" if psi is None else f"{psi:.3f}", kind="worse" if (psi or 0) > PSI_WARNING else "")
+        much = (psi or 0) > PSI_WARNING and not entry["grows"]
+        grows = "all times" if entry["grows"] else ""
+        stability = Cell("-" if psi is None else f"{psi:.3f}", grows, kind="worse" if much else "")
         lines.append([name, stability, f"{missing[0]:.1%}", Cell(f"{missing[1]:.1%}", kind="worse" if moved else "")])
     head = ["statistic", "population stability", "missing there", "missing now"]
     told = [(n, e["psi"]) for n, e in sorted(base["statistics"].items(), key=order) if e["psi"] is not None][:_MOST]

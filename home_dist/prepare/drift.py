@@ -5,8 +5,10 @@ the shares of rows. Below 0.1 is usual, above 0.25 calls for a look.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
+
+from home_dist.errors import DataError
 
 PSI_USUAL, PSI_WARNING = 0.1, 0.25
 KNOWN_WARNING = 0.1
@@ -19,17 +21,22 @@ _LEAST = 1e-4  # share that an empty bucket counts as
 _SURE = 4.0  # standard deviations beyond which a rate's change is no chance
 
 
-def drift(before: Mapping[str, Any], now: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """Compares two reports by their training parts. folder: where the first is of. What it lacks is left out.
+def drift(before: Mapping[str, Any], now: Mapping[str, Any], folder: str, growing: Collection[str] = ()) -> dict[str, Any]:
+    """Compares two reports by their training parts. folder: where the first is of; growing: statistics that are no warning, as
+    they grow with the log's age. What the first lacks is left out. Raises DataError for a first one that is no report.
 
     now: with "known_to_base", by id the share of rows whose value was in the base's vocabulary, before it grew.
     """
-    compared = {
-        "folder": folder,
-        "ids": _ids(before, now),
-        "statistics": _statistics(before, now),
-        "labels": _labels(before, now),
-    }
+    try:
+        compared: dict[str, Any] = {
+            "folder": folder,
+            "ids": _ids(before, now),
+            "statistics": _statistics(before, now, growing),
+            "labels": _labels(before, now),
+        }
+    except (AttributeError, KeyError, TypeError) as error:
+        problem = f"{folder}/report.json: is no report of a preparation ({error!r}). Restore it, or remove it."
+        raise DataError(problem) from None
     return compared | {"warnings": list(_warnings(compared))}
 
 
@@ -43,7 +50,7 @@ def _ids(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     return {n: {"before": old[n], "now": share} for n, share in now["known_to_base"].items() if n in old}
 
 
-def _statistics(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+def _statistics(before: Mapping[str, Any], now: Mapping[str, Any], growing: Collection[str]) -> dict[str, Any]:
     old, new = _covered(before), _covered(now)
     compared = {}
     for name in new:
@@ -54,7 +61,12 @@ def _statistics(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
         shares = (
             [_shares(h["buckets"], present) for h, present in zip(held, (old[name], new[name]), strict=True)] if same else []
         )
-        compared[name] = {"before": old[name], "now": new[name], "psi": psi(*shares) if same else None}
+        compared[name] = {
+            "before": old[name],
+            "now": new[name],
+            "psi": psi(*shares) if same else None,
+            "grows": name in growing,
+        }
     return compared
 
 
@@ -115,7 +127,7 @@ def _warnings(compared: Mapping[str, Any]) -> Iterator[str]:
         if abs(entry["before"] - entry["now"]) > COVERAGE_WARNING:
             gone = 1 - entry["now"]
             yield f"{name} is missing in {gone:.1%} of the rows, where it was in {1 - entry['before']:.1%} in {folder}"
-        elif entry["psi"] is not None and entry["psi"] > PSI_WARNING:
+        elif entry["psi"] is not None and entry["psi"] > PSI_WARNING and not entry["grows"]:
             yield (
                 f"{name} has other values than in {folder}: population stability {entry['psi']:.2f}, of which {PSI_WARNING} is "
                 f"much. --anew {name} fits its boundaries again"

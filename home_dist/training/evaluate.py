@@ -62,11 +62,13 @@ def _splits_asked_for(folder: RunFolder, config: RunConfig, asked: tuple[str, ..
     """`asked`, or by default the run's validation and test, or those that other data has. Raises ConfigError for splits that
     the run does not have."""
     if data is not None and not asked:
-        places = {s: join(data, getattr(config.data, s)) for s in _SPLITS if getattr(config.data, s)}
+        places = {s: join(data, getattr(config.data, s) or s) for s in _SPLITS}
         asked = tuple(s for s, place in places.items() if is_there(place))
         if not asked:
             shown = without_secrets(data)
             raise ConfigError(f"{shown}: holds none of the run's splits ({', '.join(places)}). Name another folder.")
+    if data is not None:
+        return asked
     default = tuple(s for s in ("validation", "test") if getattr(config.data, s))
     if not asked and not default:
         raise ConfigError(

@@ -1,6 +1,9 @@
-"""Tells which statistics and dense features mean something else in another run's data: other boundaries, mean or deviation."""
+"""Tells what means something else in another run's data: statistics and dense features (other boundaries, mean or deviation, or
+another count), histories, labels."""
 
-from home_dist.schema import DenseFeature, InputLayout, StatisticFeature
+from collections.abc import Mapping
+
+from home_dist.schema import DenseFeature, InputLayout, Schema, StatisticFeature
 
 Standardised = StatisticFeature | DenseFeature
 
@@ -10,6 +13,21 @@ def changed_features(there: InputLayout, here: InputLayout) -> dict[str, str]:
     old, new = ({**layout.statistics, **{f.name: f for f in layout.dense}} for layout in (there, here))
     apart = {name: difference(old[name], new[name], _both_standardise(name, there, here)) for name in new if name in old}
     return {name: text for name, text in apart.items() if text}
+
+
+def other_labels(there: Schema, here: Schema) -> dict[str, str]:
+    """By name, for labels of both schemas that are not the same: what differs."""
+    return _others({t.name: t.means for t in there.task}, {t.name: t.means for t in here.task})
+
+
+def other_histories(there: Schema, here: Schema) -> dict[str, str]:
+    """By name, for histories of both schemas that hold other events: what differs."""
+    return _others({s.name: s.means for s in there.sequence}, {s.name: s.means for s in here.sequence})
+
+
+def _others(there: Mapping[str, str | None], here: Mapping[str, str | None]) -> dict[str, str]:
+    both = [n for n in here if there.get(n) is not None and here[n] is not None]
+    return {name: f"it was {there[name]} and is {here[name]}" for name in both if there[name] != here[name]}
 
 
 def _both_standardise(name: str, *layouts: InputLayout) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from home_dist.config import config_tree
 from home_dist.data.inputs import Inputs
-from home_dist.data.matching_rows import vocabulary_hashes
+from home_dist.data.matching_rows import refuse_other_vocabularies, vocabulary_hashes
 from home_dist.distributed.ranks import Ranks, together
 from home_dist.embeddings.sharding import plan_rows
 from home_dist.evaluation.record import record
@@ -69,11 +69,11 @@ class Run:
     ) -> "Run":
         """Builds the model and fills it from the checkpoint or by a warm start. Collective. Raises UserError."""
         config = inputs.config
-        meaning = fingerprint(together(folder.open)[1])
-        built = together(lambda: build(inputs, ranks))
+        meaning, built = together(lambda: (fingerprint(folder.open()[1]), build(inputs, ranks)))
         screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))
         screen.table(plan_table(plan_rows(built.plan, inputs.layout)))
         if start.checkpoint is not None:
+            together(lambda: refuse_other_vocabularies(config, inputs.schema, folder.recorded_vocabularies()))
             load(start.checkpoint, built.model, built.optimizer, meaning)
         elif config.checkpoint.warm_start is not None:
             warm = WarmStart(config.checkpoint.warm_start, inputs)

@@ -28,7 +28,7 @@ from home_dist.schema import SequenceInput, Table, build_layout
 from home_dist.training.checkpoint.of_run import find
 from home_dist.training.checkpoint.reading import open_stored
 from home_dist.training.matching_entries import listed, same_entries
-from home_dist.training.matching_features import changed_features, difference
+from home_dist.training.matching_features import changed_features, difference, other_histories, other_labels
 from home_dist.training.run_folder import RunFolder
 from home_dist.training.stored_tables import all_tables, gather_box, replicated_tables, replicated_weight, table_places
 from home_dist.training.warm_optimizer import WarmOptimizer
@@ -51,6 +51,7 @@ class WarmStart:
         self.places = dict(table_places(self.layout, self.stored))
         self.tables, self.old_tables = all_tables(inputs.layout), all_tables(self.layout)
         self.changed = changed_features(self.layout, inputs.layout)
+        self.other_labels = other_labels(self.schema, inputs.schema)
         self.small = replicated_tables(inputs.layout)
         here = set(self.tables)
         for new, old in section.rename.items():
@@ -85,6 +86,10 @@ class WarmStart:
         if self.section.dense:
             told = "weights that read it keep their first values"
             lines += [f"  feature {name}: {text}; {told}" for name, text in sorted(untold.items())]
+            told = "its tower and gates keep their first values"
+            lines += [f"  label {name}: {text}; {told}" for name, text in sorted(self.other_labels.items())]
+            histories = sorted(other_histories(self.schema, self.inputs.schema).items())
+            lines += [f"  history {name}: {text}; its encoder keeps its first values" for name, text in histories]
         lines += [f"  dense {name}: {report}" for name, report in self._dense(model, state, anew)]
         return lines
 
@@ -145,7 +150,10 @@ class WarmStart:
             other_head = Head(self.trained, self.layout, self.config)
         before = axes_of(other_head, self.trained)
         changed = _changed(self.inputs, anew) | self.changed.keys() | {f"value {name}" for name in self.changed}
-        now = axes_of(next(m for m in model.modules() if isinstance(m, Head)), self.inputs.schema, changed)
+        others = {name: f"{name}, another label" for name in self.other_labels}
+        renamed = tuple(t.model_copy(update={"name": others.get(t.name, t.name)}) for t in self.inputs.schema.task)
+        schema = self.inputs.schema.model_copy(update={"task": renamed})
+        now = axes_of(next(m for m in model.modules() if isinstance(m, Head)), schema, changed)
         for name, value in model.state_dict().items():
             if ".replicated." in name or name.startswith("managed."):
                 continue
@@ -157,7 +165,7 @@ class WarmStart:
             elif f"dense/{name}" not in self.stored.tensors:
                 yield name, "not there; first values stay"
             elif inner.startswith("features.encoders.") and not self._same_history(inner.split(".")[2], anew):
-                yield name, "its history has other columns, tables or targets; first values stay"
+                yield name, "its history has other events, columns, tables or targets; first values stay"
             else:
                 yield name, self._take(name, value, state, now.get(inner), before.get(inner))
 
@@ -174,6 +182,8 @@ class WarmStart:
 
     def _same_history(self, name: str, anew: set[str]) -> bool:
         old, new = ({s.name: s for s in layout.sequences}.get(name) for layout in (self.layout, self.inputs.layout))
+        if name in other_histories(self.schema, self.inputs.schema):
+            return False
         return old is not None and new is not None and _fields(old) == _fields(new) and not _tables_of(new) & anew
 
 

@@ -1,6 +1,6 @@
 """What a preparation left for the next one: routed to the next one's partitions, and collected at the end of it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -114,19 +114,21 @@ def record_of(
     read: Mapping[str, FileRead],
     before: StateRecord | None,
     everyone: Mapping[str, tuple[int, int]],
+    there: Collection[str],
 ) -> StateRecord:
     """read: what was read of each file; before: of the preparation that this one went on from; everyone: sums of labels over
-    all rows so far."""
+    all rows so far; there: files that the log still has."""
     spec = plan.spec
     kinds = {name: plan.known.key(name) for name in [spec.user, *(c for p in spec.past for c in p.by)]}
     kinds |= {section.column: plan.known.id_key(section) for section in spec.id}
     return StateRecord(
         description=spec.model_dump(mode="json"),
         key_types=key_types(spec, kinds),
+        lists=tuple(section.column for section in spec.id if plan.known.is_list(section.column)),
         first_day=fitted.days.train if before is None else before.first_day,
         end_day=fitted.days.end,
         steps=fitted.steps,
         known=fitted.known,
         everyone=dict(everyone),
-        read=({} if before is None else before.read) | dict(read),
+        read={n: r for n, r in (before.read if before is not None else {}).items() if n in there} | dict(read),
     )

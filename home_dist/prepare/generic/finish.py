@@ -1,7 +1,7 @@
 """Merges all partitions' results: vocabularies, scales, boundaries, the schema, and the files of the splits."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,33 @@ def statistics(
     return fitted
 
 
+def unfitted(
+    kept: Mapping[str, tuple[Counted | None, StatisticFeature]],
+    asked: Sequence[str],
+    base: Base | None,
+    anew: Sequence[str],
+    encoded: Sequence[Path],
+) -> Iterator[str]:
+    """With a base: a line per statistic that was to be fitted anew but does not vary, and per one that varies now but not in
+    the base, which therefore lacks it."""
+    if base is None:
+        return
+    stored = pa.concat_tables([pq.read_table(f / STORED_FILE) for f in encoded])
+    values = stored.group_by("number").aggregate([("value", "count_distinct")])
+    distinct = dict(zip(values.column("number").to_pylist(), values.column("value_count_distinct").to_pylist(), strict=True))
+    for name in asked:
+        if name in anew and distinct.get(name, 0) < 2:
+            yield f"{name} cannot be fitted anew: it has one value or none in these days. It stays as it was"
+        elif name not in kept and distinct.get(name, 0) > 1:
+            yield f"{name} is left out, as it had one value or none in {base.folder}; now it varies: --anew {name} takes it"
+
+
+def growing(spec: LogSpec) -> frozenset[str]:
+    """Statistics that grow with the log's age: of a past without a window."""
+    counted = {p.prefix: p.rates for p in spec.past if p.days is None}
+    return frozenset(f"{prefix}_{name}" for prefix, rates in counted.items() for name in ("count", *rates))
+
+
 def _cuts(spec: LogSpec) -> dict[str, Buckets | tuple[float, ...]]:
     """By statistic: how its range is cut, or where; for those whose description says so."""
     cuts = {n.column: cut for n in spec.number if (cut := n.buckets or n.boundaries) is not None}
@@ -215,7 +242,7 @@ def _task(section: LabelSection, fitted: Fitted, days: pa.Table, base: Base | No
     happened, known = (pc.sum(training.column(f"{state}_{section.name}")).as_py() for state in ("happened", "known"))
     rate = round(happened / known, 6) if known else 0.0
     if base is not None:
-        rate = next((t.base_rate or 0.0 for t in base.schema.task if t.name == section.name), 0.0)
+        rate = next((t.base_rate or 0.0 for t in base.schema.task if t.name == section.name), rate)
     return TaskSpec(
         name=section.name,
         group=section.group,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from home_dist.errors import ConfigError, DataError
 from home_dist.ids.arrow_types import is_list
@@ -34,7 +35,11 @@ class NothingNew(DataError):
 
 def check_description(spec: LogSpec, base: Base) -> None:
     """Raises ConfigError, which names the keys, for a description that counts or names something else than the base's."""
-    before, now = _flat(base.record.description), _flat(spec.model_dump(mode="json"))
+    try:
+        there = LogSpec.model_validate(base.record.description).model_dump(mode="json")  # with defaults of keys that are new
+    except ValidationError:
+        there = base.record.description
+    before, now = _flat(there), _flat(spec.model_dump(mode="json"))
     changed = [
         f"{key}: {before.get(key, 'not set')!r} there, {now.get(key, 'not set')!r} here"
         for key in dict.fromkeys([*before, *now])
@@ -88,7 +93,9 @@ def new_files(paths: Sequence[Path], named: Sequence[str], base: Base) -> list[b
     are_new = []
     for path, name in zip(paths, named, strict=True):
         read = base.record.read.get(name)
-        are_new.append(read is None or not read.is_read_whole or read.bytes != path.stat().st_size)
+        state = path.stat()
+        same = read is not None and (read.bytes, read.modified_ns) == (state.st_size, state.st_mtime_ns)
+        are_new.append(not same or read is None or not read.is_read_whole)
     if not any(are_new):
         last = day_name(base.record.end_day - 1)
         raise NothingNew(
@@ -108,7 +115,7 @@ def with_key_types(types: Mapping[str, pa.DataType], base: Base, log: str) -> di
         if wanted is None:
             continue
         if pa.types.is_null(value):
-            known[name] = pa.list_(TYPES[wanted]) if is_list(kind) else TYPES[wanted]
+            known[name] = pa.list_(TYPES[wanted]) if name in base.record.lists else TYPES[wanted]
         elif key_type(value) not in (None, wanted):
             raise DataError(
                 f"{log}: column {name!r} has type {kind}, but {_WORDS[wanted]} in {base.folder}. Write it in that type"
@@ -133,14 +140,20 @@ def read_by_file(chunks: Sequence[Chunk], scanned: Sequence[Path], named: Mappin
             of_file[day] = of_file.get(day, 0) + rows
     files = {c.file.index: c.file for c in chunks}
     return {
-        named[i]: FileRead(bytes=files[i].bytes, rows=files[i].rows, days={d: n for d, n in sorted(of_file.items()) if d < end})
+        named[i]: FileRead(
+            bytes=files[i].bytes,
+            modified_ns=files[i].modified_ns,
+            rows=files[i].rows,
+            days={d: n for d, n in sorted(of_file.items()) if d < end},
+        )
         for i, of_file in sorted(days.items())
     }
 
 
-def check_days(read: Mapping[str, FileRead], days: Iterable[int], base: Base, gap: bool) -> None:
+def check_days(read: Mapping[str, FileRead], days: Iterable[int], base: Base, gap: bool, late: bool = False) -> list[str]:
     """read: of each file that was looked at; days: that have rows to read; gap: whether days may be missing between them and
-    the base. Raises DataError for rows of days that the base holds without them, and for missing days."""
+    the base; late: whether rows of days that the base holds without them are left out. Returns lines about these. Raises
+    DataError for such rows, and for missing days."""
     end = base.record.end_day
     overlaps = []
     for name, file in read.items():
@@ -150,12 +163,12 @@ def check_days(read: Mapping[str, FileRead], days: Iterable[int], base: Base, ga
             there = sum(known.days.values()) if known is not None else 0
             span = f"{day_name(min(before))} to {day_name(max(before))}" if before else "none"
             overlaps.append(f"{name}: {sum(before.values()):,} rows of days that it holds ({span}), of which it read {there:,}")
-    if overlaps:
+    if overlaps and not late:
         more = f"; and {len(overlaps) - _NAMED} more files" if len(overlaps) > _NAMED else ""
         raise DataError(
             f"the log overlaps with {base.folder}, whose last day is {day_name(end - 1)}: "
-            f"{'; '.join(overlaps[:_NAMED])}{more}. Rows that came late cannot be added to what was counted: leave them out, "
-            f"or prepare all days anew, without --like."
+            f"{'; '.join(overlaps[:_NAMED])}{more}. Rows that came late cannot be added to what was counted: leave them out "
+            "with --skip-late, or prepare all days anew, without --like."
         )
     first = min(days, default=None)
     if first is None:
@@ -165,3 +178,4 @@ def check_days(read: Mapping[str, FileRead], days: Iterable[int], base: Base, ga
             f"the log goes on at {day_name(first)}, but {base.folder} ends with {day_name(end - 1)}: {first - end} days are "
             f"missing. Add them, or give --allow-gap if there were none."
         )
+    return [f"late rows are left out: {line}" for line in overlaps]

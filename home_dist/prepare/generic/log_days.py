@@ -10,6 +10,7 @@ from home_dist.prepare.generic import columns
 from home_dist.prepare.generic.going_on import new_files
 from home_dist.prepare.generic.log_files import CONVERTED, TYPES, chunks_of, convert, look, read_chunk
 from home_dist.prepare.generic.log_inputs import FoundFiles
+from home_dist.prepare.generic.log_preparation import named_in
 from home_dist.prepare.generic.log_spec import load_spec
 from home_dist.prepare.generic.state import Base
 
@@ -22,7 +23,7 @@ def log_days(description: Path, base: Base | None = None) -> dict[int, int]:
     sources = FoundFiles.of(spec, description.parent)
     paths = sources.log
     if base is not None:
-        named = [str(p.relative_to(description.parent)) if p.is_relative_to(description.parent) else str(p) for p in paths]
+        named = [named_in(str(p), description.parent) for p in paths]
         paths = [p for p, is_new in zip(paths, new_files(paths, named, base), strict=True) if is_new]
     rows: dict[int, int] = {}
     local_ms = int(spec.utc_offset_hours * 3_600_000) if spec.times_without_zone == "local" else 0

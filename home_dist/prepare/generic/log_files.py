@@ -53,6 +53,8 @@ class File:
     """Its name in messages: of a converted file, the CSV file's."""
     bytes: int
     """Of the file as it was found; of a converted file, of the CSV file."""
+    modified_ns: int
+    """When that file was written last, in ns since 1970."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,8 @@ def look(
             opened = pq.ParquetFile(path)
         except (pa.ArrowInvalid, OSError) as error:
             raise _unreadable(name, error) from None
-        files.append(File(index, path, opened.metadata.num_rows, str(name), name.stat().st_size))
+        state = name.stat()
+        files.append(File(index, path, opened.metadata.num_rows, str(name), state.st_size, state.st_mtime_ns))
         for field in opened.schema_arrow:
             if opened.metadata.num_rows or len(paths) == 1:
                 kind = plain(field.type)

@@ -70,6 +70,8 @@ class LogOptions:
     """The last day to read, in days since 1970."""
     allow_gap: bool = False
     """With `like`: days may be missing between its last one and the log's first new one."""
+    skip_late: bool = False
+    """With `like`: leave out rows of days that it holds without them."""
     leave_state: bool = True
     """Leave what the next preparation goes on from."""
     for_scores: bool = False
@@ -79,7 +81,7 @@ class LogOptions:
 
     def checked(self) -> "LogOptions":
         """Raises ConfigError for options that need another one."""
-        alone = [n for n in ("whole", "anew", "allow_gap") if getattr(self, n)]
+        alone = [n for n in ("whole", "anew", "allow_gap", "skip_late") if getattr(self, n)]
         if self.like is None and alone:
             raise ConfigError(f"--{alone[0].replace('_', '-')} is for --like alone")
         if self.whole and self.allow_gap:
@@ -107,7 +109,7 @@ def prepare_log(description: Path, out: Path, say: Say, options: LogOptions | No
     if options.like is not None:
         base = Base.open(options.like)
         check_description(spec, base)
-        _check_anew(options.anew, base)
+        _check_anew(options.anew, spec)
         if not (options.whole or options.for_scores):
             for note in full_tables(spec, base):
                 progress(note)
@@ -131,29 +133,33 @@ def prepare_log(description: Path, out: Path, say: Say, options: LogOptions | No
         engine.close()
 
 
-def _check_anew(names: Sequence[str], base: Base) -> None:
-    known = [f.name for f in base.schema.feature if f.kind == "statistic"]
+def _check_anew(names: Sequence[str], spec: LogSpec) -> None:
+    known = finish.statistic_names(spec)
     for name in names:
         if name not in known:
-            raise ConfigError(f"--anew {name}: no statistic of {base.folder}; there are: {', '.join(known) or 'none'}")
+            raise ConfigError(f"--anew {name}: no statistic of the description; there are: {', '.join(known) or 'none'}")
 
 
 def _later(sources: FoundFiles, folder: Path, base: Base, progress: Progress) -> FoundFiles:
-    are_new = new_files(sources.log, [_short(str(p), folder) for p in sources.log], base)
+    are_new = new_files(sources.log, [named_in(str(p), folder) for p in sources.log], base)
     if not all(are_new):
         progress(f"{are_new.count(False):,} of {len(are_new):,} files were read for {base.folder}")
     return sources.only(are_new)
 
 
-def _short(file: str, folder: Path) -> str:
+def named_in(file: str, folder: Path) -> str:
     """The path relative to the description's folder: reports and states are then the same wherever the folder lies."""
-    return str(Path(file).relative_to(folder)) if Path(file).is_relative_to(folder) else file
+    path, around = Path(file).absolute(), folder.absolute()
+    return str(path.relative_to(around)) if path.is_relative_to(around) else str(path)
 
 
 def _fingerprint(spec: LogSpec, sources: FoundFiles, base: Base | None, options: LogOptions) -> dict[str, Any]:
     resolved = [p.resolve() for table_paths in (sources.log, *sources.sides) for p in table_paths]
     files = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in resolved]
-    chosen = {n: getattr(options, n) for n in ("whole", "anew", "hold_out", "last_day", "allow_gap", "for_scores", "keep")}
+    chosen = {
+        n: getattr(options, n)
+        for n in ("whole", "anew", "hold_out", "last_day", "allow_gap", "skip_late", "for_scores", "keep")
+    }
     return {
         "version": __version__,
         "arrow": pa.__version__,
@@ -230,7 +236,9 @@ class _Preparation:
         end = int(new.max(initial=0)) + 1
         if self.goes_on is not None:
             read = read_by_file(chunks, scanned, self._named(inputs), max(end, self.goes_on.record.end_day))
-            check_days(read, new.tolist(), self.goes_on, options.allow_gap or options.for_scores)
+            gap = options.allow_gap or options.for_scores
+            for line in check_days(read, new.tolist(), self.goes_on, gap, options.skip_late):
+                work.progress(f"note: {line}")
         elif not len(new):
             raise DataError(f"{spec.log}: holds no rows up to {day_name(options.last_day or 0)}. Give a later --last-day.")
         if options.by_users:
@@ -274,8 +282,13 @@ class _Preparation:
     def _everyone_before(self) -> dict[str, tuple[int, int]]:
         return {} if self.goes_on is None else self.goes_on.record.everyone
 
+    def _report_of_base(self) -> dict[str, Any]:
+        """Empty for an export, which has none of this kind."""
+        report = {} if self.base is None else read_json(self.base.folder / "report.json", "Restore it.", DataError)
+        return report if "histograms" in report else {}
+
     def _short(self, file: str) -> str:
-        return _short(file, self.folder)
+        return named_in(file, self.folder)
 
     def _write(
         self,
@@ -308,6 +321,8 @@ class _Preparation:
                 tasks.append(Task(partial(finish.write_part, files, columns, first, last), last - first))
                 places.append(f"{split}/{part_name(number)}")
         written = self.work.run("write", "writing", tasks)
+        for line in finish.unfitted(statistics, asked, self.base, self.options.anew, encoded):
+            self.work.progress(f"note: {line}")
         told = {n: (seen, feature) for n, (seen, feature) in statistics.items() if seen is not None}
         report = make_report(
             Told(
@@ -331,7 +346,7 @@ class _Preparation:
         )
         if self.base is not None:
             report["known_to_base"] = finish.known_to_base(encoded, report["splits"]["train"]["rows"])
-            report["base"] = drift(read_json(self.base.folder / "report.json", "Restore it."), report, str(self.base.folder))
+            report["base"] = drift(self._report_of_base(), report, str(self.base.folder), finish.growing(spec))
             report["vocabularies_grown"] = {n: vars(g) for n, g in fitted.grown.items()}
         with whole_folder(out) as folder:
             for place, path in zip(places, written, strict=True):
@@ -341,13 +356,14 @@ class _Preparation:
             shutil.copytree(self.work.folder / "vocabularies", folder / "vocabularies")
             save_schema(schema, folder / "schema.toml")
             if self.options.leave_state:
-                self._leave(plan, inputs, chunks, scanned, gathered, encoded, fitted, folder)
+                self._leave(plan, sources, inputs, chunks, scanned, gathered, encoded, fitted, folder)
             write_json(folder / "report.json", report)
         return report
 
     def _leave(
         self,
         plan: Plan,
+        sources: FoundFiles,
         inputs: LogInputs,
         chunks: Sequence[Chunk],
         scanned: Sequence[Path],
@@ -361,5 +377,7 @@ class _Preparation:
         files |= {state.rare_file(n): path for n, path in enumerate(fitted.rare)}
         read = read_by_file(chunks, scanned, self._named(inputs), fitted.days.end)
         before = self.goes_on.record if self.goes_on is not None else None
-        record = earlier.record_of(plan, fitted, read, before, finish.everyone(plan, gathered, self._everyone_before()))
+        there = {self._short(str(path)) for path in sources.every}
+        everyone = finish.everyone(plan, gathered, self._everyone_before())
+        record = earlier.record_of(plan, fitted, read, before, everyone, there)
         write_state(folder, record, files)

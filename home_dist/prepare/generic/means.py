@@ -31,7 +31,8 @@ def _events(past: PastSection, spec: LogSpec) -> str:
 
 
 def _forgetting(spec: LogSpec) -> str:
-    return "" if spec.forget_days is None else f", since the last pause of more than {spec.forget_days:g} days"
+    once = ", repeated rows once" if spec.repeated == "merge" else ""
+    return once if spec.forget_days is None else f"{once}, since the last pause of more than {spec.forget_days:g} days"
 
 
 def _calendar(spec: LogSpec) -> str:

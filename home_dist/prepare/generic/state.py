@@ -31,6 +31,7 @@ class FileRead(Spec):
     """A file of the log, as far as preparations have read it."""
 
     bytes: int
+    modified_ns: int
     rows: int
     """In the file; rows of days that were not read are counted too."""
     days: dict[int, int]
@@ -52,6 +53,8 @@ class StateRecord(Spec):
     description: dict[str, Any]
     key_types: dict[str, KeyType]
     """By column of keys."""
+    lists: tuple[str, ...]
+    """Those of them that hold lists."""
     first_day: int
     """Of all preparations that went on from each other, in days since 1970."""
     end_day: int

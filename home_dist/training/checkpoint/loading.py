@@ -32,8 +32,7 @@ def load(
     """
     together(lambda: _offering(checkpoint, _verify_share))
     record = together(lambda: read_record(checkpoint))
-    together(lambda: record.refuse_other_meaning(checkpoint, meaning))
-    together(lambda: _refuse_other_ranks(checkpoint, record, model))
+    together(lambda: _refuse_others(checkpoint, record, model, meaning))
     together(lambda: _fill(checkpoint, record, model, optimizer))
     return record.state
 
@@ -75,7 +74,9 @@ def _verify_share(checkpoint: Path) -> None:
     verify(checkpoint, names[dist.get_rank() :: dist.get_world_size()])
 
 
-def _refuse_other_ranks(checkpoint: Path, record: Record, model: DistributedModelParallel) -> None:
+def _refuse_others(checkpoint: Path, record: Record, model: DistributedModelParallel, meaning: str | None) -> None:
+    """Raises CheckpointError for another schema, and for another number of ranks where that matters."""
+    record.refuse_other_meaning(checkpoint, meaning)
     before, now = record.state.world_size, dist.get_world_size()
     if before != now and any(isinstance(m, ShardedManaged) for m in model.modules()):
         raise CheckpointError(
