@@ -15,6 +15,8 @@ import tomli_w
 from sklearn.metrics import roc_auc_score
 
 from home_dist.ids.vocabulary import file_sha256
+from home_dist.schema import load_schema, save_schema
+from home_dist.schema.meaning import without_told
 from tests import forked
 from tests.factory import CONFIG
 from tests.prepare.test_going_on import DESCRIPTION, describe, make_days
@@ -183,6 +185,65 @@ def test_data_prepared_anew_in_the_place_of_the_runs_is_noticed(shop, tmp_path):
     ended = run(1, "train", tmp_path / "run.toml", *settings(train__max_steps=8))
     assert ended.codes == [2]
     assert "table user: vocabulary is" in ended.text
+    told = call(shop, "export", tmp_path / "run", "--out", tmp_path / "export", code=4)
+    assert "is not the vocabulary of table 'user'" in told
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_schema_of_an_older_version_is_told_apart_by_what_the_run_recorded(shop, tmp_path):
+    """Without origins, the same rows of other keys look alike: but not to evaluation, nor to a run that goes on."""
+    data = tmp_path / "data"
+    permuted(shop / "day0", tmp_path / "other_rows")
+    shutil.copytree(shop / "day0", data)
+    for folder in (data, tmp_path / "other_rows"):
+        save_schema(without_told(load_schema(folder / "schema.toml")), folder / "schema.toml")
+    config = CONFIG.format(run=tmp_path / "run", data=data, batch_size=64).replace('"watched"', '"seen"')
+    (tmp_path / "run.toml").write_text(config)
+    assert run(1, "train", tmp_path / "run.toml", *settings(train__max_steps=4)).codes == [0]
+    shutil.rmtree(data)
+    (tmp_path / "other_rows").rename(data)
+    told = call(shop, "evaluate", tmp_path / "run", "--split", "train", code=3)
+    assert "is not the vocabulary that it was trained with" in told
+    ended = run(1, "train", tmp_path / "run.toml", *settings(train__max_steps=8))
+    assert ended.codes == [3]
+    assert "user.parquet: is not the vocabulary of table 'user' that the run was trained with" in ended.text
+
+
+def test_a_label_that_later_days_do_not_always_know_is_measured_where_it_is_known(shop, tmp_path):
+    """In the base all rows know "like"; later ones do not, and their data has a weight for it."""
+    raw = _copied(shop, tmp_path / "raw")
+    for day in range(BASE, DAYS):
+        path = raw / "log" / f"{day:02d}.parquet"
+        table = pq.read_table(path)
+        known = np.random.default_rng(day).random(len(table)) < 0.4
+        like = pa.array(table.column("like").to_numpy(), mask=~known)
+        pq.write_table(table.set_column(table.column_names.index("like"), "like", like), path)
+    shutil.copytree(shop / "day0", raw / "day0")
+    call(shop, "prepare", describe(raw, 3), raw / "later", "--like", raw / "day0", "--processes", 1)
+    call(shop, "evaluate", shop / "run", "--data", raw / "later", "--json", tmp_path / "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())["train"]["like"]
+    rows = pq.read_table(raw / "later/train")
+    assert figures["samples"] == sum(rows.column("known_like").to_pylist()) < len(rows) * 0.5
+    assert figures["positives"] == sum(rows.column("label_like").to_pylist())
+
+
+def test_labels_and_histories_that_mean_something_else_begin_anew(shop, tmp_path):
+    text = DESCRIPTION.replace("at_least = 3", "at_least = 1").replace("most = 5", "most = 9")
+    described = describe(_copied(shop, tmp_path / "other"), DAYS - 2, text=text)
+    call(shop, "prepare", described, tmp_path / "other/data", "--processes", 1)
+    config = CONFIG.format(run=tmp_path / "run", data=tmp_path / "other/data", batch_size=64).replace('"watched"', '"seen"')
+    (tmp_path / "run.toml").write_text(config)
+    options = settings(train__max_steps=2)
+    ended = run(1, "train", tmp_path / "run.toml", *options, "--from", shop / "run")
+    assert ended.codes == [0], ended.text
+    assert "label view: it was seconds >= 3, known where length > 0 and is seconds >= 1" in ended.text
+    assert "history seen: it was the newest 5 impressions" in ended.text
+    assert "dense head.features.encoders.seen.event.weight: its history has other events" in ended.text
+    towers = next(line for line in ended.text.splitlines() if "dense head.towers.weights.0" in line)
+    assert "first values stay for task view, another label" in towers
+    # A run that does not train the label is not asked for it.
+    told = call(shop, "evaluate", shop / "run", "--data", tmp_path / "other/data", code=3)
+    assert "label view" in told
 
 
 def test_daily_training_keeps_rows_and_state_by_key(shop, tmp_path):
@@ -213,6 +274,8 @@ def test_a_delta_is_of_the_same_rows(shop, tmp_path):
     delta = ["--format", "delta", "--since", shop / "run"]
     told = call(shop, "export", tmp_path / "grown", "--out", tmp_path / "delta", *delta)
     assert "table user: " in told
+    written = pq.read_table(tmp_path / "delta/vocabularies/user.parquet")  # new rows have keys
+    assert len(written) == _schema(shop / "day1")["table"][0]["origin"]["keys"]
     told = call(shop, "export", tmp_path / "other", "--out", tmp_path / "none", *delta, code=4)
     assert "mean something else" in told
     assert "table user: vocabulary is" in told

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
@@ -373,3 +374,100 @@ def test_what_is_forgotten_leaves_the_state(copy):
     end = (FIRST_DAY + 5) * DAY_MS - 8 * 3_600_000
     assert sizes[1]["past-2"] < sizes[0]["past-2"]  # by user, without a window
     assert all(row["time"] >= end - DAY_MS for row in pq.read_table(copy / "short/state/past-2-00000.parquet").to_pylist())
+
+
+def test_late_rows_can_be_left_out_and_are_counted(copy):
+    late = pq.read_table(copy / "log/03.parquet").slice(0, 7)
+    pq.write_table(late, copy / "log/03-late.parquet")
+    told: list[str] = []
+    options = LogOptions(like=copy / "data0", skip_late=True)
+    report = prepare_log(copy / "mylog.toml", copy / "out", Progress(told.append, bars=False), options)
+    assert report["rows_in"] == 600
+    assert any("late rows are left out: log/03-late.parquet: 7 rows" in line for line in told)
+    (copy / "log/03-late.parquet").unlink()
+    prepare(copy, "without", "data0")
+    assert digests(copy / "out", "train") == digests(copy / "without", "train")
+    record = json.loads((copy / "without/state/state.json").read_text())
+    assert sorted(record["read"]) == [f"log/{day:02d}.parquet" for day in range(7)]  # not of files that are gone
+
+
+def test_another_file_of_the_same_name_and_size_is_read(copy):
+    """A CSV that is written anew under one name each day, with as many bytes."""
+    for file in sorted((copy / "log").iterdir())[5:]:
+        file.unlink()
+    rows = pq.read_table(copy / "log/04.parquet")
+    prepare(copy, "base")
+    for number, out in ((1, "first"), (2, "second")):
+        later = rows.set_column(1, "ms", pc.add(rows.column("ms"), number * DAY_MS))
+        pacsv.write_csv(later, copy / "log/today.csv")
+        sizes = (copy / "log/today.csv").stat().st_size
+        if number == 1:
+            prepare(copy, out, "base")
+            before = sizes
+    assert sizes == before
+    with pytest.raises(DataError, match=r"log/today\.csv: 0 rows of days that it holds \(none\), of which it read 300"):
+        prepare(copy, "second", "first")
+    assert prepare(copy, "second", "first", skip_late=True)["rows_in"] == 300
+
+
+def test_a_list_of_nulls_stays_a_list(tmp_path):
+    (tmp_path / "log").mkdir()
+    for day in range(4):
+        tags = [[f"t{n % 3}", "x"] for n in range(60)] if day < 3 else [None] * 60
+        ms = [(FIRST_DAY + day) * DAY_MS + n for n in range(60)]
+        table = pa.table({"user": [f"u{n % 7}" for n in range(60)], "ms": ms, "tags": tags, "like": [0, 1] * 30})
+        pq.write_table(table, tmp_path / "log" / f"{day}.parquet")
+    text = """
+log = "log/*"
+user = "user"
+time = "ms"
+split = { train_days = 1, validation_days = 1, test_days = 1 }
+label = [{ name = "like", group = "a", column = "like" }]
+id = [{ column = "tags" }]
+"""
+    (tmp_path / "mylog.toml").write_text(text)
+    prepare(tmp_path, "data0", until=3)
+    prepare(tmp_path, "data1", "data0")
+    schemas = [load_schema(tmp_path / name / "schema.toml") for name in ("data0", "data1")]
+    assert [s.feature[0].pooling for s in schemas] == ["mean", "mean"]
+    assert pq.read_table(tmp_path / "data1/train").column("tags").to_pylist() == [[]] * 60
+
+
+def test_a_statistic_that_begins_to_vary_is_told_and_can_be_taken(copy):
+    for day in range(5):
+        path = copy / "log" / f"{day:02d}.parquet"
+        table = pq.read_table(path)
+        pq.write_table(table.set_column(5, "seconds", pa.array([4.0] * len(table))), path)
+    prepare(copy, "constant", until=5)
+    told: list[str] = []
+    say = Progress(told.append, bars=False)
+    prepare_log(copy / "mylog.toml", copy / "later", say, LogOptions(like=copy / "constant"))
+    assert any("seconds is left out, as it had one value or none in" in line for line in told)
+    prepare(copy, "taken", "constant", anew=("seconds",))
+    names = [{f.name for f in load_schema(copy / n / "schema.toml").feature} for n in ("constant", "later", "taken")]
+    assert [("seconds" in n) for n in names] == [False, False, True]
+
+
+def test_the_log_is_the_same_from_any_working_folder(copy, monkeypatch):
+    path = copy / "mylog.toml"
+    path.write_text(path.read_text().replace('log = "log/*"', f'log = "{copy}/log/*"'))
+    monkeypatch.chdir(copy)
+    prepare_log(Path("mylog.toml"), Path("base"), QUIET, LogOptions(last_day=FIRST_DAY + 4))
+    report = prepare_log(copy / "mylog.toml", copy / "next", QUIET, LogOptions(like=copy / "base"))
+    assert report["rows_in"] == 600
+
+
+def test_counts_of_all_times_grow_and_are_no_warning(days, tmp_path):
+    report = prepare(days, tmp_path / "next", "data0")
+    grown = {n for n, entry in report["base"]["statistics"].items() if entry["grows"]}
+    assert grown == {"video_count", "video_like", "video_view", "author_place_count", "author_place_view"} | {
+        "user_count",
+        "user_like",
+    }
+    about_values = [w for w in report["base"]["warnings"] if "population stability" in w]
+    assert not any(w.startswith(n) for w in about_values for n in grown)
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(days / "data0", spoiled)
+    (spoiled / "report.json").write_text('{"histograms": [], "coverage": [1]}')
+    with pytest.raises(DataError, match=r"report\.json: is no report of a preparation"):
+        prepare(days, tmp_path / "x", spoiled)

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from home_dist.prepare.generic import LogOptions, prepare_log
 from home_dist.prepare.generic.repeated import contents
 from home_dist.prepare.summary import part_lines
+from home_dist.schema import load_schema
+from home_dist.schema.meaning import differences, without_told
 from tests.prepare.test_engine import DESCRIPTION, QUIET, digest, write
 
 TIMES = 7
@@ -58,7 +60,11 @@ def test_they_are_counted_and_merged_they_are_as_if_they_had_never_been(tmp_path
     assert merged["rows_out"] + merged["rows_before_the_training_days"] == rows
     assert any("left out, as the description says" in line for line in part_lines(merged))
     data, expected = digest(tmp_path / "again" / "out-merge"), digest(tmp_path / "once" / "out-keep")
-    assert {n: d for n, d in data.items() if n != "report.json"} == {n: d for n, d in expected.items() if n != "report.json"}
+    other = ("report.json", "schema.toml")  # the schema says that rows are counted once
+    assert {n: d for n, d in data.items() if n not in other} == {n: d for n, d in expected.items() if n not in other}
+    schemas = [load_schema(tmp_path / place / "schema.toml") for place in ("again/out-merge", "once/out-keep")]
+    assert without_told(schemas[0]) == without_told(schemas[1])
+    assert "repeated rows once" in str(differences(*schemas))
 
 
 def test_rows_without_a_user_have_nothing_in_common(tmp_path):
