@@ -118,9 +118,10 @@ def fit_steps(gathered: Sequence[Path], asked: Sequence[str]) -> dict[str, float
 def statistics(
     plan: Plan, encoded: Sequence[Path], asked: Sequence[str], base: Base | None, anew: Sequence[str]
 ) -> dict[str, tuple[Counted | None, StatisticFeature]]:
-    """Statistics with their counted values in the training part; None where these do not vary.
+    """Statistics with their counted values in the training part.
 
-    Without a base, those that vary. With one, the base's, of which only those in `anew` are fitted again.
+    Without a base, those that vary. With one, the base's, of which only those in `anew` are fitted again; None stands for the
+    values of one that is missing throughout.
     """
     known = {} if base is None else {f.name: f for f in base.schema.feature if isinstance(f, StatisticFeature)}
     told, cuts = means.of_statistics(plan.spec), _cuts(plan.spec)
@@ -130,7 +131,7 @@ def statistics(
     for name in asked:
         counts = sums.filter(pc.equal(sums.column("number"), name)).sort_by("value")
         seen, feature = None, known.get(name)
-        if len(counts) > 1:
+        if len(counts) > (0 if name in known else 1):
             seen = Counted(counts.column("value").to_numpy().astype(np.float64), counts.column("count_sum").to_numpy())
             if base is None or name in anew:
                 feature = fit_counted(name, f"stat_{name}", seen, plan.spec.buckets, cuts.get(name)) or feature

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from home_dist import __version__
@@ -30,7 +31,7 @@ from home_dist.prepare.drift import drift
 from home_dist.prepare.engine import KINDS, Lost, Task, Work
 from home_dist.prepare.generic import earlier, finish, past, scan, state
 from home_dist.prepare.generic.earlier import Earlier
-from home_dist.prepare.generic.encode import FOUND_FILE, Fitted, encode
+from home_dist.prepare.generic.encode import BASE_FOUND_FILE, FOUND_FILE, Fitted, encode
 from home_dist.prepare.generic.fitting import fit
 from home_dist.prepare.generic.going_on import check_days, check_description, new_files, read_by_file
 from home_dist.prepare.generic.largest_values import extremes
@@ -160,6 +161,8 @@ class _Preparation:
         """folder: where the description lies; base: whose numbers are taken."""
         self.spec, self.folder, self.work, self.options, self.processes = spec, folder, work, options, processes
         self.base = base
+        self.told_before = {} if base is None else read_json(base.folder / "report.json", "Restore it.", DataError)
+        """The base's report, empty if it has none."""
         self.goes_on = None if options.whole else base
         """The base, if its past is taken too."""
 
@@ -316,12 +319,16 @@ class _Preparation:
                 vocabularies={p.stem: pq.read_metadata(p).num_rows + 1 for p in fitted.vocabularies},
                 schema=schema,
                 statistics={n: (seen, feature) for n, (seen, feature) in statistics.items() if seen is not None},
-                steps={n.column: fitted.steps[n.column] for n in spec.number if n.column in statistics},
+                steps={
+                    n.column: fitted.steps[n.column] for n in spec.number if statistics.get(n.column, (None,))[0] is not None
+                },
                 asked=asked,
             )
         )
         if self.base is not None:
-            report["base"] = drift(read_json(self.base.folder / "report.json", "Restore it."), report, str(self.base.folder))
+            known = pa.concat_tables([pq.read_table(f / BASE_FOUND_FILE).slice(0, 1) for f in encoded])
+            to_base = {n: int(pc.sum(known.column(n)).as_py()) for n in known.column_names}
+            report["base"] = drift(self.told_before, report, str(self.base.folder), to_base, self.options.for_scores)
             report["vocabularies_grown"] = {n: vars(g) for n, g in fitted.grown.items()}
         with whole_folder(out) as folder:
             for place, path in zip(places, written, strict=True):
