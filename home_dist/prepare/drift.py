@@ -22,6 +22,7 @@ RATE_WARNING = 1.5
 """Ratio of a label's rates, or of the rates of its negatives, in either direction."""
 MISSING_WARNING = 0.1
 """Share of rows by which a statistic or a label is missing more often, or more rarely."""
+_NAMED = 8  # statistics that a warning names at most
 _LEAST = 1e-4  # share that an empty bucket counts as
 _SURE = 4.0  # standard deviations beyond which a difference is not due to chance
 
@@ -63,7 +64,7 @@ def drift(
     vocabulary holds. to_score: the rows are to be scored, so that labels may be missing.
 
     In the result, `before` and `now` are shares of rows: with a known id, with the statistic, with a positive label. `crossed`
-    names the thresholds that an entry crosses; each has a warning.
+    names the thresholds that an entry crosses. There is a warning for each of them, and one for all statistics together.
     """
     there, here = _Rows.of(before), _Rows.of(now)
     compared: dict[str, Any] = {"folder": folder, "days": [], "rows": 0, "ids": {}, "statistics": {}, "labels": {}}
@@ -178,6 +179,11 @@ def _is_sure(before: float, of_before: int, now: float, of_now: int) -> bool:
     return abs(_deviations(before, of_before, now, of_now)) > _SURE
 
 
+def _some(entries: Sequence[str]) -> str:
+    more = f", and {len(entries) - _NAMED} more" if len(entries) > _NAMED else ""
+    return f"{', '.join(entries[:_NAMED])}{more}"
+
+
 def _warnings(compared: Mapping[str, Any]) -> Iterator[str]:
     folder = compared["folder"]
     for name, entry in compared["ids"].items():
@@ -188,14 +194,18 @@ def _warnings(compared: Mapping[str, Any]) -> Iterator[str]:
                 f"{name} is mostly new: the vocabulary of {folder} holds it in {entry['known_to_base']:.1%} of the rows; of "
                 f"its own rows, in {entry['before']:.1%}"
             )
-    for name, entry in compared["statistics"].items():
-        if "missing" in entry["crossed"]:
-            yield f"{name} is missing in {1 - entry['now']:.1%} of the rows; in {folder}, in {1 - entry['before']:.1%}"
-        if "psi" in entry["crossed"]:
-            yield (
-                f"{name} has other values than in {folder}: population stability {entry['psi']:.2f}, where more than "
-                f"{PSI_WARNING} is much. --anew {name} fits its boundaries again"
-            )
+    missing = {n: e for n, e in compared["statistics"].items() if "missing" in e["crossed"]}
+    if missing:
+        worst = sorted(missing.items(), key=lambda item: -abs(item[1]["before"] - item[1]["now"]))
+        listed = _some([f"{n} in {1 - e['now']:.1%} of the rows ({1 - e['before']:.1%} there)" for n, e in worst])
+        yield f"missing more or less often than in {folder}: {listed}"
+    other = {n: e["psi"] for n, e in compared["statistics"].items() if "psi" in e["crossed"]}
+    if other:
+        listed = _some([f"{n} ({value:.2f})" for n, value in sorted(other.items(), key=lambda item: -item[1])])
+        yield (
+            f"other values than in {folder}, by a population stability above {PSI_WARNING:g}: {listed}. --anew NAME fits the "
+            f"boundaries of such a statistic again"
+        )
     for name, entry in compared["labels"].items():
         if "missing" in entry["crossed"]:
             before, now = entry["missing_before"], entry["missing"]

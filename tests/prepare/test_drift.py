@@ -132,11 +132,11 @@ def unknown_views(columns):
     [
         (rare_videos, "ids", "video", "known", "have a known video"),
         (new_videos, "ids", "video", "known_to_base", "video is mostly new"),
-        (missing_lengths, "statistics", "length", "missing", "length is missing in 20."),
-        (known_prices, "statistics", "price", "missing", "price is missing in 0.0% of the rows"),
-        (no_lengths, "statistics", "length", "missing", "length is missing in 100.0% of the rows"),
-        (longer, "statistics", "length", "psi", "length has other values than in"),
-        (one_length, "statistics", "length", "psi", "length has other values than in"),
+        (missing_lengths, "statistics", "length", "missing", "missing more or less often than in {0}: length in 20."),
+        (known_prices, "statistics", "price", "missing", "price in 0.0% of the rows (1"),
+        (no_lengths, "statistics", "length", "missing", "length in 100.0% of the rows (0.0% there)"),
+        (longer, "statistics", "length", "psi", "other values than in {0}, by a population stability above 0.25: length (0."),
+        (one_length, "statistics", "length", "psi", "above 0.25: length ("),
         (more_likes, "labels", "like", "rate", "label like happens in 3."),
         (unknown_views, "labels", "view", "missing", "label view is unknown in 2"),
     ],
@@ -144,7 +144,7 @@ def unknown_views(columns):
 def test_a_planted_drift_gives_its_warning_alone(base, tmp_path, change, section, name, crossed, text):
     found = increment(tmp_path, base[0], change)["base"]
     assert len(found["warnings"]) == 1
-    assert text in found["warnings"][0]
+    assert text.format(base[0]) in found["warnings"][0]
     marked = {(s, n): e["crossed"] for s in ("ids", "statistics", "labels") for n, e in found[s].items() if e["crossed"]}
     assert marked == {(section, name): [crossed]}
 
@@ -319,3 +319,18 @@ def test_it_is_pearsons_test():
         if p < 1e-5 or p > 1e-4:  # 4 standard deviations are 3.2e-5; the quantile is an approximation
             assert are_other_values(before.tolist(), now.tolist()) is bool(p < 3.2e-5)
     assert not are_other_values([5, 0], [9, 0])
+
+
+def test_many_statistics_have_one_warning(base):
+    before = copy.deepcopy(base[1])
+    for number in range(12):
+        before["histograms"][f"s{number:02d}"] = {"boundaries": [1.0], "buckets": [10_000, 10_000]}
+        before["coverage"][f"s{number:02d}"] = {"train": 1.0}
+    now = copy.deepcopy(before)
+    for number in range(12):
+        now["histograms"][f"s{number:02d}"]["buckets"] = [1000 + number, 19_000 - number]
+        now["coverage"][f"s{number:02d}"] = {"train": 0.5}
+    missing, other = drift(before, now, "old")["warnings"]
+    assert missing.endswith("s07 in 50.0% of the rows (0.0% there), and 4 more")
+    assert "above 0.25: s00 (1." in other
+    assert "and 4 more. --anew NAME" in other
