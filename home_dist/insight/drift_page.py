@@ -110,7 +110,8 @@ def _bars(worst: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
     end = min(_LONGEST, max(values[0], 1.2 * PSI_WARNING))
     axes.barh(range(len(worst)), [min(v, end) for v in values], color=colours, height=0.65)
     for place, value in enumerate(values):
-        axes.text(min(value, end) + end / 80, place, f"{value:.3f}", va="center", color="#4b5563", fontsize=7)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # over the dashed lines
+        axes.text(min(value, end) + end / 80, place, f"{value:.3f}", va="center", color="#4b5563", fontsize=7, bbox=box)
     for threshold in (PSI_USUAL, PSI_WARNING):
         axes.axvline(threshold, color="#6b7280", linewidth=0.8, linestyle="--")
     axes.set_yticks(range(len(worst)), [_short(n) for n, _ in worst])

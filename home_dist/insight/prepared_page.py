@@ -141,7 +141,7 @@ def _day_ticks(axes: Any, names: Sequence[str]) -> None:
     step = max(1, -(-len(names) // 7))
     chosen = range(0, len(names), step)
     axes.set_xticks(chosen, [names[p][5:] for p in chosen])  # the year stands above
-    if len(names) < 4:
+    if len(names) < 3:
         axes.set_xlim(-1.5, len(names) + 0.5)  # one day is no wall
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
     axes.grid(axis="x", visible=False)
@@ -186,10 +186,12 @@ def _statistics(report: Mapping[str, Any]) -> PageSection:
         axes.set_title(name)
         alt = f"histogram of {name}, mean {histogram['mean']:g}, standard deviation {histogram['std']:g}"
         pictures.append(picture(uri(figure), alt, f"mean {histogram['mean']:.4g}, standard deviation {histogram['std']:.4g}"))
+    base = report.get("base")
+    taken = "" if base is None else f" Boundaries, mean and deviation are those of {base['folder']}, unless fitted anew."
     return PageSection(
         "statistics",
         "Statistics",
-        "Rows of the training days by value, missing values left out. Orange: boundaries of buckets.",
+        f"Rows of the training days by value, missing values left out. Orange: boundaries of buckets.{taken}",
         grid(pictures, "small") + _extremes(report),
     )
 

@@ -209,6 +209,16 @@ def test_vocabularies_that_do_not_grow_know_what_the_base_knew(base, tmp_path):
     assert len(report["base"]["warnings"]) == 1
 
 
+def test_rows_to_be_scored_need_no_labels(base, tmp_path):
+    def without_labels(columns):
+        for name in ("like", "watched", "told"):
+            del columns[name]
+
+    found = increment(tmp_path, base[0], without_labels, for_scores=True)["base"]
+    assert found["labels"]["like"]["now"] is None
+    assert found["warnings"] == []
+
+
 def test_boundaries_fitted_anew_are_not_compared(base, tmp_path):
     report = increment(tmp_path, base[0], longer, anew=("length",))
     entry = report["base"]["statistics"]["length"]
