@@ -1,7 +1,6 @@
 """The page of a preparation, made from its report: rows read, kept and dropped; labels by day; coverage of features;
-histograms of statistics. One file, which loads nothing from the network."""
+histograms of statistics; drift against the base, if it has one. One file, which loads nothing from the network."""
 
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -10,40 +9,47 @@ from typing import Any
 import numpy as np
 
 from home_dist.files.whole import write_whole
-from home_dist.insight.drift_section import drift_section
+from home_dist.insight.drift_page import drift_section
 from home_dist.insight.page import Cell, PageSection, grid, page, picture, table
+from home_dist.insight.shares import interval
 from home_dist.insight.svg import NAMED, pyplot, uri
 
 _NAMES = {"train": "blue", "validation": "orange", "test": "green", None: "grey"}
 """By split of a day: its colour's name, for captions. None: days before the training days."""
 _COLOURS = {split: NAMED[name] for split, name in _NAMES.items()}
-_Z = 1.96  # 95 %
 _FILES = 10  # file names listed at most
 _FALLEN = 0.1
 """A feature's coverage is marked if it falls by more than this share of rows from training to a later split."""
 
 
 def write_page(report: Mapping[str, Any], path: Path) -> None:
-    """report: the content of report.json, written by `home-dist prepare`."""
-    splits = report["splits"]
+    """report: the content of report.json, written by `home-dist prepare`. It may lack any split."""
+    base = report.get("base")
     facts = [
         ("rows in", f"{report['rows_in']:,}"),
         ("rows out", f"{report['rows_out']:,}"),
-        ("labels", str(len(splits["train"]["positives"]))),
+        ("labels", str(len(_label_names(report)))),
         ("ids", str(len(report["vocabularies"]))),
         ("statistics", str(len(report["histograms"]))),
     ]
-    first, last = splits["train"]["days"][0], max(split["days"][1] for split in splits.values())
-    drifted = [drift_section(report)] if "base" in report else []
+    if base is not None:
+        facts.append(("warnings of drift", str(len(base["warnings"]))))
+    days = [day for split in report["splits"].values() for day in split["days"]]
+    numbers = "" if base is None else f", with the numbers of {base['folder']}"
+    sections = [_rows(report), _labels(report), _coverage(report), _statistics(report)]
     write_whole(
         path,
         page(
             report["log"],
-            f"prepared data, {first} to {last}",
+            f"prepared data, {min(days, default='')} to {max(days, default='')}{numbers}",
             facts,
-            [_rows(report), *drifted, _labels(report), _coverage(report), _statistics(report)],
+            sections if base is None else [sections[0], drift_section(report), *sections[1:]],
         ),
     )
+
+
+def _label_names(report: Mapping[str, Any]) -> list[str]:
+    return list(next(iter(report["splits"].values()), {"positives": {}})["positives"])
 
 
 def _rows(report: Mapping[str, Any]) -> PageSection:
@@ -65,9 +71,16 @@ def _rows(report: Mapping[str, Any]) -> PageSection:
         share = rows / report["rows_in"]
         lines.append([f"without a row in {name}", f"{rows:,}", f"{share:.1%}: its columns are missing there"])
     days = report["days"]
+    names, places = _places(days)
+    below = [0] * len(names)
+    bottoms = []
+    for day, place in zip(days, places, strict=True):  # a day has several parts if users are held out
+        bottoms.append(below[place])
+        below[place] += day["rows"]
     figure, axes = pyplot.subplots(figsize=(5.4, 2.3))
-    axes.bar(range(len(days)), [d["rows"] for d in days], color=[_COLOURS[d["split"]] for d in days], width=0.8)
-    _day_ticks(axes, days)
+    colours = [_COLOURS[d["split"]] for d in days]
+    axes.bar(places, [d["rows"] for d in days], bottom=bottoms, color=colours, width=0.8)
+    _day_ticks(axes, names)
     axes.set_title("rows by day")
     return PageSection(
         "rows",
@@ -79,18 +92,17 @@ def _rows(report: Mapping[str, Any]) -> PageSection:
 
 
 def _labels(report: Mapping[str, Any]) -> PageSection:
-    splits = report["splits"]
     lines: list[list[str | Cell]] = []
-    for name in splits["train"]["positives"]:
-        for split_name, split in splits.items():
+    for name in _label_names(report):
+        for number, (split_name, split) in enumerate(report["splits"].items()):
             known = split["rows"] - split["unknown"][name]
             happened = split["positives"][name]
-            low, high = _interval(happened, known)
+            low, high = interval(happened, known)
             rate = Cell(f"{happened / known:.3%}", f"{low:.3%} to {high:.3%}") if known else "-"
-            unknown = f"{split['unknown'][name] / max(1, split['rows']):.1%}"
-            lines.append([name if split_name == "train" else "", split_name, rate, f"{happened:,}", unknown])
+            unknown = f"{split['unknown'][name] / split['rows']:.1%}"
+            lines.append(["" if number else name, split_name, rate, f"{happened:,}", unknown])
     head = ["label", "split", "rate", "positives", "unknown"]
-    pictures = [_rate_by_day(name, report["days"]) for name in splits["train"]["positives"]]
+    pictures = [_rate_by_day(name, report["days"]) for name in _label_names(report)]
     return PageSection(
         "labels",
         "Labels",
@@ -102,23 +114,35 @@ def _labels(report: Mapping[str, Any]) -> PageSection:
 
 def _rate_by_day(name: str, days: Sequence[Mapping[str, Any]]) -> str:
     figure, axes = pyplot.subplots(figsize=(3.6, 2.1))
-    for place, day in enumerate(days):
+    names, places = _places(days)
+    for number, (day, middle) in enumerate(zip(days, places, strict=True)):
+        # Parts of one day stand beside each other.
+        place = middle + 0.25 * (number - places.index(middle)) if places.count(middle) > 1 else middle
         known, happened = day["known"][name], day["happened"][name]
         if known:
-            low, high = _interval(happened, known)
+            low, high = interval(happened, known)
             colour = _COLOURS[day["split"]]
             axes.plot([place, place], [low, high], color=colour, linewidth=1)
             axes.plot(place, happened / known, "o", color=colour, markersize=3)
     axes.set_ylim(bottom=0)
-    _day_ticks(axes, days)
+    _day_ticks(axes, names)
     axes.set_title(f"{name}: rate by day")
     return picture(uri(figure), f"rate of {name} by day")
 
 
-def _day_ticks(axes: Any, days: Sequence[Mapping[str, Any]]) -> None:
-    step = -(-len(days) // 7)
-    chosen = range(0, len(days), step)
-    axes.set_xticks(chosen, [days[p]["day"][5:] for p in chosen])  # the year stands above
+def _places(days: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[int]]:
+    """The days in their order, and the place of each entry among them."""
+    place_of: dict[str, int] = {}
+    places = [place_of.setdefault(d["day"], len(place_of)) for d in days]
+    return list(place_of), places
+
+
+def _day_ticks(axes: Any, names: Sequence[str]) -> None:
+    step = max(1, -(-len(names) // 7))
+    chosen = range(0, len(names), step)
+    axes.set_xticks(chosen, [names[p][5:] for p in chosen])  # the year stands above
+    if len(names) < 3:
+        axes.set_xlim(-1.5, len(names) + 0.5)  # one day is no wall
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
     axes.grid(axis="x", visible=False)
 
@@ -127,20 +151,25 @@ def _coverage(report: Mapping[str, Any]) -> PageSection:
     lines: list[list[str | Cell]] = []
     for name, shares in report["coverage"].items():
         line: list[str | Cell] = [name]
-        for split in report["splits"]:
-            share = shares.get(split)
-            fallen = share is not None and shares.get("train", share) - share > _FALLEN
-            line.append("-" if share is None else Cell(f"{share:.1%}", kind="worse" if fallen else ""))
+        for split, share in shares.items():
+            fallen = split != "train" and shares.get("train", share) - share > _FALLEN
+            line.append(Cell(f"{share:.1%}", kind="worse" if fallen else ""))
         rows = report["vocabularies"].get(name)
         line.append("" if rows is None else f"{rows:,}")
         lines.append(line)
     nothing = report["statistics_that_tell_nothing"]
-    left_out = f"<p>Left out, as they have one value or none in the training days: {escape(', '.join(nothing))}.</p>"
+    base = report.get("base")
+    if base is None:
+        why, vocabulary = "Left out, as they have one value or none in the training days", "is of the training days"
+    else:
+        why = f"Without a value in these rows, or left out by {base['folder']}"
+        vocabulary = f"is that of {base['folder']}, and may have grown by these days"
+    left_out = f"<p>{escape(why)}: {escape(', '.join(nothing))}.</p>"
     return PageSection(
         "coverage",
         "Features",
-        "Share of rows that have the feature; an id counts if it is in the vocabulary, which is of the training days. Red: "
-        "fallen by more than a tenth of the rows since the training days. Rows of an id's table: one is for missing values.",
+        f"Share of rows that have the feature; an id counts if it is in the vocabulary, which {vocabulary}. Red: fallen by "
+        f"more than a tenth of the rows since the training days. Rows of an id's table: one is for missing values.",
         table(["feature", *report["splits"], "rows of its table"], lines) + (left_out if nothing else ""),
     )
 
@@ -157,10 +186,12 @@ def _statistics(report: Mapping[str, Any]) -> PageSection:
         axes.set_title(name)
         alt = f"histogram of {name}, mean {histogram['mean']:g}, standard deviation {histogram['std']:g}"
         pictures.append(picture(uri(figure), alt, f"mean {histogram['mean']:.4g}, standard deviation {histogram['std']:.4g}"))
+    base = report.get("base")
+    taken = "" if base is None else f" Boundaries, mean and deviation are those of {base['folder']}, unless fitted anew."
     return PageSection(
         "statistics",
         "Statistics",
-        "Rows of the training days by value, missing values left out. Orange: boundaries of buckets.",
+        f"Rows of the training days by value, missing values left out. Orange: boundaries of buckets.{taken}",
         grid(pictures, "small") + _extremes(report),
     )
 
@@ -177,13 +208,3 @@ def _extremes(report: Mapping[str, Any]) -> str:
     head = ["number", "lowest", "highest", "largest in", "half below", "99.9 % below", "infinite"]
     about = "<p>Numbers of the log, of all days. Red: far beyond what almost all values stay below.</p>"
     return about + table(head, lines) if lines else ""
-
-
-def _interval(happened: int, known: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    if not known:
-        return 0.0, 0.0
-    share, spread = happened / known, _Z * _Z / known
-    middle = (share + spread / 2) / (1 + spread)
-    half = _Z / (1 + spread) * math.sqrt(share * (1 - share) / known + spread / (4 * known))
-    return max(0.0, middle - half), min(1.0, middle + half)

@@ -89,7 +89,7 @@ def make_report(told: Told) -> dict[str, Any]:
                 "unknown": {t: int(rows[i]) - of_split(i, f"known_{t}") for t in tasks},
             }
             for i, name in enumerate(SPLITS)
-            if rows[i] or not i
+            if rows[i]
         },
         "days": [
             {
@@ -127,7 +127,7 @@ def _histogram(seen: Counted, feature: StatisticFeature) -> dict[str, Any]:
     """Histogram of the training part's stored values."""
     values, counts = seen.weighted()
     # Values are multiples of a step. Bins are whole steps wide; else some would cover more multiples than others.
-    step = float(np.diff(values).min())
+    step = float(np.diff(values).min()) if len(values) > 1 else 1.0
     wide = step * np.ceil(((seen.high - seen.low) / step + 1) / _BINS)
     edges = np.arange(seen.low - step / 2, seen.high + wide, wide)
     bucket = np.searchsorted(feature.boundaries, values, side="right")

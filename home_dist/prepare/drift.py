@@ -1,90 +1,93 @@
-"""How the rows of a preparation differ from those of the one that its numbers come from.
+"""Compares the training rows of a preparation with those of the base, from which its numbers come.
 
-Population stability (PSI): over a statistic's buckets, and one for missing values, sum of (now - before) * log(now / before) of
-the shares of rows. Below 0.1 is usual, above 0.25 calls for a look.
+Population stability (PSI) of a statistic: over its buckets, the sum of (now - before) * log(now / before), where both are the
+bucket's share of the rows that have the statistic. Missing values are compared apart. A PSI below 0.1 is usual; one above 0.25
+calls for a look.
+
+A threshold counts as crossed only if chance does not explain the difference, as a day may have few rows. Rows count as
+independent of each other there.
 """
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-from home_dist.errors import DataError
 
 PSI_USUAL, PSI_WARNING = 0.1, 0.25
 KNOWN_WARNING = 0.1
 """Share of rows by which an id is known more rarely than before."""
+KNOWN_TO_BASE_WARNING = 0.5
+"""An id is mostly new if the base knew it in less than this part of the rows in which it was known before."""
 RATE_WARNING = 1.5
-"""Ratio of a label's rates, in either direction, beyond chance."""
-COVERAGE_WARNING = 0.1
-"""Share of rows by which a statistic is missing more often, or more rarely."""
+"""Ratio of a label's rates, or of the rates of its negatives, in either direction."""
+MISSING_WARNING = 0.1
+"""Share of rows by which a statistic or a label is missing more often, or more rarely."""
+_NAMED = 8  # statistics that a warning names at most
 _LEAST = 1e-4  # share that an empty bucket counts as
-_SURE = 4.0  # standard deviations beyond which a rate's change is no chance
+_SURE = 4.0  # standard deviations beyond which a difference is not due to chance
 
 
-def drift(before: Mapping[str, Any], now: Mapping[str, Any], folder: str, growing: Collection[str] = ()) -> dict[str, Any]:
-    """Compares two reports by their training parts. folder: where the first is of; growing: statistics that are no warning, as
-    they grow with the log's age. What the first lacks is left out. Raises DataError for a first one that is no report.
+@dataclass(frozen=True)
+class _Rows:
+    """What a report says about its training rows."""
 
-    now: with "known_to_base", by id the share of rows whose value was in the base's vocabulary, before it grew.
+    rows: int
+    days: Sequence[str]
+    coverage: Mapping[str, float]
+    """By feature: share of the rows that have it."""
+    histograms: Mapping[str, Mapping[str, Any]]
+    labels: Mapping[str, tuple[int, int]]
+    """By label: in how many rows it happened, and is known."""
+
+    @staticmethod
+    def of(report: Mapping[str, Any]) -> "_Rows | None":
+        """None for a report that does not tell of training rows, such as that of an export."""
+        split = report.get("splits", {}).get("train")
+        if not split or not split["rows"]:
+            return None
+        rows, unknown = split["rows"], split.get("unknown", {})
+        coverage = {n: shares["train"] for n, shares in report.get("coverage", {}).items() if shares.get("train") is not None}
+        labels = {n: (happened, rows - unknown.get(n, 0)) for n, happened in split.get("positives", {}).items()}
+        return _Rows(rows, split.get("days", ()), coverage, report.get("histograms", {}), labels)
+
+
+def drift(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    folder: str,
+    known_to_base: Mapping[str, int] | None = None,
+    to_score: bool = False,
+    growing: Collection[str] = (),
+) -> dict[str, Any]:
+    """Compares two reports. What either of them lacks is left out.
+
+    before: the report of the base, in `folder`. known_to_base: by id, how many training rows have a value that the base's
+    vocabulary holds. to_score: the rows are to be scored, so that labels may be missing. growing: statistics of all times,
+    which move by themselves as the log grows: their PSI is no warning.
+
+    In the result, `before` and `now` are shares of rows: with a known id, with the statistic, with a positive label. `crossed`
+    names the thresholds that an entry crosses. There is a warning for each of them, and one for all statistics together.
     """
+    here = _Rows.of(now)
     try:
-        compared: dict[str, Any] = {
-            "folder": folder,
-            "ids": _ids(before, now),
-            "statistics": _statistics(before, now, growing),
-            "labels": _labels(before, now),
-        }
-    except (AttributeError, KeyError, TypeError) as error:
-        problem = f"{folder}/report.json: is no report of a preparation ({error!r}). Restore it, or remove it."
-        raise DataError(problem) from None
+        there = _Rows.of(before)
+    except (AttributeError, KeyError, TypeError):  # another program's, or a damaged one
+        there = None
+    compared: dict[str, Any] = {"folder": folder, "days": [], "rows": 0, "ids": {}, "statistics": {}, "labels": {}}
+    if there is None:
+        return compared | {"warnings": [f"{folder}/report.json does not tell of training rows: drift cannot be measured"]}
+    compared |= {"days": list(there.days), "rows": there.rows}
+    if here is None:
+        return compared | {"warnings": [f"the training part has no rows: drift against {folder} cannot be measured"]}
+    for name in here.coverage:
+        if name not in there.coverage:
+            continue
+        if name in now["vocabularies"]:
+            compared["ids"][name] = _id(there, here, name, (known_to_base or {}).get(name))
+        elif name in there.histograms or name in here.histograms:  # others tell nothing, and are not stored
+            compared["statistics"][name] = _statistic(there, here, name, name in growing)
+    compared["labels"] = {n: _label(there, here, n, to_score) for n in here.labels if n in there.labels}
     return compared | {"warnings": list(_warnings(compared))}
-
-
-def _covered(report: Mapping[str, Any]) -> dict[str, float]:
-    """Share of the training rows that have each feature."""
-    return {name: splits["train"] for name, splits in report.get("coverage", {}).items() if "train" in splits}
-
-
-def _ids(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    old = _covered(before)
-    return {n: {"before": old[n], "now": share} for n, share in now["known_to_base"].items() if n in old}
-
-
-def _statistics(before: Mapping[str, Any], now: Mapping[str, Any], growing: Collection[str]) -> dict[str, Any]:
-    old, new = _covered(before), _covered(now)
-    compared = {}
-    for name in new:
-        if name not in old or name in now["vocabularies"]:
-            continue
-        held = [report.get("histograms", {}).get(name, {}) for report in (before, now)]
-        same = all("buckets" in h for h in held) and held[0]["boundaries"] == held[1]["boundaries"]
-        shares = (
-            [_shares(h["buckets"], present) for h, present in zip(held, (old[name], new[name]), strict=True)] if same else []
-        )
-        compared[name] = {
-            "before": old[name],
-            "now": new[name],
-            "psi": psi(*shares) if same else None,
-            "grows": name in growing,
-        }
-    return compared
-
-
-def _labels(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    compared = {}
-    for name in now["splits"]["train"]["positives"]:
-        if name not in before.get("splits", {}).get("train", {}).get("positives", {}):
-            continue
-        there, here = ((_positives(r, name), _known(r, name)) for r in (before, now))
-        rates = [positives / known if known else None for positives, known in (there, here)]
-        sure = _deviations(*there, *here)
-        compared[name] = {"before": rates[0], "now": rates[1], "deviations": sure, "warns": _jumped(rates, sure)}
-    return compared
-
-
-def _jumped(rates: Sequence[float | None], deviations: float | None) -> bool:
-    known = [rate for rate in rates if rate is not None]
-    return len(known) == 2 and abs(deviations or 0) >= _SURE and max(known) > RATE_WARNING * min(known)
 
 
 def psi(before: Sequence[float], now: Sequence[float]) -> float:
@@ -93,45 +96,125 @@ def psi(before: Sequence[float], now: Sequence[float]) -> float:
     return sum((b - a) * math.log(b / a) for a, b in pairs)
 
 
-def _shares(buckets: Sequence[int], present: float) -> list[float]:
-    """Shares of rows: missing, then by bucket. present: share of rows that have the statistic."""
+def are_other_values(before: Sequence[int], now: Sequence[int]) -> bool:
+    """Whether samples with these rows by bucket can hardly be of one distribution: Pearson's test of homogeneity, with the
+    quantile of chi-squared by Wilson and Hilferty. It holds for few rows, where a PSI is large by chance."""
+    held = [(a, b) for a, b in zip(before, now, strict=True) if a or b]
+    freedom = len(held) - 1
+    if not freedom:
+        return False
+    ratio = math.sqrt(sum(now) / sum(before))
+    statistic = sum((ratio * a - b / ratio) ** 2 / (a + b) for a, b in held)
+    spread = 2 / (9 * freedom)
+    return statistic > freedom * (1 - spread + _SURE * math.sqrt(spread)) ** 3
+
+
+def _id(there: _Rows, here: _Rows, name: str, known: int | None) -> dict[str, Any]:
+    before, now = there.coverage[name], here.coverage[name]
+    to_base = None if known is None else round(known / here.rows, 6)
+    crossed = []
+    if before - now > KNOWN_WARNING and _is_sure(before, there.rows, now, here.rows):
+        crossed.append("known")
+    elif to_base is not None and to_base < KNOWN_TO_BASE_WARNING * before and _is_sure(before, there.rows, to_base, here.rows):
+        crossed.append("known_to_base")
+    return {"before": before, "now": now, "known_to_base": to_base, "crossed": crossed}
+
+
+def _statistic(there: _Rows, here: _Rows, name: str, grows: bool) -> dict[str, Any]:
+    before, now = there.coverage[name], here.coverage[name]
+    entry: dict[str, Any] = {"before": before, "now": now, "psi": None, "grows": grows}
+    crossed = []
+    if abs(before - now) > MISSING_WARNING and _is_sure(before, there.rows, now, here.rows):
+        crossed.append("missing")
+    first, second = (of.histograms.get(name, {}) for of in (there, here))
+    held, counts = first.get("buckets"), second.get("buckets")
+    # Boundaries that were fitted anew cut the values into other buckets.
+    if held and counts and first.get("boundaries") == second.get("boundaries") and sum(held) and sum(counts):
+        value = psi(_shares(held), _shares(counts))
+        entry |= {"psi": round(value, 6), "buckets_before": list(held)}
+        if value > PSI_WARNING and not grows and are_other_values(held, counts):
+            crossed.append("psi")
+    return entry | {"crossed": crossed}
+
+
+def _label(there: _Rows, here: _Rows, name: str, to_score: bool) -> dict[str, Any]:
+    (happened_before, known_before), (happened, known) = there.labels[name], here.labels[name]
+    before = happened_before / known_before if known_before else None
+    now = happened / known if known else None
+    missing_before, missing = 1 - known_before / there.rows, 1 - known / here.rows
+    crossed, deviations = [], None
+    if (
+        not to_score
+        and abs(missing_before - missing) > MISSING_WARNING
+        and _is_sure(missing_before, there.rows, missing, here.rows)
+    ):
+        crossed.append("missing")
+    if before is not None and now is not None:
+        deviations = _deviations(before, known_before, now, known)
+        if abs(deviations) > _SURE and (_is_beyond(before, now) or _is_beyond(1 - before, 1 - now)):
+            crossed.append("rate")
+    return {
+        "before": before,
+        "now": now,
+        "deviations": deviations,
+        "known_rows_before": known_before,
+        "known_rows": known,
+        "missing_before": round(missing_before, 6),
+        "missing": round(missing, 6),
+        "crossed": crossed,
+    }
+
+
+def _is_beyond(before: float, now: float) -> bool:
+    return max(before, now) > RATE_WARNING * min(before, now)
+
+
+def _shares(buckets: Sequence[int]) -> list[float]:
     total = sum(buckets)
-    return [1 - present, *(present * n / total for n in buckets)]
+    return [n / total for n in buckets]
 
 
-def _positives(report: Mapping[str, Any], label: str) -> int:
-    return int(report["splits"]["train"]["positives"][label])
+def _deviations(before: float, of_before: int, now: float, of_now: int) -> float:
+    """Difference of two shares of so many rows, in standard deviations of chance."""
+    both = (before * of_before + now * of_now) / (of_before + of_now)
+    deviation = math.sqrt(max(0.0, both * (1 - both)) * (1 / of_before + 1 / of_now))
+    return (now - before) / deviation if deviation else 0.0
 
 
-def _known(report: Mapping[str, Any], label: str) -> int:
-    split = report["splits"]["train"]
-    return int(split["rows"] - split["unknown"][label])
+def _is_sure(before: float, of_before: int, now: float, of_now: int) -> bool:
+    return abs(_deviations(before, of_before, now, of_now)) > _SURE
 
 
-def _deviations(there: int, of_there: int, here: int, of_here: int) -> float | None:
-    """Difference of two rates in standard deviations of chance."""
-    if not of_there or not of_here:
-        return None
-    both = (there + here) / (of_there + of_here)
-    deviation = math.sqrt(both * (1 - both) * (1 / of_there + 1 / of_here))
-    return (here / of_here - there / of_there) / deviation if deviation else 0.0
+def _some(entries: Sequence[str]) -> str:
+    more = f", and {len(entries) - _NAMED} more" if len(entries) > _NAMED else ""
+    return f"{', '.join(entries[:_NAMED])}{more}"
 
 
 def _warnings(compared: Mapping[str, Any]) -> Iterator[str]:
     folder = compared["folder"]
     for name, entry in compared["ids"].items():
-        if entry["before"] - entry["now"] > KNOWN_WARNING:
-            had = f"{entry['before']:.1%} had one there"
-            yield f"{entry['now']:.1%} of the rows have a value of {name} that {folder} knew, where {had}"
-    for name, entry in compared["statistics"].items():
-        if abs(entry["before"] - entry["now"]) > COVERAGE_WARNING:
-            gone = 1 - entry["now"]
-            yield f"{name} is missing in {gone:.1%} of the rows, where it was in {1 - entry['before']:.1%} in {folder}"
-        elif entry["psi"] is not None and entry["psi"] > PSI_WARNING and not entry["grows"]:
+        if "known" in entry["crossed"]:
+            yield f"{entry['now']:.1%} of the rows have a known {name}; in {folder}, {entry['before']:.1%} had"
+        if "known_to_base" in entry["crossed"]:
             yield (
-                f"{name} has other values than in {folder}: population stability {entry['psi']:.2f}, of which {PSI_WARNING} is "
-                f"much. --anew {name} fits its boundaries again"
+                f"{name} is mostly new: the vocabulary of {folder} holds it in {entry['known_to_base']:.1%} of the rows; of "
+                f"its own rows, in {entry['before']:.1%}"
             )
+    missing = {n: e for n, e in compared["statistics"].items() if "missing" in e["crossed"]}
+    if missing:
+        worst = sorted(missing.items(), key=lambda item: -abs(item[1]["before"] - item[1]["now"]))
+        listed = _some([f"{n} in {1 - e['now']:.1%} of the rows ({1 - e['before']:.1%} there)" for n, e in worst])
+        yield f"missing more or less often than in {folder}: {listed}"
+    other = {n: e["psi"] for n, e in compared["statistics"].items() if "psi" in e["crossed"]}
+    if other:
+        listed = _some([f"{n} ({value:.2f})" for n, value in sorted(other.items(), key=lambda item: -item[1])])
+        yield (
+            f"other values than in {folder}, by a population stability above {PSI_WARNING:g}: {listed}. --anew NAME fits the "
+            f"boundaries of such a statistic again"
+        )
     for name, entry in compared["labels"].items():
-        if entry["warns"]:
-            yield f"label {name} happens in {entry['now']:.3%} of the rows, where it did in {entry['before']:.3%} in {folder}"
+        if "missing" in entry["crossed"]:
+            before, now = entry["missing_before"], entry["missing"]
+            yield f"label {name} is unknown in {now:.1%} of the rows; in {folder}, in {before:.1%}"
+        if "rate" in entry["crossed"]:
+            yield f"label {name} happens in {entry['now']:.3%} of the rows that know it; in {folder}, in {entry['before']:.3%}"

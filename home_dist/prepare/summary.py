@@ -15,6 +15,7 @@ def part_lines(report: Mapping[str, Any]) -> Iterator[str]:
         first, last = part["days"]
         positives = ", ".join(f"{task} {count:,}" for task, count in part["positives"].items())
         yield f"{name}: {first} to {last}, {part['rows']:,} rows, {part['users']:,} users; positives: {positives}"
+    yield from _base(report)
     yield from _before(report)
     for column, files in report.get("files_without_a_column", {}).items():
         yield f"note: column {column!r} is missing in {_some(files)}: its rows have no value there"
@@ -23,19 +24,25 @@ def part_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"note: numbers are stored rounded, finer than most buckets are: {', '.join(rounded)}"
     yield from _extremes(report)
     yield from _repeated(report)
+
+
+def _base(report: Mapping[str, Any]) -> Iterator[str]:
     grown = report.get("vocabularies_grown", {})
     if grown:
-        sizes = [f"{n} +{g['new']:,} ({report['vocabularies'][n] - 1:,})" for n, g in grown.items()]
-        yield f"vocabularies: {', '.join(sizes)}"
-    for warning_text in report.get("base", {}).get("warnings", []):
-        yield f"WARNING: {warning_text}"
+        entries = []
+        for name, entry in grown.items():
+            full = f", {entry['without_room']:,} found no room" if entry["without_room"] else ""
+            entries.append(f"{name} +{entry['new']:,} ({report['vocabularies'][name] - 1:,}{full})")
+        yield f"vocabularies: {', '.join(entries)}"
+    for text in report.get("base", {}).get("warnings", []):
+        yield f"WARNING: {text}"
 
 
 def _before(report: Mapping[str, Any]) -> Iterator[str]:
     files = report.get("files_before_the_training_days", [])
     if not files:
         return
-    first = report["splits"]["train"]["days"][0]
+    first = min(part["days"][0] for part in report["splits"].values())
     file_rows = [f"{f['rows']:,} of {f['file']} ({f['first']} to {f['last']})" for f in files[:_NAMED]]
     more = f", and {len(files) - _NAMED:,} more files" if len(files) > _NAMED else ""
     yield (

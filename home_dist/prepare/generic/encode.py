@@ -25,7 +25,7 @@ from home_dist.prepare.generic.scan import KEPT
 from home_dist.prepare.generic.vocabularies import Grown
 from home_dist.prepare.write import list_array
 
-STORED_FILE, FOUND_FILE, BASE_FILE = "stored.parquet", "found.parquet", "base.parquet"
+STORED_FILE, FOUND_FILE, BASE_FOUND_FILE = "stored.parquet", "found.parquet", "found-by-base.parquet"
 _SLICE = 16384  # rows whose histories are in memory at a time
 
 
@@ -45,7 +45,7 @@ class Fitted:
     grown: dict[str, Grown]
     """By [[id]] whose vocabulary could grow: by how much it did."""
     base_keys: dict[str, int]
-    """By [[id]], with a base: number of keys in its vocabulary."""
+    """By [[id]]: how many values the base's vocabulary holds, in rows 1 to so many; empty without a base."""
 
 
 def split_file(split: int) -> str:
@@ -102,13 +102,12 @@ def encode(plan: Plan, fitted: Fitted, part: int, gathered: Path, earlier: Seque
     for index in range(len(SPLITS)):
         chosen = np.flatnonzero(split == index)
         write_batches(folder / split_file(index), batches(chosen) if len(chosen) else [], schema)
-        id_counts.append({name: _known_rows(before.column(name).combine_chunks(), chosen) for name in rows_of})
-        base_counts.append(
-            {n: _known_rows(before.column(n).combine_chunks(), chosen, keys) for n, keys in fitted.base_keys.items()}
-        )
+        taken = {name: before.column(name).combine_chunks().take(pa.array(chosen)) for name in rows_of}
+        id_counts.append({name: _known_rows(rows) for name, rows in taken.items()})
+        base_counts.append({name: _known_rows(taken[name], keys) for name, keys in fitted.base_keys.items()})
     pq.write_table(pa.Table.from_pylist(id_counts), folder / FOUND_FILE)
     if fitted.base_keys:
-        pq.write_table(pa.Table.from_pylist(base_counts), folder / BASE_FILE)
+        pq.write_table(pa.Table.from_pylist(base_counts), folder / BASE_FOUND_FILE)
     training = pa.array(np.flatnonzero(split == 0))
     pq.write_table(_stored({n: later.column(f"stat_{n}").take(training) for n in fitted.steps}), folder / STORED_FILE)
 
@@ -131,18 +130,18 @@ def _encoded(keys: pa.Array, rows_of: VocabularyRows) -> pa.Array:
     return pa.array(rows_of(keys).astype(np.int32))
 
 
-def _known_rows(column: pa.Array, chosen: Ints, keys: int | None = None) -> int:
-    """How many of the chosen rows have a value that the vocabulary holds. keys: among its first ones, by default among all."""
-    taken = column.take(pa.array(chosen))
+def _known_rows(taken: pa.Array, keys: int | None = None) -> int:
+    """How many rows have a value that the vocabulary holds, or, with `keys`, that its first `keys` values hold."""
+    if not pa.types.is_list(taken.type):
+        return int(_is_known(taken, keys).sum())
+    bounds = np.asarray(taken.offsets)
+    known = np.concatenate([[0], np.cumsum(_is_known(taken.values, keys))])
+    return int((known[bounds[1:]] > known[bounds[:-1]]).sum()) if len(taken) else 0
 
-    def is_known(rows: NDArray[np.int32]) -> NDArray[np.bool_]:
-        return (rows > 0) if keys is None else (rows > 0) & (rows <= keys)
 
-    if pa.types.is_list(taken.type):
-        bounds = np.asarray(taken.offsets)
-        known = np.concatenate([[0], np.cumsum(is_known(np.asarray(taken.values)))])
-        return int((known[bounds[1:]] > known[bounds[:-1]]).sum()) if len(taken) else 0
-    return int(is_known(np.asarray(taken)).sum())
+def _is_known(rows: pa.Array, keys: int | None) -> NDArray[np.bool_]:
+    values = np.asarray(rows)
+    return values > 0 if keys is None else (values > 0) & (values <= keys)
 
 
 def _stored(columns: dict[str, pa.ChunkedArray]) -> pa.Table:

@@ -16,7 +16,7 @@ from home_dist.prepare.boundaries import Buckets, Counted, fit_counted, rounding
 from home_dist.prepare.days import Days, choose_days, day_name
 from home_dist.prepare.engine.spill import read_rows
 from home_dist.prepare.generic import means, names
-from home_dist.prepare.generic.encode import BASE_FILE, STORED_FILE, Fitted, split_file
+from home_dist.prepare.generic.encode import STORED_FILE, Fitted, split_file
 from home_dist.prepare.generic.history import AGE_BOUNDS_MS
 from home_dist.prepare.generic.log_files import Chunk
 from home_dist.prepare.generic.log_plan import Plan
@@ -118,9 +118,10 @@ def fit_steps(gathered: Sequence[Path], asked: Sequence[str]) -> dict[str, float
 def statistics(
     plan: Plan, encoded: Sequence[Path], asked: Sequence[str], base: Base | None, anew: Sequence[str]
 ) -> dict[str, tuple[Counted | None, StatisticFeature]]:
-    """Statistics with their counted values in the training part; None where these do not vary.
+    """Statistics with their counted values in the training part.
 
-    Without a base, those that vary. With one, the base's, of which only those in `anew` are fitted again.
+    Without a base, those that vary. With one, the base's, of which only those in `anew` are fitted again; None stands for the
+    values of one that is missing throughout.
     """
     known = {} if base is None else {f.name: f for f in base.schema.feature if isinstance(f, StatisticFeature)}
     told, cuts = means.of_statistics(plan.spec), _cuts(plan.spec)
@@ -130,7 +131,7 @@ def statistics(
     for name in asked:
         counts = sums.filter(pc.equal(sums.column("number"), name)).sort_by("value")
         seen, feature = None, known.get(name)
-        if len(counts) > 1:
+        if len(counts) > (0 if name in known else 1):
             seen = Counted(counts.column("value").to_numpy().astype(np.float64), counts.column("count_sum").to_numpy())
             if base is None or name in anew:
                 feature = fit_counted(name, f"stat_{name}", seen, plan.spec.buckets, cuts.get(name)) or feature
@@ -170,12 +171,6 @@ def _cuts(spec: LogSpec) -> dict[str, Buckets | tuple[float, ...]]:
     """By statistic: how its range is cut, or where; for those whose description says so."""
     cuts = {n.column: cut for n in spec.number if (cut := n.buckets or n.boundaries) is not None}
     return cuts | {f"{p.prefix}_{name}": boundaries for p in spec.past for name, boundaries in p.boundaries.items()}
-
-
-def known_to_base(encoded: Sequence[Path], rows: int) -> dict[str, float]:
-    """By id: share of the training part's rows whose value was in the base's vocabulary."""
-    tables = [pq.read_table(f / BASE_FILE) for f in encoded]
-    return {n: round(sum(t.column(n)[0].as_py() for t in tables) / rows, 6) if rows else 0.0 for n in tables[0].column_names}
 
 
 def label_days(gathered: Sequence[Path]) -> pa.Table:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from home_dist.prepare.days import Days
 from home_dist.prepare.engine import Work
@@ -24,7 +25,7 @@ def fit(
     folder, rare_folder = work.folder / "vocabularies", work.folder / "rare"
     folder.mkdir(exist_ok=True)
     rare_folder.mkdir(exist_ok=True)
-    vocabularies, rare, grown = [], [], {}
+    vocabularies, rare, grown, base_keys = [], [], {}, {}
     for number, section in enumerate(spec.id):
         kind, unsigned = plan.known.id_key(section), plan.known.is_unsigned(section.column)
         counts = counts_of([f / values_file(number) for f in gathered], kind)
@@ -38,6 +39,8 @@ def fit(
             _tell(section.column, outcome, work)
         else:
             out.write_bytes(base.vocabulary(section.column).read_bytes())
+        if base is not None:
+            base_keys[section.column] = pq.read_metadata(base.vocabulary(section.column)).num_rows
         vocabularies.append(out)
         rare.append(rare_folder / f"{number}.parquet")
         write_rare(out, counts, days.end - 1, before, kind, spec.forget_days, rare[-1])
@@ -49,8 +52,6 @@ def fit(
     else:
         steps = base.record.steps
         known = {name: both and base.record.known.get(name, True) for name, both in known.items()}
-    origins = {} if base is None else {s.column: base.tables[s.column].origin for s in spec.id}
-    base_keys = {name: origin.keys for name, origin in origins.items() if origin is not None}
     return Fitted(days, tuple(vocabularies), tuple(rare), steps, known, grown, base_keys)
 
 

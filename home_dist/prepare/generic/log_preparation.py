@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from home_dist import __version__
@@ -30,7 +31,7 @@ from home_dist.prepare.drift import drift
 from home_dist.prepare.engine import KINDS, Lost, Task, Work
 from home_dist.prepare.generic import earlier, finish, past, scan, state
 from home_dist.prepare.generic.earlier import Earlier
-from home_dist.prepare.generic.encode import FOUND_FILE, Fitted, encode
+from home_dist.prepare.generic.encode import BASE_FOUND_FILE, FOUND_FILE, Fitted, encode
 from home_dist.prepare.generic.fitting import fit
 from home_dist.prepare.generic.going_on import check_days, check_description, full_tables, new_files, read_by_file
 from home_dist.prepare.generic.largest_values import extremes
@@ -175,6 +176,8 @@ class _Preparation:
         """folder: where the description lies; base: whose numbers are taken."""
         self.spec, self.folder, self.work, self.options, self.processes = spec, folder, work, options, processes
         self.base = base
+        self.told_before = {} if base is None else read_json(base.folder / "report.json", "Restore it.", DataError)
+        """The base's report, empty if it has none."""
         self.goes_on = None if options.whole else base
         """The base, if its past is taken too."""
 
@@ -282,11 +285,6 @@ class _Preparation:
     def _everyone_before(self) -> dict[str, tuple[int, int]]:
         return {} if self.goes_on is None else self.goes_on.record.everyone
 
-    def _report_of_base(self) -> dict[str, Any]:
-        """Empty for an export, which has none of this kind."""
-        report = {} if self.base is None else read_json(self.base.folder / "report.json", "Restore it.", DataError)
-        return report if "histograms" in report else {}
-
     def _short(self, file: str) -> str:
         return named_in(file, self.folder)
 
@@ -345,8 +343,10 @@ class _Preparation:
             )
         )
         if self.base is not None:
-            report["known_to_base"] = finish.known_to_base(encoded, report["splits"]["train"]["rows"])
-            report["base"] = drift(self._report_of_base(), report, str(self.base.folder), finish.growing(spec))
+            known = pa.concat_tables([pq.read_table(f / BASE_FOUND_FILE).slice(0, 1) for f in encoded])
+            to_base = {n: int(pc.sum(known.column(n)).as_py()) for n in known.column_names}
+            growing = finish.growing(spec)
+            report["base"] = drift(self.told_before, report, str(self.base.folder), to_base, self.options.for_scores, growing)
             report["vocabularies_grown"] = {n: vars(g) for n, g in fitted.grown.items()}
         with whole_folder(out) as folder:
             for place, path in zip(places, written, strict=True):
