@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import tomli_w
+from pyarrow import fs
 from sklearn.metrics import roc_auc_score
 
 from home_dist.ids.vocabulary import file_sha256
@@ -19,6 +20,7 @@ from home_dist.schema import load_schema, save_schema
 from home_dist.schema.meaning import without_told
 from tests import forked
 from tests.factory import CONFIG
+from tests.files.test_stores import credentials, server  # noqa: F401
 from tests.prepare.test_going_on import DESCRIPTION, describe, make_days
 from tests.ranks import REPOSITORY, run, settings
 
@@ -279,3 +281,23 @@ def test_a_delta_is_of_the_same_rows(shop, tmp_path):
     told = call(shop, "export", tmp_path / "other", "--out", tmp_path / "none", *delta, code=4)
     assert "mean something else" in told
     assert "table user: vocabulary is" in told
+
+
+@pytest.mark.usefixtures("credentials")
+def test_an_export_of_data_in_a_store_has_its_vocabularies_and_state(shop, server, tmp_path):  # noqa: F811
+    store = fs.S3FileSystem(
+        access_key="someone", secret_key="secret", endpoint_override=server, region="us-east-1", allow_bucket_creation=True
+    )
+    store.create_dir("second-day")
+    fs.copy_files(str(shop / "day0"), "second-day/day0", destination_filesystem=store)
+    url = f"s3://second-day/day0?endpoint_override={server}&region=us-east-1"
+    config = CONFIG.format(run=tmp_path / "run", data=url, batch_size=64).replace('"watched"', '"seen"')
+    (tmp_path / "run.toml").write_text(config)
+    ended = run(1, "train", tmp_path / "run.toml", *settings(train__max_steps=2, data__validation='""', data__test='""'))
+    assert ended.codes == [0], ended.text
+    call(shop, "export", tmp_path / "run", "--out", tmp_path / "export")
+    for folder in ("vocabularies", "state"):
+        mine, theirs = (
+            {p.name: p.read_bytes() for p in (at / folder).iterdir()} for at in (tmp_path / "export", shop / "day0")
+        )
+        assert mine == theirs
