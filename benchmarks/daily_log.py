@@ -30,7 +30,9 @@ def write_kuairand(raw: Path, folder: Path) -> Path:
     play, duration = log.column("play_time_ms"), log.column("duration_ms")
     complete = pc.greater_equal(play, duration)
     effective = pc.or_(pc.greater(play, EFFECTIVE_MS), complete)
-    log = log.append_column("effective_view", effective.cast(pa.int8())).append_column("complete_view", complete.cast(pa.int8()))
+    log = log.append_column("effective_view", effective.cast(pa.int8())).append_column(
+        "complete_view", complete.cast(pa.int8())
+    )
     length = np.searchsorted(LENGTH_MS, duration.to_numpy())
     log = log.append_column("length_class", pa.array(length, pa.int8(), mask=duration.to_numpy() <= 0))
     videos = pacsv.read_csv(
@@ -43,7 +45,7 @@ def write_kuairand(raw: Path, folder: Path) -> Path:
     return Path(shutil.copy(HERE / "daily_kuairand.toml", folder / "description.toml"))
 
 
-def write_drifting(folder: Path, days: int = 3, rows: int = 3000, seed: int = 0) -> Path:
+def write_drifting(folder: Path, days: int = 3, rows: int = 2000, seed: int = 0) -> Path:
     """As write_kuairand, of a log without a source: users with tastes, videos that come and go, two labels."""
     random = np.random.default_rng(seed)
     users, videos, width = 60 + 20 * days, 40 + 20 * days, 3
