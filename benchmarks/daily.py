@@ -10,10 +10,10 @@ Each day is scored by three models that have not seen it:
     anew         all days before are prepared and trained on from the beginning, with the settings of the first model
     still        the first model, of the first three days
 
-Settings are chosen on days 4 to 6 (--tune); claims are of days 7 to 14, pooled: metrics of all rows of these days, each scored by its
-day's model, means over tasks and seeds, with intervals from resampled users. Cost is of what makes the models, preparation
-and training, days 4 to 13: rows read by both (training: of each epoch), and processor seconds of the commands, starts of
-programs included. Scoring is left out: it is the same for all.
+Settings are chosen on days 4 to 6 (--tune). Claims are of days 7 to 14, pooled: metrics of all rows of these days, each scored
+by its day's model, means over tasks and seeds, with intervals from resampled users. Cost is of preparation and training of
+the models of days 4 to 13: rows that both read (training: in each epoch), and processor seconds of the commands, which run on
+one thread, starts of programs included. Scoring is left out: it is the same for all.
 """
 
 import argparse
@@ -150,8 +150,10 @@ def means_of(scores: Scores) -> dict[str, float]:
 
 
 def drawn_of(days: Sequence[Scores], resamples: int) -> tuple[Bootstrap, Bootstrap]:
-    parts = ([getattr(d, name) for d in days] for name in ("labels", "weights", "scores", "groups"))
-    return bootstrap(days[0].tasks, *(np.concatenate(part) for part in parts), resamples=resamples)
+    labels, weights, scores, users = (
+        np.concatenate([getattr(d, name) for d in days]) for name in ("labels", "weights", "scores", "groups")
+    )
+    return bootstrap(days[0].tasks, labels, weights, scores, users, resamples)
 
 
 def pooled(days: dict[str, dict[int, dict[str, Scores]]], names: Sequence[str], resamples: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Three ways to have a model for each day, for `daily.py`: increments, training anew on all days so far, and one that stands still.
+"""Three ways to have a model for each day, for `daily.py`: increments, training anew on all days so far, standing still.
 
 What is made once stays in the work folder; a run that was stopped goes on.
 """

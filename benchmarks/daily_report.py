@@ -11,7 +11,7 @@ from benchmarks.claims import claim
 
 mpl.use("Agg")
 
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 RESULTS = Path(__file__).resolve().parent / "results"
 _COLOURS = {"increments": "tab:blue", "anew": "tab:orange", "still": "tab:grey"}
@@ -53,7 +53,7 @@ def table(result: dict[str, Any]) -> str:
         f"Made by `benchmarks/daily.py` on {result['machine']}; means over the tasks and {result['seeds']} seeds.",
         f"Settings of increments: {', '.join(result['increment'])}.",
         "",
-        f"All {pooled['rows']:,} rows of {claimed[0]} to {claimed[-1]}; 95 % intervals from resampled users, the same draws for all.",
+        f"All {pooled['rows']:,} rows of {claimed[0]} to {claimed[-1]}; 95 % intervals from resampled users, drawn alike for all.",
         "",
         "| policy | AUC | below anew | GAUC | below anew | AUC below anew, tasks of 1,000 positives | seeds, AUC |",
         "|---|---|---|---|---|---|---|",
