@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.claims import claim
 
@@ -25,9 +26,10 @@ def write(result: dict[str, Any]) -> None:
     picture(result, RESULTS / "daily.png")
 
 
-def _daily(result: dict[str, Any], policy: str, metric: str) -> np.ndarray:
+def _daily(result: dict[str, Any], policy: str, metric: str) -> NDArray[np.float64]:
     """(days,) means over seeds"""
-    return np.mean([[day[metric] for day in seed] for seed in result["daily"][policy]], axis=0)
+    values: NDArray[np.float64] = np.mean([[day[metric] for day in seed] for seed in result["daily"][policy]], axis=0)
+    return values
 
 
 def totals(result: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -53,7 +55,7 @@ def table(result: dict[str, Any]) -> str:
         f"Made by `benchmarks/daily.py` on {result['machine']}; means over the tasks and {result['seeds']} seeds.",
         f"Settings of increments: {', '.join(result['increment'])}.",
         "",
-        f"All {pooled['rows']:,} rows of {claimed[0]} to {claimed[-1]}; 95 % intervals from resampled users, drawn alike for all.",
+        f"All {pooled['rows']:,} rows of {claimed[0]} to {claimed[-1]}; 95 % intervals, users resampled, drawn alike for all.",
         "",
         "| policy | AUC | below anew | GAUC | below anew | AUC below anew, tasks of 1,000 positives | seeds, AUC |",
         "|---|---|---|---|---|---|---|",
