@@ -85,6 +85,7 @@ def main() -> None:
         if chosen.tune:
             tune(work, ranks)
         result = measured(work, chosen.seeds, TUNED, 500, ranks)
+        result["start_processor_seconds"] = start(work)
         result["tried"] = read_json(chosen.work / "tried.json", "").get("tried", [])
         daily_report.write(result)
     print(daily_report.table(result))
@@ -206,6 +207,14 @@ def cost(work: Work, policy: str, seeds: int) -> dict[str, Any]:
             seconds.append(float(np.mean([work.processor_seconds(f"{policy}/{s}/{day}/{step}") for s in measured_seeds])))
         result[step] = {"rows": rows, "processor_seconds": seconds}
     return result
+
+
+def start(work: Work) -> float:
+    """Processor seconds of an increment of one step: what each training takes, however few rows there are."""
+    day, out = work.days[1], days_of(work, 0)
+    more = ("--from", out / "runs" / work.days[0])
+    work.train("start", 0, out / "data" / day, work.folder / "start", [*INCREMENT, "train.max_steps=1"], *more)
+    return work.processor_seconds("start")
 
 
 def tune(work: Work, ranks: Ranks) -> None:

@@ -73,8 +73,10 @@ class Work:
     def run_of(self, seed: int) -> str:
         """Configuration of a seed's runs."""
         text = (self.folder / "run.toml").read_text().replace("[train]", f"[train]\nseed = {seed}")
-        (self.folder / f"run-{seed}.toml").write_text(text)
-        return f"run-{seed}.toml"
+        path = self.folder / f"run-{seed}.toml"
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+        return path.name
 
     def train(self, cost: str, seed: int, data: Path, run: Path, settings: Sequence[str], *more: object) -> None:
         places = [f"data.path={json_text(str(data))}", f"run.dir={json_text(str(run))}", 'data.validation=""', 'data.test=""']

@@ -114,6 +114,16 @@ def _costs(result: dict[str, Any]) -> list[str]:
         lines.append(f"| {_LABELS[policy]} | {' | '.join(f'{sums[unit]:{form}}' for unit, form in units.items())} |")
     cells = [f"{of['increments'][unit] / of['anew'][unit]:.3f}" for unit in units]
     lines.append(f"| ratio | {' | '.join(cells)} |")
+    if "start_processor_seconds" in result:
+        start = result["start_processor_seconds"]
+        steps = {policy: sums["train processor_seconds"] - len(days) * start for policy, sums in of.items()}
+        rest = {policy: steps[policy] + of[policy]["prepare processor_seconds"] for policy in of}
+        lines += [
+            "",
+            f"A training of one step takes {start:.1f} processor seconds. Without so much of each training, training increments "
+            f"takes {steps['increments'] / steps['anew']:.3f} of training anew, and {rest['increments'] / rest['anew']:.3f} with "
+            "preparation.",
+        ]
     return lines
 
 
