@@ -118,11 +118,11 @@ def _costs(result: dict[str, Any]) -> list[str]:
         start = result["start_processor_seconds"]
         steps = {policy: sums["train processor_seconds"] - len(days) * start for policy, sums in of.items()}
         rest = {policy: steps[policy] + of[policy]["prepare processor_seconds"] for policy in of}
+        ratio, whole = (of_all["increments"] / of_all["anew"] for of_all in (steps, rest))
         lines += [
             "",
-            f"A training of one step takes {start:.1f} processor seconds. Without so much of each training, training increments "
-            f"takes {steps['increments'] / steps['anew']:.3f} of training anew, and {rest['increments'] / rest['anew']:.3f} with "
-            "preparation.",
+            f"A training of one step takes {start:.1f} processor seconds. Without so much of each training the ratio of training "
+            f"is {ratio:.3f}, and {whole:.3f} with preparation.",
         ]
     return lines
 
