@@ -121,8 +121,8 @@ def _costs(result: dict[str, Any]) -> list[str]:
         ratio, whole = (of_all["increments"] / of_all["anew"] for of_all in (steps, rest))
         lines += [
             "",
-            f"A training of one step takes {start:.1f} processor seconds. Without so much of each training the ratio of training "
-            f"is {ratio:.3f}, and {whole:.3f} with preparation.",
+            f"A training of one step takes {start:.1f} processor seconds. Without so much of each training the ratio of "
+            f"training is {ratio:.3f}, and {whole:.3f} with preparation.",
         ]
     return lines
 
