@@ -21,6 +21,7 @@ from home_dist.data.inputs import open_inputs
 from home_dist.distributed.ranks import Ranks
 from home_dist.evaluation.scores import scored
 from home_dist.files.json_files import json_text, read_json, write_json
+from home_dist.files.whole import whole_file
 from home_dist.schema.meaning import fingerprint
 from home_dist.training.build import build
 from home_dist.training.checkpoint.loading import load
@@ -170,11 +171,18 @@ class Scores:
 
 
 def scores_of(run: Path, data: Path, ranks: Ranks) -> Scores:
-    """As `home-dist evaluate RUN --data DATA` computes them."""
+    """As `home-dist evaluate RUN --data DATA` computes them. They are kept beside the run."""
+    kept = run.parent / f"{run.name}-on-{data.name}.npz"
+    if kept.exists():
+        with np.load(kept) as arrays:
+            return Scores(arrays["tasks"].tolist(), *(arrays[name] for name in ("scores", "labels", "weights", "groups")))
     folder = RunFolder(run)
     config, schema = folder.open()
     inputs = open_inputs(config, schema, ("train",), folder.recorded_vocabularies(), str(data))
     built = build(inputs, ranks)
     load(find(run), built.model, None, fingerprint(schema))
     own = scored(built.model, inputs.evaluation_reader("train", ranks), ranks)
-    return Scores([t.name for t in inputs.schema.task], own.logits, own.labels, own.weights, own.groups)
+    scores = Scores([t.name for t in inputs.schema.task], own.logits, own.labels, own.weights, own.groups)
+    with whole_file(kept) as file:
+        np.savez_compressed(file, allow_pickle=False, **{name: np.asarray(value) for name, value in vars(scores).items()})
+    return scores
