@@ -1,10 +1,10 @@
 """What is lost by training on each new day alone, and what is saved, beside training anew on all days so far.
 
-    python benchmarks/daily.py RAW           # the sample's 14 days, RAW its raw folder: results/daily.json, .md, .png
+    python benchmarks/daily.py RAW           # the sample's 14 days, some 25 minutes: results/daily.json, .md, .png
     python benchmarks/daily.py RAW --tune    # first tries settings on the days that are not claimed
     python benchmarks/daily.py --quick       # a generated log of three days, under 50 s; writes nothing
 
-Each day is scored by three models that have not seen it:
+RAW is the raw folder of the sample. Each day is scored by three models that have not seen it:
 
     increments   `home-dist daily`: the day before is prepared like the days before it, and trained on from the model before it
     anew         all days before are prepared and trained on from the beginning, with the settings of the first model
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("raw", type=Path, nargs="?", help="folder in the published KuaiRand layout")
     parser.add_argument("--quick", action="store_true", help="a generated log; writes nothing")
     parser.add_argument("--tune", action="store_true", help="tries settings on the days that are not claimed")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument(
         "--work", type=Path, default=ROOT / "runs" / "daily", help="folder for data and runs; a second call goes on"
     )
