@@ -46,7 +46,7 @@ from home_dist.metrics.bootstrap import mean_bootstrap  # noqa: E402
 HERE = ROOT / "benchmarks"
 FIRST, TUNED, LAST = 3, 3, 14
 """Days of the first model, days after them that settings are chosen on, and all days."""
-INCREMENT = ("train.epochs=1", "train.lr=5e-4")
+INCREMENT = ("train.epochs=1", "train.lr=2e-3")
 """Settings of the days after the first, as --tune ranks them."""
 TRIED: tuple[tuple[str, ...], ...] = (
     ("train.epochs=1",),
@@ -55,6 +55,10 @@ TRIED: tuple[tuple[str, ...], ...] = (
     ("train.epochs=1", "train.lr=5e-4", "embedding.lr=0.01"),
     ("train.epochs=1", "train.lr=5e-4", "checkpoint.warm_start.optimizer=false"),
     ("train.epochs=2", "train.lr=5e-4"),
+    ("train.epochs=1", "train.lr=2e-3"),
+    ("train.epochs=1", "train.decay=none"),
+    ("train.epochs=2",),
+    ("train.epochs=2", "train.lr=2e-3"),
 )
 EPOCHS = (1, 2, 3)
 
@@ -232,6 +236,8 @@ def tune(work: Work, ranks: Ranks) -> None:
         for day in few.days[1:]:
             data = days_of(few, 0) / "data" / day
             scores.append(scores_of(before, data, ranks))
+            if day == few.days[-1]:
+                break
             run = few.folder / "tried" / "-".join(settings) / day
             few.train(f"tried/{run.parent.name}/{day}/train", 0, data, run, settings, "--from", before)
             before = run
