@@ -93,6 +93,7 @@ def table(result: dict[str, Any]) -> str:
         for tried in result["tried"]:
             cells = [f"{tried[n]:.4f}" for n in ("AUC", "GAUC", "AUC of dense tasks")]
             lines.append(f"| {tried['policy']} | {', '.join(tried['settings'])} | {' | '.join(cells)} |")
+    lines += [line for note in result.get("notes", ()) for line in ("", note)]
     return "\n".join(lines)
 
 
