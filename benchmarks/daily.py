@@ -81,7 +81,7 @@ def main() -> None:
     if chosen.quick:
         with tempfile.TemporaryDirectory() as folder:
             write_drifting(Path(folder))
-            work = opened(Path(folder), "daily_quick_run.toml", 1)
+            work = opened(Path(folder), "daily_quick_run.toml", 1, checked=False)
             result = measured(work, 1, 0, 50, form_ranks(DistributedSection()))
     else:
         if not (chosen.work / "description.toml").exists():
@@ -100,11 +100,11 @@ def main() -> None:
         print(line)
 
 
-def opened(folder: Path, run: str, first: int) -> Work:
+def opened(folder: Path, run: str, first: int, checked: bool = True) -> Work:
     """first: days of the first model."""
     shutil.copy(HERE / run, folder / "run.toml")
     days = sorted(p.stem for p in (folder / "log").iterdir())[-LAST:]
-    return Work(folder, days[first - 1 :])
+    return Work(folder, days[first - 1 :], checked)
 
 
 def measured(work: Work, seeds: int, tuned: int, resamples: int, ranks: Ranks) -> dict[str, Any]:
@@ -126,7 +126,8 @@ def measured(work: Work, seeds: int, tuned: int, resamples: int, ranks: Ranks) -
         }
         for policy in POLICIES
     }
-    check(work, days["increments"][0])
+    if work.checked:
+        check(work, days["increments"][0])
     names = work.days[1:]
     return {
         "machine": machine(),
