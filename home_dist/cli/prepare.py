@@ -59,6 +59,7 @@ def prepare_described(
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The last day to read; by default the log's last.")
     ] = None,
     state: Annotated[bool, typer.Option(help="Leave what --like can go on from, in OUT/state.")] = True,
+    page: Annotated[bool, typer.Option(help="Draw OUT/report.html: some 0.1 s per statistic.")] = True,
 ) -> None:
     """Turn a log of impressions into a data folder: labels, as-of statistics, histories, vocabularies, splits by day.
 
@@ -68,7 +69,6 @@ def prepare_described(
     The log is cut into partitions, and may be larger than memory. A run that was killed goes on where it stopped, by the same
     command.
     """
-    from home_dist.insight.prepared_page import write_page
     from home_dist.prepare.generic import LogOptions, prepare_log
     from home_dist.prepare.progress import Progress
     from home_dist.prepare.summary import part_lines
@@ -87,10 +87,13 @@ def prepare_described(
         leave_state=state,
     )
     report = prepare_log(description, out, Progress(), options)
-    write_page(report, out / "report.html")
+    if page:
+        from home_dist.insight.prepared_page import write_page
+
+        write_page(report, out / "report.html")
     for line in part_lines(report):
         print(line)
-    print(f"written to {out}; {out / 'report.html'} shows rows, labels and features")
+    print(f"written to {out}" + (f"; {out / 'report.html'} shows rows, labels and features" if page else ""))
 
 
 @command(group, "fit")

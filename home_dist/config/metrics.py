@@ -13,5 +13,7 @@ class MetricsSection(Section):
     running_samples: int = Field(default=256, ge=0)
     """Samples per rank and training step for running AUC, normalised entropy and calibration; 0: none. These appear in the
     lines of progress, in TensorBoard and in the report."""
+    of_training: bool = True
+    """A run without validation and test measures its training data when it ends."""
     keep_scores: int = Field(default=1_000_000, ge=0)
     """Keeps the scores of splits with at most so many rows in scores/, for intervals and for comparisons of two runs."""

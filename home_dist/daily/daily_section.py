@@ -55,6 +55,8 @@ class DailySection(Section):
     set: tuple[str, ...] = ()
     """Settings of the days after the first, as in --set: "train.lr=5e-4"."""
     rule: RuleSection = RuleSection()
+    page: bool = True
+    """Draws report.html of each day's data, which may take longer than a small day's preparation."""
     export: ExportSection | None = None
     """What is exported of each model that is kept; by default nothing."""
     keep_days: Count | None = None

@@ -139,10 +139,14 @@ class Daily:
     def _prepare(self, name: str, options: Sequence[str]) -> str:
         data = f"data/{name}"
         if not (self.out / data).exists():
-            hold_out = ["--hold-out", f"{self.section.hold_out:g}"]
-            self._call(
-                "prepare", 1, "prepare", self.section.description, self.out / data, "--last-day", name, *hold_out, *options
-            )
+            given = [
+                "--last-day",
+                name,
+                "--hold-out",
+                f"{self.section.hold_out:g}",
+                *([] if self.section.page else ["--no-page"]),
+            ]
+            self._call("prepare", 1, "prepare", self.section.description, self.out / data, *given, *options)
         return data
 
     def _train(self, name: str, data: str, begin: Sequence[str], options: Sequence[str]) -> None:
@@ -154,6 +158,7 @@ class Daily:
             "data.test": "",
         }
         settings = [part for key, value in places.items() for part in ("--set", f"{key}={_toml(str(value))}")]
+        settings += ["--set", "metrics.of_training=false"]
         self._call("train", self.section.ranks, "train", self.section.run, *options, *settings, *begin)
 
     def _figures(self, run: str, data: str, file: str, *options: str) -> dict[str, float | None]:

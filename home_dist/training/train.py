@@ -93,8 +93,9 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
 
 
 def _splits_to_evaluate(inputs: Inputs) -> list[str]:
-    """Splits to evaluate at a run's end: validation and test; without both, the training data, unless they are followed."""
-    return [s for s in inputs.files if s != "train"] or list(inputs.files)
+    """Splits to evaluate at a run's end: validation and test; without both, the training data, unless they are followed or
+    not asked for."""
+    return [s for s in inputs.files if s != "train" or (len(inputs.files) == 1 and inputs.config.metrics.of_training)]
 
 
 def _has_figures(folder: RunFolder, splits: Sequence[str], step: int, ranks: Ranks) -> bool:

@@ -72,7 +72,9 @@ def test_days_are_taken_one_by_one_and_a_killed_run_goes_on(shop):
     assert all(0 < d["scored"]["auc"] < 1 and 0 < d["held_out"]["after"]["auc"] < 1 for d in days[1:])
     assert all(d["model"] == (f"runs/{d['day']}" if d["kept"] else d["began_with"]) for d in days[1:])
 
-    path, random_times = settings(shop, "killed"), random.Random(5)
+    assert (shop / "daily/data/2023-11-18/report.html").exists()
+
+    path, random_times = settings(shop, "killed", "page = false"), random.Random(5)
     for _ in range(4):  # all processes of it, at any moment
         process = start(path)
         try:
@@ -84,6 +86,7 @@ def test_days_are_taken_one_by_one_and_a_killed_run_goes_on(shop):
     text, _ = start(path).communicate(timeout=400)
     assert "all days are done, up to 2023-11-19" in text, text
     assert figures(shop / "killed") == days
+    assert not (shop / "killed/data/2023-11-18/report.html").exists()
     text, _ = start(path).communicate(timeout=100)
     assert "0 days to take" in text
 
