@@ -25,6 +25,7 @@ from home_dist import __version__
 from home_dist.errors import ConfigError, DataError, UserError
 from home_dist.files.json_files import read_json, write_json
 from home_dist.files.whole import refuse_existing, whole_folder
+from home_dist.prepare.boundaries import Counted
 from home_dist.prepare.counts import LeftOut, Told, make_report
 from home_dist.prepare.days import DAY_MS, SPLITS, Days, day_name
 from home_dist.prepare.drift import drift
@@ -37,6 +38,7 @@ from home_dist.prepare.generic.going_on import check_days, check_description, fu
 from home_dist.prepare.generic.largest_values import extremes
 from home_dist.prepare.generic.log_files import Chunk, chunks_of
 from home_dist.prepare.generic.log_inputs import FoundFiles, LogInputs, open_log
+from home_dist.prepare.generic.log_options import LogOptions
 from home_dist.prepare.generic.log_plan import CELLS, FILE_BITS, Plan
 from home_dist.prepare.generic.log_spec import LogSpec, load_spec
 from home_dist.prepare.generic.partition import REPEATED_FILE, SEEN_FILE, gather
@@ -44,57 +46,7 @@ from home_dist.prepare.generic.sizes import chunk_rows, partitions
 from home_dist.prepare.generic.state import Base, write_state
 from home_dist.prepare.progress import Progress, Say
 from home_dist.prepare.write import file_bounds, part_name
-from home_dist.schema import save_schema
-
-MEMORY_BYTES = 2 << 30
-
-
-@dataclass(frozen=True)
-class LogOptions:
-    engine: str = "local"
-    """Or "ray"."""
-    processes: int = 1
-    memory: int = MEMORY_BYTES
-    """Approximate bytes that all processes together may take; what does not fit waits on disk."""
-    partitions: int | None = None
-    """By default chosen from `memory`."""
-    like: Path | None = None
-    """Data of an earlier preparation, or an export, to go on from."""
-    whole: bool = False
-    """Takes only the numbers of `like`, and reads and splits the whole log."""
-    anew: tuple[str, ...] = ()
-    """With `like`: statistics whose boundaries, mean and deviation are fitted anew."""
-    hold_out: float | None = None
-    """All days are training days, but for this share of users, others each day, whose rows are the validation part. By default
-    0 with `like`; else parts are days, as the description says."""
-    last_day: int | None = None
-    """The last day to read, in days since 1970."""
-    allow_gap: bool = False
-    """With `like`: days may be missing between its last one and the log's first new one."""
-    skip_late: bool = False
-    """With `like`: leave out rows of days that it holds without them."""
-    leave_state: bool = True
-    """Leave what the next preparation goes on from."""
-    for_scores: bool = False
-    """With `like`: the rows are to be scored. Vocabularies do not grow, labels may be missing."""
-    keep: tuple[str, ...] = ()
-    """Columns that go through unchanged, under names that begin with scan.KEPT."""
-
-    def checked(self) -> "LogOptions":
-        """Raises ConfigError for options that need another one."""
-        alone = [n for n in ("whole", "anew", "allow_gap", "skip_late") if getattr(self, n)]
-        if self.like is None and alone:
-            raise ConfigError(f"--{alone[0].replace('_', '-')} is for --like alone")
-        if self.whole and self.allow_gap:
-            raise ConfigError("--whole reads the log from its begin: leave --allow-gap out")
-        if self.hold_out is not None and not 0 <= self.hold_out < 1:
-            raise ConfigError(f"--hold-out {self.hold_out:g}: a share of users is needed, from 0 to below 1")
-        return self
-
-    @property
-    def by_users(self) -> bool:
-        """Whether the validation part is of users who are held out, not of days."""
-        return self.hold_out is not None or (self.like is not None and not self.whole)
+from home_dist.schema import Schema, StatisticFeature, save_schema
 
 
 def prepare_log(description: Path, out: Path, say: Say, options: LogOptions | None = None) -> dict[str, Any]:
@@ -171,6 +123,33 @@ def _fingerprint(spec: LogSpec, sources: FoundFiles, base: Base | None, options:
     }
 
 
+@dataclass(frozen=True)
+class _Scanned:
+    """The log, after each of its chunks has been read."""
+
+    sources: FoundFiles
+    inputs: LogInputs
+    plan: Plan
+    chunks: Sequence[Chunk]
+    folders: Sequence[Path]
+    """Of the chunks."""
+    days: Days
+
+    @property
+    def rows(self) -> int:
+        """Rows of the days to read."""
+        return sum(sum(pq.read_table(f / scan.DAYS).column("rows").to_pylist()) for f in self.folders)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What was made of it, by partition of users, and what was fitted on all of them."""
+
+    gathered: Sequence[Path]
+    encoded: Sequence[Path]
+    fitted: Fitted
+
+
 class _Preparation:
     def __init__(self, spec: LogSpec, folder: Path, work: Work, options: LogOptions, processes: int, base: Base | None):
         """folder: where the description lies; base: whose numbers are taken."""
@@ -183,18 +162,18 @@ class _Preparation:
 
     def all(self, sources: FoundFiles, out: Path) -> dict[str, Any]:
         try:
-            plan, inputs, chunks, scanned, days = self._read(sources)
+            log = self._read(sources)
         except Lost:
             raise
         except UserError:
             self.work.remove()  # useless once the input is corrected
             raise
-        rows = sum(sum(pq.read_table(f / scan.DAYS).column("rows").to_pylist()) for f in scanned)
+        plan, rows = log.plan, log.rows
         each = [rows * (n + 1) // plan.parts - rows * n // plan.parts for n in range(plan.parts)]
         before = earlier.route(plan, self.goes_on, self.work) if self.goes_on is not None else Earlier.nothing(plan)
-        gathered = self._gather(plan, each, scanned, days, before)
+        gathered = self._gather(log, each, before)
         grow = not (self.options.whole or self.options.for_scores)
-        fitted = fit(plan, self.base, self.goes_on, days, gathered, self.work, grow)
+        fitted = fit(plan, self.base, self.goes_on, log.days, gathered, self.work, grow)
         encoded = self.work.run(
             "encode",
             "encoding",
@@ -205,11 +184,9 @@ class _Preparation:
         )
         self.work.drop("gather")
         self.work.drop("earlier")
-        old = [{**entry, "file": self._short(entry["file"])} for entry in finish.rows_before(days, chunks, scanned)]
-        left_out = LeftOut(old, {name: list(map(self._short, files)) for name, files in inputs.absent.items()})
-        return self._write(plan, sources, inputs, left_out, chunks, scanned, gathered, encoded, fitted, rows, out)
+        return self._write(log, _Made(gathered, encoded, fitted), out)
 
-    def _read(self, sources: FoundFiles) -> tuple[Plan, LogInputs, list[Chunk], list[Path], Days]:
+    def _read(self, sources: FoundFiles) -> _Scanned:
         """Runs the steps that can find fault with the input."""
         spec, work, options = self.spec, self.work, self.options
         inputs = open_log(spec, sources, work, self.base, options.keep, not options.for_scores)
@@ -244,16 +221,15 @@ class _Preparation:
                 work.progress(f"note: {line}")
         elif not len(new):
             raise DataError(f"{spec.log}: holds no rows up to {day_name(options.last_day or 0)}. Give a later --last-day.")
-        if options.by_users:
-            return plan, inputs, chunks, scanned, Days(int(new.min()), end, end, end, offset_ms)
-        return plan, inputs, chunks, scanned, finish.days_of(plan, scanned)
+        days = Days(int(new.min()), end, end, end, offset_ms) if options.by_users else finish.days_of(plan, scanned)
+        return _Scanned(sources, inputs, plan, chunks, scanned, days)
 
     def _named(self, inputs: LogInputs) -> dict[int, str]:
         return {f.index: self._short(f.named) for f in inputs.files}
 
-    def _gather(self, plan: Plan, each: Sequence[int], scanned: Sequence[Path], days: Days, before: Earlier) -> list[Path]:
+    def _gather(self, log: _Scanned, each: Sequence[int], before: Earlier) -> list[Path]:
         """each: approximate rows of each partition; before: what the preparation before left."""
-        back = []
+        plan, scanned, days, back = log.plan, log.folders, log.days, []
         end_ms = int(days.start_ms(np.array([days.end]))[0])
         for key, by in enumerate(plan.elsewhere):
             spilled = [f / scan.keyed(key) for f in scanned]
@@ -288,66 +264,16 @@ class _Preparation:
     def _short(self, file: str) -> str:
         return named_in(file, self.folder)
 
-    def _write(
-        self,
-        plan: Plan,
-        sources: FoundFiles,
-        inputs: LogInputs,
-        left_out: LeftOut,
-        chunks: Sequence[Chunk],
-        scanned: Sequence[Path],
-        gathered: Sequence[Path],
-        encoded: Sequence[Path],
-        fitted: Fitted,
-        rows: int,
-        out: Path,
-    ) -> dict[str, Any]:
-        spec, labels = self.spec, finish.label_days(gathered)
-        asked = finish.statistic_names(spec)
-        statistics = finish.statistics(plan, encoded, asked, self.base, self.options.anew)
-        schema = finish.schema_of(plan, fitted, [feature for _, feature in statistics.values()], labels, self.base)
-        rows_seen = [pq.read_table(f / SEEN_FILE) for f in gathered]
-        columns = finish.stored_columns(encoded[0], schema)
-        tasks, places = [], []
-        for index, split in enumerate(SPLITS):
-            counts = [t.column("rows")[index].as_py() for t in rows_seen]
-            if index and self.options.by_users and not sum(counts):
-                continue
-            files = finish.split_files(encoded, counts, index)
-            bounds = file_bounds(sum(counts), spec.train_files if index == 0 else 1)
-            for number, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
-                tasks.append(Task(partial(finish.write_part, files, columns, first, last), last - first))
-                places.append(f"{split}/{part_name(number)}")
-        written = self.work.run("write", "writing", tasks)
-        for line in finish.unfitted(statistics, asked, self.base, self.options.anew, encoded):
+    def _write(self, log: _Scanned, made: _Made, out: Path) -> dict[str, Any]:
+        """Writes `out` and returns its report."""
+        labels, asked = finish.label_days(made.gathered), finish.statistic_names(self.spec)
+        statistics = finish.statistics(log.plan, made.encoded, asked, self.base, self.options.anew)
+        schema = finish.schema_of(log.plan, made.fitted, [feature for _, feature in statistics.values()], labels, self.base)
+        places, written = self._write_parts(made, schema)
+        for line in finish.unfitted(statistics, asked, self.base, self.options.anew, made.encoded):
             self.work.progress(f"note: {line}")
         told = {n: (seen, feature) for n, (seen, feature) in statistics.items() if seen is not None}
-        report = make_report(
-            Told(
-                log=spec.log,
-                rows=rows,
-                unmatched=finish.unmatched(scanned),
-                days=fitted.days,
-                labels=labels,
-                left=left_out,
-                extremes=extremes(scanned, [self._short(str(p)) for p in sources.every], FILE_BITS),
-                seen=rows_seen,
-                repeated=[pq.read_table(f / REPEATED_FILE) for f in gathered],
-                merged=spec.repeated == "merge",
-                ids=[pq.read_table(f / FOUND_FILE) for f in encoded],
-                vocabularies={p.stem: pq.read_metadata(p).num_rows + 1 for p in fitted.vocabularies},
-                schema=schema,
-                statistics=told,
-                steps={n.column: fitted.steps[n.column] for n in spec.number if n.column in told},
-                asked=asked,
-            )
-        )
-        if self.base is not None:
-            known = pa.concat_tables([pq.read_table(f / BASE_FOUND_FILE).slice(0, 1) for f in encoded])
-            to_base = {n: int(pc.sum(known.column(n)).as_py()) for n in known.column_names}
-            growing = finish.growing(spec)
-            report["base"] = drift(self.told_before, report, str(self.base.folder), to_base, self.options.for_scores, growing)
-            report["vocabularies_grown"] = {n: vars(g) for n, g in fitted.grown.items()}
+        report = self._report(log, made, labels, schema, told)
         with whole_folder(out) as folder:
             for place, path in zip(places, written, strict=True):
                 (folder / place).parent.mkdir(exist_ok=True)
@@ -356,28 +282,73 @@ class _Preparation:
             shutil.copytree(self.work.folder / "vocabularies", folder / "vocabularies")
             save_schema(schema, folder / "schema.toml")
             if self.options.leave_state:
-                self._leave(plan, sources, inputs, chunks, scanned, gathered, encoded, fitted, folder)
+                self._leave(log, made, folder)
             write_json(folder / "report.json", report)
         return report
 
-    def _leave(
+    def _write_parts(self, made: _Made, schema: Schema) -> tuple[list[str], list[Path]]:
+        """(places in the data folder, folders with the files) of the splits' files."""
+        rows_seen = [pq.read_table(f / SEEN_FILE) for f in made.gathered]
+        columns = finish.stored_columns(made.encoded[0], schema)
+        tasks, places = [], []
+        for index, split in enumerate(SPLITS):
+            counts = [t.column("rows")[index].as_py() for t in rows_seen]
+            if index and self.options.by_users and not sum(counts):
+                continue
+            files = finish.split_files(made.encoded, counts, index)
+            bounds = file_bounds(sum(counts), self.spec.train_files if index == 0 else 1)
+            for number, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
+                tasks.append(Task(partial(finish.write_part, files, columns, first, last), last - first))
+                places.append(f"{split}/{part_name(number)}")
+        return places, self.work.run("write", "writing", tasks)
+
+    def _report(
         self,
-        plan: Plan,
-        sources: FoundFiles,
-        inputs: LogInputs,
-        chunks: Sequence[Chunk],
-        scanned: Sequence[Path],
-        gathered: Sequence[Path],
-        encoded: Sequence[Path],
-        fitted: Fitted,
-        folder: Path,
-    ) -> None:
+        log: _Scanned,
+        made: _Made,
+        labels: pa.Table,
+        schema: Schema,
+        statistics: dict[str, tuple[Counted, StatisticFeature]],
+    ) -> dict[str, Any]:
+        """labels: sums by day; statistics: those with values, and their features."""
+        spec, fitted, scanned = self.spec, made.fitted, log.folders
+        old = [{**entry, "file": self._short(entry["file"])} for entry in finish.rows_before(log.days, log.chunks, scanned)]
+        absent = {name: list(map(self._short, files)) for name, files in log.inputs.absent.items()}
+        report = make_report(
+            Told(
+                log=spec.log,
+                rows=log.rows,
+                unmatched=finish.unmatched(scanned),
+                days=fitted.days,
+                labels=labels,
+                left=LeftOut(old, absent),
+                extremes=extremes(scanned, [self._short(str(p)) for p in log.sources.every], FILE_BITS),
+                seen=[pq.read_table(f / SEEN_FILE) for f in made.gathered],
+                repeated=[pq.read_table(f / REPEATED_FILE) for f in made.gathered],
+                merged=spec.repeated == "merge",
+                ids=[pq.read_table(f / FOUND_FILE) for f in made.encoded],
+                vocabularies={p.stem: pq.read_metadata(p).num_rows + 1 for p in fitted.vocabularies},
+                schema=schema,
+                statistics=statistics,
+                steps={n.column: fitted.steps[n.column] for n in spec.number if n.column in statistics},
+                asked=finish.statistic_names(spec),
+            )
+        )
+        if self.base is not None:
+            known = pa.concat_tables([pq.read_table(f / BASE_FOUND_FILE).slice(0, 1) for f in made.encoded])
+            to_base = {n: int(pc.sum(known.column(n)).as_py()) for n in known.column_names}
+            growing = finish.growing(spec)
+            report["base"] = drift(self.told_before, report, str(self.base.folder), to_base, self.options.for_scores, growing)
+            report["vocabularies_grown"] = {n: vars(g) for n, g in fitted.grown.items()}
+        return report
+
+    def _leave(self, log: _Scanned, made: _Made, folder: Path) -> None:
         """Writes folder/state."""
-        files = earlier.left_files(plan, self.work.folder, gathered, encoded)
-        files |= {state.rare_file(n): path for n, path in enumerate(fitted.rare)}
-        read = read_by_file(chunks, scanned, self._named(inputs), fitted.days.end)
+        files = earlier.left_files(log.plan, self.work.folder, made.gathered, made.encoded)
+        files |= {state.rare_file(n): path for n, path in enumerate(made.fitted.rare)}
+        read = read_by_file(log.chunks, log.folders, self._named(log.inputs), log.days.end)
         before = self.goes_on.record if self.goes_on is not None else None
-        there = {self._short(str(path)) for path in sources.every}
-        everyone = finish.everyone(plan, gathered, self._everyone_before())
-        record = earlier.record_of(plan, fitted, read, before, everyone, there)
+        there = {self._short(str(path)) for path in log.sources.every}
+        everyone = finish.everyone(log.plan, made.gathered, self._everyone_before())
+        record = earlier.record_of(log.plan, made.fitted, read, before, everyone, there)
         write_state(folder, record, files)
