@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from home_dist.config.section import Section
-from home_dist.files.stores import without_secrets
+from home_dist.files.stores import join, without_secrets
 
 SampleRate = Annotated[float, Field(gt=0, le=1)]
 
@@ -51,6 +51,11 @@ class DataSection(Section):
     on_bad_row: Literal["fail", "skip", "quarantine"] = "fail"
     """A row with an unusable value: "fail" ends with an error that names it; "skip" leaves it out, with a sample of weight 0 in
     its place, and counts it; "quarantine" also writes its file, row and reason to quarantine/ in the run's folder."""
+
+    @property
+    def schema_place(self) -> str:
+        """Path or URL of the schema."""
+        return self.data_schema or join(self.path, "schema.toml")
 
     @property
     def shown(self) -> str:

@@ -19,8 +19,10 @@ from rich.table import Table
 from home_dist.daily.daily_section import DailySection
 from home_dist.daily.journal import Day, Journal
 from home_dist.errors import ConfigError, UserError
-from home_dist.files.json_files import json_text, read_json, write_json
+from home_dist.files.json_files import json_text, read_json, with_nan, write_json
 from home_dist.files.lock import locked
+from home_dist.insight.run_figures import mean_defined
+from home_dist.insight.settings import MEASURES
 from home_dist.prepare.days import day_name
 from home_dist.prepare.generic.going_on import NothingNew
 from home_dist.prepare.generic.log_days import log_days
@@ -28,7 +30,6 @@ from home_dist.prepare.generic.state import Base
 from home_dist.training.sweep import program
 
 Say = Callable[[str], None]
-MEASURES = ("auc", "gauc", "log_loss")
 _AGAIN = "Remove it; the same command makes it again."
 
 
@@ -214,11 +215,8 @@ class Daily:
 
 def _means(of_tasks: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
     """Per measure, its mean over the tasks for which it is defined; None if it is for none."""
-    means: dict[str, float | None] = {}
-    for measure in MEASURES:
-        defined = [v for task in of_tasks.values() if (v := task[measure]) is not None]
-        means[measure] = math.fsum(defined) / len(defined) if defined else None
-    return means
+    means = {m: mean_defined(with_nan(task[m]) for task in of_tasks.values()) for m in MEASURES}
+    return {measure: None if math.isnan(mean) else mean for measure, mean in means.items()}
 
 
 def days_table(days: Sequence[Day]) -> Table:

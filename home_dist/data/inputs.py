@@ -98,9 +98,10 @@ def open_inputs(
             task_names = ", ".join(t.name for t in schema.task)
             raise ConfigError(f"{key.format(unknown[0])}: no such task; there are: {task_names}")
     whole, schema = schema, schema.only(config.data.tasks) if config.data.tasks else schema
-    layout = build_layout(schema, with_local_schema(config))
+    local = with_local_schema(config)
+    layout = build_layout(schema, local)
     reads = config if other is None else with_data(config, other)
-    there = load_schema(with_local_schema(reads).schema_path())
+    there = load_schema((local if other is None else with_local_schema(reads)).schema_path())
     sides = RunSide(config, whole, recorded or {}), RunSide(reads, there, {})
     layout = read_as(layout, *sides, reads.data.shown, schema.task)
     schema = with_weights(schema, there)

@@ -22,8 +22,7 @@ def with_local_schema(config: RunConfig) -> RunConfig:
 
     Raises DataError or ConfigError.
     """
-    data = config.data
-    place = data.data_schema or join(data.path, "schema.toml")
+    place = config.data.schema_place
     store, path = open_store(place)
     if store.local:
         return _with_schema(config, path) if path != place else config
@@ -72,8 +71,7 @@ def schema_around(place: str) -> str | None:
 
 def side_file(config: RunConfig, name: str) -> Path | None:
     """A file beside the schema, on this machine; None if missing. config: before `with_local_schema`. Raises DataError."""
-    data = config.data
-    store, path = open_store(data.data_schema or join(data.path, "schema.toml"))
+    store, path = open_store(config.data.schema_place)
     folder = path.rpartition("/")[0]
     if store.local:
         local = Path(folder or ".", name)

@@ -242,8 +242,7 @@ def parity(source: Source, program: Program, ranks: Ranks, rows: int = 1000) -> 
     trainer = scored(model, inputs.evaluation_reader("test", ranks), ranks)
     place = join(source.config.data.path, source.config.data.test)
     store, files = parquet_files(place)
-    schema = source.given.data.data_schema or join(source.config.data.path, "schema.toml")
-    of_program = program.reading(place, schema).of_logits().scores(store, files, rows)
+    of_program = program.reading(place, source.given.data.schema_place).of_logits().scores(store, files, rows)
     exported = replace(trainer, logits=np.concatenate([logits for _, logits in of_program]).astype(np.float64))
     if exported.logits.shape != trainer.logits.shape:
         raise UserError(f"the program scored {exported.logits.shape}, the trainer {trainer.logits.shape} rows and tasks")

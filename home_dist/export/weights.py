@@ -113,8 +113,7 @@ def copy_vocabularies(source: Source, folder: Path) -> None:
 def copy_state(source: Source, folder: Path) -> None:
     """Copies what the preparation of the run's data left, if it left anything and is still the run's: it is needed to score a
     raw log."""
-    schema = source.given.data.data_schema or join(source.given.data.path, "schema.toml")
-    store, path = open_store(join(with_parents(schema)[1], "state"))
+    store, path = open_store(join(with_parents(source.given.data.schema_place)[1], "state"))
     if store.filesystem.get_file_info(path).type != fs.FileType.Directory:
         return
     if fingerprint(load_schema(source.config.schema_path())) != fingerprint(source.whole):

@@ -18,6 +18,7 @@ from home_dist.insight.kept_scores import RESAMPLES
 from home_dist.insight.page import Cell, PageSection, grid, page, picture, table
 from home_dist.insight.report_inside import inside_sections
 from home_dist.insight.rules import Sign
+from home_dist.insight.run_figures import mean_defined
 from home_dist.insight.run_names import names_apart
 from home_dist.insight.run_record import RunRecord, same_rows
 from home_dist.metrics import paired_test
@@ -182,10 +183,8 @@ def _slices(runs: Sequence[RunRecord]) -> Iterator[PageSection]:
     for feature in dict.fromkeys(e["feature"] for e in entries):
         rows = []
         for entry in (e for e in entries if e["feature"] == feature):
-            means = []
-            for name in ("auc", "gauc", "log_loss", "calibration"):
-                defined = [t[name] for t in entry["tasks"] if not math.isnan(t[name])]
-                means.append(_number(math.fsum(defined) / len(defined) if defined else math.nan))
+            shown = ("auc", "gauc", "log_loss", "calibration")
+            means = [_number(mean_defined(t[name] for t in entry["tasks"])) for name in shown]
             rows.append([str(entry["value"]), f"{entry['samples']:,}", *means])
         body += f"<h3>{escape(feature)}</h3>" + table([feature, "samples", "AUC", "GAUC", "log loss", "calibration"], rows)
     about = (

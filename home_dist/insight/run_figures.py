@@ -1,7 +1,7 @@
 """A run's figures for tables of many runs. Read without torch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,5 +77,10 @@ class RunFigures:
     def mean(self, split: str, name: str, tasks: Sequence[str] | None = None) -> float:
         """Mean over the tasks, by default all, for which the metric is defined."""
         of_tasks = (self.metric(split, t, name) for t in (self.tasks if tasks is None else tasks))
-        defined = [v for v in of_tasks if not math.isnan(v)]
-        return math.fsum(defined) / len(defined) if defined else math.nan
+        return mean_defined(of_tasks)
+
+
+def mean_defined(values: Iterable[float]) -> float:
+    """Mean of the values that are not NaN; NaN if there are none. (As metrics.mean_defined, without an import of torch.)"""
+    defined = [v for v in values if not math.isnan(v)]
+    return math.fsum(defined) / len(defined) if defined else math.nan

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from home_dist.insight.run_figures import RunFigures
+from home_dist.insight.run_figures import RunFigures, mean_defined
 
 MEASURES = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss"}
 """By their names in evaluation.json. All are means over tasks."""
@@ -39,8 +39,7 @@ class SplitOfSettings:
 
     def mean(self, setting: Setting, measure: str) -> float:
         """Mean over tasks and over the seeds for which it is defined."""
-        defined = [v for v in self.values(setting, measure) if not math.isnan(v)]
-        return math.fsum(defined) / len(defined) if defined else math.nan
+        return mean_defined(self.values(setting, measure))
 
     def ranked(self, measure: str) -> list[Setting]:
         """The best first; settings without the measure last; equal ones in the order given."""

@@ -9,7 +9,8 @@ from home_dist.errors import DataError
 from home_dist.prepare.asof import Ints
 
 SPLITS = ("train", "validation", "test")
-DAY_MS = 24 * 3600 * 1000
+HOUR_MS = 3600 * 1000
+DAY_MS = 24 * HOUR_MS
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,11 @@ class Days:
     test: int
     end: int
     utc_offset_ms: int
+
+    @property
+    def end_ms(self) -> int:
+        """The moment after the last day."""
+        return int(self.start_ms(np.array([self.end]))[0])
 
     def start_ms(self, days: Ints) -> Ints:
         """(N,) the first moment of local days (N,)."""
@@ -36,9 +42,14 @@ class Days:
         return (np.searchsorted([self.train, self.validation, self.test], days, side="right") - 1).astype(np.int8)
 
 
+def offset_ms(utc_offset_hours: float) -> int:
+    """How far a local calendar is ahead of UTC."""
+    return int(utc_offset_hours * 3600 * 1000)
+
+
 def local_days(time_ms: Ints, utc_offset_hours: float) -> Ints:
     """(N,) days since 1970-01-01 on the local calendar."""
-    return (time_ms + int(utc_offset_hours * 3600 * 1000)) // DAY_MS
+    return (time_ms + offset_ms(utc_offset_hours)) // DAY_MS
 
 
 def choose_days(
@@ -54,7 +65,7 @@ def choose_days(
         validation=end - test - validation,
         test=end - test,
         end=end,
-        utc_offset_ms=int(utc_offset_hours * 3600 * 1000),
+        utc_offset_ms=offset_ms(utc_offset_hours),
     )
     filled = set(np.unique(chosen.split_of(days)).tolist())
     for position, (name, count) in enumerate(zip(SPLITS, (train, validation, test), strict=True)):

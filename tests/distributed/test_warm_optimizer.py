@@ -4,14 +4,13 @@ each name keeps its own state."""
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from home_dist.schema import Schema, save_schema
 from home_dist.training.checkpoint.pieces import Stored
 from home_dist.training.checkpoint.reading import open_stored
-from tests.distributed.test_warm_start import write_vocabulary
+from tests.distributed.test_warm_start import grown_vocabularies
 from tests.factory import make_config, make_data, make_schema
 from tests.ranks import run_module
 
@@ -63,17 +62,9 @@ def stored_of(run: Path) -> Stored:
 @pytest.mark.slow
 def test_grown_tables_keep_the_state_of_each_key(tmp_path):
     """From two ranks to one; user: from four blocks of columns to one, so that a row's state is the mean of the blocks'."""
-    random = np.random.default_rng(0)
     old = make_data(tmp_path / "old", rows=300, files=2, row_group=60)
     new = make_data(tmp_path / "new", rows=300, files=2, row_group=60)
-    keys = {"user": random.permutation(50_000)[:2999].tolist(), "tab": ["a", "b", "c", "d"]}
-    later = {
-        "user": random.permutation([*keys["user"][100:], *range(60_000, 60_700)]).tolist(),
-        "tab": ["d", "new", "a", "c", "b", "newer"],
-    }
-    for name in keys:
-        write_vocabulary(old, name, keys[name])
-        write_vocabulary(new, name, later[name])
+    keys, later = grown_vocabularies(old, new)
     save_schema(grown({name: 1 + len(values) for name, values in later.items()}), new / "schema.toml")
     case = "row_wise_adagrad,column_wise,data_parallel,row_wise"
     lines(2, "save", make_config(tmp_path, old, batch_size=16), tmp_path / "run", case)

@@ -35,12 +35,10 @@ def grown(schema: Schema) -> Schema:
     return Schema.model_validate(tree)
 
 
-@pytest.mark.slow
-def test_rows_by_key_other_names_and_other_ranks(tmp_path):
+def grown_vocabularies(old, new) -> tuple[dict[str, list], dict[str, list]]:
+    """Writes vocabularies beside two data sets, and returns them: the later one has lost some keys, has new ones, and another
+    order."""
     random = np.random.default_rng(0)
-    old = make_data(tmp_path / "old", rows=300, files=2)
-    new = make_data(tmp_path / "new", rows=300, files=2)
-    save_schema(grown(make_schema()), new / "schema.toml")
     keys = {"user": random.permutation(50_000)[:2999].tolist(), "tab": ["a", "b", "c", "d"]}
     later = {
         "user": random.permutation([*keys["user"][100:], *range(60_000, 60_700)]).tolist(),
@@ -49,6 +47,15 @@ def test_rows_by_key_other_names_and_other_ranks(tmp_path):
     for name in keys:
         write_vocabulary(old, name, keys[name])
         write_vocabulary(new, name, later[name])
+    return keys, later
+
+
+@pytest.mark.slow
+def test_rows_by_key_other_names_and_other_ranks(tmp_path):
+    old = make_data(tmp_path / "old", rows=300, files=2)
+    new = make_data(tmp_path / "new", rows=300, files=2)
+    save_schema(grown(make_schema()), new / "schema.toml")
+    keys, later = grown_vocabularies(old, new)
     first = run(2, "train", make_config(tmp_path / "a", old), *settings(train__max_steps=3))
     assert first.codes == [0, 0], first.text
     config = make_config(tmp_path / "b", new)

@@ -9,17 +9,14 @@ import pytest
 
 from home_dist.insight.prepared_page import write_page
 from home_dist.prepare.summary import part_lines
-from tests.prepare.test_drift import day_columns, increment, longer, more_likes, prepared, rare_videos, write_day
+from tests.prepare.test_drift import increment, longer, more_likes, prepared_base, rare_videos
 
 ROWS = 20_000
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    for day in range(3):
-        write_day(folder, day, day_columns(day, ROWS if day == 0 else 500))
-    return folder / "out", prepared(folder)
+    return prepared_base(tmp_path_factory.mktemp("base"))
 
 
 def plant(columns):

@@ -62,12 +62,16 @@ def prepared(folder: Path, like: Path | None = None, **options) -> dict:
     return prepare_log(folder / "mylog.toml", folder / "out", QUIET, LogOptions(like=like, partitions=2, **options))
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
+def prepared_base(folder: Path) -> tuple[Path, dict]:
+    """(data, report) of three days, of which the first is for training."""
     for day in range(3):
         write_day(folder, day, day_columns(day, ROWS if day == 0 else 500))
     return folder / "out", prepared(folder)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return prepared_base(tmp_path_factory.mktemp("base"))
 
 
 def increment(folder: Path, base: Path, change=lambda columns: None, rows: int = ROWS, **options) -> dict:

@@ -13,7 +13,6 @@ from home_dist.prepare.engine import Task, Work
 from home_dist.prepare.engine.spill import write_parts
 from home_dist.prepare.generic.condensed import key_columns
 from home_dist.prepare.generic.encode import Fitted
-from home_dist.prepare.generic.going_on import key_types
 from home_dist.prepare.generic.history import history_file
 from home_dist.prepare.generic.log_plan import Plan, parts_of_keys, parts_of_users, user_hashes
 from home_dist.prepare.generic.log_spec import LogSpec
@@ -123,7 +122,7 @@ def record_of(
     kinds |= {section.column: plan.known.id_key(section) for section in spec.id}
     return StateRecord(
         description=spec.model_dump(mode="json"),
-        key_types=key_types(spec, kinds),
+        key_types=kinds,
         lists=tuple(section.column for section in spec.id if plan.known.is_list(section.column)),
         first_day=fitted.days.train if before is None else before.first_day,
         end_day=fitted.days.end,

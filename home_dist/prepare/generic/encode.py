@@ -14,11 +14,11 @@ from home_dist.ids.rows import VocabularyRows
 from home_dist.ids.vocabulary import read_vocabulary
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.boundaries import round_to
-from home_dist.prepare.days import DAY_MS, SPLITS, Days
+from home_dist.prepare.days import DAY_MS, HOUR_MS, SPLITS, Days
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
 from home_dist.prepare.generic.condensed import write_left
 from home_dist.prepare.generic.history import EncodedHistory, history_file, kept_events, with_earlier_events
-from home_dist.prepare.generic.log_plan import HOUR_MS, Plan, groups
+from home_dist.prepare.generic.log_plan import Plan, groups
 from home_dist.prepare.generic.log_sections import IdSection
 from home_dist.prepare.generic.partition import ROWS
 from home_dist.prepare.generic.scan import KEPT
@@ -67,11 +67,10 @@ def encode(plan: Plan, fitted: Fitted, part: int, gathered: Path, earlier: Seque
         local = time + fitted.days.utc_offset_ms
         columns["hour"] = pa.array(local // HOUR_MS % 24, pa.int32())
         columns["weekday"] = pa.array((local // DAY_MS + 3) % 7, pa.int32())  # 1970-01-01 was a Thursday; 0 is Monday
-    end_ms = int(fitted.days.start_ms(np.array([fitted.days.end]))[0])
     histories = []
     for number, history in enumerate(spec.history):
-        events = with_earlier_events(history, table, earlier[number] if earlier else (), part)
-        write_left(kept_events(history, events, end_ms, spec.forget_days), folder / history_file(number))
+        events = with_earlier_events(history, table, earlier[number], part)
+        write_left(kept_events(history, events, fitted.days.end_ms, spec.forget_days), folder / history_file(number))
         histories.append(EncodedHistory(history, events, encoders, rows_of, spec.forget_days))
     later_columns: dict[str, pa.Array] = {}
     for name, step in fitted.steps.items():

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from home_dist.ids.keys import KeyType
 from home_dist.ids.vocabulary import file_sha256
+from home_dist.prepare.asof import Ints
 from home_dist.prepare.boundaries import Buckets, Counted, fit_counted, rounding_step
 from home_dist.prepare.days import Days, choose_days, day_name
 from home_dist.prepare.engine.spill import read_rows
@@ -30,6 +31,8 @@ from home_dist.schema import EventField, IdFeature, Pooling, Schema, SequenceSpe
 from home_dist.schema.values import GrownFrom, Origin
 
 PART = "part.parquet"
+Statistics = dict[str, tuple[Counted | None, StatisticFeature | None]]
+"""By name: values of the training part, None where there are none to count; and the feature, None if it is not stored."""
 _ANCESTORS = 64  # earlier vocabularies that a schema names
 _LEVEL = 3  # of zstd; level 9 takes four times as long to write
 
@@ -41,9 +44,9 @@ def unmatched(scanned: Sequence[Path]) -> dict[str, int]:
     return dict(zip(sums.column("side").to_pylist(), sums.column("rows_sum").to_pylist(), strict=True))
 
 
-def days_of(plan: Plan, scanned: Sequence[Path]) -> Days:
-    parts, spec = plan.spec.split, plan.spec
-    day = np.concatenate([pq.read_table(f / DAYS).column("day").to_numpy() for f in scanned])
+def days_of(spec: LogSpec, day: Ints) -> Days:
+    """The parts that the description asks for. day: days of the log, in any order."""
+    parts = spec.split
     return choose_days(
         day, parts.train_days, parts.validation_days, parts.test_days, spec.utc_offset_hours, "split.{}_days = {}"
     )
@@ -115,19 +118,16 @@ def fit_steps(gathered: Sequence[Path], asked: Sequence[str]) -> dict[str, float
     return steps
 
 
-def statistics(
-    plan: Plan, encoded: Sequence[Path], asked: Sequence[str], base: Base | None, anew: Sequence[str]
-) -> dict[str, tuple[Counted | None, StatisticFeature]]:
-    """Statistics with their counted values in the training part.
+def statistics(plan: Plan, encoded: Sequence[Path], asked: Sequence[str], base: Base | None, anew: Sequence[str]) -> Statistics:
+    """By statistic: its values in the training part, counted, and its feature.
 
-    Without a base, those that vary. With one, the base's, of which only those in `anew` are fitted again; None stands for the
-    values of one that is missing throughout.
+    Without a base, those that vary have a feature. With one, the base's have, of which only those in `anew` are fitted again.
     """
     known = {} if base is None else {f.name: f for f in base.schema.feature if isinstance(f, StatisticFeature)}
     told, cuts = means.of_statistics(plan.spec), _cuts(plan.spec)
     stored = pa.concat_tables([pq.read_table(f / STORED_FILE) for f in encoded])
     sums = stored.group_by(["number", "value"]).aggregate([("count", "sum")])
-    fitted: dict[str, tuple[Counted | None, StatisticFeature]] = {}
+    fitted: Statistics = {}
     for name in asked:
         counts = sums.filter(pc.equal(sums.column("number"), name)).sort_by("value")
         seen, feature = None, known.get(name)
@@ -135,29 +135,17 @@ def statistics(
             seen = Counted(counts.column("value").to_numpy().astype(np.float64), counts.column("count_sum").to_numpy())
             if base is None or name in anew:
                 feature = fit_counted(name, f"stat_{name}", seen, plan.spec.buckets, cuts.get(name)) or feature
-        if feature is not None:
-            fitted[name] = (seen, feature.model_copy(update={"means": told[name]}))
+        fitted[name] = (seen, feature and feature.model_copy(update={"means": told[name]}))
     return fitted
 
 
-def unfitted(
-    kept: Mapping[str, tuple[Counted | None, StatisticFeature]],
-    asked: Sequence[str],
-    base: Base | None,
-    anew: Sequence[str],
-    encoded: Sequence[Path],
-) -> Iterator[str]:
-    """With a base: a line per statistic that was to be fitted anew but does not vary, and per one that varies now but not in
-    the base, which therefore lacks it."""
-    if base is None:
-        return
-    stored = pa.concat_tables([pq.read_table(f / STORED_FILE) for f in encoded])
-    values = stored.group_by("number").aggregate([("value", "count_distinct")])
-    distinct = dict(zip(values.column("number").to_pylist(), values.column("value_count_distinct").to_pylist(), strict=True))
-    for name in asked:
-        if name in anew and distinct.get(name, 0) < 2:
+def unfitted(statistics: Statistics, base: Base, anew: Sequence[str]) -> Iterator[str]:
+    """A line per statistic that was to be fitted anew but does not vary, and per one that varies now but not in the base, which
+    therefore lacks it."""
+    for name, (seen, feature) in statistics.items():
+        if name in anew and (seen is None or len(seen) < 2):
             yield f"{name} cannot be fitted anew: it has one value or none in these days. It stays as it was"
-        elif name not in kept and distinct.get(name, 0) > 1:
+        elif feature is None and seen is not None:
             yield f"{name} is left out, as it had one value or none in {base.folder}; now it varies: --anew {name} takes it"
 
 

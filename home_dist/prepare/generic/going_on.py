@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from home_dist.errors import ConfigError, DataError
 from home_dist.ids.arrow_types import is_list
-from home_dist.ids.keys import KeyType, key_type
+from home_dist.ids.keys import key_type
 from home_dist.prepare.days import day_name
 from home_dist.prepare.generic.log_files import TYPES, Chunk
 from home_dist.prepare.generic.log_spec import LogSpec
@@ -122,12 +122,6 @@ def with_key_types(types: Mapping[str, pa.DataType], base: Base, log: str) -> di
                 + (f', or say types = {{ {name} = "text" }}.' if wanted == "text" else ".")
             )
     return known
-
-
-def key_types(spec: LogSpec, kinds: Mapping[str, KeyType]) -> dict[str, KeyType]:
-    """The entry of a state record. kinds: by column."""
-    columns = [spec.user, *(i.column for i in spec.id), *(c for p in spec.past for c in p.by)]
-    return {name: kinds[name] for name in dict.fromkeys(columns)}
 
 
 def read_by_file(chunks: Sequence[Chunk], scanned: Sequence[Path], named: Mapping[int, str], end: int) -> dict[str, FileRead]:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from home_dist.ids.keys import codes
 from home_dist.ids.rows import RowsOf
 from home_dist.prepare.asof import AsOf, Ints
-from home_dist.prepare.days import DAY_MS
+from home_dist.prepare.days import DAY_MS, HOUR_MS
 from home_dist.prepare.engine.spill import read_part
-from home_dist.prepare.generic.log_plan import HOUR_MS, flags, moments
+from home_dist.prepare.generic.log_plan import flags, moments
 from home_dist.prepare.generic.log_sections import HistorySection
 from home_dist.prepare.write import list_array
 

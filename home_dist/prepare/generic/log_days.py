@@ -9,8 +9,7 @@ from home_dist.prepare.days import local_days
 from home_dist.prepare.generic import columns
 from home_dist.prepare.generic.going_on import new_files
 from home_dist.prepare.generic.log_files import CONVERTED, TYPES, chunks_of, convert, look, read_chunk
-from home_dist.prepare.generic.log_inputs import FoundFiles
-from home_dist.prepare.generic.log_preparation import named_in
+from home_dist.prepare.generic.log_inputs import FoundFiles, named_in
 from home_dist.prepare.generic.log_spec import load_spec
 from home_dist.prepare.generic.state import Base
 
@@ -26,7 +25,6 @@ def log_days(description: Path, base: Base | None = None) -> dict[int, int]:
         named = [named_in(str(p), description.parent) for p in paths]
         paths = [p for p, is_new in zip(paths, new_files(paths, named, base), strict=True) if is_new]
     rows: dict[int, int] = {}
-    local_ms = int(spec.utc_offset_hours * 3_600_000) if spec.times_without_zone == "local" else 0
     declared = {name: TYPES[kind] for name, kind in spec.types.items()}
     for path in paths:
         with tempfile.TemporaryDirectory() as folder:
@@ -41,9 +39,8 @@ def log_days(description: Path, base: Base | None = None) -> dict[int, int]:
             types.time(spec.time)
             for chunk in chunks_of(looked.files, _ROWS):
                 table = read_chunk(chunk, {spec.time: types.of(spec.time)})
-                time = columns.times(
-                    table.column(spec.time).combine_chunks(), spec.time_unit, str(path), chunk.first, spec.time, local_ms
-                )
+                column = table.column(spec.time).combine_chunks()
+                time = columns.times(column, spec.time_unit, str(path), chunk.first, spec.time, spec.local_ms)
                 days, counts = np.unique(local_days(time, spec.utc_offset_hours), return_counts=True)
                 for day, count in zip(days.tolist(), counts.tolist(), strict=True):
                     if base is None or day >= base.record.end_day:

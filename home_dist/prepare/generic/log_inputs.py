@@ -58,6 +58,12 @@ class LogInputs:
         return sum(f.rows for f in self.files)
 
 
+def named_in(file: str, folder: Path) -> str:
+    """The path relative to the description's folder: reports and states are then the same wherever the folder lies."""
+    path, around = Path(file).absolute(), folder.absolute()
+    return str(path.relative_to(around)) if path.is_relative_to(around) else str(path)
+
+
 def open_log(
     spec: LogSpec,
     sources: FoundFiles,

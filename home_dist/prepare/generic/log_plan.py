@@ -23,7 +23,6 @@ from home_dist.prepare.generic.log_spec import LogSpec
 CELL_BITS = 12
 CELLS = 1 << CELL_BITS
 """The most partitions."""
-HOUR_MS = 3_600_000
 FILE_BITS = 40
 """Low bits of a row's number: its place in its file. The file's index is in the bits above."""
 _GROUP_BITS = 62
@@ -51,11 +50,6 @@ class Plan:
     @property
     def known(self) -> Types:
         return Types(self.spec.log, self.types)
-
-    @property
-    def local_ms(self) -> int:
-        """How far timestamps without a zone are ahead of UTC."""
-        return int(self.spec.utc_offset_hours * HOUR_MS) if self.spec.times_without_zone == "local" else 0
 
     @property
     def rates(self) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -37,7 +36,7 @@ from home_dist.prepare.generic.fitting import fit
 from home_dist.prepare.generic.going_on import check_days, check_description, full_tables, new_files, read_by_file
 from home_dist.prepare.generic.largest_values import extremes
 from home_dist.prepare.generic.log_files import Chunk, chunks_of
-from home_dist.prepare.generic.log_inputs import FoundFiles, LogInputs, open_log
+from home_dist.prepare.generic.log_inputs import FoundFiles, LogInputs, named_in, open_log
 from home_dist.prepare.generic.log_options import LogOptions
 from home_dist.prepare.generic.log_plan import CELLS, FILE_BITS, Plan
 from home_dist.prepare.generic.log_spec import LogSpec, load_spec
@@ -100,12 +99,6 @@ def _later(sources: FoundFiles, folder: Path, base: Base, progress: Progress) ->
     return sources.only(are_new)
 
 
-def named_in(file: str, folder: Path) -> str:
-    """The path relative to the description's folder: reports and states are then the same wherever the folder lies."""
-    path, around = Path(file).absolute(), folder.absolute()
-    return str(path.relative_to(around)) if path.is_relative_to(around) else str(path)
-
-
 def _fingerprint(spec: LogSpec, sources: FoundFiles, base: Base | None, options: LogOptions) -> dict[str, Any]:
     resolved = [p.resolve() for table_paths in (sources.log, *sources.sides) for p in table_paths]
     files = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in resolved]
@@ -134,11 +127,8 @@ class _Scanned:
     folders: Sequence[Path]
     """Of the chunks."""
     days: Days
-
-    @property
-    def rows(self) -> int:
-        """Rows of the days to read."""
-        return sum(sum(pq.read_table(f / scan.DAYS).column("rows").to_pylist()) for f in self.folders)
+    rows: int
+    """Of the days to read."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +136,8 @@ class _Made:
     """What was made of it, by partition of users, and what was fitted on all of them."""
 
     gathered: Sequence[Path]
+    seen: Sequence[pa.Table]
+    """As Told has it."""
     encoded: Sequence[Path]
     fitted: Fitted
 
@@ -184,7 +176,8 @@ class _Preparation:
         )
         self.work.drop("gather")
         self.work.drop("earlier")
-        return self._write(log, _Made(gathered, encoded, fitted), out)
+        seen = [pq.read_table(f / SEEN_FILE) for f in gathered]
+        return self._write(log, _Made(gathered, seen, encoded, fitted), out)
 
     def _read(self, sources: FoundFiles) -> _Scanned:
         """Runs the steps that can find fault with the input."""
@@ -193,15 +186,14 @@ class _Preparation:
         share, rows = options.memory // self.processes, inputs.rows
         held = rows + (0 if self.goes_on is None else earlier.left_rows(spec, self.goes_on))
         parts = options.partitions or partitions(spec, inputs.types, held, share, self.processes)
-        offset_ms = int(spec.utc_offset_hours * 3600 * 1000)
         plan = Plan(
             spec,
             inputs.log_types,
             inputs.types,
             inputs.sides,
             work.choose("partitions", min(parts, CELLS)),
-            None if self.goes_on is None else self.goes_on.record.end_day * DAY_MS - offset_ms,
-            None if options.last_day is None else (options.last_day + 1) * DAY_MS - offset_ms,
+            None if self.goes_on is None else self.goes_on.record.end_day * DAY_MS - spec.offset_ms,
+            None if options.last_day is None else (options.last_day + 1) * DAY_MS - spec.offset_ms,
             options.hold_out or 0.0,
             options.keep,
         )
@@ -212,7 +204,8 @@ class _Preparation:
         )
         chunks = chunks_of(inputs.files, chunk)
         scanned = work.run("scan", "reading", [Task(partial(scan.scan, plan, c), c.last - c.first) for c in chunks])
-        new = np.concatenate([pq.read_table(f / scan.DAYS).column("day").to_numpy() for f in scanned])
+        read_days = pa.concat_tables([pq.read_table(f / scan.DAYS) for f in scanned])
+        new = read_days.column("day").to_numpy()
         end = int(new.max(initial=0)) + 1
         if self.goes_on is not None:
             read = read_by_file(chunks, scanned, self._named(inputs), max(end, self.goes_on.record.end_day))
@@ -221,8 +214,8 @@ class _Preparation:
                 work.progress(f"note: {line}")
         elif not len(new):
             raise DataError(f"{spec.log}: holds no rows up to {day_name(options.last_day or 0)}. Give a later --last-day.")
-        days = Days(int(new.min()), end, end, end, offset_ms) if options.by_users else finish.days_of(plan, scanned)
-        return _Scanned(sources, inputs, plan, chunks, scanned, days)
+        days = Days(int(new.min()), end, end, end, spec.offset_ms) if options.by_users else finish.days_of(spec, new)
+        return _Scanned(sources, inputs, plan, chunks, scanned, days, pc.sum(read_days.column("rows")).as_py() or 0)
 
     def _named(self, inputs: LogInputs) -> dict[int, str]:
         return {f.index: self._short(f.named) for f in inputs.files}
@@ -230,11 +223,10 @@ class _Preparation:
     def _gather(self, log: _Scanned, each: Sequence[int], before: Earlier) -> list[Path]:
         """each: approximate rows of each partition; before: what the preparation before left."""
         plan, scanned, days, back = log.plan, log.folders, log.days, []
-        end_ms = int(days.start_ms(np.array([days.end]))[0])
         for key, by in enumerate(plan.elsewhere):
             spilled = [f / scan.keyed(key) for f in scanned]
             tasks = [
-                Task(partial(past.count_keyed, plan, key, n, spilled, before.elsewhere[key], end_ms), rows)
+                Task(partial(past.count_keyed, plan, key, n, spilled, before.elsewhere[key], days.end_ms), rows)
                 for n, rows in enumerate(each)
             ]
             back.append([f / past.BACK for f in self.work.run(f"past-{key}", f"counting by {', '.join(by)}", tasks)])
@@ -268,11 +260,12 @@ class _Preparation:
         """Writes `out` and returns its report."""
         labels, asked = finish.label_days(made.gathered), finish.statistic_names(self.spec)
         statistics = finish.statistics(log.plan, made.encoded, asked, self.base, self.options.anew)
-        schema = finish.schema_of(log.plan, made.fitted, [feature for _, feature in statistics.values()], labels, self.base)
+        kept = [feature for _, feature in statistics.values() if feature is not None]
+        schema = finish.schema_of(log.plan, made.fitted, kept, labels, self.base)
         places, written = self._write_parts(made, schema)
-        for line in finish.unfitted(statistics, asked, self.base, self.options.anew, made.encoded):
+        for line in () if self.base is None else finish.unfitted(statistics, self.base, self.options.anew):
             self.work.progress(f"note: {line}")
-        told = {n: (seen, feature) for n, (seen, feature) in statistics.items() if seen is not None}
+        told = {n: (seen, f) for n, (seen, f) in statistics.items() if seen is not None and f is not None}
         report = self._report(log, made, labels, schema, told)
         with whole_folder(out) as folder:
             for place, path in zip(places, written, strict=True):
@@ -288,11 +281,10 @@ class _Preparation:
 
     def _write_parts(self, made: _Made, schema: Schema) -> tuple[list[str], list[Path]]:
         """(places in the data folder, folders with the files) of the splits' files."""
-        rows_seen = [pq.read_table(f / SEEN_FILE) for f in made.gathered]
         columns = finish.stored_columns(made.encoded[0], schema)
         tasks, places = [], []
         for index, split in enumerate(SPLITS):
-            counts = [t.column("rows")[index].as_py() for t in rows_seen]
+            counts = [t.column("rows")[index].as_py() for t in made.seen]
             if index and self.options.by_users and not sum(counts):
                 continue
             files = finish.split_files(made.encoded, counts, index)
@@ -323,7 +315,7 @@ class _Preparation:
                 labels=labels,
                 left=LeftOut(old, absent),
                 extremes=extremes(scanned, [self._short(str(p)) for p in log.sources.every], FILE_BITS),
-                seen=[pq.read_table(f / SEEN_FILE) for f in made.gathered],
+                seen=made.seen,
                 repeated=[pq.read_table(f / REPEATED_FILE) for f in made.gathered],
                 merged=spec.repeated == "merge",
                 ids=[pq.read_table(f / FOUND_FILE) for f in made.encoded],

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from home_dist.config.section import Count, Section
 from home_dist.config.toml_file import read_model
+from home_dist.prepare.days import offset_ms
 from home_dist.prepare.generic import names
 from home_dist.prepare.generic.log_sections import (
     HistorySection,
@@ -50,6 +51,16 @@ class LogSpec(Section):
     number: tuple[NumberSection, ...] = ()
     past: tuple[PastSection, ...] = ()
     history: tuple[HistorySection, ...] = ()
+
+    @property
+    def offset_ms(self) -> int:
+        """How far the local calendar is ahead of UTC."""
+        return offset_ms(self.utc_offset_hours)
+
+    @property
+    def local_ms(self) -> int:
+        """How far timestamps without a zone are ahead of UTC."""
+        return self.offset_ms if self.times_without_zone == "local" else 0
 
     @model_validator(mode="after")
     def _consistent(self) -> "LogSpec":

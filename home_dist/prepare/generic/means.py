@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from home_dist.prepare.generic.log_plan import HOUR_MS
+from home_dist.prepare.days import HOUR_MS
 from home_dist.prepare.generic.log_sections import HistorySection, LabelSection, NumberSection, PastSection
 from home_dist.prepare.generic.log_spec import LogSpec
 

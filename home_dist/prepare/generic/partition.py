@@ -70,9 +70,8 @@ def gather(
         time, user, hashed = time[~copies], user[~copies], hashed[~copies]
 
     numbers = {n.column: table.column(f"number_{n.column}").to_numpy() for n in spec.number}
-    end_ms = int(days.start_ms(np.array([days.end]))[0])
     for number, by in enumerate(plan.own):
-        returned |= _count_own(plan, by, table, earlier[number] if earlier else (), part, end_ms, folder / own_file(number))
+        returned |= _count_own(plan, by, table, earlier[number], part, days.end_ms, folder / own_file(number))
     for past in spec.past:
         counts, name = returned, past.prefix
         numbers[f"{name}_count"] = np.log1p(counts[f"{name}.count"])

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 
 from home_dist.ids.keys import codes
 from home_dist.prepare.asof import AsOf, Ints
-from home_dist.prepare.days import DAY_MS, local_days
+from home_dist.prepare.days import DAY_MS, HOUR_MS, local_days
 from home_dist.prepare.engine.spill import read_part, write_parts
 from home_dist.prepare.generic.condensed import COUNT, condensed, key_columns, with_earlier, write_left
-from home_dist.prepare.generic.log_plan import HOUR_MS, Plan, flags
+from home_dist.prepare.generic.log_plan import Plan, flags
 from home_dist.prepare.generic.log_sections import PastSection
 from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.generic.repeated import without_copies
@@ -27,7 +27,7 @@ def until(past: PastSection, time: Ints, spec: LogSpec) -> Ints:
     """(N,) the moment before which events count, in ms since 1970."""
     if past.until == "impression":
         return time
-    return local_days(time, spec.utc_offset_hours) * DAY_MS - int(spec.utc_offset_hours * HOUR_MS)
+    return local_days(time, spec.utc_offset_hours) * DAY_MS - spec.offset_ms
 
 
 def count_past(past: PastSection, key: Ints, time: Ints, spec: LogSpec, table: pa.Table) -> dict[str, Ints]:

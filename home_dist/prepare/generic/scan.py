@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from home_dist.errors import DataError
 from home_dist.ids.keys import NotKeys, missing
 from home_dist.prepare.asof import Ints
-from home_dist.prepare.days import local_days
+from home_dist.prepare.days import HOUR_MS, local_days
 from home_dist.prepare.engine.spill import write_parts
 from home_dist.prepare.generic import columns as c
 from home_dist.prepare.generic.largest_values import scan_extremes
 from home_dist.prepare.generic.log_files import Chunk, join, read_chunk
-from home_dist.prepare.generic.log_plan import FILE_BITS, HOUR_MS, Plan, parts_of_keys, parts_of_users, user_hashes
+from home_dist.prepare.generic.log_plan import FILE_BITS, Plan, parts_of_keys, parts_of_users, user_hashes
 from home_dist.prepare.generic.log_sections import LabelSection
 from home_dist.prepare.generic.repeated import CONTENT, contents
 
@@ -57,7 +57,7 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
     spec, unmatched = plan.spec, []
     row = (chunk.file.index << FILE_BITS) + np.arange(chunk.first, chunk.last)
     time = c.times(
-        table.column(spec.time).combine_chunks(), spec.time_unit, chunk.file.named, chunk.first, spec.time, plan.local_ms
+        table.column(spec.time).combine_chunks(), spec.time_unit, chunk.file.named, chunk.first, spec.time, spec.local_ms
     )
     pq.write_table(sums_by("day", local_days(time, spec.utc_offset_hours), {}), folder / ALL_DAYS)
     wanted = np.ones(len(time), np.bool_)
