@@ -17,7 +17,16 @@ SCRIPTS = sorted(p for p in BENCHMARKS if "__main__" in p.read_text())
 
 def test_there_are_benchmarks():
     there = {p.name for p in SCRIPTS}
-    assert {"checkpoints.py", "daily.py", "expert_bank.py", "insight.py", "quality.py", "reader.py", "sequence.py"} <= there
+    assert {
+        "checkpoints.py",
+        "daily.py",
+        "expert_bank.py",
+        "insight.py",
+        "metrics.py",
+        "quality.py",
+        "reader.py",
+        "sequence.py",
+    } <= there
     assert {"growth.py", "ladder.py", "mmoe_synthetic.py", "peers.py", "scaling.py", "time_to_quality.py"} <= there
     assert {"capacity.py", "census.py", "home.py", "sequences.py"} <= there
 

@@ -2,41 +2,71 @@
 
 from home_dist.metrics.auc import auc
 from home_dist.metrics.bootstrap import Bootstrap, Interval, bootstrap, bootstrap_log_loss, mean_bootstrap
+from home_dist.metrics.bootstrap_numbers import bootstrap_errors, bootstrap_xauc
 from home_dist.metrics.calibration import CalibrationCurve, calibration_curve, calibration_ratio, expected_calibration_error
+from home_dist.metrics.classes import class_accuracy, class_auc, class_log_loss
 from home_dist.metrics.evaluation import TaskMetrics, evaluate_tasks, mean_defined, mean_row
 from home_dist.metrics.gather import gather_rows
 from home_dist.metrics.gauc import GaucResult, gauc
-from home_dist.metrics.gauc_over_ranks import gauc_over_ranks, rows_of_own_groups
+from home_dist.metrics.gauc_over_ranks import gauc_over_ranks, grouped_xauc_over_ranks
 from home_dist.metrics.log_loss import log_loss, normalized_entropy
+from home_dist.metrics.own_groups import rows_of_own_groups
 from home_dist.metrics.paired import PairedTest, paired_test
+from home_dist.metrics.regression import (
+    NumberCalibration,
+    mean_absolute_error,
+    mean_ratio,
+    number_calibration,
+    r2,
+    root_mean_squared_error,
+)
 from home_dist.metrics.samples import sigmoid
 from home_dist.metrics.slices import Slice, evaluate_slices
+from home_dist.metrics.within_requests import RequestMetrics, within_requests, within_requests_over_ranks
+from home_dist.metrics.xauc import grouped_xauc, xauc
 
 __all__ = [
     "Bootstrap",
     "CalibrationCurve",
     "GaucResult",
     "Interval",
+    "NumberCalibration",
     "PairedTest",
+    "RequestMetrics",
     "Slice",
     "TaskMetrics",
     "auc",
     "bootstrap",
+    "bootstrap_errors",
     "bootstrap_log_loss",
+    "bootstrap_xauc",
     "calibration_curve",
     "calibration_ratio",
+    "class_accuracy",
+    "class_auc",
+    "class_log_loss",
     "evaluate_slices",
     "evaluate_tasks",
     "expected_calibration_error",
     "gather_rows",
     "gauc",
     "gauc_over_ranks",
+    "grouped_xauc",
+    "grouped_xauc_over_ranks",
     "log_loss",
+    "mean_absolute_error",
     "mean_bootstrap",
     "mean_defined",
+    "mean_ratio",
     "mean_row",
     "normalized_entropy",
+    "number_calibration",
     "paired_test",
+    "r2",
+    "root_mean_squared_error",
     "rows_of_own_groups",
     "sigmoid",
+    "within_requests",
+    "within_requests_over_ranks",
+    "xauc",
 ]

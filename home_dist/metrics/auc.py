@@ -11,6 +11,7 @@ groups.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from home_dist.ids.keys import NO_GROUP
@@ -23,7 +24,7 @@ class GroupedAuc:
 
     groups: NDArray[np.generic]
     auc: Floats
-    """NaN for a group without both classes."""
+    """NaN for a group without a pair. XAUC, where xauc_by_group made it."""
     impressions: Floats
     """Sum of the group's weights: the number of its samples, where weights are 0 or 1."""
 
@@ -43,9 +44,7 @@ def auc_of(samples: Samples) -> float:
 
 def auc_by_group(samples: Samples, groups: NDArray[np.generic]) -> GroupedAuc:
     """AUC of each group; groups: (N,), each sample's. Samples of NO_GROUP, whose key is missing, are left out."""
-    order = np.lexsort((samples.scores, groups))
-    if groups.dtype == np.int64:
-        order = order[np.searchsorted(groups[order], NO_GROUP, side="right") :]  # NO_GROUP is the lowest int64: it sorts first
+    order = order_within_groups(samples.scores, groups)
     group, score = groups[order], samples.scores[order]
     weight, positive = samples.weights[order], samples.labels[order] == 1
     if not order.size:
@@ -68,3 +67,14 @@ def auc_by_group(samples: Samples, groups: NDArray[np.generic]) -> GroupedAuc:
     area[(all_positive == 0) | (all_negative == 0)] = np.nan
     # Sums of fractional weights round, which could push an area out of 0 .. 1.
     return GroupedAuc(group[new_group], np.clip(area, 0.0, 1.0), all_positive + all_negative)
+
+
+def order_within_groups(keys: Floats, groups: NDArray[np.generic]) -> NDArray[np.int64]:
+    """Rows by group, then by key (N,), then as they were. Rows of NO_GROUP are left out."""
+    if groups.dtype != np.int64:
+        return np.lexsort((keys, groups))
+    order = np.argsort(keys, kind="stable")
+    # torch sorts integers by radix, in half of numpy's time.
+    sorted_groups, by_group = torch.sort(torch.from_numpy(groups[order]), stable=True)
+    keyless = np.searchsorted(sorted_groups.numpy(), NO_GROUP, side="right")  # NO_GROUP is the lowest int64: it sorts first
+    return order[by_group.numpy()[keyless:]]

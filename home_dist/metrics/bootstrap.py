@@ -85,7 +85,7 @@ def bootstrap(
     """
     y, w, s, names = as_tables(task_names, labels, weights, scores, groups)
     draws = Draws.of(np.asarray(names), resamples, seed)
-    area, grouped = (_empty(task_names, resamples) for _ in range(2))
+    area, grouped = (undefined(task_names, resamples) for _ in range(2))
     for k, task in enumerate(task_names):
         samples = counted(y[:, k], s[:, k], w[:, k], task)
         member = draws.user[samples.kept]
@@ -111,7 +111,7 @@ def bootstrap_log_loss(
     """Log loss in the same draws as `bootstrap`. Raises DataError like evaluate_tasks."""
     y, w, p, names = as_tables(task_names, labels, weights, probabilities, groups)
     draws = Draws.of(np.asarray(names), resamples, seed)
-    loss = _empty(task_names, resamples)
+    loss = undefined(task_names, resamples)
     for k, task in enumerate(task_names):
         samples = counted(y[:, k], p[:, k], w[:, k], task)
         member = draws.user[samples.kept]
@@ -130,6 +130,7 @@ def mean_bootstrap(bootstraps: Sequence[Bootstrap]) -> Bootstrap:
     return Bootstrap(first.tasks, estimate, draws)
 
 
-def _empty(task_names: Sequence[str], resamples: int) -> Bootstrap:
+def undefined(task_names: Sequence[str], resamples: int) -> Bootstrap:
+    """NaN throughout, to be filled."""
     shape = (resamples, len(task_names))
     return Bootstrap(tuple(task_names), np.full(shape[1], np.nan), np.full(shape, np.nan))

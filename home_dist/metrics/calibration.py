@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from home_dist.metrics.samples import Floats, Samples, counted, probabilities
 
@@ -57,18 +57,25 @@ def calibration_error_of(samples: Samples, bins: int = 20, task: str | None = No
 
 
 def calibration_curve_of(samples: Samples, bins: int = 20, task: str | None = None) -> CalibrationCurve:
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, not {bins}")
     p = probabilities(samples, task)
+    bin_of_sample = equal_bins(samples, bins)
     if not p.size:
         return CalibrationCurve(*np.empty((3, 0)))
-    _, run = np.unique(samples.scores, return_inverse=True)
-    run_weight = np.bincount(run, samples.weights)
-    middle = np.cumsum(run_weight) - run_weight / 2
-    total = run_weight.sum()
-    bin_of_run = np.minimum((middle / total * bins).astype(np.int64), bins - 1)
-    bin_of_sample = bin_of_run[run]
     terms = (samples.weights, samples.weights * p, samples.weights * samples.labels)
     sums = np.stack([np.bincount(bin_of_sample, term, minlength=bins) for term in terms]).astype(np.float64)
     weight, predicted, positive = (s[sums[0] > 0] for s in sums)
     return CalibrationCurve(weight, predicted / weight, positive / weight)
+
+
+def equal_bins(samples: Samples, bins: int) -> NDArray[np.int64]:
+    """(N,): each sample's bin, 0 to bins - 1. Bins hold equal weights of samples, in the order of scores. Equal scores share a
+    bin, so that bins can be uneven or empty."""
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, not {bins}")
+    if not samples.scores.size:
+        return np.empty(0, np.int64)
+    _, run = np.unique(samples.scores, return_inverse=True)
+    run_weight = np.bincount(run, samples.weights)
+    middle = np.cumsum(run_weight) - run_weight / 2
+    bin_of_run = np.minimum((middle / run_weight.sum() * bins).astype(np.int64), bins - 1)
+    return bin_of_run[run]

@@ -17,10 +17,10 @@ from home_dist.metrics.samples import counted
 @dataclass(frozen=True)
 class GaucResult:
     value: float
-    """NaN where no group has both classes."""
+    """NaN where no group has a pair."""
     groups_used: int
     groups_left_out: int
-    """Groups that have samples of one class only."""
+    """Groups without a pair: with samples of one class only, or, for XAUC, of one label only."""
     impressions_used: float
     """Sum of the weights of the groups used."""
 

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from home_dist.metrics.samples import Floats, Samples, counted, probabilities
 
-_SMALLEST = 1e-15
+SMALLEST = 1e-15
 """Probabilities are kept this far from 0 and 1, so that one saturated score does not make the mean infinite."""
 
 
@@ -37,7 +37,7 @@ def nats(samples: Samples, task: str | None = None) -> Floats:
     """(N,) -log(probability of the label)"""
     if samples.logits:
         return np.logaddexp(0.0, np.where(samples.labels == 1, -samples.scores, samples.scores))
-    p = np.clip(probabilities(samples, task), _SMALLEST, 1 - _SMALLEST)
+    p = np.clip(probabilities(samples, task), SMALLEST, 1 - SMALLEST)
     return -np.where(samples.labels == 1, np.log(p), np.log1p(-p))
 
 

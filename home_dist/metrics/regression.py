@@ -1,0 +1,123 @@
+"""Metrics of predicted numbers, such as watch time: errors, the share of explained variance, and calibration.
+
+Labels and predictions are real numbers in the same unit. A weight is a number of repetitions, as in samples.py.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from home_dist.errors import DataError
+from home_dist.metrics.calibration import equal_bins
+from home_dist.metrics.samples import Floats, Samples, counted_numbers, prefix
+
+
+def mean_absolute_error(labels: ArrayLike, predictions: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Weighted mean of |prediction - label|, all (N,), in the labels' unit. NaN without samples.
+
+    Like all functions of this module it raises DataError for labels or predictions that are infinite or NaN and for weights
+    that are negative, infinite or NaN.
+    """
+    return mean_absolute_error_of(finite_numbers(labels, predictions, weights))
+
+
+def root_mean_squared_error(labels: ArrayLike, predictions: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Root of the weighted mean of (prediction - label)^2, all (N,), in the labels' unit. NaN without samples."""
+    return root_mean_squared_error_of(finite_numbers(labels, predictions, weights))
+
+
+def r2(labels: ArrayLike, predictions: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """1 - sum of squared errors / sum of the labels' squared distances from their weighted mean; all (N,).
+
+    1 is perfect, 0 is as good as the mean. NaN where all labels are equal.
+    """
+    return r2_of(finite_numbers(labels, predictions, weights))
+
+
+def mean_ratio(labels: ArrayLike, predictions: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Sum of predictions / sum of labels: 1 is right, 1.2 predicts a fifth too much. NaN where the labels' sum is 0."""
+    return mean_ratio_of(finite_numbers(labels, predictions, weights))
+
+
+@dataclass(frozen=True)
+class NumberCalibration:
+    """One entry per bin that holds samples, in the order of predictions."""
+
+    weight: Floats
+    """Sum of the samples' weights."""
+    prediction: Floats
+    """Mean prediction of the samples."""
+    label: Floats
+    """Mean label of the samples."""
+    label_deviation: Floats
+    """Standard deviation of the labels within the bin, with the sum of weights as divisor."""
+
+
+def number_calibration(
+    labels: ArrayLike, predictions: ArrayLike, weights: ArrayLike | None = None, bins: int = 20
+) -> NumberCalibration:
+    """Mean prediction and mean label per bin. Bins hold equal numbers of samples, in the order of predictions; equal
+    predictions share a bin. Empty without samples."""
+    return number_calibration_of(finite_numbers(labels, predictions, weights), bins)
+
+
+def finite_numbers(
+    labels: ArrayLike, predictions: ArrayLike, weights: ArrayLike | None = None, task: str | None = None
+) -> Samples:
+    """`counted_numbers`, with predictions that are finite. Raises DataError, which names `task`, for others."""
+    samples = counted_numbers(labels, predictions, weights, task)
+    infinite = int(np.count_nonzero(np.isinf(samples.scores)))
+    if infinite:
+        raise DataError(f"{prefix(task)}{infinite:,} of {samples.scores.size:,} predictions are infinite")
+    return samples
+
+
+def mean_absolute_error_of(samples: Samples) -> float:
+    error = np.abs(samples.scores - samples.labels)
+    return float(np.average(error, weights=samples.weights)) if error.size else float("nan")
+
+
+def root_mean_squared_error_of(samples: Samples) -> float:
+    if not samples.labels.size:
+        return float("nan")
+    largest, mean_square = _mean_square(samples.scores - samples.labels, samples.weights)
+    return largest * float(np.sqrt(mean_square))
+
+
+def r2_of(samples: Samples) -> float:
+    y = samples.labels
+    if not y.size or y.min() == y.max():
+        return float("nan")
+    largest_error, error = _mean_square(samples.scores - y, samples.weights)
+    largest, variance = _mean_square(y - np.average(y, weights=samples.weights), samples.weights)
+    with np.errstate(over="ignore"):
+        return float(1 - np.square(np.float64(largest_error) / largest) * (error / variance))
+
+
+def mean_ratio_of(samples: Samples) -> float:
+    total = float(samples.weights @ samples.labels)
+    return float(samples.weights @ samples.scores) / total if total else float("nan")
+
+
+def number_calibration_of(samples: Samples, bins: int = 20) -> NumberCalibration:
+    bin_of_sample = equal_bins(samples, bins)
+    used, place = np.unique(bin_of_sample, return_inverse=True)
+
+    def sums(values: Floats) -> Floats:
+        return np.bincount(place, samples.weights * values, minlength=used.size).astype(np.float64)
+
+    weight = sums(np.ones(place.size))
+    label = sums(samples.labels) / weight
+    distance = samples.labels - label[place]
+    largest = max(float(np.abs(distance).max(initial=0.0)), np.finfo(np.float64).tiny)  # as in _mean_square
+    deviation = largest * np.sqrt(sums(np.square(distance / largest)) / weight)
+    return NumberCalibration(weight, sums(samples.scores) / weight, label, deviation)
+
+
+def _mean_square(values: Floats, weights: Floats) -> tuple[float, float]:
+    """(m, q): the weighted mean of values^2 is m^2 q. m is the largest |value|, so that no square overflows or vanishes."""
+    largest = float(np.abs(values).max())
+    if largest == 0:
+        return 1.0, 0.0
+    return largest, float(np.average(np.square(values / largest), weights=weights))
