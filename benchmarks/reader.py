@@ -15,7 +15,9 @@ are cut. They are run by the interpreter of another environment, for example
     python3.11 -m venv PEERS && PEERS/bin/pip install torch torch-rechub==0.9.0 fuxictr==2.3.0 polars==0.20.31 pandas
 
 Memory: the peak of a process that reads the same rows, in row groups of 10 thousand and all in one, under the same
-data.memory_mb, without what Python and torch take before a file is opened. Waiting: the share of time between two lines of
+data.memory_mb, without what Python and torch take before a file is opened. Requests: the rows of small/ in requests of 1 to 30
+impressions, geometric of mean 8, with and without data.request: the scan before the first step, the share of padding, and real
+rows per second. Waiting: the share of time between two lines of
 progress in which training (HoME on the sample) had no batch to go on with.
 """
 
@@ -49,6 +51,7 @@ SHORTEST, LONGEST = 10, 50
 GROUP, FILE = 10_000, 250_000
 BATCH = 4096
 MEMORY_MB = 256
+LARGEST = 30
 LISTS = [f"history_{i}" for i in range(HISTORIES)]
 
 
@@ -98,14 +101,15 @@ def padded(table: pa.Table) -> pa.Table:
 
 
 def generate(folder: Path, rows: int, peer_rows: int) -> None:
-    """small/: in row groups of 10 thousand; large/: the same rows in one; padded/: some of them, for the peers."""
+    """small/: in row groups of 10 thousand; large/: the same rows in one; requests/: the rows of small/ with their requests;
+    padded/: some of them, for the peers."""
     import tomli_w
 
     done = folder / "done.json"
-    wanted = {"rows": rows, "peer_rows": peer_rows, "version": 2}
+    wanted = {"rows": rows, "peer_rows": peer_rows, "version": 3}
     if done.is_file() and json.loads(done.read_text()) == wanted:
         return
-    for part in ("small", "large", "padded"):
+    for part in ("small", "large", "requests", "padded"):
         (folder / part).mkdir(parents=True, exist_ok=True)
         for old in (folder / part).iterdir():
             old.unlink()
@@ -114,6 +118,10 @@ def generate(folder: Path, rows: int, peer_rows: int) -> None:
     for number, first in enumerate(range(0, rows, FILE)):
         table = make_rows(min(FILE, rows - first), number)
         pq.write_table(table, folder / "small" / f"part-{number:03d}.parquet", row_group_size=GROUP)
+        sizes = np.minimum(np.random.default_rng(number).geometric(1 / 8, len(table)), LARGEST)
+        requests = FILE * number + np.repeat(np.arange(len(table)), sizes)[: len(table)]
+        with_requests = table.append_column("request_id", pa.array(requests))
+        pq.write_table(with_requests, folder / "requests" / f"part-{number:03d}.parquet", row_group_size=GROUP)
         if first < peer_rows:
             some = padded(table.slice(0, peer_rows - first))
             for at in range(0, len(some), peer_rows // 4):  # several files: peers deal files to their workers
@@ -137,8 +145,8 @@ def scan_groups(folder: Path) -> int:
     return rows
 
 
-def open_reader(folder: Path, part: str, memory_mb: int, run: Path) -> Any:
-    """As training opens it."""
+def open_reader(folder: Path, part: str, memory_mb: int, run: Path, request: str | None = None) -> Any:
+    """As training opens it. request: the column of data.request; the files are then scanned, too."""
     from home_dist.config import load_config
     from home_dist.data import Reader, open_files
     from home_dist.schema import build_layout, load_schema
@@ -152,7 +160,13 @@ def open_reader(folder: Path, part: str, memory_mb: int, run: Path) -> Any:
     options: dict[str, Any] = {"lanes": config.data.lanes, "window_rows": config.data.window_rows, "seed": 0}
     if "memory_mb" in _data_keys():
         options |= {"memory_mb": config.data.memory_mb, "threads": min(4, len(os.sched_getaffinity(0)))}
-    return Reader(open_files(folder / part, schema, layout), schema, layout, batch_size=BATCH, **options)
+    if request is None:
+        return Reader(open_files(folder / part, schema, layout), schema, layout, batch_size=BATCH, **options)
+    from home_dist.data.request_scan import find_requests
+
+    files = open_files(folder / part, schema, layout, (request,))
+    found = find_requests(files, threads=options["threads"])
+    return Reader(files, schema, layout, batch_size=BATCH, requests=found, **options)
 
 
 def _data_keys() -> set[str]:
@@ -215,6 +229,31 @@ def measure_speed(folder: Path, repeats: int, python: Path | None, workers: int)
         "rows_per_second": {name: statistics.median(found) for name, found in rates.items()},
         "seconds": seconds,
         "left_out": left_out,
+    }
+
+
+def measure_requests(folder: Path, repeats: int, rows: int) -> dict[str, Any]:
+    """Systems take turns, as in measure_speed."""
+    import torch
+
+    from home_dist.data.request_scan import find_requests
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as run:
+        plain, kept = (open_reader(folder, "requests", 1024, Path(run), request) for request in (None, "request_id"))
+    scans, rates = [], dict[str, list[float]]()
+    for _ in range(repeats):
+        scans.append(timed(lambda: find_requests(kept.files, threads=kept.threads).largest)[0] * 1e7 / rows)
+        for name, reader in (("rows", plain), ("requests", kept)):
+            seconds, read = timed(lambda reader=reader: read_all(reader))
+            rates.setdefault(name, []).append(read / seconds)
+    return {
+        "requests": len(kept.requests.sizes),
+        "mean_size": rows / len(kept.requests.sizes),
+        "scan_seconds_of_10_million_rows": statistics.median(scans),
+        "bin_rows": kept.sizes.bin_rows,
+        "padding": kept.windows(0).padding,
+        "rows_per_second": {name: statistics.median(found) for name, found in rates.items()},
     }
 
 
@@ -282,6 +321,16 @@ def table(result: dict[str, Any]) -> str:
     lines += ["", "| row groups | peak MB of the process | of the reader |", "|---|---|---|"]
     for part, rows in (("small", GROUP), ("large", result["rows"])):
         lines.append(f"| {rows:,} rows | {memory['processes'][part]['peak']:,.0f} | {memory['reader_mb'][part]:,.0f} |")
+    if "requests" in result:
+        kept = result["requests"]
+        by_rows, by_requests = (kept["rows_per_second"][name] for name in ("rows", "requests"))
+        lines += [
+            "",
+            f"data.request, requests of 1 to {LARGEST} rows, {kept['mean_size']:.1f} on average: the scan takes "
+            f"{kept['scan_seconds_of_10_million_rows']:.2f} s per 10 million rows before the first step; bins of "
+            f"{kept['bin_rows']:,} rows hold {kept['padding']:.1%} padding; {by_requests:,.0f} real rows/s, and {by_rows:,.0f} "
+            "without requests.",
+        ]
     waiting = result["waiting"]
     lines += ["", f"Training on the sample ({waiting['ranks']} ranks) waited {waiting['share']:.2%} of the time for data."]
     return "\n".join(lines)
@@ -297,6 +346,11 @@ def claims(result: dict[str, Any]) -> list[str]:
         else:
             found.append(f"note: {name} not run: {result['speed']['left_out'][name]}")
     found.append(claim("reader, memory of one huge row group to small ones", result["memory"]["ratio"], 1.25, at_most=True))
+    if "requests" in result:
+        kept = result["requests"]
+        by_rows, by_requests = (kept["rows_per_second"][name] for name in ("rows", "requests"))
+        found.append(claim("reader, speed with requests to that without", by_requests / by_rows, 0.8))
+        found.append(claim("reader, padding of requests", kept["padding"], 0.05, at_most=True, form=".3f"))
     found.append(claim("training, share of time waiting for data", result["waiting"]["share"], 0.02, at_most=True, form=".3g"))
     return found
 
@@ -322,6 +376,7 @@ def main() -> None:
     result |= {name: importlib.metadata.version(name) for name in ("torch", "pyarrow")}
     result["load_before"] = os.getloadavg()[0]
     result["speed"] = measure_speed(folder, repeats, chosen.peers_python, cores)
+    result["requests"] = measure_requests(folder, repeats, rows)
     result["memory"] = measure_memory(folder)
     result["load_after"] = os.getloadavg()[0]
     result["waiting"] = measure_waiting(*((30, 1) if chosen.quick else (60, 2)))

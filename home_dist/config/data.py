@@ -41,6 +41,9 @@ class DataSection(Section):
     """Shares of the training files' rows to read, by pattern of the file names below their folder, such as
     "date=2024-01-0*" = 0.1. The first pattern that matches a file counts. train.seed chooses the rows, the same in every
     epoch."""
+    request: str | tuple[str, ...] | None = None
+    """Column, or columns, whose values together name a row's request. In training, a request's rows then stay together, in one
+    batch of one rank; they must follow each other in one file. A row without a value is a request of its own."""
     follow: Literal["success", "rename"] | None = None
     """Trains on the files in `train`, then on files that arrive there. "success": folders with a file _SUCCESS have arrived;
     "rename": files get their final names when complete (before, names are hidden or do not end in .parquet)."""
@@ -51,6 +54,11 @@ class DataSection(Section):
     on_bad_row: Literal["fail", "skip", "quarantine"] = "fail"
     """A row with an unusable value: "fail" ends with an error that names it; "skip" leaves it out, with a sample of weight 0 in
     its place, and counts it; "quarantine" also writes its file, row and reason to quarantine/ in the run's folder."""
+
+    @property
+    def request_columns(self) -> tuple[str, ...]:
+        """`request` as a tuple, empty if there is none."""
+        return (self.request,) if isinstance(self.request, str) and self.request else tuple(self.request or ())
 
     @property
     def schema_place(self) -> str:

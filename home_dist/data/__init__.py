@@ -4,6 +4,8 @@ Three nouns: a *window* is a set of an epoch's row groups, whose rows are permut
 window that one lane reads; *rows* are values that were read: raw (Arrow, of one row group), decoded (of a window), or
 permuted (of a fragment).
 
+With `data.request`, a window's rows are packed into *bins* of whole requests, and fragments count bins.
+
 Names are imported on first use: `prepare fit` decodes columns with this room, and needs no torch.
 """
 

@@ -25,10 +25,10 @@ class FragmentRows:
 
     rows: Rows
     bounds: NDArray[np.int64] | None = None
-    """(rows of the fragment + 1,): number of good rows before each row; None if all rows are good."""
+    """(rows of the fragment + 1,): number of good rows before each row, or bin; None if rows are not in bins and all good."""
 
     def between(self, start: int, stop: int) -> tuple[Rows, int, int]:
-        """Rows start .. stop - 1 of the fragment, without bad ones, as a range of `rows`."""
+        """Rows (or bins) start .. stop - 1 of the fragment, without bad rows, as a range of `rows`."""
         if self.bounds is None:
             return self.rows, start, stop
         return self.rows, int(self.bounds[start]), int(self.bounds[stop])
@@ -73,7 +73,7 @@ class Ahead:
         latest: dict[tuple[int, int], _Window] = {}
         for place, window in zip(places, ordered, strict=True):
             ahead[place] = window
-            for group in self.windows.groups[window.number]:
+            for group in filter(self.decoder.raw.streamed, self.windows.groups[window.number]):
                 previous = latest.get((group.file, group.group))
                 if previous is not None and previous is not window:
                     window.after = previous.read
@@ -81,7 +81,7 @@ class Ahead:
         return ahead
 
     def _sliced(self, window: int) -> bool:
-        return any(not self.decoder.raw.whole(g) for g in self.windows.groups[window])
+        return any(map(self.decoder.raw.streamed, self.windows.groups[window]))
 
     def enter(self, fragment: Fragment) -> FragmentRows:
         place = self._place[fragment.window]
@@ -98,8 +98,9 @@ class Ahead:
 
     def leave(self, fragment: Fragment) -> None:
         window = self._order[self._place[fragment.window]]
-        window.held -= fragment.rows
-        self._rows -= fragment.rows
+        rows = fragment.rows * self.windows.bin_rows
+        window.held -= rows
+        self._rows -= rows
         if not window.held:
             window.future = None
         self._fill()
@@ -109,15 +110,18 @@ class Ahead:
 
     def _fill(self) -> None:
         while self._next < len(self._order) and self._waiting < self.most:
-            if self._rows + sum(f.rows for f in self._order[self._next].fragments) > self.most_rows:
+            if self._rows + self._most_rows_of(self._order[self._next]) > self.most_rows:
                 return
             self._start()
+
+    def _most_rows_of(self, window: _Window) -> int:
+        return sum(f.rows for f in window.fragments) * self.windows.bin_rows
 
     def _start(self) -> None:
         window = self._order[self._next]
         self._next += 1
         self._waiting += 1
-        window.held = sum(f.rows for f in window.fragments)
+        window.held = self._most_rows_of(window)
         self._rows += window.held
         window.future = self._pool.submit(self._decode, window)
 
@@ -131,12 +135,21 @@ class Ahead:
             window.read.set()
         decoded = self.decoder.decode(raw)
         del raw
-        order = self.windows.permutation(window.number)
-        if decoded.kept is not None:
-            return {f: self._without_bad(decoded, order[f.start : f.stop]) for f in window.fragments}
-        if len(window.fragments) == 1 and window.fragments[0].rows == len(order) and self.windows.seed is None:
-            return {window.fragments[0]: FragmentRows(decoded.rows.take(order))}
-        return {f: FragmentRows(decoded.rows.take(np.ascontiguousarray(order[f.start : f.stop]))) for f in window.fragments}
+        order, bins = self.windows.ordered(window.number)
+        return {f: self._permuted(decoded, f, order, bins) for f in window.fragments}
+
+    def _permuted(
+        self, decoded: WindowRows, fragment: Fragment, order: NDArray[np.int64], bins: NDArray[np.int64] | None
+    ) -> FragmentRows:
+        if bins is not None:
+            bins = bins[fragment.start : fragment.stop + 1]
+            order, bins = order[bins[0] : bins[-1]], bins - bins[0]
+        else:
+            order = order[fragment.start : fragment.stop]
+        if decoded.kept is None:
+            return FragmentRows(decoded.rows.take(np.ascontiguousarray(order)), bins)
+        rows = self._without_bad(decoded, order)
+        return rows if bins is None or rows.bounds is None else FragmentRows(rows.rows, rows.bounds[bins])
 
     def _without_bad(self, decoded: WindowRows, order: NDArray[np.int64]) -> FragmentRows:
         if decoded.kept is None or self.decoder.bad_rows is None:

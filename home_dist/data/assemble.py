@@ -20,7 +20,9 @@ RowRanges = Sequence[tuple[Rows, int, int]]
 class Assembler:
     """Builds batches of `size` samples. If the ranges hold fewer rows, padding samples of mask 0 follow."""
 
-    def __init__(self, layout: InputLayout, tasks: int, size: int):
+    def __init__(self, layout: InputLayout, tasks: int, size: int, requests: bool = False):
+        """requests: whether rows have the keys of their requests."""
+        self.requests = requests
         self.columns = Columns.of(layout)
         self.dense_width, self.tasks, self.size = layout.dense_width, tasks, size
         self.bag_keys = [i.key for i in layout.at("bag")]
@@ -50,7 +52,8 @@ class Assembler:
             labels=self._gather(ranges, "labels", self.tasks, np.float32),
             weights=self._weights(ranges),
             mask=mask,
-            groups=self._groups(ranges),
+            groups=self._keys(ranges, "groups"),
+            requests=self._keys(ranges, "requests") if self.requests else torch.zeros(0, dtype=torch.int64),
             epoch=epoch,
             step=step,
         )
@@ -90,11 +93,12 @@ class Assembler:
             column += item.width + 1
         return torch.from_numpy(out)
 
-    def _groups(self, ranges: RowRanges) -> torch.Tensor:
+    def _keys(self, ranges: RowRanges, name: str) -> torch.Tensor:
+        """(size,), -1 in padding."""
         out = np.full(self.size, -1, np.int64)
         at = 0
         for rows, start, stop in ranges:
-            out[at : at + stop - start] = rows.groups[start:stop]
+            out[at : at + stop - start] = getattr(rows, name)[start:stop]
             at += stop - start
         return torch.from_numpy(out)
 

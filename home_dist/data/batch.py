@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from torchrec.streamable import Pipelineable
 
 @dataclass
 class Batch(Pipelineable):
-    """B samples of a rank: real samples first, then padding, which occurs in an epoch's last step or after bad rows.
+    """B samples of a rank: real samples first, then padding, which occurs in an epoch's last step, after bad rows and
+    with `data.request`.
 
     Padding has mask 0, label weights 0 and no jagged ids, so that it touches no row of a sharded table.
     """
@@ -43,6 +44,9 @@ class Batch(Pipelineable):
     """(B,) float32; 1: a real sample, 0: padding."""
     groups: torch.Tensor
     """(B,) int64: the group (user) of each sample for GAUC; -1 for padding."""
+    requests: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    """(B,) int64: the key of each sample's request (request_keys.py); -1 for padding. (0,) without `data.request`. In training,
+    the rows of a request follow each other."""
     epoch: int = 0
     step: int = 0
     """The epoch, and the step within it that training this batch completes. The batch carries the reader's position, so that
@@ -59,15 +63,15 @@ class Batch(Pipelineable):
         return self._each(lambda x: x.pin_memory())
 
     def record_stream(self, stream: torch.Stream) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for each in fields(self):
+            value = getattr(self, each.name)
             if isinstance(value, (torch.Tensor, KeyedJaggedTensor)):
                 value.record_stream(stream)
 
     def _each(self, move: Any) -> Batch:
         moved = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for each in fields(self):
+            value = getattr(self, each.name)
             if isinstance(value, (torch.Tensor, KeyedJaggedTensor)):
-                moved[field.name] = move(value)
+                moved[each.name] = move(value)
         return replace(self, **moved)

@@ -17,6 +17,7 @@ from home_dist.data.decoded_rows import DecodedLists, Vectors
 from home_dist.data.files import Uses, check_columns, open_parquet, partition_values
 from home_dist.data.order import RowGroup
 from home_dist.data.raw_rows import RawRows
+from home_dist.data.request_keys import joined_keys, key_hashes, place_keys
 from home_dist.data.statistic import buckets, standardise
 from home_dist.errors import DataError
 from home_dist.files.listing import Found
@@ -205,6 +206,22 @@ class ColumnReader:
         if not text and not any(k.null_count or (len(k) and pc.min(k).as_py() == NO_GROUP) for k in keys):
             return self._as_chunks([key_numbers(k) for k in keys], keys)
         return [group_numbers(keys, "text" if text else "integer")]
+
+    def requests(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """(rows,) keys of requests. A row without a key has a key of its own, made of its place."""
+        keys, absent = self.request_keys(names)
+        if absent.any():
+            places = [place_keys(raw.path, raw.group.group, raw.rows) for raw in self.raw]
+            keys[absent] = np.concatenate(places)[absent]
+        return keys
+
+    def request_keys(self, names: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """(rows,) keys of requests from the columns that name them, and (rows,) whether one of the columns is missing."""
+        columns = []
+        for name in names:
+            chunks = self._keyed(name, self._joined(name), key_hashes, None)
+            columns.append([np.concatenate(parts) for parts in zip(*chunks, strict=True)])
+        return joined_keys([hashes for hashes, _ in columns]), np.any([absent for _, absent in columns], axis=0)
 
     def buckets(self, feature: StatisticFeature) -> NDArray:
         """(rows,): 0 for null, else 1 + the number of boundaries <= the value."""

@@ -12,7 +12,7 @@ from home_dist.data.chunked import ChunkedColumns, Chunks
 from home_dist.data.column_reader import BadRows, ColumnReader
 from home_dist.data.decoded_rows import Columns, DecodedRows
 from home_dist.data.files import DataFiles
-from home_dist.data.raw_rows import RawReader, RawRows
+from home_dist.data.raw_rows import Heads, RawReader, RawRows
 from home_dist.data.sampling import Sampler
 from home_dist.schema import IdInput, InputLayout, Schema
 
@@ -36,11 +36,13 @@ class Decoder:
         layout: InputLayout,
         sampler: Sampler | None = None,
         bad_rows: BadRowLog | None = None,
+        heads: Heads | None = None,
     ):
-        """bad_rows: log of bad rows, which are then left out; without it they are errors."""
+        """bad_rows: log of bad rows, which are then left out; without it they are errors. heads: see RawReader."""
+        self.request = files.request
         self.schema, self.layout, self.bad_rows = schema, layout, bad_rows
         self.columns = Columns.of(layout)
-        self.raw = RawReader(files, sampler)
+        self.raw = RawReader(files, sampler, heads)
 
     def decode(self, raw: Sequence[RawRows]) -> WindowRows:
         """Decodes raw rows, one row group after another."""
@@ -76,6 +78,7 @@ class Decoder:
             weights=ChunkedColumns([[column] for column in weights.values()], starts),
             weighted=tuple(weights),
             groups=ChunkedColumns([] if group is None else [reader.groups(group)], starts),
+            requests=ChunkedColumns([[reader.requests(self.request)]] if self.request else [], starts),
         )
 
     def _small(self, reader: ColumnReader, item: IdInput) -> Chunks:

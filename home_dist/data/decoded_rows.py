@@ -49,6 +49,8 @@ class Rows:
     weights: NDArray[np.float32] | None
     """(rows, tasks); None: all are 1."""
     groups: NDArray[np.int64]
+    requests: NDArray[np.int64]
+    """Keys of the rows' requests; (0,) without `data.request`."""
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -86,6 +88,7 @@ class DecodedRows:
     weighted: tuple[int, ...]
     """The tasks that have a column of weights."""
     groups: ChunkedColumns
+    requests: ChunkedColumns
 
     def take(self, order: NDArray[np.int64]) -> Rows:
         """Permutes rows: those at indices `order`, in this order. It is the only copy between Parquet's decoder and a batch."""
@@ -102,6 +105,8 @@ class DecodedRows:
             self.weights.gather(order, [weights[:, task] for task in self.weighted])
         groups = np.zeros(rows, np.int64)
         self.groups.gather(order, [groups] * len(self.groups))
+        requests = np.zeros(rows if len(self.requests) else 0, np.int64)
+        self.requests.gather(order, [requests] * len(self.requests))
         return Rows(
             small=small,
             single=single,
@@ -111,6 +116,7 @@ class DecodedRows:
             labels=labels,
             weights=weights,
             groups=groups,
+            requests=requests,
         )
 
 

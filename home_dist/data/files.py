@@ -40,6 +40,8 @@ class DataFiles:
     """Per file: the needed columns whose values are in its folders' names, not in the file."""
     row_values: float = 1.0
     """Values per row, with each value in a list counted: the largest average of a row group."""
+    request: tuple[str, ...] = ()
+    """Columns whose values together name a row's request (`data.request`)."""
 
     @property
     def rows(self) -> int:
@@ -62,21 +64,29 @@ class DataFiles:
         return self.store.show(self.paths[file])
 
 
-def open_files(place: object, schema: Schema, layout: InputLayout) -> DataFiles:
+def open_files(place: object, schema: Schema, layout: InputLayout, request: Sequence[str] = ()) -> DataFiles:
     """Reads the footers of the Parquet files of a folder, a glob or a URL. Raises DataError, which names file and column."""
     store, files = find_files(str(place))
-    return open_found(store, files, schema, layout)
+    return open_found(store, files, schema, layout, request=request)
 
 
-def open_found(store: Store, files: list[Found], schema: Schema, layout: InputLayout, rows_needed: bool = True) -> DataFiles:
+def open_found(
+    store: Store,
+    files: list[Found],
+    schema: Schema,
+    layout: InputLayout,
+    rows_needed: bool = True,
+    request: Sequence[str] = (),
+) -> DataFiles:
     """Reads the footers of files. Files without rows are skipped, whatever their columns: some writers leave them, without
-    types. rows_needed: raise DataError if no file has rows."""
-    needed = needed_columns(schema, layout)
+    types. rows_needed: raise DataError if no file has rows. request: columns that name a row's request."""
+    uses = [(column, kind) for column, kinds in needed_columns(schema, layout).items() for kind in kinds]
+    needed = by_column([*uses, *((column, "key") for column in request)])
     if store.local:
-        footers = [_footer(store, file, needed) for file in files]
+        footers = [_footer(store, file, needed, request) for file in files]
     else:
         with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
-            footers = list(pool.map(lambda file: _footer(store, file, needed), files))
+            footers = list(pool.map(lambda file: _footer(store, file, needed, request), files))
     groups = [RowGroup(i, g, rows) for i, f in enumerate(footers) for g, rows in enumerate(f.sizes) if rows]
     if not groups and rows_needed:
         where = store.show(files[0].path.rsplit("/", 1)[0])
@@ -90,6 +100,7 @@ def open_found(store: Store, files: list[Found], schema: Schema, layout: InputLa
         names=tuple(f.name for f in files),
         partitions=tuple(f.partition for f in footers),
         row_values=max((f.row_values for f in footers), default=1.0),
+        request=tuple(request),
     )
 
 
@@ -108,6 +119,7 @@ def joined(files: Sequence[DataFiles]) -> DataFiles:
         names=tuple(n for part in files for n in part.names),
         partitions=tuple(p for part in files for p in part.partitions),
         row_values=max(part.row_values for part in files),
+        request=files[0].request,
     )
 
 
@@ -121,13 +133,15 @@ class _Footer:
     row_values: float
 
 
-def _footer(store: Store, file: Found, needed: Uses) -> _Footer:
+def _footer(store: Store, file: Found, needed: Uses, request: Sequence[str]) -> _Footer:
     opened = open_parquet(store, file.path)
     schema = opened.schema_arrow
     partition = {c: file.partition[c] for c in partition_values(store, file, schema, needed)}
     metadata = opened.metadata
     if not metadata.num_rows:
         return _Footer([], [], {}, float(len(needed)))
+    keys = {c: ("key",) for c in request if c not in partition}
+    check_columns(store.show(file.path), schema, keys, asked_by="run's data.request")
     check_columns(store.show(file.path), schema, {c: k for c, k in needed.items() if c not in partition})
     leaves = [opened.schema.column(i).path for i in range(len(opened.schema))]
     read = [i for i, leaf in enumerate(leaves) if leaf.split(".")[0] in needed]
@@ -238,7 +252,7 @@ def _kind_of(item: IdInput) -> str:
 def check_columns(path: str, schema: pa.Schema, needed: Mapping[str, Sequence[str]], asked_by: str = "schema") -> None:
     """Raises DataError, which names file and column, for a column that is missing or whose type does not fit one of its uses.
 
-    asked_by: who needs the columns, for messages: "schema", "draft" or "program".
+    asked_by: who needs the columns, for messages: "schema", "draft", "program" or "run's data.request".
     """
     for column, kinds in needed.items():
         position = schema.get_field_index(column)

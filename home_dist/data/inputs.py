@@ -12,6 +12,8 @@ from home_dist.data.files import DataFiles, open_files
 from home_dist.data.matching_rows import RunSide
 from home_dist.data.other_data import read_as, with_weights
 from home_dist.data.reader import Reader
+from home_dist.data.request_scan import find_requests
+from home_dist.data.requests import Requests
 from home_dist.data.side_files import with_data, with_local_schema
 from home_dist.distributed.ranks import Ranks
 from home_dist.errors import ConfigError
@@ -32,7 +34,14 @@ class Inputs:
     files: dict[str, DataFiles]
     """By split (train, validation, test), if the configuration names its folder."""
 
-    def training_reader(self, ranks: Ranks) -> Reader:
+    def training_requests(self, ranks: Ranks) -> Requests | None:
+        """The requests of the training split, if `data.request` names them. Collective. Raises DataError."""
+        if not self.config.data.request_columns:
+            return None
+        return find_requests(self.files["train"], ranks, self._threads(ranks))
+
+    def training_reader(self, ranks: Ranks, requests: Requests | None = None) -> Reader:
+        """Collective with `data.request`, unless the split's `requests` are given."""
         data, train = self.config.data, self.config.train
         return Reader(
             self.files["train"],
@@ -46,6 +55,7 @@ class Inputs:
             window_rows=data.window_rows,
             sample=data.sample,
             sample_seed=train.seed,
+            requests=self.training_requests(ranks) if requests is None else requests,
             **self._reading("train", ranks),
         )
 
@@ -62,9 +72,12 @@ class Inputs:
             **self._reading(split, ranks),
         )
 
+    def _threads(self, ranks: Ranks) -> int:
+        cores = len(os.sched_getaffinity(0))
+        return self.config.data.threads or max(1, min(MOST_DECODERS, cores // ranks.local_world_size))
+
     def _reading(self, split: str, ranks: Ranks) -> dict[str, Any]:
         data = self.config.data
-        threads = data.threads or max(1, min(MOST_DECODERS, len(os.sched_getaffinity(0)) // ranks.local_world_size))
         on_gpu = ranks.device.type == "cuda"
         bad_rows = None
         if data.on_bad_row != "fail":
@@ -73,7 +86,7 @@ class Inputs:
         return {
             "prefetch": data.prefetch,
             "memory_mb": data.memory_mb,
-            "threads": threads,
+            "threads": self._threads(ranks),
             "pin_memory": on_gpu,
             "bad_rows": bad_rows,
         }
@@ -106,7 +119,8 @@ def open_inputs(
     layout = read_as(layout, *sides, reads.data.shown, schema.task)
     schema = with_weights(schema, there)
     folders = {s: getattr(config.data, s) or (s if other is not None else "") for s in splits}
-    files = {s: open_files(join(reads.data.path, f), schema, layout) for s, f in folders.items() if f}
+    request = config.data.request_columns
+    files = {s: open_files(join(reads.data.path, f), schema, layout, request) for s, f in folders.items() if f}
     if "train" in splits and "train" not in files:
         raise ConfigError("data.train is empty: name the folder of the training files")
     return Inputs(config, schema, layout, files)

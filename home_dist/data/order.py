@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heapreplace
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ class RowGroup(NamedTuple):
 
 
 class Fragment(NamedTuple):
-    """Rows start .. stop - 1 of a window, after its permutation."""
+    """Rows start .. stop - 1 of a window, after its permutation. With `data.request`, they count bins of rows (bins.py)."""
 
     window: int
     start: int
@@ -55,14 +55,27 @@ class Windows:
     seed: int | None
     epoch: int
 
+    @property
+    def bin_rows(self) -> int:
+        """Most rows that a fragment's `rows` may stand for each: 1, or the size of a bin."""
+        return 1
+
     def rows(self, window: int) -> int:
         return sum(g.rows for g in self.groups[window])
+
+    def ordered(self, window: int) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """The permutation, and for bins (bins + 1,) where each begins in it."""
+        return self.permutation(window), None
 
     def permutation(self, window: int) -> NDArray[np.int64]:
         """(rows,) the order in which a window's rows are read."""
         if self.seed is None:
             return np.arange(self.rows(window))
-        return _random(self.seed, self.epoch, _ROWS, window).permutation(self.rows(window))
+        return row_order(self.seed, self.epoch, window, self.rows(window))
+
+    def rows_by_step(self, dealt: "Deal") -> NDArray[np.int64]:
+        """(steps,): rows that all lanes together read in each step."""
+        return np.minimum(dealt.global_batch, dealt.rows - np.arange(dealt.steps) * dealt.global_batch)
 
     def whole(self) -> list[Fragment]:
         return [Fragment(w, 0, self.rows(w)) for w in range(len(self.groups))]
@@ -79,14 +92,35 @@ def cut(groups: Sequence[RowGroup], whole_rows: int, slice_rows: int) -> list[Ro
 
 
 def make_windows(groups: Sequence[RowGroup], window_rows: int, seed: int | None, epoch: int) -> Windows:
-    """Collects row groups into windows of at least `window_rows` rows (the last may have fewer).
+    """Windows of row groups and slices of them, see `collect`."""
+    return Windows(tuple(collect(groups, window_rows, seed, epoch)), seed, epoch)
+
+
+class RowSpan(Protocol):
+    """A row group, a slice of it, or the requests that begin in a slice."""
+
+    @property
+    def file(self) -> int: ...
+
+    @property
+    def group(self) -> int: ...
+
+    @property
+    def rows(self) -> int: ...
+
+
+AnySpan = TypeVar("AnySpan", bound=RowSpan)
+
+
+def collect(groups: Sequence[AnySpan], window_rows: int, seed: int | None, epoch: int) -> list[tuple[AnySpan, ...]]:
+    """Permutes row groups and collects them into windows of at least `window_rows` rows (the last may have fewer).
 
     Slices of one row group stay together and in order, since a row group can only be read from start to end.
     """
     runs = [list(run) for _, run in groupby(groups, key=lambda g: (g.file, g.group))]
     order = range(len(runs)) if seed is None else _random(seed, epoch, _GROUPS).permutation(len(runs)).tolist()
-    windows: list[tuple[RowGroup, ...]] = []
-    current: list[RowGroup] = []
+    windows: list[tuple[AnySpan, ...]] = []
+    current: list[AnySpan] = []
     rows = 0
     for group in (g for index in order for g in runs[index]):
         current.append(group)
@@ -96,7 +130,7 @@ def make_windows(groups: Sequence[RowGroup], window_rows: int, seed: int | None,
             current, rows = [], 0
     if current:
         windows.append(tuple(current))
-    return Windows(tuple(windows), seed, epoch)
+    return windows
 
 
 def quotas(total: int, lanes: int) -> list[int]:
@@ -173,6 +207,11 @@ def deal(fragments: Sequence[Fragment], lanes: int, global_batch: int) -> Deal:
 def lanes_for(world_size: int, wanted: int) -> int:
     """The number of lanes: `wanted` rounded up to a multiple of the number of ranks."""
     return -(-wanted // world_size) * world_size
+
+
+def row_order(seed: int, epoch: int, window: int, count: int) -> NDArray[np.int64]:
+    """(count,): the permutation of a window's rows or requests."""
+    return _random(seed, epoch, _ROWS, window).permutation(count)
 
 
 def _random(*key: int) -> np.random.Generator:

@@ -23,10 +23,15 @@ class ReaderPosition:
     window_rows: int | None = None
     whole_rows: int | None = None
     """Sizes of the epoch's windows, see `reader.WindowSizes`; None in positions of versions that did not cut row groups."""
+    bin_rows: int | None = None
+    """With `data.request`: rows of a bin, which fragments count instead of rows."""
 
     def to_json(self) -> dict[str, Any]:
         dealt = None if self.dealt is None else [[list(f) for f in lane] for lane in self.dealt]
-        return {**self.__dict__, "dealt": dealt}
+        tree = {**self.__dict__, "dealt": dealt}
+        if self.bin_rows is None:
+            del tree["bin_rows"]  # as in positions of versions that did not know requests
+        return tree
 
     @staticmethod
     def from_json(tree: dict[str, Any]) -> "ReaderPosition":

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,10 @@ _FOOTERS = 64  # parsed footers that are kept: a file's row groups share one
 _STREAMS = 4  # row groups kept open for reading slices; slices come in order, so that few suffice
 _STREAM_ROWS = 8192
 _STREAM_BUFFER = 1 << 18  # bytes per column
+
+
+Heads = Mapping[tuple[int, int], int]
+"""By file and row group: its first rows, which belong to a request that begins in a row group before."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ class RawRows:
         """Number, within `counted_in`, of the table's row at `index`."""
         return self.group.start + (index if self.chosen is None else int(self.chosen[index]))
 
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """(rows,): the numbers of all rows, see `row`."""
+        return self.group.start + (np.arange(self.table.num_rows) if self.chosen is None else self.chosen)
+
     def only(self, kept: NDArray[np.bool_]) -> "RawRows":
         """The rows that `kept` (rows,) marks."""
         chosen = np.flatnonzero(kept)
@@ -45,22 +54,33 @@ class RawRows:
 
 
 class RawReader:
-    def __init__(self, files: DataFiles, sampler: Sampler | None = None):
-        self.files, self.sampler = files, sampler
+    def __init__(self, files: DataFiles, sampler: Sampler | None = None, heads: Heads | None = None):
+        """heads: rows that are read apart from the rest of their row group, at another time."""
+        self.files, self.sampler, self.heads = files, sampler, heads or {}
         self._columns = [tuple(c for c in files.columns if c not in p) for p in files.partitions]
         self._sizes = {(g.file, g.group): g.rows for g in files.groups}
         self._footers: OrderedDict[int, pq.FileMetaData] = OrderedDict()
         self._streams: OrderedDict[tuple[int, int], _Stream] = OrderedDict()
         self._lock = threading.Lock()
 
-    def whole(self, group: RowGroup) -> bool:
-        return group.start == 0 and group.stop == self._sizes[group.file, group.group]
+    def streamed(self, group: RowGroup) -> bool:
+        """Whether it is one of several slices of a row group, which are read in the order of their rows."""
+        return self._before(group) < group.stop < self._sizes[group.file, group.group] or group.start > self._before(group)
+
+    def _before(self, group: RowGroup) -> int:
+        return self.heads.get((group.file, group.group), 0)
 
     def read(self, group: RowGroup) -> RawRows:
-        """Reads a row group or a slice. Slices are cheap if read in the order of their rows, by one thread at a time."""
+        """Reads a row group or a slice. Slices are cheap if read in the order of their rows, by one thread at a time; the head
+        of a row group may be read at any time."""
         path = self.files.shown(group.file)
         try:
-            table = self._whole(group) if self.whole(group) else self._slice(group)
+            if self.streamed(group):
+                table = self._slice(group)
+            elif group.stop < self._sizes[group.file, group.group]:
+                table = self._stream(group).read(0, group.stop)
+            else:
+                table = self._whole(group).slice(group.start)
         except (pa.ArrowInvalid, OSError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(
@@ -83,10 +103,7 @@ class RawReader:
         with self._lock:
             stream = self._streams.get(key)
         if stream is None or stream.at > group.start:
-            file = self._open(group.file, _STREAM_BUFFER)
-            columns = list(self._columns[group.file])
-            batches = file.iter_batches(_STREAM_ROWS, row_groups=[group.group], columns=columns, use_threads=False)
-            stream = _Stream(batches)
+            stream = self._stream(group)
         table = stream.read(group.start, group.stop)
         with self._lock:
             self._streams[key] = stream
@@ -96,6 +113,11 @@ class RawReader:
             elif len(self._streams) > _STREAMS:
                 self._streams.popitem(last=False)
         return table
+
+    def _stream(self, group: RowGroup) -> "_Stream":
+        file = self._open(group.file, _STREAM_BUFFER)
+        columns, rows = list(self._columns[group.file]), _STREAM_ROWS if self.streamed(group) else min(group.stop, _STREAM_ROWS)
+        return _Stream(file.iter_batches(rows, row_groups=[group.group], columns=columns, use_threads=False))
 
     def _open(self, file: int, buffer_size: int = 0) -> pq.ParquetFile:
         with self._lock:

@@ -47,9 +47,12 @@ class Sampler:
                 rows = int(np.diff(np.searchsorted(chosen, [group.start, group.stop]))[0])
             if rows:
                 kept.append(group._replace(rows=rows, sampled_from=group.rows))
-        if not kept:
-            raise DataError("data.sample leaves no row of the training files. Raise its rates.")
+        self.refuse_none(bool(kept))
         return kept
+
+    def refuse_none(self, any_kept: bool) -> None:
+        if not any_kept:
+            raise DataError("data.sample leaves no row of the training files. Raise its rates.")
 
     def chosen(self, group: RowGroup) -> NDArray[np.int64]:
         """(group.rows,): indices of the sampled rows within the slice, increasing."""
@@ -63,9 +66,12 @@ class Sampler:
 
     def _of_group(self, file: int, group: int) -> NDArray[np.int64]:
         """Indices of the row group's sampled rows, increasing. They do not depend on how it is cut into slices."""
-        size = self._sizes[file, group]
-        order = self._random(file, group, _ORDER).permutation(size)
-        return np.sort(order[: self._count(file, group, size)])
+        return self.chosen_of(file, group, self._sizes[file, group])
+
+    def chosen_of(self, file: int, group: int, count: int) -> NDArray[np.int64]:
+        """Indices of the sampled ones among `count` rows or requests of a row group, increasing."""
+        order = self._random(file, group, _ORDER).permutation(count)
+        return np.sort(order[: self._count(file, group, count)])
 
     def _count(self, file: int, group: int, size: int) -> int:
         return int(self.rates[file] * size + self._random(file, group, _ROUNDING).random())

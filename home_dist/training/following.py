@@ -33,7 +33,8 @@ class Epochs:
 
     def __init__(self, inputs: Inputs, ranks: Ranks):
         self.config, self.ranks = inputs.config.train, ranks
-        self.reader: Reader | None = inputs.training_reader(ranks)
+        requests = inputs.training_requests(ranks)
+        self.reader: Reader | None = together(lambda: inputs.training_reader(ranks, requests))
 
     def begin(self) -> TrainState:
         """The state of a new run."""
@@ -86,7 +87,9 @@ class Following:
                 raise DataError(f"{self.data.shown}: the files of the round hold no rows now. Put back those of before.")
             self._without_rows |= set(names)
             self.screen.say(f"note: {len(names):,} files without rows have arrived, such as {names[0]}: passed over")
-        reader = together(partial(self._reader, files))
+        inputs = replace(self.inputs, files={**self.inputs.files, "train": files})
+        requests = inputs.training_requests(self.ranks)
+        reader = together(partial(inputs.training_reader, self.ranks, requests))
         together(lambda: reader.resume(state.position))
         epoch = state.position.epoch
         steps_left = reader.steps(epoch) - reader.steps_done(epoch)
@@ -102,10 +105,8 @@ class Following:
         if gone:
             raise DataError(f"{self.data.shown}: {gone[0]} was there when its round began, and is not now. Put it back.")
         chosen = [by_name[n] for n in names]
-        return open_found(store, chosen, self.inputs.schema, self.inputs.layout, rows_needed=False)
-
-    def _reader(self, files: DataFiles) -> Reader:
-        return replace(self.inputs, files={**self.inputs.files, "train": files}).training_reader(self.ranks)
+        request = self.data.request_columns
+        return open_found(store, chosen, self.inputs.schema, self.inputs.layout, rows_needed=False, request=request)
 
     def _wait(self, known: set[str], preemption: Preemption) -> list[str] | None:
         """Waits for new files; returns their names, or None after `follow_idle_minutes` without any. Raises Preempted."""

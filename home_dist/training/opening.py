@@ -8,7 +8,9 @@ import torch
 from rich.table import Table
 
 from home_dist.config import KernelSection
+from home_dist.data.bins import BinnedWindows
 from home_dist.data.inputs import Inputs
+from home_dist.data.reader import Reader
 from home_dist.distributed.ranks import Ranks
 from home_dist.embeddings.sharding import PlanRow
 from home_dist.experts.kernels import Kernel, choose
@@ -42,6 +44,23 @@ def derived(inputs: Inputs, ranks: Ranks, steps: int) -> str:
         f"model: {inputs.config.model.kind} | global batch {train.batch_size * ranks.world_size:,} "
         f"({train.batch_size:,} per rank) | epochs {train.epochs} | {steps:,} steps in all"
     )
+
+
+_MUCH_PADDING = 0.1
+
+
+def kept_together(reader: Reader, epoch: int) -> str:
+    """The requests of an epoch and the share of padding in its batches; empty without `data.request`."""
+    windows = reader.windows(epoch)
+    if not isinstance(windows, BinnedWindows):
+        return ""
+    requests = windows.requests
+    told = (
+        f"requests: {len(requests.sizes):,} by {', '.join(requests.files.request)}, of up to {requests.largest:,} rows | "
+        f"bins of {windows.size:,} rows | padding {windows.padding:.1%}"
+    )
+    advice = "; a larger train.batch_size, fewer data.lanes or a larger data.window_rows make it less"
+    return told + (advice if windows.padding > _MUCH_PADDING else "")
 
 
 def plan_table(rows: Sequence[PlanRow]) -> Table:

@@ -19,7 +19,7 @@ from home_dist.screen import Screen
 from home_dist.training.checkpoint.folder import Checkpoints
 from home_dist.training.checkpoint.loading import read_offering, set_damaged_aside
 from home_dist.training.following import Epochs, Following
-from home_dist.training.opening import derived, detected
+from home_dist.training.opening import derived, detected, kept_together
 from home_dist.training.run import Run, Start
 from home_dist.training.run_folder import RunFolder
 from home_dist.training.trainer import Trainer
@@ -77,6 +77,8 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
         )
         return
     screen.say(derived(inputs, ranks, steps))
+    if part is not None:
+        screen.say_if(kept_together(part[1], state.position.epoch))
     start = Start(state, steps, newest, finished)
     run = Run.begin(inputs, ranks, screen, folder, checkpoints, start, profile_steps)
     while part is not None:

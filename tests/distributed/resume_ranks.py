@@ -41,9 +41,13 @@ class Case:
     replicated: bool = False
     """All tables are, and the validation split is measured at each checkpoint: another pipeline, which is detached there."""
 
+    request: bool = False
+    """Rows of a request are kept together."""
+
     @property
     def name(self) -> str:
-        parts = {"follow": self.follow, "sample": self.sample, "skip": self.skip, "replicated": self.replicated}
+        named = ("follow", "sample", "skip", "replicated", "request")
+        parts = {name: getattr(self, name) for name in named}
         return "-".join(["accumulate", str(self.accumulate), *(name for name, on in parts.items() if on)])
 
     def options(self) -> list[str]:
@@ -61,6 +65,8 @@ class Case:
         }
         if self.skip:
             values["data.on_bad_row"] = "skip"
+        if self.request:
+            values["data.request"] = "request_id"
         if self.sample:
             values["data.sample"] = '{"part-00001*" = 0.5}'
         if self.follow:
@@ -79,6 +85,8 @@ CASES = {
         *(Case(False, *values) for values in product((1, 3), (False, True), (False, True))),
         *(Case(True, accumulate, False, skip) for accumulate, skip in product((1, 3), (False, True))),
         Case(False, 3, False, False, replicated=True),
+        Case(False, 1, True, True, request=True),
+        Case(True, 3, False, True, request=True),
     )
 }
 
@@ -86,6 +94,12 @@ CASES = {
 def written(folder: Path, case: Case, world: int) -> Path:
     """The data, of which a following case gets the second file when the first has been trained on."""
     data = make_data(folder / "data", rows=100 * world, files=2, row_group=30)
+    if case.request:
+        for number, path in enumerate(sorted((data / "train").glob("*.parquet"))):
+            table = pq.read_table(path)
+            sizes = np.random.default_rng(number).integers(1, 5, len(table))
+            requests = 1000 * number + np.repeat(np.arange(len(table)), sizes)[: len(table)]
+            pq.write_table(table.append_column("request_id", pa.array(requests)), path, row_group_size=30)
     if case.skip:
         for path in (data / "train").glob("*.parquet"):
             table = pq.read_table(path)
