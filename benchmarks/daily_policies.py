@@ -19,7 +19,7 @@ from home_dist.daily.daily_section import load_daily
 from home_dist.daily.days import Daily
 from home_dist.data.inputs import open_inputs
 from home_dist.distributed.ranks import Ranks
-from home_dist.evaluation.scores import scored
+from home_dist.evaluation.scores import Families, scored
 from home_dist.files.json_files import json_text, read_json, write_json
 from home_dist.files.whole import whole_file
 from home_dist.schema.meaning import fingerprint
@@ -184,8 +184,8 @@ def scores_of(run: Path, data: Path, ranks: Ranks) -> Scores:
     inputs = open_inputs(config, schema, ("train",), folder.recorded_vocabularies(), str(data))
     built = build(inputs, ranks)
     load(find(run), built.model, None, fingerprint(schema))
-    own = scored(built.model, inputs.evaluation_reader("train", ranks), ranks)
-    scores = Scores([t.name for t in inputs.schema.task], own.logits, own.labels, own.weights, own.groups)
+    own = scored(built.model, inputs.evaluation_reader("train", ranks), ranks, Families.of(built.objectives))
+    scores = Scores([t.name for t in inputs.schema.task], own.scores, own.labels, own.weights, own.groups)
     with whole_file(kept) as file:
         np.savez_compressed(file, allow_pickle=False, **{name: np.asarray(value) for name, value in vars(scores).items()})
     return scores

@@ -29,6 +29,7 @@ def sample_as_ids(folder: Path) -> None:
     schema = load_schema(SAMPLE / "schema.toml")
     ids = [f for f in schema.feature if isinstance(f, IdFeature) and f.pooling == "none"]
     statistics_ = [f for f in schema.feature if isinstance(f, StatisticFeature)][: FEATURES - len(ids)]
+    tasks = [t for t in schema.task if t.kind == "binary"]
     rows = {f.name: schema.table_rows()[f.table] for f in ids} | {s.name: s.buckets for s in statistics_}
     for split in ("train", "validation", "test"):
         table = pa.concat_tables(pq.read_table(p) for p in sorted((SAMPLE / split).glob("*.parquet")))
@@ -38,11 +39,11 @@ def sample_as_ids(folder: Path) -> None:
         for s in statistics_:
             values = np.nan_to_num(table[s.column].to_numpy().astype(np.float64))
             columns[s.name] = (1 + np.searchsorted(s.boundaries, values, side="right")).astype(np.int32)
-        for t in schema.task:
+        for t in tasks:
             columns[t.name] = table[t.column].combine_chunks().fill_null(0).cast(pa.int8())
         columns[GROUP] = table[schema.group_column].combine_chunks()
         _write(folder / split, pa.table(columns), 8192)
-    _describe(folder, rows, {t.name: t.group for t in schema.task}, replicate=100_000, evaluated=True)
+    _describe(folder, rows, {t.name: t.group for t in tasks}, replicate=100_000, evaluated=True)
 
 
 def large(folder: Path, rows: int, samples: int) -> None:

@@ -35,7 +35,7 @@ from home_dist import process  # noqa: E402
 from home_dist.config import DistributedSection  # noqa: E402
 from home_dist.data.inputs import open_inputs  # noqa: E402
 from home_dist.distributed.ranks import Ranks, form_ranks  # noqa: E402
-from home_dist.evaluation.scores import scored  # noqa: E402
+from home_dist.evaluation.scores import Families, scored  # noqa: E402
 from home_dist.metrics import Bootstrap, bootstrap, log_loss  # noqa: E402
 from home_dist.schema import load_schema  # noqa: E402
 from home_dist.training.build import build  # noqa: E402
@@ -61,6 +61,7 @@ def main() -> None:
     seeds, rounds, iterations, resamples = (chosen.seeds, 500, 400, 1000) if not chosen.quick else (1, 15, 5, 50)
 
     schema = load_schema(DATA / "schema.toml")
+    schema = schema.only(t.name for t in schema.task if t.kind == "binary")
     train, validation, test = (baselines.load(DATA / s, schema) for s in ("train", "validation", "test"))
     if chosen.quick:
         train = _head(train, 30_000)
@@ -128,10 +129,11 @@ def _scores(run: Path, ranks: Ranks, test: baselines.Part) -> NDArray:
     if newest is None:
         raise SystemExit(f"{folder.checkpoints}: the run left no checkpoint")
     load(newest, built.model, None)
-    own = scored(built.model, inputs.evaluation_reader("test", ranks), ranks)
+    families = Families.of(built.objectives)
+    own = scored(built.model, inputs.evaluation_reader("test", ranks), ranks, families)
     if not (np.array_equal(own.groups, test.users) and np.array_equal(own.labels, test.labels)):
         raise SystemExit("the reader and the baselines disagree on the order of the test part")
-    return own.scores
+    return own.predictions
 
 
 def _result(schema, test: baselines.Part, scores: dict[str, list[NDArray]], resamples: int) -> dict[str, Any]:

@@ -63,16 +63,22 @@ def _counts(lists, rows: int) -> sp.csr_matrix:
     return matrix
 
 
-def light_gbm(schema: Schema, train: Part, validation: Part, test: Part, rounds: int, seed: int) -> tuple[Floats, Floats]:
-    """Probabilities (N, K) of validation and test. Stops when a task's validation loss has not fallen for 30 rounds."""
+def wide_inputs(schema: Schema) -> tuple[Callable[[Part], NDArray[np.float32]], list[int]]:
+    """(function that gives trees their inputs (N, columns), the columns that are categories)"""
     sizes = [schema.table_rows()[f.table] for f in single_ids(schema)]
-    categories = [train.statistics.shape[1] + i for i, size in enumerate(sizes) if size <= _SMALL]
+    statistics = sum(isinstance(f, StatisticFeature) for f in schema.feature)
 
     def wide(part: Part) -> NDArray[np.float32]:
         # Multi-valued features and histories have no form that trees take; their lengths and the share of each outcome do.
         shares = [np.asarray(m.todense()) for m in part.lists if m.shape[1] <= _SMALL]
         return np.concatenate([part.statistics, part.ids.astype(np.float32), *shares], 1)
 
+    return wide, [statistics + i for i, size in enumerate(sizes) if size <= _SMALL]
+
+
+def light_gbm(schema: Schema, train: Part, validation: Part, test: Part, rounds: int, seed: int) -> tuple[Floats, Floats]:
+    """Probabilities (N, K) of validation and test. Stops when a task's validation loss has not fallen for 30 rounds."""
+    wide, categories = wide_inputs(schema)
     x, x_validation, x_test = wide(train), wide(validation), wide(test)
     settings = {
         "objective": "binary", "learning_rate": 0.05, "num_leaves": 31, "min_data_in_leaf": 100, "feature_fraction": 0.5,

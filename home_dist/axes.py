@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 
 from torch import nn
 
+from home_dist.layers.averages import average_name
 from home_dist.layers.axis_names import Axes, Name, Names
 from home_dist.models import TaskGroups
 from home_dist.models.anatomy import Part
@@ -51,16 +52,37 @@ def axes_of(head: Head, schema: Schema, changed: Collection[str] = ()) -> dict[s
         axes |= _of_part(part, prefix, columns if place == 0 else None, columns)
     for name, names in head.model.axes(tasks, columns).items():
         axes[f"model.{name}"] = names
-    for name, tensor in head.towers.named_parameters():
-        axes[f"towers.{name}"] = (of_tasks, *[None] * (tensor.dim() - 1))
+    of_outputs = _of_outputs(head, of_tasks)
+    of_first = [of_outputs[sum(head.objectives.outputs[:k])] for k in range(len(of_tasks))]
+    for bank, members in head.towers.tasks.items():
+        prefix_of_bank = f"others.{bank}." if bank else ""
+        of_members = tuple(of_first[k] for k in members)
+        for name, tensor in head.towers.named_parameters():
+            if name.startswith(prefix_of_bank) and bool(bank) == name.startswith("others."):
+                axes[f"towers.{name}"] = (of_members, *[None] * (tensor.dim() - 1))
+    for name, tensor in head.weighting.state_dict().items():
+        if tensor.dim():
+            axes[f"weighting.{name}"] = (*[None] * (tensor.dim() - 1), of_tasks)
     if head.linear is not None:
-        axes["linear.weight"] = (of_tasks, columns[len(columns) - head.features.layout.dense_width :])
+        axes["linear.weight"] = (of_outputs, columns[len(columns) - head.features.layout.dense_width :])
     for sequence, encoder in head.features.encoders.items():
         if not isinstance(encoder, Encoder):
             raise TypeError(f"sequence {sequence!r}: {type(encoder).__name__} is no Encoder")
-        for name, names in encoder.axes(of_tasks).items():
+        for name, names in encoder.axes(of_outputs).items():
             axes[f"features.encoders.{sequence}.{name}"] = names
+    if head.averages is not None:
+        axes |= {f"averages.{average_name(name)}": names for name, names in list(axes.items())}
     return axes
+
+
+def _of_outputs(head: Head, of_tasks: Names) -> Names:
+    """Names (O,) of the towers' outputs. What outputs mean belongs to their names, but for binary tasks, as in older
+    versions."""
+    names = list[Name]()
+    for (task, _), link, outputs in zip(of_tasks, head.objectives.links, head.objectives.outputs, strict=True):
+        plain = link == "binary" and outputs == 1
+        names += [(task if plain else f"{task} as {link}", n) for n in range(outputs)]
+    return tuple(names)
 
 
 def _kind_of_gate(part: Part, place: int) -> str:

@@ -1,5 +1,6 @@
 """The whole network: embeddings and histories -> feature vector -> multi-task model -> logits and losses."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,9 +14,11 @@ from home_dist.embeddings.collections import bag_collection, event_collection, m
 from home_dist.embeddings.pretrained import Pretrained
 from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.experts import InputDropout, Towers
+from home_dist.layers.averages import Averages
 from home_dist.layers.recompute import recomputed
 from home_dist.layers.step_check import StepCheck
 from home_dist.models import TaskGroups, build_model
+from home_dist.objectives import JointLogits, Objectives, build_weighting
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema, SequenceInput
 from home_dist.schema.layout import ONE_BY_ONE, Place
 from home_dist.sequence import Encoded, History, build_encoder
@@ -29,8 +32,8 @@ Content = Literal["vector", "projection", "history", "value"]
 class StepOutput:
     """Results of a step for metrics and records, without gradients."""
 
-    logits: torch.Tensor
-    """(B, K)"""
+    scores: torch.Tensor
+    """(B, P): what metrics read, see `Objectives.scores`; of a binary task its logit."""
     labels: torch.Tensor
     """(B, K)"""
     weights: torch.Tensor
@@ -51,8 +54,8 @@ class StepOutput:
 class FeatureVector(nn.Module):
     """Looked-up embeddings and dense values -> v (B, F)."""
 
-    def __init__(self, layout: InputLayout, config: RunConfig, tasks: int):
-        """tasks: K."""
+    def __init__(self, layout: InputLayout, config: RunConfig, outputs: int):
+        """outputs: O, of all towers."""
         super().__init__()
         self.layout = layout
         replicated = [i for i in layout.inputs if i.table.replicated]
@@ -67,7 +70,7 @@ class FeatureVector(nn.Module):
         self.settings = {s.name: s for s in config.sequence}
         self._encoded: list[tuple[str, int]] = []
         for sequence in layout.sequences:
-            encoder = build_encoder(self.settings[sequence.name], sequence.fields, tasks)
+            encoder = build_encoder(self.settings[sequence.name], sequence.fields, outputs)
             self.encoders[sequence.name] = encoder
             self._encoded.append((sequence.name, encoder.out_dim))
         self.width = sum(width for _, _, width in self.sections())
@@ -231,24 +234,35 @@ def products_in_bf16(on: bool, device: torch.device) -> torch.autocast:
 class Head(nn.Module):
     """The replicated part, whose ranks exchange sums only: feature vector, model, towers, losses."""
 
-    task_weight: torch.Tensor
+    correction: torch.Tensor | None
 
     def __init__(self, schema: Schema, layout: InputLayout, config: RunConfig):
         super().__init__()
         tasks = schema.task
         self.means = frozenset(i.key for i in layout.at("bag") if i.pooling == "mean")
-        self.features = FeatureVector(layout, config, len(tasks))
+        self.objectives = Objectives(tasks, config)
+        self.features = FeatureVector(layout, config, sum(self.objectives.outputs))
         self.features.grouped = schema.group_column is not None
         model = build_model(config.model, self.features.width, TaskGroups.of(tasks), self.features.columns())
         self.model, self.recompute_experts = model, config.train.recompute_experts
         rates = torch.tensor([t.base_rate or 0.5 for t in tasks])
-        self.towers = Towers(len(tasks), model.out_dim, config.model.tower_hidden, torch.logit(model.tower_rates(rates)))
+        apart = {k: config.model.towers[t.name] for k, t in enumerate(tasks) if t.name in config.model.towers}
+        self.register_buffer("correction", self._correction(config, [t.name for t in tasks]), persistent=False)
+        starts = self.objectives.start(model.tower_rates(rates))
+        if self.correction is not None:  # among the rows of training the rates are higher
+            corrections = self.correction.split(self.objectives.outputs)
+            starts = [start - correction for start, correction in zip(starts, corrections, strict=True)]
+        self.towers = Towers(model.out_dim, config.model.tower_hidden, starts, apart)
+        self.joint = JointLogits(model, config.model, [t.name for t in tasks], self.objectives)
         self.linear = None
         if config.train.linear_path and layout.dense_width:
-            self.linear = nn.Linear(layout.dense_width, len(tasks), bias=False)
+            self.linear = nn.Linear(layout.dense_width, sum(self.objectives.outputs), bias=False)
             nn.init.zeros_(self.linear.weight)
-        weights = torch.tensor([config.train.task_weights.get(t.name, 1.0) for t in tasks])
-        self.register_buffer("task_weight", weights, persistent=False)
+        self.weighting = build_weighting(config.train.weighting, [t.name for t in tasks], config.train.task_weights)
+        self.averages: Averages | None = None
+        """Of parameters and running statistics (`train.ema`), but not of tables."""
+        if config.train.ema is not None:
+            self.averages = Averages(self, config.train.ema.decay, without=("weighting.", "features.replicated."))
         self.check: StepCheck | None = None
         """If set, refuses training steps that are not finite."""
 
@@ -271,22 +285,23 @@ class Head(nn.Module):
         v, encoded = self.features(batch, bags, weighted, events)
         logits = self.logits(v, batch.dense, batch.mask)
         weights = batch.weights * batch.mask.unsqueeze(1)
-        losses = nn.functional.binary_cross_entropy_with_logits(logits, batch.labels, weight=weights, reduction="none")
-        sums = losses.sum(0)
-        # Divided by the nominal batch size, not by the batch's sum of weights: a sample then counts the same in a full and in a
-        # padded batch, on any number of ranks, and ranks need not exchange a sum first.
-        loss = (sums * self.task_weight).sum() / batch.size
-        auxiliary = self.model.auxiliary() | self._of_encoders(encoded, batch.labels, weights)
+        requests = batch.requests if self.training and self.objectives.within else None
+        sums = (self.objectives.losses(logits, batch.labels, weights, batch.durations, requests) * weights).sum(0)
+        weight_sums = weights.sum(0)
+        if self.training and torch.is_grad_enabled():
+            self.weighting.look(v, sums, batch.size)
+        loss = self.weighting.total(sums, weight_sums, batch.size)
+        auxiliary = self.model.auxiliary() | self._of_encoders(encoded, batch, weights)
         for extra in auxiliary.values():
             loss = loss + extra
         if check is not None:
             check.heard(loss, sums.detach(), batch)
         output = StepOutput(
-            logits.detach(),
+            self.objectives.scores(logits.detach() if self.training else self.served(logits.detach()), batch.durations),
             batch.labels,
             weights,
             sums.detach(),
-            weights.sum(0),
+            weight_sums,
             batch.mask.sum(),
             epoch=batch.epoch,
             step=batch.step,
@@ -294,26 +309,41 @@ class Head(nn.Module):
         )
         return loss, output
 
-    def _of_encoders(self, encoded: dict[str, Encoded], labels: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Auxiliary losses () of the encoders, by "SEQUENCE_NAME"; labels, weights: (B, K)."""
+    def _correction(self, config: RunConfig, tasks: list[str]) -> torch.Tensor | None:
+        """(O,) what served logits are raised by: log r of a task of whose negatives training sees a share r."""
+        negatives, outputs = config.data.negatives, self.objectives.outputs
+        if negatives is None or negatives.correct != "logit" or negatives.keep == 1:
+            return None
+        correction, task = torch.zeros(sum(outputs)), tasks.index(negatives.tasks[0])
+        correction[sum(outputs[: task + 1]) - 1] = math.log(negatives.keep)  # of jrc's two logits that of "yes"
+        return correction
+
+    def served(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, O) logits as evaluations and exports read them."""
+        return logits if self.correction is None else logits + self.correction
+
+    def task_weight(self) -> torch.Tensor:
+        """(K,) what each task's loss is multiplied by, without gradient."""
+        return self.weighting.fixed * self.weighting.factors()
+
+    def _of_encoders(self, encoded: dict[str, Encoded], batch: Batch, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Auxiliary losses () of the encoders, by "SEQUENCE_NAME"; weights: (B, K)."""
         auxiliary: dict[str, torch.Tensor] = {}
         for sequence, encoder in encoded.items():
             auxiliary |= {f"{sequence}_{name}": loss for name, loss in encoder.auxiliary.items()}
             for name, (logits, factor) in encoder.predictions.items():
-                losses = nn.functional.binary_cross_entropy_with_logits(
-                    logits.float(), labels, weight=weights, reduction="none"
-                )
-                auxiliary[f"{sequence}_{name}"] = factor * (losses.sum(0) * self.task_weight).sum() / len(labels)
+                losses = self.objectives.losses(logits.float(), batch.labels, weights, batch.durations) * weights
+                auxiliary[f"{sequence}_{name}"] = factor * (losses.sum(0) * self.task_weight()).sum() / batch.size
         return auxiliary
 
     def logits(self, v: torch.Tensor, dense: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """v: (B, F); dense: (B, P); mask: (B,). Returns (B, K)."""
+        """v: (B, F); dense: (B, dense values); mask: (B,). Returns the outputs (B, O) of all towers."""
         state = recomputed(self.model, v, mask) if self.recompute_experts and self.training else self.model(v, mask)
         with products_in_bf16(self.features.bf16, v.device):
             logits = self.towers(state).float()
         if self.linear is not None:
             logits = logits + self.linear(dense)
-        return self.model.joint(logits)
+        return self.joint(self.model, logits)
 
 
 class Network(nn.Module):

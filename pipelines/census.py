@@ -3,7 +3,8 @@
     python pipelines/census.py RAW OUT --tasks income --setting nominal
 
 RAW holds census-income.test and census-income.train.nominal.csv (or .gz, .xz). Tasks of Ma et al. 2018: income over 50,000 and
-never married, or a college degree and never married. Setting "nominal": nominal features, published training rows and test
+never married, or a college degree and never married; beside the latter, education_level is a class of 17 (leave it out with
+data.tasks to compare with Ma et al.). Setting "nominal": nominal features, published training rows and test
 file; "all": all features, the test file split 60/20/20.
 """
 

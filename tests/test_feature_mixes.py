@@ -83,8 +83,8 @@ def test_every_mix_of_features_trains(data, names, history, model, replicate):
     for batch in reader.epoch(0):
         loss, output = network(batch)
         loss.backward()
-        assert output.logits.shape == (16, 2)
-        assert torch.isfinite(output.logits[batch.mask.bool()]).all()
+        assert output.scores.shape == (16, 2)
+        assert torch.isfinite(output.scores[batch.mask.bool()]).all()
     read = [p for p in network.parameters() if p.grad is not None]
     assert read
     assert all(torch.isfinite(p.grad).all() for p in read if p.grad is not None)

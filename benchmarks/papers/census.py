@@ -14,6 +14,7 @@ spread and best of their test AUC.
 """
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
@@ -53,9 +54,8 @@ def trial(lr: float, epochs: int) -> list[str]:
 
 
 def settings_of(model: str, data: Path, main: str, size: int) -> list[str]:
-    settings = [*MODELS[model], f"data.path={data}"]
-    if model == "Single-Task":
-        settings.append(f'data.tasks=["{main}"]')
+    tasks = (main,) if model == "Single-Task" else TASKS[main]
+    settings = [*MODELS[model], f"data.path={data}", f"data.tasks={json.dumps(tasks)}"]
     return [*settings, of_size(CONFIG, settings, "model.expert_dim={}", size)]
 
 
@@ -67,7 +67,8 @@ def study(
     jobs = []
     for case, path in data.items():
         main = case.split("-", maxsplit=1)[0]
-        size = parameters(load_config(CONFIG, [*MODELS["MMoE"], f"data.path={path}", f"model.expert_dim={REFERENCE_DIM}"]))
+        reference = [*MODELS["MMoE"], f"data.path={path}", f"data.tasks={json.dumps(TASKS[main])}"]
+        size = parameters(load_config(CONFIG, [*reference, f"model.expert_dim={REFERENCE_DIM}"]))
         for model in models:
             settings = settings_of(model, path, main, size)
             plan[case, model] = {"main": main, "settings": settings, "parameters": parameters(load_config(CONFIG, settings))}

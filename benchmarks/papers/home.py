@@ -164,6 +164,7 @@ def planted(work: Path, samples: int, seeds: int, models: Mapping[str, list[str]
 def kuairand(work: Path, seeds: int, models: Mapping[str, list[str]], most: int | None) -> dict[str, Any]:
     end = [] if most is None else [f"train.max_steps={most}"]
     schema = load_schema(SAMPLE / "schema.toml")
+    schema = schema.only(t.name for t in schema.task if t.kind == "binary")
     schemas = {how: work / f"schema, {how} groups.toml" for how in GROUPED}
     work.mkdir(parents=True, exist_ok=True)
     for how, path in schemas.items():

@@ -45,7 +45,10 @@ def prepare_described(
     ] = None,
     whole: Annotated[bool, typer.Option("--whole", help="With --like: read the whole log, with its numbers alone.")] = False,
     anew: Annotated[
-        list[str] | None, typer.Option(metavar="STATISTIC", help="With --like: fit its boundaries again; several times.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="With --like: fit a statistic, or a label that is no yes or no, again; several times."
+        ),
     ] = None,
     hold_out: Annotated[
         float | None,
@@ -121,12 +124,15 @@ def prepare_synthetic(
     vector_width: Annotated[int, typer.Option(help="Width of pre-trained vectors.")] = 32,
     rows_per_file: Annotated[int, typer.Option(help="Impressions per Parquet file.")] = 100_000,
     seed: Annotated[int, typer.Option(help="The same seed and sizes give the same bytes.")] = 0,
+    watch_times: Annotated[
+        bool, typer.Option("--watch-times", help="One more task: seconds watched, planted in durations and tastes.")
+    ] = False,
 ) -> None:
     """Generate a log of any size: Zipf-distributed ids, long histories, every kind of feature, planted groups of tasks."""
     from home_dist.prepare.progress import Progress
     from home_dist.prepare.synthetic import Sizes, write_synthetic
 
-    sizes = Sizes(rows, users, items, max_history, vector_width, rows_per_file, seed)
+    sizes = Sizes(rows, users, items, max_history, vector_width, rows_per_file, seed, watch_times)
     write_synthetic(out, sizes, Progress())
     print(f"written to {out}")
 

@@ -1,5 +1,6 @@
 """Commands that write a model for others, and score with it."""
 
+import math
 import os
 from enum import StrEnum
 from pathlib import Path
@@ -33,6 +34,7 @@ def export(
     embeddings: Annotated[Precision, typer.Option(help="Of a program's sharded tables.")] = Precision.fp32,
     compiled: Annotated[bool, typer.Option("--compiled", help="Compile the program with AOTInductor too (minutes).")] = False,
     since: Annotated[Path | None, typer.Option(help="The checkpoint that a delta is from.")] = None,
+    ema: Annotated[bool | None, typer.Option(help="Averaged parameters; by default as train.ema says.")] = None,
     shard_bytes: Annotated[int, typer.Option(min=1, help="Size from which safetensors go on in another file.")] = 2 * 10**9,
 ) -> None:
     """Write what others load: safetensors with an index, a scoring program, or the rows changed since another checkpoint."""
@@ -41,7 +43,7 @@ def export(
     from home_dist.export.source import Source
     from home_dist.export.weights import export_delta, export_weights
 
-    source = Source.open(run)
+    source = Source.open(run, ema)
     if format is Format.safetensors:
         export_weights(source, out, shard_bytes)
     elif since is not None:
@@ -53,8 +55,8 @@ def export(
 
         ranks = form_ranks(source.config.distributed)
         for p in export_program(source, out, embeddings.value, compiled, ranks):
-            auc = f"AUC {p.trainer_auc:.4f} -> {p.program_auc:.4f}"
-            print(f"task {p.task}: largest difference to the trainer {p.largest_difference:.2e}, {auc} on the test split")
+            auc = "" if math.isnan(p.trainer_auc) else f", AUC {p.trainer_auc:.4f} -> {p.program_auc:.4f}"
+            print(f"task {p.task}: largest difference to the trainer {p.largest_difference:.2e}{auc} on the test split")
     print(f"written to {out}")
 
 
@@ -77,7 +79,7 @@ def score(
     processes: Annotated[int | None, typer.Option(min=1, help="With --log: tasks at a time; by default one per core.")] = None,
     memory: Annotated[float, typer.Option(min=0.1, help="With --log: GB for its preparation, about.")] = 2.0,
 ) -> None:
-    """Score Parquet files, or a raw log, with an exported program: a column of probabilities per task."""
+    """Score Parquet files, or a raw log, with an exported program: a column of predictions per task."""
     if (data is None) == (log is None):
         raise UserError("name the Parquet files to score, or the description of a raw log with --log")
     from home_dist.export.scoring import score_files, score_log

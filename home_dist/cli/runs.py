@@ -42,18 +42,30 @@ def inspect(
 @command(group)
 def buckets(
     folder: Annotated[Path, typer.Argument(help="A data folder or a run.dir.")],
-    feature: Annotated[list[str] | None, typer.Argument(help="Statistics; by default all.")] = None,
+    name: Annotated[
+        list[str] | None, typer.Argument(help="Statistics, and labels that are not binary; by default all.")
+    ] = None,
 ) -> None:
-    """Show which values each bucket of a statistic holds."""
+    """Show which values each bucket of a statistic holds, and what was fitted of a label: thresholds, quantiles, shares."""
+    from home_dist.cli.label_tables import label_lines
     from home_dist.schema import StatisticFeature, load_schema
 
-    known = {f.name: f for f in load_schema(folder / "schema.toml").feature if isinstance(f, StatisticFeature)}
-    for name in feature or known:
-        if name not in known:
-            raise UserError(f"{name}: no statistic of {folder / 'schema.toml'}; there are: {', '.join(known) or 'none'}")
-        print(f"{name} (column {known[name].column})")
-        for bucket in range(known[name].buckets):
-            held = known[name].values_of(bucket)
+    schema = load_schema(folder / "schema.toml")
+    known = {f.name: f for f in schema.feature if isinstance(f, StatisticFeature)}
+    labels = {t.name: t for t in schema.task if t.kind != "binary"}
+    for chosen in name or dict.fromkeys([*known, *labels]):
+        if chosen not in known and chosen not in labels:
+            there = ", ".join(dict.fromkeys([*known, *labels])) or "none"
+            raise UserError(
+                f"{chosen}: no statistic of {folder / 'schema.toml'}, nor a label that is not binary; there are: {there}"
+            )
+        if chosen in labels:
+            print("\n".join(label_lines(labels[chosen])))
+        if chosen not in known:
+            continue
+        print(f"{chosen} (column {known[chosen].column})")
+        for bucket in range(known[chosen].buckets):
+            held = known[chosen].values_of(bucket)
             print(f"  {bucket:>4}  " + ("missing" if held is None else f"{held[0]!r} <= value < {held[1]!r}"))
 
 

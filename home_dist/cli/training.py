@@ -24,6 +24,8 @@ class Measure(StrEnum):
     auc = "auc"
     gauc = "gauc"
     log_loss = "log_loss"
+    mae = "mae"
+    xauc = "xauc"
 
 
 @command(group)
@@ -64,6 +66,7 @@ def evaluate(
     ] = None,
     pooled: Annotated[bool, typer.Option("--pooled", help="Measure the splits together, as one.")] = False,
     out: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
+    ema: Annotated[bool | None, typer.Option(help="With averaged parameters; by default as train.ema says.")] = None,
 ) -> None:
     """Evaluate a run's checkpoint, on any number of ranks."""
     from home_dist.distributed import ranks
@@ -72,7 +75,7 @@ def evaluate(
 
     settings, _ = alike_on_all_ranks(RunFolder(run).open)
     chosen = tuple(dict.fromkeys(s.value for s in split or ()))
-    evaluating.evaluate_run(run, checkpoint, chosen, ranks.form_ranks(settings.distributed), data, pooled, out)
+    evaluating.evaluate_run(run, checkpoint, chosen, ranks.form_ranks(settings.distributed), data, pooled, out, ema)
 
 
 @command(group)

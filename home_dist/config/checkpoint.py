@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from home_dist.config.section import Section
+from home_dist.config.stopping import Measure
 
 
 class WarmStartSection(Section):
@@ -28,8 +29,9 @@ class CheckpointSection(Section):
     """Number of newest checkpoints that are kept."""
     keep_every: int | None = Field(default=None, ge=1)
     """Also keeps checkpoints whose step is a multiple of this."""
-    best: Literal["auc", "gauc", "log_loss"] | None = None
-    """Evaluates the validation split at each checkpoint, and also keeps the one with the best mean over tasks."""
+    best: Measure | Literal["stop"] | None = None
+    """Evaluates the validation split at each checkpoint, and also keeps the one with the best mean over tasks. "stop", which
+    train.stop sets, is by its metric and tasks."""
     asynchronous: bool = True
     """Writes a checkpoint from a copy in memory while training goes on."""
     warm_start: WarmStartSection | None = None

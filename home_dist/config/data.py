@@ -2,12 +2,31 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from home_dist.config.section import Section
 from home_dist.files.stores import join, without_secrets
 
 SampleRate = Annotated[float, Field(gt=0, le=1)]
+
+
+class NegativesSection(Section):
+    keep: SampleRate
+    """r, the share of rows without a positive label of `tasks` that is kept."""
+    tasks: tuple[str, ...] = Field(min_length=1)
+    """Binary tasks; rows with a known positive label of one of them are all kept."""
+    correct: Literal["weight", "logit"] = "weight"
+    """How predictions stay calibrated. weight: rows that stand for others weigh 1 / r. logit: of a single task; its labels keep
+    their weights, and evaluations and exports add log r to its logit, q = p / (p + (1 - p) / r); other tasks weigh 1 / r."""
+
+    @model_validator(mode="after")
+    def _one_task_for_logits(self) -> "NegativesSection":
+        if self.correct == "logit" and len(self.tasks) > 1:
+            raise ValueError(
+                'correct = "logit" is exact for one task alone: a row that is negative in one is kept whenever another one is '
+                'positive. Take correct = "weight"'
+            )
+        return self
 
 
 class DataSection(Section):
@@ -44,6 +63,8 @@ class DataSection(Section):
     request: str | tuple[str, ...] | None = None
     """Column, or columns, whose values together name a row's request. In training, a request's rows then stay together, in one
     batch of one rank; they must follow each other in one file. A row without a value is a request of its own."""
+    negatives: NegativesSection | None = None
+    """Leaves out rows without a positive label, by a hash of the row."""
     follow: Literal["success", "rename"] | None = None
     """Trains on the files in `train`, then on files that arrive there. "success": folders with a file _SUCCESS have arrived;
     "rename": files get their final names when complete (before, names are hidden or do not end in .parquet)."""
@@ -54,6 +75,10 @@ class DataSection(Section):
     on_bad_row: Literal["fail", "skip", "quarantine"] = "fail"
     """A row with an unusable value: "fail" ends with an error that names it; "skip" leaves it out, with a sample of weight 0 in
     its place, and counts it; "quarantine" also writes its file, row and reason to quarantine/ in the run's folder."""
+
+    on_bad_label: Literal["fail", "unknown"] = "fail"
+    """A label that is no value of its task's kind, such as a negative watch time, or that lacks the duration it needs: "fail"
+    treats its row as a bad one; "unknown" gives the label weight 0."""
 
     @property
     def request_columns(self) -> tuple[str, ...]:

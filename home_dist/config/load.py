@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from home_dist.config.kinds import Kinds
 from home_dist.config.model import MODELS
+from home_dist.config.objective import OBJECTIVES
 from home_dist.config.run_config import RunConfig
 from home_dist.config.section import Section
 from home_dist.config.sequence import ENCODERS
@@ -100,6 +101,9 @@ def _sections_of_kinds(tree: dict[str, Any]) -> dict[str, tuple[Kinds, dict[str,
     sections: dict[str, tuple[Kinds, Any]] = {"model": (MODELS, model)}
     for index, sequence in enumerate(sequences if isinstance(sequences, list) else []):
         sections[f"sequence.{index}"] = ENCODERS, sequence
+    objectives = tree.get("objective", {})
+    for task, objective in objectives.items() if isinstance(objectives, dict) else []:
+        sections[f"objective.{task}"] = OBJECTIVES, objective
     return {key: entry for key, entry in sections.items() if isinstance(entry[1], dict)}
 
 

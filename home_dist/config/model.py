@@ -6,7 +6,7 @@ Each kind has its own section, in its model's file. A key means the same in ever
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from home_dist.config.kinds import Kinds
 from home_dist.config.section import Count, Rate, Section, Widths
@@ -20,6 +20,9 @@ class ModelSection(Section):
     expert_dim: Count = 32
     """D, the width of an expert's or trunk's output, in every layer."""
     tower_hidden: Widths = (16,)
+    """Hidden widths of the tasks' towers."""
+    towers: dict[str, Widths] = Field(default_factory=dict)
+    """Hidden widths of some tasks' towers, where these differ from tower_hidden."""
     dropout: Rate = 0.0
     """Dropout of the experts' outputs, in training."""
 

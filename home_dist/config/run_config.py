@@ -1,6 +1,7 @@
 """RunConfig: the typed, validated description of a run. Its sections are in the files of this package."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -13,6 +14,7 @@ from home_dist.config.kernel import KernelSection
 from home_dist.config.log import LogSection
 from home_dist.config.metrics import MetricsSection
 from home_dist.config.model import MODELS, AnyModel
+from home_dist.config.objective import OBJECTIVES, AnyObjective, ObjectiveSection
 from home_dist.config.section import Section
 from home_dist.config.sequence import AnyEncoder
 from home_dist.config.train import TrainSection
@@ -29,6 +31,8 @@ class RunConfig(Section):
     embedding: EmbeddingSection = EmbeddingSection()
     sequence: tuple[AnyEncoder, ...] = ()
     model: AnyModel = Field(default_factory=lambda: MODELS.read({}))
+    objective: dict[str, AnyObjective] = Field(default_factory=dict)
+    """By task: how it is learned, where that differs from its kind in the schema with default settings."""
     train: TrainSection = TrainSection()
     checkpoint: CheckpointSection = CheckpointSection()
     log: LogSection = LogSection()
@@ -36,6 +40,16 @@ class RunConfig(Section):
     insight: InsightSection = InsightSection()
     metrics: MetricsSection = MetricsSection()
     distributed: DistributedSection = DistributedSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stops_on_the_best(cls, tree: Any) -> Any:
+        """With train.stop, the best checkpoint is the one that it means, unless checkpoint.best names another measure."""
+        if isinstance(tree, dict) and isinstance(tree.get("train"), dict) and tree["train"].get("stop"):
+            checkpoint = tree.get("checkpoint", {})
+            if isinstance(checkpoint, dict):
+                return {**tree, "checkpoint": {"best": "stop", **checkpoint}}
+        return tree
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
@@ -50,16 +64,39 @@ class RunConfig(Section):
                 f"checkpoint.every_steps = {every} is no multiple of train.accumulate = {accumulate}, whose steps share one "
                 f"update. Set it to {nearest}, say"
             )
+        if self.checkpoint.best == "stop" and self.train.stop is None:
+            raise ValueError('checkpoint.best = "stop" means the metric of train.stop, which is not set')
+        if self.train.stop is not None and self.checkpoint.best != "stop":
+            raise ValueError('train.stop ends on the best checkpoint by its own metric: leave checkpoint.best out, or "stop"')
+        if self.train.stop is not None and (not every or not self.data.validation):
+            lacking = "checkpoint.every_steps" if not every else "data.validation"
+            raise ValueError(f"train.stop measures the validation split at each checkpoint: set {lacking}")
+        if self.data.negatives is not None and (self.data.sample or self.data.request_columns):
+            other = "data.sample" if self.data.sample else "data.request"
+            raise ValueError(f"data.negatives leaves out single rows: it does not go with {other}")
+        for task, objective in self.objective.items():
+            within = getattr(objective, "within", None)
+            if within is not None and not self.data.request_columns:
+                raise ValueError(
+                    f"objective.{task}.within = {within!r} compares the samples of a request: name the column of requests in "
+                    "data.request"
+                )
         if self.data.follow:
             for key, wrong in (
                 ("train.epochs must be 1", self.train.epochs != 1),
                 ('train.decay must be "none"', self.train.decay != "none"),
+                ("train.stop must be left out", self.train.stop is not None),
                 ("data.sample must be empty", bool(self.data.sample)),
                 ("data.train must be a folder, no glob", any(c in self.data.train for c in "*?[")),
             ):
                 if wrong:
                     raise ValueError(f"{key} with data.follow: what is still to come has no end")
         return self
+
+    def objective_of(self, task: str, kind: str) -> ObjectiveSection:
+        """How a task is learned. kind: its kind in the schema."""
+        section: ObjectiveSection = self.objective.get(task) or OBJECTIVES.read({"kind": kind})
+        return section
 
     def schema_path(self) -> Path:
         return Path(self.data.data_schema) if self.data.data_schema else Path(self.data.path) / "schema.toml"

@@ -1,10 +1,14 @@
 """The [train] section: batches, optimizer of dense parameters, losses."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from home_dist.config.section import Section
+from home_dist.config.stopping import Ema, StopSection
+from home_dist.config.weighting import Weighting, WeightingSection
+
+TaskWeight = Annotated[float, Field(ge=0)]
 
 
 class TrainSection(Section):
@@ -33,5 +37,11 @@ class TrainSection(Section):
     """Keeps no activations of the multi-task model: the backward recomputes them, which saves memory and takes time."""
     linear_path: bool = True
     """Adds a linear model of the dense values to each task's logit."""
-    task_weights: dict[str, float] = Field(default_factory=dict)
+    task_weights: dict[str, TaskWeight] = Field(default_factory=dict)
     """Factors of the tasks' losses; 1 where not given."""
+    ema: Ema = None
+    """Keeps an exponential moving average of the dense parameters with this decay, in checkpoints too."""
+    stop: StopSection | None = None
+    """Ends the run when a metric of the validation split no longer improves."""
+    weighting: Weighting = WeightingSection()
+    """How losses are weighed beyond task_weights: "fixed", "uncertainty", "dwa", "gradnorm", or a section with settings."""

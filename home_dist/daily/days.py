@@ -215,7 +215,9 @@ class Daily:
 
 def _means(of_tasks: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
     """Per measure, its mean over the tasks for which it is defined; None if it is for none."""
-    means = {m: mean_defined(with_nan(task[m]) for task in of_tasks.values()) for m in MEASURES}
+    # Log losses of classes would weigh more than those of yes or no.
+    counted = {m: [t for t in of_tasks.values() if m != "log_loss" or "auc" in t] for m in MEASURES}
+    means = {m: mean_defined(with_nan(task.get(m)) for task in tasks) for m, tasks in counted.items()}
     return {measure: None if math.isnan(mean) else mean for measure, mean in means.items()}
 
 

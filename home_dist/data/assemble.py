@@ -25,6 +25,7 @@ class Assembler:
         self.requests = requests
         self.columns = Columns.of(layout)
         self.dense_width, self.tasks, self.size = layout.dense_width, tasks, size
+        self.durations = len(layout.durations)
         self.bag_keys = [i.key for i in layout.at("bag")]
         self.weighted_keys = [i.key for i in layout.at("weighted_bag")]
         self.weights_keys = [i.key for i in layout.weighted]
@@ -51,6 +52,7 @@ class Assembler:
             vectors=self._vectors(ranges),
             labels=self._gather(ranges, "labels", self.tasks, np.float32),
             weights=self._weights(ranges),
+            durations=self._durations(ranges),
             mask=mask,
             groups=self._keys(ranges, "groups"),
             requests=self._keys(ranges, "requests") if self.requests else torch.zeros(0, dtype=torch.int64),
@@ -73,6 +75,11 @@ class Assembler:
         weights = torch.ones(self.size, self.tasks)
         weights[sum(stop - start for _, start, stop in ranges) :] = 0
         return weights
+
+    def _durations(self, ranges: RowRanges) -> torch.Tensor:
+        durations = self._gather(ranges, "durations", self.durations, np.float32)
+        durations[sum(stop - start for _, start, stop in ranges) :] = 1
+        return durations
 
     def _vectors(self, ranges: RowRanges) -> torch.Tensor:
         """(size, sum of width + 1). Frozen tables are looked up here, per batch: a window's vectors would take more memory than

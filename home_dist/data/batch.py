@@ -37,9 +37,11 @@ class Batch(Pipelineable):
     vectors: torch.Tensor
     """(B, sum of width + 1) float32: each pre-trained feature's vector, and 1 where it is missing."""
     labels: torch.Tensor
-    """(B, K) float32, 0 or 1."""
+    """(B, K) float32: 0 or 1, a number in the label's unit, or a class."""
     weights: torch.Tensor
     """(B, K) float32; 0: the label is unknown."""
+    durations: torch.Tensor
+    """(B, columns) float32, above 0; 1 in padding: columns that objectives read (`InputLayout.durations`)."""
     mask: torch.Tensor
     """(B,) float32; 1: a real sample, 0: padding."""
     groups: torch.Tensor

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from home_dist.data.arrow_arrays import joined_floats, numpy_of, offsets_of, plain_lists, plain_numbers
+from home_dist.data.arrow_arrays import joined_floats, numpy_of, offsets_of, plain_lists
 from home_dist.data.chunked import ChunkedColumns, Chunks, ChunkStarts
 from home_dist.data.decoded_rows import DecodedLists, Vectors
 from home_dist.data.files import Uses, check_columns, open_parquet, partition_values
@@ -26,7 +26,7 @@ from home_dist.ids.arrow_types import is_text
 from home_dist.ids.keys import NO_GROUP, NotKeys, as_keys, group_numbers, key_numbers
 from home_dist.schema import DenseFeature, IdInput, PretrainedInput, StatisticFeature
 
-_NEEDED = "null where a value is needed. Fill it in the pipeline"
+VALUE_NEEDED = "null where a value is needed. Fill it in the pipeline"
 
 
 class BadRows(DataError):
@@ -58,13 +58,13 @@ class ColumnReader:
         where = f"first in row {raw.row(first - at)} of {raw.counted_in}; {count} in all"
         return BadRows(f"{raw.path}: column {column!r}: {problem} ({where})", column, reason or problem, bad)
 
-    def _chunks(self, name: str) -> list[pa.Array]:
+    def chunks(self, name: str) -> list[pa.Array]:
         """The column's chunks as read, row group by row group."""
         return [chunk for raw in self.raw for chunk in raw.table.column(name).chunks]
 
     def _joined(self, name: str) -> list[pa.Array]:
         """The column as one array if all row groups have the same type, else its chunks: types are not converted."""
-        chunks = self._chunks(name)
+        chunks = self.chunks(name)
         if len(chunks) == 1 or len({chunk.type for chunk in chunks}) > 1:
             return chunks
         if not chunks:
@@ -76,12 +76,12 @@ class ColumnReader:
 
     def _refuse_nulls(self, name: str, chunks: Sequence[pa.Array]) -> None:
         if any(chunk.null_count for chunk in chunks):
-            raise self.fail(name, _NEEDED, _nulls(chunks))
+            raise self.fail(name, VALUE_NEEDED, nulls(chunks))
 
     def refuse_nulls(self, name: str) -> None:
-        self._refuse_nulls(name, self._chunks(name))
+        self._refuse_nulls(name, self.chunks(name))
 
-    def _as_chunks(self, values: Chunks, chunks: Sequence[pa.Array]) -> Chunks:
+    def as_chunks(self, values: Chunks, chunks: Sequence[pa.Array]) -> Chunks:
         """`values` as they are if they have one type and the same chunks as the other columns; else joined into one array."""
         types = {value.dtype for value in values}
         if len(types) > 1:  # files differ; numpy would turn a mix of signed and unsigned integers into floats
@@ -95,9 +95,9 @@ class ColumnReader:
         """(rows,) row of the item's table for each row read."""
         if item.look_up is not None:
             return [_kept(item, self._looked_up(item, self._joined(item.column)))]
-        chunks = self._whole(item.column, self._chunks(item.column))
+        chunks = self._whole(item.column, self.chunks(item.column))
         self._refuse_nulls(item.column, chunks)
-        return self._checked_ids(item, self._as_chunks([numpy_of(chunk) for chunk in chunks], chunks))
+        return self._checked_ids(item, self.as_chunks([numpy_of(chunk) for chunk in chunks], chunks))
 
     def _looked_up(self, item: IdInput, chunks: Sequence[pa.Array], offsets: NDArray[np.int64] | None = None) -> NDArray:
         """Table rows of keys. chunks: one key per row; with `offsets`, the keys of the rows' lists, one list after another."""
@@ -173,14 +173,14 @@ class ColumnReader:
 
     def _flat_integers(self, name: str) -> tuple[NDArray[np.int64], Chunks]:
         """As `_flat`, for integers, with neither null lists nor null values."""
-        chunks = self._chunks(name)
+        chunks = self.chunks(name)
         self._refuse_nulls(name, chunks)
         chunks = [plain_lists(chunk) for chunk in chunks]
         offsets = offsets_of([numpy_of(pc.list_value_length(chunk)) for chunk in chunks])
         values = self._whole(name, [chunk.flatten() for chunk in chunks], offsets)
         if any(v.null_count for v in values):
-            raise self.fail(name, "null within a list. Drop it in the pipeline", _rows_with(_nulls(values), offsets))
-        return offsets, self._as_chunks([numpy_of(v) for v in values], chunks)
+            raise self.fail(name, "null within a list. Drop it in the pipeline", _rows_with(nulls(values), offsets))
+        return offsets, self.as_chunks([numpy_of(v) for v in values], chunks)
 
     def _list_weights(self, name: str, ids: str, offsets: NDArray[np.int64]) -> NDArray[np.float32]:
         weight_offsets, chunks = self._flat(name)
@@ -204,7 +204,7 @@ class ColumnReader:
         text = any(is_text(c.type.value_type if pa.types.is_dictionary(c.type) else c.type) for c in chunks)
         keys = self._keyed(name, chunks, lambda c: as_keys(c, "text" if text else "integer"), None)
         if not text and not any(k.null_count or (len(k) and pc.min(k).as_py() == NO_GROUP) for k in keys):
-            return self._as_chunks([key_numbers(k) for k in keys], keys)
+            return self.as_chunks([key_numbers(k) for k in keys], keys)
         return [group_numbers(keys, "text" if text else "integer")]
 
     def requests(self, names: Sequence[str]) -> NDArray[np.int64]:
@@ -234,9 +234,9 @@ class ColumnReader:
     def numbers(self, name: str) -> tuple[NDArray, NDArray[np.bool_] | None]:
         """Finite values, (rows,) float32 or float64, 0 where null; and a mask of nulls, (rows,), or None if there are none."""
         if name not in self._numbers:
-            chunks = self._chunks(name)
+            chunks = self.chunks(name)
             dtype = np.float32 if chunks and all(chunk.type == pa.float32() for chunk in chunks) else np.float64
-            absent = _nulls(chunks) if any(chunk.null_count for chunk in chunks) else None
+            absent = nulls(chunks) if any(chunk.null_count for chunk in chunks) else None
             values = joined_floats(chunks, dtype, null=0)
             finite = np.isfinite(values)
             if not finite.all():
@@ -294,7 +294,7 @@ class ColumnReader:
             position_chunks = self._keyed(item.column, self._joined(item.column), item.frozen.positions, None)
             positions = np.concatenate([np.zeros(0, np.int64), *position_chunks])
             return Vectors(positions, positions < 0)
-        absent = _nulls(self._chunks(item.column))
+        absent = nulls(self.chunks(item.column))
         offsets, chunks = self._flat(item.column)
         lengths = np.where(absent, item.width, np.diff(offsets))
         if (lengths != item.width).any():
@@ -308,28 +308,9 @@ class ColumnReader:
             raise self.fail(item.column, "NaN, null or infinite within a vector. Write null for the whole vector", bad)
         return Vectors(values, absent)
 
-    def labels(self, name: str, weights: NDArray[np.float32] | None) -> Chunks:
-        """(rows,) 0 or 1. weights: (rows,) of the labels; where a weight is 0, the label is unknown and read as 0."""
-        chunks = self._chunks(name)
-        if not any(chunk.null_count for chunk in chunks):
-            label_chunks = self._as_chunks([numpy_of(plain_numbers(chunk)) for chunk in chunks], chunks)
-            if all(_zeros_and_ones(chunk) for chunk in label_chunks):
-                return label_chunks
-        values = joined_floats(chunks, np.float64)
-        bad = (values != 0) & (values != 1)
-        if weights is not None:
-            values, bad = np.where(weights == 0, 0, values), bad & (weights != 0)
-        if bad.any():
-            absent = _nulls(chunks)
-            if (bad & absent).any():
-                raise self.fail(name, f"{_NEEDED}, or set its weight to 0", bad & absent, _NEEDED)
-            problem = f"label {values[bad][0]:g} is neither 0 nor 1. Correct the label rule in the pipeline"
-            raise self.fail(name, problem, bad, "label neither 0 nor 1")
-        return [values.astype(np.float32)]
-
     def weights(self, name: str) -> NDArray[np.float32]:
         """(rows,) label weights."""
-        chunks = self._chunks(name)
+        chunks = self.chunks(name)
         self._refuse_nulls(name, chunks)
         values = joined_floats(chunks, np.float32)
         bad = ~(np.isfinite(values) & (values >= 0))
@@ -360,7 +341,8 @@ def read_uses(store: Store, file: Found, uses: Uses, rows: int, asked_by: str, m
         raise DataError(f"{shown}: cannot be read, it may be damaged ({reason}). Write it again.") from None
 
 
-def _nulls(chunks: Sequence[pa.Array]) -> NDArray[np.bool_]:
+def nulls(chunks: Sequence[pa.Array]) -> NDArray[np.bool_]:
+    """(rows,): marks nulls."""
     return np.concatenate([np.zeros(0, np.bool_), *(np.asarray(chunk.is_null()) for chunk in chunks)])
 
 
@@ -374,9 +356,3 @@ def _rows_with(bad: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np
     marked = np.zeros(len(offsets) - 1, bool)
     marked[np.searchsorted(offsets, np.flatnonzero(bad), side="right") - 1] = True
     return marked
-
-
-def _zeros_and_ones(values: NDArray) -> bool:
-    if values.dtype.kind == "f":
-        return bool(((values == 0) | (values == 1)).all())
-    return not len(values) or bool(values.min() >= 0 and values.max() <= 1)

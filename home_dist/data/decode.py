@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from home_dist.config.data import NegativesSection
 from home_dist.data.bad_rows import BadRow, BadRowLog, shown
 from home_dist.data.chunked import ChunkedColumns, Chunks
 from home_dist.data.column_reader import BadRows, ColumnReader
 from home_dist.data.decoded_rows import Columns, DecodedRows
 from home_dist.data.files import DataFiles
+from home_dist.data.labels import read_durations, read_labels, refuse_durations, unusable_labels
+from home_dist.data.negatives import positive
 from home_dist.data.raw_rows import Heads, RawReader, RawRows
 from home_dist.data.sampling import Sampler
 from home_dist.schema import IdInput, InputLayout, Schema
@@ -37,12 +40,17 @@ class Decoder:
         sampler: Sampler | None = None,
         bad_rows: BadRowLog | None = None,
         heads: Heads | None = None,
+        unknown_labels: bool = False,
+        negatives: NegativesSection | None = None,
     ):
-        """bad_rows: log of bad rows, which are then left out; without it they are errors. heads: see RawReader."""
+        """bad_rows: log of bad rows, which are then left out; without it they are errors. heads: see RawReader. unknown_labels:
+        labels that are no values of their kind are taken as unknown. negatives: rows without a positive label are a
+        share of all, and weigh as many."""
         self.request = files.request
         self.schema, self.layout, self.bad_rows = schema, layout, bad_rows
         self.columns = Columns.of(layout)
         self.raw = RawReader(files, sampler, heads)
+        self.unknown_labels, self.negatives = unknown_labels, negatives
 
     def decode(self, raw: Sequence[RawRows]) -> WindowRows:
         """Decodes raw rows, one row group after another."""
@@ -65,6 +73,7 @@ class Decoder:
     def _decode(self, reader: ColumnReader) -> DecodedRows:
         starts, tasks = reader.starts, self.schema.task
         weights = {i: reader.weights(t.weight_column) for i, t in enumerate(tasks) if t.weight_column is not None}
+        labels, durations = self._labels(reader, weights), self._durations(reader, weights)
         group = self.schema.group_column
         return DecodedRows(
             columns=self.columns,
@@ -74,12 +83,49 @@ class Decoder:
             lists=tuple(reader.lists(items) for items in self.columns.lists),
             dense=reader.dense(self.layout.dense, self.layout.clip),
             vectors=tuple(reader.vectors(item) for item in self.layout.pretrained),
-            labels=ChunkedColumns([reader.labels(t.column, weights.get(i)) for i, t in enumerate(tasks)], starts),
+            labels=ChunkedColumns(labels, starts),
             weights=ChunkedColumns([[column] for column in weights.values()], starts),
             weighted=tuple(weights),
             groups=ChunkedColumns([] if group is None else [reader.groups(group)], starts),
+            durations=ChunkedColumns(durations, starts),
             requests=ChunkedColumns([[reader.requests(self.request)]] if self.request else [], starts),
         )
+
+    def _labels(self, reader: ColumnReader, weights: dict[int, NDArray[np.float32]]) -> list[Chunks]:
+        """Labels by task. If bad ones are to be taken as unknown, gives them weight 0 in `weights`, whatever else is there."""
+        columns = []
+        for i, (task, label) in enumerate(zip(self.schema.task, self.layout.labels, strict=True)):
+            if self.unknown_labels:
+                known = weights.get(i, np.ones(reader.rows, np.float32))
+                weights[i] = np.where(unusable_labels(reader, task, label.values), np.float32(0), known)
+            columns.append(read_labels(reader, task, weights.get(i), label.values))
+        if self.negatives is not None:
+            self._stand_for_others(self.negatives, columns, weights, reader.rows)
+        return columns
+
+    def _stand_for_others(
+        self, section: NegativesSection, labels: list[Chunks], weights: dict[int, NDArray[np.float32]], rows: int
+    ) -> None:
+        """Gives rows without a positive label weight 1 / r in `weights`, but for the task whose logit is corrected."""
+        tasks = [i for i, t in enumerate(self.schema.task) if t.name in section.tasks]
+        happened = positive([np.concatenate(labels[i]) for i in tasks], [weights.get(i) for i in tasks])
+        factor = np.where(happened, np.float32(1), np.float32(1 / section.keep))
+        for i in range(len(labels)):
+            if section.correct == "weight" or i not in tasks:
+                weights[i] = weights.get(i, np.ones(rows, np.float32)) * factor
+
+    def _durations(self, reader: ColumnReader, weights: dict[int, NDArray[np.float32]]) -> list[Chunks]:
+        """Durations by column. Rows without one lose the labels that need it, if bad labels are taken as unknown."""
+        columns: list[Chunks] = []
+        for column in self.layout.durations:
+            values, bad = read_durations(reader, column)
+            users = [i for i, label in enumerate(self.layout.labels) if label.duration == column]
+            if bad.any() and self.unknown_labels:
+                weights |= {i: np.where(bad, np.float32(0), weights[i]) for i in users}
+            elif bad.any():
+                refuse_durations(reader, column, bad, [weights.get(i) for i in users])
+            columns.append([values])
+        return columns
 
     def _small(self, reader: ColumnReader, item: IdInput) -> Chunks:
         statistic = self.layout.statistics.get(item.key)

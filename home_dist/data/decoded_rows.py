@@ -49,6 +49,8 @@ class Rows:
     weights: NDArray[np.float32] | None
     """(rows, tasks); None: all are 1."""
     groups: NDArray[np.int64]
+    durations: NDArray[np.float32]
+    """(rows, columns)"""
     requests: NDArray[np.int64]
     """Keys of the rows' requests; (0,) without `data.request`."""
 
@@ -88,6 +90,7 @@ class DecodedRows:
     weighted: tuple[int, ...]
     """The tasks that have a column of weights."""
     groups: ChunkedColumns
+    durations: ChunkedColumns
     requests: ChunkedColumns
 
     def take(self, order: NDArray[np.int64]) -> Rows:
@@ -105,6 +108,8 @@ class DecodedRows:
             self.weights.gather(order, [weights[:, task] for task in self.weighted])
         groups = np.zeros(rows, np.int64)
         self.groups.gather(order, [groups] * len(self.groups))
+        durations: NDArray[np.float32] = np.empty((rows, len(self.durations)), np.float32)
+        self.durations.gather(order, list(durations.T))
         requests = np.zeros(rows if len(self.requests) else 0, np.int64)
         self.requests.gather(order, [requests] * len(self.requests))
         return Rows(
@@ -116,6 +121,7 @@ class DecodedRows:
             labels=labels,
             weights=weights,
             groups=groups,
+            durations=durations,
             requests=requests,
         )
 

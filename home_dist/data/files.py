@@ -222,6 +222,7 @@ def needed_inputs(layout: InputLayout) -> Uses:
     for feature in layout.dense:
         wide = isinstance(feature, DenseFeature) and feature.width > 1
         uses.append((feature.column, "numbers" if wide else "number"))
+    uses += [(column, "number") for column in layout.durations]
     return by_column(uses)
 
 

@@ -10,6 +10,7 @@ from home_dist.data.ahead import MOST_DECODERS
 from home_dist.data.bad_rows import BadRowLog
 from home_dist.data.files import DataFiles, open_files
 from home_dist.data.matching_rows import RunSide
+from home_dist.data.negatives import Kept, find_kept
 from home_dist.data.other_data import read_as, with_weights
 from home_dist.data.reader import Reader
 from home_dist.data.request_scan import find_requests
@@ -25,6 +26,16 @@ _EVALUATION_FACTOR = 4
 
 
 @dataclass(frozen=True)
+class Scan:
+    """What is read of the training files before the first step."""
+
+    requests: Requests | None = None
+    """With `data.request`."""
+    kept: Kept | None = None
+    """With `data.negatives`."""
+
+
+@dataclass(frozen=True)
 class Inputs:
     """Configuration, schema, layout and data files of a run, checked."""
 
@@ -34,15 +45,18 @@ class Inputs:
     files: dict[str, DataFiles]
     """By split (train, validation, test), if the configuration names its folder."""
 
-    def training_requests(self, ranks: Ranks) -> Requests | None:
-        """The requests of the training split, if `data.request` names them. Collective. Raises DataError."""
-        if not self.config.data.request_columns:
-            return None
-        return find_requests(self.files["train"], ranks, self._threads(ranks))
+    def training_scan(self, ranks: Ranks) -> Scan:
+        """Collective with `data.request` and `data.negatives`. Raises DataError."""
+        data, files, threads = self.config.data, self.files["train"], self._threads(ranks)
+        if data.negatives is not None:
+            tasks = [t for t in self.schema.task if t.name in data.negatives.tasks]
+            return Scan(kept=find_kept(files, data.negatives.keep, tasks, self.config.train.seed, ranks, threads))
+        return Scan(find_requests(files, ranks, threads) if data.request_columns else None)
 
-    def training_reader(self, ranks: Ranks, requests: Requests | None = None) -> Reader:
-        """Collective with `data.request`, unless the split's `requests` are given."""
+    def training_reader(self, ranks: Ranks, scan: Scan | None = None) -> Reader:
+        """Collective as `training_scan`, unless its result is given."""
         data, train = self.config.data, self.config.train
+        scan = self.training_scan(ranks) if scan is None else scan
         return Reader(
             self.files["train"],
             self.schema,
@@ -55,7 +69,9 @@ class Inputs:
             window_rows=data.window_rows,
             sample=data.sample,
             sample_seed=train.seed,
-            requests=self.training_requests(ranks) if requests is None else requests,
+            requests=scan.requests,
+            kept=scan.kept,
+            negatives=data.negatives,
             **self._reading("train", ranks),
         )
 
@@ -89,6 +105,7 @@ class Inputs:
             "threads": self._threads(ranks),
             "pin_memory": on_gpu,
             "bad_rows": bad_rows,
+            "unknown_labels": data.on_bad_label == "unknown",
         }
 
 
@@ -105,11 +122,15 @@ def open_inputs(
     run's (other_data.py). recorded: SHA-256 of tables' vocabularies when the run began; other: folder or URL of other data that
     is read in place of data.path. Raises ConfigError or DataError.
     """
-    for key, names in (("train.task_weights.{}", config.train.task_weights), ("data.tasks: {}", config.data.tasks)):
+    named = {"train.task_weights.{}": tuple(config.train.task_weights), "data.tasks: {}": config.data.tasks}
+    named["data.negatives.tasks: {}"] = config.data.negatives.tasks if config.data.negatives is not None else ()
+    named["train.stop.tasks: {}"] = config.train.stop.tasks if config.train.stop is not None else ()
+    for key, names in {**named, "objective.{}": tuple(config.objective)}.items():
         unknown = sorted(set(names) - {t.name for t in schema.task})
         if unknown:
             task_names = ", ".join(t.name for t in schema.task)
             raise ConfigError(f"{key.format(unknown[0])}: no such task; there are: {task_names}")
+    _refuse_negatives(config, schema)
     whole, schema = schema, schema.only(config.data.tasks) if config.data.tasks else schema
     local = with_local_schema(config)
     layout = build_layout(schema, local)
@@ -124,3 +145,14 @@ def open_inputs(
     if "train" in splits and "train" not in files:
         raise ConfigError("data.train is empty: name the folder of the training files")
     return Inputs(config, schema, layout, files)
+
+
+def _refuse_negatives(config: RunConfig, schema: Schema) -> None:
+    """Raises ConfigError if `data.negatives` names tasks that are not trained, or are not of yes or no."""
+    negatives = config.data.negatives
+    for task in [t for t in schema.task if negatives is not None and t.name in negatives.tasks]:
+        if config.data.tasks and task.name not in config.data.tasks:
+            raise ConfigError(f"data.negatives.tasks: {task.name!r} is not among data.tasks")
+        kind = config.objective_of(task.name, task.kind)
+        if kind.labels != "0 or 1":
+            raise ConfigError(f"data.negatives.tasks: {task.name!r} is of kind {kind.kind}; only yes or no has negatives")

@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from home_dist.config.data import NegativesSection
 from home_dist.data.ahead import Ahead, FragmentRows
 from home_dist.data.assemble import Assembler, RowRanges
 from home_dist.data.bad_rows import BadRowLog
@@ -17,9 +18,11 @@ from home_dist.data.batch import Batch
 from home_dist.data.bins import bin_size, pack
 from home_dist.data.decode import Decoder
 from home_dist.data.files import DataFiles
+from home_dist.data.negatives import Kept, NegativeSampler
 from home_dist.data.order import Deal, Fragment, Windows, cut, deal, lanes_for, make_windows
 from home_dist.data.position import ReaderPosition
 from home_dist.data.requests import Requests, RequestSampler, sampler_of
+from home_dist.data.sampling import Sampler
 from home_dist.errors import CheckpointError
 from home_dist.schema import InputLayout, Schema
 
@@ -77,16 +80,19 @@ class Reader:
         sample: Mapping[str, float] | None = None,
         sample_seed: int = 0,
         bad_rows: BadRowLog | None = None,
+        unknown_labels: bool = False,
         requests: Requests | None = None,
+        kept: Kept | None = None,
+        negatives: NegativesSection | None = None,
     ):
         """memory_mb: bound of decoded rows in memory. threads: number of decoding threads; the order of rows does not depend
         on it. prefetch: batches made ahead.
 
         bad_rows: log of bad rows. Bad rows are then replaced by padding at the end of their batch, and the number of steps
-        stays. Without a log, bad rows are errors.
+        stays. Without a log, bad rows are errors. unknown_labels: labels that are no values of their kind are taken as unknown.
 
         requests: of the files, whose rows are then kept together, in bins (bins.py). Raises ConfigError if the largest does not
-        fit in a batch.
+        fit in a batch. kept, negatives: of the files, whose other rows are then left out (negatives.py).
         """
         self.files, self.batch_size = files, batch_size
         self.rank, self.world_size = rank, world_size
@@ -95,12 +101,17 @@ class Reader:
         self.lanes = lanes_for(world_size, lanes)
         self.global_batch = batch_size * world_size
         self.requests = requests
+        self.reads_requests = bool(files.request)
+        """Whether batches tell the request of each sample."""
         if requests is not None:
             self._slices = lru_cache(2)(requests.slices)  # epochs share them
-        self.sampler = sampler_of(files, requests, sample, sample_seed) if sample else None
+        self.sampler: Sampler | None = sampler_of(files, requests, sample, sample_seed) if sample else None
+        if kept is not None:
+            self.sampler = NegativeSampler(kept)
         self._fingerprint = (self.sampler or requests or files).fingerprint()
         self.bad_rows = bad_rows
-        self.decoder = Decoder(files, schema, layout, self.sampler, bad_rows, requests.head_rows() if requests else None)
+        heads = requests.head_rows() if requests else None
+        self.decoder = Decoder(files, schema, layout, self.sampler, bad_rows, heads, unknown_labels, negatives)
         self.assemble = Assembler(layout, len(schema.task), batch_size, bool(files.request))
         row_bytes = files.row_values * _VALUE_BYTES
         self.sizes = WindowSizes.of(memory_mb, row_bytes, window_rows, lanes)

@@ -1,7 +1,6 @@
 """A run's evaluation.json, and the files of scores beside it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,9 @@ def record(path: Path, scores_folder: Path, splits: dict[str, Evaluation], step:
         if len(evaluation.scored.groups) <= keep:
             scores_folder.mkdir(exist_ok=True)
             s = evaluation.scored
-            arrays = {"scores": s.scores, "labels": s.labels, "weights": s.weights, "groups": s.groups}
+            arrays = {"scores": s.predictions, "labels": s.labels, "weights": s.weights, "groups": s.groups}
+            # Which columns of the scores a task has; all of them one each, and all binary, where these are missing.
+            arrays |= {"families": np.array(s.families.measured), "predictions": np.array(s.families.predictions)}
             with whole_file(scores_folder / f"{split}.npz") as file:
                 np.savez_compressed(file, allow_pickle=False, **arrays)
     write_figures(path, splits, step, samples)
@@ -32,7 +33,7 @@ def write_figures(path: Path, splits: dict[str, Evaluation], step: int, samples:
     """Writes metrics per split and task, slices and calibration. samples: that the model was trained on up to `step`."""
     tree: dict[str, Any] = {"step": step, "samples": samples, **{split: e.to_json() for split, e in splits.items()}}
     tree["calibration"] = {split: e.calibration_to_json() for split, e in splits.items()}
-    slices = {split: [asdict(part) for part in e.slices] for split, e in splits.items() if e.slices}
+    slices = {split: [part.to_json() for part in e.slices] for split, e in splits.items() if e.slices}
     write_json(path, tree | ({"slices": slices} if slices else {}))
 
 

@@ -1,10 +1,11 @@
 """The metrics of a split, per task and per slice."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from home_dist.config import RunConfig
@@ -12,12 +13,24 @@ from home_dist.data import Reader
 from home_dist.data.inputs import Inputs
 from home_dist.distributed.ranks import Ranks
 from home_dist.errors import ConfigError
-from home_dist.evaluation.scores import Scored, scored, without_broken
-from home_dist.evaluation.screen_tables import evaluation_table, slice_table
+from home_dist.evaluation.measure import measured, within_all_requests, within_users
+from home_dist.evaluation.scores import Families, Scored, scored, without_broken
+from home_dist.evaluation.screen_tables import evaluation_tables, slice_table
 from home_dist.ids.keys import NO_GROUP
-from home_dist.metrics import Slice, TaskMetrics, calibration_curve, evaluate_slices, evaluate_tasks, gauc_over_ranks
+from home_dist.metrics import Slice, TaskMetrics, calibration_curve, number_calibration, slices_of
+from home_dist.objectives import Objectives
 from home_dist.schema import InputLayout, Schema
 from home_dist.screen import Screen
+
+
+class Scoring(Protocol):
+    """A model and what its scores mean, such as training/build.py's Built."""
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def objectives(self) -> Objectives: ...
 
 
 @dataclass(frozen=True)
@@ -31,18 +44,21 @@ class Evaluation:
     """Tasks that could not be measured, and rows that GAUC leaves out."""
 
     def to_json(self) -> dict[str, Any]:
-        return {m.task: asdict(m) for m in self.tasks}
+        return {m.task: m.to_json() for m in self.tasks}
 
     def calibration_to_json(self) -> dict[str, Any]:
-        """By task: the bins' weights, predictions and shares of positives."""
-        s = self.scored
-        curves = [
-            calibration_curve(s.labels[:, k], s.logits[:, k], s.weights[:, k], logits=True) for k in range(len(self.tasks))
-        ]
-        return {
-            m.task: {name: getattr(curve, name).tolist() for name in ("weight", "prediction", "rate")}
-            for m, curve in zip(self.tasks, curves, strict=True)
-        }
+        """By task: the bins' weights, mean predictions and mean labels, as "rate", and of numbers the labels' deviations."""
+        s, curves = self.scored, dict[str, Any]()
+        for k, task in enumerate(self.tasks):
+            scores = s.scores[:, s.families.columns(k)][:, 0]
+            if task.family == "binary":
+                curve = calibration_curve(s.labels[:, k], scores, s.weights[:, k], logits=True)
+                curves[task.task] = {name: getattr(curve, name).tolist() for name in ("weight", "prediction", "rate")}
+            elif task.family == "number":
+                bins = number_calibration(s.labels[:, k], scores, s.weights[:, k])
+                named = {"weight": bins.weight, "prediction": bins.prediction, "rate": bins.label}
+                curves[task.task] = {n: x.tolist() for n, x in {**named, "deviation": bins.label_deviation}.items()}
+        return curves
 
 
 def slice_columns(layout: InputLayout, features: Sequence[str]) -> list[int]:
@@ -58,38 +74,30 @@ def slice_columns(layout: InputLayout, features: Sequence[str]) -> list[int]:
 
 
 def evaluate(
-    model: nn.Module, reader: Reader, schema: Schema, layout: InputLayout, config: RunConfig, ranks: Ranks
+    built: Scoring, reader: Reader, schema: Schema, layout: InputLayout, config: RunConfig, ranks: Ranks
 ) -> Evaluation:
     tasks, grouped = [t.name for t in schema.task], schema.group_column is not None
-    chosen = config.metrics.slices
-    samples, notes = without_broken(scored(model, reader, ranks, slice_columns(layout, chosen)), tasks)
+    chosen, families = config.metrics.slices, Families.of(built.objectives)
+    samples, notes = without_broken(scored(built.model, reader, ranks, families, slice_columns(layout, chosen)), tasks)
     users = samples.groups if grouped else None
-    columns = (tasks, samples.labels, samples.weights, samples.logits)
-    slices = list(evaluate_slices(chosen, samples.slices, *columns, users, config.metrics.slice_rows, logits=True))
-    metrics = evaluate_tasks(*columns, logits=True)
+
+    def of_rows(rows: NDArray[np.intp]) -> list[TaskMetrics]:
+        part = replace(samples, scores=samples.scores[rows], labels=samples.labels[rows], weights=samples.weights[rows])
+        return measured(part, tasks, None if users is None else users[rows])
+
+    slices = list(slices_of(chosen, samples.slices, of_rows, config.metrics.slice_rows))
+    metrics = measured(samples, tasks)
     without_user = int((samples.groups == NO_GROUP).sum()) if grouped else 0
     if without_user:
         notes.append(f"{without_user:,} of {len(samples.groups):,} rows have no {schema.group_column}: GAUC is of the others")
-    return Evaluation(_with_gauc(metrics, samples, ranks) if grouped else metrics, slices, samples, grouped, notes)
-
-
-def _with_gauc(metrics: Sequence[TaskMetrics], samples: Scored, ranks: Ranks) -> list[TaskMetrics]:
-    """Adds GAUC. Sorting rows by user dominates evaluation, so users are hashed to ranks and each rank sorts its own users'
-    rows."""
-    share = slice(ranks.rank, None, ranks.world_size)
-    groups, result = torch.from_numpy(samples.groups[share]), []
-    for k, task in enumerate(metrics):
-        labels, scores, weights = (torch.from_numpy(c[share, k]) for c in (samples.labels, samples.logits, samples.weights))
-        gauc = gauc_over_ranks(labels, scores, groups, weights)
-        used, left_out = gauc.groups_used, gauc.groups_left_out
-        result.append(replace(task, gauc=gauc.value, gauc_groups=used, gauc_groups_left_out=left_out))
-    return result
+    metrics = within_all_requests(within_users(metrics, samples, ranks) if grouped else metrics, samples, ranks)
+    return Evaluation(metrics, slices, samples, grouped, notes)
 
 
 def evaluate_splits(
     inputs: Inputs,
     splits: Sequence[str],
-    model: nn.Module,
+    built: Scoring,
     ranks: Ranks,
     screen: Screen,
     tell_bad_rows: Callable[[str, Reader, int], None],
@@ -99,9 +107,10 @@ def evaluate_splits(
     evaluations = {}
     for split in splits:
         reader = inputs.evaluation_reader(split, ranks)
-        evaluations[split] = evaluate(model, reader, inputs.schema, inputs.layout, inputs.config, ranks)
+        evaluations[split] = evaluate(built, reader, inputs.schema, inputs.layout, inputs.config, ranks)
         tell_bad_rows(split, reader, step)
-        screen.table(evaluation_table(split, evaluations[split].tasks))
+        for table in evaluation_tables(split, evaluations[split].tasks, inputs.schema):
+            screen.table(table)
         for note in evaluations[split].notes:
             screen.say(f"note: {note}")
         for feature in inputs.config.metrics.slices:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from home_dist.data.column_reader import ColumnReader, read_uses
 from home_dist.data.files import needed_inputs
+from home_dist.data.labels import read_durations, refuse_durations
 from home_dist.export.program_inputs import Input, inputs_of
 from home_dist.files.listing import Found, find_files
 from home_dist.files.stores import Store
@@ -56,6 +57,9 @@ def tensors(reader: ColumnReader, layout: InputLayout) -> dict[str, torch.Tensor
             arrays[name] = np.zeros(0, np.float32) if weights is None else weights
         elif item.kind == "vector" and isinstance(item.feature, DenseFeature):
             arrays[name] = reader.wide(item.feature)
+        elif item.duration is not None:
+            arrays[name], bad = read_durations(reader, item.duration)
+            refuse_durations(reader, item.duration, bad)
         elif item.pretrained is not None:
             arrays[name] = _pretrained(reader, item.pretrained)
     reader.dense(layout.dense, layout.clip)  # only for its checks: the program itself standardises

@@ -23,7 +23,8 @@ from home_dist.data.other_data import read_as
 from home_dist.data.side_files import schema_around, with_data, with_local_schema
 from home_dist.distributed.ranks import Ranks
 from home_dist.errors import ConfigError, DataError, UserError
-from home_dist.evaluation.scores import scored
+from home_dist.evaluation.measure import measured
+from home_dist.evaluation.scores import Families, scored
 from home_dist.export.columns import parquet_files, read_batches
 from home_dist.export.managed_rows import ManagedRows
 from home_dist.export.program_inputs import Input, inputs_of
@@ -33,7 +34,6 @@ from home_dist.export.weights import write_meaning
 from home_dist.files.json_files import json_text
 from home_dist.files.listing import Found
 from home_dist.files.stores import Store, join, with_parents, without_secrets
-from home_dist.metrics import evaluate_tasks
 from home_dist.schema import IdInput, InputLayout, build_layout, load_schema
 from home_dist.sequence.history import History
 from home_dist.training.build import build
@@ -52,8 +52,9 @@ class Parity:
 
     task: str
     largest_difference: float
-    """Largest absolute difference of probabilities."""
+    """Largest absolute difference of probabilities, or of predictions in the label's unit."""
     trainer_auc: float
+    """NaN for tasks that are not binary."""
     program_auc: float
 
     @property
@@ -78,6 +79,7 @@ def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: 
             **source.metadata(),
             "embeddings": embeddings,
             "tasks": scorer.tasks,
+            "predictions": _predictions(source, scorer),
             "inputs": {n: _told(i) for n, i in inputs.items()},
         }
         (folder / ABOUT).write_text(json_text(about) + "\n")
@@ -97,6 +99,18 @@ def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: 
 
     written_whole(out, write)
     return parities
+
+
+def _predictions(source: Source, scorer: Scorer) -> list[dict[str, Any]]:
+    """Description of each column of the program's result."""
+    counts = scorer.head.objectives.predictions
+    tasks = [t for t, count in zip(source.schema.task, counts, strict=True) for _ in range(count)]
+    kinds = [k for k, count in zip(scorer.head.objectives.kinds, counts, strict=True) for _ in range(count)]
+    units = [t.unit if k not in ("binary", "multiclass") else "probability" for t, k in zip(tasks, kinds, strict=True)]
+    return [
+        {"name": name, "task": task.name, "kind": kind, "unit": unit}
+        for name, task, kind, unit in zip(scorer.names, tasks, kinds, units, strict=True)
+    ]
 
 
 def _told(item: Input) -> dict[str, Any]:
@@ -159,7 +173,8 @@ class Program:
     run: Scoring
     layout: InputLayout
     """With the functions that map keys to rows."""
-    tasks: list[str]
+    names: list[str]
+    """(P,) of the predictions."""
     about: dict[str, Any]
     trained: RunSide
     """The schema and vocabularies in its folder."""
@@ -184,7 +199,7 @@ class Program:
         return replace(self, layout=read_as(self.layout, self.trained, there, without_secrets(place)))
 
     def scores(self, store: Store, files: list[Found], rows: int) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
-        """(table of all columns, probabilities (n, K)) per batch, in the order of the files."""
+        """(table of all columns, predictions (n, P)) per batch, in the order of the files."""
         names = list(inputs_of(self.layout))
         for file in files:
             for table, inputs in read_batches(store, file, self.layout, rows):
@@ -192,15 +207,35 @@ class Program:
                     yield table, self.run({name: inputs[name] for name in names}).numpy()
 
     def of_logits(self) -> "Program":
-        """The program without its last operator, the sigmoid: in fp32 its results no longer order logits above 17."""
+        """The program without the sigmoid of its binary tasks: in fp32 its results no longer order logits above 17. Other
+        predictions stay."""
         run = deepcopy(self.run)
         if not isinstance(run, torch.fx.GraphModule):
             raise ValueError("only a program that is not compiled can be cut before its sigmoid")
         [output] = (node for node in run.graph.nodes if node.op == "output")
-        [sigmoid] = (node for node in output.all_input_nodes if node.target is torch.ops.aten.sigmoid.default)
-        output.replace_input_with(sigmoid, sigmoid.args[0])
+        for sigmoid, user in _last_sigmoids(output):
+            [logits] = sigmoid.all_input_nodes
+            user.replace_input_with(sigmoid, logits)
         run.recompile()
         return replace(self, run=run)
+
+
+_MOVES_VALUES = ("cat", "index_select", "view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "slice")
+
+
+def _last_sigmoids(output: torch.fx.Node) -> list[tuple[torch.fx.Node, torch.fx.Node]]:
+    """(sigmoid, its user) where only operators that move values stand between a sigmoid and the program's result: those of
+    binary tasks. Other kinds compute with theirs."""
+    found, users = [], [output]
+    while users:
+        user = users.pop()
+        for node in user.all_input_nodes:
+            name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
+            if node.target is torch.ops.aten.sigmoid.default:
+                found.append((node, user))
+            elif name in _MOVES_VALUES:
+                users.append(node)
+    return found
 
 
 def open_program(folder: Path, compiled: bool = False) -> Program:
@@ -215,7 +250,9 @@ def open_program(folder: Path, compiled: bool = False) -> Program:
     run = torch._inductor.aoti_load_package(str(path)) if compiled else torch.export.load(path).module()
     config = load_config(folder / "config.toml", [f"data.path={folder}", f"data.schema={folder / 'schema.toml'}"])
     trained = RunSide(config, load_schema(config.schema_path()), {})
-    return Program(run, _layout(folder, trained), about["tasks"], about, trained)
+    told = about.get("predictions")  # of versions that knew only yes or no: one per task
+    names = about["tasks"] if told is None else [p["name"] for p in told]
+    return Program(run, _layout(folder, trained), names, about, trained)
 
 
 def _layout(folder: Path, trained: RunSide) -> InputLayout:
@@ -237,16 +274,28 @@ def parity(source: Source, program: Program, ranks: Ranks, rows: int = 1000) -> 
     """Compares program and trainer on the run's test split, which both read in the order of the files."""
     recorded = RunFolder(source.checkpoint.parent.parent).recorded_vocabularies()
     inputs = open_inputs(source.given, source.schema, ("test",), recorded)
-    model = build(inputs, ranks).model
-    load(source.checkpoint, model, None)
-    trainer = scored(model, inputs.evaluation_reader("test", ranks), ranks)
+    built = build(inputs, ranks)
+    load(source.checkpoint, built.model, None)
+    families = Families.of(built.objectives)
+    with built.averaged(source.averaged):
+        trainer = scored(built.model, inputs.evaluation_reader("test", ranks), ranks, families)
     place = join(source.config.data.path, source.config.data.test)
     store, files = parquet_files(place)
     of_program = program.reading(place, source.given.data.schema_place).of_logits().scores(store, files, rows)
-    exported = replace(trainer, logits=np.concatenate([logits for _, logits in of_program]).astype(np.float64))
-    if exported.logits.shape != trainer.logits.shape:
-        raise UserError(f"the program scored {exported.logits.shape}, the trainer {trainer.logits.shape} rows and tasks")
+    exported = replace(trainer, scores=_as_scores(np.concatenate([values for _, values in of_program]), families))
+    if exported.scores.shape != trainer.scores.shape:
+        raise UserError(f"the program scored {exported.scores.shape}, the trainer {trainer.scores.shape} rows and predictions")
+    differences = np.abs(exported.predictions - trainer.predictions).max(0)
     names = [t.name for t in source.schema.task]
-    measured = [evaluate_tasks(names, s.labels, s.weights, s.logits, logits=True) for s in (trainer, exported)]
-    differences = np.abs(exported.scores - trainer.scores).max(0)
-    return [Parity(n, float(d), a.auc, b.auc) for n, d, a, b in zip(names, differences, *measured, strict=True)]
+    areas = [{m.task: m.auc for m in measured(s, names)} for s in (trainer, exported)]
+    largest = [float(differences[families.columns(k)].max()) for k in range(len(names))]
+    return [Parity(n, d, areas[0][n], areas[1][n]) for n, d in zip(names, largest, strict=True)]
+
+
+def _as_scores(values: np.ndarray, families: Families) -> np.ndarray:
+    """What a program without its last sigmoid computes -> what metrics read: classes' probabilities become logits."""
+    scores = values.astype(np.float64)
+    for k in families.tasks("class"):
+        with np.errstate(divide="ignore"):
+            scores[:, families.columns(k)] = np.log(scores[:, families.columns(k)]).clip(min=-745)
+    return scores

@@ -7,8 +7,14 @@ import torch
 
 from home_dist.schema import DenseFeature, IdInput, InputLayout, PretrainedInput, StatisticFeature
 
-Kind = Literal["ids", "number", "vector", "pretrained", "list", "weights", "lengths"]
-_DTYPES = {"number": torch.float64, "vector": torch.float64, "pretrained": torch.float32, "weights": torch.float32}
+Kind = Literal["ids", "number", "vector", "pretrained", "list", "weights", "lengths", "duration"]
+_DTYPES = {
+    "number": torch.float64,
+    "vector": torch.float64,
+    "pretrained": torch.float32,
+    "weights": torch.float32,
+    "duration": torch.float32,
+}
 
 
 @dataclass(frozen=True)
@@ -25,12 +31,16 @@ class Input:
     feature: DenseFeature | StatisticFeature | None = None
     """For numbers and vectors; several features may share a number."""
     pretrained: PretrainedInput | None = None
+    duration: str | None = None
+    """Column of a duration."""
 
     @property
     def column(self) -> str:
         """Column of the Parquet files; "" for lengths."""
         if self.kind == "weights" and self.item is not None:
             return self.item.weights or ""
+        if self.duration is not None:
+            return self.duration
         source = self.item or self.feature or self.pretrained
         return "" if source is None else source.column
 
@@ -78,4 +88,5 @@ def inputs_of(layout: InputLayout) -> dict[str, Input]:
             inputs.append(Input(f"number.{feature.column}", "number", feature=feature))
     for vectors in layout.pretrained:
         inputs.append(Input(f"pretrained.{vectors.name}", "pretrained", width=vectors.width + 1, pretrained=vectors))
+    inputs += [Input(f"duration.{column}", "duration", duration=column) for column in layout.durations]
     return {i.name: i for i in inputs}

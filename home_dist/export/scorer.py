@@ -1,4 +1,4 @@
-"""The scoring model: raw columns in, per-task probabilities out, on one device and without TorchRec's collections.
+"""The scoring model: raw columns in, per-task predictions out, on one device and without TorchRec's collections.
 
 Inputs are columns of the Parquet files, with their values unchanged:
 
@@ -9,6 +9,7 @@ Inputs are columns of the Parquet files, with their values unchanged:
     "weights.COLUMN"      (N,) float32     weights of a weighted list's values
     "lengths.GROUP"       (B,) int64       lengths of the lists of a feature, or of all fields of a history
     "pretrained.FEATURE"  (B, width + 1) float32    its vector, and 1 where it is missing
+    "duration.COLUMN"     (B,) float32     the item's duration, for tasks that are learned by it
 
 Columns of raw ids, whose table has a vocabulary, a hash or managed ids, are "ids.TABLE/COLUMN" and "list.TABLE/COLUMN". The
 program takes their rows, since texts are no tensors; columns.py maps ids to rows. Ids outside of a table, such as those that
@@ -110,6 +111,8 @@ class Scorer(nn.Module):
         self.layout: InputLayout = source.layout
         self.tasks = [t.name for t in source.schema.task]
         self.head = Head(source.schema, source.layout, source.config)
+        self.names = list(self.head.objectives.names)
+        """(P,) names of the predictions: of a task, or of a task and its class."""
         self.tables = nn.ModuleDict(
             {t.name: StoredTable(source, t.name, embeddings) for t in source.layout.tables if not t.replicated}
         )
@@ -133,9 +136,13 @@ class Scorer(nn.Module):
             )
         for name, value in state.items():
             value.copy_(source.stored.whole(f"dense/head.{name}"))
+        if self.head.averages is not None:
+            if source.averaged:
+                self.head.averages.fill(self.head)
+            self.head.averages = None  # a program needs no second copy
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
-        """(B, K) probabilities, tasks in the schema's order."""
+        """(B, P): probabilities, or predictions in the label's unit; tasks in the schema's order, see `names`."""
         small = [self._small(i, inputs) for i in self.layout.at("small")]
         samples = self._samples(inputs)
         lists = {place: {i.key: self._ids(i, inputs) for i in self.layout.at(place)} for place in PLACES}
@@ -156,7 +163,9 @@ class Scorer(nn.Module):
         )
         events = {i.key: looked_up[i.key] for place in ONE_BY_ONE for i in self.layout.at(place)}
         v, _ = self.head.features(batch, _Lists(bags) if bags else None, _Lists(weighted) if weighted else None, events)
-        return torch.sigmoid(self.head.logits(v, batch.dense, None))
+        durations = [inputs[f"duration.{column}"] for column in self.layout.durations]
+        durations_of_rows = torch.stack(durations, 1) if durations else torch.zeros(samples, 0)
+        return self.head.objectives.predicted(self.head.served(self.head.logits(v, batch.dense, None)), durations_of_rows)
 
     def _samples(self, inputs: Inputs) -> int:
         # Every network has an input with one value per sample: a column, or the lengths of a column of lists.

@@ -69,9 +69,9 @@ def score_log(
 
 
 def _check_names(program: Program, keep: list[str]) -> None:
-    clash = sorted(set(keep) & set(program.tasks))
+    clash = sorted(set(keep) & set(program.names))
     if clash:
-        raise DataError(f"--keep {clash[0]}: a task has this name, and its scores stand in that column")
+        raise DataError(f"--keep {clash[0]}: a prediction has this name, and stands in that column")
 
 
 def _write_scores(program: Program, store: Store, files: list[Found], target: Path, keep: dict[str, str], rows: int) -> int:
@@ -83,7 +83,7 @@ def _write_scores(program: Program, store: Store, files: list[Found], target: Pa
         writer: pq.ParquetWriter | None = None
         for table, scores in program.scores(store, [file], rows):
             columns = {name: _kept(table, column, file) for column, name in keep.items()}
-            columns |= {task: pa.array(scores[:, k]) for k, task in enumerate(program.tasks)}
+            columns |= {name: pa.array(scores[:, k]) for k, name in enumerate(program.names)}
             chunk = pa.table(columns)
             writer = writer or pq.ParquetWriter(path, chunk.schema)
             writer.write_table(chunk)

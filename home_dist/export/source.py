@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 
 from home_dist.config import RunConfig
+from home_dist.config.stopping import averages_wanted
 from home_dist.data.side_files import with_local_schema
 from home_dist.errors import ConfigError
 from home_dist.files.whole import whole_folder
+from home_dist.layers.averages import average_name
 from home_dist.schema import InputLayout, Schema, build_layout
 from home_dist.schema.meaning import fingerprint
 from home_dist.training.checkpoint.of_run import find
@@ -20,6 +22,7 @@ from home_dist.training.run_folder import RunFolder
 from home_dist.training.stored_tables import Place, table_places
 
 _REPLICATED = "dense/head.features.replicated."
+_AVERAGES = "dense/head.averages."
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,13 @@ class Source:
     record: Record
     places: dict[str, Place]
 
+    averaged: bool
+    """Whether dense parameters are to be their averages (`train.ema`)."""
+
     @staticmethod
-    def open(path: Path) -> "Source":
-        """path: a checkpoint, a run.dir or RUN/best. Raises CheckpointError or ConfigError."""
+    def open(path: Path, averaged: bool | None = None) -> "Source":
+        """path: a checkpoint, a run.dir or RUN/best. averaged: export the averages of dense parameters; by default as
+        `train.ema` says. Raises CheckpointError or ConfigError."""
         checkpoint = find(path)
         given, whole = RunFolder(checkpoint.parent.parent).open()
         config = with_local_schema(given)
@@ -48,7 +55,9 @@ class Source:
         layout = build_layout(schema, config)
         stored, record = open_stored(checkpoint)
         record.refuse_other_meaning(checkpoint, fingerprint(whole))
-        return Source(checkpoint, given, config, whole, schema, layout, stored, record, dict(table_places(layout, stored)))
+        places = dict(table_places(layout, stored))
+        wanted = averages_wanted(config, averaged)
+        return Source(checkpoint, given, config, whole, schema, layout, stored, record, places, wanted)
 
     def table_shape(self, table: str) -> tuple[int, int]:
         place = self.places[table]
@@ -64,7 +73,12 @@ class Source:
 
     def dense(self) -> list[str]:
         """Names of all parameters and statistics outside of tables."""
-        return [n for n in self.stored.tensors if n.startswith("dense/") and not n.startswith(_REPLICATED)]
+        return [n for n in self.stored.tensors if n.startswith("dense/") and not n.startswith((_REPLICATED, _AVERAGES))]
+
+    def stored_as(self, name: str) -> str:
+        """Name of the tensor that is exported as the dense tensor `name`: its own, or its average's."""
+        average = f"{_AVERAGES}{average_name(name.removeprefix('dense/head.'))}"
+        return average if self.averaged and average in self.stored.tensors else name
 
     def metadata(self) -> dict[str, str]:
         versions = self.record.versions

@@ -49,8 +49,8 @@ def export_weights(source: Source, out: Path, shard_bytes: int = SHARD_BYTES) ->
 
 
 def _dense(source: Source, name: str) -> Stream:
-    stored = source.stored
-    return Stream(name.removeprefix("dense/"), stored.dtype(name), stored.shape(name), lambda: iter([stored.whole(name)]))
+    stored, own = source.stored, source.stored_as(name)
+    return Stream(name.removeprefix("dense/"), stored.dtype(own), stored.shape(own), lambda: iter([stored.whole(own)]))
 
 
 def write_meaning(source: Source, folder: Path) -> None:

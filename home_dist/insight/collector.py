@@ -71,7 +71,7 @@ class Collector:
         # A rank without real samples passes one padding sample, so that shapes agree with other ranks', and returns zeros.
         few, fewer = (max(1, min(bound, real)) for bound in (self.config.samples, self.config.gradient_samples))
         sums = statistics(self.head, self.anatomy, v[:few])
-        rest = (batch.dense, batch.labels, batch.weights)
+        rest = (batch.dense, batch.labels, batch.weights, batch.durations)
         sums |= gradients(self.head, self.anatomy, v[:fewer], *(x[:fewer] for x in rest))
         self.seconds += time.perf_counter() - began
         return sums if real else {name: torch.zeros_like(value) for name, value in sums.items()}

@@ -9,13 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from home_dist.insight.kept_scores import RESAMPLES, drawn_groups, fingerprint, kept_scores
+from home_dist.insight.kept_scores import RESAMPLES, drawn_groups, fingerprint, kept_scores, of_family
 from home_dist.insight.run_figures import RunFigures
 from home_dist.insight.settings import MEASURES, Setting, SplitOfSettings
-from home_dist.metrics import Bootstrap, Interval, bootstrap, bootstrap_log_loss, mean_bootstrap
-
-_ALWAYS = "log_loss"
-"""Measure that is defined wherever there are samples."""
+from home_dist.metrics import (
+    Bootstrap,
+    Interval,
+    bootstrap,
+    bootstrap_errors,
+    bootstrap_log_loss,
+    bootstrap_xauc,
+    mean_bootstrap,
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Differences:
 
     def between(self, best: Setting, other: Setting) -> Difference:
         """Raises ConfigError for files of scores that are damaged."""
-        undefined = [s.name for s in (best, other) if math.isnan(self._measured.mean(s, _ALWAYS))]
+        undefined = [s.name for s in (best, other) if all(math.isnan(self._measured.mean(s, m)) for m in MEASURES)]
         seeds = tuple(n for n in best.runs if n in other.runs and self._defined(best.runs[n]) and self._defined(other.runs[n]))
         pairs = [(best.runs[n], other.runs[n]) for n in seeds]
         if undefined or not pairs:
@@ -65,13 +70,11 @@ class Differences:
                 why = f"{pair[0].path} and {pair[1].path} were not measured on the same rows"
                 return Difference(other.name, seeds, self._plain(pairs), why)
             drawn.append((one, two))
-        intervals = {
-            m: mean_bootstrap([one.by_measure[m].minus(two.by_measure[m]) for one, two in drawn]).interval() for m in MEASURES
-        }
+        intervals = {m: _interval(m, drawn) for m in MEASURES}
         return Difference(other.name, seeds, intervals)
 
     def _defined(self, run: RunFigures) -> bool:
-        return not math.isnan(run.mean(self._measured.split, _ALWAYS, self._tasks[_ALWAYS]))
+        return any(not math.isnan(run.mean(self._measured.split, m, self._tasks[m])) for m in MEASURES)
 
     def _plain(self, pairs: Sequence[tuple[RunFigures, RunFigures]]) -> dict[str, Interval]:
         """Without intervals, from the figures of evaluation.json."""
@@ -92,14 +95,26 @@ class Differences:
         if kept is None:
             return None
         groups = drawn_groups(run, kept)
-        columns = (kept["labels"], kept["weights"], kept["scores"])
-        area, grouped = bootstrap(run.tasks, *columns, groups, RESAMPLES)
-        loss = bootstrap_log_loss(run.tasks, *columns, groups, RESAMPLES)
-        by_measure = {"auc": area, "gauc": grouped, "log_loss": loss}
+        by_measure: dict[str, Bootstrap] = {}
+        binary, numbers = (of_family(kept, run.tasks, family) for family in ("binary", "number"))
+        if binary[0]:
+            by_measure |= zip(("auc", "gauc"), bootstrap(*binary, groups, RESAMPLES), strict=True)
+            by_measure["log_loss"] = bootstrap_log_loss(*binary, groups, RESAMPLES)
+        if numbers[0]:
+            by_measure["mae"] = bootstrap_errors(*numbers, groups, RESAMPLES)[0]
+            by_measure["xauc"] = bootstrap_xauc(*numbers, groups, RESAMPLES)[0]
+        compared = [t for t in run.tasks if any(t in tasks for tasks in self._tasks.values())]
         return _Drawn(
             {measure: drawn.only(self._tasks[measure]) for measure, drawn in by_measure.items()},
-            fingerprint(kept, groups, [run.tasks.index(t) for t in self._tasks[_ALWAYS]]),
+            fingerprint(kept, groups, [run.tasks.index(t) for t in compared]),
         )
+
+
+def _interval(measure: str, drawn: Sequence[tuple[_Drawn, _Drawn]]) -> Interval:
+    """Of the mean difference over pairs of runs; without estimate for a measure that they do not have."""
+    if any(measure not in run.by_measure for pair in drawn for run in pair):
+        return Interval(math.nan, math.nan, math.nan, 0)
+    return mean_bootstrap([one.by_measure[measure].minus(two.by_measure[measure]) for one, two in drawn]).interval()
 
 
 def chance(interval: Interval) -> bool:

@@ -9,7 +9,8 @@ import numpy as np
 from home_dist.insight.page import Cell, PageSection, grid, picture, table
 from home_dist.insight.shares import interval
 from home_dist.insight.svg import NAMED, pyplot, uri
-from home_dist.prepare.drift import KNOWN_TO_BASE_WARNING, KNOWN_WARNING, MISSING_WARNING, PSI_USUAL, PSI_WARNING, RATE_WARNING
+from home_dist.prepare.drift import KNOWN_TO_BASE_WARNING, KNOWN_WARNING, RATE_WARNING
+from home_dist.prepare.label_drift import MEAN_WARNING, MISSING_WARNING, PSI_USUAL, PSI_WARNING
 
 _BARS = 20  # statistics in the picture of PSI at most
 _COMPARED = 6  # statistics with a picture of their buckets at most
@@ -27,13 +28,18 @@ def drift_section(report: Mapping[str, Any]) -> PageSection:
         f"come first. Red: a threshold is crossed, and by more than chance explains."
     )
     ids, statistics, labels = (base[kind] for kind in ("ids", "statistics", "labels"))
-    parts = [_warnings(base["warnings"], bool(ids or statistics or labels))]
+    numbers, classes = base.get("numbers", {}), base.get("classes", {})
+    parts = [_warnings(base["warnings"], bool(ids or statistics or labels or numbers or classes))]
     if ids:
         parts += ["<h3>Ids</h3>", _ids(ids, report)]
     if statistics:
         parts += ["<h3>Statistics</h3>", _statistics(statistics), _pictures(statistics, report["histograms"])]
     if labels:
         parts += ["<h3>Labels</h3>", _labels(labels)]
+    if numbers:
+        parts += ["<h3>Labels that are numbers</h3>", _numbers(numbers)]
+    if classes:
+        parts += ["<h3>Labels that are classes</h3>", _classes(classes)]
     return PageSection("drift", "Drift", about, "".join(parts))
 
 
@@ -157,6 +163,48 @@ def _labels(labels: Mapping[str, Mapping[str, Any]]) -> str:
         f"Rates among rows that know the label, with 95 % intervals. Red: the rate of positives or of negatives has changed by "
         f"a factor of {RATE_WARNING:g}; or the label is unknown in more or fewer rows by {MISSING_WARNING:.0%} of them."
     )
+
+
+def _numbers(numbers: Mapping[str, Mapping[str, Any]]) -> str:
+    lines: list[list[str | Cell]] = []
+    for name, entry in _worst_first(numbers, lambda e: abs(e["shift"] or 0.0)):
+        lines.append(
+            [
+                name,
+                "-" if entry["before"] is None else f"{entry['before']:.4g}",
+                "-" if entry["now"] is None else _marked(entry, "mean", f"{entry['now']:.4g}"),
+                "-" if entry["shift"] is None else f"{entry['shift']:+.2f}",
+                *_psi_and_unknown(entry),
+            ]
+        )
+    return table(["label", "mean before", "mean now", "change", "PSI", "unknown before", "unknown now"], lines) + _note(
+        f"The change is in standard deviations of before. PSI is of the values as the base's thresholds cut them. Red: changed "
+        f"by {MEAN_WARNING:g} deviations; PSI above {PSI_WARNING:g}; or unknown in more or fewer rows by {MISSING_WARNING:.0%} "
+        f"of them."
+    )
+
+
+def _classes(classes: Mapping[str, Mapping[str, Any]]) -> str:
+    lines: list[list[str | Cell]] = []
+    for name, entry in _worst_first(classes, lambda e: e["psi"] or 0.0):
+        change = "-"
+        if entry["psi"] is not None:
+            before, now = (np.asarray(c) / sum(c) for c in (entry["buckets_before"], entry["counts"]))
+            most = int(np.abs(now - before).argmax())
+            change = f"{entry['names'][most]}: {before[most]:.1%} to {now[most]:.1%}"
+        lines.append([name, change, *_psi_and_unknown(entry)])
+    return table(["label", "largest change", "PSI", "unknown before", "unknown now"], lines) + _note(
+        f"PSI is of the classes' shares. Red: above {PSI_WARNING:g}; or unknown in more or fewer rows by {MISSING_WARNING:.0%} "
+        f"of them."
+    )
+
+
+def _psi_and_unknown(entry: Mapping[str, Any]) -> list[str | Cell]:
+    return [
+        "-" if entry["psi"] is None else _marked(entry, "psi", f"{entry['psi']:.3f}"),
+        f"{entry['missing_before']:.1%}",
+        _marked(entry, "missing", f"{entry['missing']:.1%}"),
+    ]
 
 
 def _rate(rate: float | None, known: int, kind: str = "") -> str | Cell:

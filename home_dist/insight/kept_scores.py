@@ -16,7 +16,8 @@ RESAMPLES = 200
 """Draws of users behind an interval."""
 
 Kept = dict[str, NDArray[Any]]
-"""scores (probabilities), labels and weights (N, K), groups (N,)"""
+"""scores (N, P): probabilities, or predictions in the label's unit; labels and weights (N, K); groups (N,); families and
+predictions (K,): each task's family of metrics, and its number of columns among the P."""
 
 
 def kept_scores(run: Path, split: str) -> Kept | None:
@@ -24,13 +25,24 @@ def kept_scores(run: Path, split: str) -> Kept | None:
     path = run / "scores" / f"{split}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in ("scores", "labels", "weights", "groups")}
+            kept = {name: file[name] for name in ("scores", "labels", "weights", "groups")}
+            tasks = kept["labels"].shape[1]  # versions that knew only yes or no told no families
+            kept["families"] = file["families"] if "families" in file else np.array(["binary"] * tasks)
+            kept["predictions"] = file["predictions"] if "predictions" in file else np.ones(tasks, np.int64)
+            return kept
     except FileNotFoundError:
         return None
     except Exception as error:  # zipfile, zlib, numpy: each raises its own
         raise ConfigError(
             f"{path}: cannot be read as the scores of a run: {error}. Remove it: intervals are then left out."
         ) from None
+
+
+def of_family(kept: Kept, tasks: Sequence[str], family: str) -> tuple[list[str], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """(names, labels, weights, scores) of the tasks of a family with one prediction each; arrays are (N, n)."""
+    chosen = np.flatnonzero(kept["families"] == family)
+    columns = (np.cumsum(kept["predictions"]) - kept["predictions"])[chosen]
+    return [tasks[int(k)] for k in chosen], kept["labels"][:, chosen], kept["weights"][:, chosen], kept["scores"][:, columns]
 
 
 def drawn_groups(run: RunFigures, kept: Kept) -> NDArray[np.int64]:

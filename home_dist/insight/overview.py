@@ -21,10 +21,13 @@ def runs_table(folder: Path, paths: Sequence[Path]) -> Table:
     table = Table(title=f"runs in {folder}: means over tasks")
     table.add_column("run", no_wrap=True)
     table.add_column("model")
-    for name in ("steps", "samples/s", "split", *MEASURES.values(), "findings"):
+    runs = [(path, RunFigures.open(path)) for path in paths]
+    splits = {path: next(iter(run.splits), None) for path, run in runs}
+    of_numbers = [m for m in ("mae", "xauc") if any(not math.isnan(_mean(run, splits[path], m)) for path, run in runs)]
+    measures = ["auc", "gauc", "log_loss", *of_numbers]
+    for name in ("steps", "samples/s", "split", *(MEASURES[m] for m in measures), "findings"):
         table.add_column(name, justify="right")
-    for path in paths:
-        run = RunFigures.open(path)
+    for path, run in runs:
         split = next(iter(run.splits), None)
         rates = [c["samples_per_second"] for c in run.curves if c["samples_per_second"]]
         table.add_row(
@@ -33,10 +36,14 @@ def runs_table(folder: Path, paths: Sequence[Path]) -> Table:
             f"{run.steps:,}" + ("" if split else " so far"),
             f"{statistics.median(rates):,.0f}" if rates else "-",
             split or "-",
-            *(_number(run.mean(split, name) if split else math.nan) for name in MEASURES),
+            *(_number(_mean(run, split, name)) for name in measures),
             str(run.findings_told) if run.looked_at else "-",
         )
     return table
+
+
+def _mean(run: RunFigures, split: str | None, name: str) -> float:
+    return run.mean(split, name) if split else math.nan
 
 
 def _number(value: float) -> str:

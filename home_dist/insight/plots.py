@@ -82,6 +82,45 @@ def calibration(title: str, curves: Sequence[tuple[str, dict[str, list[float]]]]
     return uri(figure)
 
 
+def number_calibration(title: str, curves: Sequence[tuple[str, dict[str, list[float]]]]) -> str:
+    """Mean label over mean prediction, per bin; of one curve the labels' deviation too."""
+    figure, axes = pyplot.subplots(figsize=(3.6, 2.6))
+    everything = [x for _, c in curves for name in ("prediction", "rate") for x in c[name]]
+    low, high = min(0.0, min(everything)), max(everything) * 1.05 or 1.0
+    axes.plot([low, high], [low, high], color="#9aa3af", linewidth=1, linestyle="--")
+    for n, (label, c) in enumerate(curves):
+        predicted, happened, deviation = (np.array(c[name]) for name in ("prediction", "rate", "deviation"))
+        if len(curves) == 1:
+            axes.fill_between(predicted, happened - deviation, happened + deviation, color="#cbd5e1", alpha=0.5, linewidth=0)
+        axes.plot(predicted, happened, "o-", color=RUN_COLOURS[n], markersize=3, linewidth=1, label=label)
+    axes.set_xlim(low, high)
+    axes.set_title(title)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("happened")
+    if len(curves) > 1:
+        axes.legend(fontsize=6.5)
+    return uri(figure)
+
+
+def scatter(title: str, predictions: Floats, labels: Floats) -> str:
+    """A point per sample, on axes that are linear near 0 and logarithmic above."""
+    figure, axes = pyplot.subplots(figsize=(3.6, 2.6))
+    reach = max(1.0, float(max(predictions.max(initial=0), labels.max(initial=0))) * 1.1)
+    axes.plot([0, reach], [0, reach], color="#9aa3af", linewidth=1, linestyle="--")
+    axes.scatter(predictions, labels, s=3, alpha=0.25, color=RUN_COLOURS[0], linewidths=0, rasterized=True)
+    if reach > 10:
+        for scale in (axes.set_xscale, axes.set_yscale):
+            scale("symlog", linthresh=1)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlim(min(0.0, float(predictions.min(initial=0))), reach)
+    axes.set_ylim(min(0.0, float(labels.min(initial=0))), reach)
+    axes.set_title(title)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("happened")
+    return uri(figure)
+
+
 def distributions(experts: Sequence[str], histograms: Floats) -> str:
     """One row per expert: histogram of its outputs, on axes that are logarithmic on both sides of zero."""
     figure, axes = pyplot.subplots(figsize=(5.4, 0.9 + 0.2 * len(experts)))

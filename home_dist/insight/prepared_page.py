@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from home_dist.files.whole import write_whole
+from home_dist.insight.day_axis import COLOURS, NAMES, day_ticks, places, side_by_side
 from home_dist.insight.drift_page import drift_section
+from home_dist.insight.labels_page import classes_part, numbers_part
 from home_dist.insight.page import Cell, PageSection, grid, page, picture, table
 from home_dist.insight.shares import interval
-from home_dist.insight.svg import NAMED, pyplot, uri
+from home_dist.insight.svg import pyplot, uri
 
-_NAMES = {"train": "blue", "validation": "orange", "test": "green", None: "grey"}
-"""By split of a day: its colour's name, for captions. None: days before the training days."""
-_COLOURS = {split: NAMED[name] for split, name in _NAMES.items()}
 _FILES = 10  # file names listed at most
 _FALLEN = 0.1
 """A feature's coverage is marked if it falls by more than this share of rows from training to a later split."""
@@ -28,7 +27,7 @@ def write_page(report: Mapping[str, Any], path: Path) -> None:
     facts = [
         ("rows in", f"{report['rows_in']:,}"),
         ("rows out", f"{report['rows_out']:,}"),
-        ("labels", str(len(_label_names(report)))),
+        ("labels", str(len(_label_names(report)) + len(report.get("numbers", ())) + len(report.get("classes", ())))),
         ("ids", str(len(report["vocabularies"]))),
         ("statistics", str(len(report["histograms"]))),
     ]
@@ -71,22 +70,22 @@ def _rows(report: Mapping[str, Any]) -> PageSection:
         share = rows / report["rows_in"]
         lines.append([f"without a row in {name}", f"{rows:,}", f"{share:.1%}: its columns are missing there"])
     days = report["days"]
-    names, places = _places(days)
+    names, middles = places(days)
     below = [0] * len(names)
     bottoms = []
-    for day, place in zip(days, places, strict=True):  # a day has several parts if users are held out
+    for day, place in zip(days, middles, strict=True):  # a day has several parts if users are held out
         bottoms.append(below[place])
         below[place] += day["rows"]
     figure, axes = pyplot.subplots(figsize=(5.4, 2.3))
-    colours = [_COLOURS[d["split"]] for d in days]
-    axes.bar(places, [d["rows"] for d in days], bottom=bottoms, color=colours, width=0.8)
-    _day_ticks(axes, names)
+    colours = [COLOURS[d["split"]] for d in days]
+    axes.bar(middles, [d["rows"] for d in days], bottom=bottoms, color=colours, width=0.8)
+    day_ticks(axes, names)
     axes.set_title("rows by day")
     return PageSection(
         "rows",
         "Rows",
-        f"What was read and what became of it. In pictures, training days are {_NAMES['train']}, validation days "
-        f"{_NAMES['validation']}, test days {_NAMES['test']}, and older ones {_NAMES[None]}.",
+        f"What was read and what became of it. In pictures, training days are {NAMES['train']}, validation days "
+        f"{NAMES['validation']}, test days {NAMES['test']}, and older ones {NAMES[None]}.",
         table(["", "rows", ""], lines) + picture(uri(figure), "rows by day"),
     )
 
@@ -108,43 +107,24 @@ def _labels(report: Mapping[str, Any]) -> PageSection:
         "Labels",
         "Share of positives among rows where the label is known, with 95 % intervals. A rate that jumps at a day is a change "
         "of the product, of logging, or of who was logged.",
-        table(head, lines) + grid(pictures),
+        (table(head, lines) + grid(pictures) if lines else "") + numbers_part(report) + classes_part(report),
     )
 
 
 def _rate_by_day(name: str, days: Sequence[Mapping[str, Any]]) -> str:
     figure, axes = pyplot.subplots(figsize=(3.6, 2.1))
-    names, places = _places(days)
-    for number, (day, middle) in enumerate(zip(days, places, strict=True)):
-        # Parts of one day stand beside each other.
-        place = middle + 0.25 * (number - places.index(middle)) if places.count(middle) > 1 else middle
+    names, middles = places(days)
+    for day, place in zip(days, side_by_side(middles), strict=True):
         known, happened = day["known"][name], day["happened"][name]
         if known:
             low, high = interval(happened, known)
-            colour = _COLOURS[day["split"]]
+            colour = COLOURS[day["split"]]
             axes.plot([place, place], [low, high], color=colour, linewidth=1)
             axes.plot(place, happened / known, "o", color=colour, markersize=3)
     axes.set_ylim(bottom=0)
-    _day_ticks(axes, names)
+    day_ticks(axes, names)
     axes.set_title(f"{name}: rate by day")
     return picture(uri(figure), f"rate of {name} by day")
-
-
-def _places(days: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[int]]:
-    """The days in their order, and the place of each entry among them."""
-    place_of: dict[str, int] = {}
-    places = [place_of.setdefault(d["day"], len(place_of)) for d in days]
-    return list(place_of), places
-
-
-def _day_ticks(axes: Any, names: Sequence[str]) -> None:
-    step = max(1, -(-len(names) // 7))
-    chosen = range(0, len(names), step)
-    axes.set_xticks(chosen, [names[p][5:] for p in chosen])  # the year stands above
-    if len(names) < 3:
-        axes.set_xlim(-1.5, len(names) + 0.5)  # one day is no wall
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
-    axes.grid(axis="x", visible=False)
 
 
 def _coverage(report: Mapping[str, Any]) -> PageSection:

@@ -14,17 +14,14 @@ from home_dist.files.whole import write_whole
 from home_dist.insight import plots
 from home_dist.insight.clock import PARTS
 from home_dist.insight.findings import Finding
-from home_dist.insight.kept_scores import RESAMPLES
-from home_dist.insight.page import Cell, PageSection, grid, page, picture, table
+from home_dist.insight.page import PageSection, grid, page, picture, table
+from home_dist.insight.report_evaluation import calibration_sections, evaluation_sections, shown_number
 from home_dist.insight.report_inside import inside_sections
+from home_dist.insight.report_validations import validation_sections
 from home_dist.insight.rules import Sign
 from home_dist.insight.run_figures import mean_defined
 from home_dist.insight.run_names import names_apart
-from home_dist.insight.run_record import RunRecord, same_rows
-from home_dist.metrics import paired_test
-
-_METRICS = (("auc", "AUC"), ("gauc", "GAUC"))
-_PLAIN = (("log_loss", "log loss"), ("normalized_entropy", "normalised entropy"), ("calibration", "calibration"))
+from home_dist.insight.run_record import RunRecord
 
 
 def write_report(path: Path, other: Path | None, against: Sequence[Path], out: Path) -> Path:
@@ -49,7 +46,8 @@ def report(runs: Sequence[RunRecord], alone: Sequence[RunRecord] = ()) -> str:
     runs = [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
     first = runs[0]
     title = first.name if len(runs) == 1 else f"{first.name} compared with {runs[1].name}"
-    sections = [_findings(runs, alone), *_evaluations(runs), *_slices(runs), _curves(runs), *_calibration(runs)]
+    sections = [_findings(runs, alone), *evaluation_sections(runs), *_slices(runs), _curves(runs), *validation_sections(runs)]
+    sections += calibration_sections(runs)
     sections += inside_sections(runs)
     sections.append(_settings(runs))
     groups = ", ".join(first.schema.groups)
@@ -65,8 +63,10 @@ def _facts(runs: Sequence[RunRecord], alone: Sequence[RunRecord]) -> Iterator[tu
         yield f"{prefix}findings", str(len(findings)) if findings or run.looked_at else "not looked at"
         split = next(iter(run.splits), None)
         if split:
-            yield f"{prefix}mean AUC, {split}", _number(run.mean(split, "auc"))
-            yield f"{prefix}mean GAUC, {split}", _number(run.mean(split, "gauc"))
+            for name, label in (("auc", "AUC"), ("gauc", "GAUC"), ("xauc", "XAUC"), ("accuracy", "accuracy")):
+                value = run.mean(split, name)
+                if not math.isnan(value):
+                    yield f"{prefix}mean {label}, {split}", shown_number(value)
 
 
 def _findings(runs: Sequence[RunRecord], alone: Sequence[RunRecord]) -> PageSection:
@@ -101,78 +101,6 @@ def _card(finding: Finding, latest: int) -> str:
     )
 
 
-def _evaluations(runs: Sequence[RunRecord]) -> Iterator[PageSection]:
-    for split in runs[0].splits:
-        if len(runs) == 1:
-            yield PageSection(
-                f"evaluation-{split}", f"Evaluation: {split}", _interval_note(runs[0], split), _metrics(runs[0], split)
-            )
-        elif split in runs[1].splits:
-            about, body = _comparison(runs[0], runs[1], split)
-            yield PageSection(f"evaluation-{split}", f"Evaluation: {split}", about, body)
-
-
-def _interval_note(run: RunRecord, split: str) -> str:
-    if run.bootstraps(split) is None:
-        return "Without intervals: scores were not kept, see [metrics] keep_scores."
-    return (
-        f"With 95 % intervals over {RESAMPLES} draws of {run.drawn}. Calibration is the sum of predictions over that of labels."
-    )
-
-
-def _metrics(run: RunRecord, split: str) -> str:
-    drawn = run.bootstraps(split)
-    rows: list[list[str | Cell]] = []
-    for task in [*run.tasks, None]:
-        counts = [f"{run.metric(split, task, n):,.0f}" if task else "" for n in ("samples", "positives")]
-        row: list[str | Cell] = [task or "mean", *counts]
-        for n, (name, _) in enumerate(_METRICS):
-            value = run.metric(split, task, name) if task else run.mean(split, name)
-            interval = drawn[n].interval(task) if drawn else None
-            shown = f"{interval.low:.3f}–{interval.high:.3f}" if interval and not math.isnan(interval.low) else ""
-            row.append(Cell(_number(value), shown))
-        row += [_number(run.metric(split, task, name) if task else run.mean(split, name)) for name, _ in _PLAIN]
-        rows.append(row)
-    head = ["task", "samples", "positives", *(label for _, label in (*_METRICS, *_PLAIN))]
-    return table(head, rows, last_is_mean=True)
-
-
-def _comparison(first: RunRecord, second: RunRecord, split: str) -> tuple[str, str]:
-    """(about, table): metrics side by side, with a paired test of the differences if both runs scored the same rows."""
-    drawn = (first.bootstraps(split), second.bootstraps(split)) if same_rows(first, second, split) else (None, None)
-    rows: list[list[str | Cell]] = []
-    shared = [t for t in first.tasks if t in second.tasks]
-    for task in [*shared, None]:
-        row: list[str | Cell] = [task or "mean"]
-        for n, (name, _) in enumerate(_METRICS):
-            values = [run.metric(split, task, name) if task else run.mean(split, name) for run in (first, second)]
-            row += [_number(v) for v in values]
-            difference = values[0] - values[1]
-            if drawn[0] is None or drawn[1] is None:
-                row.append(Cell(f"{difference:+.4f}" if not math.isnan(difference) else "-"))
-                continue
-            test = paired_test(drawn[0][n], drawn[1][n], task)
-            kind = "" if not test.differs else "better" if test.interval.estimate > 0 else "worse"
-            low, high = test.interval.low, test.interval.high
-            shown = "" if math.isnan(low) else f"{low:+.3f} to {high:+.3f}, p {test.p:.2f}"
-            row.append(Cell(f"{difference:+.4f}" if not math.isnan(difference) else "-", shown, kind))
-        rows.append(row)
-    head = ["task"]
-    for _, label in _METRICS:
-        head += [f"{label} {first.name}", f"{label} {second.name}", "difference"]
-    if drawn[0] is None:
-        about = (
-            "Without a paired test: the runs did not keep scores of the same rows in the same order: that takes the same "
-            "data, number of ranks and batch size."
-        )
-    else:
-        about = (
-            f"Difference {first.name} - {second.name} with its 95 % interval and p over {RESAMPLES} draws of {first.drawn}, "
-            "the same in both runs; coloured where 0 lies outside."
-        )
-    return about, table(head, rows, last_is_mean=True)
-
-
 def _slices(runs: Sequence[RunRecord]) -> Iterator[PageSection]:
     run = runs[0]
     split = next((s for s in run.splits if s in run.evaluation.get("slices", {})), None)
@@ -184,11 +112,12 @@ def _slices(runs: Sequence[RunRecord]) -> Iterator[PageSection]:
         rows = []
         for entry in (e for e in entries if e["feature"] == feature):
             shown = ("auc", "gauc", "log_loss", "calibration")
-            means = [_number(mean_defined(t[name] for t in entry["tasks"])) for name in shown]
+            means = [shown_number(mean_defined(t.get(name, math.nan) for t in entry["tasks"])) for name in shown]
             rows.append([str(entry["value"]), f"{entry['samples']:,}", *means])
         body += f"<h3>{escape(feature)}</h3>" + table([feature, "samples", "AUC", "GAUC", "log loss", "calibration"], rows)
     about = (
-        f"Means over tasks, of {run.name} on {split}, by value (id or bucket) of a feature. Each task's are in evaluation.json."
+        f"Means over tasks for which they are defined, of {run.name} on {split}, by value (id or bucket) of a feature. Each "
+        f"task's are in evaluation.json."
     )
     yield PageSection("slices", "Slices", about, body)
 
@@ -251,18 +180,6 @@ def _breakdown(run: RunRecord) -> list[str]:
     ]
 
 
-def _calibration(runs: Sequence[RunRecord]) -> Iterator[PageSection]:
-    for split in runs[0].splits[:1]:
-        parts = []
-        for task in runs[0].tasks:
-            curves = [(run.name, run.evaluation.get("calibration", {}).get(split, {}).get(task)) for run in runs]
-            drawn = [(name, curve) for name, curve in curves if curve and curve["weight"]]
-            if drawn:
-                parts.append(picture(plots.calibration(task, drawn), f"calibration of {task}"))
-        about = f"On {split}, in bins of equally many samples. On the dashed line what is predicted happens."
-        yield PageSection("calibration", "Calibration", about, grid(parts, "small") if parts else "")
-
-
 def _settings(runs: Sequence[RunRecord]) -> PageSection:
     texts = ""
     for run in runs:
@@ -274,7 +191,3 @@ def _settings(runs: Sequence[RunRecord]) -> PageSection:
 
 def _key(run: RunRecord, runs: Sequence[RunRecord]) -> str:
     return f'<span class="key" style="background:{plots.RUN_COLOURS[list(runs).index(run)]}"></span>'
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}"

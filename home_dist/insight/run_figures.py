@@ -11,7 +11,7 @@ from home_dist.config.model import MODELS
 from home_dist.config.toml_file import read_toml
 from home_dist.errors import ConfigError
 from home_dist.files.json_files import read_json, with_nan
-from home_dist.insight.store import CURVES, FINDINGS, TABLES, InsightStore
+from home_dist.insight.store import CURVES, FINDINGS, TABLES, VALIDATIONS, InsightStore
 from home_dist.schema import Schema, load_schema
 
 
@@ -26,6 +26,8 @@ class RunFigures:
     """Tasks that the run trains, in the schema's order."""
     curves: list[dict[str, Any]]
     evaluation: dict[str, Any]
+    validations: list[dict[str, Any]]
+    """By checkpoint: its step, and the tasks' metrics on the validation split."""
 
     @staticmethod
     def open(path: Path) -> "RunFigures":
@@ -41,6 +43,7 @@ class RunFigures:
             tasks=[t.name for t in schema.task if not chosen or t.name in chosen],
             curves=InsightStore(path / "insight").lines(CURVES),
             evaluation=with_nan(evaluation),
+            validations=InsightStore(path / "insight").lines(VALIDATIONS),
         )
 
     @property
@@ -73,6 +76,10 @@ class RunFigures:
     def metric(self, split: str, task: str, name: str) -> float:
         value = self.evaluation.get(split, {}).get(task, {}).get(name)
         return math.nan if value is None else float(value)
+
+    def family(self, split: str, task: str) -> str:
+        """Family of a task's metrics: "binary", "number" or "class"."""
+        return str(self.evaluation.get(split, {}).get(task, {}).get("family", "binary"))
 
     def mean(self, split: str, name: str, tasks: Sequence[str] | None = None) -> float:
         """Mean over the tasks, by default all, for which the metric is defined."""

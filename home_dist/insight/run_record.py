@@ -9,11 +9,11 @@ import numpy as np
 
 from home_dist.config import RunConfig, load_config
 from home_dist.insight.findings import Finding, Judge
-from home_dist.insight.kept_scores import RESAMPLES, drawn_groups, kept_scores
+from home_dist.insight.kept_scores import RESAMPLES, drawn_groups, kept_scores, of_family
 from home_dist.insight.rules import transfer_signs
 from home_dist.insight.run_figures import RunFigures
 from home_dist.insight.store import TABLES, InsightStore, Names, StepRecord
-from home_dist.metrics import Bootstrap, bootstrap
+from home_dist.metrics import Bootstrap, bootstrap, bootstrap_errors, bootstrap_xauc
 
 _LARGEST = 200_000
 """Intervals are computed for splits of at most so many rows: some ten seconds."""
@@ -70,17 +70,22 @@ class RunRecord(RunFigures):
         return self._scores[split]
 
     @cached_property
-    def _bootstraps(self) -> dict[str, tuple[Bootstrap, Bootstrap] | None]:
+    def _bootstraps(self) -> dict[str, dict[str, Bootstrap]]:
         return {}
 
-    def bootstraps(self, split: str) -> tuple[Bootstrap, Bootstrap] | None:
-        """Bootstraps of AUC and GAUC; None if scores were not kept or are too many."""
+    def bootstraps(self, split: str) -> dict[str, Bootstrap]:
+        """By metric, of the tasks that have it; empty if scores were not kept or are too many."""
         if split not in self._bootstraps:
             kept = self.scores(split)
-            drawn = None
+            drawn: dict[str, Bootstrap] = {}
             if kept is not None and 0 < len(kept["groups"]) <= _LARGEST:
                 groups = drawn_groups(self, kept)
-                drawn = bootstrap(self.tasks, kept["labels"], kept["weights"], kept["scores"], groups, RESAMPLES)
+                binary, numbers = (of_family(kept, self.tasks, family) for family in ("binary", "number"))
+                if binary[0]:
+                    drawn |= zip(("auc", "gauc"), bootstrap(*binary, groups, RESAMPLES), strict=True)
+                if numbers[0]:
+                    drawn |= zip(("mae", "rmse"), bootstrap_errors(*numbers, groups, RESAMPLES), strict=True)
+                    drawn |= zip(("xauc", "user_xauc"), bootstrap_xauc(*numbers, groups, RESAMPLES), strict=True)
             self._bootstraps[split] = drawn
         return self._bootstraps[split]
 

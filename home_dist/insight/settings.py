@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from home_dist.insight.run_figures import RunFigures, mean_defined
 
-MEASURES = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss"}
-"""By their names in evaluation.json. All are means over tasks."""
-LOWER_IS_BETTER = {"log_loss"}
+MEASURES = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss", "mae": "MAE", "xauc": "XAUC"}
+"""By their names in evaluation.json. All are means over the tasks that have them."""
+LOWER_IS_BETTER = {"log_loss", "mae"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,12 @@ class SplitOfSettings:
         by_run = [self._defined(run, measure) for setting in self.settings for run in setting.runs.values()]
         measured = [tasks for tasks in by_run if tasks]
         return [t for t in measured[0] if all(t in tasks for tasks in measured)] if measured else []
+
+    @property
+    def measures(self) -> list[str]:
+        """Measures that a run has of some task."""
+        runs = [run for setting in self.settings for run in setting.runs.values()]
+        return [m for m in MEASURES if any(self._defined(run, m) for run in runs)]
 
     def values(self, setting: Setting, measure: str) -> list[float]:
         """Means over tasks, one per seed; NaN where not defined."""

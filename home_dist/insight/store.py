@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 Figures = dict[str, Floats]
 """Figures of a sampled step by name: see figures.py."""
 
-CURVES, FINDINGS, TABLES = "curves.jsonl", "findings.jsonl", "tables.jsonl"
+CURVES, FINDINGS, TABLES, VALIDATIONS = "curves.jsonl", "findings.jsonl", "tables.jsonl", "validations.jsonl"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class InsightStore:
         for path in self._files():
             if _step(path) > step:
                 path.unlink()
-        for name in (CURVES, FINDINGS, TABLES):
+        for name in (CURVES, FINDINGS, TABLES, VALIDATIONS):
             kept = [entry for entry in self.lines(name) if entry["step"] <= step]
             if (self.folder / name).is_file():
                 write_whole(self.folder / name, "".join(json_text(entry, indent=None) + "\n" for entry in kept))

@@ -6,7 +6,6 @@ Letters: K tasks or gates, E experts, D expert width, G inputs of a feature gate
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from home_dist.insight.watch import Passed, watched
 from home_dist.models.anatomy import Anatomy
@@ -87,28 +86,36 @@ def _counted(bins: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def gradients(
-    head: Head, anatomy: Anatomy, v: torch.Tensor, dense: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
+    head: Head,
+    anatomy: Anatomy,
+    v: torch.Tensor,
+    dense: torch.Tensor,
+    labels: torch.Tensor,
+    weights: torch.Tensor,
+    durations: torch.Tensor | None = None,
 ) -> Sums:
     """Squared norms of each task's gradients by expert, and inner products of two tasks' gradients on shared experts and on v.
 
-    v: (B, F); dense: (B, P); labels, weights: (B, K), of real samples. A task's loss here is the mean over these samples, times
+    v: (B, F); dense: (B, dense values); labels, weights: (B, K); durations: (B, columns), of real samples. Losses over requests
+    are left out, as the samples are a choice. A task's loss here is the mean over these samples, times
     the task's weight in training. Each rank squares and multiplies its own gradients; sums over ranks add these up.
     """
     v = v.detach().requires_grad_()
+    durations = v.new_ones(len(v), 0) if durations is None else durations
     with watched(head, anatomy), torch.enable_grad():
         logits = head.logits(v, dense, None)
-        losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, weight=weights, reduction="none")
+        losses = head.objectives.losses(logits, labels, weights, durations) * weights
         means = losses.sum(0) / max(1, len(v))
         parameters = [(n, p) for n, part in enumerate(anatomy.parts) for p in part.bank.parameters()]
         by_task = [
             torch.autograd.grad(loss, [v, *(p for _, p in parameters)], retain_graph=True, materialize_grads=True)
-            for loss in (means * head.task_weight).unbind()
+            for loss in (means * head.task_weight()).unbind()
         ]
     inputs = torch.stack([g[0].flatten() for g in by_task])  # (K, B F)
     sums: Sums = {
         "losses": losses.detach().sum(0),
         "weights": weights.sum(0),
-        "positives": (weights * labels).sum(0),
+        "positives": (weights * _happened(head, labels)).sum(0),
         "input_products": inputs @ inputs.t() * max(1, len(v)) ** 2,
     }
     shared = inputs.new_zeros(len(by_task), len(by_task))
@@ -120,6 +127,12 @@ def gradients(
             flat = stacked[:, anatomy.parts[n].shared].flatten(1)
             shared = shared + flat @ flat.t()
     return sums | {"shared_products": shared, "ranks": v.new_tensor(1.0)}
+
+
+def _happened(head: Head, labels: torch.Tensor) -> torch.Tensor:
+    """(B, K): 1 where something happened, which sparse tasks seldom see: a label of 1, a number other than 0, any class."""
+    classes = torch.tensor([family == "class" for family in head.objectives.measured], device=labels.device)
+    return ((labels != 0) | classes).to(labels.dtype)
 
 
 def add(sums: Sums, name: str, value: torch.Tensor) -> None:

@@ -18,10 +18,11 @@ def settings_table(title: str, measured: SplitOfSettings) -> Table:
     several = any(len(setting.runs) > 1 for setting in measured.settings)
     table = Table(title=escape(title) + "\nmeans over tasks" + " ± standard deviation over seeds" * several)
     table.add_column("settings", overflow="fold")
-    for name in ("runs", *MEASURES.values()):
+    shown = measured.measures or list(MEASURES)[:3]
+    for name in ("runs", *(MEASURES[m] for m in shown)):
         table.add_column(name, justify="right")
     for setting in measured.settings:
-        values = [measured.values(setting, measure) for measure in MEASURES]
+        values = [measured.values(setting, measure) for measure in shown]
         if len(measured.settings) == 1 and len(setting.runs) > 1:
             for n, seed in enumerate(setting.runs):
                 table.add_row(f"seed {seed}", "1", *(_number(v[n]) for v in values))
@@ -34,10 +35,12 @@ def differences_table(title: str, differences: Sequence[Difference]) -> Table:
     """One row per other setting: the difference of each measure, below it the 95 % interval."""
     table = Table(title=escape(title))
     table.add_column("minus", overflow="fold")
-    for name in MEASURES.values():
-        table.add_column(name, justify="right")
+    told = [m for m in MEASURES if any(not math.isnan(d.intervals[m].estimate) for d in differences)]
+    shown = told or list(MEASURES)[:3]
+    for measure in shown:
+        table.add_column(MEASURES[measure], justify="right")
     for difference in differences:
-        table.add_row(escape(difference.other), *(_with_interval(difference.intervals[m]) for m in MEASURES))
+        table.add_row(escape(difference.other), *(_with_interval(difference.intervals[m]) for m in shown))
     return table
 
 

@@ -5,7 +5,16 @@ from home_dist.metrics.bootstrap import Bootstrap, Interval, bootstrap, bootstra
 from home_dist.metrics.bootstrap_numbers import bootstrap_errors, bootstrap_xauc
 from home_dist.metrics.calibration import CalibrationCurve, calibration_curve, calibration_ratio, expected_calibration_error
 from home_dist.metrics.classes import class_accuracy, class_auc, class_log_loss
-from home_dist.metrics.evaluation import TaskMetrics, evaluate_tasks, mean_defined, mean_row
+from home_dist.metrics.evaluation import (
+    TaskMetrics,
+    evaluate_classes,
+    evaluate_number,
+    evaluate_tasks,
+    mean_defined,
+    mean_row,
+    with_requests,
+    with_users,
+)
 from home_dist.metrics.gather import gather_rows
 from home_dist.metrics.gauc import GaucResult, gauc
 from home_dist.metrics.gauc_over_ranks import gauc_over_ranks, grouped_xauc_over_ranks
@@ -20,8 +29,8 @@ from home_dist.metrics.regression import (
     r2,
     root_mean_squared_error,
 )
-from home_dist.metrics.samples import sigmoid
-from home_dist.metrics.slices import Slice, evaluate_slices
+from home_dist.metrics.samples import sigmoid, softmax
+from home_dist.metrics.slices import Slice, evaluate_slices, slices_of
 from home_dist.metrics.within_requests import RequestMetrics, within_requests, within_requests_over_ranks
 from home_dist.metrics.xauc import grouped_xauc, xauc
 
@@ -45,6 +54,8 @@ __all__ = [
     "class_accuracy",
     "class_auc",
     "class_log_loss",
+    "evaluate_classes",
+    "evaluate_number",
     "evaluate_slices",
     "evaluate_tasks",
     "expected_calibration_error",
@@ -66,6 +77,10 @@ __all__ = [
     "root_mean_squared_error",
     "rows_of_own_groups",
     "sigmoid",
+    "slices_of",
+    "softmax",
+    "with_requests",
+    "with_users",
     "within_requests",
     "within_requests_over_ranks",
     "xauc",

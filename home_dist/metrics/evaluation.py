@@ -2,21 +2,37 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from home_dist.metrics.auc import auc_by_group, auc_of
 from home_dist.metrics.calibration import calibration_error_of, calibration_ratio_of
-from home_dist.metrics.gauc import gauc_of
+from home_dist.metrics.classes import class_accuracy_of, class_auc_of, class_log_loss_of, counted_classes
+from home_dist.metrics.gauc import GaucResult, gauc_of
 from home_dist.metrics.log_loss import log_loss_of, normalized_entropy_of
-from home_dist.metrics.samples import counted
+from home_dist.metrics.regression import (
+    finite_numbers,
+    mean_absolute_error_of,
+    mean_ratio_of,
+    number_calibration_of,
+    r2_of,
+    root_mean_squared_error_of,
+)
+from home_dist.metrics.samples import Samples, counted
+from home_dist.metrics.within_requests import RequestMetrics
+from home_dist.metrics.xauc import xauc_by_group, xauc_of
+
+Family = Literal["binary", "number", "class"]
+"""What a task predicts: the probability of yes, a number, or the probabilities of classes."""
 
 
 @dataclass(frozen=True)
 class TaskMetrics:
-    """Metrics of one task over the samples whose label weight is not 0. NaN: the metric is not defined for these samples."""
+    """Metrics of one task over the samples whose label weight is not 0. NaN: the metric is not defined for these samples, or
+    not for the task's family."""
 
     task: str
     samples: int
@@ -36,10 +52,66 @@ class TaskMetrics:
     calibration: float
     """Sum of predictions / sum of labels."""
     calibration_error: float
-    """Mean of |mean prediction - share of positives| over 20 bins with equal numbers of samples."""
+    """Mean of |mean prediction - mean label| over 20 bins with equal numbers of samples."""
+    family: Family = "binary"
+    mae: float = math.nan
+    """Of numbers, as the next two: mean absolute error, in the label's unit."""
+    rmse: float = math.nan
+    r2: float = math.nan
+    xauc: float = math.nan
+    """Share of pairs of different labels that are in the right order (D2Q, Zhan et al., KDD 2022)."""
+    user_xauc: float = math.nan
+    """XAUC within groups, weighted as GAUC."""
+    accuracy: float = math.nan
+    """Of classes, as the next."""
+    macro_auc: float = math.nan
+    """Mean over classes of the AUC of a class against the others."""
+    ndcg: float = math.nan
+    """NDCG@10 within requests, mean over requests with a positive; so are the next two."""
+    mrr: float = math.nan
+    recall: float = math.nan
+    """Recall@10."""
+    requests: int = 0
+    """Requests with a positive."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The metrics of its family."""
+        of_requests = _OF_REQUESTS if self.requests else ()
+        return {name: getattr(self, name) for name in (*_COUNTS, *_FIELDS[self.family], *of_requests)}
 
 
-_MEANS = ("auc", "gauc", "log_loss", "normalized_entropy", "calibration", "calibration_error")
+_COUNTS = ("task", "samples")
+_FIELDS: dict[Family, tuple[str, ...]] = {
+    "binary": (
+        "positives",
+        "auc",
+        "gauc",
+        "gauc_groups",
+        "gauc_groups_left_out",
+        "log_loss",
+        "normalized_entropy",
+        "calibration",
+        "calibration_error",
+    ),
+    "number": (
+        "family",
+        "mae",
+        "rmse",
+        "r2",
+        "xauc",
+        "user_xauc",
+        "gauc_groups",
+        "gauc_groups_left_out",
+        "calibration",
+        "calibration_error",
+    ),
+    "class": ("family", "accuracy", "log_loss", "macro_auc"),
+}
+_OF_REQUESTS = ("ndcg", "mrr", "recall", "requests")
+_MEANS = (
+    *("auc", "gauc", "log_loss", "normalized_entropy", "calibration", "calibration_error"),
+    *("mae", "rmse", "r2", "xauc", "user_xauc", "accuracy", "macro_auc", "ndcg", "mrr", "recall"),
+)
 
 
 def evaluate_tasks(
@@ -60,15 +132,68 @@ def evaluate_tasks(
     return [_evaluate(task, y[:, k], w[:, k], p[:, k], names, logits) for k, task in enumerate(task_names)]
 
 
+def evaluate_number(
+    task: str, labels: ArrayLike, weights: ArrayLike, predictions: ArrayLike, groups: NDArray[np.generic] | None = None
+) -> TaskMetrics:
+    """Metrics of predicted numbers (N,), in the labels' unit; groups: (N,), normally users.
+
+    Raises DataError, which names the task, for labels and predictions that are not finite.
+    """
+    samples = finite_numbers(labels, predictions, weights, task)
+    curve = number_calibration_of(samples)
+    error = float(np.average(np.abs(curve.prediction - curve.label), weights=curve.weight)) if curve.weight.size else math.nan
+    metrics = replace(
+        _undefined(task, samples),
+        family="number",
+        mae=mean_absolute_error_of(samples),
+        rmse=root_mean_squared_error_of(samples),
+        r2=r2_of(samples),
+        xauc=xauc_of(samples),
+        calibration=mean_ratio_of(samples),
+        calibration_error=error,
+    )
+    return metrics if groups is None else with_users(metrics, gauc_of(xauc_by_group(samples, groups[samples.kept])))
+
+
+def evaluate_classes(task: str, labels: ArrayLike, weights: ArrayLike, logits: ArrayLike) -> TaskMetrics:
+    """Metrics of one of C classes. labels, weights: (N,); logits: (N, C). Raises DataError, which names the task."""
+    samples = counted_classes(labels, logits, weights, task, logits=True)
+    return replace(
+        _undefined(task, samples),
+        family="class",
+        log_loss=class_log_loss_of(samples, task),
+        accuracy=class_accuracy_of(samples),
+        macro_auc=class_auc_of(samples, task),
+    )
+
+
+def with_requests(metrics: TaskMetrics, within: RequestMetrics) -> TaskMetrics:
+    """With metrics within requests."""
+    return replace(metrics, ndcg=within.ndcg, mrr=within.mrr, recall=within.recall, requests=within.requests_used)
+
+
+def _undefined(task: str, samples: Samples) -> TaskMetrics:
+    return TaskMetrics(task, samples.labels.size, 0, math.nan, math.nan, 0, 0, math.nan, math.nan, math.nan, math.nan)
+
+
+def with_users(metrics: TaskMetrics, by_user: GaucResult) -> TaskMetrics:
+    """With the family's metric within users."""
+    counted_users = replace(metrics, gauc_groups=by_user.groups_used, gauc_groups_left_out=by_user.groups_left_out)
+    if metrics.family == "number":
+        return replace(counted_users, user_xauc=by_user.value)
+    return replace(counted_users, gauc=by_user.value)
+
+
 def mean_row(metrics: Sequence[TaskMetrics]) -> TaskMetrics:
     """Each metric's mean over the tasks for which it is defined; counts are summed."""
-    means = {name: mean_defined([getattr(m, name) for m in metrics]) for name in _MEANS}
+    means: dict[str, Any] = {name: mean_defined([getattr(m, name) for m in metrics]) for name in _MEANS}
     return TaskMetrics(
         task="mean",
         samples=sum(m.samples for m in metrics),
         positives=sum(m.positives for m in metrics),
         gauc_groups=sum(m.gauc_groups for m in metrics),
         gauc_groups_left_out=sum(m.gauc_groups_left_out for m in metrics),
+        requests=sum(m.requests for m in metrics),
         **means,
     )
 

@@ -108,6 +108,14 @@ def probabilities(samples: Samples, task: str | None = None) -> Floats:
     return samples.scores
 
 
+def softmax(logits: ArrayLike) -> Floats:
+    """Softmax over the last dimension, in float64."""
+    z = np.asarray(logits, dtype=np.float64)
+    terms = np.exp(z - z.max(axis=-1, keepdims=True))
+    shares: Floats = terms / terms.sum(axis=-1, keepdims=True)
+    return shares
+
+
 def sigmoid(logits: ArrayLike) -> Floats:
     """Sigmoid in float64, exact to the last digits for very small and very large logits."""
     with np.errstate(invalid="ignore"):  # NaN stays NaN

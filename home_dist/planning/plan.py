@@ -54,7 +54,7 @@ def plan(config: RunConfig, machines: Machines, given: Mapping[str, float]) -> P
         placed = propose(network, layout, config, machines, lengths.by_key, reserved)
     except NoPlan as reason:
         raise ConfigError(does_not_fit(layout, config, machines, fixed, buffers, str(reason))) from None
-    tasks = len(network.head.task_weight)
+    tasks = len(network.head.objectives.outputs)
     host = host_work(config, layout, tasks, lengths.by_key, machines.device, dense)
     return Planned(machines, config, placed, dense, estimate(placed, config, machines, dense, lengths.by_key, host), lengths)
 

@@ -35,7 +35,7 @@ class DenseCost:
 def probe(network: Network, layout: InputLayout, lengths: Mapping[str, float]) -> DenseCost:
     """lengths: ids per sample, by key of the input."""
     head = network.head
-    batch, looked_up = _batch(layout, len(head.task_weight), lengths)
+    batch, looked_up = _batch(layout, len(head.objectives.outputs), lengths)
     parameters = {p.untyped_storage().data_ptr() for p in head.parameters()}
     kept: dict[int, int] = {}
 
@@ -109,6 +109,7 @@ def _batch(layout: InputLayout, tasks: int, lengths: Mapping[str, float]) -> tup
         dense=torch.zeros(_SAMPLES, layout.dense_width),
         vectors=torch.zeros(_SAMPLES, sum(i.width + 1 for i in layout.pretrained)),
         labels=torch.zeros(_SAMPLES, tasks),
+        durations=torch.ones(_SAMPLES, len(layout.durations)),
         weights=torch.ones(_SAMPLES, tasks),
         mask=torch.ones(_SAMPLES),
         groups=torch.zeros(_SAMPLES, dtype=torch.int64),

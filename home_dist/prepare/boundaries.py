@@ -23,7 +23,9 @@ class Buckets(Section):
 class Seen(Protocol):
     """A summary of a column's values: a Sketch or a Counted."""
 
-    count: int
+    @property
+    def count(self) -> int: ...
+
     low: float
     high: float
     low_positive: float

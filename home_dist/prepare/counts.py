@@ -35,7 +35,9 @@ class Told:
     """By side table: number of the log's rows whose key it does not hold."""
     days: Days
     labels: pa.Table
-    """A row per day and split: number of rows; for each label, how many rows know it and in how many it happened."""
+    """A row per day and split: number of rows; how many of them know each label, and in how many each binary one happened."""
+    others: Mapping[str, Mapping[str, Any]]
+    """By label that is not binary: its entry (label_report.py)."""
     left: LeftOut
     extremes: Mapping[str, Mapping[str, Any]]
     """By numeric column of the log: its largest values."""
@@ -57,7 +59,8 @@ class Told:
 
 
 def make_report(told: Told) -> dict[str, Any]:
-    tasks = [t.name for t in told.schema.task]
+    kinds = {t.name: t.kind for t in told.schema.task}
+    tasks, binary = list(kinds), [name for name, kind in kinds.items() if kind == "binary"]
     seen, ids = _sums(told.seen), _sums(told.ids)
     rows, labels = seen.pop("rows"), told.labels
     users = seen.pop("users")
@@ -85,7 +88,7 @@ def make_report(told: Told) -> dict[str, Any]:
                 "days": _span(told, i),
                 "rows": int(rows[i]),
                 "users": int(users[i]),
-                "positives": {t: of_split(i, f"happened_{t}") for t in tasks},
+                "positives": {t: of_split(i, f"happened_{t}") for t in binary},
                 "unknown": {t: int(rows[i]) - of_split(i, f"known_{t}") for t in tasks},
             }
             for i, name in enumerate(SPLITS)
@@ -96,11 +99,13 @@ def make_report(told: Told) -> dict[str, Any]:
                 "day": day_name(d["day"]),
                 "split": SPLITS[d["split"]] if d["split"] >= 0 else None,
                 "rows": d["rows"],
-                "happened": {t: d[f"happened_{t}"] for t in tasks},
+                "happened": {t: d[f"happened_{t}"] for t in binary},
                 "known": {t: d[f"known_{t}"] for t in tasks},
             }
             for d in labels.to_pylist()
         ],
+        "numbers": {n: dict(entry) for n, entry in told.others.items() if kinds[n] != "multiclass"},
+        "classes": {n: dict(entry) for n, entry in told.others.items() if kinds[n] == "multiclass"},
         "coverage": {
             n: {s: round(int(v[i]) / int(rows[i]), 6) for i, s in enumerate(SPLITS) if rows[i]} for n, v in coverage.items()
         },

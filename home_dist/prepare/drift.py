@@ -8,23 +8,20 @@ A threshold counts as crossed only if chance does not explain the difference, as
 independent of each other there.
 """
 
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-PSI_USUAL, PSI_WARNING = 0.1, 0.25
+from home_dist.prepare.label_drift import MISSING_WARNING, PSI_WARNING, class_drift, label_warnings, number_drift
+from home_dist.prepare.stability import SURE, are_other_values, deviations, is_sure, psi, shares
+
 KNOWN_WARNING = 0.1
 """Share of rows by which an id is known more rarely than before."""
 KNOWN_TO_BASE_WARNING = 0.5
 """An id is mostly new if the base knew it in less than this part of the rows in which it was known before."""
 RATE_WARNING = 1.5
 """Ratio of a label's rates, or of the rates of its negatives, in either direction."""
-MISSING_WARNING = 0.1
-"""Share of rows by which a statistic or a label is missing more often, or more rarely."""
 _NAMED = 8  # statistics that a warning names at most
-_LEAST = 1e-4  # share that an empty bucket counts as
-_SURE = 4.0  # standard deviations beyond which a difference is not due to chance
 
 
 @dataclass(frozen=True)
@@ -65,15 +62,17 @@ def drift(
     vocabulary holds. to_score: the rows are to be scored, so that labels may be missing. growing: statistics of all times,
     which move by themselves as the log grows: their PSI is no warning.
 
-    In the result, `before` and `now` are shares of rows: with a known id, with the statistic, with a positive label. `crossed`
-    names the thresholds that an entry crosses. There is a warning for each of them, and one for all statistics together.
+    In the result, `before` and `now` are shares of rows: with a known id, with the statistic, with a positive label; of labels
+    that are numbers, means. `crossed` names the thresholds that an entry crosses. There is a warning for each of them, and one
+    for all statistics together.
     """
     here = _Rows.of(now)
     try:
         there = _Rows.of(before)
     except (AttributeError, KeyError, TypeError):  # another program's, or a damaged one
         there = None
-    compared: dict[str, Any] = {"folder": folder, "days": [], "rows": 0, "ids": {}, "statistics": {}, "labels": {}}
+    compared: dict[str, Any] = {"folder": folder, "days": [], "rows": 0}
+    compared |= {kind: {} for kind in ("ids", "statistics", "labels", "numbers", "classes")}
     if there is None:
         return compared | {"warnings": [f"{folder}/report.json does not tell of training rows: drift cannot be measured"]}
     compared |= {"days": list(there.days), "rows": there.rows}
@@ -87,35 +86,20 @@ def drift(
         elif name in there.histograms or name in here.histograms:  # others tell nothing, and are not stored
             compared["statistics"][name] = _statistic(there, here, name, name in growing)
     compared["labels"] = {n: _label(there, here, n, to_score) for n in here.labels if n in there.labels}
+    for kind, compare in (("numbers", number_drift), ("classes", class_drift)):
+        told = before.get(kind, {})
+        entries = {n: compare(told[n], entry, to_score) for n, entry in now.get(kind, {}).items() if n in told}
+        compared[kind] = {n: entry for n, entry in entries.items() if entry is not None}
     return compared | {"warnings": list(_warnings(compared))}
-
-
-def psi(before: Sequence[float], now: Sequence[float]) -> float:
-    """Population stability index of two lists of shares, of which each sums to 1."""
-    pairs = ((max(a, _LEAST), max(b, _LEAST)) for a, b in zip(before, now, strict=True))
-    return sum((b - a) * math.log(b / a) for a, b in pairs)
-
-
-def are_other_values(before: Sequence[int], now: Sequence[int]) -> bool:
-    """Whether samples with these rows by bucket can hardly be of one distribution: Pearson's test of homogeneity, with the
-    quantile of chi-squared by Wilson and Hilferty. It holds for few rows, where a PSI is large by chance."""
-    held = [(a, b) for a, b in zip(before, now, strict=True) if a or b]
-    freedom = len(held) - 1
-    if not freedom:
-        return False
-    ratio = math.sqrt(sum(now) / sum(before))
-    statistic = sum((ratio * a - b / ratio) ** 2 / (a + b) for a, b in held)
-    spread = 2 / (9 * freedom)
-    return statistic > freedom * (1 - spread + _SURE * math.sqrt(spread)) ** 3
 
 
 def _id(there: _Rows, here: _Rows, name: str, known: int | None) -> dict[str, Any]:
     before, now = there.coverage[name], here.coverage[name]
     to_base = None if known is None else round(known / here.rows, 6)
     crossed = []
-    if before - now > KNOWN_WARNING and _is_sure(before, there.rows, now, here.rows):
+    if before - now > KNOWN_WARNING and is_sure(before, there.rows, now, here.rows):
         crossed.append("known")
-    elif to_base is not None and to_base < KNOWN_TO_BASE_WARNING * before and _is_sure(before, there.rows, to_base, here.rows):
+    elif to_base is not None and to_base < KNOWN_TO_BASE_WARNING * before and is_sure(before, there.rows, to_base, here.rows):
         crossed.append("known_to_base")
     return {"before": before, "now": now, "known_to_base": to_base, "crossed": crossed}
 
@@ -124,13 +108,13 @@ def _statistic(there: _Rows, here: _Rows, name: str, grows: bool) -> dict[str, A
     before, now = there.coverage[name], here.coverage[name]
     entry: dict[str, Any] = {"before": before, "now": now, "psi": None, "grows": grows}
     crossed = []
-    if abs(before - now) > MISSING_WARNING and _is_sure(before, there.rows, now, here.rows):
+    if abs(before - now) > MISSING_WARNING and is_sure(before, there.rows, now, here.rows):
         crossed.append("missing")
     first, second = (of.histograms.get(name, {}) for of in (there, here))
     held, counts = first.get("buckets"), second.get("buckets")
     # Boundaries that were fitted anew cut the values into other buckets.
     if held and counts and first.get("boundaries") == second.get("boundaries") and sum(held) and sum(counts):
-        value = psi(_shares(held), _shares(counts))
+        value = psi(shares(held), shares(counts))
         entry |= {"psi": round(value, 6), "buckets_before": list(held)}
         if value > PSI_WARNING and not grows and are_other_values(held, counts):
             crossed.append("psi")
@@ -142,21 +126,21 @@ def _label(there: _Rows, here: _Rows, name: str, to_score: bool) -> dict[str, An
     before = happened_before / known_before if known_before else None
     now = happened / known if known else None
     missing_before, missing = 1 - known_before / there.rows, 1 - known / here.rows
-    crossed, deviations = [], None
+    crossed, chance = [], None
     if (
         not to_score
         and abs(missing_before - missing) > MISSING_WARNING
-        and _is_sure(missing_before, there.rows, missing, here.rows)
+        and is_sure(missing_before, there.rows, missing, here.rows)
     ):
         crossed.append("missing")
     if before is not None and now is not None:
-        deviations = _deviations(before, known_before, now, known)
-        if abs(deviations) > _SURE and (_is_beyond(before, now) or _is_beyond(1 - before, 1 - now)):
+        chance = deviations(before, known_before, now, known)
+        if abs(chance) > SURE and (_is_beyond(before, now) or _is_beyond(1 - before, 1 - now)):
             crossed.append("rate")
     return {
         "before": before,
         "now": now,
-        "deviations": deviations,
+        "deviations": chance,
         "known_rows_before": known_before,
         "known_rows": known,
         "missing_before": round(missing_before, 6),
@@ -167,22 +151,6 @@ def _label(there: _Rows, here: _Rows, name: str, to_score: bool) -> dict[str, An
 
 def _is_beyond(before: float, now: float) -> bool:
     return max(before, now) > RATE_WARNING * min(before, now)
-
-
-def _shares(buckets: Sequence[int]) -> list[float]:
-    total = sum(buckets)
-    return [n / total for n in buckets]
-
-
-def _deviations(before: float, of_before: int, now: float, of_now: int) -> float:
-    """Difference of two shares of so many rows, in standard deviations of chance."""
-    both = (before * of_before + now * of_now) / (of_before + of_now)
-    deviation = math.sqrt(max(0.0, both * (1 - both)) * (1 / of_before + 1 / of_now))
-    return (now - before) / deviation if deviation else 0.0
-
-
-def _is_sure(before: float, of_before: int, now: float, of_now: int) -> bool:
-    return abs(_deviations(before, of_before, now, of_now)) > _SURE
 
 
 def _some(entries: Sequence[str]) -> str:
@@ -218,3 +186,4 @@ def _warnings(compared: Mapping[str, Any]) -> Iterator[str]:
             yield f"label {name} is unknown in {now:.1%} of the rows; in {folder}, in {before:.1%}"
         if "rate" in entry["crossed"]:
             yield f"label {name} happens in {entry['now']:.3%} of the rows that know it; in {folder}, in {entry['before']:.3%}"
+    yield from label_warnings(compared["numbers"] | compared["classes"], folder)

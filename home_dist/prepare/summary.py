@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from home_dist.prepare.extremes import warning
+from home_dist.prepare.label_report import one_value
 
 _NAMED = 3  # most files named in a line
 _EARLY = "2000"  # no log of impressions is older
@@ -15,6 +16,7 @@ def part_lines(report: Mapping[str, Any]) -> Iterator[str]:
         first, last = part["days"]
         positives = ", ".join(f"{task} {count:,}" for task, count in part["positives"].items())
         yield f"{name}: {first} to {last}, {part['rows']:,} rows, {part['users']:,} users; positives: {positives}"
+    yield from _labels(report)
     yield from _base(report)
     yield from _before(report)
     for column, files in report.get("files_without_a_column", {}).items():
@@ -24,6 +26,20 @@ def part_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"note: numbers are stored rounded, finer than most buckets are: {', '.join(rounded)}"
     yield from _extremes(report)
     yield from _repeated(report)
+
+
+def _labels(report: Mapping[str, Any]) -> Iterator[str]:
+    """Of labels that are not binary."""
+    numbers, classes = report.get("numbers", {}), report.get("classes", {})
+    parts = [(name, entry["splits"].get("train", {})) for name, entry in numbers.items()]
+    means = [f"{name} {part['mean']:.4g} ({part['deviation']:.4g})" for name, part in parts if part.get("known")]
+    if means:
+        yield f"mean (deviation) in the training part: {', '.join(means)}"
+    for name, value in one_value(numbers, classes).items():
+        yield f"WARNING: label {name!r} is {value} in all training rows that know it: nothing is learned of it"
+    for name, entry in {**numbers, **classes}.items():
+        if not entry["splits"].get("train", {}).get("known"):
+            yield f"WARNING: no training row knows label {name!r}: it has no fitted values, and nothing is learned of it"
 
 
 def _base(report: Mapping[str, Any]) -> Iterator[str]:

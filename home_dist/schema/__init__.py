@@ -1,5 +1,6 @@
 """The meaning of a data set's columns: features, histories, tables, tasks and their groups."""
 
+from home_dist.schema.label_values import LabelValues
 from home_dist.schema.layout import EventInput, IdInput, InputLayout, PretrainedInput, SequenceInput, Table, build_layout
 from home_dist.schema.spec import (
     DenseFeature,
@@ -25,6 +26,7 @@ __all__ = [
     "IdFeature",
     "IdInput",
     "InputLayout",
+    "LabelValues",
     "Pooling",
     "PretrainedFeature",
     "PretrainedInput",

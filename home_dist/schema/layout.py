@@ -10,10 +10,20 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from home_dist.config import PretrainedSection, RunConfig
+from home_dist.config.objective import Labels
 from home_dist.errors import ConfigError
 from home_dist.ids.rows import ManagedKeys, RowsOf
 from home_dist.schema.frozen import FrozenTable, open_frozen
-from home_dist.schema.spec import DenseFeature, IdFeature, Pooling, PretrainedFeature, Schema, SequenceSpec, StatisticFeature
+from home_dist.schema.spec import (
+    DenseFeature,
+    IdFeature,
+    Pooling,
+    PretrainedFeature,
+    Schema,
+    SequenceSpec,
+    StatisticFeature,
+    TaskSpec,
+)
 from home_dist.schema.values import HashValues, open_values
 
 Place = Literal["small", "small_list", "bag", "weighted_bag", "event", "managed"]
@@ -100,6 +110,14 @@ class PretrainedInput:
 
 
 @dataclass(frozen=True)
+class LabelInput:
+    """A task's label. values: what it may be; duration: column that its objective reads."""
+
+    values: Labels
+    duration: str | None = None
+
+
+@dataclass(frozen=True)
 class InputLayout:
     features: tuple[IdInput, ...]
     """Id features and bucketised statistics, in the order of the feature vector."""
@@ -109,6 +127,8 @@ class InputLayout:
     sequences: tuple[SequenceInput, ...]
     tables: tuple[Table, ...]
     pretrained: tuple[PretrainedInput, ...] = ()
+    labels: tuple[LabelInput, ...] = ()
+    """By task of the schema."""
     clip: float | None = None
     """Standardised values are clipped to -clip .. clip."""
 
@@ -135,6 +155,11 @@ class InputLayout:
         return tuple(i for i in self.inputs if i.place == place)
 
     @property
+    def durations(self) -> tuple[str, ...]:
+        """Columns of durations that objectives read."""
+        return tuple(dict.fromkeys(label.duration for label in self.labels if label.duration is not None))
+
+    @property
     def dense_width(self) -> int:
         return sum(f.width if isinstance(f, DenseFeature) else 1 for f in self.dense)
 
@@ -157,11 +182,12 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
         if missing:
             known_names = ", ".join(f.name for f in features)
             raise ConfigError(f"model.{key}: {missing[0]!r} is no feature of this run; there are: {known_names}")
-    for key, names in config.model.named_tasks().items():
+    of_model = {f"model.{key}": names for key, names in config.model.named_tasks().items()}
+    for key, names in {**of_model, "model.towers": tuple(config.model.towers)}.items():
         missing = sorted(set(names) - {t.name for t in schema.task})
         if missing:
             known_names = ", ".join(t.name for t in schema.task)
-            raise ConfigError(f"model.{key}: {missing[0]!r} is no task of this run; there are: {known_names}")
+            raise ConfigError(f"{key}: {missing[0]!r} is no task of this run; there are: {known_names}")
     sequences = _chosen_sequences(schema, config)
     tables = _tables(schema, config)
     pooled = _tables_pooled_at_home(features, sequences)
@@ -238,8 +264,19 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
         tuple(inputs),
         ordered,
         tuple(pretrained),
-        config.embedding.clip,
+        clip=config.embedding.clip,
+        labels=tuple(_label(task, config) for task in schema.task),
     )
+
+
+def _label(task: TaskSpec, config: RunConfig) -> LabelInput:
+    objective = config.objective_of(task.name, task.kind)
+    if objective.reads_duration and task.duration is None:
+        raise ConfigError(
+            f"task {task.name!r}: kind {objective.kind} reads the item's duration, but the schema names no `duration` column "
+            "for it: name one under [[label]] and prepare the data, or choose another kind"
+        )
+    return LabelInput(objective.labels, task.duration if objective.reads_duration else None)
 
 
 def _pretrained(feature: PretrainedFeature, config: RunConfig) -> PretrainedInput:

@@ -71,7 +71,13 @@ def changed_facts(there: Facts, here: Facts) -> list[str]:
 
 def told(entry: StatisticFeature | SequenceSpec | TaskSpec) -> Facts:
     """What its maker says of an entry, apart from its name and column."""
-    return {"it": entry.means}
+    return {"it": entry.means} | (label_facts(entry) if isinstance(entry, TaskSpec) else {})
+
+
+def label_facts(task: TaskSpec) -> Facts:
+    """What a label's numbers are; empty for a binary one, so that fingerprints of older versions stay."""
+    facts: Facts = {"unit": task.unit, "classes": task.classes, "duration": task.duration}
+    return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 def table_facts(table: TableSpec) -> Facts:
@@ -124,7 +130,9 @@ def _entries(schema: Schema) -> Iterator[tuple[str, Facts]]:
         fields = [[e.column, e.table, e.target] for e in sequence.events]
         yield f"history {sequence.name}", {"fields": fields, "means": sequence.means}
     for task in schema.task:
-        yield f"label {task.name}", {"column": task.column, "means": task.means}
+        values = None if task.values is None else task.values.model_dump(mode="json", exclude_defaults=True)
+        facts = {"column": task.column, "means": task.means, **label_facts(task)}
+        yield f"label {task.name}", facts | ({} if values is None else {"values": values})
 
 
 def _plain(value: float | tuple[float, ...]) -> float | list[float]:

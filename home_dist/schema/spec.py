@@ -16,10 +16,11 @@ from home_dist.config.toml_file import read_model
 from home_dist.files.whole import write_whole
 from home_dist.ids.keys import KeyType
 from home_dist.schema.base import Name, Spec
+from home_dist.schema.label_values import Deviation, LabelValues
 from home_dist.schema.values import HashValues, Origin, TableValues
 
-Deviation = Annotated[float, Field(gt=0)]
 Pooling = Literal["none", "sum", "mean", "weighted"]
+LabelKind = Literal["binary", "regression", "duration_quantile", "weighted_logistic", "ordinal", "multiclass"]
 
 
 class TableSpec(Spec):
@@ -162,16 +163,38 @@ class SequenceSpec(Spec):
 
 
 class TaskSpec(Spec):
-    """A binary task: its label column (0 or 1) and, optionally, the column of its label weights (0: label unknown)."""
+    """A task: its label's column and, optionally, the column of its label weights (0: label unknown)."""
 
     name: Name
     group: Name
     column: str
+    kind: LabelKind = "binary"
+    """What the label is, and how a run learns it unless its `[objective.NAME]` says otherwise (home_dist/objectives)."""
+    unit: str | None = None
+    """The label's unit, such as "s"."""
+    duration: str | None = None
+    """Column of the item's duration, above 0 and in the label's unit."""
+    classes: int | None = Field(default=None, ge=2)
+    """Number of classes; labels are 0 .. classes - 1."""
     weight_column: str | None = None
     base_rate: float | None = Field(default=None, gt=0, lt=1)
-    """Share of positives in the training part; the tower's bias starts at its log-odds."""
+    """Share of positives of a binary task in the training part; the tower's bias starts at its log-odds."""
+    values: LabelValues | None = None
+    """Facts about a label that is not binary, fitted on the training part."""
     means: str | None = None
-    """What makes a row positive, as the data's maker says it (schema/meaning.py)."""
+    """What makes a row positive, or what is measured, as the data's maker says it (schema/meaning.py)."""
+
+    @model_validator(mode="after")
+    def _kind_has_its_facts(self) -> "TaskSpec":
+        if self.kind == "multiclass" and self.classes is None:
+            raise ValueError(f"task {self.name!r}: kind multiclass needs `classes`, the number of classes")
+        if self.kind == "duration_quantile" and self.duration is None:
+            raise ValueError(f"task {self.name!r}: kind duration_quantile needs `duration`, the column of the item's duration")
+        if self.kind != "binary" and self.base_rate is not None:
+            raise ValueError(f"task {self.name!r}: base_rate is for binary tasks, not for {self.kind}")
+        if self.values is not None and self.values.shares and len(self.values.shares) != self.classes:
+            raise ValueError(f"task {self.name!r}: values.shares needs one number for each of {self.classes or 'the'} classes")
+        return self
 
 
 class Schema(Spec):

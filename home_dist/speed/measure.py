@@ -115,9 +115,9 @@ class Speed:
 def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int, overlap: bool = True) -> tuple[Speed, Built]:
     """overlap: whether the pipeline exchanges a batch's ids during the step before."""
     config = inputs.config
-    requests = inputs.training_requests(ranks)
-    lengths = mean_lengths(inputs.training_reader(ranks, requests))
-    reader = inputs.training_reader(ranks, requests)
+    scan = inputs.training_scan(ranks)
+    lengths = mean_lengths(inputs.training_reader(ranks, scan))
+    reader = inputs.training_reader(ranks, scan)
     built = build(inputs, ranks)
     pipeline = Pipeline.of(built, ranks, config.train.accumulate, overlap)
     total = warm_up + steps + traced
@@ -155,7 +155,7 @@ def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int,
                 step()
         breakdown = trace.end()
     pipeline.detach()
-    evaluation = _evaluate(built.model, inputs.training_reader(ranks, requests), ranks)
+    evaluation = _evaluate(built.model, inputs.training_reader(ranks, scan), ranks)
     by_rank: list[tuple[list[float], float, int]] = [(step_seconds, waited, peak)] * ranks.world_size
     dist.all_gather_object(by_rank, (step_seconds, waited, peak))
     slowest = [max(seconds) for seconds in zip(*(rank[0] for rank in by_rank), strict=True)]

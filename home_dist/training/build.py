@@ -1,5 +1,7 @@
 """Builds the sharded model and its optimizer on every rank, from the configuration and the data's schema."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +18,8 @@ from home_dist.embeddings.exchange import codecs
 from home_dist.embeddings.sharding import plan_sharding, sharders
 from home_dist.experts import kernels
 from home_dist.layers.step_check import LARGEST, LARGEST_FP16, StepCheck
-from home_dist.network import Network
+from home_dist.network import Head, Network
+from home_dist.objectives import Objectives
 from home_dist.training.optimizers import build_optimizer, fuse_table_optimizer
 
 
@@ -28,6 +31,21 @@ class Built:
     kernel: kernels.Kernel
     check: StepCheck
     """Refuses steps that are not finite."""
+    head: Head
+
+    @contextmanager
+    def averaged(self, wanted: bool) -> Iterator[None]:
+        """Inside the block, if wanted, dense parameters are their averages (`train.ema`)."""
+        if wanted and self.head.averages is not None:
+            with self.head.averages.in_place(self.head):
+                yield
+        else:
+            yield
+
+    @property
+    def objectives(self) -> Objectives:
+        """Of all tasks."""
+        return self.head.objectives
 
 
 def build(inputs: Inputs, ranks: Ranks) -> Built:
@@ -50,7 +68,7 @@ def build(inputs: Inputs, ranks: Ranks) -> Built:
     )
     initialise(model, config.embedding.init_std, config.train.seed)
     check = network.head.check = _step_check(network, config, ranks)
-    return Built(model, build_optimizer(model, config, check), plan, kernel, check)
+    return Built(model, build_optimizer(model, config, check), plan, kernel, check, network.head)
 
 
 def _of_all_ranks(own: kernels.Kernel, ranks: Ranks) -> kernels.Kernel:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from home_dist.config import RunConfig
+from home_dist.config.stopping import averages_wanted
 from home_dist.data.files import joined
 from home_dist.data.inputs import open_inputs
 from home_dist.distributed.ranks import Ranks, together
@@ -32,15 +33,17 @@ def evaluate_run(
     data: str | None = None,
     pooled: bool = False,
     out: Path | None = None,
+    averaged: bool | None = None,
 ) -> None:
     """Evaluates the given checkpoint, or the run's newest, on the splits (default: validation and test).
 
     data: folder or URL of other data; by default all of its splits are read. pooled: measures the splits as one. out: file for
-    the figures. Raises UserError.
+    the figures. averaged: with the averages of dense parameters, by default as `train.ema` says. Raises UserError.
     """
     screen = Screen(ranks.first)
     folder = RunFolder(run_dir)
     config, schema = together(folder.open)
+    averages = together(lambda: averages_wanted(config, averaged))
     splits = together(lambda: _splits_asked_for(folder, config, splits, data))
     screen.say(together(lambda: detected(ranks, config.kernel)))
     chosen = together(lambda: find(checkpoint or run_dir))
@@ -52,7 +55,8 @@ def evaluate_run(
     state = load(chosen, built.model, None, fingerprint(schema))
     screen.say(f"checkpoint: {chosen}, step {state.step:,}")
     bad_rows = BadRowReport(ranks, screen)
-    evaluations = evaluate_splits(inputs, tuple(inputs.files), built.model, ranks, screen, bad_rows, state.step)
+    with built.averaged(averages):
+        evaluations = evaluate_splits(inputs, tuple(inputs.files), built, ranks, screen, bad_rows, state.step)
     if out is not None and ranks.first:
         write_figures(out, evaluations, state.step, state.samples)
         screen.say(f"figures: {out}")

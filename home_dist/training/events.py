@@ -1,5 +1,6 @@
 """TensorBoard events of a run, written by the first rank."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,16 @@ import numpy as np
 from home_dist.insight.store import Figures, Floats, Names
 from home_dist.insight.sums import EDGES
 from home_dist.metrics import TaskMetrics, mean_row
+from home_dist.metrics.evaluation import Family
 from home_dist.training.progress import IntervalFigures
 from home_dist.training.running_metrics import METRICS
+
+_SHOWN: dict[Family, tuple[str, ...]] = {
+    "binary": ("auc", "gauc", "log_loss", "calibration"),
+    "number": ("mae", "rmse", "r2", "xauc", "user_xauc", "calibration"),
+    "class": ("accuracy", "log_loss", "macro_auc"),
+}
+_OF_REQUESTS = ("ndcg", "mrr", "recall")
 
 
 class EventLog:
@@ -34,7 +43,8 @@ class EventLog:
         }
         scalars |= {f"train_loss/{t}": loss for t, loss in zip(tasks, interval.task_losses, strict=True)}
         for metric, values in interval.running.items():
-            scalars |= {f"train_{metric}/{t}": value for t, value in zip(tasks, values, strict=True)}
+            of_tasks = zip(tasks, values, strict=True)  # NaN: not defined, as the AUC of a regression
+            scalars |= {f"train_{metric}/{t}": value for t, value in of_tasks if not math.isnan(value)}
         scalars |= {f"train_auxiliary/{name}": loss for name, loss in interval.auxiliary.items()}
         self._write(scalars, step)
 
@@ -45,8 +55,12 @@ class EventLog:
         self._write({"train/steps_left_out": steps}, step)
 
     def evaluation(self, step: int, split: str, metrics: Sequence[TaskMetrics]) -> None:
-        names = ("auc", "gauc", "log_loss", "calibration")
-        self._write({f"{split}_{n}/{m.task}": getattr(m, n) for m in (*metrics, mean_row(metrics)) for n in names}, step)
+        for family, names in _SHOWN.items():
+            tasks = [m for m in metrics if m.family == family]
+            if tasks:
+                rows = (*tasks, mean_row(tasks))
+                self._write({f"{split}_{n}/{m.task}": getattr(m, n) for m in rows for n in names}, step)
+        self._write({f"{split}_{n}/{m.task}": getattr(m, n) for m in metrics if m.requests for n in _OF_REQUESTS}, step)
 
     def insight(self, step: int, figures: Figures, names: Names) -> None:
         """Curves and histograms per expert; per layer an image of each expert's (column) contribution to each gate (row), in

@@ -33,8 +33,8 @@ class Epochs:
 
     def __init__(self, inputs: Inputs, ranks: Ranks):
         self.config, self.ranks = inputs.config.train, ranks
-        requests = inputs.training_requests(ranks)
-        self.reader: Reader | None = together(lambda: inputs.training_reader(ranks, requests))
+        scan = inputs.training_scan(ranks)
+        self.reader: Reader | None = together(lambda: inputs.training_reader(ranks, scan))
 
     def begin(self) -> TrainState:
         """The state of a new run."""
@@ -88,8 +88,8 @@ class Following:
             self._without_rows |= set(names)
             self.screen.say(f"note: {len(names):,} files without rows have arrived, such as {names[0]}: passed over")
         inputs = replace(self.inputs, files={**self.inputs.files, "train": files})
-        requests = inputs.training_requests(self.ranks)
-        reader = together(partial(inputs.training_reader, self.ranks, requests))
+        scan = inputs.training_scan(self.ranks)
+        reader = together(partial(inputs.training_reader, self.ranks, scan))
         together(lambda: reader.resume(state.position))
         epoch = state.position.epoch
         steps_left = reader.steps(epoch) - reader.steps_done(epoch)

@@ -1,7 +1,7 @@
 """Reports a run's insight while it trains: records in its folder, findings on the screen, curves in TensorBoard."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +10,9 @@ from home_dist.config import RunConfig
 from home_dist.distributed.ranks import Ranks
 from home_dist.insight.collector import Collector, names_of
 from home_dist.insight.findings import Finding, Judge
-from home_dist.insight.store import CURVES, FINDINGS, TABLES, Figures, InsightStore, StepRecord
+from home_dist.insight.store import CURVES, FINDINGS, TABLES, VALIDATIONS, Figures, InsightStore, StepRecord
 from home_dist.insight.table_figures import table_figures
+from home_dist.metrics import TaskMetrics
 from home_dist.schema import Schema
 from home_dist.schema.values import HashValues
 from home_dist.screen import Screen
@@ -79,6 +80,11 @@ class Observer:
             "insight": (self.collector.seconds - before) / max(1e-9, self._counted[1] - began),
         }
         self.store.append(CURVES, entry)
+
+    def validation(self, step: int, tasks: Sequence[TaskMetrics]) -> None:
+        """Records the metrics of the validation split, measured at a checkpoint."""
+        if self.on and self.ranks.first:
+            self.store.append(VALIDATIONS, {"step": step, "tasks": {m.task: m.to_json() for m in tasks}})
 
     def tables(self, step: int, epoch_over: bool) -> None:
         """Records the figures of embedding tables, at a checkpoint."""

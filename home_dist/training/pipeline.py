@@ -72,6 +72,11 @@ class Pipeline(GradientAccumulationWrapper[Batch, StepOutput]):
 
         return Pipeline(start, model, optimizer, accumulate, built.check)
 
+    @property
+    def updates(self) -> bool:
+        """Whether the last step updated the dense parameters, unless it was refused."""
+        return self._updates
+
     def progress(self, dataloader_iter: Iterator[Batch], is_last_batch: bool | None = None) -> StepOutput:
         self._updates = self._should_sync_grad(is_last_batch=bool(is_last_batch))
         return super().progress(dataloader_iter, is_last_batch)

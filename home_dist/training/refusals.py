@@ -143,7 +143,7 @@ def largest_values(batch: Batch, layout: InputLayout, tasks: list[str], rank: in
 
 def without(output: StepOutput) -> StepOutput:
     """A refused step's output, zeroed so that it counts neither in losses nor in metrics."""
-    return chosen(output, torch.ones((), device=output.logits.device))
+    return chosen(output, torch.ones((), device=output.scores.device))
 
 
 def chosen(output: StepOutput, refused: torch.Tensor) -> StepOutput:
@@ -154,7 +154,7 @@ def chosen(output: StepOutput, refused: torch.Tensor) -> StepOutput:
 
     return replace(
         output,
-        logits=kept(output.logits),
+        scores=kept(output.scores),
         weights=kept(output.weights),
         loss_sums=kept(output.loss_sums),
         weight_sums=kept(output.weight_sums),

@@ -1,17 +1,20 @@
 """A training run on one rank: makes and connects everything that the trainer needs."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from home_dist.config import config_tree
+from home_dist.config.stopping import Measure
 from home_dist.data.inputs import Inputs
 from home_dist.data.matching_rows import refuse_other_vocabularies, vocabulary_hashes
 from home_dist.distributed.ranks import Ranks, together
 from home_dist.embeddings.sharding import plan_rows
 from home_dist.evaluation.record import record
 from home_dist.evaluation.split import evaluate, evaluate_splits
-from home_dist.metrics import mean_row
+from home_dist.metrics import TaskMetrics, mean_row
 from home_dist.schema.meaning import fingerprint
 from home_dist.screen import Screen
 from home_dist.training.bad_row_report import BadRowReport
@@ -109,18 +112,41 @@ class Run:
         """Evaluates the validation split at `step`: means over tasks by "validation/auc" and so on. Collective."""
         reader = self.inputs.evaluation_reader("validation", self.ranks)
         inputs = self.inputs
-        mean = mean_row(evaluate(self.built.model, reader, inputs.schema, inputs.layout, inputs.config, self.ranks).tasks)
+        with self.built.averaged(self._averaged):
+            tasks = evaluate(self.built, reader, inputs.schema, inputs.layout, inputs.config, self.ranks).tasks
         self.bad_rows("validation", reader, step)
-        return {f"validation/{name}": getattr(mean, name) for name in ("auc", "gauc", "log_loss")}
+        self.log.evaluation(step, "validation", tasks)
+        self.observer.validation(step, tasks)
+        means = _means(tasks)
+        stop = inputs.config.train.stop
+        if stop is not None:
+            chosen = [m for m in tasks if not stop.tasks or m.task in stop.tasks]
+            means["validation/stop"] = getattr(mean_row(chosen), stop.name) * (-1 if stop.smaller else 1)
+        return means
+
+    @property
+    def _averaged(self) -> bool:
+        ema = self.inputs.config.train.ema
+        return ema is not None and ema.use
 
     def evaluate(self, splits: Sequence[str], state: TrainState) -> None:
         """Evaluates splits, shows their metrics and records them in the run's folder. Collective."""
-        evaluations = evaluate_splits(self.inputs, splits, self.built.model, self.ranks, self.screen, self.bad_rows, state.step)
+        with self.built.averaged(self._averaged):
+            told = self.screen, self.bad_rows, state.step
+            evaluations = evaluate_splits(self.inputs, splits, self.built, self.ranks, *told)
         for split, evaluation in evaluations.items():
             self.log.evaluation(state.step, split, evaluation.tasks)
         if self.ranks.first and evaluations:
             keep = self.inputs.config.metrics.keep_scores
             record(self.folder.evaluation, self.folder.scores, evaluations, state.step, state.samples, keep)
+
+
+def _means(tasks: Sequence[TaskMetrics]) -> dict[str, float]:
+    """Means over tasks that are defined, by "validation/auc" and so on."""
+    row = mean_row(tasks)
+    values = {f"validation/{name}": float(getattr(row, name)) for name in get_args(Measure)}
+    always = ("auc", "gauc", "log_loss")  # as older versions told them
+    return {name: value for name, value in values.items() if not math.isnan(value) or name.split("/")[1] in always}
 
 
 def resumed(start: Start, schedule: Schedule) -> Iterator[str]:

@@ -33,7 +33,7 @@ _FREE = (
     "data.test",
 )
 _LOCK = ".lock"
-_FREE_TRAIN = ("train.batch_size", "train.epochs", "train.max_steps", "train.on_nonfinite")
+_FREE_TRAIN = ("train.batch_size", "train.epochs", "train.max_steps", "train.on_nonfinite", "train.stop")
 
 
 class RunFolder:
@@ -49,6 +49,8 @@ class RunFolder:
         self.profile = self.path / "profile"
         self.quarantine = self.path / "quarantine"
         self.bad_rows = self.path / "bad_rows.json"
+        self.stopped = self.path / "stopped.json"
+        """Written when `train.stop` has ended the run."""
         self.vocabularies = self.path / "vocabularies.json"
         """SHA-256 of each table's vocabulary when the run began."""
 

@@ -1,5 +1,5 @@
-"""Running metrics of training samples, as the model scored them before it learnt from them, by TorchRec's metric modules. They
-show early what an evaluation shows late, and cost next to nothing."""
+"""Running metrics of training samples, as the model scored them before it learnt from them. They show early what an evaluation
+shows late, and cost next to nothing. Those of binary tasks are TorchRec's; the others are sums."""
 
 import math
 
@@ -12,9 +12,11 @@ from torchrec.metrics.ne import NEMetric
 from torchrec.metrics.rec_metric import RecMetric
 
 from home_dist.network import StepOutput
+from home_dist.objectives import Objectives
 
-METRICS = {"auc": AUCMetric, "normalized_entropy": NEMetric, "calibration": CalibrationMetric}
-"""By the metric names of evaluations."""
+_BINARY: dict[str, type[RecMetric]] = {"auc": AUCMetric, "normalized_entropy": NEMetric, "calibration": CalibrationMetric}
+METRICS = (*_BINARY, "mae", "accuracy")
+"""By the metric names of evaluations. Each is defined for some families of tasks."""
 
 _HELD_STEPS = 32
 """Steps per update: a metric module's update costs the same for one step and for many."""
@@ -30,12 +32,20 @@ class Running:
     For watching only: TorchRec counts a positive and a negative of equal score by chance, not half. Evaluations are exact.
     """
 
-    def __init__(self, tasks: int, samples: int, world_size: int, rank: int, device: torch.device):
+    def __init__(self, objectives: Objectives, samples: int, world_size: int, rank: int, device: torch.device):
         self._samples = samples
+        families, counts = objectives.measured, objectives.predictions
+        self._tasks = len(families)
+        self._held = list[StepOutput]()
+        starts = [sum(counts[:k]) for k in range(len(counts))]
+        self._binary = [k for k, family in enumerate(families) if family == "binary"]
+        self._numbers = [k for k, family in enumerate(families) if family == "number"]
+        self._classes = [k for k, family in enumerate(families) if family == "class"]
+        self._columns = {k: slice(starts[k], starts[k] + counts[k]) for k in range(len(counts))}
+        self._device = device
         # Numbers instead of names, because TorchRec builds keys out of names.
-        self._tasks, self._held = [str(k) for k in range(tasks)], list[StepOutput]()
-        infos = [RecTaskInfo(name=t, label_name=t, prediction_name=t, weight_name=t) for t in self._tasks]
-        self._classes = torch.zeros(2, tasks, dtype=torch.float64, device=device)  # sums of weights: positives, negatives
+        self._names = [str(k) for k in self._binary]
+        infos = [RecTaskInfo(name=t, label_name=t, prediction_name=t, weight_name=t) for t in self._names]
         self._metrics: dict[str, RecMetric] = {
             name: metric(
                 world_size=world_size,
@@ -46,8 +56,14 @@ class Running:
                 window_size=_WINDOW,
                 compute_on_all_ranks=True,
             ).to(device)
-            for name, metric in METRICS.items()
+            for name, metric in (_BINARY.items() if infos else ())
         }
+        self._sums = self._zeros()
+
+    def _zeros(self) -> torch.Tensor:
+        """(4, K): of binary tasks the weights of positives and of negatives; of the others weights, errors (absolute, or 1 for
+        a wrong class), predictions and labels."""
+        return torch.zeros(4, self._tasks, dtype=torch.float64, device=self._device)
 
     def add(self, output: StepOutput) -> None:
         self._held.append(output)
@@ -57,24 +73,30 @@ class Running:
     def restart(self) -> None:
         """Drops the steps so far. Called at a checkpoint, so that a resumed run reports the same as an uninterrupted one, and
         checkpoints need not hold AUC's samples."""
-        self._held, self._classes = [], torch.zeros_like(self._classes)
+        self._held, self._sums = [], self._zeros()
         for metric in self._metrics.values():
             metric.reset()
 
     def close(self) -> dict[str, list[float]]:
-        """By metric, one value per task; NaN for a task without positives or without negatives. Collective."""
+        """By metric, one value per task; NaN where it is not defined, as for a task without positives. Collective."""
         self._count()
-        classes = self._classes
-        dist.all_reduce(classes)
-        defined = (classes > 0).all(0).tolist()
-        values_by_metric = {}
+        sums = self._sums
+        dist.all_reduce(sums)
+        values: dict[str, list[float]] = {name: [math.nan] * self._tasks for name in METRICS}
         for name, metric in self._metrics.items():
-            values = {key.partition("-")[2]: float(value) for key, value in metric.compute().items()}
+            computed = {key.partition("-")[2]: float(value) for key, value in metric.compute().items()}
             kind = "window" if name == "auc" else "lifetime"  # since the reset
-            by_task = [next(v for key, v in values.items() if key.startswith(f"{task}|{kind}_")) for task in self._tasks]
-            values_by_metric[name] = [value if known else math.nan for value, known in zip(by_task, defined, strict=True)]
+            for k in self._binary:
+                if bool((sums[:2, k] > 0).all()):
+                    values[name][k] = next(v for key, v in computed.items() if key.startswith(f"{k}|{kind}_"))
+        for k, (weight, wrong, predicted, label) in enumerate(sums.t().tolist()):
+            if k in self._numbers and weight:
+                values["mae"][k] = wrong / weight
+                values["calibration"][k] = predicted / label if label else math.nan
+            elif k in self._classes and weight:
+                values["accuracy"][k] = 1 - wrong / weight
         self.restart()
-        return values_by_metric
+        return {name: by_task for name, by_task in values.items() if not all(map(math.isnan, by_task)) or name in self._metrics}
 
     @torch.no_grad()
     def _count(self) -> None:
@@ -82,16 +104,28 @@ class Running:
             return
         outputs, self._held = self._held, []
         few = slice(0, self._samples)  # a random choice, as the reader shuffles samples
-        logits = torch.cat([o.logits[few] for o in outputs])
-        scores = logits.double().sigmoid()
-        labels, weights = (torch.cat([getattr(o, name)[few] for o in outputs]) for name in ("labels", "weights"))
-        positive = weights * labels
-        self._classes += torch.stack([positive.sum(0), (weights - positive).sum(0)])
+        scores, labels, weights = (
+            torch.cat([getattr(o, name)[few] for o in outputs]) for name in ("scores", "labels", "weights")
+        )
+        for k in self._numbers + self._classes:
+            values, y, w = scores[:, self._columns[k]].double(), labels[:, k].double(), weights[:, k].double()
+            predicted = values[:, 0] if k in self._numbers else values.argmax(1).double()
+            wrong = (predicted - y).abs() if k in self._numbers else (predicted != y).double()
+            self._sums[:, k] += torch.stack([w.sum(), (w * wrong).sum(), (w * predicted).sum(), (w * y).sum()])
+        if self._binary:
+            of_tasks = [torch.stack([x[:, k] for k in self._binary]) for x in (labels, weights)]
+            self._count_binary(of_tasks[0], of_tasks[1], scores)
+
+    def _count_binary(self, labels: torch.Tensor, weights: torch.Tensor, scores: torch.Tensor) -> None:
+        """labels, weights: (tasks, N); scores: (N, P)."""
+        logits = torch.stack([scores[:, self._columns[k].start] for k in self._binary])
+        probabilities, positive = logits.double().sigmoid(), weights * labels
+        self._sums[:2, self._binary] += torch.stack([positive.sum(1), (weights - positive).sum(1)])
         for name, metric in self._metrics.items():
             # AUC needs only the order. TorchRec keeps scores in fp32, in which probabilities near 1 become equal, logits not.
-            ordered = logits if name == "auc" else scores
+            ordered = logits if name == "auc" else probabilities
             metric.update(
-                predictions=dict(zip(self._tasks, ordered.unbind(1), strict=True)),
-                labels=dict(zip(self._tasks, labels.unbind(1), strict=True)),
-                weights=dict(zip(self._tasks, weights.unbind(1), strict=True)),
+                predictions=dict(zip(self._names, ordered, strict=True)),
+                labels=dict(zip(self._names, labels, strict=True)),
+                weights=dict(zip(self._names, weights, strict=True)),
             )

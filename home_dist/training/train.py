@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 
 from home_dist.config import RunConfig
+from home_dist.config.objective import OBJECTIVES
+from home_dist.config.stopping import FAMILIES
 from home_dist.data.inputs import Inputs, open_inputs
 from home_dist.data.side_files import with_local_schema
 from home_dist.distributed.preemption import Preemption
@@ -16,6 +18,7 @@ from home_dist.evaluation.record import recorded
 from home_dist.evaluation.split import slice_columns
 from home_dist.schema import load_schema
 from home_dist.screen import Screen
+from home_dist.training import stopping
 from home_dist.training.checkpoint.folder import Checkpoints
 from home_dist.training.checkpoint.loading import read_offering, set_damaged_aside
 from home_dist.training.following import Epochs, Following
@@ -41,14 +44,27 @@ def train(config: RunConfig, ranks: Ranks, profile_steps: int = 0) -> None:
 
 
 def _check_best(inputs: Inputs) -> None:
-    """Raises ConfigError if the data does not allow the metric of `[checkpoint] best`."""
-    best = inputs.config.checkpoint.best
-    if best and "validation" not in inputs.files:
+    """Raises ConfigError if the data does not allow the metric of `[checkpoint] best` or `train.stop`."""
+    best, stop = inputs.config.checkpoint.best, inputs.config.train.stop
+    if best is None:
+        return
+    if "validation" not in inputs.files:
         raise ConfigError("checkpoint.best needs a validation split: set data.validation, or leave checkpoint.best out")
-    if best == "gauc" and inputs.schema.group_column is None:
+    key, measure = ("train.stop.metric", stop.name) if best == "stop" and stop is not None else ("checkpoint.best", best)
+    told = f'{key} = "{measure if key != "train.stop.metric" else f"validation/{measure}"}"'
+    if measure in ("gauc", "user_xauc") and inputs.schema.group_column is None:
         raise ConfigError(
-            'checkpoint.best = "gauc" needs a column to group by, and the schema has no group_column: name the users\' column '
-            'there, or choose "auc" or "log_loss"'
+            f"{told} needs a column to group by, and the schema has no group_column: name the users' column there, or choose "
+            'another measure, such as "auc" or "log_loss"'
+        )
+    if measure in ("ndcg", "mrr", "recall") and not inputs.config.data.request_columns:
+        raise ConfigError(f"{told} is measured within requests: name their column in data.request")
+    kinds = {t.name: inputs.config.objective_of(t.name, t.kind).kind for t in inputs.schema.task}
+    chosen = stop.tasks if key == "train.stop.metric" and stop is not None and stop.tasks else tuple(kinds)
+    if not any(OBJECTIVES.find(kinds[t]).measured in FAMILIES[measure] for t in chosen if t in kinds):
+        raise ConfigError(
+            f"{told}: none of the tasks {', '.join(chosen)} has this measure, by their kinds "
+            f"({', '.join(kinds[t] for t in chosen)}). Choose one that they have"
         )
 
 
@@ -66,6 +82,10 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
         part = source.next(state, preemption)
     if part is None and not state.step:
         return  # nothing has arrived
+    stopped = together(lambda: stopping.stopped_at(folder.stopped, newest)) if newest is not None else None
+    if stopped is not None:
+        screen.say(f"{stopped} To train on, remove {folder.stopped}.")
+        part = None
     steps = state.step
     if part is not None:
         state, _, steps = part
@@ -83,9 +103,13 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
     run = Run.begin(inputs, ranks, screen, folder, checkpoints, start, profile_steps)
     while part is not None:
         state, reader, steps = part
+        trainer = Trainer(run, reader)
         with preemption:
-            state = Trainer(run, reader).train(state, steps, preemption)
-            part = source.next(state, preemption)
+            state = trainer.train(state, steps, preemption)
+            part = None if trainer.stopped else source.next(state, preemption)
+        if trainer.stopped:
+            state, told = stopping.end_on_the_best(run, state)
+            screen.say(told)
     run.evaluate(splits, state)
     run.log.close()
     screen.say(

@@ -1,5 +1,6 @@
 """The training loop: steps, checkpoints, the progress line."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,6 +36,8 @@ class Trainer:
         self.running = self._running()
         self.measured: dict[str, float] = {}
         """Metrics of the newest interval and validation, for checkpoints."""
+        self.stopped = False
+        """Whether `train.stop` has ended the run; its best checkpoint is then before the newest one."""
 
     def train(self, state: TrainState, total: int, preemption: Preemption) -> TrainState:
         """Trains up to step `total`, within `preemption`. Returns the last state, which is also the newest checkpoint."""
@@ -53,16 +56,20 @@ class Trainer:
         pipeline.set_step(state.step)
         if state.meter is not None:
             self.meter.resume(state.meter, self.ranks.device)
-        self.measured = {k: v for k, v in state.metrics.items() if k == "loss"}
+        self.measured = {k: v for k, v in state.metrics.items() if k == "loss" or k.startswith("stop/")}
         epochs = self.reader.epochs(state.position.epoch, max(self.config.train.epochs, state.position.epoch + 1))
         batches = self._until_validation(epochs, state.step, total)
         pace = Pace(self.reader, state.step)
         run.built.model.train()
-        while state.step < total:
+        while state.step < total and not self.stopped:
             rate = begin_step(run.built, run.schedule, self.config.train, state.step, self.ranks.rank)
             with run.observer.step(state.step + 1), run.profile.step():
                 output: StepOutput = pipeline.progress(batches, is_last_batch=state.step + 1 == total)
             output = self.refusals.after(state.step + 1, output)
+            head = run.built.head
+            head.weighting.after_step(output.loss_sums, output.weight_sums)
+            if head.averages is not None and pipeline.updates:
+                head.averages.update(head)
             self._count(output)
             state = self._after(state, output, total)
             health.at_step(state.step)
@@ -85,6 +92,7 @@ class Trainer:
                     pipeline.detach()  # the next step attaches it again
                     # A new dict, because a save under way may still hold the old one.
                     self.measured = self.measured | run.validate(state.step)
+                    self._wait_for_better()
                     batches = self._until_validation(epochs, state.step, total)
                 state, _ = self._save(state)
                 if self.running is not None:
@@ -114,10 +122,22 @@ class Trainer:
         run.log.step(state.step, interval, rate, run.tasks)
         run.observer.interval(state.step, interval, rate)
         self._tell_bad_rows(state.step)
-        self.measured = {"loss": interval.loss}
+        self.measured = {k: v for k, v in self.measured.items() if k.startswith("stop/")} | {"loss": interval.loss}
+
+    def _wait_for_better(self) -> None:
+        """Counts the validations since the best one. The counts are in checkpoints, among the metrics."""
+        stop, now = self.config.train.stop, self.measured.get("validation/stop")
+        if stop is None or now is None:
+            return
+        best = self.measured.get("stop/best", math.nan)
+        better = not math.isnan(now) and not now <= best
+        waited = 0.0 if better else self.measured.get("stop/waited", 0.0) + 1
+        self.measured |= {"stop/best": now if better else best, "stop/waited": waited}
+        self.stopped = waited >= stop.patience
 
     def _save(self, state: TrainState) -> tuple[TrainState, Path]:
         self._tell_bad_rows(state.step)
+        self.run.built.head.weighting.settle()
         state = replace(state, metrics=self.measured)
         return state, self.saver.save(self.run.built.model, self.run.built.optimizer, state, self.meter.state())
 
@@ -135,7 +155,8 @@ class Trainer:
 
     def _running(self) -> Running | None:
         samples, ranks = self.config.metrics.running_samples, self.ranks
-        return Running(len(self.run.tasks), samples, ranks.world_size, ranks.rank, ranks.device) if samples else None
+        objectives = self.run.built.objectives
+        return Running(objectives, samples, ranks.world_size, ranks.rank, ranks.device) if samples else None
 
     @property
     def _validates(self) -> bool:

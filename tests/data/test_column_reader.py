@@ -5,11 +5,12 @@ import pyarrow as pa
 import pytest
 
 from home_dist.data.column_reader import BadRows, ColumnReader
+from home_dist.data.labels import read_labels
 from home_dist.data.order import RowGroup
 from home_dist.data.raw_rows import RawRows
 from home_dist.ids.keys import NO_GROUP
 from home_dist.ids.rows import HashRows
-from home_dist.schema import DenseFeature, IdInput, StatisticFeature, Table
+from home_dist.schema import DenseFeature, IdInput, StatisticFeature, Table, TaskSpec
 
 
 def reader(*tables: dict) -> ColumnReader:
@@ -30,7 +31,7 @@ def test_a_column_serves_as_key_number_label_and_group_at_once():
     own = reader({"x": pa.array(values, pa.int8())})
     assert np.concatenate(own.ids(id_input("x", rows_of=HASHED))).tolist() == HASHED(pa.array(values)).tolist()
     assert own.numbers("x")[0].tolist() == values
-    assert np.concatenate(own.labels("x", None)).tolist() == values
+    assert np.concatenate(read_labels(own, TaskSpec(name="t", group="g", column="x"), None)).tolist() == values
     assert np.concatenate(own.groups("x")).tolist() == values
 
 
@@ -60,11 +61,12 @@ def test_rows_as_they_are_may_stand_in_floats():
 
 @pytest.mark.parametrize("unknown", [None, float("nan"), -1.0, 7.0])
 def test_a_label_without_weight_needs_no_value(unknown):
+    y = TaskSpec(name="y", group="g", column="y")
     own = reader({"y": pa.array([1.0, unknown, 0.0]), "w": pa.array([1.0, 0.0, 2.0])})
     weights = own.weights("w")
-    assert np.concatenate(own.labels("y", weights)).tolist() == [1, 0, 0]
+    assert np.concatenate(read_labels(own, y, weights)).tolist() == [1, 0, 0]
     with pytest.raises(BadRows, match="row 1"):
-        own.labels("y", None)
+        read_labels(own, y, None)
 
 
 def test_lists_of_other_lengths_shift_nothing():

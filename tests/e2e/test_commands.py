@@ -128,13 +128,17 @@ def test_the_sample_is_what_its_report_says():
     report = json.loads((folder / "report.json").read_text())
     schema = load_schema(folder / "schema.toml")
     assert schema.groups == ("interaction", "watch")
-    assert [t.group for t in schema.task] == ["interaction"] * 5 + ["watch"] * 3
+    assert [t.group for t in schema.task] == ["interaction"] * 5 + ["watch"] * 4
     assert list(report["splits"]) == ["train", "validation", "test"]
     for name, told in report["splits"].items():
         rows = pq.read_table(folder / name)
         assert told["rows"] == rows.num_rows
         assert told["users"] == len(rows[schema.group_column].unique())
-        assert told["positives"] == {t.name: pc.sum(rows[t.column]).as_py() for t in schema.task}
+        binary = [t for t in schema.task if t.kind == "binary"]
+        assert told["positives"] == {t.name: pc.sum(rows[t.column]).as_py() for t in binary}
+        watched = report["numbers"]["watch_seconds"]["splits"][name]
+        known = rows.filter(pc.equal(rows["watch_known"], 1))["label_watch_seconds"].to_numpy().astype(float)
+        assert (watched["known"], watched["mean"]) == (len(known), pytest.approx(known.mean()))
         assert told["watch_unknown"] == pc.sum(pc.equal(rows["watch_known"], 0)).as_py()
         ends = pc.min_max(rows[schema.time_column]).as_py()
         days = [datetime.datetime.fromtimestamp(ends[e] / 1000, CHINA).date().isoformat() for e in ("min", "max")]

@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 
 from home_dist.evaluation.record import record, recorded
-from home_dist.evaluation.scores import Scored, without_broken
+from home_dist.evaluation.scores import Families, Scored, without_broken
 from home_dist.evaluation.split import Evaluation
 from home_dist.metrics import evaluate_tasks
+
+
+def scored(logits, labels, weights, groups):
+    tasks = labels.shape[1]
+    families = Families(("binary",) * tasks, (1,) * tasks)
+    return Scored(logits, labels, weights, groups, np.empty((len(labels), 0), dtype=np.int64), families)
 
 
 def test_a_task_that_diverged_does_not_take_the_others_along():
@@ -17,11 +23,11 @@ def test_a_task_that_diverged_does_not_take_the_others_along():
     scores, labels, weights = random.random((50, 3)), random.integers(0, 2, (50, 3)), np.ones((50, 3))
     scores[3:7, 1] = np.nan
     scores[5, 2], weights[5, 2] = np.nan, 0  # has no label there: does not matter
-    given = Scored(np.log(scores) - np.log1p(-scores), labels, weights, np.arange(50) % 5, np.empty((50, 0), dtype=np.int64))
+    given = scored(np.log(scores) - np.log1p(-scores), labels, weights, np.arange(50) % 5)
     found, notes = without_broken(given, ["like", "follow", "watch"])
     assert len(notes) == 1
     assert notes[0].startswith("task 'follow': 4 of 50 scores are NaN")
-    metrics = evaluate_tasks(["like", "follow", "watch"], found.labels, found.weights, found.scores, found.groups)
+    metrics = evaluate_tasks(["like", "follow", "watch"], found.labels, found.weights, found.predictions, found.groups)
     assert math.isnan(metrics[1].auc)
     assert metrics[1].samples == 0
     assert metrics[0].auc == pytest.approx(evaluate_tasks(["a"], labels[:, :1], weights[:, :1], scores[:, :1])[0].auc)
@@ -34,7 +40,7 @@ def test_a_task_that_diverged_does_not_take_the_others_along():
 
 def test_nothing_is_changed_where_nothing_is_broken():
     whole = np.ones((4, 1))
-    given = Scored(whole / 2, whole, whole, np.arange(4), np.empty((4, 0), dtype=np.int64))
+    given = scored(whole / 2, whole, whole, np.arange(4))
     found, notes = without_broken(given, ["like"])
     assert notes == []
     assert (found.weights == 1).all()
@@ -44,7 +50,7 @@ def small_evaluation():
     random = np.random.default_rng(0)
     scores, labels, weights = random.random((50, 2)), random.integers(0, 2, (50, 2)), np.ones((50, 2))
     labels[:, 1] = 0  # its AUC is not defined
-    given = Scored(np.log(scores / (1 - scores)), labels, weights, np.arange(50) % 5, np.empty((50, 0), dtype=np.int64))
+    given = scored(np.log(scores / (1 - scores)), labels, weights, np.arange(50) % 5)
     return Evaluation(evaluate_tasks(["like", "follow"], labels, weights, scores), [], given, False, [])
 
 

@@ -45,7 +45,7 @@ def test_what_cannot_be_is_refused_before_a_program_is_loaded(data, tmp_path, mo
 
 
 def test_columns_of_files_and_of_folders_names_are_kept(data, tmp_path, monkeypatch):
-    program = SimpleNamespace(tasks=["like", "view"], scores=scores)
+    program = SimpleNamespace(names=["like", "view"], scores=scores)
     program.reading = lambda *_: program
     monkeypatch.setattr(scoring, "open_program", lambda *_: program)
     assert scoring.score_files(tmp_path, str(data), tmp_path / "out", ["row", "day"], 10, False) == 4

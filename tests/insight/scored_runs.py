@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from home_dist.evaluation.record import record
-from home_dist.evaluation.scores import Scored
+from home_dist.evaluation.scores import Families, Scored
 from home_dist.evaluation.split import Evaluation
 from home_dist.ids.keys import NO_GROUP
 from home_dist.metrics import evaluate_tasks
@@ -23,7 +23,8 @@ def scores_of(split: str, strength: float, seed: int, rows: int = 600, users: in
     weights = (random.random((rows, 3)) < 0.9).astype(np.float32)
     groups = random.integers(0, users, rows)
     noise = np.random.default_rng(seed).normal(size=(rows, 3))
-    return Scored(strength * (labels - 0.5) + noise, labels, weights, groups, np.zeros((rows, 0)))
+    families = Families(("binary",) * 3, (1,) * 3)
+    return Scored(strength * (labels - 0.5) + noise, labels, weights, groups, np.zeros((rows, 0)), families)
 
 
 def write_scores(run: Path, splits: dict[str, Scored], keep: int = 1_000_000) -> None:
@@ -32,7 +33,7 @@ def write_scores(run: Path, splits: dict[str, Scored], keep: int = 1_000_000) ->
     evaluations = {}
     for split, s in splits.items():
         groups = s.groups if schema_has_users else None
-        tasks = evaluate_tasks(NAMES, s.labels, s.weights, s.logits, groups, logits=True)
+        tasks = evaluate_tasks(NAMES, s.labels, s.weights, s.scores, groups, logits=True)
         evaluations[split] = Evaluation(tasks, [], s, schema_has_users, [])
     record(run / "evaluation.json", run / "scores", evaluations, step=1, samples=1, keep=keep)
 

@@ -88,7 +88,7 @@ def test_feature_gates_by_feature():
 
 def test_gradients_of_tasks_against_backward():
     head, anatomy, _ = make_head("cgc", shared_experts=2, task_experts=2)
-    head.task_weight.copy_(torch.tensor([1.0, 0.5, 2.0]))
+    head.weighting.fixed.copy_(torch.tensor([1.0, 0.5, 2.0]))
     v, dense, labels, weights = make_rows(head, 25)
     found = measured(head, anatomy, (v, dense, labels, weights))
     bank = anatomy.parts[0].bank
@@ -98,7 +98,7 @@ def test_gradients_of_tasks_against_backward():
         head.zero_grad()
         logits = head.logits(leaf, dense, None)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits[:, k], labels[:, k], weight=weights[:, k])
-        (loss * head.task_weight[k]).backward()
+        (loss * head.weighting.fixed[k]).backward()
         by_task.append([torch.cat([p.grad[e].flatten() for p in bank.parameters()]) for e in range(bank.total)])
         inputs.append(leaf.grad.flatten())
     for e in range(bank.total):

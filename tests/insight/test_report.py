@@ -14,7 +14,8 @@ import pytest
 from home_dist.config import load_config, save_config
 from home_dist.config.model import MODELS
 from home_dist.errors import ConfigError
-from home_dist.insight.report import _comparison, report, write_report
+from home_dist.insight.report import report, write_report
+from home_dist.insight.report_evaluation import comparison
 from home_dist.insight.run_record import RunRecord, same_rows
 from home_dist.insight.store import InsightStore, StepRecord
 from tests.insight.heads import record_two_steps
@@ -97,7 +98,7 @@ def test_two_runs_side_by_side_with_a_paired_test(runs):
     np.savez(runs[1] / "scores" / "test.npz", **{**arrays, "labels": 1 - arrays["labels"]})
     other = RunRecord.open(runs[1])
     assert not same_rows(first, other, "test")
-    assert _comparison(first, other, "test")[0].startswith("Without a paired test")
+    assert comparison(first, other, "test")[0].startswith("Without a paired test")
     np.savez(runs[1] / "scores" / "test.npz", **arrays)
 
 

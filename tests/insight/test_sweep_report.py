@@ -209,7 +209,7 @@ def test_other_rows_have_no_pairs_but_another_order_has(tmp_path):
     order = np.random.default_rng(0).permutation(600)
 
     def moved(scored):
-        return replace(scored, **{n: getattr(scored, n)[order] for n in ("logits", "labels", "weights", "groups", "slices")})
+        return replace(scored, **{n: getattr(scored, n)[order] for n in ("scores", "labels", "weights", "groups", "slices")})
 
     plain = setting(tmp_path, "plain", strengths)
     other_order = setting(tmp_path, "order", strengths, change=moved)

@@ -16,12 +16,13 @@ from home_dist.network import StepOutput
 from home_dist.training.running_metrics import Running
 
 LOGITS = np.linspace(16.7, 25, 50, dtype=np.float32)
+YES = SimpleNamespace(measured=("binary",), predictions=(1,))
 LABELS = (np.arange(50) >= 20).astype(np.float32)
 
 
 class _Fixed(nn.Module):
     def forward(self, batch):
-        return None, SimpleNamespace(logits=batch.logits)
+        return None, SimpleNamespace(scores=batch.logits)
 
 
 @pytest.fixture
@@ -35,9 +36,10 @@ def batches():
         mask=rows[:, 0],
         groups=torch.arange(50) % 2,
         small=torch.zeros(50, 1, dtype=torch.int64),
+        requests=torch.zeros(0, dtype=torch.int64),
         to=lambda _: batch,
     )
-    return SimpleNamespace(epoch=lambda _: iter([batch]))
+    return SimpleNamespace(epoch=lambda _: iter([batch]), reads_requests=False)
 
 
 @pytest.fixture
@@ -60,7 +62,9 @@ def test_equal_those_of_probabilities_where_these_do_not_round():
     of_logits = evaluate_tasks(["a", "b"], labels, weights, logits, groups, logits=True)
     of_scores = evaluate_tasks(["a", "b"], labels, weights, 1 / (1 + np.exp(-logits)), groups)
     for one, other in zip(of_logits, of_scores, strict=True):
-        assert vars(one) == {k: v if isinstance(v, str) else pytest.approx(v, rel=1e-12) for k, v in vars(other).items()}
+        assert vars(one) == {
+            k: v if isinstance(v, str) else pytest.approx(v, rel=1e-12, nan_ok=True) for k, v in vars(other).items()
+        }
     [part] = evaluate_slices(["x"], np.ones((400, 1), np.int64), ["a", "b"], labels, weights, logits, groups, logits=True)
     assert part.tasks == of_logits
     assert expected_calibration_error(labels[:, 0], logits[:, 0], logits=True) == pytest.approx(
@@ -74,17 +78,17 @@ def test_an_evaluation_keeps_the_order_of_high_logits(batches):
     schema = SimpleNamespace(task=[SimpleNamespace(name="like")], group_column="user")
     layout = SimpleNamespace(at=lambda _: [SimpleNamespace(key="tab")])
     config = SimpleNamespace(metrics=MetricsSection(slices=["tab"], slice_rows=1))
-    found = evaluation.evaluate(_Fixed(), batches, schema, layout, config, ranks)
+    found = evaluation.evaluate(SimpleNamespace(model=_Fixed(), objectives=YES), batches, schema, layout, config, ranks)
     [task] = found.tasks
     assert (task.auc, task.gauc) == (1.0, 1.0)
     assert task.log_loss == pytest.approx(float(LOGITS[:20].astype(np.float64).sum() / 50), rel=1e-6)
     assert found.slices[0].tasks[0].auc == 1.0
-    assert len(np.unique(found.scored.scores)) == 50
+    assert len(np.unique(found.scored.predictions)) == 50
 
 
 @pytest.mark.usefixtures("process_group")
 def test_running_metrics_keep_it_too():
-    running, nothing = Running(1, 64, 1, 0, torch.device("cpu")), torch.zeros(())
+    running, nothing = Running(YES, 64, 1, 0, torch.device("cpu")), torch.zeros(())
     columns = torch.from_numpy(LOGITS)[:, None], torch.from_numpy(LABELS)[:, None], torch.ones(50, 1)
     running.add(StepOutput(*columns, nothing, nothing, nothing, 0, 1))
     exact = evaluate_tasks(["like"], LABELS[:, None], np.ones((50, 1)), LOGITS[:, None], logits=True)[0]

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from home_dist.errors import ConfigError, DataError
-from home_dist.prepare.census import CensusOptions, prepare_census
+from home_dist.prepare.census import LEVELS, CensusOptions, prepare_census
 from home_dist.schema import load_schema
 from tests.ranks import run
 
@@ -83,7 +83,8 @@ def test_published_files_with_nominal_features(raw, tasks, tmp_path):
     schema = load_schema(tmp_path / "out" / "schema.toml")
     held = {"income_50k", "marital_stat"} | ({"education"} if tasks == "education" else set())
     assert {f.name for f in schema.feature} == set(train[0]) - held
-    assert [(t.name, t.group) for t in schema.task] == [(tasks, "main"), ("never_married", "auxiliary")]
+    assert [(t.name, t.group) for t in schema.task[:2]] == [(tasks, "main"), ("never_married", "auxiliary")]
+    assert len(schema.task) == (3 if tasks == "education" else 2)
     parts = {s: pq.read_table(tmp_path / "out" / s) for s in ("train", "validation", "test")}
     assert len(parts["test"]) == len(test) == report["splits"]["test"]["rows"]
     assert len(parts["train"]) + len(parts["validation"]) == len(train)
@@ -98,6 +99,13 @@ def test_published_files_with_nominal_features(raw, tasks, tmp_path):
         fitted = pa.concat_tables([parts["train"], parts["validation"]])[f"label_{name}"].to_numpy()
         assert fitted.sum() == sum(of_train)
         assert report["splits"]["test"]["positives"][name] == sum(of_test)
+    if tasks == "education":
+        levels, task = [LEVELS.index(r[EDUCATION]) for r in test], schema.task[2]
+        assert parts["test"]["label_education_level"].to_pylist() == levels
+        assert report["classes"]["education_level"]["splits"]["test"]["counts"] == np.bincount(levels, minlength=17).tolist()
+        fitted = np.bincount(parts["train"]["label_education_level"].to_numpy(), minlength=17)
+        assert task.values.shares == pytest.approx(fitted / fitted.sum(), abs=1e-8)
+        assert (task.kind, task.classes) == ("multiclass", 17)
     # The test rows are encoded by what stands in the vocabulary.
     for column, place in (("det_ind_code", 2), ("class_worker", 1)):
         table = pq.read_table(tmp_path / "out" / "vocabularies" / f"{column}.parquet")

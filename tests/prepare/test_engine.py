@@ -36,6 +36,10 @@ side = [{ files = "video.csv", key = "video" }]
 label = [
   { name = "like", group = "a", column = "like" },
   { name = "view", group = "b", column = "seconds", at_least = 3, known = "length" },
+  { name = "watched", group = "b", column = "seconds", kind = "regression", unit = "s", cap = 12, bad = "unknown" },
+  { name = "part", group = "b", column = "seconds", kind = "duration_quantile", duration = "length", bad = "unknown" },
+  { name = "level", group = "b", column = "seconds", kind = "ordinal", thresholds = 6, known = "length", bad = "unknown" },
+  { name = "spot", group = "a", column = "place", kind = "multiclass", classes = ["place 5", "place 0"], bad = "unknown" },
 ]
 id = [
   { column = "user" },

@@ -115,6 +115,97 @@ def test_what_is_fitted_is_that_of_the_training_part(tmp_path):
     assert [t.base_rate for t in schema.task] == pytest.approx([(like * known).sum() / known.sum(), 0.25])
 
 
+_SECONDS = 'group = "g", column = "seconds", weight_column = "known"'
+NUMBERS = f"""
+task = [
+  {{ name = "like", group = "g", column = "like" }},
+  {{ {_SECONDS}, name = "seconds", kind = "regression", duration = "length" }},
+  {{ {_SECONDS}, name = "level", kind = "ordinal", thresholds = 5 }},
+  {{ {_SECONDS}, name = "steps", kind = "ordinal", thresholds = [1, 2.5] }},
+  {{ {_SECONDS}, name = "part", kind = "duration_quantile", duration = "length", duration_groups = 2 }},
+  {{ name = "stars", group = "g", column = "stars", kind = "multiclass", classes = 3 }},
+]
+"""
+
+
+def numbered(folder: Path) -> dict[str, np.ndarray]:
+    """As `write`, with watch times, which are bad where unknown, and stars. Returns the training part's columns."""
+    write(folder)
+    read = []
+    for number, path in enumerate(sorted(folder.glob("*/*.parquet"))):
+        rng, table = np.random.default_rng(number), pq.read_table(path)
+        known = table["known"].to_numpy() > 0
+        length = np.where(known, rng.integers(1, 20, len(table)), 0).astype(float)
+        columns = {"seconds": np.where(known, np.float32(rng.exponential(3, len(table))), -1.0), "length": length}
+        columns["stars"] = rng.integers(0, 3, len(table))
+        for name, values in columns.items():
+            table = table.append_column(name, pa.array(values))
+        pq.write_table(table, path)
+        if path.parent.name == "train":
+            read.append({**columns, "known": known})
+    return {name: np.concatenate([r[name] for r in read]) for name in read[0]}
+
+
+def test_labels_of_every_kind_are_fitted(tmp_path):
+    rows_read = numbered(tmp_path)
+    schema = fitted(tmp_path, DRAFT[: DRAFT.index("task = [")] + NUMBERS)
+    assert schema == load_schema(tmp_path / "schema.toml")
+    tasks = {t.name: t for t in schema.task}
+    known = rows_read["known"]
+    y, length = rows_read["seconds"][known], rows_read["length"][known]
+    assert tasks["like"].base_rate is not None
+    for name in ("seconds", "level", "part"):
+        facts = tasks[name].values
+        assert (facts.mean, facts.std, facts.log_mean, facts.log_std) == pytest.approx(
+            (y.mean(), y.std(), np.log1p(y).mean(), np.log1p(y).std()), rel=1e-7
+        )
+    wanted = np.quantile(y, 0.999 * np.arange(1, 6) / 5, method="inverted_cdf")
+    assert np.float32(tasks["level"].values.thresholds).tolist() == np.float32(wanted).tolist()
+    assert tasks["steps"].values.thresholds == (1, 2.5)
+    assert tasks["steps"].values.above == pytest.approx([(y > 1).mean(), (y > 2.5).mean()])
+    boundary = tasks["part"].values.duration_boundaries
+    assert boundary == (np.quantile(length, 0.5, method="inverted_cdf"),)
+    points = np.linspace(0, 1, 101)
+    for quantiles, own in zip(tasks["part"].values.quantiles, (length < boundary[0], length >= boundary[0]), strict=True):
+        assert np.float32(quantiles).tolist() == np.float32(np.quantile(y[own], points, method="inverted_cdf")).tolist()
+    stars = rows_read["stars"]
+    assert tasks["stars"].values.shares == pytest.approx(np.bincount(stars) / len(stars), abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("column_name", "value", "message"),
+    [
+        ("seconds", -2.0, r"1\.parquet: column 'seconds': label -2 is negative or not finite"),
+        ("seconds", float("inf"), r"column 'seconds': label inf is not finite"),
+        ("length", 0.0, r"column 'length': a duration is null, not finite or not above 0"),
+        ("stars", 3, r"column 'stars': label 3 is no whole number from 0 to 2"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused(tmp_path, column_name, value, message):
+    numbered(tmp_path)
+    table = pq.read_table(tmp_path / "train/1.parquet")
+    row = int(np.flatnonzero(table["known"].to_numpy() > 0)[0])
+    values = table[column_name].to_numpy().copy()
+    values[row] = value
+    pq.write_table(
+        table.set_column(table.column_names.index(column_name), column_name, pa.array(values)), tmp_path / "train/1.parquet"
+    )
+    with pytest.raises(DataError, match=message):
+        fitted(tmp_path, DRAFT[: DRAFT.index("task = [")] + NUMBERS)
+    assert not (tmp_path / "schema.toml").exists()
+
+
+def test_thresholds_of_a_draft_are_checked(tmp_path):
+    write(tmp_path)
+    draft = DRAFT[: DRAFT.index("task = [")] + NUMBERS
+    for change, says in (
+        (("thresholds = 5", "thresholds = [2, 1]"), "task 'level': thresholds must increase strictly"),
+        (("classes = 3", "classes = 3, thresholds = 4"), "task 'stars': thresholds is for labels that are numbers"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            fitted(tmp_path, draft.replace(*change))
+
+
 def test_other_parts_change_nothing(tmp_path):
     write(tmp_path / "a")
     write(tmp_path / "b")
@@ -270,7 +361,11 @@ def test_a_column_may_be_a_partition(tmp_path):
     ("name", "value", "message"),
     [
         ("like", pa.array(["yes"] * 80), r"1\.parquet: column 'like' has type string, but numbers are needed"),
-        ("like", pa.array([0] * 79 + [7]), r"1\.parquet: column 'like': label 7 is neither 0 nor 1.*row 79 of the file"),
+        (
+            "like",
+            pa.array([0] * 79 + [7]),
+            r"1\.parquet: column 'like': label 7 is neither 0 nor 1.*row 79 of the file",
+        ),
         ("author", pa.array([1.0] * 79 + [1.5]), r"1\.parquet: column 'author': 1\.5 is no whole number.*row 79"),
         ("tags", pa.array([[["a"]]] * 80), r"1\.parquet: column 'tags' has type list<.*list<.*, but lists of .* are needed"),
         ("vector", pa.array([[1.0]] * 80), r"1\.parquet: column 'vector': lists of 2 numbers are needed"),

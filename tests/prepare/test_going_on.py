@@ -35,6 +35,10 @@ side = [{ files = "video.csv", key = "video" }]
 label = [
   { name = "like", group = "a", column = "like" },
   { name = "view", group = "b", column = "seconds", at_least = 3, known = "length" },
+  { name = "watched", group = "b", column = "seconds", kind = "regression", unit = "s", cap = 12 },
+  { name = "part", group = "b", column = "seconds", kind = "duration_quantile", duration = "length", bad = "unknown" },
+  { name = "level", group = "b", column = "seconds", kind = "ordinal", thresholds = 6, known = "length" },
+  { name = "spot", group = "a", column = "place", kind = "multiclass", classes = ["place 5", "place 0"], bad = "unknown" },
 ]
 id = [
   { column = "user" },
@@ -144,6 +148,9 @@ def test_increments_are_a_preparation_of_all_days(seed, base, increments, forget
     assert {n: r for n, r in mine.items() if n != "rare"} == {n: r for n, r in theirs.items() if n != "rare"}
     states = [json.loads((folder / name / "state/state.json").read_text()) for name in (last, "whole")]
     assert states[0]["everyone"] == states[1]["everyone"]
+    facts = [[t.values for t in load_schema(folder / name / "schema.toml").task] for name in ("data0", last, "whole")]
+    assert facts[0] == facts[1] == facts[2]
+    assert all(v is not None for v in facts[0][2:])
     assert states[0]["end_day"] == states[1]["end_day"]
 
 
@@ -244,6 +251,7 @@ def test_a_newer_state_and_none_are_told(copy):
     [
         (("days = 1.5", "days = 2.5"), r"past\.1\.days: 1\.5 there, 2\.5 here"),
         (("at_least = 3", "at_least = 5"), r"label\.1\.at_least: 3\.0 there, 5\.0 here"),
+        (("cap = 12", "cap = 9"), r"label\.2\.cap: 12\.0 there, 9\.0 here"),
         (("most = 5", "most = 9"), r"history\.0\.most: 5 there, 9 here"),
         (("utc_offset_hours = 8", "utc_offset_hours = 7"), r"utc_offset_hours: 8\.0 there, 7\.0 here"),
         (('{ column = "tags", separator = "|", min_count = 1 },', ""), r"id\.3\.column: 'tags' there, 'not set' here"),

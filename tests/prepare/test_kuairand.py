@@ -196,10 +196,27 @@ def test_schema_fits_the_files(prepared):
         else:
             assert list(feature.boundaries) == sorted(set(feature.boundaries))
     training = [r for r in rows if r["split"] == "train"]
-    for task in schema.task:
+    for task in schema.task[:-1]:
         counted = [r[task.column] for r in training if not task.weight_column or r[task.weight_column]]
         assert task.base_rate == pytest.approx(np.mean(counted), abs=1e-6)
     assert not any("month" in f.name for f in schema.feature)
+
+
+def test_watch_seconds_are_of_videos_whose_duration_is_known(prepared):
+    out, log, rows = prepared
+    task = load_schema(out / "schema.toml").task[-1]
+    assert (task.name, task.kind, task.unit, task.group) == ("watch_seconds", "regression", "s", "watch")
+    expected = sorted(
+        (r["time_ms"], r["play_time_ms"] / 1000 if r["known"] else 0, r["duration_ms"] / 1000 if r["known"] else -1)
+        for r in merged(log)
+    )
+    last = max(t for t, *_ in expected)
+    found = sorted((r["time_ms"], r[task.column], -1 if r[task.duration] is None else r[task.duration]) for r in rows)
+    assert found == [pytest.approx(e, rel=1e-6) for e in expected if e[0] >= found[0][0]]
+    assert last == found[-1][0]
+    known = [r[task.column] for r in rows if r["split"] == "train" and r[task.weight_column]]
+    assert (task.values.mean, task.values.std) == pytest.approx((np.mean(known), np.std(known)), rel=1e-6)
+    assert all(boundary in (5, 20, 90) for boundary in task.values.duration_boundaries)
 
 
 def test_users_and_videos_that_side_tables_lack_are_unknown(prepared):

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
@@ -101,11 +102,47 @@ def test_the_page_shows_it_and_needs_no_network(prepared, tmp_path):
     write_page(report, tmp_path / "report.html")
     page = _Page((tmp_path / "report.html").read_text())
     assert all(link.startswith(("data:", "#")) for link in page.links)
-    assert len(page.pictures) == 1 + 2 + len(report["histograms"])
+    of_labels = 2 + 2 * len(report["numbers"]) + len(report["classes"])
+    assert len(page.pictures) == 1 + of_labels + len(report["histograms"])
+    assert (len(report["numbers"]), len(report["classes"])) == (3, 1)
+    mean = report["numbers"]["watched"]["splits"]["validation"]["mean"]
+    assert f"{mean:.5g}" in page.text
+    counts = report["classes"]["spot"]["splits"]["test"]["counts"]
+    assert f"{counts[0] / sum(counts):.2%}" in page.text
     assert f"{report['rows_before_the_training_days']:,}" in page.text
     assert "older than the training days" in page.text
     rate = report["splits"]["train"]["positives"]["like"] / report["splits"]["train"]["rows"]
     assert f"{rate:.3%}" in page.text
+
+
+def test_numbers_and_classes_are_what_numpy_counts(prepared):
+    folder, report = prepared
+    assert set(report["splits"]["train"]["positives"]) == {"like", "view"}
+    assert set(report["splits"]["train"]["unknown"]) == {"like", "view", "watched", "part", "level", "spot"}
+    for split in ("train", "validation", "test"):
+        stored = pq.read_table(folder / "out" / split)
+        for name in ("watched", "part", "level"):
+            known = stored[f"known_{name}"].to_numpy() > 0
+            values, told = stored[f"label_{name}"].to_numpy()[known].astype(float), report["numbers"][name]["splits"][split]
+            assert (told["known"], told["unknown"]) == (known.sum(), (~known).sum())
+            assert report["splits"][split]["unknown"][name] == told["unknown"]
+            assert (told["mean"], told["deviation"]) == pytest.approx((values.mean(), values.std()), rel=1e-7)
+            assert told["zeros"] == pytest.approx((values == 0).mean(), abs=1e-6)
+            deciles = np.quantile(values, np.linspace(0, 1, 11), method="inverted_cdf")
+            assert told["quantiles"] == pytest.approx(deciles.tolist(), rel=1e-6)
+        known = stored["known_spot"].to_numpy() > 0
+        told = report["classes"]["spot"]["splits"][split]
+        assert told["counts"] == np.bincount(stored["label_spot"].to_numpy()[known], minlength=2).tolist()
+        assert told["unknown"] == (~known).sum()
+    for name, entry in report["numbers"].items():
+        days = {d["day"]: d for d in entry["days"]}
+        assert [days[d["day"]]["known"] for d in report["days"]] == [d["known"][name] for d in report["days"]]
+        train, histogram = entry["splits"]["train"], entry["histogram"]
+        assert sum(histogram["rows"]) == sum(histogram["buckets"]) == train["known"]
+        inside = [d for d in entry["days"] if d["split"] == "train"]
+        assert sum(d["known"] * d["mean"] for d in inside) == pytest.approx(train["known"] * train["mean"], rel=1e-6)
+        values = pq.read_table(folder / "out/train").filter(pc.field(f"known_{name}") == 1)[f"label_{name}"].to_numpy()
+        assert histogram["buckets"][0] == (values <= np.float32(histogram["thresholds"][0])).sum()
 
 
 @pytest.mark.slow

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from home_dist.errors import ConfigError, DataError
 from home_dist.prepare.synthetic import Sizes, write_synthetic
 from home_dist.prepare.synthetic.drawn_rows import item_ids
-from home_dist.prepare.synthetic.world import TASKS, World
+from home_dist.prepare.synthetic.world import TASKS, WATCH_NOISE, WATCH_SLOPE, WATCH_START, World
 from home_dist.schema import load_schema
 from tests.ranks import REPOSITORY, run, settings
 
@@ -73,6 +74,42 @@ def test_what_is_planted_is_there(data):
     latent = world.user_latent(np.arange(20_000))
     assert np.abs(np.cov(latent.T) - np.eye(8)).max() < 0.05
     assert np.abs(latent.mean(0)).max() < 0.05
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("watched") / "data", rows=20_000, max_history=50, watch_times=True)
+
+
+def test_watch_times_follow_duration_and_taste(watched):
+    """Least squares of log(y / (d - y)) on the planted logit finds the equation of world.py."""
+    table = pa.concat_tables([pq.read_table(watched / s) for s in ("train", "validation", "test")])
+    world = World(SIZES.seed, SIZES.users, SIZES.items, 50)
+    items = np.searchsorted(item_ids(np.arange(SIZES.items)), table["item"].to_numpy())
+    logit = world.logits(table["user_number"].to_numpy(), items)[:, 0]
+    y, d = table["watch_seconds"].to_numpy().astype(float), table["duration"].to_numpy()
+    assert 0.2 < (y == 0).mean() < 0.5
+    assert (y <= d + 1e-3).all()
+    assert (y > 0)[logit > 0].mean() > (y > 0)[logit < 0].mean() + 0.2
+    inside = (y > 0.01) & (y < d - 0.01)
+    slope, start = np.polyfit(logit[inside], np.log(y[inside] / (d[inside] - y[inside])), 1)
+    assert (slope, start) == pytest.approx((WATCH_SLOPE, WATCH_START), abs=0.03)
+    noise = np.log(y[inside] / (d[inside] - y[inside])) - slope * logit[inside] - start
+    assert noise.std() == pytest.approx(WATCH_NOISE, abs=0.03)
+
+
+def test_watch_times_are_one_more_task_and_change_nothing_else(watched, tmp_path):
+    schema = load_schema(watched / "schema.toml")
+    task = schema.task[-1]
+    assert (task.name, task.kind, task.unit, task.duration) == ("watch_seconds", "regression", "s", "duration")
+    train = pq.read_table(watched / "train")
+    y = train["watch_seconds"].to_numpy().astype(float)[train["watch_known"].to_numpy() > 0]
+    assert (task.values.mean, task.values.std) == pytest.approx((y.mean(), y.std()), rel=1e-6)
+    assert len(task.values.thresholds) == 32
+    assert 25 <= len(task.values.quantiles) <= 30  # an item's rows share its duration
+    plain = written(tmp_path / "plain", rows=20_000, max_history=50)
+    assert pq.read_table(plain / "train").equals(train.drop_columns(["watch_seconds"]))
+    assert load_schema(plain / "schema.toml") == schema.model_copy(update={"task": schema.task[:-1]})
 
 
 def test_a_history_goes_on(data):

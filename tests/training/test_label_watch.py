@@ -19,6 +19,6 @@ def test_a_task_that_nothing_can_be_learned_of_is_told():
     unknown, never, always = watch.notes()
     assert "'unknown': none of the 3 samples" in unknown
     assert "'never'" in never
-    assert "are negative" in never
+    assert "are 0" in never
     assert "'always'" in always
-    assert "are positive" in always
+    assert "are 1" in always

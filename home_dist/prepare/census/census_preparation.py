@@ -19,6 +19,7 @@ from home_dist.files.whole import refuse_existing
 from home_dist.prepare.census.files import NOMINAL, NUMERIC, read_test, read_train_nominal
 from home_dist.prepare.data_folder import Prepared
 from home_dist.prepare.days import SPLITS
+from home_dist.prepare.label_values import ClassFacts
 from home_dist.prepare.write import write_prepared
 from home_dist.schema import Schema, TaskSpec
 
@@ -35,6 +36,21 @@ COLLEGE = (
     "Prof school degree (MD DDS DVM LLB JD)",
     "Doctorate degree(PhD EdD)",
 )
+LEVELS = (
+    "Children",
+    "Less than 1st grade",
+    "1st 2nd 3rd or 4th grade",
+    "5th or 6th grade",
+    "7th and 8th grade",
+    "9th grade",
+    "10th grade",
+    "11th grade",
+    "12th grade no diploma",
+    "High school graduate",
+    "Some college but no degree",
+    *COLLEGE,
+)
+"""Classes of the task education_level, from low to high."""
 # In the test file a dot follows the class; in the training file it does not.
 _LABELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "income": (CLASS, ("50000+.", "50000+")),
@@ -42,7 +58,7 @@ _LABELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "never_married": ("marital_stat", ("Never married",)),
 }
 TASKS = {"income": ("income", "never_married"), "education": ("education", "never_married")}
-"""Main and auxiliary task, by the main task's name."""
+"""Main and auxiliary task, by the main task's name. Beside "education" there is education_level, a multiclass task."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +96,10 @@ def prepare_census(raw: Path, out: Path, options: CensusOptions) -> dict[str, An
         prepared.columns[f"label_{task}"] = pa.array(happened)
         rate = round(float(happened[training].mean()), 6)
         specs.append(TaskSpec(name=task, group=group, column=f"label_{task}", base_rate=rate))
+    levels = {}
+    if options.tasks == "education":
+        spec, levels["education_level"] = _add_levels(prepared, table, split, raw)
+        specs.append(spec)
     schema = Schema(table=tuple(prepared.tables.values()), feature=(*prepared.features, *statistics), task=tuple(specs))
     whole = pa.table(prepared.columns)
     splits = {name: whole.take(pa.array(np.flatnonzero(split == i))) for i, name in enumerate(SPLITS)}
@@ -91,6 +111,7 @@ def prepare_census(raw: Path, out: Path, options: CensusOptions) -> dict[str, An
             name: {"rows": len(part), "positives": {t: int(pc.sum(part.column(f"label_{t}")).as_py()) for t in tasks}}
             for name, part in splits.items()
         },
+        "classes": levels,
         "vocabularies": {name: v.rows for name, v in prepared.vocabularies.items()},
     }
     write_prepared(out, splits, {}, schema, prepared.vocabularies, report)
@@ -118,6 +139,36 @@ def _dealt(random: np.random.Generator, rows: int, shares: tuple[float, ...]) ->
 
 def _keys(table: pa.Table, name: str) -> NDArray[np.str_]:
     return np.asarray(table.column(name).to_pylist(), dtype=np.str_)
+
+
+def _add_levels(prepared: Prepared, table: pa.Table, split: NDArray[np.int8], raw: Path) -> tuple[TaskSpec, dict[str, Any]]:
+    """Adds the class of education; returns the task, and what the report says of it. Raises DataError for an unknown class."""
+    column = table.column("education").combine_chunks()
+    place = pc.index_in(column, value_set=pa.array(LEVELS))
+    if place.null_count:
+        row = int(np.argmax(np.asarray(place.is_null())))
+        raise DataError(f"{raw}: column 'education' holds {column[row].as_py()!r}, which is none of {', '.join(LEVELS)}.")
+    level = np.asarray(place).astype(np.int8)
+    prepared.columns["label_education_level"] = pa.array(level)
+    counts = []
+    for index in range(len(SPLITS)):
+        facts = ClassFacts(len(LEVELS))
+        facts.add(level[split == index])
+        counts.append(facts)
+    task = TaskSpec(
+        name="education_level",
+        group="main",
+        column="label_education_level",
+        kind="multiclass",
+        classes=len(LEVELS),
+        values=counts[0].values(),
+        means=f"class of education, one of {', '.join(LEVELS)}",
+    )
+    told = {
+        n: {"known": int(f.counts.sum()), "unknown": 0, "counts": f.counts.tolist()}
+        for n, f in zip(SPLITS, counts, strict=True)
+    }
+    return task, {"names": list(LEVELS), "splits": told}
 
 
 def _happened(table: pa.Table, task: str, raw: Path) -> NDArray[np.int8]:

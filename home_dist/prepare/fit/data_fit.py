@@ -17,6 +17,7 @@ from home_dist.ids.vocabulary import Counts
 from home_dist.prepare.boundaries import choose_boundaries
 from home_dist.prepare.extremes import warning_of
 from home_dist.prepare.fit.draft import Draft, DraftDense, DraftStatistic, DraftVocabulary, load_draft
+from home_dist.prepare.fit.label_fit import LabelFit
 from home_dist.prepare.fit.vocabularies import write_vocabulary
 from home_dist.prepare.progress import Progress, Say
 from home_dist.prepare.sketch import Sketch
@@ -28,7 +29,6 @@ from home_dist.schema import (
     Schema,
     StatisticFeature,
     TableSpec,
-    TaskSpec,
     save_schema,
 )
 
@@ -37,18 +37,12 @@ _BATCH = 65536  # rows that are in memory at a time
 
 
 @dataclass
-class _Rate:
-    positives: float = 0.0
-    known: float = 0.0
-
-
-@dataclass
 class _Fit:
-    """Accumulators of the pass, by name of table, feature and task."""
+    """Accumulators of the pass, by name of table and feature."""
 
     counts: dict[str, Counts] = field(default_factory=dict)
     sketches: dict[str, list[Sketch]] = field(default_factory=dict)
-    rates: dict[str, _Rate] = field(default_factory=dict)
+    labels: list[LabelFit] = field(default_factory=list)
 
 
 def fit_data(draft_path: Path, data: Path, say: Say, training: str = "train") -> Schema:
@@ -65,7 +59,7 @@ def fit_data(draft_path: Path, data: Path, say: Say, training: str = "train") ->
     fit = _Fit(
         counts={t.name: Counts(t.values.type) for t in draft.table if isinstance(t.values, DraftVocabulary)},
         sketches={f.name: [Sketch() for _ in range(_width(f))] for f in draft.feature if not isinstance(f, _AS_IS)},
-        rates={t.name: _Rate() for t in draft.task},
+        labels=[LabelFit(t) for t in draft.task],
     )
     rows = [_checked(store, file, _all_uses(draft)) for file in files]
     with Progress.of(say).step("fitting", sum(rows)) as advance:
@@ -103,7 +97,7 @@ def _uses(draft: Draft) -> Uses:
     fitted = [f for f in draft.feature if not isinstance(f, _AS_IS)]
     uses += [(f.column, "number" if _width(f) == 1 else "numbers") for f in fitted]
     for task in draft.task:
-        uses += [(column, "number") for column in (task.column, task.weight_column) if column is not None]
+        uses += [(column, "number") for column in (task.column, task.weight_column, task.duration) if column is not None]
     return by_column(uses)
 
 
@@ -142,12 +136,8 @@ def _gather(fit: _Fit, draft: Draft, reader: ColumnReader) -> None:
             numbers = _numbers(reader, feature)
             for place, sketch in enumerate(fit.sketches[feature.name]):
                 sketch.add(numbers[:, place])
-    for task in draft.task:
-        weights = None if task.weight_column is None else reader.weights(task.weight_column)
-        labels = np.concatenate(reader.labels(task.column, weights)).astype(np.float64)
-        known = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
-        fit.rates[task.name].positives += float((labels * known).sum())
-        fit.rates[task.name].known += float(known.sum())
+    for label in fit.labels:
+        label.add(reader)
 
 
 def _numbers(reader: ColumnReader, feature: DraftStatistic | DraftDense) -> NDArray[np.float64]:
@@ -176,7 +166,7 @@ def _schema(draft: Draft, fit: _Fit, data: Path, path: Path) -> Schema:
             table=tuple(tables),
             feature=tuple(features),
             sequence=draft.sequence,
-            task=tuple(_with_rate(t, fit.rates[t.name]) for t in draft.task),
+            task=tuple(label.fitted() for label in fit.labels),
         )
     except ValidationError as error:
         raise ConfigError("\n".join(f"{path}: {line}" for line in problem_lines(error))) from None
@@ -201,21 +191,11 @@ def _scale(seen: Sketch) -> tuple[float, float]:
     return seen.mean, seen.std if seen.std > 0 else 1.0
 
 
-def _with_rate(task: TaskSpec, rate: _Rate) -> TaskSpec:
-    share = rate.positives / rate.known if rate.known else 0.0
-    return task if task.base_rate is not None or not 0 < share < 1 else task.model_copy(update={"base_rate": share})
-
-
 def _warnings(draft: Draft, fit: _Fit) -> Iterator[str]:
     """Findings that are no errors, but worth a look before training."""
     for feature in draft.feature:
         for seen in fit.sketches.get(feature.name, []):
             if (warning := warning_of(feature.column, seen)) is not None:
                 yield warning
-    for task in draft.task:
-        rate = fit.rates[task.name]
-        if not rate.known:
-            yield f"warning: task {task.name!r}: no row of the training part has a known label; nothing can be learned of it"
-        elif rate.positives in (0, rate.known):
-            which = "negative" if not rate.positives else "positive"
-            yield f"warning: task {task.name!r}: all known labels of the training part are {which}: nothing is learned of it"
+    for label in fit.labels:
+        yield from label.warnings()

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from home_dist.config.toml_file import read_model
 from home_dist.errors import ConfigError, problem_lines
 from home_dist.ids.keys import KeyType
 from home_dist.prepare.boundaries import Buckets
+from home_dist.prepare.label_values import Thresholds, check_thresholds
 from home_dist.schema import (
     DenseFeature,
     Feature,
@@ -64,6 +65,23 @@ class DraftDense(Spec):
     standardise: bool = True
 
 
+class DraftTask(TaskSpec):
+    """A task whose base rate or `values` are fitted unless they are given."""
+
+    thresholds: Thresholds | None = None
+    """For kind ordinal: how many thresholds to fit, by default 32; or the thresholds."""
+    duration_groups: Count | None = None
+    """For kind duration_quantile: into how many groups durations are cut, by default 30."""
+
+    @model_validator(mode="after")
+    def _of_numbers(self) -> "DraftTask":
+        for key in ("thresholds", "duration_groups"):
+            if getattr(self, key) is not None and self.kind in ("binary", "multiclass"):
+                raise ValueError(f"task {self.name!r}: {key} is for labels that are numbers, not for kind {self.kind}")
+        check_thresholds(f"task {self.name!r}", self.thresholds)
+        return self
+
+
 DraftFeature = Annotated[IdFeature | PretrainedFeature | DraftStatistic | DraftDense, Field(discriminator="kind")]
 
 
@@ -73,7 +91,7 @@ class Draft(Spec):
     table: tuple[DraftTable, ...] = ()
     feature: tuple[DraftFeature, ...] = Field(min_length=1)
     sequence: tuple[SequenceSpec, ...] = ()
-    task: tuple[TaskSpec, ...] = Field(min_length=1)
+    task: tuple[DraftTask, ...] = Field(min_length=1)
 
 
 def load_draft(path: Path) -> Draft:

@@ -18,8 +18,10 @@ from home_dist.prepare.days import DAY_MS, HOUR_MS, SPLITS, Days
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
 from home_dist.prepare.generic.condensed import write_left
 from home_dist.prepare.generic.history import EncodedHistory, history_file, kept_events, with_earlier_events
+from home_dist.prepare.generic.label_columns import value_column
 from home_dist.prepare.generic.log_plan import Plan, groups
 from home_dist.prepare.generic.log_sections import IdSection
+from home_dist.prepare.generic.names import duration_columns
 from home_dist.prepare.generic.partition import ROWS
 from home_dist.prepare.generic.scan import KEPT
 from home_dist.prepare.generic.vocabularies import Grown
@@ -76,9 +78,11 @@ def encode(plan: Plan, fitted: Fitted, part: int, gathered: Path, earlier: Seque
     for name, step in fitted.steps.items():
         later_columns[f"stat_{name}"] = pa.array(round_to(step, _floats(table, f"stat_{name}")), from_pandas=True)
     for label in spec.label:
-        later_columns[f"label_{label.name}"] = table.column(f"happened_{label.name}").combine_chunks()
+        later_columns[f"label_{label.name}"] = table.column(value_column(label)).combine_chunks()
         if not fitted.known[label.name]:
             later_columns[f"known_{label.name}"] = table.column(f"known_{label.name}").combine_chunks()
+    durations = dict.fromkeys(duration_columns(spec.label).values())
+    later_columns |= {name: table.column(name).combine_chunks() for name in durations}
     later_columns |= {f"{KEPT}{name}": table.column(f"{KEPT}{name}").combine_chunks() for name in plan.keep}
 
     before, later = pa.table(columns), pa.table(later_columns)

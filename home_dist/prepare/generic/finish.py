@@ -19,15 +19,28 @@ from home_dist.prepare.engine.spill import read_rows
 from home_dist.prepare.generic import means, names
 from home_dist.prepare.generic.encode import STORED_FILE, Fitted, split_file
 from home_dist.prepare.generic.history import AGE_BOUNDS_MS
+from home_dist.prepare.generic.label_section import LabelSection
+from home_dist.prepare.generic.label_summary import Summary
 from home_dist.prepare.generic.log_files import Chunk
 from home_dist.prepare.generic.log_plan import Plan
-from home_dist.prepare.generic.log_sections import IdSection, LabelSection
+from home_dist.prepare.generic.log_sections import IdSection
 from home_dist.prepare.generic.log_spec import LogSpec
+from home_dist.prepare.generic.names import duration_columns
 from home_dist.prepare.generic.partition import CELLS_FILE, LABELS_FILE
 from home_dist.prepare.generic.scan import DAYS, HOURS, UNMATCHED
 from home_dist.prepare.generic.state import Base
 from home_dist.prepare.write import write_file
-from home_dist.schema import EventField, IdFeature, Pooling, Schema, SequenceSpec, StatisticFeature, TableSpec, TaskSpec
+from home_dist.schema import (
+    EventField,
+    IdFeature,
+    LabelValues,
+    Pooling,
+    Schema,
+    SequenceSpec,
+    StatisticFeature,
+    TableSpec,
+    TaskSpec,
+)
 from home_dist.schema.values import GrownFrom, Origin
 
 PART = "part.parquet"
@@ -86,13 +99,14 @@ def hours_before(scanned: Sequence[Path], before: Mapping[str, tuple[int, int]])
 
 
 def everyone(plan: Plan, gathered: Sequence[Path], before: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """By label: in how many rows it happened, and was known, those before this log included."""
+    """By binary label: in how many rows it happened, and was known, those before this log included."""
     days = label_days(gathered)
 
     def total(name: str) -> int:
         return int(pc.sum(days.column(name)).as_py() or 0)
 
-    sums = {x.name: (total(f"happened_{x.name}"), total(f"known_{x.name}")) for x in plan.spec.label}
+    binary = [x.name for x in plan.spec.label if x.kind == "binary"]
+    sums = {name: (total(f"happened_{name}"), total(f"known_{name}")) for name in binary}
     return {name: (a + before.get(name, (0, 0))[0], b + before.get(name, (0, 0))[1]) for name, (a, b) in sums.items()}
 
 
@@ -149,6 +163,16 @@ def unfitted(statistics: Statistics, base: Base, anew: Sequence[str]) -> Iterato
             yield f"{name} is left out, as it had one value or none in {base.folder}; now it varies: --anew {name} takes it"
 
 
+def unfitted_labels(summaries: Mapping[str, Summary], base: Base, anew: Sequence[str]) -> Iterator[str]:
+    """As `unfitted`, of labels that are not binary."""
+    for name, summary in summaries.items():
+        is_known = bool(summary["told"]["splits"].get("train", {}).get("known"))
+        if name in anew and not summary["fitted"]:
+            yield f"label {name} cannot be fitted anew: no row of these days knows it. Its values stay as they were"
+        elif summary["values"] is None and is_known:
+            yield f"label {name} has no fitted values, as no training row of {base.folder} knew it: --anew {name} fits them"
+
+
 def growing(spec: LogSpec) -> frozenset[str]:
     """Statistics that grow with the log's age: of a past without a window."""
     counted = {p.prefix: p.rates for p in spec.past if p.days is None}
@@ -162,7 +186,8 @@ def _cuts(spec: LogSpec) -> dict[str, Buckets | tuple[float, ...]]:
 
 
 def label_days(gathered: Sequence[Path]) -> pa.Table:
-    """A row per day and split of the log: number of rows; for each label, how many rows know it and in how many it happened."""
+    """A row per day and split of the log: number of rows; how many of them know each label, and in how many each binary one
+    happened."""
     every = pa.concat_tables([pq.read_table(f / LABELS_FILE) for f in gathered])
     summed = [n for n in every.column_names if n not in ("day", "split")]
     sums = every.group_by(["day", "split"]).aggregate([(n, "sum") for n in summed])
@@ -170,9 +195,17 @@ def label_days(gathered: Sequence[Path]) -> pa.Table:
     return sums.rename_columns({f"{n}_sum": n for n in summed}).select(["day", "split", *summed])
 
 
-def schema_of(plan: Plan, fitted: Fitted, kept: Sequence[StatisticFeature], days: pa.Table, base: Base | None = None) -> Schema:
-    """kept: features of the statistics that tell something; days: sums of labels by day; base: whose numbers are taken."""
-    spec = plan.spec
+def schema_of(
+    plan: Plan,
+    fitted: Fitted,
+    kept: Sequence[StatisticFeature],
+    days: pa.Table,
+    facts: Mapping[str, LabelValues],
+    base: Base | None = None,
+) -> Schema:
+    """kept: features of the statistics that tell something; days: sums of labels by day; facts: by label that is not binary;
+    base: whose numbers are taken."""
+    spec, durations = plan.spec, duration_columns(plan.spec.label)
     tables, features = [], []
 
     def add(table: TableSpec, pooling: bool = False) -> None:
@@ -202,7 +235,7 @@ def schema_of(plan: Plan, fitted: Fitted, kept: Sequence[StatisticFeature], days
         table=tuple(tables),
         feature=(*features, *kept),
         sequence=tuple(sequences),
-        task=tuple(_task(x, fitted, days, base) for x in spec.label),
+        task=tuple(_task(x, fitted, days, base, facts, durations) for x in spec.label),
     )
 
 
@@ -220,20 +253,37 @@ def _table(section: IdSection, vocabulary: Path, kind: KeyType, before: TableSpe
     return TableSpec(name=section.column, rows=rows, origin=origin)
 
 
-def _task(section: LabelSection, fitted: Fitted, days: pa.Table, base: Base | None) -> TaskSpec:
+def _task(
+    section: LabelSection,
+    fitted: Fitted,
+    days: pa.Table,
+    base: Base | None,
+    facts: Mapping[str, LabelValues],
+    durations: Mapping[str, str],
+) -> TaskSpec:
+    """durations: by label, the column of its duration."""
+    return TaskSpec(
+        name=section.name,
+        group=section.group,
+        column=f"label_{section.name}",
+        kind=section.kind,
+        unit=section.unit,
+        duration=durations.get(section.name),
+        classes=len(section.class_values) or None,
+        weight_column=None if fitted.known[section.name] else f"known_{section.name}",
+        base_rate=_base_rate(section, days, base) if section.kind == "binary" else None,
+        values=facts.get(section.name),
+        means=means.of_label(section),
+    )
+
+
+def _base_rate(section: LabelSection, days: pa.Table, base: Base | None) -> float | None:
     training = days.filter(pc.equal(days.column("split"), 0))
     happened, known = (pc.sum(training.column(f"{state}_{section.name}")).as_py() for state in ("happened", "known"))
     rate = round(happened / known, 6) if known else 0.0
     if base is not None:
         rate = next((t.base_rate or 0.0 for t in base.schema.task if t.name == section.name), rate)
-    return TaskSpec(
-        name=section.name,
-        group=section.group,
-        column=f"label_{section.name}",
-        weight_column=None if fitted.known[section.name] else f"known_{section.name}",
-        base_rate=rate if 0 < rate < 1 else None,
-        means=means.of_label(section),
-    )
+    return rate if 0 < rate < 1 else None
 
 
 def stored_columns(encoded: Path, schema: Schema) -> list[str]:

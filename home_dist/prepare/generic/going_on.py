@@ -19,13 +19,15 @@ from home_dist.prepare.generic.state import Base, FileRead
 
 _NAMED = 5  # lines of a difference, or files, that are named
 _WORDS = {"integer": "whole numbers", "text": "texts"}
-# What may differ from the base's description: where files are, splits, and how later values and boundaries are chosen.
+# What may differ from the base's description: where files are, splits, how later values, boundaries and thresholds are chosen,
+# and whether bad rows end the preparation.
 _FREE = {"log", "split", "train_files", "buckets", "types"}
 _FREE_OF = {
     "side": {"files"},
     "id": {"min_count", "rows", "most_new"},
     "number": {"buckets", "boundaries"},
     "past": {"boundaries"},
+    "label": {"thresholds", "duration_groups", "bad"},
 }
 
 

@@ -11,6 +11,7 @@ from home_dist.errors import DataError
 from home_dist.prepare.engine import Task, Work
 from home_dist.prepare.generic.columns import Types
 from home_dist.prepare.generic.going_on import with_key_types
+from home_dist.prepare.generic.label_columns import check_types
 from home_dist.prepare.generic.log_files import CONVERTED, SIDE, TYPES, File, convert, find, look, write_side
 from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.generic.state import Base
@@ -126,7 +127,7 @@ def _converted(path_lists: Sequence[list[Path]], declared: dict[str, pa.DataType
 def _used(spec: LogSpec) -> set[str]:
     used = {spec.user, spec.time} | {i.column for i in spec.id} | {n.column for n in spec.number}
     used |= {c for p in spec.past for c in p.by} | {s.key for s in spec.side}
-    return used | {x.column for x in spec.label} | {x.known for x in spec.label if x.known is not None}
+    return used | {c for x in spec.label for c in (x.column, x.known, x.duration) if c is not None}
 
 
 def _check(spec: LogSpec, types: Types, labels_needed: bool) -> None:
@@ -140,6 +141,6 @@ def _check(spec: LogSpec, types: Types, labels_needed: bool) -> None:
         if many and section.column in single:
             raise types.wrong(section.column, "whole numbers or texts, as a history has it,")
         types.id_key(section)
-    of_labels = [c for x in spec.label for c in (x.column, x.known) if c is not None]
-    for column in [n.column for n in spec.number] + [c for c in of_labels if labels_needed or c in types.types]:
-        types.number(column)
+    for number in spec.number:
+        types.number(number.column)
+    check_types(types, spec.label, labels_needed)

@@ -22,7 +22,7 @@ class LogOptions:
     whole: bool = False
     """Takes only the numbers of `like`, and reads and splits the whole log."""
     anew: tuple[str, ...] = ()
-    """With `like`: statistics whose boundaries, mean and deviation are fitted anew."""
+    """With `like`: statistics whose boundaries, mean and deviation are fitted anew, and labels whose values are."""
     hold_out: float | None = None
     """All days are training days, but for this share of users, others each day, whose rows are the validation part. By default
     0 with `like`; else parts are days, as the description says."""

@@ -9,7 +9,7 @@ days alone. What it writes for these days is what a preparation of all days with
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +34,7 @@ from home_dist.prepare.generic.earlier import Earlier
 from home_dist.prepare.generic.encode import BASE_FOUND_FILE, FOUND_FILE, Fitted, encode
 from home_dist.prepare.generic.fitting import fit
 from home_dist.prepare.generic.going_on import check_days, check_description, full_tables, new_files, read_by_file
+from home_dist.prepare.generic.label_summary import Summary, summarise, values_of
 from home_dist.prepare.generic.largest_values import extremes
 from home_dist.prepare.generic.log_files import Chunk, chunks_of
 from home_dist.prepare.generic.log_inputs import FoundFiles, LogInputs, named_in, open_log
@@ -86,10 +87,13 @@ def prepare_log(description: Path, out: Path, say: Say, options: LogOptions | No
 
 
 def _check_anew(names: Sequence[str], spec: LogSpec) -> None:
-    known = finish.statistic_names(spec)
+    known = finish.statistic_names(spec) + [x.name for x in spec.label if x.kind != "binary"]
     for name in names:
         if name not in known:
-            raise ConfigError(f"--anew {name}: no statistic of the description; there are: {', '.join(known) or 'none'}")
+            raise ConfigError(
+                f"--anew {name}: no statistic of the description, nor a label that is not binary; there are: "
+                f"{', '.join(known) or 'none'}"
+            )
 
 
 def _later(sources: FoundFiles, folder: Path, base: Base, progress: Progress) -> FoundFiles:
@@ -140,6 +144,8 @@ class _Made:
     """As Told has it."""
     encoded: Sequence[Path]
     fitted: Fitted
+    labels: Mapping[str, Summary]
+    """Those that are not binary."""
 
 
 class _Preparation:
@@ -164,6 +170,7 @@ class _Preparation:
         each = [rows * (n + 1) // plan.parts - rows * n // plan.parts for n in range(plan.parts)]
         before = earlier.route(plan, self.goes_on, self.work) if self.goes_on is not None else Earlier.nothing(plan)
         gathered = self._gather(log, each, before)
+        labels = summarise(plan, gathered, self.work, rows, self.base, self.options.anew)
         grow = not (self.options.whole or self.options.for_scores)
         fitted = fit(plan, self.base, self.goes_on, log.days, gathered, self.work, grow)
         encoded = self.work.run(
@@ -177,7 +184,7 @@ class _Preparation:
         self.work.drop("gather")
         self.work.drop("earlier")
         seen = [pq.read_table(f / SEEN_FILE) for f in gathered]
-        return self._write(log, _Made(gathered, seen, encoded, fitted), out)
+        return self._write(log, _Made(gathered, seen, encoded, fitted, labels), out)
 
     def _read(self, sources: FoundFiles) -> _Scanned:
         """Runs the steps that can find fault with the input."""
@@ -261,9 +268,12 @@ class _Preparation:
         labels, asked = finish.label_days(made.gathered), finish.statistic_names(self.spec)
         statistics = finish.statistics(log.plan, made.encoded, asked, self.base, self.options.anew)
         kept = [feature for _, feature in statistics.values() if feature is not None]
-        schema = finish.schema_of(log.plan, made.fitted, kept, labels, self.base)
+        facts = {name: values for name, summary in made.labels.items() if (values := values_of(summary)) is not None}
+        schema = finish.schema_of(log.plan, made.fitted, kept, labels, facts, self.base)
         places, written = self._write_parts(made, schema)
         for line in () if self.base is None else finish.unfitted(statistics, self.base, self.options.anew):
+            self.work.progress(f"note: {line}")
+        for line in () if self.base is None else finish.unfitted_labels(made.labels, self.base, self.options.anew):
             self.work.progress(f"note: {line}")
         told = {n: (seen, f) for n, (seen, f) in statistics.items() if seen is not None and f is not None}
         report = self._report(log, made, labels, schema, told)
@@ -313,6 +323,7 @@ class _Preparation:
                 unmatched=finish.unmatched(scanned),
                 days=fitted.days,
                 labels=labels,
+                others={name: summary["told"] for name, summary in made.labels.items()},
                 left=LeftOut(old, absent),
                 extremes=extremes(scanned, [self._short(str(p)) for p in log.sources.every], FILE_BITS),
                 seen=made.seen,

@@ -1,4 +1,4 @@
-"""The entries of a described log: labels, ids, numbers, statistics of the past, histories."""
+"""The entries of a described log: ids, numbers, statistics of the past, histories."""
 
 from typing import Annotated, Literal
 
@@ -26,17 +26,6 @@ class SideSection(Section):
     """Path or pattern, from the description's folder."""
     key: str
     """A column that the log has too."""
-
-
-class LabelSection(Section):
-    """A binary task. A row is positive where the column is true or 1; with at_least, where it is at least that value."""
-
-    name: Name
-    group: Name
-    column: str
-    at_least: float | None = None
-    known: str | None = None
-    """A column: where it is null or not above 0, the label is unknown."""
 
 
 class IdSection(Section):

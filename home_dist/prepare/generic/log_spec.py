@@ -9,10 +9,10 @@ from home_dist.config.section import Count, Section
 from home_dist.config.toml_file import read_model
 from home_dist.prepare.days import offset_ms
 from home_dist.prepare.generic import names
+from home_dist.prepare.generic.label_section import LabelSection
 from home_dist.prepare.generic.log_sections import (
     HistorySection,
     IdSection,
-    LabelSection,
     NumberSection,
     PastSection,
     SideSection,
@@ -73,6 +73,7 @@ class LogSpec(Section):
             repeated = sorted({n for n in given if given.count(n) > 1})
             if repeated:
                 raise ValueError(f"{section} {repeated[0]!r} is declared twice")
+        binary = [x.name for x in self.label if x.kind == "binary"]
         pasts = [p.prefix for p in self.past]
         for name in pasts:
             if pasts.count(name) > 1:
@@ -83,6 +84,13 @@ class LogSpec(Section):
         for where, name in asked:
             if name not in labels:
                 raise ValueError(f"{where}: {name!r} is no label; there are: {', '.join(labels)}")
+            if name not in binary:
+                kind = next(x.kind for x in self.label if x.name == name)
+                known = f"there are: {', '.join(binary)}" if binary else "there is none"
+                raise ValueError(
+                    f"{where}: label {name!r} has kind {kind}, but only binary labels happen or not; {known}. Another "
+                    "[[label]] with `at_least` can read the same column"
+                )
         for history in self.history:
             for column in history.fields:
                 if column not in single:

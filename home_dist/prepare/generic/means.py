@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from home_dist.prepare.days import HOUR_MS
-from home_dist.prepare.generic.log_sections import HistorySection, LabelSection, NumberSection, PastSection
+from home_dist.prepare.generic.label_section import LabelSection
+from home_dist.prepare.generic.log_sections import HistorySection, NumberSection, PastSection
 from home_dist.prepare.generic.log_spec import LogSpec
 
 
@@ -44,8 +45,22 @@ def of_calendar(spec: LogSpec, name: str) -> str:
 
 
 def of_label(label: LabelSection) -> str:
-    told = label.column if label.at_least is None else f"{label.column} >= {label.at_least:g}"
+    match label.kind:
+        case "binary":
+            told = label.column if label.at_least is None else f"{label.column} >= {label.at_least:g}"
+        case "multiclass":
+            told = f"class of {label.column}" + (
+                "" if isinstance(label.classes, int) else f", one of {', '.join(map(str, label.class_values))}"
+            )
+        case _:
+            told = _scaled(label.column, label.scale) + ("" if label.cap is None else f", cut to {label.cap:g}")
+            if label.duration is not None:
+                told += f", beside the duration {_scaled(label.duration, label.duration_factor)}"
     return told if label.known is None else f"{told}, known where {label.known} > 0"
+
+
+def _scaled(column: str, factor: float) -> str:
+    return column if factor == 1 else f"{column} * {factor:g}"
 
 
 def of_history(spec: LogSpec, history: HistorySection) -> str:

@@ -4,10 +4,11 @@ Names are made from names in the description; two equal ones would overwrite eac
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from home_dist.prepare.generic.log_sections import NAME, HistorySection, IdSection, LabelSection, NumberSection, PastSection
+from home_dist.prepare.generic.label_section import LabelSection
+from home_dist.prepare.generic.log_sections import NAME, HistorySection, IdSection, NumberSection, PastSection
 
 _MOST = 200
 """Most characters of a name, which may also name a vocabulary's file."""
@@ -96,3 +97,14 @@ def _columns(spec: Described) -> Iterator[tuple[str, str]]:
     for label in spec.label:
         yield f"label_{label.name}", f"[[label]] {label.name!r}"
         yield f"known_{label.name}", f"whether [[label]] {label.name!r} is known"
+    yield from ((name, "the duration of a [[label]]") for name in dict.fromkeys(duration_columns(spec.label).values()))
+
+
+def duration_columns(labels: Iterable[LabelSection]) -> dict[str, str]:
+    """By label with a duration: the column that holds it. Labels that read and scale one column alike share it."""
+    owners: dict[tuple[str, float], str] = {}
+    columns = {}
+    for label in labels:
+        if label.duration is not None:
+            columns[label.name] = owners.setdefault((label.duration, label.duration_factor), f"duration_{label.name}")
+    return columns

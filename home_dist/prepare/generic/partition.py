@@ -148,12 +148,12 @@ def _cells(cell: Ints, numbers: dict[str, NDArray[np.float64]]) -> pa.Table:
 
 
 def _label_sums(plan: Plan, table: pa.Table, day: Ints, split: NDArray[np.int8]) -> pa.Table:
-    """A row per day and split: number of rows; for each label, how many rows know it and in how many it happened."""
+    """A row per day and split: number of rows; how many of them know each label, and in how many each binary one happened."""
     places = day * (len(SPLITS) + 1) + split
     distinct, first, inverse, counts = np.unique(places, return_index=True, return_inverse=True, return_counts=True)
     columns = {"day": day[first], "split": split[first], "rows": counts}
     for section in plan.spec.label:
-        for state in ("happened", "known"):
+        for state in ("happened", "known") if section.kind == "binary" else ("known",):
             name = f"{state}_{section.name}"
             columns[name] = np.bincount(inverse, weights=flags(table, name), minlength=len(distinct)).astype(np.int64)
     return pa.table(columns)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from home_dist.errors import DataError
 from home_dist.ids.keys import NotKeys, missing
@@ -19,10 +18,10 @@ from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import HOUR_MS, local_days
 from home_dist.prepare.engine.spill import write_parts
 from home_dist.prepare.generic import columns as c
+from home_dist.prepare.generic.label_columns import in_file, label_columns
 from home_dist.prepare.generic.largest_values import scan_extremes
 from home_dist.prepare.generic.log_files import Chunk, join, read_chunk
 from home_dist.prepare.generic.log_plan import FILE_BITS, Plan, parts_of_keys, parts_of_users, user_hashes
-from home_dist.prepare.generic.log_sections import LabelSection
 from home_dist.prepare.generic.repeated import CONTENT, contents
 
 USERS, TIMES, DAYS, HOURS = "users.arrow", "times.arrow", "days.parquet", "hours.parquet"
@@ -43,13 +42,8 @@ def _named(chunk: Chunk, row: Ints, column: str, in_lists: bool = False) -> Iter
     try:
         yield
     except NotKeys as error:
-        place = "" if in_lists else f" in row {_in_file(row, error.bad):,}"
+        place = "" if in_lists else f" in row {in_file(row, error.bad):,}"
         raise DataError(f"{chunk.file.named}: column {column!r}{place}: {error.problem}. Correct the file.") from None
-
-
-def _in_file(row: Ints, bad: NDArray[np.bool_]) -> int:
-    """Place in its file, from 1 on, of the first bad row."""
-    return (int(row[int(np.argmax(bad))]) & ((1 << FILE_BITS) - 1)) + 1
 
 
 def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
@@ -76,7 +70,7 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
         with _named(chunk, row, name):
             return c.keys(table.column(name).combine_chunks())
 
-    labels = _labels(plan, table, chunk, row)
+    labels = label_columns(plan, table, chunk, row)
     users = keys(spec.user)
     part = parts_of_users(user_hashes(users, row, time), plan.parts)
 
@@ -95,13 +89,13 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
             values = np.where(values >= 0, np.log1p(values), np.nan) if number.log else values
         columns[f"number_{number.column}"] = pa.array(np.where(np.isfinite(values), values, np.nan))
     columns |= {f"{KEPT}{name}": table.column(name) for name in plan.keep}
-    whole = pa.table(columns | {n: pa.array(v) for n, v in labels.items()})
+    whole = pa.table(columns | labels)
     write_parts(folder / USERS, whole, part, plan.parts)
 
     event = {"row": pa.array(row), "part": pa.array(part, pa.int32()), "time": pa.array(time)}
     if spec.repeated == "merge":
         event[CONTENT] = pa.array(contents(whole))
-    rates = {f"{state}_{name}": pa.array(labels[f"{state}_{name}"]) for name in plan.rates for state in ("happened", "known")}
+    rates = {f"{state}_{name}": labels[f"{state}_{name}"] for name in plan.rates for state in ("happened", "known")}
     if plan.rates:
         write_parts(folder / TIMES, pa.table(event | rates), time // HOUR_MS % plan.parts, plan.parts)
     for place, by in enumerate(plan.elsewhere):
@@ -122,33 +116,3 @@ def sums_by(name: str, groups: Ints, values: dict[str, Ints]) -> pa.Table:
     distinct, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
     sums = {n: np.bincount(inverse, weights=v, minlength=len(distinct)).astype(np.int64) for n, v in values.items()}
     return pa.table({name: distinct, "rows": counts, **sums})
-
-
-def _labels(plan: Plan, table: pa.Table, chunk: Chunk, row: Ints) -> dict[str, NDArray[np.int8]]:
-    """happened_NAME and known_NAME per label, (N,) each. A label whose columns the log lacks is unknown."""
-    labels = {}
-    for section in plan.spec.label:
-        values = np.full(len(table), np.nan)
-        if {section.column, section.known or section.column} <= set(table.column_names):
-            values = c.numbers(table.column(section.column).combine_chunks())
-        known = ~np.isnan(values)
-        if section.known is not None and known.any():
-            known &= c.numbers(table.column(section.known).combine_chunks()) > 0
-        positive = _positive(chunk, section, values, known, row)
-        labels[f"happened_{section.name}"] = (positive & known).astype(np.int8)
-        labels[f"known_{section.name}"] = known.astype(np.int8)
-    return labels
-
-
-def _positive(
-    chunk: Chunk, section: LabelSection, values: NDArray[np.float64], known: NDArray[np.bool_], row: Ints
-) -> NDArray[np.bool_]:
-    if section.at_least is not None:
-        return values >= section.at_least
-    bad = known & (values != 0) & (values != 1)
-    if bad.any():
-        raise DataError(
-            f"{chunk.file.named}: column {section.column!r} of label {section.name!r} holds {values[bad][0]:g} in row "
-            f"{_in_file(row, bad):,}; 0 or 1 is needed. For a threshold, set the label's at_least."
-        )
-    return values == 1

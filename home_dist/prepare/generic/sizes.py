@@ -18,7 +18,7 @@ def partitions(spec: LogSpec, types: Mapping[str, pa.DataType], rows: int, share
     """Number of partitions: of users, of keys and of hours alike. share: bytes for one process."""
     ids = sum(_bytes(types[i.column]) for i in spec.id)
     statistics = len(spec.number) + sum(1 + 2 * len(p.rates) for p in spec.past)
-    row_bytes = 40 + ids + 2 * len(spec.label) + 8 * statistics + 16 * len(spec.history)
+    row_bytes = 40 + ids + sum(2 if x.kind == "binary" else 9 for x in spec.label) + 8 * statistics + 16 * len(spec.history)
     by_memory = -(-rows * row_bytes * _COPIES // _room(share))
     return max(1, by_memory, min(4 * processes, rows // _SMALL) if processes > 1 else 1)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from home_dist.prepare.data_folder import Prepared
 from home_dist.prepare.days import SPLITS, Days, choose_days, local_days
-from home_dist.prepare.kuairand.columns import add_history, add_ids, add_labels
+from home_dist.prepare.kuairand.columns import add_history, add_ids, add_labels, add_watch_seconds
 from home_dist.prepare.kuairand.files import read_source
 from home_dist.prepare.kuairand.log import Log, clean_log
 from home_dist.prepare.kuairand.side import Side, join_side
@@ -63,6 +63,7 @@ def prepare_kuairand(raw: Path, out: Path, options: KuaiRandOptions, say: Callab
     add_ids(prepared, log, side, stored, training, days.utc_offset_ms)
     sequence = add_history(prepared, log, side, stored, options.history)
     tasks = add_labels(prepared, log, training)
+    watch_task, watched = add_watch_seconds(prepared, log, split, day)
     statistics = prepared.add_statistics(numbers, training, options.buckets)
     schema = Schema(
         group_column="user_id",
@@ -70,11 +71,14 @@ def prepare_kuairand(raw: Path, out: Path, options: KuaiRandOptions, say: Callab
         table=tuple(prepared.tables.values()),
         feature=(*prepared.features, *statistics),
         sequence=(sequence,),
-        task=tasks,
+        task=(*tasks, watch_task),
     )
     whole = pa.table({"user_id": pa.array(log.user), "time_ms": pa.array(log.time), **prepared.columns})
     splits = {name: whole.take(users_together(log.user, log.time, split == index)) for index, name in enumerate(SPLITS)}
-    report = _report(log, side, days, split, tasks, prepared, splits) | {"files": list(source.log_files)}
+    report = _report(log, side, days, split, tasks, prepared, splits) | {
+        "numbers": {watch_task.name: watched.told(watch_task.values)},
+        "files": list(source.log_files),
+    }
     write_prepared(out, splits, {"train": options.train_files}, schema, prepared.vocabularies, report)
     return report
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from home_dist.prepare.synthetic.world import CATEGORIES, TASKS, Ints, World
 from home_dist.prepare.write import list_array
 
+WATCH_SECONDS = "watch_seconds"
 SCORES = 4
 AGES = 5  # buckets of a history's field
 _ITEM_STEP, _ITEM_START = 1_000_003, 17
@@ -27,8 +28,9 @@ def frozen_vectors(world: World, items: Ints, width: int) -> NDArray[np.float32]
     return (world.item_latent(items) @ world.frozen_map[:, :width] + 0.3 * world.normal(60, items, width)).astype(np.float32)
 
 
-def tables(world: World, first: int, count: int, vector_width: int) -> Iterator[pa.Table]:
-    """Impressions first .. first + count - 1, in tables whose histories together have a bounded number of events.
+def tables(world: World, first: int, count: int, vector_width: int, watch_times: bool = False) -> Iterator[pa.Table]:
+    """Impressions first .. first + count - 1, in tables whose histories together have a bounded number of events. watch_times:
+    with the column WATCH_SECONDS.
 
     An impression depends only on its number.
     """
@@ -42,11 +44,11 @@ def tables(world: World, first: int, count: int, vector_width: int) -> Iterator[
     while start < count:
         before = int(ends[start - 1]) if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, before + _EVENTS, side="right")))
-        yield _table(world, numbers[start:stop], users[start:stop], vector_width)
+        yield _table(world, numbers[start:stop], users[start:stop], vector_width, watch_times)
         start = stop
 
 
-def _table(world: World, numbers: Ints, users: Ints, vector_width: int) -> pa.Table:
+def _table(world: World, numbers: Ints, users: Ints, vector_width: int, watch_times: bool) -> pa.Table:
     half = world.uniform(71, numbers) < 0.5
     items = np.where(half, world.events(users, -numbers - 1), world.zipf(world.uniform(72, numbers), world.items))
     cities = (world.uniform(73, users) ** 2 * _CITIES).astype(np.int64)
@@ -61,10 +63,13 @@ def _table(world: World, numbers: Ints, users: Ints, vector_width: int) -> pa.Ta
     }
     columns |= _tags(world, items) | _statistics(world, numbers, users, items) | _vectors(world, users, items, vector_width)
     columns |= _history(world, numbers, users)
-    chance = 1 / (1 + np.exp(-world.logits(users, items)))
+    logits = world.logits(users, items)
+    chance = 1 / (1 + np.exp(-logits))
     for k, task in enumerate(TASKS):
         columns[task.name] = pa.array((world.uniform(80 + k, numbers) < chance[:, k]).astype(np.int8))
     columns["watch_known"] = pa.array((world.uniform(79, numbers) < 0.95).astype(np.int8))
+    if watch_times:
+        columns[WATCH_SECONDS] = pa.array(world.watch_seconds(numbers, items, logits[:, 0]).astype(np.float32))
     return pa.table(columns)
 
 
@@ -90,7 +95,7 @@ def _statistics(world: World, numbers: Ints, users: Ints, items: Ints) -> dict[s
     return {
         "user_activity": _nullable(activity.tolist(), world, 103, users),
         "item_quality": _nullable(quality.tolist(), world, 104, items, share=0.1),
-        "duration": pa.array(5 + 115 * world.uniform(105, items) ** 2),
+        "duration": pa.array(world.durations(items)),
         "user_age": _nullable((14 + 60 * world.uniform(106, users)).astype(int).tolist(), world, 107, users, share=0.2),
         "hour": pa.array(24 * world.uniform(108, numbers)),
     }
@@ -125,7 +130,7 @@ def _history(world: World, numbers: Ints, users: Ints) -> dict[str, pa.Array]:
     }
 
 
-def draft(frozen: str, vector_width: int) -> str:
+def draft(frozen: str, vector_width: int, watch_times: bool = False) -> str:
     """The schema's draft, which `home-dist prepare fit` reads."""
     tasks = "\n".join(
         f'  {{ name = "{t.name}", group = "{t.group}", column = "{t.name}"'
@@ -133,6 +138,11 @@ def draft(frozen: str, vector_width: int) -> str:
         + " },"
         for t in TASKS
     )
+    if watch_times:
+        tasks += (
+            f'\n  {{ name = "{WATCH_SECONDS}", group = "watch", column = "{WATCH_SECONDS}", kind = "regression", unit = "s", '
+            'duration = "duration", weight_column = "watch_known" },'
+        )
     return f"""# Fitted on train/ by `home-dist prepare fit`: schema.toml beside this file is the result.
 group_column = "user_number"
 time_column = "time_ms"

@@ -31,6 +31,8 @@ class Sizes:
     vector_width: int
     rows_per_file: int
     seed: int
+    watch_times: bool = False
+    """One more task: how long the item was watched, in seconds (world.py)."""
 
     def check(self) -> None:
         for name, low, high in (
@@ -59,7 +61,7 @@ def write_synthetic(out: Path, sizes: Sizes, say: Say) -> Schema:
                 count = sizes.rows - first if split == "test" else round(sizes.rows * share)
                 _write_split(world, sizes, writing / split, first, count, advance)
                 first += count
-        (writing / "draft.toml").write_text(draft(FROZEN, sizes.vector_width))
+        (writing / "draft.toml").write_text(draft(FROZEN, sizes.vector_width, sizes.watch_times))
         schema = fit_data(writing / "draft.toml", writing, progress)
     return schema
 
@@ -88,7 +90,7 @@ def _write_split(world: World, sizes: Sizes, folder: Path, first: int, count: in
         path, writer = folder / f"part-{number:05d}.parquet", None
         try:
             for at in range(start, stop, _CHUNK):
-                for table in tables(world, at, min(_CHUNK, stop - at), sizes.vector_width):
+                for table in tables(world, at, min(_CHUNK, stop - at), sizes.vector_width, sizes.watch_times):
                     writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd", **_PARQUET)
                     writer.write_table(table)
                 advance(min(_CHUNK, stop - at))

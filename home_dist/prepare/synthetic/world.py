@@ -9,6 +9,13 @@ of an impression is
 where b_k sets the task's share of positives to about its rate. Ids are Zipf-distributed with exponent 1: rank r has
 probability ~ 1 / r. Event j of a user's life is a function of (user, j); half of the events are in the favourite category. Two
 impressions of a user thus show the same past, the later one with more events.
+
+Watch times, in seconds, follow the logit l of the first task and the item's duration d, of 5 to 120 s:
+
+    y = d sigmoid(c + r l + n e),  e standard normal,  with probability sigmoid(l + w);  else y = 0
+
+so that log(y / (d - y)) is linear in l among impressions that were watched at all. The draws e and "watched" are independent of
+each other and of the other labels. y is rounded to ms.
 """
 
 import math
@@ -25,6 +32,10 @@ SHARED = 0.8
 """a: the weights of a group's tasks correlate by a^2."""
 SPREAD, MATCH = 1.5, 1.0
 """s and t."""
+WATCH_START, WATCH_SLOPE, WATCH_NOISE = 0.5, 0.5, 1.0
+"""c, r and n."""
+WATCHED = 1.5
+"""w: some 7 of 10 impressions are watched at all."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -104,6 +115,16 @@ class World:
         liked = items - self.category(items) + self.favourite(users)
         return np.where((self.uniform(51, users, ages) < 0.5) & (liked < self.items), liked, items)
 
+    def durations(self, items: Ints) -> Floats:
+        """(n,) in seconds."""
+        return 5 + 115 * self.uniform(105, items) ** 2
+
+    def watch_seconds(self, numbers: Ints, items: Ints, logit: Floats) -> Floats:
+        """(n,) of impressions with these numbers, items and logits of the first task."""
+        share = _sigmoid(WATCH_START + WATCH_SLOPE * logit + WATCH_NOISE * self.normal(120, numbers, 1)[:, 0])
+        is_watched = self.uniform(122, numbers) < _sigmoid(logit + WATCHED)
+        return np.where(is_watched, np.round(self.durations(items) * share, 3), 0.0)
+
     def logits(self, users: Ints, items: Ints) -> Floats:
         """(n, K)"""
         match = self.favourite(users) == self.category(items)
@@ -113,3 +134,7 @@ class World:
         return (
             bias + SPREAD * (self.user_latent(users) * self.item_latent(items)) @ self.task_weights.T + MATCH * match[:, None]
         )
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return 1 / (1 + np.exp(-x))

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from home_dist.config import CheckpointSection
+from home_dist.config.stopping import SMALLER_IS_BETTER
 from home_dist.errors import CheckpointError
 from home_dist.training.checkpoint.manifest import MANIFEST, Damaged, check, damaged, read_manifest, verify
 from home_dist.training.checkpoint.state import Record
 
 STATE, WRITING, ASIDE = "state.json", ".writing", ".damaged"
-_SMALLER_IS_BETTER = ("loss", "log_loss")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Checkpoints:
         measured = [(value, p) for p in self.complete() if (value := metrics_of(p).get(name)) is not None and value == value]
         if not measured:
             return None
-        sign = -1 if self.keep.best in _SMALLER_IS_BETTER else 1
+        sign = -1 if self.keep.best in SMALLER_IS_BETTER else 1
         return max(measured, key=lambda m: (sign * m[0], step_of(m[1])))[1]
 
     def kept(self) -> set[Path]:
@@ -54,13 +54,18 @@ class Checkpoints:
             kept |= {p for p in complete if step_of(p) % self.keep.keep_every == 0}
         return kept | {p for p in (self.best(),) if p is not None}
 
+    def end_at(self, step: int) -> list[Path]:
+        """Removes checkpoints after `step`; returns their former paths."""
+        later = [path for path in self.complete() if step_of(path) > step]
+        for path in later:
+            _remove(path)
+        return later
+
     def prune(self, dry: bool = False) -> list[Path]:
         """Removes checkpoints that the rules do not keep; returns their former paths. dry: only returns them."""
         gone = sorted(set(self.complete()) - self.kept(), key=step_of)
         for old in [] if dry else gone:
-            # The manifest goes first: a folder without one, such as one removed halfway, is no checkpoint.
-            (old / MANIFEST).unlink()
-            shutil.rmtree(old)
+            _remove(old)
         return gone
 
     def clear_unfinished(self) -> list[Path]:
@@ -97,6 +102,12 @@ class Checkpoints:
             f"{error} The newest intact checkpoint is {intact}: --set checkpoint.damaged=skip, or removing {checkpoint}, "
             "goes on from it."
         )
+
+
+def _remove(checkpoint: Path) -> None:
+    # The manifest goes first: a folder without one, such as one removed halfway, is no checkpoint.
+    (checkpoint / MANIFEST).unlink()
+    shutil.rmtree(checkpoint)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -1,0 +1,58 @@
+"""The early end of a run (`train.stop`): its best checkpoint becomes its newest."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from home_dist.distributed.ranks import together
+from home_dist.files.json_files import read_json, write_json
+from home_dist.training.checkpoint.folder import step_of
+from home_dist.training.checkpoint.loading import load
+from home_dist.training.checkpoint.state import TrainState
+from home_dist.training.run import Run
+
+
+def end_on_the_best(run: Run, last: TrainState) -> tuple[TrainState, str]:
+    """Fills the model from the best checkpoint, and removes those after it. Collective. Returns its state, and a line about it.
+    last: the state in which training ended."""
+    best = together(run.checkpoints.best)
+    if best is None:
+        return last, "train.stop: no checkpoint could be measured; the last one stays."
+    state = load(best, run.built.model, run.built.optimizer)
+    entry = {"step": state.step, "trained_to": last.step, "metric": _metric(run), "value": _value(run, state)}
+
+    def settle() -> None:
+        if run.ranks.first:
+            write_json(run.folder.stopped, entry)  # first: a kill in between must not let the run go on
+            run.checkpoints.end_at(state.step)
+
+    together(settle)
+    return state, _told(entry)
+
+
+def stopped_at(record: Path, newest: Path) -> str | None:
+    """A line about the early end of a run whose newest checkpoint is `newest`; None for a run that goes on. Raises ConfigError
+    for a record that is damaged."""
+    entry = read_json(record, "Remove it, and the run goes on.")
+    if not entry or entry["step"] > step_of(newest):
+        return None
+    return _told(entry)
+
+
+def _told(entry: Mapping[str, Any]) -> str:
+    return (
+        f"train.stop: no better {entry['metric']} than {entry['value']:.4f} of step {entry['step']:,} up to step "
+        f"{entry['trained_to']:,}. The run ends on that checkpoint."
+    )
+
+
+def _metric(run: Run) -> str:
+    stop = run.inputs.config.train.stop
+    return "" if stop is None else stop.metric
+
+
+def _value(run: Run, state: TrainState) -> float:
+    """The metric as evaluations tell it: checkpoints hold losses with their signs turned."""
+    stop = run.inputs.config.train.stop
+    value = state.metrics.get("validation/stop", float("nan"))
+    return value if stop is None or not stop.smaller else -value
