@@ -283,6 +283,8 @@ class Head(nn.Module):
         if bags is not None and self.means:
             bags = means_of_sums(bags, batch.bags, self.means)
         v, encoded = self.features(batch, bags, weighted, events)
+        if self.weighting.looks and self.training and not v.requires_grad:
+            v = v.requires_grad_()  # of dense values alone
         logits = self.logits(v, batch.dense, batch.mask)
         weights = batch.weights * batch.mask.unsqueeze(1)
         requests = batch.requests if self.training and self.objectives.within else None

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from home_dist.config.kinds import Kinds
-from home_dist.config.section import Section
+from home_dist.config.section import Section, refuse_idle
 
 Labels = Literal["0 or 1", "number", "number >= 0", "class"]
 """What a label may be. A class is a whole number from 0 to the number of classes - 1."""
@@ -31,6 +31,11 @@ class WithinRequest(ObjectiveSection):
     logits."""
     within_weight: float = Field(default=1.0, gt=0)
     """Factor of the second loss."""
+
+    @model_validator(mode="after")
+    def _weight_has_a_loss(self) -> "WithinRequest":
+        refuse_idle(self, {"within_weight": self.within is not None}, "no `within`")
+        return self
 
     @model_validator(mode="after")
     def _jrc_is_binary(self) -> "WithinRequest":

@@ -69,4 +69,4 @@ Ema = Annotated[EmaSection | None, BeforeValidator(lambda value: _decay(value))]
 
 
 def _decay(value: Any) -> Any:
-    return {"decay": value} if isinstance(value, float) else value
+    return {"decay": value} if isinstance(value, (int, float)) else value

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from home_dist.config.section import Count, Section
+from home_dist.config.section import Count, Section, refuse_idle
 
 
 class WeightingSection(Section):
@@ -21,6 +21,13 @@ class WeightingSection(Section):
     """Of gradnorm: 0 makes all norms equal."""
     lr: float = Field(default=0.025, gt=0)
     """Of gradnorm's factors."""
+
+    @model_validator(mode="after")
+    def _each_key_has_an_effect(self) -> "WeightingSection":
+        dwa, gradnorm = self.kind == "dwa", self.kind == "gradnorm"
+        reads = {"period": dwa or gradnorm, "temperature": dwa, "alpha": gradnorm, "lr": gradnorm}
+        refuse_idle(self, reads, f"kind = {self.kind!r}")
+        return self
 
 
 def _named(value: Any) -> Any:

@@ -131,6 +131,9 @@ def open_inputs(
             task_names = ", ".join(t.name for t in schema.task)
             raise ConfigError(f"{key.format(unknown[0])}: no such task; there are: {task_names}")
     _refuse_negatives(config, schema)
+    for name in config.train.stop.tasks if config.train.stop is not None and config.data.tasks else ():
+        if name not in config.data.tasks:
+            raise ConfigError(f"train.stop.tasks: {name!r} is not among data.tasks")
     whole, schema = schema, schema.only(config.data.tasks) if config.data.tasks else schema
     local = with_local_schema(config)
     layout = build_layout(schema, local)

@@ -12,10 +12,11 @@ from home_dist.data.chunked import Chunks
 from home_dist.data.column_reader import VALUE_NEEDED, ColumnReader, nulls
 from home_dist.schema import TaskSpec
 
+_LARGEST = float(np.finfo(np.float32).max)
 _RULES: dict[Labels, str] = {
     "0 or 1": "neither 0 nor 1",
-    "number": "not finite",
-    "number >= 0": "negative or not finite",
+    "number": "not finite in float32",
+    "number >= 0": "negative or not finite in float32",
     "class": "no whole number from 0 to {last}",
 }
 
@@ -73,9 +74,9 @@ def _unusable(numbers: NDArray, task: TaskSpec, values: Labels) -> NDArray[np.bo
         case "0 or 1":
             return (numbers != 0) & (numbers != 1)
         case "number":
-            return ~np.isfinite(numbers)
+            return ~(np.abs(numbers) <= _LARGEST)
         case "number >= 0":
-            return ~(np.isfinite(numbers) & (numbers >= 0))
+            return ~((numbers >= 0) & (numbers <= _LARGEST))
         case "class":
             return ~((numbers >= 0) & (numbers < (task.classes or 0)) & (numbers == np.floor(numbers)))
 

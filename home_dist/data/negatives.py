@@ -110,7 +110,10 @@ def _kept(files: DataFiles, group: RowGroup, keep: float, tasks: Sequence[TaskSp
     for piece in cut([group], _MOST_ROWS, _MOST_ROWS):
         columns = ColumnReader([reader.read(piece)])
         labels = [joined_floats(columns.chunks(t.column), np.float32) for t in tasks]
-        weights = [None if t.weight_column is None else columns.weights(t.weight_column) for t in tasks]
+        # A weight that is none is no reason to leave a row out: whoever reads the row refuses or skips it.
+        weights = [
+            None if t.weight_column is None else joined_floats(columns.chunks(t.weight_column), np.float32) for t in tasks
+        ]
         parts.append(positive(labels, weights))
     name = hashlib.sha256(files.names[group.file].encode()).digest()[:8]
     of_group = mix(mix(np.array([int.from_bytes(name, "little") ^ group.group], np.uint64)) ^ np.uint64(seed))

@@ -62,6 +62,8 @@ class Towers(TowerBank):
             name = "_".join(["hidden", *map(str, widths), "outputs", str(outputs)])
             self.others[name] = TowerBank(len(members), in_dim, widths, outputs, torch.stack([starts[k] for k in members]))
             self.tasks[name] = members
+        for n, members in enumerate(self.tasks.values()):
+            self.register_buffer(f"members_{n}", torch.tensor(members, dtype=torch.int64), persistent=False)
         columns = [(k, o) for members in self.tasks.values() for k in members for o in range(len(starts[k]))]
         in_order = sorted(range(len(columns)), key=columns.__getitem__)
         moved = in_order != list(range(len(columns)))
@@ -71,7 +73,8 @@ class Towers(TowerBank):
         """x: (K, B, D). Returns logits (B, O), the tasks' outputs one after another."""
         if not self.others:
             return super().forward(x).squeeze(-1).t()
-        parts = [super().forward(x[self.tasks[""]])] if self.tasks[""] else []
-        parts += [bank(x[self.tasks[name]]) for name, bank in self.others.items()]
+        states = [x.index_select(0, getattr(self, f"members_{n}")) for n in range(len(self.tasks))]
+        parts = [super().forward(states[0])] if self.tasks[""] else []
+        parts += [bank(of_bank) for bank, of_bank in zip(self.others.values(), states[1:], strict=True)]
         logits = torch.cat([part.transpose(0, 1).flatten(1) for part in parts], 1)
         return logits if self.order is None else logits.index_select(1, self.order)

@@ -13,10 +13,11 @@ from collections.abc import Hashable, Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch.nn import functional as F
 
 from home_dist.config.objective import Labels, WithinRequest
+from home_dist.config.section import refuse_idle
 from home_dist.objectives.base import Objective, constants
 from home_dist.schema import LabelValues, TaskSpec
 
@@ -38,7 +39,13 @@ class RegressionSection(WithinRequest):
 
     @property
     def labels(self) -> Labels:
-        return "number >= 0" if self.transform == "log1p" else "number"
+        # A listwise loss of negative labels has no least value.
+        return "number >= 0" if self.transform == "log1p" or self.within == "listwise" else "number"
+
+    @model_validator(mode="after")
+    def _each_key_has_an_effect(self) -> "RegressionSection":
+        refuse_idle(self, {"delta": self.loss == "huber", "quantile": self.loss == "quantile"}, f"loss = {self.loss!r}")
+        return self
 
 
 class Regression(Objective):

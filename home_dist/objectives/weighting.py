@@ -6,6 +6,7 @@ tasks that are always known.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,8 @@ class TaskWeighting(nn.Module):
     """Fixed weights, and the interface of the others."""
 
     fixed: torch.Tensor
+    looks: ClassVar[bool] = False
+    """Whether it takes gradients with respect to v."""
 
     def __init__(self, fixed: torch.Tensor, section: WeightingSection):
         """fixed: (K,)"""
@@ -71,7 +74,7 @@ class DynamicAverage(TaskWeighting):
     """(2, K) of the period, over all ranks, up to the last `settle`: sums of losses and of label weights."""
     own: torch.Tensor
     """The same of this rank since then."""
-    weights: torch.Tensor
+    shares: torch.Tensor
     steps: torch.Tensor
 
     def __init__(self, fixed: torch.Tensor, section: WeightingSection):
@@ -79,13 +82,13 @@ class DynamicAverage(TaskWeighting):
         tasks = len(fixed)
         self.register_buffer("mean", torch.full((tasks,), torch.nan, dtype=torch.float64))
         self.register_buffer("counted", torch.zeros(2, tasks, dtype=torch.float64))
-        self.register_buffer("weights", torch.ones(tasks))
+        self.register_buffer("shares", torch.ones(tasks))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("own", torch.zeros(2, tasks, dtype=torch.float64), persistent=False)
         self._step: int | None = None
 
     def factors(self) -> torch.Tensor:
-        return self.weights
+        return self.shares
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -103,7 +106,7 @@ class DynamicAverage(TaskWeighting):
         self.settle()
         mean = self.counted[0] / self.counted[1]
         change = (mean / self.mean).nan_to_num(nan=1.0, posinf=1.0)
-        self.weights.copy_(len(change) * torch.softmax(change / self.section.temperature, 0))
+        self.shares.copy_(len(change) * torch.softmax(change / self.section.temperature, 0))
         self.mean.copy_(torch.where(mean.isnan(), self.mean, mean))
         self.counted.zero_()
 
@@ -113,25 +116,26 @@ class GradNorm(TaskWeighting):
     (l_k / mean(l))^alpha, where l_k = L_k / L_k at the first look. factor_k follows the gradient of |G_k - that| by Adam;
     factors sum to K."""
 
+    looks = True
     first: torch.Tensor
-    weights: torch.Tensor
+    scales: torch.Tensor
     moments: torch.Tensor
-    looks: torch.Tensor
+    looked: torch.Tensor
     steps: torch.Tensor
 
     def __init__(self, fixed: torch.Tensor, section: WeightingSection):
         super().__init__(fixed, section)
         tasks = len(fixed)
         self.register_buffer("first", torch.full((tasks,), torch.nan, dtype=torch.float64))
-        self.register_buffer("weights", torch.ones(tasks))
+        self.register_buffer("scales", torch.ones(tasks))
         self.register_buffer("moments", torch.zeros(2, tasks, dtype=torch.float64))
-        self.register_buffer("looks", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("looked", torch.zeros((), dtype=torch.int64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._step: int | None = None
         self._seen: torch.Tensor | None = None
 
     def factors(self) -> torch.Tensor:
-        return self.weights
+        return self.scales
 
     def look(self, v: torch.Tensor, sums: torch.Tensor, size: int) -> None:
         self._step = int(self.steps) if self._step is None else self._step
@@ -158,16 +162,16 @@ class GradNorm(TaskWeighting):
             return  # a refused step
         self.first.copy_(torch.where(self.first.isnan() & usable, loss, self.first))
         norms, rate = squares.sqrt(), loss / self.first
-        own = self.weights.double() * norms
+        own = self.scales.double() * norms
         target = own[usable].mean() * (rate / rate[usable].mean()).clamp(min=1e-8) ** self.section.alpha
         slope = torch.where(usable, torch.sign(own - target) * norms / norms[usable].mean(), 0.0)
-        self.looks += 1
+        self.looked += 1
         self.moments[0].lerp_(slope, 0.1)
         self.moments[1].lerp_(slope.square(), 0.001)
-        bias = 1 - 0.9 ** self.looks.double(), 1 - 0.999 ** self.looks.double()
+        bias = 1 - 0.9 ** self.looked.double(), 1 - 0.999 ** self.looked.double()
         step = self.moments[0] / bias[0] / ((self.moments[1] / bias[1]).sqrt() + 1e-8)
-        weights = (self.weights.double() - self.section.lr * step).clamp(min=1e-3)
-        self.weights.copy_(weights * len(weights) / weights.sum())
+        weights = (self.scales.double() - self.section.lr * step).clamp(min=1e-3)
+        self.scales.copy_(weights * len(weights) / weights.sum())
 
 
 _KINDS: dict[str, type[TaskWeighting]] = {

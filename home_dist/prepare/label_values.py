@@ -75,9 +75,9 @@ class NumberFacts:
         has_logs = self._logs.count == self.seen.count
         return LabelValues(
             mean=rounded(self.seen.mean),
-            std=rounded(self.seen.std) or 1.0,
+            std=_deviation(self.seen.mean, self.seen.std),
             log_mean=rounded(self._logs.mean) if has_logs else 0.0,
-            log_std=(rounded(self._logs.std) if has_logs else 0.0) or 1.0,
+            log_std=_deviation(self._logs.mean, self._logs.std) if has_logs else 1.0,
             thresholds=cuts,
             above=tuple(map(rounded, above)),
             duration_boundaries=boundaries,
@@ -152,3 +152,8 @@ def rounded(value: float) -> float:
 def short(value: float) -> float:
     """The shortest number that float32 reads as it reads this one."""
     return float(str(np.float32(value)))
+
+
+def _deviation(mean: float, std: float) -> float:
+    """1 for values that are all equal, whose deviation is 0 up to rounding."""
+    return rounded(std) if std > 1e-7 * max(1.0, abs(mean)) else 1.0

@@ -6,7 +6,7 @@ from typing import Any
 
 from home_dist.distributed.ranks import together
 from home_dist.files.json_files import read_json, write_json
-from home_dist.training.checkpoint.folder import step_of
+from home_dist.training.checkpoint.folder import Checkpoints, step_of
 from home_dist.training.checkpoint.loading import load
 from home_dist.training.checkpoint.state import TrainState
 from home_dist.training.run import Run
@@ -30,12 +30,13 @@ def end_on_the_best(run: Run, last: TrainState) -> tuple[TrainState, str]:
     return state, _told(entry)
 
 
-def stopped_at(record: Path, newest: Path) -> str | None:
-    """A line about the early end of a run whose newest checkpoint is `newest`; None for a run that goes on. Raises ConfigError
-    for a record that is damaged."""
-    entry = read_json(record, "Remove it, and the run goes on.")
-    if not entry or entry["step"] > step_of(newest):
+def settle_stopped(record: Path, checkpoints: Checkpoints) -> str | None:
+    """A line about the early end of a run; None for one that goes on. Removes checkpoints after the best one that a kill left
+    behind. Raises ConfigError for a record that is damaged."""
+    entry, newest = read_json(record, "Remove it, and the run goes on."), checkpoints.newest()
+    if not entry or newest is None or entry["step"] > step_of(newest):
         return None
+    checkpoints.end_at(entry["step"])
     return _told(entry)
 
 

@@ -70,6 +70,7 @@ def _check_best(inputs: Inputs) -> None:
 
 def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, folder: RunFolder, profile_steps: int) -> None:
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint)
+    stopped = _settle_stopped(folder, checkpoints, ranks)
     newest = _newest(checkpoints, screen, ranks)
     source = Following(inputs, ranks, screen) if config.data.follow else Epochs(inputs, ranks)
     state, preemption, finished = source.begin(), Preemption(), False
@@ -82,7 +83,6 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
         part = source.next(state, preemption)
     if part is None and not state.step:
         return  # nothing has arrived
-    stopped = together(lambda: stopping.stopped_at(folder.stopped, newest)) if newest is not None else None
     if stopped is not None:
         screen.say(f"{stopped} To train on, remove {folder.stopped}.")
         part = None
@@ -116,6 +116,13 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
         f"checkpoint:  {checkpoints.newest()}\ntensorboard: {folder.tensorboard}\n"
         f"config:      {folder.config}\nfigures:     {folder.evaluation}"
     )
+
+
+def _settle_stopped(folder: RunFolder, checkpoints: Checkpoints, ranks: Ranks) -> str | None:
+    """A line about the early end of the run, which the first rank brings to its end if it was killed there."""
+    told = [together(lambda: stopping.settle_stopped(folder.stopped, checkpoints) if ranks.first else None)]
+    torch.distributed.broadcast_object_list(told)
+    return told[0]
 
 
 def _splits_to_evaluate(inputs: Inputs) -> list[str]:

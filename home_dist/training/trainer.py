@@ -130,6 +130,8 @@ class Trainer:
         if stop is None or now is None:
             return
         best = self.measured.get("stop/best", math.nan)
+        if math.isnan(now) and math.isnan(best):
+            return  # not defined yet, as without a positive
         better = not math.isnan(now) and not now <= best
         waited = 0.0 if better else self.measured.get("stop/waited", 0.0) + 1
         self.measured |= {"stop/best": now if better else best, "stop/waited": waited}

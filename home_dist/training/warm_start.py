@@ -90,7 +90,12 @@ class WarmStart:
             lines += [f"  label {name}: {text}; {told}" for name, text in sorted(self.other_labels.items())]
             histories = sorted(other_histories(self.schema, self.inputs.schema).items())
             lines += [f"  history {name}: {text}; its encoder keeps its first values" for name, text in histories]
-        lines += [f"  dense {name}: {report}" for name, report in self._dense(model, state, anew)]
+        reports = list(self._dense(model, state, anew))
+        lines += [f"  dense {name}: {report}" for name, report in reports]
+        head = next(m for m in model.modules() if isinstance(m, Head))
+        if head.averages is not None and any("first values" in r for n, r in reports if n.startswith("head.averages.")):
+            head.averages.updates.zero_()
+            lines.append("  averages: begin anew from the values, as not all are there")
         return lines
 
     def _table(self, model: nn.Module, state: WarmOptimizer | None, table: Table) -> tuple[str, bool]:

@@ -1,5 +1,7 @@
 """A share of the rows without a positive label: the same ones on any number of ranks, weighed for those left out."""
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from home_dist.config import RunConfig, load_config
 from home_dist.config.data import NegativesSection
+from home_dist.data.bad_rows import BadRowLog
 from home_dist.data.files import open_files
 from home_dist.data.inputs import open_inputs
 from home_dist.data.negatives import find_kept
@@ -132,3 +135,18 @@ def test_tasks_that_have_no_negatives(data):
         )
         with pytest.raises(ConfigError, match=message):
             open_inputs(config, load_schema(data / "schema.toml"))
+
+
+def test_rows_that_are_skipped_do_not_stop_the_scan(data, tmp_path):
+    bad = tmp_path / "data"
+    shutil.copytree(data, bad)
+    path = next(iter(sorted((bad / "train").glob("*.parquet"))))
+    table = pq.read_table(path)
+    weights = table["watch_weight"].to_pylist()
+    weights[3] = None
+    place = table.schema.get_field_index("watch_weight")
+    pq.write_table(table.set_column(place, "watch_weight", pa.array(weights, pa.float32())), path, row_group_size=170)
+    _, [reader] = readers(bad, 0.5, ("watch",), 1, bad_rows=BadRowLog())
+    labels, _ = read([reader])
+    assert len(labels) > 1000
+    assert sum(reader.bad_rows.counts.values()) <= 1

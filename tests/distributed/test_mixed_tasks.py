@@ -160,6 +160,7 @@ def test_a_program_predicts_in_the_labels_unit(data, tmp_path):
     [
         ("seconds", -1.0, r"column 'seconds': label -1 is negative or not finite.*task 'by_duration'.*row 7 of its row group"),
         ("seconds", float("nan"), r"column 'seconds': label nan is"),
+        ("seconds", 1e39, r"column 'seconds': label 1e\+39 is negative or not finite in float32"),
         ("length", 0.0, r"column 'length': a duration is null, not finite or not above 0.*row 7 of its row group"),
         ("length", None, r"column 'length': a duration is null"),
         ("rating", 4, r"column 'rating': label 4 is no whole number from 0 to 3.*task 'stars'"),
@@ -250,6 +251,9 @@ def test_a_measure_that_no_task_has_is_refused(data, tmp_path):
     ended = run(1, "train", mixed_config(tmp_path, data), *settings(train__stop=stop, **every))
     assert ended.codes != [0]
     assert 'train.stop.metric = "validation/accuracy": none of the tasks like, seconds has this measure' in ended.text
+    stop = "{metric='validation/auc', tasks=['like', 'seconds'], patience=2}"
+    ended = run(1, "train", mixed_config(tmp_path, data), *settings(train__stop=stop, data__tasks="['like']", **every))
+    assert "train.stop.tasks: 'seconds' is not among data.tasks" in ended.text
     ended = run(1, "train", mixed_config(tmp_path, data), *settings(checkpoint__best="ndcg", **every))
     assert 'checkpoint.best = "ndcg" is measured within requests: name their column in data.request' in ended.text
 
@@ -276,6 +280,13 @@ def test_a_run_ends_on_its_best_checkpoint(data, tmp_path):
     again = run(1, "train", config, *options)
     assert again.codes == [0]
     assert "nothing to do" in again.text
+    # A kill before later checkpoints were removed: the same command removes them.
+    later = newest(tmp_path).with_name(f"step-{told['trained_to']:08d}")
+    shutil.copytree(newest(tmp_path), later)
+    again = run(1, "train", config, *options)
+    assert again.codes == [0], again.text
+    assert "nothing to do" in again.text
+    assert not later.exists()
 
 
 @pytest.mark.slow

@@ -447,3 +447,12 @@ def test_drift_of_numbers_and_classes_is_told(tmp_path):
     assert re.findall(r'<td class="worse">1\.\d\d\d', page) or re.findall(r'<td class="worse">0\.\d\d\d', page)
     assert all(title in page for title in ("Labels that are numbers", "Labels that are classes"))
     assert drift({k: v for k, v in before.items() if k not in ("numbers", "classes")}, report, "older")["numbers"] == {}
+
+
+@pytest.mark.parametrize("value", [33.3, 0.1, 236.1967, 1e6])
+@pytest.mark.parametrize("rows", [3, 1000])
+def test_a_constant_label_has_deviation_1(value, rows):
+    facts = NumberFacts()
+    facts.add(np.full(rows, value), None)
+    values = facts.values()
+    assert (values.std, values.log_std) == (1.0, 1.0)
