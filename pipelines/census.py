@@ -2,10 +2,14 @@
 
     python pipelines/census.py RAW OUT --tasks income --setting nominal
 
-RAW holds census-income.test and census-income.train.nominal.csv (or .gz, .xz). Tasks of Ma et al. 2018: income over 50,000 and
-never married, or a college degree and never married; beside the latter, education_level is a class of 17 (leave it out with
-data.tasks to compare with Ma et al.). Setting "nominal": nominal features, published training rows and test
-file; "all": all features, the test file split 60/20/20.
+RAW holds census-income.test and census-income.train.nominal.csv (or .gz, .xz).
+
+--tasks: "income", over 50,000, and never married (Ma et al. 2018); "education", a college degree, never married (Ma et al.),
+and education_level, a class of 17 (leave it out with data.tasks to compare); "levels", income, never married and
+education_level. A column that a label is made of is no feature.
+
+--setting: "nominal", nominal features, published training rows and test file; "all", all features, the test file split
+60/20/20.
 """
 
 import sys
@@ -21,11 +25,11 @@ from home_dist.prepare.census import CensusOptions, prepare_census
 def main(
     raw: Annotated[Path, typer.Argument(help="Folder with the published files.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; it must not hold anything yet.")],
-    tasks: Annotated[str, typer.Option(help="income or education, each beside never_married.")] = "income",
+    tasks: Annotated[str, typer.Option(help="income, education, or levels: income beside classes of education.")] = "income",
     setting: Annotated[str, typer.Option(help="nominal or all.")] = "nominal",
     seed: Annotated[int, typer.Option(min=0, help="Of the splits that are not published.")] = 0,
 ) -> None:
-    """Prepares Census-Income: two tasks, and the columns that are no labels of them."""
+    """Prepares Census-Income: two or three tasks, and the columns that are no labels of them."""
     try:
         report = prepare_census(raw, out, CensusOptions(tasks, setting, seed))
     except UserError as error:

@@ -76,6 +76,22 @@ def rows_by_hand(raw: Path) -> tuple[list[list[str]], list[dict[str, str]]]:
     return test, train
 
 
+def test_income_beside_the_class_of_education(raw, tmp_path):
+    for tasks in ("levels", "education", "income"):
+        prepare_census(raw, tmp_path / tasks, CensusOptions(tasks, "all"))
+    schema = load_schema(tmp_path / "levels" / "schema.toml")
+    assert [(t.name, t.kind) for t in schema.task] == [
+        ("income", "binary"),
+        ("never_married", "binary"),
+        ("education_level", "multiclass"),
+    ]
+    beside, alone = ({f.name for f in load_schema(tmp_path / f / "schema.toml").feature} for f in ("levels", "income"))
+    assert beside == alone - {"education"}
+    made, by_level, by_income = (pq.read_table(tmp_path / f / "test") for f in ("levels", "education", "income"))
+    assert made["label_education_level"].equals(by_level["label_education_level"])
+    assert made["label_income"].equals(by_income["label_income"])
+
+
 @pytest.mark.parametrize("tasks", ["income", "education"])
 def test_published_files_with_nominal_features(raw, tasks, tmp_path):
     report = prepare_census(raw, tmp_path / "out", CensusOptions(tasks, "nominal"))
