@@ -112,10 +112,18 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
             screen.say(told)
     run.evaluate(splits, state)
     run.log.close()
-    screen.say(
-        f"checkpoint:  {checkpoints.newest()}\ntensorboard: {folder.tensorboard}\n"
-        f"config:      {folder.config}\nfigures:     {folder.evaluation}"
-    )
+    screen.say(_written(config, splits, folder, checkpoints.newest()))
+
+
+def _written(config: RunConfig, splits: Sequence[str], folder: RunFolder, checkpoint: Path | None) -> str:
+    """A line for each thing that the run has written. splits: that were evaluated."""
+    lines = [f"checkpoint:  {checkpoint}"]
+    if config.log.tensorboard:
+        lines.append(f"tensorboard: {folder.tensorboard}")
+    lines.append(f"config:      {folder.config}")
+    if splits:
+        lines.append(f"figures:     {folder.evaluation}")
+    return "\n".join(lines)
 
 
 def _settle_stopped(folder: RunFolder, checkpoints: Checkpoints, ranks: Ranks) -> str | None:
