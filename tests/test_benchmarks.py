@@ -28,7 +28,7 @@ def test_there_are_benchmarks():
         "sequence.py",
     } <= there
     assert {"growth.py", "ladder.py", "mmoe_synthetic.py", "peers.py", "scaling.py", "time_to_quality.py"} <= there
-    assert {"capacity.py", "census.py", "home.py", "sequences.py"} <= there
+    assert {"capacity.py", "census.py", "census_education.py", "home.py", "mmoe_product.py", "sequences.py"} <= there
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +71,20 @@ class Log:
         return x, z + waves + 0.01 * torch.randn(z.shape, generator=self.random)
 
 
-def parameters(model: str, runs: int, seed: int) -> dict[str, torch.Tensor]:
-    """Each (R, in, out) or (R, 1, out), uniform as torch.nn.Linear starts."""
+def parameters(model: str, runs: int, seed: int, start: str = "linear") -> dict[str, torch.Tensor]:
+    """Each (R, in, out) or (R, 1, out). start: "linear", uniform as torch.nn.Linear starts; or "kaiming", as the modules of
+    home_dist start: layers before a ReLU are sqrt(6) times as wide, biases are 0."""
     random = torch.Generator().manual_seed(seed)
 
     def linear(name: str, inside: int, outside: int, bias: bool = True, copies: int = 1) -> dict[str, torch.Tensor]:
-        bound = 1 / math.sqrt(inside)
+        wide = start == "kaiming" and name in ("bottom", "tower")
         shapes = {name: (runs * copies, inside, outside)} | ({f"{name}.bias": (runs * copies, 1, outside)} if bias else {})
-        return {n: (torch.rand(s, generator=random) * 2 - 1).mul_(bound).requires_grad_() for n, s in shapes.items()}
+        made = {
+            n: (torch.rand(s, generator=random) * 2 - 1).mul_(math.sqrt((6 if wide else 1) / inside)) for n, s in shapes.items()
+        }
+        if bias and start == "kaiming":
+            made[f"{name}.bias"].zero_()
+        return {n: p.requires_grad_() for n, p in made.items()}
 
     if model == "Shared-Bottom":
         made, out = linear("bottom", WIDTH, BOTTOM), BOTTOM
@@ -116,21 +122,37 @@ def train(
     seed: int,
     waves: str,
     tell: Callable[[int], None] | None = None,
+    start: str = "linear",
 ) -> np.ndarray:
-    """(steps, R): the mean squared error of each step's new samples, mean of both tasks."""
-    log, p = Log(runs, correlation, seed, waves), parameters(model, runs, seed + 1)
+    """(steps, R): the mean squared error of each step's new samples, mean of both tasks. start: see `parameters`."""
+    log, p = Log(runs, correlation, seed, waves), parameters(model, runs, seed + 1, start)
+    return fit(model, p, rate, (log.batch() for _ in range(steps)), tell)
+
+
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+
+
+def fit(
+    model: str,
+    p: dict[str, torch.Tensor],
+    rate: float,
+    batches: Batches,
+    tell: Callable[[int], None] | None = None,
+    factor: float = 1.0,
+) -> np.ndarray:
+    """Trains p; returns each step's loss before its update, as `train` does. batches: x (R, B, 100) and y (R, B, 2). factor: of
+    the loss that is minimised, which Adam sees only where a gradient is as small as its epsilon."""
     optimizer = torch.optim.Adam(p.values(), lr=rate, fused=True)
-    losses = np.empty((steps, runs), np.float32)
-    for step in range(steps):
-        x, y = log.batch()
+    losses = []
+    for step, (x, y) in enumerate(batches):
         each = (predict(model, p, x) - y).square().mean((1, 2))
         optimizer.zero_grad()
-        each.sum().backward()  # runs share no parameter: each gets the gradient of its own loss
+        (factor * each.sum()).backward()  # runs share no parameter: each gets the gradient of its own loss
         optimizer.step()
-        losses[step] = each.detach().numpy()
+        losses.append(each.detach().numpy())
         if tell is not None and step % 100 == 0:
             tell(step)
-    return losses
+    return np.stack(losses)
 
 
 def case(model: str, correlation: float, runs: int, steps: int, waves: str = "generator") -> dict[str, Any]:
