@@ -169,7 +169,7 @@ def main() -> None:
             for name, settings in chosen.items()
             for seed in range(1 if options.quick else options.seeds)
         }
-        found = train_all(list(jobs.values()), work, evaluation, options.at_once)
+        found = train_all(list(jobs.values()), work, evaluation, None if options.quick else options.at_once)
         result: dict[str, Any] = {
             "machine": machine(),
             "seeds": options.seeds,

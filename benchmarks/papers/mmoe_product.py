@@ -1,6 +1,6 @@
 """MMoE's synthetic study through `home-dist train`: does the trainer give the losses of the batched script?
 
-    python benchmarks/papers/mmoe_product.py            # 8 seeds of 3 models: some ten minutes of one core
+    python benchmarks/papers/mmoe_product.py            # 12 seeds of 3 models: some fifteen minutes of one core
     python benchmarks/papers/mmoe_product.py --quick    # MMoE alone, one seed, 300 steps, under 50 s; writes nothing
 
 Three settings: MMoE, OMoE and Shared-Bottom at correlation 0.5, where the models differ most. They are three code paths: a gate
@@ -170,7 +170,7 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="MMoE alone, one seed, 300 steps, under 50 s; writes nothing")
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--script-runs", type=int, default=50, help="of the script with home_dist's start")
     parser.add_argument(
         "--work", type=Path, default=ROOT / "runs" / "papers" / "mmoe_product", help="what is there is not done again"
