@@ -13,7 +13,7 @@ from home_dist.data.inputs import Inputs, open_inputs
 from home_dist.data.side_files import with_local_schema
 from home_dist.distributed.preemption import Preemption
 from home_dist.distributed.ranks import Ranks, together
-from home_dist.errors import ConfigError
+from home_dist.errors import ConfigError, UserError
 from home_dist.evaluation.record import recorded
 from home_dist.evaluation.split import slice_columns
 from home_dist.schema import load_schema
@@ -70,8 +70,7 @@ def _check_best(inputs: Inputs) -> None:
 
 def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, folder: RunFolder, profile_steps: int) -> None:
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint)
-    stopped = _settle_stopped(folder, checkpoints, ranks)
-    newest = _newest(checkpoints, screen, ranks)
+    newest, stopped = _newest(checkpoints, folder.stopped, screen, ranks)
     source = Following(inputs, ranks, screen) if config.data.follow else Epochs(inputs, ranks)
     state, preemption, finished = source.begin(), Preemption(), False
     if newest is not None:
@@ -126,13 +125,6 @@ def _written(config: RunConfig, splits: Sequence[str], folder: RunFolder, checkp
     return "\n".join(lines)
 
 
-def _settle_stopped(folder: RunFolder, checkpoints: Checkpoints, ranks: Ranks) -> str | None:
-    """A line about the early end of the run, which the first rank brings to its end if it was killed there."""
-    told = [together(lambda: stopping.settle_stopped(folder.stopped, checkpoints) if ranks.first else None)]
-    torch.distributed.broadcast_object_list(told)
-    return told[0]
-
-
 def _splits_to_evaluate(inputs: Inputs) -> list[str]:
     """Splits to evaluate at a run's end: validation and test; without both, the training data, unless they are followed or
     not asked for."""
@@ -146,10 +138,21 @@ def _has_figures(folder: RunFolder, splits: Sequence[str], step: int, ranks: Ran
     return from_first[0]
 
 
-def _newest(checkpoints: Checkpoints, screen: Screen, ranks: Ranks) -> Path | None:
-    """The checkpoint to resume from. With `[checkpoint] damaged = "skip"`, damaged ones are set aside first."""
+def _newest(checkpoints: Checkpoints, stopped: Path, screen: Screen, ranks: Ranks) -> tuple[Path | None, str | None]:
+    """(the checkpoint to resume from, a line about the early end of the run if it has ended so). With `[checkpoint] damaged =
+    "skip"`, damaged ones are set aside first. Raises UserError on all ranks."""
     if checkpoints.keep.damaged == "skip":
         set_damaged_aside(checkpoints, screen.say)
-    newest = [checkpoints.newest() if ranks.first else None]
-    torch.distributed.broadcast_object_list(newest)  # on a shared file system ranks may see different states of the folder
-    return newest[0]
+    # On a shared file system ranks may see different states of the folder: the first one looks.
+    found: list[tuple[Path | None, str | None] | UserError | None] = [None]
+    if ranks.first:
+        try:
+            told = stopping.settle_stopped(stopped, checkpoints)
+            found = [(checkpoints.newest(), told)]
+        except UserError as error:
+            found = [error]
+    torch.distributed.broadcast_object_list(found)
+    [newest] = found
+    if isinstance(newest, UserError):
+        raise newest
+    return newest if newest is not None else (None, None)
