@@ -6,28 +6,23 @@ row: 125 MB for 10^9 rows.
 """
 
 import hashlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 
 from home_dist.data.arrow_arrays import joined_floats
 from home_dist.data.column_reader import ColumnReader
 from home_dist.data.files import DataFiles, Uses
-from home_dist.data.order import RowGroup, cut
-from home_dist.data.raw_rows import RawReader
+from home_dist.data.order import RowGroup
+from home_dist.data.raw_rows import RawRows
 from home_dist.data.sampling import Sampler
+from home_dist.data.scanning import join_shares, scan
 from home_dist.distributed.ranks import Ranks, together
 from home_dist.errors import DataError
 from home_dist.ids.hashing import mix
 from home_dist.schema import TaskSpec
-
-_MOST_ROWS = 1 << 22  # rows of a row group that are read at once
-_REMOTE_THREADS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,20 +74,17 @@ def find_kept(
     shares = np.searchsorted(first[1:], first[-1] * np.arange(world + 1) // world)
     shares[-1] = len(files.groups)
 
+    def bits_of(group: RowGroup, pieces: Iterator[RawRows]) -> NDArray[np.uint8]:
+        return np.packbits(_kept(files.names[group.file], group, pieces, keep, tasks, seed))
+
     def of_share() -> NDArray[np.uint8]:
-        own = files.groups[shares[rank] : shares[rank + 1]]
-        with ThreadPoolExecutor(threads if files.store.local else max(threads, _REMOTE_THREADS)) as pool:
-            found = list(pool.map(lambda g: np.packbits(_kept(only, g, keep, tasks, seed)), own))
-        return np.concatenate([np.zeros(0, np.uint8), *found])
+        return np.concatenate(
+            [np.zeros(0, np.uint8), *scan(only, files.groups[shares[rank] : shares[rank + 1]], threads, bits_of)]
+        )
 
     own = of_share() if ranks is None else together(of_share)
     bits = np.empty(int(first[-1]), np.uint8)
-    for source in range(world):
-        part = bits[first[shares[source]] : first[shares[source + 1]]]
-        if source == rank:
-            part[:] = own
-        if ranks is not None and len(part):
-            dist.broadcast(torch.from_numpy(part), source)
+    join_shares(bits, first[shares].tolist(), own, ranks)
     return Kept(files, repr((keep, [t.name for t in tasks], seed)), bits, first)
 
 
@@ -104,18 +96,20 @@ def positive(labels: Sequence[NDArray], weights: Sequence[NDArray | None]) -> ND
     return found
 
 
-def _kept(files: DataFiles, group: RowGroup, keep: float, tasks: Sequence[TaskSpec], seed: int) -> NDArray[np.bool_]:
-    """(rows,) of a row group."""
-    reader, parts = RawReader(replace(files, groups=(group,))), []
-    for piece in cut([group], _MOST_ROWS, _MOST_ROWS):
-        columns = ColumnReader([reader.read(piece)])
+def _kept(
+    file: str, group: RowGroup, pieces: Iterator[RawRows], keep: float, tasks: Sequence[TaskSpec], seed: int
+) -> NDArray[np.bool_]:
+    """(rows,) of a row group. file: its name."""
+    parts = []
+    for piece in pieces:
+        columns = ColumnReader([piece])
         labels = [joined_floats(columns.chunks(t.column), np.float32) for t in tasks]
         # A weight that is none is no reason to leave a row out: whoever reads the row refuses or skips it.
         weights = [
             None if t.weight_column is None else joined_floats(columns.chunks(t.weight_column), np.float32) for t in tasks
         ]
         parts.append(positive(labels, weights))
-    name = hashlib.sha256(files.names[group.file].encode()).digest()[:8]
+    name = hashlib.sha256(file.encode()).digest()[:8]
     of_group = mix(mix(np.array([int.from_bytes(name, "little") ^ group.group], np.uint64)) ^ np.uint64(seed))
     chance = mix(np.arange(group.rows, dtype=np.uint64) ^ of_group)
     return np.concatenate(parts) | (chance < np.uint64(min(keep * 2.0**64, 2.0**64 - 2048)))

@@ -5,8 +5,7 @@ keys that a hash gives to it from all ranks, and sorts them. This takes some 100
 requests on 128 ranks. Sizes are then gathered on every rank (requests.py says how large).
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -17,16 +16,13 @@ from numpy.typing import NDArray
 
 from home_dist.data.column_reader import ColumnReader
 from home_dist.data.files import DataFiles
-from home_dist.data.order import RowGroup, cut
+from home_dist.data.order import RowGroup
 from home_dist.data.raw_rows import RawReader, RawRows
 from home_dist.data.requests import Requests
+from home_dist.data.scanning import join_shares, scan
 from home_dist.distributed.ranks import Ranks, together
 from home_dist.errors import DataError
 from home_dist.metrics.own_groups import rows_of_own_groups
-
-_MOST_ROWS = 1 << 22
-"""Rows of a row group that are read at once."""
-_REMOTE_THREADS = 16
 
 Result = TypeVar("Result")
 
@@ -57,7 +53,11 @@ def find_requests(files: DataFiles, ranks: Ranks | None = None, threads: int = 1
     firsts = np.cumsum([0, *(g.rows for g in files.groups)])
     shares = np.searchsorted(firsts[1:], firsts[-1] * np.arange(world + 1) // world)
     own = slice(int(shares[rank]), int(shares[rank + 1]) if rank + 1 < world else len(files.groups))
-    runs = _agreed(ranks, lambda: _scanned(only, files.groups[own], threads))
+
+    def runs_of(group: RowGroup, pieces: Iterator[RawRows]) -> _Runs:
+        return _joined([_runs(raw, files.request) for raw in pieces])
+
+    runs = _agreed(ranks, lambda: scan(only, files.groups[own], threads, runs_of))
     ends = [e for of_rank in _of_all(ranks, [r.ends for r in runs]) for e in of_rank]
     continues = [False] + [
         a.file == b.file and last is not None and last == first
@@ -103,18 +103,6 @@ class _Share:
             counts=np.array([len(r.keys) - c for r, c in zip(runs, continues, strict=True)], np.int64),
             heads=np.array([int(r.lengths[0]) if c else 0 for r, c in zip(runs, continues, strict=True)], np.int64),
         )
-
-
-def _scanned(files: DataFiles, groups: Sequence[RowGroup], threads: int) -> list[_Runs]:
-    shared = RawReader(files)
-
-    def runs_of(group: RowGroup) -> _Runs:
-        # The slices of a huge row group come from a reader that no other thread uses.
-        raw = shared if group.rows <= _MOST_ROWS else RawReader(replace(files, groups=(group,)))
-        return _joined([_runs(raw.read(piece), files.request) for piece in cut([group], _MOST_ROWS, _MOST_ROWS)])
-
-    with ThreadPoolExecutor(threads if files.store.local else max(threads, _REMOTE_THREADS)) as pool:
-        return list(pool.map(runs_of, groups))
 
 
 def _runs(raw: RawRows, columns: Sequence[str]) -> _Runs:
@@ -187,15 +175,9 @@ def _gathered(files: DataFiles, share: _Share, ranks: Ranks | None) -> Requests:
     own = sizes.astype(np.min_scalar_type(largest))
     of_groups = _of_all(ranks, (share.counts, share.heads))
     counts, heads = (np.concatenate([part[i] for part in of_groups]) for i in (0, 1))
-    whole = np.empty(sum(count for _, count in leads), own.dtype)
-    at = 0
-    for source, (_, count) in enumerate(leads):
-        part = whole[at : at + count]
-        at += count
-        if source == rank:
-            part[:] = own
-        if ranks is not None and count:
-            dist.broadcast(torch.from_numpy(part.view(np.uint8)), source)
+    bounds = np.cumsum([0, *(count for _, count in leads)]).tolist()
+    whole = np.empty(bounds[-1], own.dtype)
+    join_shares(whole, bounds, own, ranks)
     return Requests(files, whole, np.concatenate([[0], np.cumsum(counts)]), heads)
 
 

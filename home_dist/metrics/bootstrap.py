@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from home_dist.metrics.auc import auc_by_group, auc_of
+from home_dist.metrics.auc import GroupedAuc, auc_by_group, auc_of
 from home_dist.metrics.draws import Draws, ratio
 from home_dist.metrics.evaluation import as_tables
 from home_dist.metrics.gauc import gauc_of
@@ -90,12 +90,7 @@ def bootstrap(
         samples = counted(y[:, k], s[:, k], w[:, k], task)
         member = draws.user[samples.kept]
         area.estimate[k], area.draws[:, k] = auc_of(samples), draws.auc(samples, member)
-        by_user = auc_by_group(samples, member)
-        grouped.estimate[k] = gauc_of(by_user).value
-        # A user's own AUC does not depend on how often the user was drawn.
-        defined = ~np.isnan(by_user.auc)
-        users, shown = by_user.groups[defined].astype(np.intp), by_user.impressions[defined]
-        grouped.draws[:, k] = ratio(draws.summed(users, shown * by_user.auc[defined]), draws.summed(users, shown))
+        grouped.estimate[k], grouped.draws[:, k] = grouped_in_draws(auc_by_group(samples, member), draws)
     return area, grouped
 
 
@@ -128,6 +123,14 @@ def mean_bootstrap(bootstraps: Sequence[Bootstrap]) -> Bootstrap:
         raise ValueError("only bootstraps of the same tasks and number of draws have a mean")
     estimate, draws = (np.mean([getattr(b, name) for b in bootstraps], axis=0) for name in ("estimate", "draws"))
     return Bootstrap(first.tasks, estimate, draws)
+
+
+def grouped_in_draws(by_user: GroupedAuc, draws: Draws) -> tuple[float, Floats]:
+    """GAUC, or XAUC by group, and its value (R,) in each draw. A user's own figure does not depend on how often the user was
+    drawn."""
+    defined = ~np.isnan(by_user.auc)
+    users, shown = by_user.groups[defined].astype(np.intp), by_user.impressions[defined]
+    return gauc_of(by_user).value, ratio(draws.summed(users, shown * by_user.auc[defined]), draws.summed(users, shown))
 
 
 def undefined(task_names: Sequence[str], resamples: int) -> Bootstrap:

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from home_dist.metrics.bootstrap import Bootstrap, undefined
+from home_dist.metrics.bootstrap import Bootstrap, grouped_in_draws, undefined
 from home_dist.metrics.draws import Draws, ratio
 from home_dist.metrics.evaluation import as_tables
-from home_dist.metrics.gauc import gauc_of
 from home_dist.metrics.regression import finite_numbers, mean_absolute_error_of, root_mean_squared_error_of
 from home_dist.metrics.samples import Floats, Samples, counted_numbers
 from home_dist.metrics.xauc import xauc_by_group, xauc_of, xauc_of_sorted
@@ -65,12 +64,7 @@ def bootstrap_xauc(
         samples = counted_numbers(y[:, k], p[:, k], w[:, k], task)
         member = draws.user[samples.kept]
         pooled.estimate[k], pooled.draws[:, k] = xauc_of(samples), _in_draws(samples, member, draws)
-        by_user = xauc_by_group(samples, member)
-        grouped.estimate[k] = gauc_of(by_user).value
-        # A user's own XAUC does not depend on how often the user was drawn.
-        defined = ~np.isnan(by_user.auc)
-        users, shown = by_user.groups[defined].astype(np.intp), by_user.impressions[defined]
-        grouped.draws[:, k] = ratio(draws.summed(users, shown * by_user.auc[defined]), draws.summed(users, shown))
+        grouped.estimate[k], grouped.draws[:, k] = grouped_in_draws(xauc_by_group(samples, member), draws)
     return pooled, grouped
 
 

@@ -129,9 +129,9 @@ def test_a_missing_column_is_named(prepared):
 
 
 def test_huge_row_groups_are_scanned_in_pieces(prepared, monkeypatch):
-    from home_dist.data import request_scan
+    from home_dist.data import scanning
 
-    monkeypatch.setattr(request_scan, "_MOST_ROWS", 5)
+    monkeypatch.setattr(scanning, "_MOST_ROWS", 5)
     found = find_requests(prepared.files, threads=3)
     for name in ("sizes", "firsts", "heads"):
         assert (getattr(found, name) == getattr(prepared.requests, name)).all()
