@@ -53,7 +53,7 @@ def axes_of(head: Head, schema: Schema, changed: Collection[str] = ()) -> dict[s
     for name, names in head.model.axes(tasks, columns).items():
         axes[f"model.{name}"] = names
     of_outputs = _of_outputs(head, of_tasks)
-    of_first = [of_outputs[sum(head.objectives.outputs[:k])] for k in range(len(of_tasks))]
+    of_first = [of_outputs[first] for first in head.objectives.first]
     for bank, members in head.towers.tasks.items():
         prefix_of_bank = f"others.{bank}." if bank else ""
         of_members = tuple(of_first[k] for k in members)

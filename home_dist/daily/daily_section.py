@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 
 from home_dist.config import load_config
 from home_dist.config.section import Count, Section
+from home_dist.config.stopping import SMALLER_IS_BETTER
 from home_dist.config.toml_file import read_model
 from home_dist.errors import ConfigError
-from home_dist.insight.settings import LOWER_IS_BETTER
 
 
 class RuleSection(Section):
@@ -23,7 +23,7 @@ class RuleSection(Section):
 
     def keeps(self, before: float, after: float) -> bool:
         """Values of the metric: of the model that the day began with, and of the day's. An undefined one rejects nothing."""
-        worse = after - before if self.metric in LOWER_IS_BETTER else before - after
+        worse = after - before if self.metric in SMALLER_IS_BETTER else before - after
         return not worse > self.worse_by
 
 

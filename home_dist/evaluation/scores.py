@@ -11,15 +11,15 @@ from home_dist.data import Reader
 from home_dist.distributed import health
 from home_dist.distributed.ranks import Ranks
 from home_dist.metrics import gather_rows, sigmoid, softmax
+from home_dist.metrics.evaluation import Family
 from home_dist.objectives import Objectives
-from home_dist.objectives.base import Measured
 
 
 @dataclass(frozen=True)
 class Families:
     """What tasks predict: each task's family of metrics, and its columns among the P of all tasks."""
 
-    measured: tuple[Measured, ...]
+    measured: tuple[Family, ...]
     predictions: tuple[int, ...]
 
     @staticmethod
@@ -30,7 +30,7 @@ class Families:
         first = sum(self.predictions[:task])
         return slice(first, first + self.predictions[task])
 
-    def tasks(self, family: Measured) -> list[int]:
+    def tasks(self, family: Family) -> list[int]:
         return [k for k, measured in enumerate(self.measured) if measured == family]
 
 

@@ -9,7 +9,7 @@ from home_dist.metrics import Slice, TaskMetrics, mean_row
 from home_dist.metrics.evaluation import Family
 from home_dist.schema import Schema
 
-_COLUMNS: dict[Family, tuple[tuple[str, str], ...]] = {
+COLUMNS: dict[Family, tuple[tuple[str, str], ...]] = {
     "binary": (("auc", "AUC"), ("gauc", "GAUC"), ("log_loss", "log loss"), ("calibration", "calibration")),
     "number": (
         ("mae", "MAE"),
@@ -21,12 +21,12 @@ _COLUMNS: dict[Family, tuple[tuple[str, str], ...]] = {
     ),
     "class": (("accuracy", "accuracy"), ("log_loss", "log loss"), ("macro_auc", "macro AUC")),
 }
-_OF_REQUESTS = (("ndcg", "NDCG@10"), ("mrr", "MRR"), ("recall", "recall@10"))
+OF_REQUESTS = (("ndcg", "NDCG@10"), ("mrr", "MRR"), ("recall", "recall@10"))
 
 
 def evaluation_tables(split: str, metrics: Sequence[TaskMetrics], schema: Schema) -> Iterator[Table]:
     """One table for each family of tasks, and one of the order within requests."""
-    for family, columns in _COLUMNS.items():
+    for family, columns in COLUMNS.items():
         tasks = [m for m in metrics if m.family == family]
         if tasks:
             yield _of_family(split, tasks, schema, columns)
@@ -34,10 +34,10 @@ def evaluation_tables(split: str, metrics: Sequence[TaskMetrics], schema: Schema
     if of_requests:
         table = Table(title=f"within requests: {split}")
         table.add_column("task")
-        for name in ("requests", *(label for _, label in _OF_REQUESTS)):
+        for name in ("requests", *(label for _, label in OF_REQUESTS)):
             table.add_column(name, justify="right")
         for m in of_requests:
-            table.add_row(m.task, f"{m.requests:,}", *(_cell(getattr(m, name)) for name, _ in _OF_REQUESTS))
+            table.add_row(m.task, f"{m.requests:,}", *(_cell(getattr(m, name)) for name, _ in OF_REQUESTS))
         yield table
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from home_dist.config.stopping import SMALLER_IS_BETTER
 from home_dist.insight import plots
 from home_dist.insight.kept_scores import RESAMPLES, of_family
 from home_dist.insight.page import Cell, PageSection, grid, picture, table
@@ -25,7 +26,6 @@ _PLAIN: dict[str, _Columns] = {
 }
 _OF_REQUESTS: _Columns = (("ndcg", "NDCG@10"), ("mrr", "MRR"), ("recall", "recall@10"))
 _TITLES = {"binary": "", "number": ", numbers", "class": ", classes"}
-_LOWER_IS_BETTER = {"mae", "rmse", "log_loss"}
 _POINTS = 2000
 """Samples that a picture of predictions and labels shows."""
 
@@ -117,7 +117,7 @@ def comparison(first: RunRecord, second: RunRecord, split: str, family: str = "b
                 row.append(Cell(shown_difference))
                 continue
             test = paired_test(drawn[0][name].only(shared), drawn[1][name].only(shared), task)
-            better = (test.interval.estimate > 0) != (name in _LOWER_IS_BETTER)
+            better = (test.interval.estimate > 0) != (name in SMALLER_IS_BETTER)
             kind = "" if not test.differs else "better" if better else "worse"
             low, high = test.interval.low, test.interval.high
             shown = "" if math.isnan(low) else f"{low:+.3f} to {high:+.3f}, p {test.p:.2f}"

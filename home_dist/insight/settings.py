@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from home_dist.config.stopping import SMALLER_IS_BETTER
 from home_dist.insight.run_figures import RunFigures, mean_defined
 
 MEASURES = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss", "mae": "MAE", "xauc": "XAUC"}
 """By their names in evaluation.json. All are means over the tasks that have them."""
-LOWER_IS_BETTER = {"log_loss", "mae"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SplitOfSettings:
 
     def ranked(self, measure: str) -> list[Setting]:
         """The best first; settings without the measure last; equal ones in the order given."""
-        sign = 1 if measure in LOWER_IS_BETTER else -1
+        sign = 1 if measure in SMALLER_IS_BETTER else -1
         means = {s.name: self.mean(s, measure) for s in self.settings}
         return sorted(self.settings, key=lambda s: (math.isnan(means[s.name]), sign * means[s.name]))
 

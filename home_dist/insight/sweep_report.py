@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from home_dist.config.stopping import SMALLER_IS_BETTER
 from home_dist.insight.differences import Difference, Differences, chance
 from home_dist.insight.kept_scores import RESAMPLES
-from home_dist.insight.settings import LOWER_IS_BETTER, MEASURES, Setting, SplitOfSettings
+from home_dist.insight.settings import MEASURES, Setting, SplitOfSettings
 from home_dist.insight.sweep_tables import differences_table, equal_seeds, settings_table, spread
 from home_dist.metrics import Interval
 from home_dist.screen import Screen
@@ -134,7 +135,7 @@ class SweepReport:
             return "equal to"
         if chance(interval):
             return "difference is chance"
-        return "ahead of" if (interval.estimate > 0) == (self._by not in LOWER_IS_BETTER) else "behind"
+        return "ahead of" if (interval.estimate > 0) == (self._by not in SMALLER_IS_BETTER) else "behind"
 
     def to_json(self) -> dict[str, Any]:
         """chosen_on, by and best: how the best setting was chosen, null where nothing ranks. tasks: what means are over, by

@@ -11,7 +11,8 @@ from torch import nn
 
 from home_dist.config import RunConfig
 from home_dist.config.objective import OBJECTIVES, WithinRequest
-from home_dist.objectives.base import Measured, Objective
+from home_dist.metrics.evaluation import Family
+from home_dist.objectives.base import Objective
 from home_dist.objectives.within import RequestsOfBatch
 from home_dist.schema import TaskSpec
 
@@ -26,7 +27,7 @@ class Objectives(nn.Module):
         classes: list[type[Objective]] = [OBJECTIVES.find(s.kind) for s in sections]
         of_tasks = list(zip(classes, sections, tasks, strict=True))
         self.kinds = tuple(s.kind for s in sections)
-        self.measured: tuple[Measured, ...] = tuple(c.measured for c in classes)
+        self.measured: tuple[Family, ...] = tuple(c.measured for c in classes)
         """(K,) each task's family of metrics."""
         self.links = tuple(_short(s.kind, c.link(s, t)) for c, s, t in of_tasks)
         """(K,) the kind and, in short, what else the meaning of a task's outputs depends on."""
@@ -47,11 +48,12 @@ class Objectives(nn.Module):
             alike.setdefault((cls, section.model_dump_json(), cls.shape(section, task)), []).append(k)
         reads = [t.duration if s.reads_duration else None for _, s, t in of_tasks]
         durations = list(dict.fromkeys(column for column in reads if column is not None))
-        starts = _starts(self.outputs)
+        self.first = _starts(self.outputs)
+        """(K,) each task's first column of the logits."""
         self._groups: list[_Group] = []
         for members in alike.values():
             cls, section, _ = of_tasks[members[0]]
-            logits = [starts[k] + o for k in members for o in range(self.outputs[k])]
+            logits = [self.first[k] + o for k in members for o in range(self.outputs[k])]
             columns = [durations.index(c) for c in (reads[k] for k in members) if c is not None]
             self._groups.append(_Group(cls(section, [tasks[k] for k in members]), members, logits, columns))
         self._modules_of_groups = nn.ModuleList(self._groups)

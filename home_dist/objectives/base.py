@@ -4,17 +4,15 @@ Letters: n tasks that are computed together, o outputs of a tower.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from home_dist.config.objective import ObjectiveSection, WithinRequest
+from home_dist.metrics.evaluation import Family
 from home_dist.objectives.within import RequestsOfBatch, listwise, pairwise
 from home_dist.schema import TaskSpec
-
-Measured = Literal["binary", "number", "class"]
-"""Family of metrics: of yes or no, of numbers, or of classes."""
 
 
 class Objective(nn.Module):
@@ -24,7 +22,8 @@ class Objective(nn.Module):
     section: ClassVar[type[ObjectiveSection]]
     config: Any
     """Its section."""
-    measured: ClassVar[Measured] = "number"
+    measured: ClassVar[Family] = "number"
+    """Its family of metrics."""
 
     def __init__(self, section: Any, tasks: Sequence[TaskSpec]):
         """section: of the class `section`. Raises ConfigError if a task lacks what the objective needs."""

@@ -31,9 +31,8 @@ class JointLogits(nn.Module):
                         f"model.{key}: the model multiplies probabilities of tasks with one logit; task {names[k]!r} has "
                         f"{has}. Take it out of model.{key}, or change [objective.{names[k]}]"
                     )
-        starts = [sum(outputs[:k]) for k in range(len(outputs))]
         single = [k for k, count in enumerate(outputs) if count == 1]
-        constants = {"starts": starts, "tasks": single, "columns": [starts[k] for k in single]}
+        constants = {"starts": objectives.first, "tasks": single, "columns": [objectives.first[k] for k in single]}
         for name, values in constants.items():
             self.register_buffer(name, torch.tensor(values, dtype=torch.int64), persistent=False)
 

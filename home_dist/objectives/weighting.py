@@ -65,7 +65,29 @@ class Uncertainty(TaskWeighting):
         return (self.fixed * (torch.exp(-s) * sums + s / 2 * weight_sums)).sum() / size
 
 
-class DynamicAverage(TaskWeighting):
+class _Periodic(TaskWeighting):
+    """Acts every `period` steps of the run, counted in checkpoints."""
+
+    steps: torch.Tensor
+
+    def __init__(self, fixed: torch.Tensor, section: WeightingSection):
+        super().__init__(fixed, section)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._done: int | None = None
+
+    def _due(self) -> bool:
+        """Whether the steps so far are a multiple of the period."""
+        if self._done is None:
+            self._done = int(self.steps)  # read from the device once
+        return self._done % self.section.period == 0
+
+    def _count(self) -> None:
+        self._due()
+        self.steps += 1
+        self._done = (self._done or 0) + 1
+
+
+class DynamicAverage(_Periodic):
     """DWA, Liu et al. 2019: factor_k = K softmax_k(r_k / T), r_k = L_k of the last period / L_k of the one before. Even in the
     first two periods; r_k = 1 for a task without known labels in one of them."""
 
@@ -75,7 +97,6 @@ class DynamicAverage(TaskWeighting):
     own: torch.Tensor
     """The same of this rank since then."""
     shares: torch.Tensor
-    steps: torch.Tensor
 
     def __init__(self, fixed: torch.Tensor, section: WeightingSection):
         super().__init__(fixed, section)
@@ -83,9 +104,7 @@ class DynamicAverage(TaskWeighting):
         self.register_buffer("mean", torch.full((tasks,), torch.nan, dtype=torch.float64))
         self.register_buffer("counted", torch.zeros(2, tasks, dtype=torch.float64))
         self.register_buffer("shares", torch.ones(tasks))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("own", torch.zeros(2, tasks, dtype=torch.float64), persistent=False)
-        self._step: int | None = None
 
     def factors(self) -> torch.Tensor:
         return self.shares
@@ -99,9 +118,8 @@ class DynamicAverage(TaskWeighting):
     @torch.no_grad()
     def after_step(self, sums: torch.Tensor, weight_sums: torch.Tensor) -> None:
         self.own += torch.stack([sums, weight_sums])
-        self.steps += 1
-        self._step = int(self.steps) if self._step is None else self._step + 1  # read from the device once
-        if self._step % self.section.period:
+        self._count()
+        if not self._due():
             return
         self.settle()
         mean = self.counted[0] / self.counted[1]
@@ -111,7 +129,7 @@ class DynamicAverage(TaskWeighting):
         self.counted.zero_()
 
 
-class GradNorm(TaskWeighting):
+class GradNorm(_Periodic):
     """Chen et al. 2018, on the gradient with respect to v: G_k = |d(factor_k L_k) / dv| should be mean(G)
     (l_k / mean(l))^alpha, where l_k = L_k / L_k at the first look. factor_k follows the gradient of |G_k - that| by Adam;
     factors sum to K."""
@@ -121,7 +139,6 @@ class GradNorm(TaskWeighting):
     scales: torch.Tensor
     moments: torch.Tensor
     looked: torch.Tensor
-    steps: torch.Tensor
 
     def __init__(self, fixed: torch.Tensor, section: WeightingSection):
         super().__init__(fixed, section)
@@ -130,16 +147,13 @@ class GradNorm(TaskWeighting):
         self.register_buffer("scales", torch.ones(tasks))
         self.register_buffer("moments", torch.zeros(2, tasks, dtype=torch.float64))
         self.register_buffer("looked", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self._step: int | None = None
         self._seen: torch.Tensor | None = None
 
     def factors(self) -> torch.Tensor:
         return self.scales
 
     def look(self, v: torch.Tensor, sums: torch.Tensor, size: int) -> None:
-        self._step = int(self.steps) if self._step is None else self._step
-        if self._step % self.section.period:
+        if not self._due():
             return
         squares = [
             torch.autograd.grad(loss, v, retain_graph=True)[0].double().square().sum() for loss in (sums * self.fixed).unbind()
@@ -148,8 +162,7 @@ class GradNorm(TaskWeighting):
 
     @torch.no_grad()
     def after_step(self, sums: torch.Tensor, weight_sums: torch.Tensor) -> None:
-        self.steps += 1
-        self._step = (self._step or 0) + 1
+        self._count()
         if self._seen is None:
             return
         squares, self._seen = self._seen, None

@@ -7,19 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from home_dist.evaluation.screen_tables import COLUMNS, OF_REQUESTS
 from home_dist.insight.store import Figures, Floats, Names
 from home_dist.insight.sums import EDGES
 from home_dist.metrics import TaskMetrics, mean_row
-from home_dist.metrics.evaluation import Family
 from home_dist.training.progress import IntervalFigures
 from home_dist.training.running_metrics import METRICS
-
-_SHOWN: dict[Family, tuple[str, ...]] = {
-    "binary": ("auc", "gauc", "log_loss", "calibration"),
-    "number": ("mae", "rmse", "r2", "xauc", "user_xauc", "calibration"),
-    "class": ("accuracy", "log_loss", "macro_auc"),
-}
-_OF_REQUESTS = ("ndcg", "mrr", "recall")
 
 
 class EventLog:
@@ -55,12 +48,12 @@ class EventLog:
         self._write({"train/steps_left_out": steps}, step)
 
     def evaluation(self, step: int, split: str, metrics: Sequence[TaskMetrics]) -> None:
-        for family, names in _SHOWN.items():
+        for family, columns in COLUMNS.items():
             tasks = [m for m in metrics if m.family == family]
             if tasks:
                 rows = (*tasks, mean_row(tasks))
-                self._write({f"{split}_{n}/{m.task}": getattr(m, n) for m in rows for n in names}, step)
-        self._write({f"{split}_{n}/{m.task}": getattr(m, n) for m in metrics if m.requests for n in _OF_REQUESTS}, step)
+                self._write({f"{split}_{n}/{m.task}": getattr(m, n) for m in rows for n, _ in columns}, step)
+        self._write({f"{split}_{n}/{m.task}": getattr(m, n) for m in metrics if m.requests for n, _ in OF_REQUESTS}, step)
 
     def insight(self, step: int, figures: Figures, names: Names) -> None:
         """Curves and histograms per expert; per layer an image of each expert's (column) contribution to each gate (row), in

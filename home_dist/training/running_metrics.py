@@ -11,6 +11,7 @@ from torchrec.metrics.metrics_config import RecComputeMode, RecTaskInfo
 from torchrec.metrics.ne import NEMetric
 from torchrec.metrics.rec_metric import RecMetric
 
+from home_dist.evaluation.scores import Families
 from home_dist.network import StepOutput
 from home_dist.objectives import Objectives
 
@@ -34,14 +35,11 @@ class Running:
 
     def __init__(self, objectives: Objectives, samples: int, world_size: int, rank: int, device: torch.device):
         self._samples = samples
-        families, counts = objectives.measured, objectives.predictions
-        self._tasks = len(families)
+        families = Families.of(objectives)
+        self._tasks = len(families.measured)
         self._held = list[StepOutput]()
-        starts = [sum(counts[:k]) for k in range(len(counts))]
-        self._binary = [k for k, family in enumerate(families) if family == "binary"]
-        self._numbers = [k for k, family in enumerate(families) if family == "number"]
-        self._classes = [k for k, family in enumerate(families) if family == "class"]
-        self._columns = {k: slice(starts[k], starts[k] + counts[k]) for k in range(len(counts))}
+        self._binary, self._numbers, self._classes = (families.tasks(f) for f in ("binary", "number", "class"))
+        self._columns = [families.columns(k) for k in range(self._tasks)]
         self._device = device
         # Numbers instead of names, because TorchRec builds keys out of names.
         self._names = [str(k) for k in self._binary]
