@@ -54,10 +54,9 @@ class StopSection(Section):
             raise ValueError(f"must be validation/ and one of {', '.join(get_args(Measure))}")
         return metric
 
-    @property
-    def smaller(self) -> bool:
-        """Whether a smaller value is better."""
-        return self.name in SMALLER_IS_BETTER
+    def signed(self, value: float) -> float:
+        """The metric as checkpoints hold it, where more is better; and back."""
+        return -value if self.name in SMALLER_IS_BETTER else value
 
     @property
     def name(self) -> str:

@@ -44,16 +44,15 @@ def within_all_requests(metrics: Sequence[TaskMetrics], samples: Scored, ranks: 
     to ranks. A label counts or does not, whatever its weight: a rank cannot be shared."""
     if samples.requests is None:
         return list(metrics)
-    share, result = slice(ranks.rank, None, ranks.world_size), []
-    requests = torch.from_numpy(np.ascontiguousarray(samples.requests[share]))
+    result = []
+    [requests] = _share(ranks, samples.requests)
     for k, task in enumerate(metrics):
         known = samples.weights[:, k] > 0
         if task.family == "class" or (samples.labels[known, k] < 0).any():
             result.append(task)
             continue
-        scores = samples.scores[share, samples.families.columns(k)][:, 0]
-        columns = (samples.labels[share, k].astype(np.float64), scores, known[share].astype(np.float64))
-        labels, values, weights = (torch.from_numpy(np.ascontiguousarray(c)) for c in columns)
+        scores = samples.scores[:, samples.families.columns(k)][:, 0]
+        labels, values, weights = _share(ranks, samples.labels[:, k].astype(np.float64), scores, known.astype(np.float64))
         result.append(with_requests(task, within_requests_over_ranks(labels, values, requests, weights)))
     return result
 
@@ -61,16 +60,20 @@ def within_all_requests(metrics: Sequence[TaskMetrics], samples: Scored, ranks: 
 def within_users(metrics: Sequence[TaskMetrics], samples: Scored, ranks: Ranks) -> list[TaskMetrics]:
     """Adds metrics within users. Collective. Sorting rows by user dominates evaluation, so users are hashed to ranks and each
     rank sorts its own users' rows."""
-    share = slice(ranks.rank, None, ranks.world_size)
-    groups, result = torch.from_numpy(samples.groups[share]), []
+    result = []
+    [groups] = _share(ranks, samples.groups)
     for k, task in enumerate(metrics):
         if task.family == "class":
             result.append(task)
             continue
-        scores = samples.scores[share, samples.families.columns(k)][:, 0]
-        labels, values, weights = (
-            torch.from_numpy(np.ascontiguousarray(c)) for c in (samples.labels[share, k], scores, samples.weights[share, k])
-        )
+        scores = samples.scores[:, samples.families.columns(k)][:, 0]
+        labels, values, weights = _share(ranks, samples.labels[:, k], scores, samples.weights[:, k])
         over_ranks = gauc_over_ranks if task.family == "binary" else grouped_xauc_over_ranks
         result.append(with_users(task, over_ranks(labels, values, groups, weights)))
     return result
+
+
+def _share(ranks: Ranks, *columns: NDArray[np.generic]) -> tuple[torch.Tensor, ...]:
+    """This rank's share of columns (N,) that all ranks hold: every world_size-th row."""
+    share = slice(ranks.rank, None, ranks.world_size)
+    return tuple(torch.from_numpy(np.ascontiguousarray(column[share])) for column in columns)

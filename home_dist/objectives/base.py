@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from home_dist.config.objective import ObjectiveSection, WithinRequest
+from home_dist.errors import ConfigError
 from home_dist.metrics.evaluation import Family
 from home_dist.objectives.within import RequestsOfBatch, listwise, pairwise
-from home_dist.schema import TaskSpec
+from home_dist.schema import LabelValues, TaskSpec
 
 
 class Objective(nn.Module):
@@ -78,6 +79,19 @@ class Objective(nn.Module):
             return None
         loss = pairwise if section.within == "pairwise" else listwise
         return section.within_weight * loss(z.squeeze(2), y, weights, requests)
+
+
+def facts_of(tasks: Sequence[TaskSpec], kind: str, fact: str, source: str) -> list[LabelValues]:
+    """The tasks' facts. Raises ConfigError for a task without `fact`. source: where it comes from."""
+    facts = []
+    for task in tasks:
+        if task.values is None or not getattr(task.values, fact):
+            raise ConfigError(
+                f"task {task.name!r}: kind {kind} needs `values.{fact}`{source}, or choose another kind under "
+                f"[objective.{task.name}]"
+            )
+        facts.append(task.values)
+    return facts
 
 
 def constants(module: nn.Module, **values: Any) -> None:

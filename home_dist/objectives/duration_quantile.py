@@ -10,8 +10,7 @@ from collections.abc import Hashable, Sequence
 import torch
 
 from home_dist.config.objective import Labels, ObjectiveSection
-from home_dist.errors import ConfigError
-from home_dist.objectives.base import Objective, constants
+from home_dist.objectives.base import Objective, constants, facts_of
 from home_dist.schema import TaskSpec
 
 
@@ -34,14 +33,8 @@ class DurationQuantile(Objective):
 
     def __init__(self, section: DurationQuantileSection, tasks: Sequence[TaskSpec]):
         super().__init__(section, tasks)
-        for task in tasks:
-            if task.values is None or not task.values.quantiles:
-                raise ConfigError(
-                    f"task {task.name!r}: kind duration_quantile needs `values.quantiles`, for which prepare needs the label's "
-                    "`duration`: name it under [[label]] and prepare the data, or choose another kind under "
-                    f"[objective.{task.name}]"
-                )
-        facts = [t.values for t in tasks if t.values is not None]
+        source = ", for which prepare needs the label's `duration`: name it under [[label]] and prepare the data"
+        facts = facts_of(tasks, section.kind, "quantiles", source)
         # (n, groups - 1) and (n, groups, points)
         constants(self, boundaries=[f.duration_boundaries for f in facts], quantiles=[f.quantiles for f in facts])
 

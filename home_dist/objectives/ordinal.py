@@ -16,8 +16,7 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from home_dist.config.objective import Labels, ObjectiveSection
-from home_dist.errors import ConfigError
-from home_dist.objectives.base import Objective, constants
+from home_dist.objectives.base import Objective, constants, facts_of
 from home_dist.schema import TaskSpec
 
 _NEAREST = 1e-3
@@ -51,14 +50,8 @@ class Ordinal(Objective):
 
     def __init__(self, section: OrdinalSection, tasks: Sequence[TaskSpec]):
         super().__init__(section, tasks)
-        for task in tasks:
-            if task.values is None or not task.values.thresholds:
-                raise ConfigError(
-                    f"task {task.name!r}: kind ordinal needs `values.thresholds` in the schema: prepare fits them for "
-                    f"[[label]] of a kind other than binary; or choose another kind under "
-                    f"[objective.{task.name}]"
-                )
-        facts = [t.values for t in tasks if t.values is not None]
+        source = " in the schema: prepare fits them for [[label]] of a kind other than binary"
+        facts = facts_of(tasks, section.kind, "thresholds", source)
         constants(
             self,
             thresholds=[f.thresholds for f in facts],

@@ -121,7 +121,7 @@ class Run:
         stop = inputs.config.train.stop
         if stop is not None:
             chosen = [m for m in tasks if not stop.tasks or m.task in stop.tasks]
-            means["validation/stop"] = getattr(mean_row(chosen), stop.name) * (-1 if stop.smaller else 1)
+            means["validation/stop"] = stop.signed(getattr(mean_row(chosen), stop.name))
         return means
 
     @property

@@ -15,11 +15,12 @@ from home_dist.training.run import Run
 def end_on_the_best(run: Run, last: TrainState) -> tuple[TrainState, str]:
     """Fills the model from the best checkpoint, and removes those after it. Collective. Returns its state, and a line about it.
     last: the state in which training ended."""
-    best = together(run.checkpoints.best)
-    if best is None:
+    stop, best = run.inputs.config.train.stop, together(run.checkpoints.best)
+    if best is None or stop is None:
         return last, "train.stop: no checkpoint could be measured; the last one stays."
     state = load(best, run.built.model, run.built.optimizer)
-    entry = {"step": state.step, "trained_to": last.step, "metric": _metric(run), "value": _value(run, state)}
+    value = stop.signed(state.metrics["validation/stop"])
+    entry = {"step": state.step, "trained_to": last.step, "metric": stop.metric, "value": value}
 
     def settle() -> None:
         if run.ranks.first:
@@ -45,15 +46,3 @@ def _told(entry: Mapping[str, Any]) -> str:
         f"train.stop: no better {entry['metric']} than {entry['value']:.4f} of step {entry['step']:,} up to step "
         f"{entry['trained_to']:,}. The run ends on that checkpoint."
     )
-
-
-def _metric(run: Run) -> str:
-    stop = run.inputs.config.train.stop
-    return "" if stop is None else stop.metric
-
-
-def _value(run: Run, state: TrainState) -> float:
-    """The metric as evaluations tell it: checkpoints hold losses with their signs turned."""
-    stop = run.inputs.config.train.stop
-    value = state.metrics.get("validation/stop", float("nan"))
-    return value if stop is None or not stop.smaller else -value

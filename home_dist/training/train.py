@@ -144,7 +144,7 @@ def _newest(checkpoints: Checkpoints, stopped: Path, screen: Screen, ranks: Rank
     if checkpoints.keep.damaged == "skip":
         set_damaged_aside(checkpoints, screen.say)
     # On a shared file system ranks may see different states of the folder: the first one looks.
-    found: list[tuple[Path | None, str | None] | UserError | None] = [None]
+    found: list[tuple[Path | None, str | None] | UserError] = [(None, None)]
     if ranks.first:
         try:
             told = stopping.settle_stopped(stopped, checkpoints)
@@ -155,4 +155,4 @@ def _newest(checkpoints: Checkpoints, stopped: Path, screen: Screen, ranks: Rank
     [newest] = found
     if isinstance(newest, UserError):
         raise newest
-    return newest if newest is not None else (None, None)
+    return newest
