@@ -1,6 +1,5 @@
 """Sharded tables as TorchRec collections, and their initial values."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,11 +9,10 @@ from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollection, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_configs import DataType
 
+from home_dist.embeddings.initial import Drawn
 from home_dist.embeddings.managed import ManagedCollisionEmbeddingCollection, managed_collection
 from home_dist.errors import ConfigError
 from home_dist.schema import IdInput, InputLayout, Table
-
-_BLOCK = 65536  # rows that one random stream initialises
 
 
 def bag_collection(layout: InputLayout, device: torch.device, weighted: bool = False) -> EmbeddingBagCollection | None:
@@ -30,6 +28,7 @@ def bag_collection(layout: InputLayout, device: torch.device, weighted: bool = F
             # TorchRec 1.8 divides the others' results by their numbers of ids, too.
             pooling=PoolingType.SUM,
             data_type=_data_type(table),
+            init_fn=_drawn_later,
         )
         for table, users in _by_table(inputs)
     ]
@@ -44,6 +43,7 @@ def event_collection(layout: InputLayout, device: torch.device) -> EmbeddingColl
             embedding_dim=table.dim,
             feature_names=[i.key for i in users],
             data_type=_data_type(table),
+            init_fn=_drawn_later,
         )
         for table, users in _by_table(layout.at("event"))
     ]
@@ -101,23 +101,10 @@ def table_shards(module: nn.Module) -> Iterator[TableShard]:
 
 @torch.no_grad()
 def initialise(module: nn.Module, std: float, seed: int) -> None:
-    """Fills sharded tables with normal values that depend only on (seed, table, row, column), not on the sharding."""
+    """Fills this rank's shards with their initial values (initial.py)."""
     for shard in table_shards(module):
-        for first in range(0, len(shard.values), _BLOCK):
-            out = shard.values[first : first + _BLOCK]
-            out.copy_(initial_values(shard, first, len(out), std, seed))
+        Drawn(shard.table, shard.dim, std, seed).fill(shard.values, shard.first_row, shard.first_column)
 
 
-def initial_values(shard: TableShard, first: int, count: int, std: float, seed: int) -> torch.Tensor:
-    """Initial values of rows first .. first + count - 1 of a shard, (count, columns of the shard), on the CPU."""
-    parts = []
-    at, end = shard.first_row + first, shard.first_row + first + count
-    columns = slice(shard.first_column, shard.first_column + shard.values.shape[1])
-    while at < end:
-        block, within = divmod(at, _BLOCK)
-        take = min(_BLOCK - within, end - at)
-        digest = hashlib.sha256(f"{seed}/{shard.table}/{block}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-        parts.append(torch.randn(within + take, shard.dim, generator=generator)[within:, columns])
-        at += take
-    return torch.cat(parts) * std
+def _drawn_later(_: torch.Tensor) -> None:
+    """Keeps TorchRec from drawing values of its own, which `initialise` or a checkpoint would replace."""

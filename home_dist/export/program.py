@@ -274,7 +274,7 @@ def parity(source: Source, program: Program, ranks: Ranks, rows: int = 1000) -> 
     """Compares program and trainer on the run's test split, which both read in the order of the files."""
     recorded = RunFolder(source.checkpoint.parent.parent).recorded_vocabularies()
     inputs = open_inputs(source.given, source.schema, ("test",), recorded)
-    built = build(inputs, ranks)
+    built = build(inputs, ranks, loaded=True)
     load(source.checkpoint, built.model, None)
     families = Families.of(built.objectives)
     with built.averaged(source.averaged):

@@ -1,9 +1,11 @@
 """Growth of sharded embedding tables, and the share of rows that no step has changed.
 
-Initial values can be computed again (embeddings/collections.py): a row that still holds them was never looked up. Each rank
-examines the rows that it holds.
+Initial values can be computed again (embeddings/initial.py): a row that still holds them was never looked up. Of a large table
+`SAMPLED` rows are examined, one of each of so many equal parts of it, the same ones at each checkpoint and on any number of
+ranks: the cost does not depend on its rows. Each rank examines those that it holds, where they lie.
 """
 
+import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -11,10 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from home_dist.embeddings.collections import initial_values, table_shards
+from home_dist.embeddings.collections import TableShard, table_shards
+from home_dist.embeddings.initial import Drawn
 
-_BLOCK = 1 << 16
-"""Rows examined at a time, so that the memory needed does not depend on the table."""
+SAMPLED = 4096
+"""Rows of a table that are examined at most. The standard deviation of a share of untouched rows is then at most 0.008."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,13 @@ class TableFigures:
     growth: float
     """`size` / standard deviation of initial values."""
     broken: int
-    """Entries that are infinite or NaN."""
+    """Examined entries that are infinite or NaN."""
     used_to: int = -1
-    """Number of rows up to the last one that was looked up; -1 in records without this figure."""
+    """Number of rows up to the last one that was looked up, as far as examined; -1 in records without this figure."""
     hashed: bool = False
     """Whether the run hashes ids into rows, so that used rows lie anywhere."""
+    examined: int = -1
+    """Rows that the figures are of; -1 in records of all rows."""
 
 
 @torch.no_grad()
@@ -42,33 +47,14 @@ def table_figures(model: nn.Module, std: float, seed: int, hashed: Collection[st
     """Figures of all sharded tables, the same on every rank. Collective. std, seed: of the run's initial values. hashed: tables
     into which ids are hashed."""
     sums_of: dict[str, torch.Tensor] = {}
-    largest: dict[str, torch.Tensor] = {}
+    tops_of: dict[str, torch.Tensor] = {}
     rows: dict[str, int] = {}
     for shard in table_shards(model):
         rows[shard.table] = shard.rows
-        # In a column-wise shard a row counts by the share of its columns; of a table copied to n ranks, each counts 1 / n.
-        share = shard.values.shape[1] / shard.dim / shard.copies
-        sums = sums_of.setdefault(shard.table, torch.zeros(4, dtype=torch.float64))
-        top = largest.setdefault(shard.table, torch.zeros(2, dtype=torch.float64))
-        for first in range(0, len(shard.values), _BLOCK):
-            values = shard.values[first : first + _BLOCK].detach().cpu()
-            same = (values == initial_values(shard, first, len(values), std, seed).to(values.dtype)).all(1)
-            finite = values.isfinite()
-            touched = torch.where(finite, values, 0)[~same].double()
-            sums += torch.tensor(
-                [
-                    share * float(same.sum()),
-                    float(touched.square().sum()) / shard.copies,
-                    touched.numel() / shard.copies,
-                    float((~finite).sum()) / shard.copies,
-                ],
-                dtype=torch.float64,
-            )
-            if values.numel():
-                used = (~same).nonzero().flatten()
-                last = shard.first_row + first + int(used[-1]) + 1 if len(used) else 0
-                reached = (torch.where(finite, values, 0).abs().max().item(), last)
-                top.copy_(torch.maximum(top, torch.tensor(reached, dtype=torch.float64)))
+        chosen = _own(shard)
+        sums, tops = _examined(shard, chosen, Drawn(shard.table, shard.dim, std, seed))
+        sums_of[shard.table] = sums_of[shard.table] + sums if shard.table in sums_of else sums
+        tops_of[shard.table] = torch.maximum(tops_of[shard.table], tops) if shard.table in tops_of else tops
     # A rank may hold no shard of a table that others hold.
     rows_by_rank: list[dict[str, int]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(rows_by_rank, rows)
@@ -76,13 +62,58 @@ def table_figures(model: nn.Module, std: float, seed: int, hashed: Collection[st
     tables = sorted(rows)
     if not tables:
         return []
-    packed = torch.stack([sums_of.get(t, torch.zeros(4, dtype=torch.float64)) for t in tables])
-    tops = torch.stack([largest.get(t, torch.zeros(2, dtype=torch.float64)) for t in tables])
+    device = next(iter(sums_of.values())).device if sums_of else torch.device("cpu")
+    packed = torch.stack([sums_of.get(t, torch.zeros(4, dtype=torch.float64, device=device)) for t in tables]).cpu()
+    tops = torch.stack([tops_of.get(t, torch.zeros(2, dtype=torch.float64, device=device)) for t in tables]).cpu()
     dist.all_reduce(packed)
     dist.all_reduce(tops, op=dist.ReduceOp.MAX)
     result = []
     for table, (same, squares, entries, broken), (top, last) in zip(tables, packed.tolist(), tops.tolist(), strict=True):
         size = (squares / entries) ** 0.5 if entries else 0.0
-        untouched, place = same / rows[table], (int(last), table in hashed)
-        result.append(TableFigures(table, rows[table], untouched, size, top, size / std, round(broken), *place))
+        examined = min(rows[table], SAMPLED)
+        # The last row of an untouched rest is known up to the part of the table that the next examined row stands for.
+        used_to = -(-int(last) * rows[table] // examined)
+        figures = (rows[table], same / examined, size, top, size / std, round(broken))
+        result.append(TableFigures(table, *figures, used_to, table in hashed, examined))
     return result
+
+
+def sampled_rows(table: str, rows: int) -> torch.Tensor:
+    """(n,) rows of a table that are examined, n = min(rows, SAMPLED), in order: one of each of n equal parts of the table."""
+    if rows <= SAMPLED:
+        return torch.arange(rows)
+    generator = torch.Generator().manual_seed(zlib.crc32(table.encode()))
+    edges = torch.arange(SAMPLED + 1) * rows // SAMPLED
+    within = torch.rand(SAMPLED, generator=generator, dtype=torch.float64)
+    return edges[:-1] + (within * edges.diff()).long()
+
+
+def _own(shard: TableShard) -> torch.Tensor:
+    """(2, n): the numbers, among all sampled rows, of those that a shard holds; and these, as rows of the whole table."""
+    chosen = sampled_rows(shard.table, shard.rows)
+    numbers = torch.arange(len(chosen))
+    own = (chosen >= shard.first_row) & (chosen < shard.first_row + len(shard.values))
+    return torch.stack([numbers[own], chosen[own]])
+
+
+def _examined(shard: TableShard, own: torch.Tensor, drawn: Drawn) -> tuple[torch.Tensor, torch.Tensor]:
+    """(4,) sums: untouched rows, squares and number of entries of the others, and broken entries; (2,) largest: of entries, and
+    of the numbers of touched rows, from 1 on. On the shard's device, without waiting for it."""
+    numbers, rows = own.to(shard.values.device)
+    columns = shard.values.shape[1]
+    values = shard.values.detach().index_select(0, rows - shard.first_row)
+    same = (values == drawn.rows(rows, shard.first_column, columns).to(values.dtype)).all(1)
+    finite = values.isfinite()
+    kept = torch.where(finite, values, 0).double()
+    touched = (~same).double()
+    # In a column-wise shard a row counts by the share of its columns; of a table copied to n ranks, each counts 1 / n.
+    share = columns / shard.dim / shard.copies
+    sums = [
+        same.sum().double() * share,
+        (kept.square().sum(1) * touched).sum() / shard.copies,
+        touched.sum() * columns / shard.copies,
+        (~finite).sum().double() / shard.copies,
+    ]
+    none = values.new_zeros(1, dtype=torch.float64)
+    tops = [torch.cat([kept.abs().flatten(), none]).max(), torch.cat([(numbers + 1) * touched, none]).max()]
+    return torch.stack(sums), torch.stack(tops)

@@ -48,8 +48,9 @@ class Built:
         return self.head.objectives
 
 
-def build(inputs: Inputs, ranks: Ranks) -> Built:
-    """Plans, shards and initialises; initial values are the same on any number of ranks."""
+def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
+    """Plans, shards and initialises; initial values are the same on any number of ranks. loaded: a checkpoint fills the tables
+    next, so that their initial values are not drawn."""
     config, exchange = inputs.config, inputs.config.distributed.exchange
     kernel = _of_all_ranks(kernels.choose(ranks.device, config.kernel), ranks)
     torch.manual_seed(config.train.seed)
@@ -66,7 +67,8 @@ def build(inputs: Inputs, ranks: Ranks) -> Built:
         sharders=sharders(config.embedding, codecs(exchange, ranks.device, config.train.batch_size, config.embedding.dim)),
         data_parallel_wrapper=_data_parallel(config) if ranks.world_size > 1 else _Alone(),
     )
-    initialise(model, config.embedding.init_std, config.train.seed)
+    if not loaded:
+        initialise(model, config.embedding.init_std, config.train.seed)
     check = network.head.check = _step_check(network, config, ranks)
     return Built(model, build_optimizer(model, config, check), plan, kernel, check, network.head)
 

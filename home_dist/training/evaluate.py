@@ -50,7 +50,7 @@ def evaluate_run(
     inputs = together(lambda: open_inputs(config, schema, splits, folder.recorded_vocabularies(), data))
     if pooled:
         inputs = replace(inputs, files={"+".join(inputs.files): joined(list(inputs.files.values()))})
-    built = together(lambda: build(inputs, ranks))
+    built = together(lambda: build(inputs, ranks, loaded=True))
     screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))
     state = load(chosen, built.model, None, fingerprint(schema))
     screen.say(f"checkpoint: {chosen}, step {state.step:,}")

@@ -72,7 +72,8 @@ class Run:
     ) -> "Run":
         """Builds the model and fills it from the checkpoint or by a warm start. Collective. Raises UserError."""
         config = inputs.config
-        meaning, built = together(lambda: (fingerprint(folder.open()[1]), build(inputs, ranks)))
+        loaded = start.checkpoint is not None
+        meaning, built = together(lambda: (fingerprint(folder.open()[1]), build(inputs, ranks, loaded)))
         screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))
         screen.table(plan_table(plan_rows(built.plan, inputs.layout)))
         if start.checkpoint is not None:
