@@ -360,6 +360,11 @@ class Network(nn.Module):
         self.managed = managed_tables(layout, device)
         self.head = Head(schema, layout, config)
 
+    def table_parameters(self) -> list[nn.Parameter]:
+        """Of the tables to be sharded."""
+        collections = (self.bags, self.weighted_bags, self.events, self.managed)
+        return [p for c in collections if c is not None for p in c.parameters()]
+
     def forward(self, batch: Batch) -> tuple[torch.Tensor, StepOutput]:
         # TorchRec's pipeline traces this method: keep it to look-ups and one call.
         bags = self.bags(batch.bags) if self.bags is not None else None

@@ -13,11 +13,11 @@ from torchrec.distributed.types import EnumerableShardingSpec, ShardingPlan
 
 from home_dist.config import RunConfig
 from home_dist.embeddings.sharding import sharders, sharding_name, table_constraints
+from home_dist.embeddings.table_optimizer import fuse_table_optimizer
 from home_dist.network import Network
 from home_dist.planning.topology import Machines
 from home_dist.planning.traffic import Placed, PlannedShard
 from home_dist.schema import InputLayout, Schema
-from home_dist.training.optimizers import fuse_table_optimizer
 
 
 class NoPlan(Exception):
@@ -27,7 +27,7 @@ class NoPlan(Exception):
 def model_without_memory(schema: Schema, layout: InputLayout, config: RunConfig) -> Network:
     """The network with sharded tables on the meta device, which take no memory. Dense parameters are real."""
     network = Network(schema, layout, config, torch.device("meta"))
-    fuse_table_optimizer(network, config)
+    fuse_table_optimizer(network.table_parameters(), config.embedding)
     return network
 
 

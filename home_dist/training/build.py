@@ -16,11 +16,12 @@ from home_dist.distributed.ranks import Ranks
 from home_dist.embeddings.collections import initialise
 from home_dist.embeddings.exchange import codecs
 from home_dist.embeddings.sharding import plan_sharding, sharders
+from home_dist.embeddings.table_optimizer import fuse_table_optimizer
 from home_dist.experts import kernels
 from home_dist.layers.step_check import LARGEST, LARGEST_FP16, StepCheck
 from home_dist.network import Head, Network
 from home_dist.objectives import Objectives
-from home_dist.training.optimizers import build_optimizer, fuse_table_optimizer
+from home_dist.training.optimizers import build_optimizer
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
     network = Network(inputs.schema, inputs.layout, config, torch.device("meta"))
     kernel = kernels.select(network, config.kernel, ranks.device, kernel)
     network.head.features.bf16 = kernel.precision == "bf16"
-    fuse_table_optimizer(network, config)
+    fuse_table_optimizer(network.table_parameters(), config.embedding)
     plan = plan_sharding(network, inputs.layout, config.embedding, ranks.device)
     model = DistributedModelParallel(
         network,

@@ -1,4 +1,4 @@
-"""Optimizers: one fused into the backward of sharded tables, AdamW for the rest, one schedule for both."""
+"""Optimizers: the tables' (embeddings/table_optimizer.py), AdamW for the rest, one schedule for both."""
 
 import math
 from typing import Any
@@ -6,37 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 from torchrec.distributed import DistributedModelParallel
-from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
-from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from home_dist.config import RunConfig, TrainSection
+from home_dist.embeddings.table_optimizer import table_optimizer
 from home_dist.layers.step_check import StepCheck
-from home_dist.network import Network
-
-# TorchRec maps these classes to FBGEMM's fused optimizers.
-_TABLE_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "row_wise_adagrad": RowWiseAdagrad,
-    "adagrad": torch.optim.Adagrad,
-    "sgd": torch.optim.SGD,
-}
-
-
-def fuse_table_optimizer(network: Network, config: RunConfig) -> None:
-    """Fuses the optimizer of sharded tables into their backward. Call it before sharding."""
-    parameters = [
-        p
-        for m in (network.bags, network.weighted_bags, network.events, network.managed)
-        if m is not None
-        for p in m.parameters()
-    ]
-    if parameters:
-        apply_optimizer_in_backward(_TABLE_OPTIMIZERS[config.embedding.optimizer], parameters, _table_settings(config))
-
-
-def _table_settings(config: RunConfig) -> dict[str, Any]:
-    return {"lr": config.embedding.lr}
 
 
 def build_optimizer(model: DistributedModelParallel, config: RunConfig, check: StepCheck | None = None) -> CombinedOptimizer:
@@ -51,7 +26,7 @@ def build_optimizer(model: DistributedModelParallel, config: RunConfig, check: S
     parts: list[tuple[str, KeyedOptimizer]] = []
     for group, parameters in groups.items():
         if parameters and group == "tables":
-            kind, settings = _TABLE_OPTIMIZERS[config.embedding.optimizer], _table_settings(config)
+            kind, settings = table_optimizer(config.embedding)
             parts.append((group, KeyedOptimizerWrapper(parameters, lambda p, k=kind, s=settings: k(p, **s))))
         elif parameters:
             wrapped = KeyedOptimizerWrapper(
