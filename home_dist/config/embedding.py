@@ -23,6 +23,21 @@ class TableSection(Section):
     """For a hashed table: ids do not share rows. New ids get rows; when all are taken, the rarest (lfu) or the longest unseen
     (lru) ids lose theirs. The table is sharded row-wise, and its run keeps its number of ranks."""
 
+    memory: Literal["device", "host", "cached"] = "device"
+    """Where GPUs keep a sharded table: "host" leaves it in their host's memory (FBGEMM's unified memory), "cached" also, with
+    the rows that are looked up most in a cache on the device. On a CPU it makes no difference."""
+    cached_rows: float = Field(default=0.2, gt=0, le=1)
+    """Share of the rows that the cache of a table with memory = "cached" holds."""
+
+    @model_validator(mode="after")
+    def _memory_of_fused_tables(self) -> "TableSection":
+        if "cached_rows" in self.model_fields_set and self.memory != "cached":
+            raise ValueError('cached_rows: only memory = "cached" has a cache. Set it, or leave cached_rows out')
+        if self.memory != "device" and (self.managed or self.sharding == "data_parallel"):
+            kind = f'managed = "{self.managed}"' if self.managed else 'sharding = "data_parallel"'
+            raise ValueError(f'memory: "{self.memory}" is for tables that FBGEMM updates in place, not with {kind}')
+        return self
+
     @model_validator(mode="after")
     def _managed_as_torchrec_can(self) -> "TableSection":
         if self.managed == "hashed":
@@ -73,9 +88,18 @@ class EmbeddingSection(Section):
     """Feeds statistics standardised, in addition to by bucket."""
     clip: float | None = Field(default=None, gt=0)
     """Clips standardised values to -clip .. clip, so that one wrong value of 1e30 does not dominate all others."""
+    prefetch: bool = False
+    """Whether GPUs fetch the next batch's rows into the caches of tables with memory = "cached" during the step (TorchRec's
+    PrefetchTrainPipelineSparseDist)."""
     tables: dict[str, TableSection] = Field(default_factory=dict)
     pretrained: dict[str, PretrainedSection] = Field(default_factory=dict)
     """Settings by name of a pre-trained feature."""
+
+    @model_validator(mode="after")
+    def _prefetches_into_caches(self) -> "EmbeddingSection":
+        if self.prefetch and not any(t.memory == "cached" for t in self.tables.values()):
+            raise ValueError('prefetch: no table has memory = "cached", so that there is no cache to fill')
+        return self
 
     @field_validator("weight_decay")
     @classmethod

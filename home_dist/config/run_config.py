@@ -64,6 +64,10 @@ class RunConfig(Section):
                 f"checkpoint.every_steps = {every} is no multiple of train.accumulate = {accumulate}, whose steps share one "
                 f"update. Set it to {nearest}, say"
             )
+        if self.embedding.prefetch and accumulate > 1:
+            raise ValueError(
+                "embedding.prefetch: TorchRec's prefetching pipeline updates in each step: set train.accumulate = 1"
+            )
         if self.checkpoint.best == "stop" and self.train.stop is None:
             raise ValueError('checkpoint.best = "stop" means the metric of train.stop, which is not set')
         if self.train.stop is not None and self.checkpoint.best != "stop":

@@ -1,18 +1,14 @@
-"""Placement of sharded tables: TorchRec's planner under the run's constraints, and the plan as a table."""
+"""Sharders of tables, the shardings that a run allows, and a plan as a table. The planner is in planning/placement.py."""
 
 from dataclasses import dataclass
 
-import psutil
-import torch
 import torch.distributed as dist
 from torch import nn
-from torchrec.distributed.comm import get_local_size
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
-from torchrec.distributed.planner.types import PlannerError
-from torchrec.distributed.types import EnumerableShardingSpec, ModuleSharder, ShardingPlan, ShardingType
+from torchrec.distributed.planner import ParameterConstraints
+from torchrec.distributed.types import CacheParams, EnumerableShardingSpec, ModuleSharder, ShardingPlan, ShardingType
 
 from home_dist.config import EmbeddingSection
 from home_dist.embeddings.exchange import Codecs
@@ -22,6 +18,10 @@ from home_dist.schema import InputLayout, Table
 
 # Without data-parallel, which is only for tables that are pinned to it: small tables are replicated without TorchRec.
 _PLANNED = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value, ShardingType.COLUMN_WISE.value]
+_OF_HOST_MEMORY = {
+    "host": EmbeddingComputeKernel.FUSED_UVM,
+    "cached": EmbeddingComputeKernel.FUSED_UVM_CACHING,
+}
 _OF_HOSTS = ("table_row_wise", "table_column_wise", "grid")
 _NAMES = {"grid": ShardingType.GRID_SHARD.value}
 _WITHIN_HOSTS = [ShardingType.TABLE_ROW_WISE.value, ShardingType.TABLE_COLUMN_WISE.value, ShardingType.GRID_SHARD.value]
@@ -37,8 +37,11 @@ class BagSharder(EmbeddingBagCollectionSharder):
 
 def sharders(config: EmbeddingSection, codecs: Codecs | None = None) -> list[ModuleSharder[nn.Module]]:
     """codecs: precisions in which embeddings are sent."""
-    bags = BagSharder(qcomm_codecs_registry=codecs)
-    return [bags, EmbeddingCollectionSharder(qcomm_codecs_registry=codecs), ManagedSharder(config.init_std)]
+    # Every look-up must know of the prefetching, also those without a cache; else gradients go to wrong places in it.
+    fused = {"prefetch_pipeline": True} if config.prefetch else None
+    bags = BagSharder(fused_params=fused, qcomm_codecs_registry=codecs)
+    one_by_one = EmbeddingCollectionSharder(fused_params=fused, qcomm_codecs_registry=codecs)
+    return [bags, one_by_one, ManagedSharder(config.init_std)]
 
 
 def table_constraints(layout: InputLayout, config: EmbeddingSection, device: str) -> dict[str, ParameterConstraints]:
@@ -59,41 +62,18 @@ def table_constraints(layout: InputLayout, config: EmbeddingSection, device: str
                 f"{key}: TorchRec shards tables that a history uses, or that are pooled in several ways, by table, row or "
                 f"column, not {pinned}. Choose table_wise, row_wise or column_wise."
             )
-        kernels = [EmbeddingComputeKernel.DENSE.value if pinned == "data_parallel" else EmbeddingComputeKernel.FUSED.value]
+        kernel = EmbeddingComputeKernel.DENSE if pinned == "data_parallel" else EmbeddingComputeKernel.FUSED
+        cache = None
+        if device == "cuda" and table.memory != "device":
+            kernel = _OF_HOST_MEMORY[table.memory]
+            cache = CacheParams(load_factor=table.cached_rows) if table.memory == "cached" else None
         allowed = _PLANNED
         if pinned or table.managed:
             allowed = ["row_wise" if table.managed else _NAMES.get(pinned or "", pinned or "")]
-        constraints[table.name] = ParameterConstraints(sharding_types=allowed, compute_kernels=kernels)
+        constraints[table.name] = ParameterConstraints(
+            sharding_types=allowed, compute_kernels=[kernel.value], cache_params=cache
+        )
     return constraints
-
-
-def plan_sharding(model: nn.Module, layout: InputLayout, config: EmbeddingSection, device: torch.device) -> ShardingPlan:
-    """Plans the sharding, the same on every rank. Raises ConfigError when the tables do not fit."""
-    world = dist.get_world_size()
-    constraints = table_constraints(layout, config, device.type)
-    planner = EmbeddingShardingPlanner(topology=_topology(device, world), constraints=constraints)
-    group = dist.group.WORLD
-    if group is None:
-        raise ConfigError("sharding needs a process group; start the program through `home-dist` or torchrun")
-    try:
-        return planner.collective_plan(model, sharders(config), group)
-    except PlannerError as error:
-        biggest = max(layout.tables, key=lambda t: t.bytes)
-        raise ConfigError(
-            f"no sharding plan fits {world} ranks on {device.type}. The biggest table is {biggest.name!r} with "
-            f"{biggest.rows:,} rows x {biggest.dim} = {biggest.bytes / 2**30:.2f} GiB. Use more ranks, a smaller "
-            f'embedding.dim, embedding.precision = "fp16", or embedding.tables.{biggest.name}.keep_rows. '
-            f"(Planner: {str(error).splitlines()[0]})"
-        ) from None
-
-
-def _topology(device: torch.device, world: int) -> Topology:
-    local = get_local_size(world)
-    if device.type == "cuda":
-        capacity = torch.cuda.get_device_properties(device).total_memory
-        return Topology(world_size=world, local_world_size=local, compute_device="cuda", hbm_cap=capacity)
-    share = psutil.virtual_memory().available // local
-    return Topology(world_size=world, local_world_size=local, compute_device="cpu", ddr_cap=share)
 
 
 @dataclass(frozen=True)

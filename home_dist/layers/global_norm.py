@@ -3,6 +3,8 @@
 torch.nn.SyncBatchNorm does not run on CPUs and has no mask, so that padding would enter its statistics.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,8 +74,22 @@ def joined(mean: torch.Tensor, squares: torch.Tensor, count: torch.Tensor) -> Mo
     return joint.view_as(mean), variance.view_as(mean), counts.sum()
 
 
+_apart = False
+
+
 def several_ranks() -> bool:
-    return dist.is_initialized() and dist.get_world_size() > 1
+    return not _apart and dist.is_initialized() and dist.get_world_size() > 1
+
+
+@contextmanager
+def without_other_ranks() -> Iterator[None]:
+    """Inside the block moments are those of this rank alone, so that it may run on one rank."""
+    global _apart
+    before, _apart = _apart, True
+    try:
+        yield
+    finally:
+        _apart = before
 
 
 class GlobalBatchNorm(nn.Module):

@@ -14,7 +14,7 @@ from home_dist.config import RunConfig
 from home_dist.planning.host import HostWork
 from home_dist.planning.probe import DenseCost
 from home_dist.planning.topology import Machines
-from home_dist.planning.traffic import USES, Counter, Placed, Traffic, Widths
+from home_dist.planning.traffic import Counter, Placed, Traffic, Widths
 
 ASSUMED = {"matrix products": 0.4, "memory": 0.6, "links": 0.7}
 """Assumed share of a device's speed that is reached."""
@@ -25,6 +25,7 @@ HEAD_ROOM = 0.08
 _BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.25}
 _STATE = {"row_wise_adagrad": "rows", "adagrad": "weights", "sgd": "none"}
 _ADAM = 4  # numbers per dense parameter: itself, its gradient, and AdamW's two moments
+_CACHE_INDEX = 4  # bytes per row by which FBGEMM finds a cached row's table
 _BATCHES = 3  # batches that the pipeline holds
 
 
@@ -40,6 +41,8 @@ class Estimate:
     looked_up: NDArray[np.float64]
     """(ranks,) bytes of table rows that a forward pass reads."""
     host: HostWork
+    in_host: NDArray[np.float64]
+    """(ranks,) bytes of tables in the memory of the devices' hosts."""
 
     @property
     def bounds(self) -> dict[str, float]:
@@ -78,15 +81,35 @@ def not_tables(config: RunConfig, dense: DenseCost) -> dict[str, float]:
     return {"dense parameters and AdamW": dense.parameters * 4.0 * _ADAM, "activations": kept * 2}  # and their gradients
 
 
-def table_bytes(placed: Sequence[Placed], config: RunConfig, ranks: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Bytes of table weights and of their optimizer state, (ranks,) each."""
-    weights, state = np.zeros(ranks), np.zeros(ranks)
+@dataclass(frozen=True)
+class TableBytes:
+    """Bytes of tables, (ranks,) each."""
+
+    weights: NDArray[np.float64]
+    """On the ranks' devices, caches included."""
+    state: NDArray[np.float64]
+    """Of their optimizer, on the devices."""
+    in_host: NDArray[np.float64]
+    """Weights and optimizer state in the memory of the devices' hosts."""
+
+
+def table_bytes(placed: Sequence[Placed], config: RunConfig, ranks: int, platform: str = "cpu") -> TableBytes:
+    """platform: of the devices. A CPU's tables all lie in its memory."""
+    found = TableBytes(np.zeros(ranks), np.zeros(ranks), np.zeros(ranks))
     kind = _STATE[config.embedding.optimizer]
     for table in placed:
+        away = platform == "cuda" and table.memory != "device"
         for shard in table.shards:
-            weights[shard.rank] += shard.rows * shard.columns * table.weight_bytes
-            state[shard.rank] += {"rows": shard.rows, "weights": shard.rows * shard.columns, "none": 0}[kind] * 4
-    return weights, state
+            weights = shard.rows * shard.columns * table.weight_bytes
+            state = {"rows": shard.rows, "weights": shard.rows * shard.columns, "none": 0}[kind] * 4
+            if away:
+                found.in_host[shard.rank] += weights + state
+                cache = weights * table.cached_rows + shard.rows * _CACHE_INDEX if table.memory == "cached" else 0.0
+                found.weights[shard.rank] += cache
+            else:
+                found.weights[shard.rank] += weights
+                found.state[shard.rank] += state
+    return found
 
 
 def counted(
@@ -113,11 +136,11 @@ def estimate(
     ranks, batch, device = machines.count, config.train.batch_size, machines.device
     counter = counted(placed, config, ranks, machines.hosts, dense, lengths)
     traffic = counter.traffic
-    weights, state = table_bytes(placed, config, ranks)
+    tables = table_bytes(placed, config, ranks, device.platform)
     fixed = {name: np.full(ranks, size) for name, size in not_tables(config, dense).items()}
     received = sum(traffic.handed[use] for use in ("embeddings", "their gradients"))
     buffers = received * 2 + traffic.handed["ids"] * _BATCHES
-    memory = {"tables": weights, "their optimizer": state, **fixed, "exchange and batches": buffers}
+    memory = {"tables": tables.weights, "their optimizer": tables.state, **fixed, "exchange and batches": buffers}
 
     def over_links(use: str) -> float:
         speed = ASSUMED["links"] * 1e9
@@ -126,18 +149,26 @@ def estimate(
     speed = device.bf16 if config.kernel.precision == "bf16" else device.fp32
     products = 3 * dense.flops * batch / (speed * 1e12 * ASSUMED["matrix products"])  # the backward takes twice the forward
     # Factor 4: the forward reads rows; the backward reads and writes them, and reads their gradients.
-    looked_up = float(counter.looked_up.max()) * 4 / (device.memory_speed * 1e9 * ASSUMED["memory"])
+    on_device = counter.looked_up - (counter.from_host if device.platform == "cuda" else 0)
+    looked_up = float(on_device.max()) * 4 / (device.memory_speed * 1e9 * ASSUMED["memory"])
     dense_gradients = over_links("dense gradients")
     seconds = {
         "matrix products": products,
         "look-up and update of rows": looked_up,
+        **_of_host_memory(counter, machines),
         "exchange of embeddings": over_links("embeddings"),
         "exchange of their gradients": over_links("their gradients"),
         "exchange of dense gradients, exposed": max(0.0, dense_gradients - products * 2 / 3),
         "exchange of statistics": over_links("statistics"),
     }
     hidden = {"exchange of ids": over_links("ids"), "exchange of dense gradients": min(dense_gradients, products * 2 / 3)}
-    return Estimate(memory, traffic, seconds, hidden, counter.looked_up, host)
+    return Estimate(memory, traffic, seconds, hidden, counter.looked_up, host, tables.in_host)
 
 
-__all__ = ["ASSUMED", "DEVICE", "HEAD_ROOM", "USES", "Estimate", "counted", "estimate", "not_tables", "table_bytes", "widths"]
+def _of_host_memory(counter: Counter, machines: Machines) -> dict[str, float]:
+    """Seconds of reading and updating rows in the host's memory, if some lie there."""
+    device = machines.device
+    if device.platform != "cuda" or not counter.from_host.any():
+        return {}
+    speed = device.host_link * 1e9 * ASSUMED["links"]
+    return {"look-up and update of rows in the host's memory": float(counter.from_host.max()) * 4 / speed}

@@ -1,5 +1,6 @@
 """Cost of one sample in the dense part: runs a few samples through it on this machine, and counts."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 from home_dist.data.batch import Batch
-from home_dist.layers.global_norm import GlobalBatchNorm
-from home_dist.network import Network
+from home_dist.layers.global_norm import GlobalBatchNorm, without_other_ranks
+from home_dist.network import Head, Network
 from home_dist.schema import IdInput, InputLayout
 from home_dist.schema.layout import ONE_BY_ONE
 
@@ -33,8 +34,13 @@ class DenseCost:
 
 
 def probe(network: Network, layout: InputLayout, lengths: Mapping[str, float]) -> DenseCost:
-    """lengths: ids per sample, by key of the input."""
-    head = network.head
+    """lengths: ids per sample, by key of the input. Changes neither the network nor the state of random numbers, and exchanges
+    nothing with other ranks."""
+    with torch.random.fork_rng(devices=[]), without_other_ranks():
+        return _probe(copy.deepcopy(network.head), layout, lengths)
+
+
+def _probe(head: Head, layout: InputLayout, lengths: Mapping[str, float]) -> DenseCost:
     batch, looked_up = _batch(layout, len(head.objectives.outputs), lengths)
     parameters = {p.untyped_storage().data_ptr() for p in head.parameters()}
     kept: dict[int, int] = {}
@@ -50,7 +56,6 @@ def probe(network: Network, layout: InputLayout, lengths: Mapping[str, float]) -
     with LaunchCount() as launched:
         loss, _ = head(batch, *looked_up)
         loss.backward()
-    head.zero_grad(set_to_none=True)
     norms = [m for m in head.modules() if isinstance(m, GlobalBatchNorm)]
     return DenseCost(
         parameters=sum(p.numel() for p in head.parameters()),

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from home_dist.config import RunConfig
-from home_dist.planning.estimate import ASSUMED, HEAD_ROOM, USES, Estimate
+from home_dist.planning.estimate import ASSUMED, HEAD_ROOM, Estimate
 from home_dist.planning.host import MEASURED_VALUES
 from home_dist.planning.lengths import Lengths
 from home_dist.planning.probe import DenseCost
 from home_dist.planning.topology import Machines
-from home_dist.planning.traffic import Placed
+from home_dist.planning.traffic import USES, Placed
 
 _MOST = 40  # most tables listed
 
@@ -61,7 +61,8 @@ def plan_table(placed: Sequence[Placed]) -> Table:
     table.add_column("ranks")
     table.add_column("GB", justify="right")
     for p in placed[:_MOST]:
-        table.add_row(p.table, f"{p.rows:,}", str(p.dim), p.sharding, span(sorted({s.rank for s in p.shards})), _gb(_bytes(p)))
+        kind = p.sharding if p.memory == "device" else f"{p.sharding}, {p.memory}"
+        table.add_row(p.table, f"{p.rows:,}", str(p.dim), kind, span(sorted({s.rank for s in p.shards})), _gb(_bytes(p)))
     rest = placed[_MOST:]
     if rest:
         table.add_row(f"({len(rest)} smaller ones)", f"{sum(p.rows for p in rest):,}", "", "", "", _gb(sum(map(_bytes, rest))))
@@ -78,6 +79,10 @@ def memory_table(machines: Machines, estimated: Estimate) -> Table:
     whole = sum(estimated.memory.values(), np.zeros(machines.count))
     table.add_section()
     table.add_row("all", *(_gb(x) for x in (whole.min(), whole.mean(), whole.max())))
+    if estimated.in_host.any():
+        values = estimated.in_host
+        of_host = f"tables in the host's memory, of {machines.device.host_memory:g}"
+        table.add_row(of_host, *(_gb(x) for x in (values.min(), values.mean(), values.max())))
     free = machines.device.memory * 1e9 - whole.max()
     table.add_row(f"free on the fullest ({HEAD_ROOM:.0%} are kept free)", "", "", _gb(free))
     return table

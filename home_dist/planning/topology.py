@@ -1,14 +1,19 @@
-"""A topology such as 64xH100-80GB: number and kind of devices, and number of hosts."""
+"""A topology such as 64xH100-80GB: number and kind of devices, and number of hosts; given, or that of a run's ranks."""
 
+import math
 import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psutil
+import torch
+import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from home_dist.config.toml_file import read_toml
+from home_dist.distributed.ranks import Ranks
 from home_dist.errors import ConfigError, problem_lines
 
 _KNOWN = Path(__file__).with_name("devices.toml")
@@ -30,6 +35,10 @@ class Device(BaseModel):
     inter: float = Field(gt=0)
     """GB/s to other hosts, in one direction."""
     per_host: int = Field(ge=1)
+    host_memory: float = Field(default=0.0, ge=0)
+    """GB of the host's memory for each of its devices: of tables that are not kept on the device."""
+    host_link: float = Field(default=25.0, gt=0)
+    """GB/s from the host's memory to the device, in one direction."""
     launch: float = Field(default=5.0, gt=0)
     """Microseconds of the host per launched operator. Eager PyTorch takes about 5 on hosts of GPUs."""
     decode: float = Field(default=395_000.0, gt=0)
@@ -42,6 +51,8 @@ class Machines:
     device: Device
     count: int
     hosts: int
+    asked: bool = True
+    """Whether --topology names them; else they are a run's own."""
 
     @property
     def per_host(self) -> int:
@@ -65,6 +76,31 @@ def machines(text: str, hosts: int | None = None, file: Path | None = None) -> M
     if count % hosts:
         raise ConfigError(f"--hosts {hosts}: {count} devices do not divide among them evenly")
     return Machines(name, device, count, hosts)
+
+
+def detected(ranks: Ranks) -> Machines:
+    """The ranks of a run, the same on every rank. Collective. A known kind of GPU has the memory that its name says, unless it
+    has less; a rank on a CPU has its share of what is free on the fullest host."""
+    gpu = torch.cuda.get_device_properties(ranks.device) if ranks.device.type == "cuda" else None
+    own = gpu.total_memory if gpu is not None else psutil.virtual_memory().available // ranks.local_world_size
+    found: list[tuple[float, int]] = [(own, ranks.local_world_size)] * ranks.world_size
+    dist.all_gather_object(found, found[0])
+    name, device = of_gpu(gpu.name, own / 1e9) if gpu is not None else ("CPU", _kinds(_KNOWN)["CPU-32GB"])
+    memory = min(memory for memory, _ in found) / 1e9
+    if gpu is not None and name in _kinds(_KNOWN):
+        memory = min(memory, device.memory)
+    # Hosts of different sizes are planned for as several of their common part.
+    per_host = math.gcd(ranks.world_size, *(local for _, local in found))
+    return Machines(name, device.model_copy(update={"memory": memory}), ranks.world_size, ranks.world_size // per_host, False)
+
+
+def of_gpu(name: str, memory: float) -> tuple[str, Device]:
+    """The known kind of a GPU of this name and memory (GB): one of which it has the model's name, such as H100, and the nearest
+    memory. An unknown GPU is taken to be as fast as the known kind of the nearest memory."""
+    kinds = {k: d for k, d in _kinds(_KNOWN).items() if d.platform == "cuda"}
+    named = {k: d for k, d in kinds.items() if re.search(rf"\b{k.split('-')[0]}\b", name)}
+    kind = min(named or kinds, key=lambda k: abs(kinds[k].memory - memory))
+    return kind if named else name, kinds[kind]
 
 
 def _kinds(file: Path) -> dict[str, Device]:

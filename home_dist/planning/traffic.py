@@ -43,6 +43,16 @@ class Placed:
         """Bytes of one weight."""
         return self.users[0].table.weight_bytes
 
+    @property
+    def memory(self) -> str:
+        """Where GPUs keep it."""
+        return self.users[0].table.memory
+
+    @property
+    def cached_rows(self) -> float:
+        """Share of the rows that a GPU holds."""
+        return self.users[0].table.cached_rows
+
 
 @dataclass
 class Traffic:
@@ -78,6 +88,8 @@ class Counter:
         self.traffic = Traffic(ranks)
         self.looked_up = np.zeros(ranks)
         """Bytes of rows that a rank reads in a step's forward pass."""
+        self.from_host = np.zeros(ranks)
+        """Those of them that GPUs read from their host's memory, if each row is looked up equally often."""
 
     def tables(self, placed: Iterable[Placed]) -> None:
         for table in placed:
@@ -97,7 +109,9 @@ class Counter:
             ids = batch * length * share * (_ID + weight) + batch * _LENGTH
             self._all_to("ids", owners, ids)
             for owner in owners:
-                self.looked_up[owner] += ranks * batch * length * share * columns * table.weight_bytes
+                read = ranks * batch * length * share * columns * table.weight_bytes
+                self.looked_up[owner] += read
+                self.from_host[owner] += read * (1 - table.cached_rows)
             if not pooled:
                 numbers = batch * length * share * columns
                 self._from("embeddings", owners, numbers * self.widths.forward)

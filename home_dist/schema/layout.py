@@ -43,6 +43,10 @@ class Table:
     """If set, rows are assigned to new ids during training; the batch holds 62-bit hashes."""
     half: bool = False
     """Weights are fp16."""
+    memory: Literal["device", "host", "cached"] = "device"
+    """Where GPUs keep it."""
+    cached_rows: float = 1.0
+    """Share of rows on the device."""
 
     @property
     def weight_bytes(self) -> int:
@@ -331,8 +335,16 @@ def _tables(schema: Schema, config: RunConfig) -> dict[str, Table]:
                 f"(embedding.replicate_rows = {config.embedding.replicate_rows:,}), in fp32. Leave precision out, or pin its "
                 "sharding or lower embedding.replicate_rows, so that it is sharded."
             )
+        if replicated and section and section.memory != "device":
+            raise ConfigError(
+                f"embedding.tables.{name}.memory: a table of {rows:,} rows is kept whole on every rank "
+                f"(embedding.replicate_rows = {config.embedding.replicate_rows:,}), on its device. Leave memory out, or pin "
+                "its sharding or lower embedding.replicate_rows, so that it is sharded."
+            )
         half = fused and ((section.precision if section else None) or config.embedding.precision) == "fp16"
-        tables[name] = Table(name, rows, dim, replicated, managed if managed != "hashed" else None, half)
+        memory = section.memory if section else "device"
+        on_device = {"device": 1.0, "host": 0.0, "cached": section.cached_rows if section else 1.0}[memory]
+        tables[name] = Table(name, rows, dim, replicated, managed if managed != "hashed" else None, half, memory, on_device)
     return tables
 
 

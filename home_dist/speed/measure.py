@@ -22,8 +22,8 @@ from home_dist.distributed.ranks import Ranks
 from home_dist.insight.trace import Breakdown
 from home_dist.network import StepOutput
 from home_dist.planning.estimate import counted
+from home_dist.planning.placement import model_without_memory, placed_tables
 from home_dist.planning.probe import DenseCost, probe
-from home_dist.planning.propose import model_without_memory, placed
 from home_dist.speed.limits import bytes_per_second, products_per_second, synchronise
 from home_dist.training.build import Built, build
 from home_dist.training.optimizers import Schedule
@@ -168,7 +168,7 @@ def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int,
     batch = config.train.batch_size
     hosts = ranks.world_size // ranks.local_world_size
     traffic = counted(
-        placed(built.plan, inputs.layout, ranks.world_size), config, ranks.world_size, hosts, dense, lengths
+        placed_tables(built.plan, inputs.layout, ranks.world_size), config, ranks.world_size, hosts, dense, lengths
     ).traffic
     moved = batch * (looked_up * _ROWS + dense.kept * _ACTIVATIONS) + dense.parameters * 4.0 * _DENSE
     dist.barrier()

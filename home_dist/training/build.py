@@ -12,15 +12,19 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from home_dist.config import RunConfig
 from home_dist.data.inputs import Inputs
+from home_dist.distributed import health
 from home_dist.distributed.ranks import Ranks
 from home_dist.embeddings.collections import initialise
 from home_dist.embeddings.exchange import codecs
-from home_dist.embeddings.sharding import plan_sharding, sharders
-from home_dist.embeddings.table_optimizer import fuse_table_optimizer
+from home_dist.embeddings.sharding import sharders
+from home_dist.errors import ConfigError
 from home_dist.experts import kernels
 from home_dist.layers.step_check import LARGEST, LARGEST_FP16, StepCheck
 from home_dist.network import Head, Network
 from home_dist.objectives import Objectives
+from home_dist.planning.lengths import Lengths, of_footers
+from home_dist.planning.placement import model_without_memory, place
+from home_dist.planning.topology import detected
 from home_dist.training.optimizers import build_optimizer
 
 
@@ -55,11 +59,10 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
     config, exchange = inputs.config, inputs.config.distributed.exchange
     kernel = _of_all_ranks(kernels.choose(ranks.device, config.kernel), ranks)
     torch.manual_seed(config.train.seed)
-    network = Network(inputs.schema, inputs.layout, config, torch.device("meta"))
+    network = model_without_memory(inputs.schema, inputs.layout, config)
+    plan = _placed(network, inputs, ranks)
     kernel = kernels.select(network, config.kernel, ranks.device, kernel)
     network.head.features.bf16 = kernel.precision == "bf16"
-    fuse_table_optimizer(network.table_parameters(), config.embedding)
-    plan = plan_sharding(network, inputs.layout, config.embedding, ranks.device)
     model = DistributedModelParallel(
         network,
         env=ShardingEnv.from_process_group(torch.distributed.group.WORLD),
@@ -72,6 +75,24 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
         initialise(model, config.embedding.init_std, config.train.seed)
     check = network.head.check = _step_check(network, config, ranks)
     return Built(model, build_optimizer(model, config, check), plan, kernel, check, network.head)
+
+
+def _placed(network: Network, inputs: Inputs, ranks: Ranks) -> ShardingPlan:
+    """The plan of the first rank, which alone reads footers and measures. Raises ConfigError on all ranks when none fits."""
+    machines = detected(ranks)
+    found: list[ShardingPlan | ConfigError | None] = [None]
+    if ranks.first:
+        files = next((inputs.files[s] for s in ("train", *inputs.files) if s in inputs.files), None)
+        lengths = Lengths.of(inputs.layout, {}, of_footers(files) if files is not None else {})
+        try:
+            found = [place(network, inputs.layout, inputs.config, machines, lengths.by_key).plan]
+        except ConfigError as error:
+            found = [error]
+    health.meet()
+    torch.distributed.broadcast_object_list(found)
+    if isinstance(found[0], ShardingPlan):
+        return found[0]
+    raise found[0] or ConfigError("the first rank has no plan")
 
 
 def _of_all_ranks(own: kernels.Kernel, ranks: Ranks) -> kernels.Kernel:

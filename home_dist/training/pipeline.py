@@ -5,7 +5,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
+from torchrec.distributed.train_pipeline import (
+    PrefetchTrainPipelineSparseDist,
+    TrainPipelineBase,
+    TrainPipelineSparseDist,
+)
 from torchrec.distributed.train_pipeline.gradient_accumulation import GradientAccumulationConfig, GradientAccumulationWrapper
 from torchrec.optim.keyed import CombinedOptimizer
 
@@ -24,6 +28,31 @@ class _Overlapping(TrainPipelineSparseDist[Batch, StepOutput]):
     def _backward(self, losses: torch.Tensor) -> None:
         super()._backward(losses)
         self.after_backward()
+
+
+class _Prefetching(PrefetchTrainPipelineSparseDist[Batch, StepOutput]):
+    """Also fetches the next batch's rows into the tables' caches. TorchRec's runs the backward without a method of its own, so
+    that the optimizer calls `after_backward`."""
+
+    after_backward: Callable[[], None]
+
+    def __init__(self, model: nn.Module, optimizer: CombinedOptimizer, device: torch.device):
+        after = _AfterBackward(optimizer, lambda: self.after_backward())
+        super().__init__(model, after, device, execute_all_batches=True)
+
+
+class _AfterBackward:
+    """An optimizer whose step calls a function first."""
+
+    def __init__(self, optimizer: CombinedOptimizer, function: Callable[[], None]):
+        self._optimizer, self._function = optimizer, function
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self._optimizer.zero_grad(set_to_none)
+
+    def step(self, closure: Any = None) -> None:
+        self._function()
+        self._optimizer.step(closure)
 
 
 class _OneByOne(TrainPipelineBase[Batch, StepOutput]):
@@ -55,15 +84,18 @@ class Pipeline(GradientAccumulationWrapper[Batch, StepOutput]):
         self._pipeline: Any
 
     @staticmethod
-    def of(built: Built, ranks: Ranks, accumulate: int, overlap: bool = True) -> "Pipeline":
-        """overlap: exchange the next batch's ids during the step; without it, nothing overlaps."""
+    def of(built: Built, ranks: Ranks, accumulate: int, overlap: bool = True, prefetch: bool = False) -> "Pipeline":
+        """overlap: exchange the next batch's ids during the step; without it, nothing overlaps. prefetch: also fetch the rows
+        of cached tables."""
         model, optimizer, device = built.model, built.optimizer, ranks.device
 
         # If all tables are small and replicated, there are no ids to exchange, and tracing the model would find no sharded
         # module to stop at.
         def start(after_backward: Callable[[], None]) -> Any:
-            pipeline: _Overlapping | _OneByOne
-            if overlap and built.plan.plan:
+            pipeline: _Overlapping | _Prefetching | _OneByOne
+            if overlap and built.plan.plan and prefetch:
+                pipeline = _Prefetching(model, optimizer, device)
+            elif overlap and built.plan.plan:
                 pipeline = _Overlapping(model, optimizer, device, execute_all_batches=True)
             else:
                 pipeline = _OneByOne(model, optimizer, device)

@@ -31,7 +31,7 @@ class Trainer:
         self.run, self.reader = run, reader
         self.config, self.ranks, self.saver = run.inputs.config, run.ranks, run.saver
         self.refusals = Refusals(run)
-        self.pipeline = Pipeline.of(run.built, run.ranks, self.config.train.accumulate)
+        self.pipeline = Pipeline.of(run.built, run.ranks, self.config.train.accumulate, prefetch=_prefetches(run))
         self.meter, self.labels = progress.Meter(len(run.tasks)), LabelWatch(run.tasks, run.ranks.device)
         self.running = self._running()
         self.measured: dict[str, float] = {}
@@ -185,6 +185,10 @@ class Trainer:
             world_size=self.ranks.world_size,
             rounds=state.rounds,
         )
+
+
+def _prefetches(run: Run) -> bool:
+    return run.inputs.config.embedding.prefetch and run.ranks.device.type == "cuda"
 
 
 class Pace:

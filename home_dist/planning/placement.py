@@ -1,20 +1,25 @@
-"""A sharding plan for devices that need not be present, by TorchRec's planner on a model of meta tensors."""
+"""The one planner of sharded tables, TorchRec's on a model of meta tensors: for `home-dist plan` and for the ranks of a run."""
 
 import contextlib
 import io
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import EnumerableShardingSpec, ShardingPlan
 
 from home_dist.config import RunConfig
 from home_dist.embeddings.sharding import sharders, sharding_name, table_constraints
 from home_dist.embeddings.table_optimizer import fuse_table_optimizer
+from home_dist.errors import ConfigError
 from home_dist.network import Network
+from home_dist.planning.estimate import HEAD_ROOM, not_tables
+from home_dist.planning.no_plan import does_not_fit
+from home_dist.planning.probe import DenseCost, probe
 from home_dist.planning.topology import Machines
 from home_dist.planning.traffic import Placed, PlannedShard
 from home_dist.schema import InputLayout, Schema
@@ -24,28 +29,44 @@ class NoPlan(Exception):
     """No plan fits; its text is the planner's reason."""
 
 
-def model_without_memory(schema: Schema, layout: InputLayout, config: RunConfig) -> Network:
-    """The network with sharded tables on the meta device, which take no memory. Dense parameters are real."""
-    network = Network(schema, layout, config, torch.device("meta"))
-    fuse_table_optimizer(network.table_parameters(), config.embedding)
-    return network
+@dataclass(frozen=True)
+class Placement:
+    plan: ShardingPlan
+    dense: DenseCost
 
 
-def propose(
+def place(
+    network: Network, layout: InputLayout, config: RunConfig, machines: Machines, lengths: Mapping[str, float]
+) -> Placement:
+    """Places the tables. network: not yet sharded, as it is constructed; lengths: ids per sample, by key of the input. A
+    function of its arguments alone, so that a run's tables lie where `home-dist plan` says. Raises ConfigError, with remedies,
+    when no plan fits."""
+    dense = probe(network, layout, lengths)
+    fixed = sum(not_tables(config, dense).values())
+    buffers = _buffers(layout, config, lengths)
+    reserved = fixed + buffers + HEAD_ROOM * machines.device.memory * 1e9
+    try:
+        return Placement(_planned(network, layout, config, machines, lengths, reserved), dense)
+    except NoPlan as reason:
+        raise ConfigError(does_not_fit(layout, config, machines, fixed, buffers, str(reason))) from None
+
+
+def _planned(
     network: Network, layout: InputLayout, config: RunConfig, machines: Machines, lengths: Mapping[str, float], reserved: float
-) -> list[Placed]:
-    """The plan, by table. lengths: ids per sample, by key; reserved: bytes per device that tables may not take. Raises NoPlan
-    or ConfigError."""
+) -> ShardingPlan:
+    """reserved: bytes per device that tables may not take. Raises NoPlan or ConfigError."""
     device, cap = machines.device, int(machines.device.memory * 1e9 - reserved)
     if cap <= 0:
         raise NoPlan("what is not tables takes all memory of a device")
-    memory: dict[str, Any] = {"hbm_cap": cap} if device.platform == "cuda" else {"ddr_cap": cap}
+    of_host = int(device.host_memory * 1e9 * (1 - HEAD_ROOM))
+    memory: dict[str, Any] = {"hbm_cap": cap, "ddr_cap": of_host} if device.platform == "cuda" else {"ddr_cap": cap}
     topology = Topology(
         world_size=machines.count,
         compute_device=device.platform,
         local_world_size=machines.per_host,
         hbm_mem_bw=device.memory_speed * 1e6,  # bytes per millisecond
         ddr_mem_bw=device.memory_speed * 1e6,
+        hbm_to_ddr_mem_bw=device.host_link * 1e6,
         intra_host_bw=device.intra * 1e6,
         inter_host_bw=device.inter * 1e6,
         **memory,
@@ -63,13 +84,30 @@ def propose(
     )
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            plan = planner.plan(network, sharders(config.embedding))
+            return planner.plan(network, sharders(config.embedding))
     except PlannerError as error:
         raise NoPlan(str(error).splitlines()[0]) from None
-    return placed(plan, layout, machines.count)
 
 
-def placed(plan: ShardingPlan, layout: InputLayout, ranks: int) -> list[Placed]:
+def _buffers(layout: InputLayout, config: RunConfig, lengths: Mapping[str, float]) -> float:
+    """Bytes of a rank's exchange buffers. The plan is not yet known: all tables are taken as sharded by row."""
+    total = 0.0
+    for item in layout.inputs:
+        if item.table.replicated:
+            continue
+        vectors = 1.0 if item.place in ("bag", "weighted_bag") else lengths.get(item.key, 1.0)
+        total += config.train.batch_size * (vectors * item.table.dim * 4 * 4 + lengths.get(item.key, 1.0) * 8 * 3)
+    return total
+
+
+def model_without_memory(schema: Schema, layout: InputLayout, config: RunConfig) -> Network:
+    """The network with sharded tables on the meta device, which take no memory. Dense parameters are real."""
+    network = Network(schema, layout, config, torch.device("meta"))
+    fuse_table_optimizer(network.table_parameters(), config.embedding)
+    return network
+
+
+def placed_tables(plan: ShardingPlan, layout: InputLayout, ranks: int) -> list[Placed]:
     """The placement of each sharded table in a plan, largest table first."""
     tables: list[Placed] = []
     by_name = {t.name: t for t in layout.tables}
@@ -86,7 +124,5 @@ def placed(plan: ShardingPlan, layout: InputLayout, ranks: int) -> list[Placed]:
 
 
 def _nothing() -> Any:
-    """No reservation: `propose` has subtracted all memory beside tables from the devices' already."""
-    from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-
+    """No reservation: all memory beside tables has been subtracted from the devices' already."""
     return FixedPercentageStorageReservation(percentage=0.0)

@@ -1,0 +1,90 @@
+"""The message when no plan fits: which tables, by how many bytes, and remedies."""
+
+import math
+
+from home_dist.config import RunConfig
+from home_dist.planning.estimate import HEAD_ROOM
+from home_dist.planning.topology import Machines
+from home_dist.schema import InputLayout
+from home_dist.schema.layout import Table
+
+_STATE = {"row_wise_adagrad": "row", "adagrad": "weight", "sgd": "none"}
+
+
+def does_not_fit(layout: InputLayout, config: RunConfig, machines: Machines, fixed: float, buffers: float, reason: str) -> str:
+    """The message when no plan fits: which tables, by how many bytes, and remedies."""
+    usable = machines.device.memory * 1e9 * (1 - HEAD_ROOM) - fixed - buffers
+    kind = _STATE[config.embedding.optimizer]
+
+    def whole(table: Table, half: bool = False) -> float:
+        state = {"row": 1, "weight": table.dim, "none": 0}[kind] * 4.0
+        return table.rows * (table.dim * (2.0 if half else table.weight_bytes) + state)
+
+    def away(table: Table) -> bool:
+        return machines.device.platform == "cuda" and table.memory != "device"
+
+    def size(table: Table, half: bool = False) -> float:
+        """Bytes on devices."""
+        return table.bytes * table.cached_rows if away(table) else whole(table, half)
+
+    tables = sorted((t for t in layout.tables if not t.replicated), key=lambda t: -size(t))
+    total = sum(map(size, tables))
+    name = f"{machines.count}x{machines.name}"
+    lines = [f"no plan fits {name}. ({reason})"]
+    if usable <= 0:
+        lines.append(
+            f"What is not tables takes {(fixed + buffers) / 1e9:,.1f} GB of each device, which has "
+            f"{machines.device.memory:,.0f}: activations of {config.train.batch_size:,} samples among it. Take a smaller "
+            "train.batch_size, or train.recompute_experts."
+        )
+        return "\n".join(lines)
+    in_host, host_room = sum(whole(t) for t in tables if away(t)), machines.device.host_memory * machines.count * 1e9
+    if in_host > host_room * (1 - HEAD_ROOM):
+        lines.append(
+            f"Tables that lie in the hosts' memory take {in_host / 1e9:,.1f} GB, and the hosts have {host_room / 1e9:,.1f} GB "
+            f"for them ({machines.device.host_memory:,.0f} per device, of which {HEAD_ROOM:.0%} are kept free). Take more "
+            "devices, or narrower tables."
+        )
+        return "\n".join(lines)
+    room = usable * machines.count
+    lines.append(
+        f"Tables and their optimizer take {total / 1e9:,.1f} GB; {machines.count} devices have room for {room / 1e9:,.1f} GB "
+        f"({usable / 1e9:,.1f} each, beside {(fixed + buffers) / 1e9:,.1f} for all else and {HEAD_ROOM:.0%} head-room)."
+    )
+    lines.append("The largest:")
+    for table in tables[:5]:
+        pinned = config.embedding.tables[table.name].sharding if table.name in config.embedding.tables else None
+        table_size = size(table)
+        note = ""
+        if pinned == "table_wise" and table_size > usable:
+            note = (
+                f", pinned table_wise: {(table_size - usable) / 1e9:,.1f} GB more than a device has room for. Pin it row_wise"
+            )
+        elif pinned == "table_row_wise" and table_size > usable * machines.per_host:
+            note = f", pinned table_row_wise: more than a host's {machines.per_host} devices have room for. Pin it row_wise"
+        elif pinned == "data_parallel" and table_size > usable:
+            note = ", pinned data_parallel: every device would hold all of it. Pin it row_wise"
+        lines.append(f"  {table.name}: {table.rows:,} rows x {table.dim} = {table_size / 1e9:,.1f} GB{note}")
+    if total > room:
+        factor = room / total
+        devices = math.ceil(total / usable / machines.per_host) * machines.per_host
+        lines.append(f"It lacks {(total - room) / 1e9:,.1f} GB. Any of these would do, by this sum:")
+        option = f": --topology {devices}x{machines.name}" if machines.asked else ""
+        lines.append(f"  {devices} devices or more{option}")
+        narrower = int(config.embedding.dim * factor) // 4 * 4
+        if narrower >= 4:
+            lines.append(
+                f"  tables of about {factor:.0%} of their width: embedding.dim = {narrower} instead of {config.embedding.dim}"
+            )
+        if config.embedding.precision == "fp32" and sum(size(t, half=True) for t in tables) <= room:
+            lines.append('  half as many bytes per weight: embedding.precision = "fp16"')
+        largest = tables[0]
+        if machines.device.platform == "cuda" and machines.device.host_memory and not away(largest):
+            key = f"embedding.tables.{largest.name}.memory"
+            lines.append(f'  {largest.name} in the memory of the hosts: {key} = "cached", or "host"')
+        keep = largest.rows - (total - room) / (size(largest) / largest.rows)
+        if keep > largest.rows * 0.05:
+            lines.append(f"  the first {int(keep):,} rows of {largest.name}: embedding.tables.{largest.name}.keep_rows")
+    else:
+        lines.append("Altogether they would fit: it is the pins, or tables that cannot be cut finely enough. Take pins away.")
+    return "\n".join(lines)
