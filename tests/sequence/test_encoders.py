@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from home_dist.planning.probe import LaunchCount
 from home_dist.sequence.dien import Dien, DienSection, strangers
 from home_dist.sequence.din import Din, DinSection
 from home_dist.sequence.history import Encoder, EncoderInputs, History
@@ -226,10 +227,36 @@ def test_softmax_within_is_stable_and_sums_to_one():
     torch.testing.assert_close(weights[:, 0], torch.tensor([0.2689, 0.7311, 0.0, 0.5, 0.5]), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("lengths", [[300], [900, 0, 400], [500, 300, 700, 100, 2, 600, 0, 1200, 900], [3, 0, 5]])
-def test_products_within_long_and_short_histories(lengths):
+def test_products_within_long_and_short_histories(lengths, dtype):
     lengths = torch.tensor(lengths)
-    values, vectors = torch.randn(int(lengths.sum()), 6).double(), torch.randn(len(lengths), 6).double()
+    values = torch.randn(int(lengths.sum()), 6).to(dtype).requires_grad_()
+    vectors = torch.randn(len(lengths), 6).to(dtype).requires_grad_()
     owners = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    expected = torch.stack([values[n] @ vectors[owner] for n, owner in enumerate(owners.tolist())])
-    torch.testing.assert_close(dots_within(values, vectors, lengths, owners), expected)
+    found = dots_within(values, vectors, lengths, owners)
+    doubles = [x.detach().double().requires_grad_() for x in (values, vectors)]
+    expected = torch.stack([doubles[0][n] @ doubles[1][owner] for n, owner in enumerate(owners.tolist())])
+    exact = {torch.float32: 1e-4, torch.float64: 1e-12, torch.bfloat16: 0.1}[dtype]
+    torch.testing.assert_close(found.double(), expected, rtol=exact, atol=exact)
+    if dtype != torch.bfloat16:  # its sums over hundreds of events differ by more
+        pull = torch.randn(len(owners), dtype=torch.float64)
+        ours = torch.autograd.grad(found, (values, vectors), pull.to(dtype))
+        theirs = torch.autograd.grad(expected, doubles, pull)
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=exact, atol=10 * exact)
+
+
+@pytest.mark.parametrize("kind", ["din", "sim hard", "sim soft", "twin"])
+def test_the_number_of_operators_does_not_depend_on_lengths(kind):
+    """DIEN's recurrence has steps by its nature; the others are products over all events."""
+    counts = {}
+    for mean in (20, 200, 300, 1000):
+        history = draw([mean - 7, mean + 5, mean] * 40)
+        for name in ("events", "contexts", "targets"):
+            setattr(history, name, getattr(history, name).detach().float().requires_grad_())
+        encoder = make(kind, most=10).float().train()
+        with LaunchCount() as launched:
+            encoder(history).vector.sum().backward()
+        counts[mean] = launched.count
+    assert max(counts.values()) <= 1.15 * min(counts.values()), counts
