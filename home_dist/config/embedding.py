@@ -26,12 +26,12 @@ class TableSection(Section):
     memory: Literal["device", "host", "cached"] = "device"
     """Where GPUs keep a sharded table: "host" leaves it in their host's memory (FBGEMM's unified memory), "cached" also, with
     the rows that are looked up most in a cache on the device. On a CPU it makes no difference."""
-    cached_rows: float = Field(default=0.2, gt=0, le=1)
-    """Share of the rows that the cache of a table with memory = "cached" holds."""
+    cached_rows: float | None = Field(default=None, gt=0, le=1)
+    """Share of the rows that the cache of a table with memory = "cached" holds; by default 0.2."""
 
     @model_validator(mode="after")
     def _memory_of_fused_tables(self) -> "TableSection":
-        if "cached_rows" in self.model_fields_set and self.memory != "cached":
+        if self.cached_rows is not None and self.memory != "cached":
             raise ValueError('cached_rows: only memory = "cached" has a cache. Set it, or leave cached_rows out')
         if self.memory != "device" and (self.managed or self.sharding == "data_parallel"):
             kind = f'managed = "{self.managed}"' if self.managed else 'sharding = "data_parallel"'

@@ -27,6 +27,7 @@ from home_dist.schema.spec import (
 from home_dist.schema.values import HashValues, open_values
 
 Place = Literal["small", "small_list", "bag", "weighted_bag", "event", "managed"]
+_CACHED = 0.2  # share of the rows of a cached table that a GPU holds by default
 ONE_BY_ONE: tuple[Place, ...] = ("event", "managed")
 """Places with one looked-up vector per id, which the network pools."""
 
@@ -343,7 +344,7 @@ def _tables(schema: Schema, config: RunConfig) -> dict[str, Table]:
             )
         half = fused and ((section.precision if section else None) or config.embedding.precision) == "fp16"
         memory = section.memory if section else "device"
-        on_device = {"device": 1.0, "host": 0.0, "cached": section.cached_rows if section else 1.0}[memory]
+        on_device = {"device": 1.0, "host": 0.0, "cached": (section and section.cached_rows) or _CACHED}[memory]
         tables[name] = Table(name, rows, dim, replicated, managed if managed != "hashed" else None, half, memory, on_device)
     return tables
 

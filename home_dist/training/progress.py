@@ -64,16 +64,18 @@ class Meter:
             self._steps += state["steps"]
 
     def restart_clock(self) -> None:
-        """Leaves the steps so far out of the rate, because the first steps are slow."""
+        """Leaves the steps so far out of the rate, because the first steps are slow. Waits until the device has done them."""
+        if self._sums is not None:
+            self._sums.cpu()
         self._samples, self._began = None, time.perf_counter()
 
     def close(self, waited: float) -> IntervalFigures:
         """Ends the interval. Collective. waited: seconds that this rank has waited for data since the clock began."""
-        seconds = time.perf_counter() - self._began
         sums = torch.zeros(2 * self._tasks).double() if self._sums is None else self._sums.cpu()
         samples = 0.0 if self._samples is None else float(self._samples)
         names = sorted(self._auxiliary)  # the same on all ranks, as the model defines them
         extra = [self._auxiliary[name].reshape(1).cpu() for name in names]
+        seconds = time.perf_counter() - self._began  # now that the device has done the steps: a queue of them takes no time
         counts = torch.tensor([samples, waited, seconds, self._steps], dtype=torch.float64)
         packed = torch.cat([sums, counts, *extra])
         dist.all_reduce(packed)

@@ -2,6 +2,8 @@
 
 import math
 import os
+import time
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -86,3 +88,32 @@ def test_means_over_tasks_stand_beside_the_tasks(tmp_path):
     assert means["gauc"] == pytest.approx([0.5, math.nan], nan_ok=True)
     assert means["log_loss"] == pytest.approx([0.5, 0.375])
     assert means["calibration"] == pytest.approx([1.0, 1.0])
+
+
+class Queued(torch.Tensor):
+    """A tensor of a device whose queue of steps is done at `until`."""
+
+    until = 0.0
+
+    def cpu(self):
+        time.sleep(max(0.0, Queued.until - time.perf_counter()))
+        return torch.Tensor.cpu(self).as_subclass(torch.Tensor)
+
+
+def test_a_rate_counts_until_the_device_is_done():
+    """Launching 20 steps takes no time; the device needs 0.2 s for them, and 0.2 s for the slow steps before."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    meter = progress.Meter(2)
+
+    def launch(steps: int) -> None:
+        Queued.until = max(time.perf_counter(), Queued.until) + 0.01 * steps
+        for _ in range(steps):
+            queued = replace(output(1.0, None))
+            meter.add(replace(queued, loss_sums=queued.loss_sums.as_subclass(Queued)))
+
+    launch(20)
+    meter.restart_clock()
+    launch(20)
+    rate = meter.close(0.0).samples_per_second
+    dist.destroy_process_group()
+    assert 20 * 4 / 0.4 < rate <= 20 * 4 / 0.19

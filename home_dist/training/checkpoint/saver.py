@@ -116,14 +116,20 @@ class Saver:
         return error
 
     def _copied(self, pieces: Iterable[Piece]) -> list[Piece]:
-        """Copies pieces to the CPU, into memory that the next save reuses."""
-        copied = []
+        """Copies pieces to the CPU, into memory that the next save reuses; a GPU's into pinned memory, in which copies run side
+        by side at the speed of the link."""
+        copied, of_gpu = [], False
         for piece in pieces:
             copy = self._copies.get((piece.name, piece.offsets))
             if copy is None or copy.shape != piece.values.shape or copy.dtype != piece.values.dtype:
-                copy = self._copies[piece.name, piece.offsets] = torch.empty_like(piece.values, device="cpu")
-            copy.copy_(piece.values.detach())
+                pinned = piece.values.is_cuda
+                copy = torch.empty(piece.values.shape, dtype=piece.values.dtype, pin_memory=pinned)
+                self._copies[piece.name, piece.offsets] = copy
+            copy.copy_(piece.values.detach(), non_blocking=True)
+            of_gpu |= piece.values.is_cuda
             copied.append(replace(piece, values=copy))
+        if of_gpu:
+            torch.cuda.synchronize()
         return copied
 
     def _job(self, final: Path, pieces: list[Piece], record: Record, meter: Any | None) -> Callable[[], None]:
