@@ -351,13 +351,14 @@ class Head(nn.Module):
 class Network(nn.Module):
     """Batch -> (loss, StepOutput). TorchRec shards `bags`, `weighted_bags`, `events` and `managed`; `head` is replicated."""
 
-    def __init__(self, schema: Schema, layout: InputLayout, config: RunConfig, device: torch.device):
-        """device: where the collections lie before sharding; "meta" allocates nothing."""
+    def __init__(self, schema: Schema, layout: InputLayout, config: RunConfig, device: torch.device, ranks: int = 1):
+        """device: where the collections lie before sharding; "meta" allocates nothing. ranks: over which managed tables will be
+        sharded."""
         super().__init__()
         self.bags = bag_collection(layout, device)
         self.weighted_bags = bag_collection(layout, device, weighted=True)
         self.events = event_collection(layout, device)
-        self.managed = managed_tables(layout, device)
+        self.managed = managed_tables(layout, device, ranks)
         self.head = Head(schema, layout, config)
 
     def table_parameters(self) -> list[nn.Parameter]:

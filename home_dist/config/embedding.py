@@ -21,7 +21,11 @@ class TableSection(Section):
     """Precision of the table's weights; by default embedding.precision."""
     managed: Literal["lfu", "lru", "hashed"] | None = None
     """For a hashed table: ids do not share rows. New ids get rows; when all are taken, the rarest (lfu) or the longest unseen
-    (lru) ids lose theirs. The table is sharded row-wise, and its run keeps its number of ranks."""
+    (lru) ids lose theirs. The table is sharded row-wise."""
+    admit: int = Field(default=1, ge=1)
+    """Of a managed table: an id gets a row when it has occurred so often in training. Until then it shares a row."""
+    max_age: int | None = Field(default=None, ge=1)
+    """Of a managed table: an id loses its row when it has not occurred for so many steps."""
 
     memory: Literal["device", "host", "cached"] = "device"
     """Where GPUs keep a sharded table: "host" leaves it in their host's memory (FBGEMM's unified memory), "cached" also, with
@@ -36,6 +40,13 @@ class TableSection(Section):
         if self.memory != "device" and (self.managed or self.sharding == "data_parallel"):
             kind = f'managed = "{self.managed}"' if self.managed else 'sharding = "data_parallel"'
             raise ValueError(f'memory: "{self.memory}" is for tables that FBGEMM updates in place, not with {kind}')
+        return self
+
+    @model_validator(mode="after")
+    def _admits_to_managed(self) -> "TableSection":
+        key = "admit" if self.admit > 1 else "max_age"
+        if not self.managed and (self.admit > 1 or self.max_age is not None):
+            raise ValueError(f'{key}: only managed tables give rows to ids. Set managed = "lfu" or "lru", or leave {key} out')
         return self
 
     @model_validator(mode="after")

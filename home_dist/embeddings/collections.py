@@ -10,7 +10,7 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollec
 from torchrec.modules.embedding_configs import DataType
 
 from home_dist.embeddings.initial import Drawn
-from home_dist.embeddings.managed import ManagedCollisionEmbeddingCollection, managed_collection
+from home_dist.embeddings.managed import ManagedCollisionEmbeddingCollection, drawn_later, managed_collection
 from home_dist.errors import ConfigError
 from home_dist.schema import IdInput, InputLayout, Table
 
@@ -28,7 +28,7 @@ def bag_collection(layout: InputLayout, device: torch.device, weighted: bool = F
             # TorchRec 1.8 divides the others' results by their numbers of ids, too.
             pooling=PoolingType.SUM,
             data_type=_data_type(table),
-            init_fn=_drawn_later,
+            init_fn=drawn_later,
         )
         for table, users in _by_table(inputs)
     ]
@@ -43,16 +43,16 @@ def event_collection(layout: InputLayout, device: torch.device) -> EmbeddingColl
             embedding_dim=table.dim,
             feature_names=[i.key for i in users],
             data_type=_data_type(table),
-            init_fn=_drawn_later,
+            init_fn=drawn_later,
         )
         for table, users in _by_table(layout.at("event"))
     ]
     return EmbeddingCollection(tables=configs, device=device) if configs else None
 
 
-def managed_tables(layout: InputLayout, device: torch.device) -> ManagedCollisionEmbeddingCollection | None:
+def managed_tables(layout: InputLayout, device: torch.device, ranks: int) -> ManagedCollisionEmbeddingCollection | None:
     users = [(table, [i.key for i in inputs]) for table, inputs in _by_table(layout.at("managed"))]
-    return managed_collection(users, dist.get_world_size() if dist.is_initialized() else 1, device)
+    return managed_collection(users, ranks, device)
 
 
 def _data_type(table: Table) -> DataType:
@@ -104,7 +104,3 @@ def initialise(module: nn.Module, std: float, seed: int) -> None:
     """Fills this rank's shards with their initial values (initial.py)."""
     for shard in table_shards(module):
         Drawn(shard.table, shard.dim, std, seed).fill(shard.values, shard.first_row, shard.first_column)
-
-
-def _drawn_later(_: torch.Tensor) -> None:
-    """Keeps TorchRec from drawing values of its own, which `initialise` or a checkpoint would replace."""

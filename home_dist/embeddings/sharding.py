@@ -35,13 +35,13 @@ class BagSharder(EmbeddingBagCollectionSharder):
         return [*offered, *(t for t in [ShardingType.ROW_WISE.value, *_WITHIN_HOSTS] if t not in offered)]
 
 
-def sharders(config: EmbeddingSection, codecs: Codecs | None = None) -> list[ModuleSharder[nn.Module]]:
-    """codecs: precisions in which embeddings are sent."""
+def sharders(config: EmbeddingSection, seed: int, codecs: Codecs | None = None) -> list[ModuleSharder[nn.Module]]:
+    """seed: of initial values; codecs: precisions in which embeddings are sent."""
     # Every look-up must know of the prefetching, also those without a cache; else gradients go to wrong places in it.
     fused = {"prefetch_pipeline": True} if config.prefetch else None
     bags = BagSharder(fused_params=fused, qcomm_codecs_registry=codecs)
     one_by_one = EmbeddingCollectionSharder(fused_params=fused, qcomm_codecs_registry=codecs)
-    return [bags, one_by_one, ManagedSharder(config.init_std)]
+    return [bags, one_by_one, ManagedSharder(config.init_std, seed)]
 
 
 def table_constraints(layout: InputLayout, config: EmbeddingSection, device: str) -> dict[str, ParameterConstraints]:

@@ -1,6 +1,6 @@
 """Rows of the ids of a managed table, from the checkpoint; an export has them in managed/TABLE.parquet (hash, row).
 
-An id without a row reads, as in training, the last row of the rank whose range of hashes contains its hash.
+An id without a row of its own reads, as in training, the first row of its set (ids/managed_sets.py).
 """
 
 from pathlib import Path
@@ -12,27 +12,27 @@ from numpy.typing import NDArray
 
 from home_dist.errors import DataError
 from home_dist.export.source import Source
-from home_dist.ids.rows import MANAGED_BITS, RowsOf
+from home_dist.ids.managed_sets import ManagedSets
+from home_dist.ids.rows import RowsOf
 
 _STATE = "dense/managed._managed_collision_collection._managed_collision_modules.{table}.{name}"
-_UNOWNED = b"rows_without_id"
+_ROWS = b"rows_of_the_table"
 
 
 def write_managed(source: Source, folder: Path) -> list[str]:
     """Writes managed/TABLE.parquet for each managed table. Returns the tables' names."""
-    tables = sorted(t.name for t in source.layout.tables if t.managed)
+    tables = sorted((t for t in source.layout.tables if t.managed), key=lambda t: t.name)
     for table in tables:
-        ids, rows = (
-            source.stored.whole(_STATE.format(table=table, name=n)).numpy()
-            for n in ("_mch_sorted_raw_ids", "_mch_remapped_ids_mapping")
+        owners, seen, step = (
+            source.stored.whole(_STATE.format(table=table.name, name=n)).numpy()
+            for n in ("owners.id", "owners.seen", "_current_iter_tensor")
         )
-        owned = ids < 2**MANAGED_BITS  # larger values mark rows without an id
-        shards = sorted(source.record.plan[table].shards, key=lambda s: s.rank)
-        last = ",".join(str(sum(s.rows) - 1) for s in shards)
-        written = pa.table({"hash": ids[owned], "row": rows[owned]}).replace_schema_metadata({_UNOWNED: last.encode()})
+        rows = np.flatnonzero((owners >= 0) & (table.max_age is None or step[0] - seen <= (table.max_age or 0)))
+        about = {_ROWS: str(len(owners)).encode()}
+        written = pa.table({"hash": owners[rows], "row": rows}).replace_schema_metadata(about)
         (folder / "managed").mkdir(exist_ok=True)
-        pq.write_table(written.sort_by("hash"), folder / "managed" / f"{table}.parquet")
-    return tables
+        pq.write_table(written.sort_by("hash"), folder / "managed" / f"{table.name}.parquet")
+    return [t.name for t in tables]
 
 
 class ManagedRows:
@@ -41,17 +41,15 @@ class ManagedRows:
         self.type, self.hashes_of = hashes_of.type, hashes_of
         try:
             stored = pq.read_table(path)
-            last = stored.schema.metadata[_UNOWNED].decode().split(",")
+            self.sets = ManagedSets.of(int(stored.schema.metadata[_ROWS]))
         except (pa.ArrowInvalid, OSError, KeyError, TypeError) as error:
             raise DataError(f"{path}: the rows of managed ids cannot be read ({error}). Export the program again.") from None
         self.hashes, self.rows = (np.asarray(stored[c]) for c in ("hash", "row"))
-        self.starts = np.array([rank * 2**MANAGED_BITS // len(last) for rank in range(len(last))])
-        self.last = np.array([int(row) for row in last])
 
     def __call__(self, values: pa.Array) -> NDArray[np.int64]:
         hashes = self.hashes_of(values)
-        unowned = self.last[np.searchsorted(self.starts, hashes, side="right") - 1]
+        shared = hashes // self.sets.quotient * self.sets.width
         if not len(self.hashes):
-            return unowned
+            return shared
         at = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
-        return np.where(self.hashes[at] == hashes, self.rows[at], unowned)
+        return np.where(self.hashes[at] == hashes, self.rows[at], shared)

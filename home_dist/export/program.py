@@ -84,8 +84,7 @@ def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: 
         }
         (folder / ABOUT).write_text(json_text(about) + "\n")
         write_meaning(source, folder)
-        managed = any(t.managed for t in source.layout.tables) and source.record.state.world_size > 1
-        if source.config.data.test and not managed:
+        if source.config.data.test:
             parities.extend(parity(source, open_program(folder), ranks))
             report = {
                 "split": "test",

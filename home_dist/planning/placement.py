@@ -84,7 +84,7 @@ def _planned(
     )
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            return planner.plan(network, sharders(config.embedding))
+            return planner.plan(network, sharders(config.embedding, config.train.seed))
     except PlannerError as error:
         raise NoPlan(str(error).splitlines()[0]) from None
 
@@ -100,9 +100,10 @@ def _buffers(layout: InputLayout, config: RunConfig, lengths: Mapping[str, float
     return total
 
 
-def model_without_memory(schema: Schema, layout: InputLayout, config: RunConfig) -> Network:
-    """The network with sharded tables on the meta device, which take no memory. Dense parameters are real."""
-    network = Network(schema, layout, config, torch.device("meta"))
+def model_without_memory(schema: Schema, layout: InputLayout, config: RunConfig, ranks: int = 1) -> Network:
+    """The network with sharded tables on the meta device, which take no memory. Dense parameters are real. ranks: over which
+    managed tables will be sharded."""
+    network = Network(schema, layout, config, torch.device("meta"), ranks)
     fuse_table_optimizer(network.table_parameters(), config.embedding)
     return network
 

@@ -41,7 +41,7 @@ def plan(config: RunConfig, machines: Machines, given: Mapping[str, float]) -> P
     schema = load_schema(local.schema_path())
     layout = build_layout(schema, local)
     lengths = Lengths.of(layout, given, _footers(local, schema, layout))
-    network = model_without_memory(schema, layout, config)
+    network = model_without_memory(schema, layout, config, machines.count)
     found = place(network, layout, config, machines, lengths.by_key)
     placed, dense = placed_tables(found.plan, layout, machines.count), found.dense
     tasks = len(network.head.objectives.outputs)

@@ -12,6 +12,7 @@ from typing import Literal
 from home_dist.config import PretrainedSection, RunConfig
 from home_dist.config.objective import Labels
 from home_dist.errors import ConfigError
+from home_dist.ids.managed_sets import ManagedSets
 from home_dist.ids.rows import ManagedKeys, RowsOf
 from home_dist.schema.frozen import FrozenTable, open_frozen
 from home_dist.schema.spec import (
@@ -46,6 +47,10 @@ class Table:
     """Weights are fp16."""
     memory: Literal["device", "host", "cached"] = "device"
     """Where GPUs keep it."""
+    admit: int = 1
+    """Occurrences after which an id gets a row of a managed table."""
+    max_age: int | None = None
+    """Steps after which an unseen id loses it."""
     cached_rows: float = 1.0
     """Share of rows on the device."""
 
@@ -345,7 +350,18 @@ def _tables(schema: Schema, config: RunConfig) -> dict[str, Table]:
         half = fused and ((section.precision if section else None) or config.embedding.precision) == "fp16"
         memory = section.memory if section else "device"
         on_device = {"device": 1.0, "host": 0.0, "cached": (section and section.cached_rows) or _CACHED}[memory]
-        tables[name] = Table(name, rows, dim, replicated, managed if managed != "hashed" else None, half, memory, on_device)
+        tables[name] = Table(
+            name,
+            ManagedSets.of(rows).rows if managed else rows,
+            dim,
+            replicated,
+            managed=managed if managed != "hashed" else None,
+            half=half,
+            memory=memory,
+            admit=section.admit if section else 1,
+            max_age=section.max_age if section else None,
+            cached_rows=on_device,
+        )
     return tables
 
 

@@ -59,16 +59,17 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
     config, exchange = inputs.config, inputs.config.distributed.exchange
     kernel = _of_all_ranks(kernels.choose(ranks.device, config.kernel), ranks)
     torch.manual_seed(config.train.seed)
-    network = model_without_memory(inputs.schema, inputs.layout, config)
+    network = model_without_memory(inputs.schema, inputs.layout, config, ranks.world_size)
     plan = _placed(network, inputs, ranks)
     kernel = kernels.select(network, config.kernel, ranks.device, kernel)
     network.head.features.bf16 = kernel.precision == "bf16"
+    sent = codecs(exchange, ranks.device, config.train.batch_size, config.embedding.dim)
     model = DistributedModelParallel(
         network,
         env=ShardingEnv.from_process_group(torch.distributed.group.WORLD),
         device=ranks.device,
         plan=plan,
-        sharders=sharders(config.embedding, codecs(exchange, ranks.device, config.train.batch_size, config.embedding.dim)),
+        sharders=sharders(config.embedding, config.train.seed, sent),
         data_parallel_wrapper=_data_parallel(config) if ranks.world_size > 1 else _Alone(),
     )
     if not loaded:

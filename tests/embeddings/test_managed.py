@@ -1,5 +1,7 @@
 """Managed ids: no two share a row, they read what a dictionary of float64 vectors would hold, and a run goes on exactly."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from home_dist.config import load_config
 from home_dist.errors import ConfigError
+from home_dist.ids.managed_sets import ManagedSets
 from home_dist.schema import build_layout, load_schema, save_schema
 from home_dist.schema.values import HashValues
 from tests.embeddings.train_managed import ROWS, STEPS
@@ -16,8 +19,8 @@ from tests.ranks import run, run_module, settings
 pytestmark = pytest.mark.distributed
 LR = 0.1
 CASES = {
-    f"{fill}-{policy}": f"embedding.lr={LR} embedding.tables.video.managed={policy} embedding.tables.video.keep_rows={ROWS}"
-    for fill in ("roomy", "tight")
+    f"{fill}-{policy}": f"embedding.lr={LR} embedding.tables.video.managed={policy} embedding.tables.video.keep_rows={rows}"
+    for fill, rows in (("roomy", 16 * ROWS), ("tight", ROWS))
     for policy in ("lfu", "lru")
 }
 RANKS = (1, 2)
@@ -72,8 +75,8 @@ def test_with_room_each_id_has_a_vector_of_its_own(found, ranks, policy):
             sums[i] = sums.get(i, 0) + gradient**2
             vectors[i] -= LR * gradient / sums[i] ** 0.5
     assert len(vectors) > 30
-    kept = torch.cat([p["middle"]["_mch_sorted_raw_ids"] for p in parts])
-    assert set(kept[kept < 2**62].tolist()) == set(vectors)
+    kept = torch.cat([p["middle"]["owners.id"] for p in parts])
+    assert set(kept[kept >= 0].tolist()) == set(vectors)
 
 
 @pytest.mark.slow
@@ -82,13 +85,13 @@ def test_with_room_each_id_has_a_vector_of_its_own(found, ranks, policy):
 def test_without_room_ids_come_and_go(found, ranks, policy):
     parts = found[ranks, f"tight-{policy}"]
     for rank, part in enumerate(parts):
-        ids, rows = part["middle"]["_mch_sorted_raw_ids"], part["middle"]["_mch_remapped_ids_mapping"]
-        own = ROWS // ranks
-        assert sorted(rows.tolist()) == list(range(rank * own, (rank + 1) * own))  # no two ids in one row
-        held = ids[ids < 2**62].tolist()
-        assert len(held) == len(set(held)) == own - 1
-        assert all(rank * 2**62 // ranks <= i < (rank + 1) * 2**62 // ranks for i in held)
-    held = {i for p in parts for i in p["middle"]["_mch_sorted_raw_ids"].tolist()}
+        owners, sets = part["middle"]["owners.id"].view(-1, ManagedSets.of(ROWS).width), ManagedSets.of(ROWS)
+        assert bool((owners[:, 0] == -1).all())  # the first row of a set is shared
+        held = owners[owners >= 0].tolist()
+        assert len(held) == len(set(held)) >= 0.8 * (ROWS - sets.sets) / ranks  # no two rows have one id
+        first = rank * sets.sets_of_rank(ranks)
+        assert all(i // sets.quotient - first == n for n, own in enumerate(owners.tolist()) for i in own if i >= 0)
+    held = {i for p in parts for i in p["middle"]["owners.id"].tolist() if i >= 0}
     counts, last = {}, {}
     for step in range(STEPS):
         for part in parts:
@@ -115,14 +118,14 @@ def test_a_checkpoint_goes_on_bit_for_bit(found, name, ranks):
         for (ids, straight), (same, resumed) in zip(part["straight"], part["resumed"], strict=True):
             assert torch.equal(ids, same)
             assert torch.equal(straight, resumed)
-        assert part["end"].keys() == part["end_resumed"].keys() > {"weight", "momentum1", "_mch_sorted_raw_ids"}
+        assert part["end"].keys() == part["end_resumed"].keys() > {"weight", "momentum1", "owners.id", "waiting.seen"}
         for key, value in part["end"].items():
             assert torch.equal(value, part["end_resumed"][key]), key
         assert not torch.equal(part["end"]["weight"], part["middle"]["weight"])
 
 
 @pytest.mark.slow
-def test_a_run_with_histories_trains_evaluates_and_stays_on_its_ranks(tmp_path):
+def test_a_run_with_histories_trains_evaluates_and_goes_on_on_other_ranks(tmp_path):
     data = prepared(tmp_path, rows=600)
     config = make_config(tmp_path, data, batch_size=32)
     managed = settings(
@@ -137,9 +140,17 @@ def test_a_run_with_histories_trains_evaluates_and_stays_on_its_ranks(tmp_path):
     assert "step 42/42" in again.outputs[0]
     evaluated = run(2, "evaluate", tmp_path / "run", "--split", "train")
     assert evaluated.codes == [0, 0], evaluated.text
-    alone = run(1, "evaluate", tmp_path / "run", "--split", "train")
-    assert alone.codes == [4]
-    assert "was written by 2 ranks, but there are 1: tables with managed ids" in alone.text
+    figures = {}
+    for ranks in (1, 2, 3):
+        out = tmp_path / f"{ranks}.json"
+        ended = run(ranks, "evaluate", tmp_path / "run", "--split", "train", "--json", out)
+        assert ended.codes == [0] * ranks, ended.text
+        figures[ranks] = json.loads(out.read_text())["train"]
+    assert figures[1]["like"]["auc"] == pytest.approx(figures[2]["like"]["auc"], abs=1e-6)
+    assert figures[1]["like"]["auc"] == pytest.approx(figures[3]["like"]["auc"], abs=1e-6)
+    further = run(3, "train", config, *managed, *settings(train__epochs=6, train__max_steps=44))
+    assert further.codes == [0, 0, 0], further.text
+    assert "step 44/44" in further.outputs[0]
 
 
 @pytest.mark.parametrize(

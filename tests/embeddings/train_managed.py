@@ -4,7 +4,6 @@ Arguments: a run's TOML file, a folder to write to, then per case a name and its
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +53,8 @@ def state(built: Built) -> dict[str, torch.Tensor]:
     """What of the managed module lies on this rank."""
     found = {}
     for name, value in built.model.module.managed.state_dict().items():
-        found[name.split(".")[-1]] = value.local_shards()[0].tensor.clone() if hasattr(value, "local_shards") else value.clone()
+        key = ".".join(name.split(".")[-2:]) if ".owners." in name or ".waiting." in name else name.split(".")[-1]
+        found[key] = value.local_shards()[0].tensor.clone() if hasattr(value, "local_shards") else value.clone()
     for key, states in built.optimizer.state_dict()["state"].items():
         if "managed" in key:
             found |= {n.split(".")[-1]: s.local_shards()[0].tensor.clone() for n, s in states.items()}
@@ -76,9 +76,12 @@ def main(path: str, out: str, *cases: str) -> None:
         position = inputs.training_reader(formed).position(0, 0)
         saved = saver.save(first.model, first.optimizer, TrainState(STEPS, 0, False, position, formed.world_size))
         straight = train(first, keys, few, range(STEPS, 2 * STEPS), formed.rank)
-        seeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": 1})})
-        other = build(replace(inputs, config=seeded), formed)
+        other = build(inputs, formed)
         other.model.train()
+        with torch.no_grad():
+            for value in other.model.module.state_dict().values():
+                for part in value.local_shards() if hasattr(value, "local_shards") else [value]:
+                    getattr(part, "tensor", part).add_(1)
         load(saved, other.model, other.optimizer)
         resumed = train(other, keys, few, range(STEPS, 2 * STEPS), formed.rank)
         left = {"seen": seen, "middle": middle, "straight": straight, "resumed": resumed}

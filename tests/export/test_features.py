@@ -84,14 +84,14 @@ def test_a_program_scores_as_the_run_did(name, data, tmp_path):
         np.testing.assert_allclose(scores, kept, atol=BOUNDS.get(name, 1e-5))
 
 
-def test_managed_ids_have_the_rows_of_the_checkpoint_and_others_the_last_of_their_rank(tmp_path):
+def test_managed_ids_have_the_rows_of_the_checkpoint_and_others_the_first_of_their_set(tmp_path):
     hashes_of = ManagedKeys("integer", 5)
     values = pa.array([10**12, 7, None, 123456789, -4])
     hashes = hashes_of(values)
     owned = pa.table({"hash": np.sort(hashes[:2]), "row": [3, 9]})
-    pq.write_table(owned.replace_schema_metadata({b"rows_without_id": b"7,15"}), tmp_path / "item.parquet")
+    pq.write_table(owned.replace_schema_metadata({b"rows_of_the_table": b"16"}), tmp_path / "item.parquet")
     rows = dict(zip(np.sort(hashes[:2]).tolist(), (3, 9), strict=True))
-    expected = [rows.get(h, 7 if h < 2**61 else 15) for h in hashes.tolist()]
+    expected = [rows.get(h, 0 if h < 2**61 else 8) for h in hashes.tolist()]
     assert ManagedRows(hashes_of, tmp_path / "item.parquet")(values).tolist() == expected
     assert len(set(expected)) > 2
 

@@ -160,7 +160,7 @@ def test_gpus_get_kernels_of_host_memory(monkeypatch):
     assert on["cuda"]["video"].cache_params.load_factor == 0.2
     assert on["cuda"]["user"].compute_kernels == ["fused_uvm"]
     assert all(c.compute_kernels == ["fused"] and c.cache_params is None for c in on["cpu"].values())
-    assert [s.fused_params["prefetch_pipeline"] for s in sharders(config.embedding)[:2]] == [True, True]
+    assert [s.fused_params["prefetch_pipeline"] for s in sharders(config.embedding, 0)[:2]] == [True, True]
 
 
 def test_the_network_is_planned_as_it_is_built(monkeypatch):

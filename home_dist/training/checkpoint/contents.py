@@ -10,11 +10,13 @@ TorchRec names a table's optimizer state differently for fused and for data-para
 optimizer keeps one value per row and block of columns on one rank; `column_wise` sharding makes several blocks. If blocks
 change, a new block takes the mean of the old blocks that it overlaps, weighted by shared columns. This is exact, because a
 gradient's mean square over all columns is the weighted mean of the blocks' mean squares.
+
+A managed table has rows that pad it to the number of ranks. They are never used, and in no checkpoint.
 """
 
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from torch import nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
+from home_dist.embeddings.managed import managed_rows
 from home_dist.training.checkpoint.pieces import Piece, Stored
 from home_dist.training.checkpoint.table_plan import Columns, Shard, TablePlan
 
@@ -69,7 +72,7 @@ def weight_pieces(model: DistributedModelParallel) -> Iterator[Piece]:
 
 def optimizer_pieces(model: DistributedModelParallel, optimizer: KeyedOptimizer) -> Iterator[Piece]:
     """The optimizers' state that this rank writes."""
-    plans = table_plans(model)
+    plans, managed = table_plans(model), managed_rows(model)
     for name, key, value in optimizer_state(optimizer):
         table = table_of(name)
         if table is None:
@@ -86,10 +89,12 @@ def optimizer_pieces(model: DistributedModelParallel, optimizer: KeyedOptimizer)
             size, blocks, logical = tuple(value.size()), plans[table].blocks, f"tables/{table}/{key}"
             for shard in _filled(value):
                 if shard.tensor.dim() == 2:
-                    yield Piece(logical, size, tuple(shard.metadata.shard_offsets), shard.tensor)
+                    piece = Piece(logical, size, tuple(shard.metadata.shard_offsets), shard.tensor)
+                    yield from _unpadded(piece, managed.get(table), 0)
                 else:
                     block, row, _ = _place(size, shard, blocks)
-                    yield Piece(logical, (len(blocks), size[0] // len(blocks)), (block, row), shard.tensor.view(1, -1))
+                    shape = (len(blocks), size[0] // len(blocks))
+                    yield from _unpadded(Piece(logical, shape, (block, row), shard.tensor.view(1, -1)), managed.get(table), 1)
     for table, steps in _fused_steps(model).items():
         if plans[table].sharding != "data_parallel" and plans[table].shards[0].rank == dist.get_rank():
             yield Piece.whole(f"tables/{table}/steps", torch.tensor(steps))
@@ -134,13 +139,33 @@ def load_weights(model: DistributedModelParallel, stored: Stored) -> None:
 
 def _weights(model: DistributedModelParallel) -> Iterator[tuple[Piece, bool]]:
     """(piece, whether all ranks hold the same piece) of the parameters and statistics on this rank."""
+    managed = managed_rows(model)
     for name, value in model.state_dict().items():
         logical = _logical(name)
         if hasattr(value, "local_shards"):
+            rows = managed.get(table_of(name) or _managed_by(name))
             for shard in value.local_shards():
-                yield Piece(logical, tuple(value.size()), tuple(shard.metadata.shard_offsets), shard.tensor), False
+                piece = Piece(logical, tuple(value.size()), tuple(shard.metadata.shard_offsets), shard.tensor)
+                yield from ((p, False) for p in _unpadded(piece, rows, 0))
         else:
             yield Piece.whole(logical, value), True
+
+
+def _managed_by(name: str) -> str:
+    """The table whose ids a state of managed ids is of."""
+    return name.rpartition("._managed_collision_modules.")[2].partition(".")[0]
+
+
+def _unpadded(piece: Piece, rows: int | None, axis: int) -> Iterator[Piece]:
+    """A piece without the rows that pad its table; none if it has no others. rows: of the table without them, None for a table
+    that is not padded; axis: of the rows."""
+    if rows is None:
+        yield piece
+        return
+    kept = min(piece.values.shape[axis], rows - piece.offsets[axis])
+    if kept > 0:
+        shape = tuple(rows if a == axis else n for a, n in enumerate(piece.shape))
+        yield Piece(piece.name, shape, piece.offsets, piece.values.narrow(axis, 0, kept))
 
 
 def load_optimizer(
@@ -160,11 +185,14 @@ def load_optimizer(
             pieces.append(Piece.whole(f"dense_optimizer/{name}/{key}", value))
         elif key == "steps":
             value.fill_(float(stored.whole(f"tables/{table}/steps")))
+    managed = managed_rows(model)
     for part in table_states(model, optimizer):
+        rows = managed.get(part.table)
         if part.row_wise:
-            pieces += _row_wise(stored, part, before[part.table])
+            kept = part.values if rows is None else part.values[: max(0, rows - part.first_row)]
+            pieces += _row_wise(stored, replace(part, values=kept), before[part.table]) if len(kept) else []
         else:
-            pieces.append(Piece(part.logical, part.shape, (part.first_row, part.columns[0]), part.values))
+            pieces += _unpadded(Piece(part.logical, part.shape, (part.first_row, part.columns[0]), part.values), rows, 0)
     stored.read(pieces)
     # An optimizer without state, such as plain SGD of a data-parallel table, stores no counter.
     counters = {name: f"tables/{name}/steps" for names, _ in _fused_modules(model) for name in names}

@@ -12,7 +12,6 @@ from torchrec.optim.keyed import KeyedOptimizer
 
 from home_dist.config import CheckpointSection
 from home_dist.distributed.ranks import together
-from home_dist.embeddings.managed import ShardedManaged
 from home_dist.errors import CheckpointError
 from home_dist.training.checkpoint.contents import load_optimizer, load_weights, refuse_unknown
 from home_dist.training.checkpoint.folder import Checkpoints, problem_of, read_record
@@ -32,7 +31,7 @@ def load(
     """
     together(lambda: _offering(checkpoint, _verify_share))
     record = together(lambda: read_record(checkpoint))
-    together(lambda: _refuse_others(checkpoint, record, model, meaning))
+    together(lambda: record.refuse_other_meaning(checkpoint, meaning))
     together(lambda: _fill(checkpoint, record, model, optimizer))
     return record.state
 
@@ -72,17 +71,6 @@ def _offering(checkpoint: Path, action: Callable[[Path], Result]) -> Result:
 def _verify_share(checkpoint: Path) -> None:
     names = sorted(read_manifest(checkpoint))
     verify(checkpoint, names[dist.get_rank() :: dist.get_world_size()])
-
-
-def _refuse_others(checkpoint: Path, record: Record, model: DistributedModelParallel, meaning: str | None) -> None:
-    """Raises CheckpointError for another schema, and for another number of ranks where that matters."""
-    record.refuse_other_meaning(checkpoint, meaning)
-    before, now = record.state.world_size, dist.get_world_size()
-    if before != now and any(isinstance(m, ShardedManaged) for m in model.modules()):
-        raise CheckpointError(
-            f"{checkpoint}: was written by {before} ranks, but there are {now}: tables with managed ids keep each rank's "
-            f"range of ids, which TorchRec does not deal anew. Start {before} ranks."
-        )
 
 
 def _fill(checkpoint: Path, record: Record, model: DistributedModelParallel, optimizer: KeyedOptimizer | None) -> None:
