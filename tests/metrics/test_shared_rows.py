@@ -66,7 +66,7 @@ def _same(found: TaskMetrics, expected: TaskMetrics, name: str) -> None:
             for column in () if value is None else vars(value):
                 np.testing.assert_allclose(getattr(found.curve, column), getattr(value, column), rtol=1e-12, atol=1e-12)
         elif isinstance(value, float):
-            close = 1e-15 if metric == "calibration_error" else 0.0  # a difference of shares
+            close = 1e-13 if metric == "calibration_error" else 0.0  # a difference of shares
             assert getattr(found, metric) == pytest.approx(value, rel=1e-12, abs=close, nan_ok=True), (name, metric)
         else:
             assert getattr(found, metric) == value, (name, metric)
