@@ -151,23 +151,23 @@ class OverRanks:
             results.append(result)
         return came, results
 
-    def pieces_on_first(self, column: NDArray[Any], rows: int = 1 << 16) -> Iterator[NDArray[Any]]:
-        """On the first rank: all ranks' rows (N, ...), in the order of ranks, some at a time. Nothing on others, which send
-        theirs: every rank must exhaust it."""
-        counts = self.table([len(column)])[:, 0].astype(int)
+    def pieces_on_first(
+        self, rows: int, column: Callable[[slice], NDArray[Any]], most: int = 1 << 16
+    ) -> Iterator[NDArray[Any]]:
+        """On the first rank: all ranks' rows, in the order of ranks, at most `most` at a time. Nothing on others, which send
+        theirs: every rank must exhaust it. column: called with some of this rank's `rows`, returns them, (n, ...)."""
+        counts, nothing = self.table([rows])[:, 0].astype(int), column(slice(0, 0))
         for rank, count in enumerate(counts):
-            for begin in range(0, count, rows):
-                n = min(rows, count - begin)
-                if rank == self.rank:
-                    own = np.ascontiguousarray(column[begin : begin + n])
-                    if rank == 0:
-                        yield own
-                    else:
-                        dist.send(torch.from_numpy(own), 0)
+            for begin in range(0, count, most):
+                end = min(begin + most, count)
+                if rank == self.rank == 0:
+                    yield column(slice(begin, end))
+                elif rank == self.rank:
+                    dist.send(torch.from_numpy(np.ascontiguousarray(column(slice(begin, end)))), 0)
                 elif self.rank == 0:
-                    taken = torch.from_numpy(np.empty((n, *column.shape[1:]), column.dtype))
-                    dist.recv(taken, rank)
-                    yield taken.numpy()
+                    taken = np.empty((end - begin, *nothing.shape[1:]), nothing.dtype)
+                    dist.recv(torch.from_numpy(taken), rank)
+                    yield taken
 
 
 ALONE = OverRanks()
