@@ -58,7 +58,7 @@ def within_all_requests(metrics: Sequence[TaskMetrics], samples: Scored, over: O
             result.append(task)
             continue
         labels, scores, requests, _ = _keyed(samples, k, samples.requests)
-        result.append(with_requests(task, within_requests_over_ranks(labels.double(), scores, requests)))
+        result.append(with_requests(task, within_requests_over_ranks(labels, scores, requests)))
     return result
 
 

@@ -19,6 +19,8 @@ from home_dist.objectives import Objectives
 
 _AHEAD = 2
 """Batches whose scores may still be on their way from the device."""
+_GROWTH = 1.25
+_COLUMNS = ("scores", "labels", "weights", "groups")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Scored:
 
     def rows(self, rows: NDArray[np.intp]) -> "Scored":
         """Of some rows; without requests and slices, which only a whole split needs."""
-        some = {name: getattr(self, name)[rows] for name in ("scores", "labels", "weights", "groups")}
+        some = {name: getattr(self, name)[rows] for name in _COLUMNS}
         return replace(self, **some, slices=np.empty((len(rows), 0), np.int64), requests=None)
 
 
@@ -85,8 +87,7 @@ def scored(model: nn.Module, reader: Reader, ranks: Ranks, families: Families, c
     """Scores one epoch of `reader` in evaluation mode. Collective. columns: of Batch.small, kept as slices."""
     training = model.training
     model.eval()
-    chosen, tasks, key = list(columns), len(families.measured), torch.empty(0, dtype=torch.int64)
-    kept = _Kept(torch.empty(0, sum(families.predictions)), *torch.empty(2, 0, tasks), key, key.new_empty(0, len(chosen)), key)
+    kept, chosen = _Kept(families, len(columns), reader.reads_requests), list(columns)
     on_their_way: deque[tuple[_Copy, Batch]] = deque()
     for batch in reader.epoch(0):
         _, output = model(batch.to(ranks.device))
@@ -96,9 +97,8 @@ def scored(model: nn.Module, reader: Reader, ranks: Ranks, families: Families, c
     for copy, batch in on_their_way:
         kept.add(copy, batch, chosen)
     model.train(training)
-    scores, labels, weights, groups, slices, requests = kept.columns()
     health.meet()
-    return Scored(scores, labels, weights, groups, slices, families, requests if reader.reads_requests else None)
+    return kept.scored()
 
 
 class _Copy:
@@ -117,25 +117,41 @@ class _Copy:
 
 
 class _Kept:
-    """Columns of the real samples, batch by batch."""
+    """Real samples, batch by batch, in arrays that grow in place, so that none is ever held twice."""
 
-    def __init__(self, *empty: torch.Tensor):
-        """empty: each column without rows."""
-        self._parts = [[column] for column in empty]
+    def __init__(self, families: Families, slices: int, requests: bool):
+        tasks, nothing = len(families.measured), np.empty(0, np.int64)
+        scores, labels, weights = (np.empty((0, width), np.float32) for width in (sum(families.predictions), tasks, tasks))
+        self._all = Scored(
+            scores, labels, weights, nothing, np.empty((0, slices), np.int64), families, nothing.copy() if requests else None
+        )
+        self._rows = 0
 
     def add(self, scores: _Copy, batch: Batch, chosen: list[int]) -> None:
         real = batch.mask.bool()
-        columns = [scores.wait(), batch.labels, batch.weights, batch.groups, batch.small[:, chosen], batch.requests]
-        for part, column in zip(self._parts, columns, strict=True):
-            part.append(column[real] if len(column) else column)
+        columns = {"scores": scores.wait(), "labels": batch.labels, "weights": batch.weights, "groups": batch.groups}
+        columns["slices"] = batch.small[:, chosen]
+        if self._all.requests is not None:
+            columns["requests"] = batch.requests
+        part = {name: column[real].numpy() for name, column in columns.items()}
+        if not self._rows:  # the first batch tells the types
+            empty = {name: np.empty((0, *column.shape[1:]), column.dtype) for name, column in part.items()}
+            self._all = replace(self._all, **empty)  # type: ignore[arg-type]
+        rows = self._rows + len(part["groups"])
+        if rows > len(self._all.groups):
+            self._resize(max(rows, self._rows * _GROWTH))
+        for name, column in part.items():
+            getattr(self._all, name)[self._rows : rows] = column
+        self._rows = rows
 
-    def columns(self) -> list[NDArray[Any]]:
-        """All samples'. A column's batches are freed before the next column is joined."""
-        whole = []
-        for part in self._parts:
-            whole.append(torch.cat(part).numpy())
-            part.clear()
-        return whole
+    def _resize(self, rows: float) -> None:
+        for array in (getattr(self._all, name) for name in (*_COLUMNS, "slices", "requests")):
+            if array is not None:
+                array.resize((int(rows), *array.shape[1:]), refcheck=False)
+
+    def scored(self) -> Scored:
+        self._resize(self._rows)
+        return self._all
 
 
 def without_broken(samples: Scored, tasks: Sequence[str], over: OverRanks = ALONE) -> tuple[Scored, list[str]]:

@@ -256,7 +256,8 @@ def evaluate_task(
 
     def chosen() -> Samples:
         samples = counted(labels, scores, weights, task, logits)
-        probabilities(samples, task)
+        if not logits:
+            probabilities(samples, task)
         return samples
 
     samples = over.agreed(chosen)
