@@ -53,6 +53,7 @@ def within_all_requests(metrics: Sequence[TaskMetrics], samples: Scored, over: O
         return list(metrics)
     result = []
     for k, task in enumerate(metrics):
+        health.meet()
         negative = over.count(int((samples.labels[samples.weights[:, k] > 0, k] < 0).sum()))
         if task.family == "class" or negative:
             result.append(task)
@@ -67,6 +68,7 @@ def within_users(metrics: Sequence[TaskMetrics], samples: Scored) -> list[TaskMe
     rank sorts its own users' rows."""
     result = []
     for k, task in enumerate(metrics):
+        health.meet()
         if task.family == "class":
             result.append(task)
             continue

@@ -16,7 +16,6 @@ from home_dist.metrics.evaluation import (
     with_requests,
     with_users,
 )
-from home_dist.metrics.gather import gather_rows
 from home_dist.metrics.gauc import GaucResult, gauc
 from home_dist.metrics.gauc_over_ranks import gauc_over_ranks, grouped_xauc_over_ranks
 from home_dist.metrics.log_loss import log_loss, normalized_entropy
@@ -64,7 +63,6 @@ __all__ = [
     "evaluate_task",
     "evaluate_tasks",
     "expected_calibration_error",
-    "gather_rows",
     "gauc",
     "gauc_over_ranks",
     "grouped_xauc",
