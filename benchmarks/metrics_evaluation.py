@@ -3,6 +3,7 @@
 import gc
 import itertools
 import json
+import multiprocessing
 import os
 import statistics
 import tempfile
@@ -26,6 +27,7 @@ from home_dist.evaluation.split import Evaluation, evaluate
 FAMILIES = ("binary",) * 6 + ("number", "class")
 CLASSES = 3
 BATCH = 2048
+WORLDS = (1, 2, 4)
 LAYOUT = SimpleNamespace(at=lambda _: [SimpleNamespace(key="tab")])
 SCHEMA = SimpleNamespace(task=[SimpleNamespace(name=f"task_{k}") for k in range(len(FAMILIES))], group_column="user")
 
@@ -42,7 +44,7 @@ class _Given(nn.Module):
 
 def batches(first: int, last: int, rows: int) -> Iterator[Any]:
     """Batches of the rows first .. last of `rows`, drawn when they are read: 8 tasks, a tenth as many users as rows, requests
-    of some 10 rows, and a feature of 20 values."""
+    of some 10 rows, and a feature of 5 values."""
     for begin in range(first, last, BATCH):
         n, random = min(BATCH, last - begin), np.random.default_rng(begin)
         scores = random.normal(size=(n, len(FAMILIES) - 1 + CLASSES)).astype(np.float32)
@@ -55,7 +57,7 @@ def batches(first: int, last: int, rows: int) -> Iterator[Any]:
             "weights": np.ones_like(labels),
             "groups": random.integers(0, rows // 10, n) * 7919,
             "requests": random.integers(0, rows // 10, n),
-            "small": random.integers(0, 20, (n, 1)),
+            "small": random.integers(0, 5, (n, 1)),
             "mask": np.ones(n, np.float32),
         }
         yield _Batch(**{name: torch.from_numpy(column) for name, column in columns.items()})
@@ -99,19 +101,20 @@ def _rank(rank: int, world: int, rows: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def shared(rows: int, worlds: tuple[int, ...] = (1, 2, 4)) -> dict[str, Any]:
+def shared(rows: int, worlds: tuple[int, ...] = WORLDS) -> dict[str, Any]:
     """By number of ranks: the peak of the rank that takes most, in bytes for each row of all ranks, and seconds."""
     # Arrays are given back when they are freed, as arrays above 32 MB always are; and one thread for each rank.
     os.environ |= {"MALLOC_MMAP_THRESHOLD_": "131072", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    multiprocessing.set_forkserver_preload(["benchmarks.metrics_evaluation"])  # imports once for all ranks
     result: dict[str, Any] = {"rows": rows, "tasks": len(FAMILIES)}
     figures = {}
     for world in worlds:
         with tempfile.TemporaryDirectory() as folder:
-            mp.spawn(_rank, (world, rows, folder), nprocs=world)
+            mp.start_processes(_rank, (world, rows, folder), nprocs=world, start_method="forkserver")
             parts = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(world)]
         result[str(world)] = {name: max(part[name] for part in parts) for name in ("bytes", "seconds")}
         figures[world] = np.array([part["figures"] for part in parts])
-        print(f"evaluation on {world} ranks: {result[str(world)]['bytes']:.0f} bytes per row and rank", flush=True)
+        print(f"evaluation, ranks: {world}: {result[str(world)]['bytes']:.0f} bytes per row and rank", flush=True)
     apart = [np.nanmax(np.abs(of - figures[worlds[0]][0])) for of in figures.values()]
     return result | {"apart": float(max(apart))}
 
@@ -126,7 +129,7 @@ def speeds(pairs: int, steps: int) -> dict[str, Any]:
 
     config = load_config(ROOT / "configs" / "kuairand_pure.toml", [f"data.path={ROOT / 'examples' / 'kuairand_pure'}"])
     schema = load_schema(config.schema_path())
-    ranks = form_ranks(DistributedSection())
+    ranks = form_ranks(DistributedSection(threads=1))
     inputs = open_inputs(config, schema, ("train", "test"))
     built = build(inputs, ranks)
     found: dict[str, list[float]] = {"forward": [], "evaluation": []}
