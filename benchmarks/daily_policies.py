@@ -185,7 +185,7 @@ def scores_of(run: Path, data: Path, ranks: Ranks) -> Scores:
     built = build(inputs, ranks)
     load(find(run), built.model, None, fingerprint(schema))
     own = scored(built.model, inputs.evaluation_reader("train", ranks), ranks, Families.of(built.objectives))
-    scores = Scores([t.name for t in inputs.schema.task], own.scores, own.labels, own.weights, own.groups)
+    scores = Scores([t.name for t in inputs.schema.task], own.scores.astype(np.float64), own.labels, own.weights, own.groups)
     with whole_file(kept) as file:
         np.savez_compressed(file, allow_pickle=False, **{name: np.asarray(value) for name, value in vars(scores).items()})
     return scores

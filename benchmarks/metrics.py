@@ -1,7 +1,8 @@
-"""Exact metrics beside plain numpy, scikit-learn and scipy: time and memory.
+"""Exact metrics beside plain numpy, scikit-learn and scipy: time and memory. And an evaluation whose rows ranks share.
 
-    python benchmarks/metrics.py            # 10 million rows of 1 million users and 1 million requests: some 5 minutes
+    python benchmarks/metrics.py            # 10 million rows of 1 million users and 1 million requests: some 8 minutes
     python benchmarks/metrics.py --quick    # 300,000 rows, under 50 s; writes nothing
+    python benchmarks/metrics.py --evaluation    # only the evaluation again; the other results stay
 
 Ours and the plain formulation of a metric take turns in one process on one thread, `--repeats` times, and medians are
 told. Times are processor seconds, as other programs may run.
@@ -14,6 +15,11 @@ and its time for all is that times the ratio of rows. On the same rows both valu
 
 XAUC without a compiler, by numpy, is timed once. Memory: the peak of a process that computes the metric once, without what it
 held before, per row. Beside it lies what the arguments themselves take: 24 bytes (labels, scores and keys).
+
+Evaluation on 1, 2 and 4 ranks, real processes with gloo: 8 tasks of all families, metrics within users and requests, and
+slices. Its memory is the peak of the rank that takes most, per row of all ranks, above what a small evaluation left. Its speed
+is that of `evaluate` on the KuaiRand sample (HoME, one rank), metrics included, over the forward of training, with the reader
+in both; both take turns.
 """
 
 import argparse
@@ -35,6 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.metrics_evaluation import WORLDS, memory, shared, speeds  # noqa: E402
 from home_dist.metrics import auc, gauc, grouped_xauc, mean_absolute_error, within_requests, xauc  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "metrics.json"
@@ -177,16 +184,9 @@ def peak_of(name: str, rows: int) -> None:
     ours(name, table(1000))
     columns = table(rows)
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
-    before = _memory("VmRSS")
+    before = memory("VmRSS")
     ours(name, columns)
-    print(json.dumps((_memory("VmHWM") - before) / rows))
-
-
-def _memory(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no {key} in /proc/self/status")
+    print(json.dumps((memory("VmHWM") - before) / rows))
 
 
 def measure_memory(rows: int) -> dict[str, float]:
@@ -222,6 +222,20 @@ def report(result: dict[str, Any]) -> str:
             f"| {name} | {of['median']['ours']:.2f} | {of['median']['plain']:,.2f} | {of['speed']:,.2f} | "
             f"{of['plain_rows']:,} | {of['apart']:.1e} | {result['bytes_per_row'][name]:.0f} |"
         )
+    of_ranks, speed = result["evaluation"], result["evaluation_speed"]
+    lines += [
+        "",
+        f"Evaluation of {of_ranks['rows']:,} rows, {of_ranks['tasks']} tasks, {of_ranks['cores']} cores of "
+        f"{of_ranks['processor']}, load {of_ranks['load_before']:.1f} before:",
+        "",
+        "| ranks | bytes per row and rank | s |",
+        "|---|---|---|",
+        *(f"| {w} | {of_ranks[str(w)]['bytes']:.0f} | {of_ranks[str(w)]['seconds']:.1f} |" for w in WORLDS),
+        "",
+        f"Evaluation: {statistics.median(speed['evaluation']):,.0f} samples/s, forward of training: "
+        f"{statistics.median(speed['forward']):,.0f} samples/s; {speed['ratio']:.2f} times as fast, median of "
+        f"{len(speed['forward'])} turns.",
+    ]
     lines += ["", f"XAUC by numpy, without a compiler: {result['xauc_without_compiler']:.1f} s."]
     return "\n".join(lines)
 
@@ -231,15 +245,32 @@ def claims(result: dict[str, Any]) -> list[str]:
     apart = max(of["apart"] for of in result["metrics"].values())
     found.append(claim("largest difference to plain", apart, 1e-9, at_most=True, form=".3g"))
     largest = max(result["bytes_per_row"].values())
+    of_ranks = result["evaluation"]
+    least, most = (of_ranks[str(w)]["bytes"] for w in (WORLDS[-1], WORLDS[0]))
     return [
         *found,
+        claim(f"evaluation, bytes per row and rank, {WORLDS[-1]} ranks over {WORLDS[0]}", least / most, 0.35, at_most=True),
+        claim("evaluation, largest difference between numbers of ranks", of_ranks["apart"], 1e-12, at_most=True, form=".3g"),
+        claim("evaluation, speed of the forward of training", result["evaluation_speed"]["ratio"], 1.0),
         claim("memory, bytes per row of the metric that takes most", largest, LARGEST_BYTES, at_most=True, form=".0f"),
     ]
+
+
+def measured(quick: bool, rows: int, repeats: int) -> dict[str, Any]:
+    result: dict[str, Any] = {"quick": quick, "rows": rows, "repeats": repeats, "cores": len(os.sched_getaffinity(0))}
+    result |= {"processor": processor(), "load_before": os.getloadavg()[0]}
+    result |= {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "scikit-learn")}
+    result["metrics"] = measure(rows, 3_000 if quick else 30_000, repeats)
+    result["xauc_without_compiler"] = without_compiler(rows)
+    result["bytes_per_row"] = measure_memory(rows)
+    result["load_after"] = os.getloadavg()[0]
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--evaluation", action="store_true")
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--rows", type=int)
     parser.add_argument("--peak-of", choices=METRICS, help=argparse.SUPPRESS)
@@ -248,14 +279,14 @@ def main() -> None:
     if chosen.peak_of:
         peak_of(chosen.peak_of, rows)
         return
-    repeats = chosen.repeats or (2 if chosen.quick else 3)
-    result: dict[str, Any] = {"quick": chosen.quick, "rows": rows, "repeats": repeats, "cores": len(os.sched_getaffinity(0))}
-    result |= {"processor": processor(), "load_before": os.getloadavg()[0]}
-    result |= {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "scikit-learn")}
-    result["metrics"] = measure(rows, 3_000 if chosen.quick else 30_000, repeats)
-    result["xauc_without_compiler"] = without_compiler(rows)
-    result["bytes_per_row"] = measure_memory(rows)
-    result["load_after"] = os.getloadavg()[0]
+    if chosen.evaluation:
+        result = json.loads(RESULTS.read_text())
+    else:
+        result = measured(chosen.quick, rows, chosen.repeats or (2 if chosen.quick else 3))
+    load = os.getloadavg()[0]
+    result["evaluation"] = shared(60_000 if chosen.quick else 1_000_000)
+    result["evaluation_speed"] = speeds(*((1, 20) if chosen.quick else (5, 60)))
+    result["evaluation"] |= {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "load_before": load}
     print(report(result))
     for line in claims(result):
         print(line)

@@ -1,32 +1,74 @@
 """A run's evaluation.json, and the files of scores beside it."""
 
-from collections.abc import Sequence
+import itertools
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import dtype_to_descr, write_array, write_array_header_1_0
+from numpy.typing import NDArray
 
 from home_dist.errors import UserError
+from home_dist.evaluation.scores import Scored
 from home_dist.evaluation.split import Evaluation
 from home_dist.files.json_files import read_json, write_json
 from home_dist.files.whole import whole_file
+from home_dist.metrics import OverRanks
+
+_ROWS = 1 << 16
+"""Rows of a file of scores that are written at a time."""
 
 
 def record(path: Path, scores_folder: Path, splits: dict[str, Evaluation], step: int, samples: int, keep: int) -> None:
     """Writes evaluation.json: metrics per split and task, slices, calibration, and the step at which all were measured. Splits
     of at most `keep` rows also get a file of scores. evaluation.json is written last and whole, so that it never mixes the
-    figures of two steps.
+    figures of two steps. Collective: the first rank writes all ranks' rows. Raises OSError there.
     """
+    over = OverRanks.here()
     for split, evaluation in splits.items():
-        if len(evaluation.scored.groups) <= keep:
-            scores_folder.mkdir(exist_ok=True)
-            s = evaluation.scored
-            arrays = {"scores": s.predictions, "labels": s.labels, "weights": s.weights, "groups": s.groups}
+        if evaluation.scored is not None and over.count(len(evaluation.scored.groups)) <= keep:
+            _keep(scores_folder / f"{split}.npz", evaluation.scored, over)
+    if over.rank == 0:
+        write_figures(path, splits, step, samples)
+
+
+def _keep(path: Path, scored: Scored, over: OverRanks) -> None:
+    """As numpy.savez_compressed would write the arrays of all ranks' rows, but no rank holds more than its own and a piece."""
+    pieces = _pieces(scored, over)
+    try:
+        if over.rank == 0:
+            path.parent.mkdir(exist_ok=True)
             # Which columns of the scores a task has; all of them one each, and all binary, where these are missing.
-            arrays |= {"families": np.array(s.families.measured), "predictions": np.array(s.families.predictions)}
-            with whole_file(scores_folder / f"{split}.npz") as file:
-                np.savez_compressed(file, allow_pickle=False, **arrays)
-    write_figures(path, splits, step, samples)
+            tasks = {"families": np.array(scored.families.measured), "predictions": np.array(scored.families.predictions)}
+            with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name, group in itertools.groupby(pieces, key=lambda piece: piece[0]):
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        for number, (_, shape, rows) in enumerate(group):
+                            if not number:
+                                header = {"descr": dtype_to_descr(rows.dtype), "fortran_order": False, "shape": shape}
+                                write_array_header_1_0(member, header)
+                            member.write(rows.tobytes())
+                for name, column in tasks.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        write_array(member, column, allow_pickle=False)
+    finally:
+        for _ in pieces:  # others have nothing to write; after an error of the first rank they still send
+            pass
+
+
+def _pieces(scored: Scored, over: OverRanks) -> Iterator[tuple[str, tuple[int, ...], NDArray[Any]]]:
+    """Name of a column, its shape over all ranks, and some of its rows, on the first rank. Collective."""
+    own = len(scored.groups)
+    rows = over.count(own)
+    columns = {name: getattr(scored, name).__getitem__ for name in ("labels", "weights", "groups")}
+    for name, of in {"scores": scored.predicted, **columns}.items():
+        nothing = of(slice(0, 0))
+        shape = rows, *nothing.shape[1:]
+        yield name, shape, nothing
+        for piece in over.pieces_on_first(own, of, _ROWS):
+            yield name, shape, piece
 
 
 def write_figures(path: Path, splits: dict[str, Evaluation], step: int, samples: int) -> None:

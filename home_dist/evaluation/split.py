@@ -1,11 +1,9 @@
 """The metrics of a split, per task and per slice."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from home_dist.config import RunConfig
@@ -16,8 +14,9 @@ from home_dist.errors import ConfigError
 from home_dist.evaluation.measure import measured, within_all_requests, within_users
 from home_dist.evaluation.scores import Families, Scored, scored, without_broken
 from home_dist.evaluation.screen_tables import evaluation_tables, slice_table
+from home_dist.evaluation.slices import measured_slices
 from home_dist.ids.keys import NO_GROUP
-from home_dist.metrics import Slice, TaskMetrics, calibration_curve, number_calibration, slices_of
+from home_dist.metrics import NumberCalibration, OverRanks, Slice, TaskMetrics
 from home_dist.objectives import Objectives
 from home_dist.schema import InputLayout, Schema
 from home_dist.screen import Screen
@@ -37,7 +36,8 @@ class Scoring(Protocol):
 class Evaluation:
     tasks: list[TaskMetrics]
     slices: list[Slice]
-    scored: Scored
+    scored: Scored | None
+    """This rank's rows, where the split has at most `metrics.keep_scores`."""
     grouped: bool
     """Whether the data has a column for GAUC."""
     notes: list[str]
@@ -48,16 +48,13 @@ class Evaluation:
 
     def calibration_to_json(self) -> dict[str, Any]:
         """By task: the bins' weights, mean predictions and mean labels, as "rate", and of numbers the labels' deviations."""
-        s, curves = self.scored, dict[str, Any]()
-        for k, task in enumerate(self.tasks):
-            scores = s.scores[:, s.families.columns(k)][:, 0]
-            if task.family == "binary":
-                curve = calibration_curve(s.labels[:, k], scores, s.weights[:, k], logits=True)
-                curves[task.task] = {name: getattr(curve, name).tolist() for name in ("weight", "prediction", "rate")}
-            elif task.family == "number":
-                bins = number_calibration(s.labels[:, k], scores, s.weights[:, k])
-                named = {"weight": bins.weight, "prediction": bins.prediction, "rate": bins.label}
-                curves[task.task] = {n: x.tolist() for n, x in {**named, "deviation": bins.label_deviation}.items()}
+        curves = dict[str, Any]()
+        for task in self.tasks:
+            if isinstance(task.curve, NumberCalibration):
+                named = {"weight": task.curve.weight, "prediction": task.curve.prediction, "rate": task.curve.label}
+                curves[task.task] = {n: x.tolist() for n, x in {**named, "deviation": task.curve.label_deviation}.items()}
+            elif task.curve is not None:
+                curves[task.task] = {n: getattr(task.curve, n).tolist() for n in ("weight", "prediction", "rate")}
         return curves
 
 
@@ -77,21 +74,17 @@ def evaluate(
     built: Scoring, reader: Reader, schema: Schema, layout: InputLayout, config: RunConfig, ranks: Ranks
 ) -> Evaluation:
     tasks, grouped = [t.name for t in schema.task], schema.group_column is not None
-    chosen, families = config.metrics.slices, Families.of(built.objectives)
-    samples, notes = without_broken(scored(built.model, reader, ranks, families, slice_columns(layout, chosen)), tasks)
-    users = samples.groups if grouped else None
-
-    def of_rows(rows: NDArray[np.intp]) -> list[TaskMetrics]:
-        part = replace(samples, scores=samples.scores[rows], labels=samples.labels[rows], weights=samples.weights[rows])
-        return measured(part, tasks, None if users is None else users[rows])
-
-    slices = list(slices_of(chosen, samples.slices, of_rows, config.metrics.slice_rows))
-    metrics = measured(samples, tasks)
-    without_user = int((samples.groups == NO_GROUP).sum()) if grouped else 0
-    if without_user:
-        notes.append(f"{without_user:,} of {len(samples.groups):,} rows have no {schema.group_column}: GAUC is of the others")
-    metrics = within_all_requests(within_users(metrics, samples, ranks) if grouped else metrics, samples, ranks)
-    return Evaluation(metrics, slices, samples, grouped, notes)
+    chosen, families, over = config.metrics.slices, Families.of(built.objectives), OverRanks(ranks.rank, ranks.world_size)
+    own = scored(built.model, reader, ranks, families, slice_columns(layout, chosen))
+    samples, notes = without_broken(own, tasks, over)
+    del own
+    slices = measured_slices(chosen, samples, tasks, grouped, config.metrics.slice_rows, over)
+    metrics = measured(samples, tasks, over=over)
+    rows, without_user = (int(n) for n in over.sums(len(samples.groups), (samples.groups == NO_GROUP).sum()))
+    if grouped and without_user:
+        notes.append(f"{without_user:,} of {rows:,} rows have no {schema.group_column}: GAUC is of the others")
+    metrics = within_all_requests(within_users(metrics, samples) if grouped else metrics, samples, over)
+    return Evaluation(metrics, slices, samples if rows <= config.metrics.keep_scores else None, grouped, notes)
 
 
 def evaluate_splits(

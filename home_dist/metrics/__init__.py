@@ -9,16 +9,17 @@ from home_dist.metrics.evaluation import (
     TaskMetrics,
     evaluate_classes,
     evaluate_number,
+    evaluate_task,
     evaluate_tasks,
     mean_defined,
     mean_row,
     with_requests,
     with_users,
 )
-from home_dist.metrics.gather import gather_rows
 from home_dist.metrics.gauc import GaucResult, gauc
 from home_dist.metrics.gauc_over_ranks import gauc_over_ranks, grouped_xauc_over_ranks
 from home_dist.metrics.log_loss import log_loss, normalized_entropy
+from home_dist.metrics.over_ranks import ALONE, OverRanks
 from home_dist.metrics.own_groups import rows_of_own_groups
 from home_dist.metrics.paired import PairedTest, paired_test
 from home_dist.metrics.regression import (
@@ -35,11 +36,13 @@ from home_dist.metrics.within_requests import RequestMetrics, within_requests, w
 from home_dist.metrics.xauc import grouped_xauc, xauc
 
 __all__ = [
+    "ALONE",
     "Bootstrap",
     "CalibrationCurve",
     "GaucResult",
     "Interval",
     "NumberCalibration",
+    "OverRanks",
     "PairedTest",
     "RequestMetrics",
     "Slice",
@@ -57,9 +60,9 @@ __all__ = [
     "evaluate_classes",
     "evaluate_number",
     "evaluate_slices",
+    "evaluate_task",
     "evaluate_tasks",
     "expected_calibration_error",
-    "gather_rows",
     "gauc",
     "gauc_over_ranks",
     "grouped_xauc",

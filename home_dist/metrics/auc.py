@@ -15,6 +15,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from home_dist.ids.keys import NO_GROUP
+from home_dist.metrics.levels import Levels, area, levels
+from home_dist.metrics.over_ranks import ALONE, OverRanks
 from home_dist.metrics.samples import Floats, Samples, counted
 
 
@@ -37,9 +39,16 @@ def auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) 
     return auc_of(counted(labels, scores, weights))
 
 
-def auc_of(samples: Samples) -> float:
-    one_group = auc_by_group(samples, np.zeros(samples.labels.size, dtype=np.int8))
-    return float(one_group.auc[0]) if one_group.auc.size else float("nan")
+def auc_of(samples: Samples, over: OverRanks = ALONE) -> float:
+    """Of all ranks' samples. Collective."""
+    return area(levels_of(samples, over), over)
+
+
+def levels_of(samples: Samples, over: OverRanks = ALONE) -> Levels:
+    """Levels of scores, with the weights of positives and of negatives. Collective."""
+    positive = samples.labels == 1
+    weights = np.where(positive, samples.weights, 0.0), np.where(positive, 0.0, samples.weights)
+    return levels(samples.scores, *weights, over=over)
 
 
 def auc_by_group(samples: Samples, groups: NDArray[np.generic]) -> GroupedAuc:

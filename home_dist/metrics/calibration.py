@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from home_dist.metrics.levels import bin_edges, bin_of, levels
+from home_dist.metrics.over_ranks import ALONE, OverRanks
 from home_dist.metrics.samples import Floats, Samples, counted, probabilities
 
 
@@ -21,13 +23,13 @@ def expected_calibration_error(
     Bins hold equal numbers of samples, ordered by score: in bins of equal width all samples of a rare task would fall into the
     first. Equal scores share a bin, so that the order of the samples does not matter.
     """
-    return calibration_error_of(counted(labels, scores, weights, logits=logits), bins)
+    return error_of(calibration_curve_of(counted(labels, scores, weights, logits=logits), bins))
 
 
-def calibration_ratio_of(samples: Samples, task: str | None = None) -> float:
+def calibration_ratio_of(samples: Samples, task: str | None = None, over: OverRanks = ALONE) -> float:
     p = probabilities(samples, task)
-    positives = float(samples.weights @ samples.labels)
-    return float(samples.weights @ p) / positives if positives else float("nan")
+    predicted, positives = over.sums(float(samples.weights @ p), float(samples.weights @ samples.labels))
+    return predicted / positives if positives else float("nan")
 
 
 @dataclass(frozen=True)
@@ -49,33 +51,34 @@ def calibration_curve(
     return calibration_curve_of(counted(labels, scores, weights, logits=logits), bins)
 
 
-def calibration_error_of(samples: Samples, bins: int = 20, task: str | None = None) -> float:
-    curve = calibration_curve_of(samples, bins, task)
+def calibration_curve_of(samples: Samples, bins: int = 20) -> CalibrationCurve:
+    return curve_within(samples, edges_of(samples, bins))
+
+
+def curve_within(samples: Samples, edges: Floats, task: str | None = None, over: OverRanks = ALONE) -> CalibrationCurve:
+    """edges: each bin's lowest score but the first's. Collective."""
+    p, bins = probabilities(samples, task), edges.size + 1
+    terms = samples.weights, samples.weights * p, samples.weights * samples.labels
+    weight, predicted, positive = over.totals(*sums_by_bin(bin_of(samples.scores, edges), bins, *terms))
+    used = weight > 0
+    return CalibrationCurve(weight[used], predicted[used] / weight[used], positive[used] / weight[used])
+
+
+def error_of(curve: CalibrationCurve) -> float:
     if not curve.weight.size:
         return float("nan")
     return float(curve.weight @ np.abs(curve.prediction - curve.rate) / curve.weight.sum())
 
 
-def calibration_curve_of(samples: Samples, bins: int = 20, task: str | None = None) -> CalibrationCurve:
-    p = probabilities(samples, task)
-    bin_of_sample = equal_bins(samples, bins)
-    if not p.size:
-        return CalibrationCurve(*np.empty((3, 0)))
-    terms = (samples.weights, samples.weights * p, samples.weights * samples.labels)
-    sums = np.stack([np.bincount(bin_of_sample, term, minlength=bins) for term in terms]).astype(np.float64)
-    weight, predicted, positive = (s[sums[0] > 0] for s in sums)
-    return CalibrationCurve(weight, predicted / weight, positive / weight)
-
-
-def equal_bins(samples: Samples, bins: int) -> NDArray[np.int64]:
-    """(N,): each sample's bin, 0 to bins - 1. Bins hold equal weights of samples, in the order of scores. Equal scores share a
-    bin, so that bins can be uneven or empty."""
+def edges_of(samples: Samples, bins: int, over: OverRanks = ALONE) -> Floats:
+    """Edges of bins, see levels.bin_edges. Bins hold equal weights of samples, in the order of scores. Equal scores share a
+    bin, so that bins can be uneven or empty. Collective."""
     if bins < 1:
         raise ValueError(f"bins must be at least 1, not {bins}")
-    if not samples.scores.size:
-        return np.empty(0, np.int64)
-    _, run = np.unique(samples.scores, return_inverse=True)
-    run_weight = np.bincount(run, samples.weights)
-    middle = np.cumsum(run_weight) - run_weight / 2
-    bin_of_run = np.minimum((middle / run_weight.sum() * bins).astype(np.int64), bins - 1)
-    return bin_of_run[run]
+    of = levels(samples.scores, samples.weights, over=over)
+    return bin_edges(of.scores, of.sums[0], bins, over)
+
+
+def sums_by_bin(bin_of_sample: NDArray[np.int64], bins: int, *values: Floats) -> list[Floats]:
+    """(bins,) of each of the values (N,)."""
+    return [np.bincount(bin_of_sample, value, minlength=bins).astype(np.float64) for value in values]

@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike, NDArray
 from home_dist.errors import DataError
 from home_dist.metrics.auc import auc_of
 from home_dist.metrics.log_loss import SMALLEST
+from home_dist.metrics.over_ranks import ALONE, OverRanks
 from home_dist.metrics.samples import Floats, Samples, counted_rows, prefix
 
 _TOLERANCE = 1e-3
@@ -55,30 +56,26 @@ def counted_classes(
     return samples
 
 
-def class_accuracy_of(samples: Samples) -> float:
-    if not samples.labels.size:
-        return float("nan")
-    right = samples.scores.argmax(axis=1) == samples.labels
-    return float(np.average(right, weights=samples.weights))
+def class_accuracy_of(samples: Samples, over: OverRanks = ALONE) -> float:
+    chosen = samples.scores.argmax(axis=1) if samples.labels.size else np.empty(0)
+    return over.mean(chosen == samples.labels, samples.weights)
 
 
-def class_log_loss_of(samples: Samples, task: str | None = None) -> float:
-    if not samples.labels.size:
-        return float("nan")
+def class_log_loss_of(samples: Samples, task: str | None = None, over: OverRanks = ALONE) -> float:
     label = samples.labels.astype(np.intp)
     if samples.logits:
-        shifted, total = _softmax_terms(samples, task)
+        shifted, total = over.agreed(lambda: _softmax_terms(samples, task))
         nats = np.log(total) - _of_label(shifted, label)
     else:
-        nats = -np.log(np.clip(_of_label(class_probabilities(samples, task), label), SMALLEST, 1.0))
-    return float(np.average(nats, weights=samples.weights))
+        nats = -np.log(np.clip(_of_label(over.agreed(lambda: class_probabilities(samples, task)), label), SMALLEST, 1.0))
+    return over.mean(nats, samples.weights)
 
 
-def class_auc_of(samples: Samples, task: str | None = None) -> float:
-    probabilities = class_probabilities(samples, task)
+def class_auc_of(samples: Samples, task: str | None = None, over: OverRanks = ALONE) -> float:
+    probabilities = over.agreed(lambda: class_probabilities(samples, task))
     areas = np.array(
         [
-            auc_of(Samples((samples.labels == c).astype(np.float64), probabilities[:, c], samples.weights, samples.kept))
+            auc_of(Samples((samples.labels == c).astype(np.float64), probabilities[:, c], samples.weights, samples.kept), over)
             for c in range(samples.scores.shape[1])
         ]
     )

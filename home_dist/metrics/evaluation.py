@@ -2,18 +2,21 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from home_dist.metrics.auc import auc_by_group, auc_of
-from home_dist.metrics.calibration import calibration_error_of, calibration_ratio_of
+from home_dist.metrics.auc import auc_by_group, levels_of
+from home_dist.metrics.calibration import CalibrationCurve, calibration_ratio_of, curve_within, error_of
 from home_dist.metrics.classes import class_accuracy_of, class_auc_of, class_log_loss_of, counted_classes
 from home_dist.metrics.gauc import GaucResult, gauc_of
-from home_dist.metrics.log_loss import log_loss_of, normalized_entropy_of
+from home_dist.metrics.levels import area, bin_edges
+from home_dist.metrics.log_loss import log_loss_of, relative_to_base_rate
+from home_dist.metrics.over_ranks import ALONE, OverRanks
 from home_dist.metrics.regression import (
+    NumberCalibration,
     finite_numbers,
     mean_absolute_error_of,
     mean_ratio_of,
@@ -21,12 +24,15 @@ from home_dist.metrics.regression import (
     r2_of,
     root_mean_squared_error_of,
 )
-from home_dist.metrics.samples import Samples, counted
+from home_dist.metrics.samples import Samples, counted, probabilities
 from home_dist.metrics.within_requests import RequestMetrics
 from home_dist.metrics.xauc import xauc_by_group, xauc_of
 
 Family = Literal["binary", "number", "class"]
 """What a task predicts: the probability of yes, a number, or the probabilities of classes."""
+
+BINS = 20
+"""Of calibration_error."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ class TaskMetrics:
     """Recall@10."""
     requests: int = 0
     """Requests with a positive."""
+    curve: CalibrationCurve | NumberCalibration | None = field(default=None, compare=False, repr=False)
+    """The bins of calibration_error, where it was measured."""
 
     def to_json(self) -> dict[str, Any]:
         """The metrics of its family."""
@@ -129,41 +137,50 @@ def evaluate_tasks(
     scores that are NaN or no probabilities, labels other than 0 and 1, and weights that are negative or not finite.
     """
     y, w, p, names = as_tables(task_names, labels, weights, scores, groups)
-    return [_evaluate(task, y[:, k], w[:, k], p[:, k], names, logits) for k, task in enumerate(task_names)]
+    return [evaluate_task(task, y[:, k], w[:, k], p[:, k], names, logits) for k, task in enumerate(task_names)]
 
 
 def evaluate_number(
-    task: str, labels: ArrayLike, weights: ArrayLike, predictions: ArrayLike, groups: NDArray[np.generic] | None = None
+    task: str,
+    labels: ArrayLike,
+    weights: ArrayLike,
+    predictions: ArrayLike,
+    groups: NDArray[np.generic] | None = None,
+    over: OverRanks = ALONE,
 ) -> TaskMetrics:
-    """Metrics of predicted numbers (N,), in the labels' unit; groups: (N,), normally users.
+    """Metrics of predicted numbers (N,), in the labels' unit; groups: (N,), normally users. over: whose rows count, see
+    evaluate_task.
 
     Raises DataError, which names the task, for labels and predictions that are not finite.
     """
-    samples = finite_numbers(labels, predictions, weights, task)
-    curve = number_calibration_of(samples)
+    samples = over.agreed(lambda: finite_numbers(labels, predictions, weights, task))
+    curve = number_calibration_of(samples, over=over)
     error = float(np.average(np.abs(curve.prediction - curve.label), weights=curve.weight)) if curve.weight.size else math.nan
     metrics = replace(
-        _undefined(task, samples),
+        _undefined(task, samples, over),
         family="number",
-        mae=mean_absolute_error_of(samples),
-        rmse=root_mean_squared_error_of(samples),
-        r2=r2_of(samples),
-        xauc=xauc_of(samples),
-        calibration=mean_ratio_of(samples),
+        mae=mean_absolute_error_of(samples, over),
+        rmse=root_mean_squared_error_of(samples, over),
+        r2=r2_of(samples, over),
+        xauc=xauc_of(samples, over),
+        calibration=mean_ratio_of(samples, over),
         calibration_error=error,
+        curve=curve,
     )
     return metrics if groups is None else with_users(metrics, gauc_of(xauc_by_group(samples, groups[samples.kept])))
 
 
-def evaluate_classes(task: str, labels: ArrayLike, weights: ArrayLike, logits: ArrayLike) -> TaskMetrics:
+def evaluate_classes(
+    task: str, labels: ArrayLike, weights: ArrayLike, logits: ArrayLike, over: OverRanks = ALONE
+) -> TaskMetrics:
     """Metrics of one of C classes. labels, weights: (N,); logits: (N, C). Raises DataError, which names the task."""
-    samples = counted_classes(labels, logits, weights, task, logits=True)
+    samples = over.agreed(lambda: counted_classes(labels, logits, weights, task, logits=True))
     return replace(
-        _undefined(task, samples),
+        _undefined(task, samples, over),
         family="class",
-        log_loss=class_log_loss_of(samples, task),
-        accuracy=class_accuracy_of(samples),
-        macro_auc=class_auc_of(samples, task),
+        log_loss=class_log_loss_of(samples, task, over),
+        accuracy=class_accuracy_of(samples, over),
+        macro_auc=class_auc_of(samples, task, over),
     )
 
 
@@ -172,8 +189,10 @@ def with_requests(metrics: TaskMetrics, within: RequestMetrics) -> TaskMetrics:
     return replace(metrics, ndcg=within.ndcg, mrr=within.mrr, recall=within.recall, requests=within.requests_used)
 
 
-def _undefined(task: str, samples: Samples) -> TaskMetrics:
-    return TaskMetrics(task, samples.labels.size, 0, math.nan, math.nan, 0, 0, math.nan, math.nan, math.nan, math.nan)
+def _undefined(task: str, samples: Samples, over: OverRanks) -> TaskMetrics:
+    return TaskMetrics(
+        task, over.count(samples.labels.size), 0, math.nan, math.nan, 0, 0, math.nan, math.nan, math.nan, math.nan
+    )
 
 
 def with_users(metrics: TaskMetrics, by_user: GaucResult) -> TaskMetrics:
@@ -220,26 +239,45 @@ def as_tables(
     return y, w, p, names
 
 
-def _evaluate(
+def evaluate_task(
     task: str,
-    labels: NDArray[np.generic],
-    weights: NDArray[np.generic],
-    scores: NDArray[np.generic],
-    groups: NDArray[np.generic] | None,
-    logits: bool,
+    labels: ArrayLike,
+    weights: ArrayLike,
+    scores: ArrayLike,
+    groups: NDArray[np.generic] | None = None,
+    logits: bool = False,
+    over: OverRanks = ALONE,
 ) -> TaskMetrics:
-    samples = counted(labels, scores, weights, task, logits)
+    """As evaluate_tasks, of one task: labels, weights, scores and groups are (N,).
+
+    over: the ranks whose rows count, each of which passes its own; all of them get the metrics of all rows, and are told of
+    errors. Collective. Metrics within groups are of the rows given: over ranks, give groups to gauc_over_ranks instead.
+    """
+
+    def chosen() -> Samples:
+        samples = counted(labels, scores, weights, task, logits)
+        if not logits:
+            probabilities(samples, task)
+        return samples
+
+    samples = over.agreed(chosen)
     grouped = None if groups is None else gauc_of(auc_by_group(samples, groups[samples.kept]))
+    of = levels_of(samples, over)
+    auc, edges = area(of, over), bin_edges(of.scores, of.sums[0] + of.sums[1], BINS, over)
+    del of
+    curve = curve_within(samples, edges, task, over)
+    loss = log_loss_of(samples, task, over)
     return TaskMetrics(
         task=task,
-        samples=samples.labels.size,
-        positives=int(samples.labels.sum()),
-        auc=auc_of(samples),
+        samples=over.count(samples.labels.size),
+        positives=over.count(int(samples.labels.sum())),
+        auc=auc,
         gauc=math.nan if grouped is None else grouped.value,
         gauc_groups=0 if grouped is None else grouped.groups_used,
         gauc_groups_left_out=0 if grouped is None else grouped.groups_left_out,
-        log_loss=log_loss_of(samples, task),
-        normalized_entropy=normalized_entropy_of(samples, task),
-        calibration=calibration_ratio_of(samples, task),
-        calibration_error=calibration_error_of(samples, task=task),
+        log_loss=loss,
+        normalized_entropy=relative_to_base_rate(loss, samples, over),
+        calibration=calibration_ratio_of(samples, task, over),
+        calibration_error=error_of(curve),
+        curve=curve,
     )

@@ -47,5 +47,5 @@ def _over_ranks(
         total = own.impressions_used
         return [own.value * total if total else 0.0, total, own.groups_used, own.groups_left_out]
 
-    weighted, total, used, left_out = sums_over_groups(sums, 4, groups, labels, scores, weights)
+    weighted, total, used, left_out = sums_over_groups(sums, groups, labels, scores, weights)
     return GaucResult(weighted / total if total else float("nan"), int(used), int(left_out), total)

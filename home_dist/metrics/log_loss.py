@@ -6,6 +6,7 @@ For a logit z the loss is log(1 + exp(-z)) or log(1 + exp(z)), which rounding of
 import numpy as np
 from numpy.typing import ArrayLike
 
+from home_dist.metrics.over_ranks import ALONE, OverRanks
 from home_dist.metrics.samples import Floats, Samples, counted, probabilities
 
 SMALLEST = 1e-15
@@ -27,10 +28,8 @@ def normalized_entropy(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike 
     return normalized_entropy_of(counted(labels, scores, weights, logits=logits))
 
 
-def log_loss_of(samples: Samples, task: str | None = None) -> float:
-    if not samples.labels.size:
-        return float("nan")
-    return float(np.average(nats(samples, task), weights=samples.weights))
+def log_loss_of(samples: Samples, task: str | None = None, over: OverRanks = ALONE) -> float:
+    return over.mean(nats(samples, task), samples.weights)
 
 
 def nats(samples: Samples, task: str | None = None) -> Floats:
@@ -42,10 +41,13 @@ def nats(samples: Samples, task: str | None = None) -> Floats:
 
 
 def normalized_entropy_of(samples: Samples, task: str | None = None) -> float:
-    if not samples.labels.size:
-        return float("nan")
-    rate = float(np.average(samples.labels, weights=samples.weights))
+    return relative_to_base_rate(log_loss_of(samples, task), samples)
+
+
+def relative_to_base_rate(loss: float, samples: Samples, over: OverRanks = ALONE) -> float:
+    """loss: the log loss of the samples, in nats."""
+    rate = over.mean(samples.labels, samples.weights)
     if not 0 < rate < 1:
         return float("nan")
     entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
-    return log_loss_of(samples, task) / float(entropy)
+    return loss / float(entropy)

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from home_dist.errors import DataError
-from home_dist.metrics.calibration import equal_bins
+from home_dist.metrics.calibration import edges_of, sums_by_bin
+from home_dist.metrics.levels import bin_of
+from home_dist.metrics.over_ranks import ALONE, OverRanks
 from home_dist.metrics.samples import Floats, Samples, counted_numbers, prefix
 
 
@@ -73,51 +75,51 @@ def finite_numbers(
     return samples
 
 
-def mean_absolute_error_of(samples: Samples) -> float:
-    error = np.abs(samples.scores - samples.labels)
-    return float(np.average(error, weights=samples.weights)) if error.size else float("nan")
+def mean_absolute_error_of(samples: Samples, over: OverRanks = ALONE) -> float:
+    return over.mean(np.abs(samples.scores - samples.labels), samples.weights)
 
 
-def root_mean_squared_error_of(samples: Samples) -> float:
-    if not samples.labels.size:
-        return float("nan")
-    largest, mean_square = _mean_square(samples.scores - samples.labels, samples.weights)
+def root_mean_squared_error_of(samples: Samples, over: OverRanks = ALONE) -> float:
+    largest, mean_square = _mean_square(samples.scores - samples.labels, samples.weights, over)
     return largest * float(np.sqrt(mean_square))
 
 
-def r2_of(samples: Samples) -> float:
+def r2_of(samples: Samples, over: OverRanks = ALONE) -> float:
     y = samples.labels
-    if not y.size or y.min() == y.max():
+    if over.smallest(y) >= over.largest(y):  # without samples they are infinite
         return float("nan")
-    largest_error, error = _mean_square(samples.scores - y, samples.weights)
-    largest, variance = _mean_square(y - np.average(y, weights=samples.weights), samples.weights)
+    largest_error, error = _mean_square(samples.scores - y, samples.weights, over)
+    largest, variance = _mean_square(y - over.mean(y, samples.weights), samples.weights, over)
     with np.errstate(over="ignore"):
         return float(1 - np.square(np.float64(largest_error) / largest) * (error / variance))
 
 
-def mean_ratio_of(samples: Samples) -> float:
-    total = float(samples.weights @ samples.labels)
-    return float(samples.weights @ samples.scores) / total if total else float("nan")
+def mean_ratio_of(samples: Samples, over: OverRanks = ALONE) -> float:
+    predicted, total = over.sums(float(samples.weights @ samples.scores), float(samples.weights @ samples.labels))
+    return predicted / total if total else float("nan")
 
 
-def number_calibration_of(samples: Samples, bins: int = 20) -> NumberCalibration:
-    bin_of_sample = equal_bins(samples, bins)
-    used, place = np.unique(bin_of_sample, return_inverse=True)
+def number_calibration_of(samples: Samples, bins: int = 20, over: OverRanks = ALONE) -> NumberCalibration:
+    edges, w = edges_of(samples, bins, over), samples.weights
+    place = bin_of(samples.scores, edges)
 
-    def sums(values: Floats) -> Floats:
-        return np.bincount(place, samples.weights * values, minlength=used.size).astype(np.float64)
+    def sums(*values: Floats) -> list[Floats]:
+        return over.totals(*sums_by_bin(place, edges.size + 1, *values))
 
-    weight = sums(np.ones(place.size))
-    label = sums(samples.labels) / weight
+    weight, prediction, label = sums(w, w * samples.scores, w * samples.labels)
+    used = weight > 0
+    with np.errstate(invalid="ignore"):
+        label /= weight
     distance = samples.labels - label[place]
-    largest = max(float(np.abs(distance).max(initial=0.0)), np.finfo(np.float64).tiny)  # as in _mean_square
-    deviation = largest * np.sqrt(sums(np.square(distance / largest)) / weight)
-    return NumberCalibration(weight, sums(samples.scores) / weight, label, deviation)
+    largest = max(over.largest(np.abs(distance)), np.finfo(np.float64).tiny)  # as in _mean_square
+    [square] = sums(w * np.square(distance / largest))
+    deviation = largest * np.sqrt(square[used] / weight[used])
+    return NumberCalibration(weight[used], prediction[used] / weight[used], label[used], deviation)
 
 
-def _mean_square(values: Floats, weights: Floats) -> tuple[float, float]:
+def _mean_square(values: Floats, weights: Floats, over: OverRanks) -> tuple[float, float]:
     """(m, q): the weighted mean of values^2 is m^2 q. m is the largest |value|, so that no square overflows or vanishes."""
-    largest = float(np.abs(values).max())
-    if largest == 0:
-        return 1.0, 0.0
-    return largest, float(np.average(np.square(values / largest), weights=weights))
+    largest = over.largest(np.abs(values))
+    if largest <= 0:  # -inf without values
+        return 1.0, 0.0 if largest == 0 else float("nan")
+    return largest, over.mean(np.square(values / largest), weights)

@@ -82,7 +82,7 @@ def within_requests_over_ranks(
         samples = counted_gains(labels, scores, weights)
         return _sums(by_request(samples, requests[samples.kept], k))
 
-    return _means(sums_over_groups(sums, 5, requests, labels, scores, weights))
+    return _means(sums_over_groups(sums, requests, labels, scores, weights))
 
 
 def counted_gains(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, task: str | None = None) -> Samples:

@@ -13,7 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from home_dist.metrics.auc import GroupedAuc, order_within_groups
 from home_dist.metrics.gauc import GaucResult, gauc_of
 from home_dist.metrics.inversions import inversions
+from home_dist.metrics.over_ranks import ALONE, OverRanks
 from home_dist.metrics.samples import Floats, Samples, counted_numbers
+from home_dist.metrics.xauc_over_ranks import xauc_over_ranks
 
 
 def xauc(labels: ArrayLike, predictions: ArrayLike, weights: ArrayLike | None = None) -> float:
@@ -37,7 +39,10 @@ def grouped_xauc(labels: ArrayLike, predictions: ArrayLike, groups: ArrayLike, w
     return gauc_of(xauc_by_group(samples, names[samples.kept]))
 
 
-def xauc_of(samples: Samples) -> float:
+def xauc_of(samples: Samples, over: OverRanks = ALONE) -> float:
+    """Of all ranks' samples. Collective."""
+    if over.world > 1:
+        return xauc_over_ranks(samples, over)
     one_group = xauc_by_group(samples, np.zeros(samples.labels.size, dtype=np.int8))
     return float(one_group.auc[0]) if one_group.auc.size else float("nan")
 

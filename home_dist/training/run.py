@@ -137,7 +137,7 @@ class Run:
             evaluations = evaluate_splits(self.inputs, splits, self.built, self.ranks, *told)
         for split, evaluation in evaluations.items():
             self.log.evaluation(state.step, split, evaluation.tasks)
-        if self.ranks.first and evaluations:
+        if evaluations:
             keep = self.inputs.config.metrics.keep_scores
             record(self.folder.evaluation, self.folder.scores, evaluations, state.step, state.samples, keep)
 
