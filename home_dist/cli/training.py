@@ -20,6 +20,11 @@ class Split(StrEnum):
     test = "test"
 
 
+class SweepEngineKind(StrEnum):
+    local = "local"
+    torchx = "torchx"
+
+
 class Measure(StrEnum):
     auc = "auc"
     gauc = "gauc"
@@ -85,18 +90,49 @@ def sweep(
         list[str] | None, typer.Option(metavar="KEY=VALUE,VALUE", help="Values to try; several are tried in all combinations.")
     ] = None,
     seeds: Annotated[int, typer.Option(help="Runs of each combination, with train.seed counted up.")] = 1,
-    ranks: Annotated[int, typer.Option(help="Ranks of each run, on this machine.")] = 1,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks of each run, on one machine.")] = 1,
     by: Annotated[
         Measure, typer.Option(help="Mean over tasks that ranks the settings, on the validation split.")
     ] = Measure.auc,
+    engine: Annotated[
+        SweepEngineKind, typer.Option(help="local: one run after the other, here; torchx: a job per run.")
+    ] = SweepEngineKind.local,
+    scheduler: Annotated[str | None, typer.Option(help="Of torchx: local_cwd (the default), slurm, kubernetes, ...")] = None,
+    at_once: Annotated[
+        int | None, typer.Option(min=1, help="Jobs at a time; by default 1 on this machine and 8 on a cluster.")
+    ] = None,
+    scheduler_option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the scheduler, such as partition=gpu; several times.")
+    ] = None,
+    component_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="Of launchers/components.py:train, such as j=2x8, gpu=8 or python=...; several times."
+        ),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train every combination of settings with several seeds, and rank them on validation. Goes on where it was stopped."""
+    """Train every combination of settings with several seeds, and rank them on validation. Goes on where it was stopped.
+
+    With --engine torchx, Ctrl-C cancels the jobs. When the command is killed, or its machine is lost, jobs of a cluster go on,
+    and the same command follows them.
+    """
+    from home_dist.errors import ConfigError
     from home_dist.screen import Screen
     from home_dist.training import sweep as sweeps
 
     planned = sweeps.plan(config, grid or [], seeds, overrides or [])
-    sweeps.sweep(config, planned, ranks, by.value, Screen(True))
+    trains: sweeps.SweepEngine = sweeps.LocalRuns(ranks)
+    if engine is SweepEngineKind.torchx:
+        from home_dist.training.sweep_jobs import JobSettings, TorchxEngine
+
+        chosen = tuple(scheduler_option or ()), tuple(component_option or ())
+        trains = TorchxEngine(JobSettings(scheduler or "local_cwd", ranks, at_once, *chosen))
+    elif scheduler or at_once or scheduler_option or component_option:
+        raise ConfigError(
+            "--scheduler, --at-once, --scheduler-option and --component-option need --engine torchx. Give it or leave them out."
+        )
+    sweeps.sweep(config, planned, trains, by.value, Screen(True))
 
 
 @command(group)

@@ -1,7 +1,8 @@
-"""`home-dist sweep`: trains one run per combination of settings and seed, one after the other, and shows their results.
+"""`home-dist sweep`: trains one run per combination of settings and seed, and shows their results.
 
-Each run has its own folder below run.dir and is started as a user would start it. The same command continues a stopped sweep:
-it skips complete runs and resumes the interrupted one. Results stand in sweep.json in run.dir; SweepReport.to_json says how.
+Each run has its own folder below run.dir. An engine trains: LocalRuns, which starts one run after the other as a user would, or
+jobs of a scheduler (sweep_jobs.py). The same command continues a stopped sweep: it skips complete runs and resumes interrupted
+ones. Results stand in sweep.json in run.dir; SweepReport.to_json says how.
 """
 
 import itertools
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from home_dist.config import RunConfig, load_config
 from home_dist.errors import ConfigError, UserError
@@ -71,22 +73,42 @@ def plan(config: Path, grid: Sequence[str], seeds: int, overrides: Sequence[str]
     return planned
 
 
-def sweep(config: Path, planned: Sequence[SweepRun], ranks: int, by: str, screen: Screen) -> None:
+class SweepEngine(Protocol):
+    def train(self, config: Path, runs: Sequence[tuple[str, SweepRun]], screen: Screen) -> list[str]:
+        """Trains labelled runs, as "[1/4] seed 0"; describes those that failed."""
+        ...
+
+
+class LocalRuns:
+    """One run after the other, as processes of this machine."""
+
+    def __init__(self, ranks: int):
+        self._ranks = ranks
+
+    def train(self, config: Path, runs: Sequence[tuple[str, SweepRun]], screen: Screen) -> list[str]:
+        failed = []
+        for label, run in runs:
+            screen.say(f"{label}: {run.folder}")
+            options = [part for override in run.overrides for part in ("--set", override)]
+            code = subprocess.run([*program(self._ranks), "train", str(config), *options]).returncode
+            if code:
+                failed.append(f"{run.name} ({run.folder}, exit code {code})")
+        return failed
+
+
+def sweep(config: Path, planned: Sequence[SweepRun], engine: SweepEngine, by: str, screen: Screen) -> None:
     """Trains incomplete runs, then shows the tables and writes sweep.json. by: "auc", "gauc" or "log_loss", which ranks the
     settings. Raises ConfigError where the runs cannot have this measure, SweepFailed if some of them failed."""
     if by == "gauc":
         _demand_groups(planned)
-    failed = []
+    missing = []
     for n, run in enumerate(planned, 1):
         label = f"[{n}/{len(planned)}] {run.name}"
         if run.complete:
             screen.say(f"{label}: complete")
-            continue
-        screen.say(f"{label}: {run.folder}")
-        options = [part for override in run.overrides for part in ("--set", override)]
-        code = subprocess.run([*program(ranks), "train", str(config), *options]).returncode
-        if code:
-            failed.append(f"{run.name} ({run.folder}, exit code {code})")
+        else:
+            missing.append((label, run))
+    failed = engine.train(config, missing, screen)
     by_settings: dict[str, dict[int, RunFigures]] = {}
     for run in planned:
         if run.complete:
@@ -94,7 +116,7 @@ def sweep(config: Path, planned: Sequence[SweepRun], ranks: int, by: str, screen
     if by_settings:
         from home_dist.insight.sweep_report import SweepReport  # imports torch, which trains in other processes until here
 
-        folder = planned[0].folder.parent.parent
+        folder = sweep_folder(planned[0])
         report = SweepReport([Setting(name, runs) for name, runs in by_settings.items()], by)
         report.show(f"sweep {folder}", screen)
         write_json(folder / "sweep.json", report.to_json())
@@ -103,6 +125,11 @@ def sweep(config: Path, planned: Sequence[SweepRun], ranks: int, by: str, screen
             f"{len(failed)} of {len(planned)} runs failed: {'; '.join(failed)}. What they printed tells why; the same command "
             "starts these again."
         )
+
+
+def sweep_folder(run: SweepRun) -> Path:
+    """The sweep's own folder, run.dir of its configuration."""
+    return run.folder.parent.parent
 
 
 def _demand_groups(planned: Sequence[SweepRun]) -> None:

@@ -13,7 +13,7 @@ from home_dist.config import save_config
 from home_dist.errors import ConfigError
 from home_dist.schema import save_schema
 from home_dist.screen import Screen
-from home_dist.training.sweep import plan, sweep
+from home_dist.training.sweep import LocalRuns, plan, sweep
 from tests.factory import make_config, make_data, make_schema
 from tests.insight.scored_runs import scores_of, write_scores
 from tests.ranks import run, settings
@@ -104,7 +104,7 @@ def test_gauc_is_refused_before_anything_runs_where_there_are_no_users(tmp_path)
     config = make_config(tmp_path, make_data(tmp_path / "data", rows=8, files=1))
     save_schema(make_schema().model_copy(update={"group_column": None}), tmp_path / "data" / "schema.toml")
     with pytest.raises(ConfigError, match="has no group_column, so that no run has a GAUC"):
-        sweep(config, plan(config, [], 1, []), 1, "gauc", Screen(True))
+        sweep(config, plan(config, [], 1, []), LocalRuns(1), "gauc", Screen(True))
     assert not (tmp_path / "run").exists()
 
 
