@@ -1,8 +1,8 @@
 """`home-dist sweep --engine torchx`: each run of a sweep is a job of a scheduler that torchx knows.
 
 The command submits at most `at_once` jobs, asks the scheduler for their states, and leaves the results to sweep.py, which reads
-the runs' folders: it must see them under the paths that the jobs write to. sweep_jobs.json in run.dir holds each run's newest job.
-A command that goes on follows a job that still waits or runs, and submits none beside it.
+the runs' folders: it must see them under the paths that the jobs write to. sweep_jobs.json in run.dir holds the newest job of
+each run. A command that goes on follows a job that still waits or runs, and submits none beside it.
 """
 
 import logging
