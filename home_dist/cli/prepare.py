@@ -1,6 +1,7 @@
 """`home-dist prepare`: commands that make a data folder."""
 
 import os
+import tempfile
 from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +11,7 @@ import typer
 import typer.core
 
 from home_dist.cli.command import command
+from home_dist.files.stores import is_remote, join, without_secrets
 
 _EPOCH = date(1970, 1, 1).toordinal()
 
@@ -35,7 +37,7 @@ class EngineKind(StrEnum):
 @command(group, "log")
 def prepare_described(
     description: Annotated[Path, typer.Argument(help="TOML file that describes a log; README shows one.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write; it must not hold anything yet.")],
+    out: Annotated[str, typer.Argument(help="Folder or URL to write; it must not hold anything yet.")],
     engine: Annotated[EngineKind, typer.Option(help="local: processes of this machine; ray: a cluster.")] = EngineKind.local,
     processes: Annotated[int | None, typer.Option(min=1, help="Tasks at a time; by default one per core.")] = None,
     memory: Annotated[float, typer.Option(min=0.1, help="GB for all processes together, about; the rest is on disk.")] = 2.0,
@@ -63,6 +65,10 @@ def prepare_described(
     ] = None,
     state: Annotated[bool, typer.Option(help="Leave what --like can go on from, in OUT/state.")] = True,
     page: Annotated[bool, typer.Option(help="Draw OUT/report.html: some 0.1 s per statistic.")] = True,
+    work: Annotated[
+        str | None,
+        typer.Option(help="URL of the work folder, for Ray nodes that share no disk; by default OUT.work, where OUT is."),
+    ] = None,
 ) -> None:
     """Turn a log of impressions into a data folder: labels, as-of statistics, histories, vocabularies, splits by day.
 
@@ -88,15 +94,27 @@ def prepare_described(
         skip_late=skip_late,
         last_day=None if last_day is None else last_day.toordinal() - _EPOCH,
         leave_state=state,
+        work=work,
     )
     report = prepare_log(description, out, Progress(), options)
+    told = without_secrets(out)
     if page:
-        from home_dist.insight.prepared_page import write_page
-
-        write_page(report, out / "report.html")
+        _write_page(report, out)
     for line in part_lines(report):
         print(line)
-    print(f"written to {out}" + (f"; {out / 'report.html'} shows rows, labels and features" if page else ""))
+    print(f"written to {told}" + (f"; {join(told, 'report.html')} shows rows, labels and features" if page else ""))
+
+
+def _write_page(report: dict[str, Any], out: str) -> None:
+    from home_dist.files.remote import put
+    from home_dist.insight.prepared_page import write_page
+
+    if not is_remote(out):
+        write_page(report, Path(out) / "report.html")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_page(report, Path(folder) / "report.html")
+        put(Path(folder) / "report.html", join(out, "report.html"))
 
 
 @command(group, "fit")

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -14,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pyarrow import fs
 
 from home_dist.config import load_config, save_config
 from home_dist.data import Reader, ReaderPosition, open_files
@@ -27,44 +25,9 @@ from home_dist.training.checkpoint.state import Record, TrainState
 from tests import forked
 from tests.factory import make_config, make_data, make_rows, make_schema
 from tests.ranks import REPOSITORY
+from tests.s3 import credentials, server, upload
 
-
-@pytest.fixture(scope="module")
-def server():
-    """moto's S3 server; gives its endpoint."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-@pytest.fixture
-def credentials(monkeypatch):
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-
-
-def upload(endpoint, folder, bucket):
-    to = fs.S3FileSystem(
-        access_key="someone", secret_key="secret", endpoint_override=endpoint, region="us-east-1", allow_bucket_creation=True
-    )
-    to.create_dir(bucket)
-    fs.copy_files(str(folder), f"{bucket}/data", source_filesystem=fs.LocalFileSystem(), destination_filesystem=to)
+__all__ = ["credentials", "server"]
 
 
 def batches(files, schema, layout, **changes):

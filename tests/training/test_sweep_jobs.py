@@ -159,13 +159,14 @@ def test_local_jobs_give_what_runs_one_after_the_other_give(tmp_path):
     for name, more in (("one", []), ("jobs", ["--engine", "torchx", "--at-once", 2])):
         folder = tmp_path / name
         folder.mkdir()
-        ended = run(1, "sweep", make_config(folder, data), *grid, *more, timeout=300)
+        config = make_config(folder, data)
+        ended = run(1, "sweep", config, *grid, *more, timeout=300)
         assert ended.codes == [0], ended.text
         tree = json.loads((folder / "run" / "sweep.json").read_text())
         found[name] = tree["settings"], tree["differences"], tree["best"]
     assert found["jobs"] == found["one"]
     assert "submitted" in ended.text
-    again = run(1, "sweep", tmp_path / "jobs" / "config.toml", *grid, "--engine", "torchx", timeout=300)
+    again = run(1, "sweep", config, *grid, "--engine", "torchx", timeout=300)
     assert again.codes == [0], again.text
     assert again.text.count(": complete") == 2
     assert "submitted" not in again.text
@@ -186,15 +187,20 @@ def test_ctrl_c_leaves_no_local_job_and_the_same_command_goes_on(tmp_path):
     config = make_config(tmp_path, make_data(tmp_path / "data", rows=2000, files=1))
     many = settings(train__max_steps=100_000, train__epochs=1000)
     command = [sys.executable, "-m", "home_dist.cli", "sweep", str(config), "--engine", "torchx", *many]
+    command += ["--scheduler-option", f"log_dir={tmp_path / 'logs'}"]
     with (tmp_path / "told").open("w+") as told:
         process = subprocess.Popen(command, cwd=REPOSITORY, stdout=told, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 120
-        while not any("step " in p.read_text() for p in (tmp_path / "run").glob("job_logs/**/std*.log")):
-            assert time.monotonic() < deadline, (tmp_path / "told").read_text()
-            assert process.poll() is None, (tmp_path / "told").read_text()
-            time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        try:
+            deadline = time.monotonic() + 120
+            while not any("step " in p.read_text() for p in (tmp_path / "logs").glob("**/std*.log")):
+                assert time.monotonic() < deadline, (tmp_path / "told").read_text()
+                assert process.poll() is None, (tmp_path / "told").read_text()
+                time.sleep(0.2)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+        finally:
+            process.terminate()
+            process.wait(20)
     text = (tmp_path / "told").read_text()
     assert "1 jobs cancelled, 0 runs not submitted. The same command goes on" in text
     assert list((tmp_path / "run").glob("*/*/checkpoints/step-*")), text

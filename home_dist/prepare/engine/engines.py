@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from home_dist.errors import DataError, UserError
 
 Action = Callable[[], None]
+_EVERYWHERE_SECONDS = 30.0
 
 
 class Lost(DataError):
@@ -24,6 +25,10 @@ class Engine(Protocol):
 
     def run(self, actions: Sequence[Action]) -> Iterator[int]:
         """Runs actions, in any order, and yields the number of each when it is done. Raises what an action raised."""
+        ...
+
+    def everywhere(self, action: Action) -> None:
+        """Runs the action on each machine, as far as they answer."""
         ...
 
     def close(self) -> None: ...
@@ -60,6 +65,9 @@ class LocalEngine:
             for future in waiting:
                 future.cancel()
 
+    def everywhere(self, action: Action) -> None:
+        action()
+
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
@@ -79,7 +87,7 @@ def _begin_worker() -> None:
 class RayEngine:
     """Tasks on Ray: the cluster that RAY_ADDRESS names, or one that is started on this machine and ends with this process.
 
-    All nodes must see the inputs and the work folder under the same paths.
+    All nodes must see the inputs and the work folder under the same paths, unless these are in a store (RemoteWork).
     """
 
     def __init__(self, processes: int):
@@ -109,6 +117,13 @@ class RayEngine:
                     reason = str(error).splitlines()[0]
                     raise Lost(f"a task on Ray was lost: {reason}. The same command goes on where this stopped.") from None
                 yield waiting.pop(reference)
+
+    def everywhere(self, action: Action) -> None:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+
+        nodes = [n["NodeID"] for n in self._ray.nodes() if n["Alive"]]
+        asked = [self._perform.options(num_cpus=0, scheduling_strategy=On(n, soft=True)).remote(action) for n in nodes]
+        self._ray.wait(asked, num_returns=len(asked), timeout=_EVERYWHERE_SECONDS)
 
     def close(self) -> None:
         if self._started:

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from home_dist.prepare.engine.mirror import opened
+
 _LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
@@ -27,7 +29,7 @@ def read_part(paths: Iterable[Path], part: int) -> pa.Table:
     """A partition's rows from several files, one file after another."""
     batches = []
     for path in paths:
-        with pa.memory_map(str(path)) as source:
+        with opened(path) as source:
             batches.append(pa.ipc.open_file(source).get_batch(part))
     return pa.Table.from_batches(batches).combine_chunks()
 
@@ -44,7 +46,7 @@ def read_rows(files: Iterable[tuple[Path, int]], first: int, last: int) -> Itera
     for path, rows in files:
         if begin + rows > first and begin < last:
             at = begin
-            with pa.memory_map(str(path)) as source:
+            with opened(path) as source:
                 file = pa.ipc.open_file(source)
                 for number in range(file.num_record_batches):
                     batch = file.get_batch(number)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.engine import Task, Work
+from home_dist.prepare.engine.mirror import source
 from home_dist.prepare.engine.spill import write_parts
 from home_dist.prepare.generic.condensed import key_columns
 from home_dist.prepare.generic.encode import Fitted
@@ -73,7 +74,7 @@ def _groups(paths: Sequence[Path]) -> Iterator[tuple[Path, int, int]]:
 
 
 def _route_past(plan: Plan, by: tuple[str, ...], path: Path, group: int, folder: Path) -> None:
-    table = pq.ParquetFile(path).read_row_group(group)
+    table = pq.ParquetFile(source(path)).read_row_group(group)
     keys = key_columns(table, by)
     if plan.spec.user in by:
         part = parts_of_users(user_hashes(keys[by.index(plan.spec.user)], *_nowhere(len(table))), plan.parts)
@@ -83,7 +84,7 @@ def _route_past(plan: Plan, by: tuple[str, ...], path: Path, group: int, folder:
 
 
 def _route_events(plan: Plan, path: Path, group: int, folder: Path) -> None:
-    table = pq.ParquetFile(path).read_row_group(group)
+    table = pq.ParquetFile(source(path)).read_row_group(group)
     users = table.column("user").combine_chunks()
     write_parts(folder / ROUTED, table, parts_of_users(user_hashes(users, *_nowhere(len(table))), plan.parts), plan.parts)
 

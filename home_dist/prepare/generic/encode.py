@@ -15,6 +15,7 @@ from home_dist.ids.vocabulary import read_vocabulary
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.boundaries import round_to
 from home_dist.prepare.days import DAY_MS, HOUR_MS, SPLITS, Days
+from home_dist.prepare.engine.mirror import here
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
 from home_dist.prepare.generic.condensed import write_left
 from home_dist.prepare.generic.history import EncodedHistory, history_file, kept_events, with_earlier_events
@@ -121,6 +122,7 @@ def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:
 
 
 def _rows_of(plan: Plan, section: IdSection, path: Path) -> VocabularyRows:
+    path = here(path)
     kind = plan.known.id_key(section)
     vocabulary = read_vocabulary(path, section.column, kind, 1, 1 + pq.read_metadata(path).num_rows)
     return VocabularyRows(kind, 0, vocabulary.keys, vocabulary.rows)

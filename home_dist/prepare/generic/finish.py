@@ -15,6 +15,7 @@ from home_dist.ids.vocabulary import file_sha256
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.boundaries import Buckets, Counted, fit_counted, rounding_step
 from home_dist.prepare.days import Days, choose_days, day_name
+from home_dist.prepare.engine.mirror import here, opened
 from home_dist.prepare.engine.spill import read_rows
 from home_dist.prepare.generic import means, names
 from home_dist.prepare.generic.encode import STORED_FILE, Fitted, split_file
@@ -52,7 +53,7 @@ _LEVEL = 3  # of zstd; level 9 takes four times as long to write
 
 def unmatched(scanned: Sequence[Path]) -> dict[str, int]:
     """By side table: number of the log's rows whose key it does not hold."""
-    every = pa.concat_tables([pq.read_table(f / UNMATCHED) for f in scanned])
+    every = pa.concat_tables([pq.read_table(here(f / UNMATCHED)) for f in scanned])
     sums = every.group_by("side").aggregate([("rows", "sum")]).sort_by("side")
     return dict(zip(sums.column("side").to_pylist(), sums.column("rows_sum").to_pylist(), strict=True))
 
@@ -69,7 +70,7 @@ def rows_before(days: Days, chunks: Sequence[Chunk], scanned: Sequence[Path]) ->
     """An entry per file with rows before the training days: their number, first and last day. Most rows come first."""
     by_file: dict[str, dict[str, Any]] = {}
     for chunk, folder in zip(chunks, scanned, strict=True):
-        day_rows = pq.read_table(folder / DAYS)
+        day_rows = pq.read_table(here(folder / DAYS))
         day, rows = day_rows.column("day").to_numpy(), day_rows.column("rows").to_numpy()
         early = day < days.train
         if early.any():
@@ -84,7 +85,7 @@ def rows_before(days: Days, chunks: Sequence[Chunk], scanned: Sequence[Path]) ->
 def hours_before(scanned: Sequence[Path], before: Mapping[str, tuple[int, int]]) -> pa.Table:
     """A row per hour of the log, in order of time: sums of labels over all earlier hours, and before the log: `before` has, by
     label, in how many rows it happened and was known."""
-    hours = pa.concat_tables([pq.read_table(f / HOURS) for f in scanned])
+    hours = pa.concat_tables([pq.read_table(here(f / HOURS)) for f in scanned])
     summed = [n for n in hours.column_names if n != "hour"]
     sums = hours.group_by("hour").aggregate([(n, "sum") for n in summed]).sort_by("hour")
     columns = {"hour": sums.column("hour")}
@@ -117,7 +118,7 @@ def statistic_names(spec: LogSpec) -> list[str]:
 
 def fit_steps(gathered: Sequence[Path], asked: Sequence[str]) -> dict[str, float]:
     """By statistic: its rounding step, from its deviation. Cells are merged in their order, by Chan's update."""
-    cells = pa.concat_tables([pq.read_table(f / CELLS_FILE) for f in gathered])
+    cells = pa.concat_tables([pq.read_table(here(f / CELLS_FILE)) for f in gathered])
     steps = {}
     for name in asked:
         moments = cells.filter(pc.equal(cells.column("number"), name)).sort_by("cell")
@@ -139,7 +140,7 @@ def statistics(plan: Plan, encoded: Sequence[Path], asked: Sequence[str], base: 
     """
     known = {} if base is None else {f.name: f for f in base.schema.feature if isinstance(f, StatisticFeature)}
     told, cuts = means.of_statistics(plan.spec), _cuts(plan.spec)
-    stored = pa.concat_tables([pq.read_table(f / STORED_FILE) for f in encoded])
+    stored = pa.concat_tables([pq.read_table(here(f / STORED_FILE)) for f in encoded])
     sums = stored.group_by(["number", "value"]).aggregate([("count", "sum")])
     fitted: Statistics = {}
     for name in asked:
@@ -188,7 +189,7 @@ def _cuts(spec: LogSpec) -> dict[str, Buckets | tuple[float, ...]]:
 def label_days(gathered: Sequence[Path]) -> pa.Table:
     """A row per day and split of the log: number of rows; how many of them know each label, and in how many each binary one
     happened."""
-    every = pa.concat_tables([pq.read_table(f / LABELS_FILE) for f in gathered])
+    every = pa.concat_tables([pq.read_table(here(f / LABELS_FILE)) for f in gathered])
     summed = [n for n in every.column_names if n not in ("day", "split")]
     sums = every.group_by(["day", "split"]).aggregate([(n, "sum") for n in summed])
     sums = sums.sort_by([("day", "ascending"), ("split", "ascending")])
@@ -289,14 +290,14 @@ def _base_rate(section: LabelSection, days: pa.Table, base: Base | None) -> floa
 def stored_columns(encoded: Path, schema: Schema) -> list[str]:
     """The columns to store: all but statistics that tell nothing."""
     used = {f.column for f in schema.feature} | {e.column for s in schema.sequence for e in s.events}
-    with pa.memory_map(str(encoded / split_file(0))) as source:
+    with opened(encoded / split_file(0)) as source:
         every = pa.ipc.open_file(source).schema.names
     return [n for n in every if not n.startswith("stat_") or n in used]
 
 
 def write_part(files: Sequence[tuple[Path, int]], columns: Sequence[str], first: int, last: int, folder: Path) -> None:
     """Writes rows first .. last - 1 of a split to folder/part.parquet. files: the partitions' files of the split, in order."""
-    with pa.memory_map(str(files[0][0])) as source:
+    with opened(files[0][0]) as source:
         schema = pa.schema([pa.ipc.open_file(source).schema.field(n) for n in columns])
     batches = read_rows(files, first, last)
     write_file(folder / PART, (pa.Table.from_batches([b.select(columns)]) for b in batches), schema, _LEVEL)

@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from home_dist.errors import ConfigError, DataError
+from home_dist.files.remote import SourceFile
 from home_dist.ids.arrow_types import is_list
 from home_dist.ids.keys import key_type
 from home_dist.prepare.days import day_name
+from home_dist.prepare.engine.mirror import here
 from home_dist.prepare.generic.log_files import TYPES, Chunk
 from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.generic.scan import ALL_DAYS
@@ -89,7 +91,7 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def new_files(paths: Sequence[Path], named: Sequence[str], base: Base) -> list[bool]:
+def new_files(paths: Sequence[SourceFile], named: Sequence[str], base: Base) -> list[bool]:
     """For each file of the log: whether it may hold rows that the base has not read. named: their names as the base knows them.
     Raises DataError when there is none."""
     are_new = []
@@ -131,7 +133,7 @@ def read_by_file(chunks: Sequence[Chunk], scanned: Sequence[Path], named: Mappin
     days: dict[int, dict[int, int]] = {}
     for chunk, folder in zip(chunks, scanned, strict=True):
         of_file = days.setdefault(chunk.file.index, {})
-        table = pq.read_table(folder / ALL_DAYS)
+        table = pq.read_table(here(folder / ALL_DAYS))
         for day, rows in zip(table.column("day").to_pylist(), table.column("rows").to_pylist(), strict=True):
             of_file[day] = of_file.get(day, 0) + rows
     files = {c.file.index: c.file for c in chunks}

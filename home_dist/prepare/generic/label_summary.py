@@ -15,6 +15,7 @@ from home_dist.errors import DataError
 from home_dist.files.json_files import read_json, write_json
 from home_dist.prepare.days import local_days
 from home_dist.prepare.engine import Task, Work
+from home_dist.prepare.engine.mirror import here, opened
 from home_dist.prepare.generic.label_columns import value_column
 from home_dist.prepare.generic.label_section import LabelSection
 from home_dist.prepare.generic.log_plan import Plan
@@ -41,7 +42,7 @@ def summarise(
         is_fitted = base is None or section.name in anew
         tasks.append(Task(partial(_summarise, plan, section, gathered, known.get(section.name), is_fitted), rows))
     folders = work.run("labels", "labels", tasks) if tasks else []
-    return {x.name: read_json(f / _SUMMARY, "", DataError) for x, f in zip(chosen, folders, strict=True)}
+    return {x.name: read_json(here(f / _SUMMARY), "", DataError) for x, f in zip(chosen, folders, strict=True)}
 
 
 def values_of(summary: Summary) -> LabelValues | None:
@@ -82,7 +83,7 @@ def _blocks(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]
     held: list[pa.Table] = []
     count = 0
     for path in paths:
-        with pa.memory_map(str(path)) as source:
+        with opened(path) as source:
             places = [n for n, field in enumerate(pa.ipc.open_file(source).schema) if field.name in columns]
             file = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=places))
             held.append(file.read_all())

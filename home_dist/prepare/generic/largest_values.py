@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from home_dist.prepare.asof import Ints
+from home_dist.prepare.engine.mirror import here
 from home_dist.prepare.extremes import is_suspicious
 
 EXTREMES, SIZES = "extremes.parquet", "sizes.parquet"
@@ -49,8 +50,8 @@ def extremes(scanned: Sequence[Path], files: Sequence[str], row_bits: int) -> di
 
     files: names in the order of the log; row_bits: low bits of a row's number, which hold its place in its file.
     """
-    all_ranges = pa.concat_tables([pq.read_table(folder / EXTREMES) for folder in scanned])
-    sizes = pa.concat_tables([pq.read_table(folder / SIZES) for folder in scanned])
+    all_ranges = pa.concat_tables([pq.read_table(here(folder / EXTREMES)) for folder in scanned])
+    sizes = pa.concat_tables([pq.read_table(here(folder / SIZES)) for folder in scanned])
     entries: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(all_ranges.column("number").to_pylist()):
         ranges = all_ranges.filter(pc.equal(all_ranges.column("number"), name)).to_pylist()

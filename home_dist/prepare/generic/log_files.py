@@ -15,8 +15,11 @@ import pyarrow.parquet as pq
 
 from home_dist.errors import DataError
 from home_dist.files.listing import glob_files
+from home_dist.files.remote import SourceFile, StoreError, remote_files
+from home_dist.files.stores import is_remote, open_store, unreachable
 from home_dist.ids.arrow_types import is_number, is_text
 from home_dist.ids.keys import key_numbers, missing
+from home_dist.prepare.engine.mirror import here, source, stream
 from home_dist.prepare.engine.spill import one_batch
 from home_dist.prepare.generic.columns import keys, plain
 
@@ -47,7 +50,7 @@ class File:
     """A file of the log; index: its place among the files, in the order of their names."""
 
     index: int
-    path: Path
+    path: SourceFile
     rows: int
     named: str
     """Its name in messages: of a converted file, the CSV file's."""
@@ -66,26 +69,27 @@ class Chunk:
     last: int
 
 
-def find(folder: Path, pattern: str) -> list[Path]:
+def find(folder: Path, pattern: str) -> list[SourceFile]:
     """Files that match the pattern. Raises DataError when there is none, or when one is empty."""
-    files = glob_files(folder, pattern)
+    remote = is_remote(pattern)
+    files: list[SourceFile] = [*remote_files(pattern)] if remote else [*glob_files(folder, pattern)]
     if not files:
-        raise DataError(f"{folder / pattern}: no such file. Correct the path in the description.")
+        raise DataError(f"{pattern if remote else folder / pattern}: no such file. Correct the path in the description.")
     for file in files:
         if file.stat().st_size == 0:
             raise DataError(f"{file}: the file is empty (0 bytes). Fetch it again or move it away.")
     return files
 
 
-def convert(source: Path, folder: Path, declared: Mapping[str, pa.DataType] = MappingProxyType({})) -> None:
+def convert(file: SourceFile, folder: Path, declared: Mapping[str, pa.DataType] = MappingProxyType({})) -> None:
     """Converts a CSV file to folder/table.parquet, block by block. Where no type is declared, a column gets the type that fits
     all its values, as if the file were read at once. \\N stands for null, as databases write it. Raises DataError."""
-    kinds = dict(declared) | _unsigned(source, declared)
+    kinds = dict(declared) | _unsigned(file, declared)
     schema: pa.Schema | None = None
     while True:
         try:
             options = pacsv.ConvertOptions(column_types=kinds, null_values=_NULLS)
-            with pacsv.open_csv(source, pacsv.ReadOptions(block_size=_BLOCK), convert_options=options) as reader:
+            with pacsv.open_csv(stream(file), pacsv.ReadOptions(block_size=_BLOCK), convert_options=options) as reader:
                 schema = reader.schema
                 with pq.ParquetWriter(folder / CONVERTED, schema, compression="zstd", compression_level=1) as writer:
                     for batch in reader:
@@ -96,22 +100,22 @@ def convert(source: Path, folder: Path, declared: Mapping[str, pa.DataType] = Ma
                 raise
             column = _to_widen(str(error))
             if column is None:
-                raise _unreadable(source, error) from None
+                raise _unreadable(file, error) from None
             if schema is None:  # only a declared type can fail in the block that types are inferred from
                 reason = str(error).splitlines()[0]
-                raise DataError(f"{source}: {reason}. Correct the file, or `types` of the description.") from None
+                raise DataError(f"{file}: {reason}. Correct the file, or `types` of the description.") from None
             name = schema.names[column]
             kind = kinds.get(name, schema.field(name).type)
             if kind not in _KINDS[:-1] or name in declared:
-                raise _unreadable(source, error) from None
+                raise _unreadable(file, error) from None
             kinds[name] = _KINDS[_KINDS.index(kind) + 1]
 
 
-def _unsigned(source: Path, declared: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+def _unsigned(file: SourceFile, declared: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
     """Columns of whole numbers from 2^63 on, by the file's first block. Arrow would infer floats and round them."""
     block = pacsv.ReadOptions(block_size=_BLOCK)
     try:
-        with pacsv.open_csv(source, block) as reader:
+        with pacsv.open_csv(stream(file), block) as reader:
             floats = [f.name for f in reader.schema if pa.types.is_floating(f.type) and f.name not in declared]
         if not floats:
             return {}
@@ -121,7 +125,7 @@ def _unsigned(source: Path, declared: Mapping[str, pa.DataType]) -> dict[str, pa
             null_values=_NULLS,
             strings_can_be_null=True,
         )
-        with pacsv.open_csv(source, block, convert_options=texts) as reader:
+        with pacsv.open_csv(stream(file), block, convert_options=texts) as reader:
             first = reader.read_next_batch()
     except (pa.ArrowInvalid, OSError, StopIteration):
         return {}  # the conversion reports the error
@@ -150,7 +154,10 @@ def _to_widen(message: str) -> int | None:
     return int(rest.split(":")[0]) if matched and not before and "conversion error" in rest else None
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
+def _unreadable(path: SourceFile | str, error: Exception) -> DataError:
+    if isinstance(error, OSError) and is_remote(str(path)):
+        store, within = open_store(str(path))
+        return StoreError(f"cannot read {unreachable(store, within, error)} The same command goes on where this one stopped.")
     reason = str(error).splitlines()[0]
     return DataError(f"{path}: cannot be read ({reason}). It may be truncated or of another format.")
 
@@ -169,8 +176,8 @@ class Looked:
 
 
 def look(
-    paths: Sequence[Path],
-    named: Sequence[Path],
+    paths: Sequence[SourceFile],
+    named: Sequence[SourceFile],
     declared: Mapping[str, pa.DataType],
     places: Sequence[int] | None = None,
 ) -> Looked:
@@ -180,10 +187,10 @@ def look(
     by_column: dict[str, dict[pa.DataType, list[str]]] = {}
     for index, path, name in zip(places or range(len(paths)), paths, named, strict=True):
         try:
-            opened = pq.ParquetFile(path)
+            opened = pq.ParquetFile(source(path))
         except (pa.ArrowInvalid, OSError) as error:
             raise _unreadable(name, error) from None
-        state = name.stat()
+        state = (here(name) if isinstance(name, Path) else name).stat()
         files.append(File(index, path, opened.metadata.num_rows, str(name), state.st_size, state.st_mtime_ns))
         for field in opened.schema_arrow:
             if opened.metadata.num_rows or len(paths) == 1:
@@ -237,7 +244,7 @@ def read_chunk(chunk: Chunk, types: dict[str, pa.DataType]) -> pa.Table:
     try:
         batches = list(_batches(chunk, types))
     except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(Path(chunk.file.named), error) from None
+        raise _unreadable(chunk.file.named, error) from None
     rows = sum(b.num_rows for b in batches)
     file_columns = pa.Table.from_batches(batches) if batches else pa.table({})
     columns = {}
@@ -253,7 +260,7 @@ def read_chunk(chunk: Chunk, types: dict[str, pa.DataType]) -> pa.Table:
 
 
 def _batches(chunk: Chunk, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-    file = pq.ParquetFile(chunk.file.path)
+    file = pq.ParquetFile(source(chunk.file.path))
     wanted = [n for n in file.schema_arrow.names if n in types]
     row_groups: list[int] = []
     at, first = 0, 0
@@ -274,7 +281,7 @@ def _batches(chunk: Chunk, types: dict[str, pa.DataType]) -> Iterator[pa.RecordB
 
 
 def write_side(
-    paths: Sequence[Path],
+    paths: Sequence[SourceFile],
     named: str,
     key: str,
     types: dict[str, pa.DataType],
@@ -302,8 +309,8 @@ def write_side(
 
 def join(table: pa.Table, side: Path, key: str) -> tuple[pa.Table, int]:
     """`table` with the columns of a written side table, and the number of rows whose key the side table lacks: null there."""
-    with pa.memory_map(str(side)) as source:
-        joined = pa.ipc.open_file(source).get_batch(0)
+    with pa.memory_map(str(here(side))) as mapped:
+        joined = pa.ipc.open_file(mapped).get_batch(0)
         side_keys, wanted = joined.column(key), keys(table.column(key).combine_chunks())
         if is_text(side_keys.type):
             rows = pc.index_in(wanted, value_set=side_keys)

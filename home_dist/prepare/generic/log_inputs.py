@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from home_dist.errors import DataError
+from home_dist.files.remote import SourceFile
+from home_dist.files.stores import is_remote
 from home_dist.prepare.engine import Task, Work
 from home_dist.prepare.generic.columns import Types
 from home_dist.prepare.generic.going_on import with_key_types
@@ -21,12 +23,12 @@ from home_dist.prepare.generic.state import Base
 class FoundFiles:
     """Source files of the log, and of each side table."""
 
-    log: list[Path]
+    log: list[SourceFile]
     """Files to read."""
-    sides: list[list[Path]]
+    sides: list[list[SourceFile]]
     places: list[int]
     """Of the files to read among `every`: numbers of rows depend on them."""
-    every: list[Path]
+    every: list[SourceFile]
     """All files of the log, those included that an earlier preparation has read."""
 
     @classmethod
@@ -61,6 +63,8 @@ class LogInputs:
 
 def named_in(file: str, folder: Path) -> str:
     """The path relative to the description's folder: reports and states are then the same wherever the folder lies."""
+    if is_remote(file):
+        return file
     path, around = Path(file).absolute(), folder.absolute()
     return str(path.relative_to(around)) if path.is_relative_to(around) else str(path)
 
@@ -113,14 +117,14 @@ def open_log(
     return LogInputs(files, {n: t for n, t in log_types.items() if n in used}, types, sides, absent)
 
 
-def _converted(path_lists: Sequence[list[Path]], declared: dict[str, pa.DataType], work: Work) -> list[list[Path]]:
+def _converted(path_lists: Sequence[list[SourceFile]], declared: dict[str, pa.DataType], work: Work) -> list[list[SourceFile]]:
     """The paths, in the same order, with each CSV file replaced by its Parquet conversion."""
     texts = [p for paths in path_lists for p in paths if p.suffix != ".parquet"]
     if not texts:
         return list(path_lists)
     tasks = [Task(partial(convert, p, declared=declared), p.stat().st_size) for p in texts]
     folders = work.run("convert", "reading CSV", tasks, "bytes")
-    written = {p: f / CONVERTED for p, f in zip(texts, folders, strict=True)}
+    written: dict[SourceFile, SourceFile] = {p: f / CONVERTED for p, f in zip(texts, folders, strict=True)}
     return [[written.get(p, p) for p in paths] for paths in path_lists]
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from home_dist.errors import ConfigError
+from home_dist.files.stores import is_remote
 
 MEMORY_BYTES = 2 << 30
 
@@ -36,6 +37,8 @@ class LogOptions:
     """Leave what the next preparation goes on from."""
     for_scores: bool = False
     """With `like`: the rows are to be scored. Vocabularies do not grow, labels may be missing."""
+    work: str | None = None
+    """URL of the work folder, for workers that share no disk; by default beside an output in a store."""
     keep: tuple[str, ...] = ()
     """Columns that go through unchanged, under names that begin with scan.KEPT."""
 
@@ -48,6 +51,10 @@ class LogOptions:
             raise ConfigError("--whole reads the log from its begin: leave --allow-gap out")
         if self.hold_out is not None and not 0 <= self.hold_out < 1:
             raise ConfigError(f"--hold-out {self.hold_out:g}: a share of users is needed, from 0 to below 1")
+        if self.work is not None and not is_remote(self.work):
+            raise ConfigError(
+                f"--work {self.work}: a URL is needed, such as s3://bucket/work. Without --work it is beside the output."
+            )
         return self
 
     @property

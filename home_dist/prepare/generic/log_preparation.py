@@ -8,7 +8,6 @@ A preparation may go on from an earlier one (`like`): it takes that one's number
 days alone. What it writes for these days is what a preparation of all days with the same numbers would write.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,12 +22,13 @@ import pyarrow.parquet as pq
 from home_dist import __version__
 from home_dist.errors import ConfigError, DataError, UserError
 from home_dist.files.json_files import read_json, write_json
-from home_dist.files.whole import refuse_existing, whole_folder
+from home_dist.files.remote import StoreError
 from home_dist.prepare.boundaries import Counted
 from home_dist.prepare.counts import LeftOut, Told, make_report
 from home_dist.prepare.days import DAY_MS, SPLITS, Days, day_name
 from home_dist.prepare.drift import drift
 from home_dist.prepare.engine import KINDS, Lost, Task, Work
+from home_dist.prepare.engine.mirror import here
 from home_dist.prepare.generic import earlier, finish, past, scan, state
 from home_dist.prepare.generic.earlier import Earlier
 from home_dist.prepare.generic.encode import BASE_FOUND_FILE, FOUND_FILE, Fitted, encode
@@ -41,6 +41,7 @@ from home_dist.prepare.generic.log_inputs import FoundFiles, LogInputs, named_in
 from home_dist.prepare.generic.log_options import LogOptions
 from home_dist.prepare.generic.log_plan import CELLS, FILE_BITS, Plan
 from home_dist.prepare.generic.log_spec import LogSpec, load_spec
+from home_dist.prepare.generic.output import Output, output_of
 from home_dist.prepare.generic.partition import REPEATED_FILE, SEEN_FILE, gather
 from home_dist.prepare.generic.sizes import chunk_rows, partitions
 from home_dist.prepare.generic.state import Base, write_state
@@ -49,15 +50,16 @@ from home_dist.prepare.write import file_bounds, part_name
 from home_dist.schema import Schema, StatisticFeature, save_schema
 
 
-def prepare_log(description: Path, out: Path, say: Say, options: LogOptions | None = None) -> dict[str, Any]:
-    """Reads the described log and writes `out`; returns the report.
+def prepare_log(description: Path, out: Path | str, say: Say, options: LogOptions | None = None) -> dict[str, Any]:
+    """Reads the described log and writes `out`, a folder or a URL; returns the report.
 
     Raises ConfigError or DataError for bad input, and then leaves nothing. Finished tasks are kept in a folder beside `out`
     until the end: the next run after a killed one resumes there.
     """
     options, progress = (options or LogOptions()).checked(), Progress.of(say)
     spec = load_spec(description)
-    refuse_existing(out)
+    output = output_of(out)
+    output.refuse_existing()
     base = None
     if options.like is not None:
         base = Base.open(options.like)
@@ -72,15 +74,15 @@ def prepare_log(description: Path, out: Path, say: Say, options: LogOptions | No
     engine = KINDS[options.engine](options.processes)
     try:
         fingerprint = _fingerprint(spec, sources, base, options)
-        with closing(Work(out.with_name(out.name + ".work"), fingerprint, engine, progress)) as work:
+        with closing(output.open_work(options, fingerprint, engine, progress)) as work:
             if work.goes_on:
                 progress(f"going on in {work.folder}, which an earlier run of the same description left")
-            report = _Preparation(spec, description.parent, work, options, engine.processes, base).all(sources, out)
+            report = _Preparation(spec, description.parent, work, options, engine.processes, base).all(sources, output)
             work.remove()
             return report
     except OSError as error:
         raise DataError(
-            f"{out}: cannot be written: {error}. Make room, or choose another folder; the same command then goes on."
+            f"{output}: cannot be written: {error}. Make room, or choose another folder; the same command then goes on."
         ) from None
     finally:
         engine.close()
@@ -158,10 +160,10 @@ class _Preparation:
         self.goes_on = None if options.whole else base
         """The base, if its past is taken too."""
 
-    def all(self, sources: FoundFiles, out: Path) -> dict[str, Any]:
+    def all(self, sources: FoundFiles, out: Output) -> dict[str, Any]:
         try:
             log = self._read(sources)
-        except Lost:
+        except (Lost, StoreError):
             raise
         except UserError:
             self.work.remove()  # useless once the input is corrected
@@ -183,7 +185,7 @@ class _Preparation:
         )
         self.work.drop("gather")
         self.work.drop("earlier")
-        seen = [pq.read_table(f / SEEN_FILE) for f in gathered]
+        seen = [pq.read_table(here(f / SEEN_FILE)) for f in gathered]
         return self._write(log, _Made(gathered, seen, encoded, fitted, labels), out)
 
     def _read(self, sources: FoundFiles) -> _Scanned:
@@ -211,7 +213,7 @@ class _Preparation:
         )
         chunks = chunks_of(inputs.files, chunk)
         scanned = work.run("scan", "reading", [Task(partial(scan.scan, plan, c), c.last - c.first) for c in chunks])
-        read_days = pa.concat_tables([pq.read_table(f / scan.DAYS) for f in scanned])
+        read_days = pa.concat_tables([pq.read_table(here(f / scan.DAYS)) for f in scanned])
         new = read_days.column("day").to_numpy()
         end = int(new.max(initial=0)) + 1
         if self.goes_on is not None:
@@ -263,7 +265,7 @@ class _Preparation:
     def _short(self, file: str) -> str:
         return named_in(file, self.folder)
 
-    def _write(self, log: _Scanned, made: _Made, out: Path) -> dict[str, Any]:
+    def _write(self, log: _Scanned, made: _Made, out: Output) -> dict[str, Any]:
         """Writes `out` and returns its report."""
         labels, asked = finish.label_days(made.gathered), finish.statistic_names(self.spec)
         statistics = finish.statistics(log.plan, made.encoded, asked, self.base, self.options.anew)
@@ -277,16 +279,14 @@ class _Preparation:
             self.work.progress(f"note: {line}")
         told = {n: (seen, f) for n, (seen, f) in statistics.items() if seen is not None and f is not None}
         report = self._report(log, made, labels, schema, told)
-        with whole_folder(out) as folder:
+        with out.whole(self.work) as opened:
             for place, path in zip(places, written, strict=True):
-                (folder / place).parent.mkdir(exist_ok=True)
-                # Linked, not moved: if the run is killed here, the next one still finds the files in the work folder.
-                (folder / place).hardlink_to(path / finish.PART)
-            shutil.copytree(self.work.folder / "vocabularies", folder / "vocabularies")
-            save_schema(schema, folder / "schema.toml")
+                opened.add(path / finish.PART, place)
+            opened.add_folder(self.work.folder / "vocabularies")
+            save_schema(schema, opened.folder / "schema.toml")
             if self.options.leave_state:
-                self._leave(log, made, folder)
-            write_json(folder / "report.json", report)
+                self._leave(log, made, opened.folder)
+            write_json(opened.folder / "report.json", report)
         return report
 
     def _write_parts(self, made: _Made, schema: Schema) -> tuple[list[str], list[Path]]:
@@ -327,9 +327,9 @@ class _Preparation:
                 left=LeftOut(old, absent),
                 extremes=extremes(scanned, [self._short(str(p)) for p in log.sources.every], FILE_BITS),
                 seen=made.seen,
-                repeated=[pq.read_table(f / REPEATED_FILE) for f in made.gathered],
+                repeated=[pq.read_table(here(f / REPEATED_FILE)) for f in made.gathered],
                 merged=spec.repeated == "merge",
-                ids=[pq.read_table(f / FOUND_FILE) for f in made.encoded],
+                ids=[pq.read_table(here(f / FOUND_FILE)) for f in made.encoded],
                 vocabularies={p.stem: pq.read_metadata(p).num_rows + 1 for p in fitted.vocabularies},
                 schema=schema,
                 statistics=statistics,
@@ -338,7 +338,7 @@ class _Preparation:
             )
         )
         if self.base is not None:
-            known = pa.concat_tables([pq.read_table(f / BASE_FOUND_FILE).slice(0, 1) for f in made.encoded])
+            known = pa.concat_tables([pq.read_table(here(f / BASE_FOUND_FILE)).slice(0, 1) for f in made.encoded])
             to_base = {n: int(pc.sum(known.column(n)).as_py()) for n in known.column_names}
             growing = finish.growing(spec)
             report["base"] = drift(self.told_before, report, str(self.base.folder), to_base, self.options.for_scores, growing)

@@ -18,6 +18,7 @@ from home_dist.errors import ConfigError, DataError, problem_lines
 from home_dist.files.json_files import read_json, write_json
 from home_dist.ids.keys import KeyType
 from home_dist.ids.vocabulary import file_sha256
+from home_dist.prepare.engine.mirror import give
 from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.schema import Schema, TableSpec, load_schema
 from home_dist.schema.base import Sha256, Spec
@@ -96,8 +97,8 @@ def write_state(folder: Path, record: StateRecord, files: Mapping[str, Path]) ->
     state.mkdir()
     entries = {}
     for name, path in files.items():
-        (state / name).hardlink_to(path)
-        entries[name] = StateFile(bytes=path.stat().st_size, sha256=file_sha256(path))
+        give(path, state / name)
+        entries[name] = StateFile(bytes=(state / name).stat().st_size, sha256=file_sha256(state / name))
     tree = record.model_copy(update={"files": entries}).model_dump(mode="json")
     write_json(state / RECORD, tree | {_SUM: _sum(tree)}, indent=None)
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from home_dist.ids.keys import KeyType, as_keys
 from home_dist.ids.vocabulary import merged, most_frequent
+from home_dist.prepare.engine.mirror import here
 from home_dist.prepare.generic.log_sections import IdSection
 from home_dist.prepare.written_vocabulary import write_vocabulary
 
@@ -83,4 +84,4 @@ def write_rare(
 
 
 def counts_of(files: Sequence[Path], kind: KeyType) -> pa.Table:
-    return merged([pq.read_table(file) for file in files], kind)
+    return merged([pq.read_table(here(file)) for file in files], kind)

@@ -1,0 +1,80 @@
+"""The data folder that a preparation writes, and its work folder: on a disk, or in a store."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from home_dist.errors import ConfigError
+from home_dist.files.remote import beside
+from home_dist.files.remote_folder import RemoteFolder, refuse_existing_remote, whole_remote_folder
+from home_dist.files.stores import is_remote, without_secrets
+from home_dist.files.whole import refuse_existing, whole_folder
+from home_dist.prepare.engine import RemoteWork, Work
+from home_dist.prepare.engine.engines import Engine
+from home_dist.prepare.engine.mirror import give
+from home_dist.prepare.generic.log_options import LogOptions
+from home_dist.prepare.progress import Progress
+
+
+@dataclass(frozen=True)
+class Output:
+    place: Path | str
+    """A path, or a URL."""
+
+    def __str__(self) -> str:
+        return without_secrets(str(self.place))
+
+    def refuse_existing(self) -> None:
+        """Raises DataError when something is there."""
+        refuse_existing_remote(self.place) if isinstance(self.place, str) else refuse_existing(self.place)
+
+    def open_work(self, options: LogOptions, fingerprint: dict[str, Any], engine: Engine, progress: Progress) -> Work:
+        remote = options.work or (beside(self.place, ".work") if isinstance(self.place, str) else None)
+        if remote is not None:
+            return RemoteWork(remote, fingerprint, engine, progress)
+        return Work(Path(self.place).with_name(Path(self.place).name + ".work"), fingerprint, engine, progress)
+
+    @contextmanager
+    def whole(self, work: Work) -> Iterator["OpenOutput"]:
+        """The folder appears when the block ends without an error. Raises DataError, StoreError."""
+        if isinstance(self.place, Path):
+            with whole_folder(self.place) as folder:
+                yield OpenOutput(folder, None, work)
+        else:
+            with whole_remote_folder(self.place, "schema.toml") as remote:
+                yield OpenOutput(remote.staging, remote, work)
+
+
+@dataclass(frozen=True)
+class OpenOutput:
+    folder: Path
+    """Files written here become part of the output."""
+    remote: RemoteFolder | None
+    work: Work
+
+    def add(self, path: Path, name: str) -> None:
+        """Gives a file of the work folder a name in the output. It is linked or copied, not moved: if the run is killed here,
+        the next one still finds it in the work folder."""
+        if self.remote is not None and isinstance(self.work, RemoteWork):
+            self.remote.copies.append((self.work.place_of(path), name))
+            return
+        (self.folder / name).parent.mkdir(exist_ok=True)
+        give(path, self.folder / name)
+
+    def add_folder(self, path: Path) -> None:
+        shutil.copytree(path, self.folder / path.name)
+
+
+def output_of(place: Path | str) -> Output:
+    """Raises ConfigError for a URL with a scheme that is no object store's."""
+    text = str(place)
+    if not is_remote(text):
+        return Output(Path(place))
+    if not text.startswith(("s3://", "gs://", "gcs://")):
+        raise ConfigError(
+            f"{without_secrets(text)}: cannot be written to; give a path, or a URL that begins with s3:// or gs://"
+        )
+    return Output(text)
