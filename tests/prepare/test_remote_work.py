@@ -1,10 +1,18 @@
 """A preparation from S3 to S3, whose workers share no disk, writes the bytes that one on a disk writes."""
 
+import http.client
+import itertools
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 from pyarrow import fs
 
+from home_dist.errors import ConfigError, DataError
 from home_dist.files import remote
+from home_dist.files.remote import StoreError
 from home_dist.prepare.generic import LogOptions, prepare_log
+from home_dist.prepare.progress import Progress
 from tests.prepare.test_engine import QUIET, digest, write
 from tests.s3 import credentials, server, upload
 
@@ -27,7 +35,7 @@ def bucket(server, credentials, prepared, tmp_path, monkeypatch):
     for path in prepared.iterdir():
         if path.is_file():
             fs.copy_files(str(path), f"{name}/side/{path.name}", destination_filesystem=filesystem)
-    place = lambda below: f"s3://{name}/{below}?endpoint_override={server}&region=us-east-1"  # noqa: E731
+    place = lambda below, at=server: f"s3://{name}/{below}?endpoint_override={at}&region=us-east-1"  # noqa: E731
     text = (prepared / "mylog.toml").read_text()
     text = text.replace('log = "log/*"', f'log = "{place("data/*")}"')
     (tmp_path / "mylog.toml").write_text(text.replace('"video.csv"', f'"{place("side/video.csv")}"'))
@@ -40,10 +48,117 @@ def fetched(place, to):
     return to
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_s3_in_and_out(bucket, prepared, tmp_path, processes):
-    prepare_log(tmp_path / "mylog.toml", bucket("out"), QUIET, LogOptions(partitions=3, processes=processes))
-    mine, theirs = digest(fetched(bucket, tmp_path / "out")), digest(prepared / "out")
+def compare(out, prepared):
+    mine, theirs = digest(out), digest(prepared / "out")
     assert {n for n in mine if mine[n] != theirs[n]} == {"report.json"}  # which names the log's files
     assert mine.keys() == theirs.keys()
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_s3_in_and_out(bucket, prepared, tmp_path, processes):
+    prepare_log(tmp_path / "mylog.toml", bucket("out"), QUIET, LogOptions(partitions=2, processes=processes))
+    compare(fetched(bucket, tmp_path / "out"), prepared)
     assert remote.names_below(bucket("out.work")) == []
+    again = "is there already. Remove it, or choose another folder"
+    with pytest.raises(DataError, match=rf"s3://b\d+/out\S* {again}"):
+        prepare_log(tmp_path / "mylog.toml", bucket("out"), QUIET, LogOptions())
+
+
+class Unsteady(ThreadingHTTPServer):
+    """In front of the server: answers 503 where `fails(method, path)` says so, and hands on the rest."""
+
+    daemon_threads = True
+
+    def __init__(self, behind, fails):
+        self.behind, self.fails, self.failed = behind.removeprefix("http://"), fails, 0
+        super().__init__(("127.0.0.1", 0), _Handed)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def endpoint(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handed(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def _hand(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.server.fails(self.command, self.path):
+            self.server.failed += 1
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        behind = http.client.HTTPConnection(self.server.behind, timeout=20)
+        behind.request(self.command, self.path, body, dict(self.headers))
+        answer = behind.getresponse()
+        content = answer.read()
+        self.send_response(answer.status)
+        for key, value in answer.getheaders():
+            if key.lower() not in ("transfer-encoding", "connection", "content-length"):
+                self.send_header(key, value)
+        length = answer.getheader("Content-Length") if self.command == "HEAD" else len(content)
+        self.send_header("Content-Length", str(length or 0))
+        self.end_headers()
+        self.wfile.write(content)
+        behind.close()
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _hand  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.slow
+def test_errors_that_pass_do_not_show(server, bucket, prepared, tmp_path):
+    counted = itertools.count(1)
+    unsteady = Unsteady(server, lambda method, path: next(counted) % 9 == 0)
+    text = (tmp_path / "mylog.toml").read_text()
+    (tmp_path / "mylog.toml").write_text(text.replace(server, unsteady.endpoint))
+    prepare_log(tmp_path / "mylog.toml", bucket("out", unsteady.endpoint), QUIET, LogOptions(partitions=2))
+    assert unsteady.failed > 10
+    unsteady.shutdown()
+    compare(fetched(bucket, tmp_path / "out"), prepared)
+
+
+@pytest.mark.slow
+def test_errors_that_stay_leave_nothing_half_written_and_the_same_command_goes_on(server, bucket, prepared, tmp_path):
+    broken, told = [True], []
+    unsteady = Unsteady(server, lambda method, path: broken[0] and method == "PUT" and "/out/validation/" in path)
+    out = bucket("out", unsteady.endpoint)
+    failed = r"cannot write s3://b\d+/out/validation/part-00000.parquet.*Tried 3 times; the same command"
+    with pytest.raises(StoreError, match=failed):
+        prepare_log(tmp_path / "mylog.toml", out, Progress(told.append), LogOptions(partitions=2))
+    assert remote.names_below(bucket("out")) == []
+    broken[0] = False
+    remote.put_bytes(b'{"made_by": "home_dist"}', bucket("out/.home_dist"))  # as a killed command leaves it
+    remote.put_bytes(b"half", bucket("out/train/part-00009.parquet"))
+    prepare_log(tmp_path / "mylog.toml", out, Progress(told.append), LogOptions(partitions=2))
+    assert any("going on in s3://" in line for line in told)
+    compare(fetched(bucket, tmp_path / "out"), prepared)
+    unsteady.shutdown()
+
+
+def test_an_error_while_the_log_is_read_names_the_file(server, bucket, tmp_path):
+    unsteady = Unsteady(server, lambda method, path: method == "GET" and "2.parquet" in path)
+    text = (tmp_path / "mylog.toml").read_text()
+    (tmp_path / "mylog.toml").write_text(text.replace(server, unsteady.endpoint))
+    with pytest.raises(StoreError, match=r"cannot read s3://b\d+/data/2.parquet: the store answers with an error"):
+        prepare_log(tmp_path / "mylog.toml", bucket("out"), QUIET, LogOptions(partitions=2))
+    assert remote.names_below(bucket("out")) == []
+    unsteady.shutdown()
+
+
+def test_what_cannot_be_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--work w: a URL is needed"):
+        LogOptions(work="w").checked()
+    with pytest.raises(ConfigError, match="cannot be written to; give a path, or a URL"):
+        prepare_log(tmp_path / "mylog.toml", "hdfs://host/out", QUIET)
+    with pytest.raises(DataError, match="the description holds a secret"):
+        remote.remote_files("s3://b/x?secret_key=abc")
+
+
+def test_names_of_urls():
+    assert remote.beside("s3://b/out/?region=x", ".work") == "s3://b/out.work?region=x"
+    assert remote.beside("s3://b/out", ".work") == "s3://b/out.work"

@@ -58,6 +58,9 @@ class RemoteWork(Work):
             remote.remove_below(place)
         self._save()
 
+    def __str__(self) -> str:
+        return without_secrets(self.place)
+
     def _plan(self) -> dict[str, Any]:
         """Raises DataError when something is there that home_dist did not make."""
         content = remote.read_bytes(join(self.place, _PLAN))

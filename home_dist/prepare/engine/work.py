@@ -52,6 +52,10 @@ class Work:
             _empty(folder)
         self._save()
 
+    def __str__(self) -> str:
+        """For messages."""
+        return str(self.folder)
+
     def _save(self) -> None:
         write_json(self.folder / _PLAN, {"fingerprint": self._fingerprint, "chosen": self._chosen})
 

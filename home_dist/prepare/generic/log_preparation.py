@@ -57,8 +57,8 @@ def prepare_log(description: Path, out: Path | str, say: Say, options: LogOption
     until the end: the next run after a killed one resumes there.
     """
     options, progress = (options or LogOptions()).checked(), Progress.of(say)
-    spec = load_spec(description)
     output = output_of(out)
+    spec = load_spec(description)
     output.refuse_existing()
     base = None
     if options.like is not None:
@@ -76,7 +76,7 @@ def prepare_log(description: Path, out: Path | str, say: Say, options: LogOption
         fingerprint = _fingerprint(spec, sources, base, options)
         with closing(output.open_work(options, fingerprint, engine, progress)) as work:
             if work.goes_on:
-                progress(f"going on in {work.folder}, which an earlier run of the same description left")
+                progress(f"going on in {work}, which an earlier run of the same description left")
             report = _Preparation(spec, description.parent, work, options, engine.processes, base).all(sources, output)
             work.remove()
             return report
