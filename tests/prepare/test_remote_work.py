@@ -83,7 +83,8 @@ class _Handed(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def _hand(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        chunked = "chunked" in self.headers.get("Transfer-Encoding", "")
+        body = self._chunks() if chunked else self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.server.fails(self.command, self.path):
             self.server.failed += 1
             self.send_response(503)
@@ -103,6 +104,17 @@ class _Handed(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
         behind.close()
+
+    def _chunks(self):
+        """The body as it came, sizes of its chunks included."""
+        raw, size = b"", 1
+        while size:
+            line = self.rfile.readline()
+            size = int(line.partition(b";")[0], 16)
+            raw += line + (self.rfile.read(size + 2) if size else b"")
+        while (line := self.rfile.readline()).strip():
+            raw += line
+        return raw + line
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _hand  # noqa: N815
 
