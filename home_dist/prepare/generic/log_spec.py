@@ -22,7 +22,7 @@ from home_dist.prepare.generic.log_sections import (
 
 class LogSpec(Section):
     log: str
-    """Path or pattern of the log's files (.parquet, .csv, .csv.gz), from the description's folder."""
+    """Path or pattern of the log's files (.parquet, .csv, .csv.gz), from the description's folder, or a URL."""
     user: str
     time: str
     """Column of whole numbers since 1970, or of timestamps."""
