@@ -23,7 +23,7 @@ class SideSection(Section):
     """A table with one row per value of a key column of the log. Its columns are joined to the log's."""
 
     files: str
-    """Path or pattern, from the description's folder."""
+    """Path or pattern, from the description's folder, or a URL."""
     key: str
     """A column that the log has too."""
 
