@@ -54,9 +54,9 @@ def compare(out, prepared):
     assert mine.keys() == theirs.keys()
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_s3_in_and_out(bucket, prepared, tmp_path, processes):
-    prepare_log(tmp_path / "mylog.toml", bucket("out"), QUIET, LogOptions(partitions=2, processes=processes))
+@pytest.mark.parametrize("parts", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_s3_in_and_out(bucket, prepared, tmp_path, parts):
+    prepare_log(tmp_path / "mylog.toml", bucket("out"), QUIET, LogOptions(partitions=parts, processes=parts))
     compare(fetched(bucket, tmp_path / "out"), prepared)
     assert remote.names_below(bucket("out.work")) == []
     again = "is there already. Remove it, or choose another folder"
@@ -81,6 +81,8 @@ class Unsteady(ThreadingHTTPServer):
 
 class _Handed(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
 
     def _hand(self):
         chunked = "chunked" in self.headers.get("Transfer-Encoding", "")
@@ -103,6 +105,7 @@ class _Handed(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(length or 0))
         self.end_headers()
         self.wfile.write(content)
+        self.wfile.flush()
         behind.close()
 
     def _chunks(self):
@@ -138,15 +141,15 @@ def test_errors_that_pass_do_not_show(server, bucket, prepared, tmp_path):
 def test_errors_that_stay_leave_nothing_half_written_and_the_same_command_goes_on(server, bucket, prepared, tmp_path):
     broken, told = [True], []
     unsteady = Unsteady(server, lambda method, path: broken[0] and method == "PUT" and "/out/validation/" in path)
-    out = bucket("out", unsteady.endpoint)
+    out, options = bucket("out", unsteady.endpoint), LogOptions(partitions=2, work=bucket("work"))
     failed = r"cannot write s3://b\d+/out/validation/part-00000.parquet.*Tried 3 times; the same command"
     with pytest.raises(StoreError, match=failed):
-        prepare_log(tmp_path / "mylog.toml", out, Progress(told.append), LogOptions(partitions=2))
+        prepare_log(tmp_path / "mylog.toml", out, Progress(told.append), options)
     assert remote.names_below(bucket("out")) == []
     broken[0] = False
     remote.put_bytes(b'{"made_by": "home_dist"}', bucket("out/.home_dist"))  # as a killed command leaves it
     remote.put_bytes(b"half", bucket("out/train/part-00009.parquet"))
-    prepare_log(tmp_path / "mylog.toml", out, Progress(told.append), LogOptions(partitions=2))
+    prepare_log(tmp_path / "mylog.toml", out, Progress(told.append), options)
     assert any("going on in s3://" in line for line in told)
     compare(fetched(bucket, tmp_path / "out"), prepared)
     unsteady.shutdown()
