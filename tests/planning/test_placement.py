@@ -111,7 +111,7 @@ def test_tables_in_host_memory_are_planned_for(monkeypatch):
         planned = planning.plan(config, wanted, {})
         away = {p.table: p for p in planned.placed if p.memory != "device"}
         size = sum(p.rows * (p.dim + 1) * 4 for p in away.values())  # row-wise Adagrad: one number per row
-        assert planned.estimate.in_host.sum() == size
+        assert planned.estimate.tables.in_host.sum() == size
         whole = sum(planned.estimate.memory.values())
         assert whole.max() < 80e9
         assert planned.estimate.seconds["look-up and update of rows in the host's memory"] > 0
