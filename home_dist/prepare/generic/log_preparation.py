@@ -49,6 +49,9 @@ from home_dist.prepare.write import file_bounds, part_name
 from home_dist.schema import Schema, StatisticFeature, save_schema
 
 
+_INDEXES = shutil.ignore_patterns("*.index", ".*")  # each host makes its own
+
+
 def prepare_log(description: Path, out: Path, say: Say, options: LogOptions | None = None) -> dict[str, Any]:
     """Reads the described log and writes `out`; returns the report.
 
@@ -282,7 +285,7 @@ class _Preparation:
                 (folder / place).parent.mkdir(exist_ok=True)
                 # Linked, not moved: if the run is killed here, the next one still finds the files in the work folder.
                 (folder / place).hardlink_to(path / finish.PART)
-            shutil.copytree(self.work.folder / "vocabularies", folder / "vocabularies")
+            shutil.copytree(self.work.folder / "vocabularies", folder / "vocabularies", ignore=_INDEXES)
             save_schema(schema, folder / "schema.toml")
             if self.options.leave_state:
                 self._leave(log, made, folder)
