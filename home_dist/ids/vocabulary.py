@@ -59,6 +59,11 @@ class Counts:
         if self._pending > max(_PENDING, self._merged):  # so each key is merged only a few times, however many keys there are
             self.total()
 
+    @property
+    def nbytes(self) -> int:
+        """Of the counts in memory."""
+        return sum(part.nbytes for part in self._parts)
+
     def total(self) -> pa.Table:
         """Columns value and count, in no order."""
         sums = merged(self._parts, self.kind)

@@ -48,7 +48,6 @@ from home_dist.prepare.progress import Progress, Say
 from home_dist.prepare.write import file_bounds, part_name
 from home_dist.schema import Schema, StatisticFeature, save_schema
 
-
 _INDEXES = shutil.ignore_patterns("*.index", ".*")  # each host makes its own
 
 
@@ -175,7 +174,7 @@ class _Preparation:
         gathered = self._gather(log, each, before)
         labels = summarise(plan, gathered, self.work, rows, self.base, self.options.anew)
         grow = not (self.options.whole or self.options.for_scores)
-        fitted = fit(plan, self.base, self.goes_on, log.days, gathered, self.work, grow)
+        fitted = fit(plan, self.base, self.goes_on, log.days, gathered, self.work, grow, self.options.memory)
         encoded = self.work.run(
             "encode",
             "encoding",

@@ -19,18 +19,19 @@ def partitions(spec: LogSpec, types: Mapping[str, pa.DataType], rows: int, share
     ids = sum(_bytes(types[i.column]) for i in spec.id)
     statistics = len(spec.number) + sum(1 + 2 * len(p.rates) for p in spec.past)
     row_bytes = 40 + ids + sum(2 if x.kind == "binary" else 9 for x in spec.label) + 8 * statistics + 16 * len(spec.history)
-    by_memory = -(-rows * row_bytes * _COPIES // _room(share))
+    by_memory = -(-rows * row_bytes * _COPIES // room(share))
     return max(1, by_memory, min(4 * processes, rows // _SMALL) if processes > 1 else 1)
 
 
 def chunk_rows(types: Mapping[str, pa.DataType], rows: int, share: int, processes: int) -> int:
     """Number of the log's rows that are read at a time. share: bytes for one process."""
     least, most = _CHUNK_ROWS
-    fitting = _room(share) // (_COPIES * sum(map(_bytes, types.values())))
+    fitting = room(share) // (_COPIES * sum(map(_bytes, types.values())))
     return max(least, min(most, fitting, max(_SMALL, rows // (4 * processes))))
 
 
-def _room(share: int) -> int:
+def room(share: int) -> int:
+    """Bytes of a process's share of the memory for its data."""
     return max(_LEAST, share - _PROCESS)
 
 
