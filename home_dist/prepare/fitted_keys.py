@@ -21,7 +21,7 @@ COUNTED: dict[KeyType, pa.Schema] = {
     "text": pa.schema({"value": pa.string(), "count": pa.int64()}),
 }
 _BY_COUNT = (("count", "descending"), ("value", "ascending"))
-_COPIES = 8  # of a part's columns in memory: read, summed, filtered, sorted
+_COPIES = 16  # of a part's columns in memory: read, summed, filtered, sorted, and what the allocator keeps
 _ROW_BYTES = 64  # of a key with its count, typically
 _PARTS = 256  # of counts whose number is not known at first
 ROW_GROUP = 1 << 20

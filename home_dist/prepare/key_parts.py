@@ -10,6 +10,7 @@ from home_dist.ids.hashing import mix
 from home_dist.ids.rows import hash_keys
 from home_dist.prepare.engine.spill import one_batch, read_part, write_parts
 
+_LEAST_BATCH = 64  # rows of a run that are read together
 _SAMPLES = 64  # samples of a run per piece of the sorted table
 
 
@@ -44,6 +45,7 @@ class SortedRuns:
         many are read at a time."""
         folder.mkdir(parents=True)
         self._folder, self._order, self._at_a_time = folder, list(order), rows
+        self._batch = max(_LEAST_BATCH, rows >> 10)
         self._runs: list[Path] = []
         self._samples: list[tuple] = []
         self.rows = 0
@@ -53,8 +55,9 @@ class SortedRuns:
             return
         run = one_batch(table.sort_by(self._order))
         path = self._folder / f"{len(self._runs):05d}.arrow"
-        with pa.ipc.new_file(str(path), run.schema) as writer:  # not compressed, so that a range is read from its place
-            writer.write_batch(run)
+        with pa.ipc.new_file(str(path), run.schema) as writer:
+            for first in range(0, len(run), self._batch):
+                writer.write_batch(run.slice(first, self._batch))
         step = max(1, self._at_a_time // _SAMPLES)
         self._samples += [self._key(run, place) for place in range(step // 2, len(run), step)]
         self._runs.append(path)
@@ -81,22 +84,31 @@ class SortedRuns:
             for run, of_run in zip(self._runs, bounds, strict=True):
                 first, last = of_run[number], of_run[number + 1]
                 if first < last:
-                    with pa.memory_map(str(run)) as source:
-                        slices.append(pa.ipc.open_file(source).get_batch(0).slice(first, last - first))
+                    slices += self._read(run, first, last)
             if slices:
                 yield pa.Table.from_batches(slices).sort_by(self._order)
+
+    def _read(self, run: Path, first: int, last: int) -> list[pa.RecordBatch]:
+        """Rows first .. last - 1. Read, not mapped: mapped pages would count as this process's memory."""
+        with pa.OSFile(str(run)) as source:
+            file, size = pa.ipc.open_file(source), self._batch
+            batches = [(n * size, file.get_batch(n)) for n in range(first // size, -(-last // size))]
+        return [b.slice(max(first - at, 0), min(last - at, size) - max(first - at, 0)) for at, b in batches]
 
     def _bounds(self, run: Path, cuts: list[tuple]) -> list[int]:
         """The run's first row of each range, and at the end its number of rows."""
         with pa.memory_map(str(run)) as source:
-            batch, bounds = pa.ipc.open_file(source).get_batch(0), [0]
+            file, bounds = pa.ipc.open_file(source), [0]
+            last = file.num_record_batches - 1
+            rows = last * self._batch + len(file.get_batch(last))
             for cut in cuts:
-                low, high = bounds[-1], len(batch)
+                low, high = bounds[-1], rows
                 while low < high:
                     middle = (low + high) // 2
-                    low, high = (middle + 1, high) if self._key(batch, middle) < cut else (low, middle)
+                    is_before = self._key(file.get_batch(middle // self._batch), middle % self._batch) < cut
+                    low, high = (middle + 1, high) if is_before else (low, middle)
                 bounds.append(low)
-            return [*bounds, len(batch)]
+            return [*bounds, rows]
 
 
 def pieces_of(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
