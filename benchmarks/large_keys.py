@@ -8,6 +8,10 @@ Ids: texts of some 20 characters, each seen once and every tenth once more. They
 of its own, whose highest resident memory is told. Look-ups: arrays of 65,536 texts, one in eleven not in the vocabulary, by one
 thread on a file in the page cache; a second is one of processor time. Private memory: of a process that only looks up. Pages of
 the index are the host's, however many processes map them.
+
+A hot key: what `prepare` counts for the partition of a key that is in a tenth of a log's rows, over all times, a week, and
+three days up to the morning; in a process of its own, in pieces and, as it was before, in one piece. Only the rows of that
+partition are made, as the scan of the log would leave them; the other partitions are as without such a key.
 """
 
 import argparse
@@ -19,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +116,92 @@ def look_up(folder: Path, ids: int, in_memory: int) -> dict[str, Any]:
     }
 
 
+DESCRIPTION = """
+log = "log/*.parquet"
+user = "user_id"
+time = "time_ms"
+split = { train_days = 10, validation_days = 2, test_days = 2 }
+label = [{ name = "like", group = "interaction", column = "is_like" }, { name = "view", group = "watch", column = "is_view" }]
+id = [{ column = "user_id" }, { column = "video_id" }]
+past = [
+  { by = ["video_id"], rates = ["like", "view"] },
+  { by = ["video_id"], name = "week", rates = ["like", "view"], days = 7 },
+  { by = ["video_id"], name = "morning", rates = ["like"], days = 3, until = "morning" },
+]
+"""
+DAY_MS, FIRST_DAY, DAYS, CHUNK = 86_400_000, 19_675, 14, 1_000_000
+
+
+def plan_of(folder: Path, rows: int, memory: int) -> Any:
+    """The plan of a preparation of so many rows with one process."""
+    from home_dist.prepare.generic.log_plan import Plan
+    from home_dist.prepare.generic.log_spec import load_spec
+    from home_dist.prepare.generic.sizes import partitions, piece_rows
+
+    (folder / "log.toml").write_text(DESCRIPTION)
+    spec = load_spec(folder / "log.toml")
+    types = dict.fromkeys(("user_id", "video_id", "time_ms", "is_like", "is_view"), pa.int64())
+    parts = min(4096, partitions(spec, types, rows, memory, 1))
+    return Plan(spec, types, types, (), parts, piece_rows=piece_rows(spec, memory))
+
+
+def spill(folder: Path, hot: int, rows: int, memory: int) -> dict[str, Any]:
+    """What the scan of a log of `rows` rows, in order of time, leaves for the partition of a key in `hot` of them: this key's
+    rows, and the partition's share of the others, of 20 rows a key."""
+    from home_dist.prepare.engine.spill import write_parts
+
+    plan, rng = plan_of(folder, rows, memory), np.random.default_rng(0)
+    others = (rows - hot) // plan.parts
+    chunks = -(-rows // CHUNK)
+    for chunk in range(chunks):
+        count = hot * (chunk + 1) // chunks - hot * chunk // chunks
+        more = others * (chunk + 1) // chunks - others * chunk // chunks
+        key = rng.permutation(np.concatenate([np.zeros(count, np.int64), 1 + rng.integers(0, max(1, others // 20), more)]))
+        time_ms = np.sort(rng.integers(0, DAYS * DAY_MS // chunks, len(key))) + DAYS * DAY_MS * chunk // chunks
+        columns = {
+            "row": np.arange(len(key)) * max(1, CHUNK // len(key)) + chunk * CHUNK,
+            "part": rng.integers(0, plan.parts, len(key)).astype(np.int32),
+            "time": FIRST_DAY * DAY_MS + time_ms,
+            "key_0": key,
+        }
+        columns |= {n: rng.integers(0, 2, len(key)).astype(np.int8) for n in ("happened_like", "happened_view")}
+        columns |= {n: np.ones(len(key), np.int8) for n in ("known_like", "known_view")}
+        part = np.zeros(len(key), np.int64)
+        write_parts(folder / f"spilled-{chunk:05d}.arrow", pa.table(columns), part, plan.parts)
+    return {"partitions": plan.parts, "piece_rows": plan.piece_rows, "rows_of_partition": hot + others}
+
+
+def count(folder: Path, rows: int, memory: int, in_pieces: int) -> dict[str, Any]:
+    """in_pieces: 0 for the whole partition in one piece, as before."""
+    from home_dist.prepare.generic.past import back_files, count_keyed
+
+    plan, before = plan_of(folder, rows, memory), peak()
+    plan = plan if in_pieces else replace(plan, piece_rows=1 << 62)
+    out, began = folder / f"counted-{in_pieces}", time.perf_counter()
+    out.mkdir()
+    count_keyed(plan, 0, 0, sorted(folder.glob("spilled-*")), (), (FIRST_DAY + DAYS) * DAY_MS, out)
+    seconds, most, sums, told = time.perf_counter() - began, peak(), dict[str, int](), 0
+    for file in back_files(out):
+        with pa.OSFile(str(file)) as source:
+            for batch in (lambda f: (f.get_batch(n) for n in range(f.num_record_batches)))(pa.ipc.open_file(source)):
+                told += len(batch)
+                row = mix(batch.column("row").to_numpy().astype(np.uint64))
+                for name in batch.schema.names:
+                    with np.errstate(over="ignore"):
+                        value = int((row * batch.column(name).to_numpy().astype(np.uint64)).sum())
+                    sums[name] = (sums.get(name, 0) + value) % 2**64
+    return {"seconds": seconds, "peak_bytes": most, "bytes_of_process": before, "rows": told, "digest": str(sums)}
+
+
+def hot_key(work: Path, rows: int, memory: int) -> dict[str, Any]:
+    told = {"rows": rows, "memory": memory, **child(work, "spill", rows // 10, rows, memory)}
+    told["pieces"] = child(work, "count", rows, memory, 1)
+    told["one_piece"] = child(work, "count", rows, memory, 0)
+    if told["pieces"].pop("digest") != told["one_piece"].pop("digest"):
+        raise SystemExit("counted in pieces, the past is another")
+    return told
+
+
 def child(folder: Path, what: str, *numbers: object) -> dict[str, Any]:
     command = [sys.executable, __file__, "--folder", str(folder), "--child", what, *map(str, numbers)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -137,6 +228,11 @@ def claims(result: dict[str, Any]) -> list[str]:
         lines.append(claim("lookups a second and core", pace, 2e6, form=".3g"))
         most = max(told[n]["peak_bytes"] for n in ("fit", "index")) / 1e9
         lines.append(claim(f"peak memory of fitting {size} text ids, GB", most, 2, at_most=True))
+    if "hot_keys" in result:
+        told = max(result["hot_keys"], key=lambda t: t["rows"])
+        share, size = told["pieces"]["peak_bytes"] / told["memory"], f"{told['rows']:.0e}".replace("e+0", "e")
+        name = f"peak memory of {size} rows with a key in a tenth of them over the budget"
+        lines.append(claim(f"{name}, in the key's partition", share, 1, at_most=True))
     return lines
 
 
@@ -149,6 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--ids", type=int, nargs="*", default=[1_000_000, 10_000_000, 100_000_000])
+    parser.add_argument("--rows", type=int, nargs="*", default=[10_000_000, 30_000_000, 100_000_000])
     parser.add_argument("--memory", type=float, default=1.0, help="GB of the budget")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for what is made")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
@@ -156,14 +253,27 @@ def main() -> None:
     if chosen.child:
         pa.set_cpu_count(1)
         what, *numbers = chosen.child
-        print(json.dumps({"fit": fit, "index": index, "look_up": look_up}[what](chosen.folder, *map(int, numbers))))
+        print(
+            json.dumps(
+                {"fit": fit, "index": index, "look_up": look_up, "spill": spill, "count": count}[what](
+                    chosen.folder, *map(int, numbers)
+                )
+            )
+        )
         return
     memory, path = int(chosen.memory * 1e9), RESULTS / "large_keys.json"
-    result: dict[str, Any] = {} if chosen.quick or not path.is_file() else json.loads(path.read_text())
+    ids_told, rows_told = list[dict[str, Any]](), list[dict[str, Any]]()
     for ids in [1_000_000] if chosen.quick else chosen.ids:
         with tempfile.TemporaryDirectory(dir=chosen.folder) as work:
-            told = vocabularies(Path(work), ids, memory, 10_000_000)
-        result["vocabularies"] = [*(t for t in result.get("vocabularies", []) if t["ids"] != ids), told]
+            ids_told.append(vocabularies(Path(work), ids, memory, 10_000_000))
+    for rows in [4_000_000] if chosen.quick else chosen.rows:
+        with tempfile.TemporaryDirectory(dir=chosen.folder) as work:
+            budget = 400_000_000 if chosen.quick else memory
+            rows_told.append(hot_key(Path(work), rows, budget))
+    result: dict[str, Any] = {} if chosen.quick or not path.is_file() else json.loads(path.read_text())
+    for name, key, told in (("vocabularies", "ids", ids_told), ("hot_keys", "rows", rows_told)):
+        kept = {t[key]: t for t in [*result.get(name, []), *told]}  # earlier runs of other sizes stay
+        result |= {name: [kept[size] for size in sorted(kept)]} if kept else {}
     result |= machine()
     if not chosen.quick:
         RESULTS.mkdir(exist_ok=True)
