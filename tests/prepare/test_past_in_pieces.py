@@ -3,8 +3,9 @@
 import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from home_dist.prepare.generic import log_preparation, past
 from home_dist.prepare.generic.past_in_pieces import count_in_pieces
@@ -20,28 +21,32 @@ MORE = """  { by = ["video"], name = "short", rates = ["view"], days = 0.1 },
 """
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    seed=st.integers(0, 1000),
-    rows=st.sampled_from([1, 7, 40, 130]),
-    forget=st.sampled_from(["", "forget_days = 0.3", "forget_days = 1.25"]),
-    repeated=st.sampled_from(["", 'repeated = "merge"']),
-    partitions=st.integers(1, 3),
+@pytest.mark.parametrize(
+    ("seed", "rows", "partitions", "extra"),
+    [(3, 40, 1, 'forget_days = 0.3\nrepeated = "merge"\n'), (4, 30, 2, "forget_days = 1.25\n"), (5, 60, 1, "")],
 )
-def test_pieces_do_not_show(seed, rows, forget, repeated, partitions, tmp_path_factory):
+def test_pieces_do_not_show(seed, rows, partitions, extra, tmp_path):
     """A preparation and one that goes on from it."""
-    folder = tmp_path_factory.mktemp("days")
-    make_days(folder, 6, seed, rows=90)
-    describe(folder, 2, f"{forget}\n{repeated}\n", DESCRIPTION.replace('  { by = ["user"], rates = ["like"] },\n', MORE))
-    prepare(folder, "whole0", until=4, partitions=1)
-    prepare(folder, "whole1", "whole0", 6, partitions=1)
-    counted = []
+    folder = tmp_path
+    make_days(folder, 5, seed, rows=70)
+    for path in (folder / "log").iterdir():  # some rows twice
+        log = pq.read_table(path)
+        pq.write_table(pa.concat_tables([log, log.slice(seed % 50, 25)]), path)
+    describe(folder, 1, extra, DESCRIPTION.replace('  { by = ["user"], rates = ["like"] },\n', MORE))
+    prepare(folder, "whole0", until=3, partitions=1)
+    prepare(folder, "whole1", "whole0", 5, partitions=1)
+    slices = []
+
+    def counting(*given):
+        count_in_pieces(*given)
+        slices.append(len(list(given[6].glob("back-*.arrow"))))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(log_preparation, "piece_rows", lambda *_: rows)
-        patch.setattr(past, "count_in_pieces", lambda *given: (counted.append(1), count_in_pieces(*given)))
-        prepare(folder, "data0", until=4, partitions=partitions)
-        prepare(folder, "data1", "data0", 6, partitions=partitions)
-    assert len(counted) > 2
+        patch.setattr(past, "count_in_pieces", counting)
+        prepare(folder, "data0", until=3, partitions=partitions)
+        prepare(folder, "data1", "data0", 5, partitions=partitions)
+    assert max(slices) > 3
     for number, splits in enumerate((("train", "validation", "test"), ("train",))):
         for split in splits:
             assert digests(folder / f"data{number}", split) == digests(folder / f"whole{number}", split)

@@ -29,6 +29,7 @@ class MomentSample:
     def __init__(self, rows: int):
         """rows: of two slices together, about."""
         self._step, self._parts, self._seen = max(1, rows // _SAMPLES), list[Ints](), 0
+        self._of_slice = max(1, rows // 2 // self._step)  # sampled moments of a slice
 
     def add(self, times: Ints) -> None:
         self._parts.append(times[-self._seen % self._step :: self._step].copy())
@@ -37,7 +38,7 @@ class MomentSample:
     def begins(self) -> Ints:
         """(slices,) the moment at which each slice begins; the first one's is that of the earliest sample or later."""
         sample = np.sort(np.concatenate([np.zeros(0, np.int64), *self._parts]))
-        return np.unique(sample[:: max(1, _SAMPLES // 2)])
+        return np.unique(sample[:: self._of_slice])
 
 
 class KeyCodes:
