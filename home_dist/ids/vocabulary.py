@@ -21,7 +21,8 @@ from home_dist.ids.arrow_types import is_text
 from home_dist.ids.keys import KeyType, as_keys, fits_key, key_type
 
 _PENDING = 1 << 20  # counted keys that may wait to be merged
-_PIECE = 1 << 17  # keys of a file that are read at a time
+_PIECE = 1 << 17  # rows of a file that are read at a time
+_BUFFER = 1 << 20  # bytes of a column that are read at a time
 _STORED = {True: pa.int64(), False: pa.string()}  # by whether keys are whole numbers
 
 
@@ -144,9 +145,8 @@ class VocabularyFile:
     def pieces(self) -> Iterator[tuple[pa.Array, NDArray[np.int64]]]:
         """(keys (n,), rows (n,)) piece by piece. Raises DataError for missing keys and rows, and for a damaged file."""
         try:
-            with pq.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(_PIECE, columns=["value", "row"]):
-                    yield self._checked(*(batch.column(name) for name in ("value", "row")))
+            for batch in batches(self.path, ["value", "row"]):
+                yield self._checked(*(batch.column(name) for name in ("value", "row")))
         except (pa.ArrowInvalid, OSError) as error:
             raise _unreadable(self._wrong, error) from None
 
@@ -182,6 +182,12 @@ class VocabularyFile:
                 f"{self._wrong}: its rows are {least} to {greatest}, but the schema leaves it rows {first_row} "
                 f"to {rows - 1}. Correct the table's rows or unknown_rows in the schema."
             )
+
+
+def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Some rows of a Parquet file at a time. By default Arrow would hold the file's bytes in memory."""
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
+        yield from file.iter_batches(_PIECE, columns=columns)
 
 
 def _unreadable(wrong: str, error: Exception) -> DataError:

@@ -19,13 +19,11 @@ import pyarrow.parquet as pq
 
 from home_dist.files.whole import whole_file
 from home_dist.ids.keys import KeyType, as_keys
-from home_dist.ids.vocabulary import merged
+from home_dist.ids.vocabulary import batches, merged
 from home_dist.prepare.fitted_keys import COUNTED, FrequentKeys, parts_for, rows_at_a_time, write_row_groups
 from home_dist.prepare.generic.log_sections import IdSection
 from home_dist.prepare.key_parts import KeyParts, SortedRuns
 from home_dist.prepare.written_vocabulary import write_vocabulary
-
-_BATCH = 1 << 17  # rows of a file that are read at a time
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class KeyCounts:
         parts = parts_for(sum(pq.read_metadata(path).num_rows for path in (*files, *before)), memory)
         counts = KeyParts(folder / "counts", parts, COUNTED[kind])
         for file in files:
-            for table in _batches(file):
+            for table in _tables(file):
                 counts.add(table)
         return KeyCounts(kind, unsigned, counts, None, folder, memory)
 
@@ -69,14 +67,14 @@ class KeyCounts:
         if rare is None:
             return self
         parts = KeyParts(self.folder / "earlier", self.counts.count, COUNTED[self.kind].append(pa.field("day", pa.int64())))
-        for table in _batches(rare):
+        for table in _tables(rare):
             parts.add(table)
         return replace(self, rare=parts)
 
     def keys_of(self, vocabulary: Path, name: str) -> KeyParts:
         """The keys of a vocabulary, cut like the counts."""
         parts = KeyParts(self.folder / name, self.counts.count, COUNTED[self.kind].remove(1))
-        for table in _batches(vocabulary, ["value"]):
+        for table in _tables(vocabulary, ["value"]):
             keys = [as_keys(chunk, self.kind) for chunk in table.column("value").chunks]
             parts.add(pa.table({"value": pa.chunked_array(keys)}))
         return parts
@@ -88,10 +86,9 @@ class KeyCounts:
         return [] if self.rare is None else [self.rare.part(number)]
 
 
-def _batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_BATCH, columns=columns):
-            yield pa.Table.from_batches([batch])
+def _tables(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    for batch in batches(path, columns):
+        yield pa.Table.from_batches([batch])
 
 
 def fit_vocabulary(section: IdSection, counted: KeyCounts, out: Path) -> None:
@@ -117,7 +114,7 @@ def grow_vocabulary(section: IdSection, before: Path, counted: KeyCounts, out: P
         shutil.copyfile(before, out)
     else:
         unsigned = kept.has_large or pa.types.is_uint64(pq.read_schema(before).field("value").type)
-        earlier = (table.select(["value", "row", "count"]) for table in _batches(before))
+        earlier = (table.select(["value", "row", "count"]) for table in _tables(before))
         tables = chain(earlier, kept.tables(1 + keys, new))
         write_vocabulary((_unsigned(t) for t in tables) if unsigned else tables, keys + new, counted.kind, out)
     return Grown(new, kept.keys - new if room < kept.keys else 0)
