@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from home_dist.errors import ConfigError
-
-MEMORY_BYTES = 2 << 30
+from home_dist.prepare.memory import MEMORY_BYTES
 
 
 @dataclass(frozen=True)
