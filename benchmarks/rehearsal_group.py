@@ -1,8 +1,8 @@
 """A process group whose other ranks are made up: they send what this rank would send to itself.
 
 Each rank's batch is a batch like this rank's, so that what the others send has the sizes that they would send: their part of
-an all-to-all is this rank's own part of it, and a gather's are this rank's. Ids are moved by some rows, so that ranks do not look
-up the same ones. Sums over ranks are this rank's alone.
+an all-to-all is this rank's own part of it, and a gather's are this rank's. Ids are moved by some rows, so that ranks do not
+look up the same ones. Sums over ranks are this rank's alone.
 """
 
 from typing import Any
