@@ -16,7 +16,7 @@ from home_dist.distributed import health
 from home_dist.distributed.ranks import Ranks
 from home_dist.embeddings.collections import initialise
 from home_dist.embeddings.exchange import codecs
-from home_dist.embeddings.sharding import sharders
+from home_dist.embeddings.sharding import drawing_nothing, sharders
 from home_dist.errors import ConfigError
 from home_dist.experts import kernels
 from home_dist.layers.step_check import LARGEST, LARGEST_FP16, StepCheck
@@ -64,14 +64,15 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
     kernel = kernels.select(network, config.kernel, ranks.device, kernel)
     network.head.features.bf16 = kernel.precision == "bf16"
     sent = codecs(exchange, ranks.device, config.train.batch_size, config.embedding.dim)
-    model = DistributedModelParallel(
-        network,
-        env=ShardingEnv.from_process_group(torch.distributed.group.WORLD),
-        device=ranks.device,
-        plan=plan,
-        sharders=sharders(config.embedding, config.train.seed, sent),
-        data_parallel_wrapper=_data_parallel(config) if ranks.world_size > 1 else _Alone(),
-    )
+    with drawing_nothing():
+        model = DistributedModelParallel(
+            network,
+            env=ShardingEnv.from_process_group(torch.distributed.group.WORLD),
+            device=ranks.device,
+            plan=plan,
+            sharders=sharders(config.embedding, config.train.seed, sent),
+            data_parallel_wrapper=_data_parallel(config) if ranks.world_size > 1 else _Alone(),
+        )
     if not loaded:
         initialise(model, config.embedding.init_std, config.train.seed)
     check = network.head.check = _step_check(network, config, ranks)
