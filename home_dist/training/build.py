@@ -80,8 +80,8 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
 
 
 def _placed(network: Network, inputs: Inputs, ranks: Ranks) -> ShardingPlan:
-    """The plan of the first rank, which alone reads footers and measures. Raises its UserError on all ranks: a ConfigError where
-    no plan fits."""
+    """The plan of the first rank, which alone reads footers and measures. Raises its UserError on all ranks, such as a
+    ConfigError where no plan fits."""
     machines = detected(ranks)
     found: list[ShardingPlan | UserError | None] = [None]
     if ranks.first:
