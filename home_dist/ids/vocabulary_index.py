@@ -14,7 +14,6 @@ text takes the row of another one. Keys are sorted one range of hashes after ano
 """
 
 import ctypes
-import functools
 import json
 import mmap
 import os
@@ -39,11 +38,10 @@ from home_dist.files.whole import whole_file
 from home_dist.ids.hashing import Hashes, hash_integers, hash_texts
 from home_dist.ids.keys import KeyType, key_numbers
 from home_dist.ids.vocabulary import VocabularyFile
-from home_dist.native_library import CannotBuild, native_library
+from home_dist.native_library import library_if_possible
 
 SEED = 0  # of hashes: also of keys out of vocabulary
 _SOURCE = Path(__file__).parent / "native" / "find_keys.cpp"
-_FLAGS = ("-O3", "-std=c++20", "-fPIC", "-shared")
 _FORMAT = 1
 _HEADER = 4096
 _ENTRY: dict[KeyType, np.dtype] = {
@@ -121,13 +119,9 @@ class Index:
         return pa.LargeStringArray.from_buffers(len(entries), pa.py_buffer(offsets), pa.py_buffer(content)).cast(pa.string())
 
 
-@functools.cache
 def _native() -> ctypes.CDLL | None:
     """The compiled library; None without a compiler."""
-    try:
-        return native_library(_SOURCE, _FLAGS)
-    except CannotBuild:
-        return None
+    return library_if_possible(_SOURCE)
 
 
 def _pointer(array: NDArray) -> ctypes.c_void_p:
