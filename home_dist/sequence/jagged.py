@@ -10,7 +10,6 @@ takes the algorithm that is right for all data.
 import warnings
 from typing import Any
 
-import fbgemm_gpu  # noqa: F401  registers torch.ops.fbgemm
 import torch
 
 
@@ -28,21 +27,20 @@ def softmax_within(scores: torch.Tensor, owners: torch.Tensor, samples: int) -> 
 
 
 _LONG = 256
-"""Mean length from which FBGEMM's product per sample is cheaper than a copy of the sample's vector for each event."""
+"""Mean length from which a product for the places of a sparse matrix (B, N), one place per event, is cheaper than a copy of the
+sample's vector for each event."""
 
 
 def dots_within(values: torch.Tensor, vectors: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
     """Inner product (N,) of each event and its sample's vector. values: (N, D); vectors: (B, D)."""
     short = torch.compiler.is_exporting() or len(values) < _LONG * len(lengths)
-    # FBGEMM's operator would make a GPU tell the host the longest history, and has no float64.
-    if short or values.device.type != "cpu" or values.dtype == torch.float64:
+    if short or values.device.type != "cpu":
         return (values * vectors.index_select(0, owners)).sum(1)
     return _Dots.apply(values, vectors, lengths, owners)
 
 
 class _Dots(torch.autograd.Function):
-    """FBGEMM's products of samples with their events. Its own backward takes several times as long as a product with a sparse
-    matrix (B, N) of the gradients."""
+    """Both ways in one sparse product each, whatever the lengths. Sparse products on a CPU have no bf16."""
 
     @staticmethod
     def forward(
@@ -50,8 +48,9 @@ class _Dots(torch.autograd.Function):
     ) -> torch.Tensor:
         bounds = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         ctx.save_for_backward(values, vectors, bounds, owners)
-        products, _ = torch.ops.fbgemm.jagged_dense_bmm(values, bounds, vectors.unsqueeze(2), int(lengths.max()))
-        return products.squeeze(1)
+        places = _matrix(bounds, _exact(values.new_zeros(len(values))))
+        products = torch.sparse.sampled_addmm(places, _exact(vectors), _exact(values).t(), beta=0.0).values()
+        return products.to(values.dtype)
 
     @staticmethod
     def backward(ctx: Any, *pulls: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
@@ -60,13 +59,20 @@ class _Dots(torch.autograd.Function):
         of_values = pull.unsqueeze(1) * vectors.index_select(0, owners) if ctx.needs_input_grad[0] else None
         of_vectors = None
         if ctx.needs_input_grad[1]:
-            # Sparse products on a CPU have no bf16.
-            places = torch.arange(len(values), dtype=bounds.dtype)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch calls its sparse matrices a beta
-                pulled = torch.sparse_csr_tensor(bounds, places, pull.float(), (len(vectors), len(values)))
-                of_vectors = (pulled @ values.float()).to(vectors.dtype)
+            of_vectors = (_matrix(bounds, _exact(pull)) @ _exact(values)).to(vectors.dtype)
         return of_values, of_vectors, None, None
+
+
+def _exact(values: torch.Tensor) -> torch.Tensor:
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
+def _matrix(bounds: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The sparse matrix (B, N) with event n's value (N,) at its sample and n."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls its sparse matrices a beta
+        events = torch.arange(len(values), dtype=bounds.dtype)
+        return torch.sparse_csr_tensor(bounds, events, values, (len(bounds) - 1, len(values)))
 
 
 def some_within(lengths: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
