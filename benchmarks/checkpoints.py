@@ -6,8 +6,9 @@
 Stall: the time for which `Saver.save` keeps the training thread, the copy of all tensors, over the time of the same save
 without a thread. Steps: how much slower the steps are that run while a checkpoint is written; on a CPU, training and writing
 share cores. Bytes/s: from the copy to the renamed folder, with every file fsynced, read again for its SHA-256 and named in the
-manifest, against plain writes of the same number of bytes by the same ranks at once, each fsynced. Load: verification against
-the manifest and filling model and optimizers, on 2 ranks as saved, and on 1 rank under another plan.
+manifest, against plain writes of the same number of bytes by the same ranks at once, each fsynced. Hashing: each rank its own
+files at once, against one rank all of them. Load: verification against the manifest and filling model and optimizers, on 2
+ranks as saved, and on 1 rank under another plan.
 """
 
 import argparse
@@ -46,6 +47,7 @@ from home_dist.schema import Schema, save_schema  # noqa: E402
 from home_dist.training.build import Built, build  # noqa: E402
 from home_dist.training.checkpoint.folder import Checkpoints  # noqa: E402
 from home_dist.training.checkpoint.loading import load  # noqa: E402
+from home_dist.training.checkpoint.manifest import entry  # noqa: E402
 from home_dist.training.checkpoint.saver import Saver  # noqa: E402
 from home_dist.training.checkpoint.state import TrainState  # noqa: E402
 
@@ -146,6 +148,9 @@ def _save(rank: int, folder: str, schema: Schema, repeats: int) -> None:
         found["whole"].append(background.seconds[-1])
         own = sum(p.stat().st_size for p in checkpoints.newest().glob(f"__{rank}_*"))
         found["plain_write"].append(seconds(lambda own=own: _write(Path(folder, f"plain-{rank}"), own)))
+    for name, pattern in (("hash_own", f"__{rank}_*"), ("hash_all", "__*" if rank == 0 else "nothing")):
+        files = sorted(checkpoints.newest().glob(pattern))
+        found[name] = [seconds(lambda files=files: [entry(p) for p in files]) for _ in range(repeats)]
     size = sum(p.stat().st_size for p in checkpoints.newest().iterdir())
     found["load"] = [seconds(lambda: load(checkpoints.newest(), made.model, made.optimizer)) for _ in range(repeats)]
     everyone: list[dict[str, list[float]]] = [{}] * RANKS
@@ -201,6 +206,8 @@ def table(result: dict[str, Any]) -> str:
         ("a save in the background, until it is renamed", "whole"),
         ("a save that training waits for", "inline"),
         ("plain writes of the same bytes, fsynced", "plain_write"),
+        ("hashing for the manifest, each rank its own files", "hash_own"),
+        ("hashing for the manifest, were it one rank's work", "hash_all"),
         ("verify and load, 2 ranks row-wise to the same", "load"),
         ("verify and load, 2 ranks row-wise to 1 rank table-wise", "reshard"),
     ):
@@ -223,6 +230,7 @@ def main() -> None:
     middle = {k: statistics.median(v) for k, v in result.items() if isinstance(v, list) and v}
     print(claim("stall of a save over that of one without a thread", middle["stall"] / middle["inline"], 0.2, at_most=True))
     print(claim("bytes/s of a save over those of plain writes", middle["plain_write"] / middle["inline"], 0.5))
+    print(claim("hashing by 2 ranks, speed over one rank", middle["hash_all"] / middle["hash_own"], 1.6))
     print(claim("load and reshard over a load as saved", middle["reshard"] / middle["load"], 3, at_most=True))
     if not chosen.quick:
         RESULTS.mkdir(exist_ok=True)

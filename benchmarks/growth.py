@@ -1,7 +1,9 @@
-"""How a training step grows: with rows per table, tasks, batch, features and the length of histories.
+"""How a training step grows: with rows per table, tasks, batch, features and the length of histories. And what used to grow
+with a run's size until the run stopped, before and after (benchmarks/growth_walls.py).
 
-    python benchmarks/growth.py            # some ten minutes
-    python benchmarks/growth.py --quick    # two points of two axes, under 50 s; writes nothing
+    python benchmarks/growth.py                 # some fifteen minutes
+    python benchmarks/growth.py --quick         # two points of one axis, small walls, under 50 s; writes nothing
+    python benchmarks/growth.py --part steps    # without the walls
 
 Each point is `home-dist bench` of HoME on generated logs, one process: 32 features of width 16 in tables of 100,000 rows, 8
 tasks in two groups, batch 2048, no history, and one of these changed. Tables are sharded and updated by FBGEMM's row-wise
@@ -65,7 +67,7 @@ TITLES = {
     "features": "features",
     "history": "events of a history (DIN, batch 64)",
 }
-QUICK = {"tasks": [AXES["tasks"][0], AXES["tasks"][2]], "history": AXES["history"][:2]}
+QUICK = {"tasks": [AXES["tasks"][0], AXES["tasks"][2]]}
 
 
 def write(folder: Path, point: Point, steps: int) -> Path:
@@ -151,33 +153,48 @@ def table(result: dict[str, list[dict[str, float]]], cores: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two points of two axes, under 50 s; writes nothing")
+    parser.add_argument("--quick", action="store_true", help="two points of one axis, small walls, under 50 s; writes nothing")
+    parser.add_argument("--part", choices=("all", "steps", "walls"), default="all")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of each point")
     options = parser.parse_args()
+    claims = steps(options.quick, options.steps) if options.part != "walls" else []
+    if options.part != "steps":
+        walls = [sys.executable, ROOT / "benchmarks" / "growth_walls.py", *(["--quick"] if options.quick else [])]
+        print(output_of(walls), end="")
+    for line in claims:
+        print(line)
+
+
+def steps(quick: bool, timed: int) -> list[str]:
+    """Measures steps; returns the claims. timed: steps of each point."""
     result: dict[str, list[dict[str, float]]] = {}
-    for name, points in (QUICK if options.quick else AXES).items():
+    for name, points in (QUICK if quick else AXES).items():
         for point in points:
             # Weights and one number per row of state, and as much again while they are filled.
             if point.rows * point.features * point.dim * 4 * 1.4 > psutil.virtual_memory().available:
                 print(f"{name} {getattr(point, name):,}: left out, it does not fit into memory", flush=True)
                 continue
-            found = measure(point, 3 if options.quick else options.steps, 2)
+            found = measure(point, 3 if quick else timed, 2)
             result.setdefault(name, []).append({name: getattr(point, name), **found})
             print(f"{name} {getattr(point, name):,}: {found['seconds'] * 1e3:,.1f} ms", flush=True)
     cores = len(os.sched_getaffinity(0))
     text = table(result, cores)
     print(text)
-    if not options.quick:
+    if not quick:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "growth.json").write_text(json.dumps({"cores": cores, "points": result}, indent=1) + "\n")
         (RESULTS / "growth.md").write_text(text + "\n")
         picture(result, RESULTS / "growth.png")
+    claims = []
     for name, points in result.items():
         first, last = points[0], points[-1]
         grown = last["seconds"] / first["seconds"] / (last[name] / first[name])
         # Rows must not cost at all; everything else no more than in proportion.
         goal = 2 * first[name] / last[name] if name == "rows" else 1.0
-        print(claim(f"growth of a step over that of its {name}", grown, goal, at_most=True, form=".3g", goal_form=".3g"))
+        claims.append(
+            claim(f"growth of a step over that of its {name}", grown, goal, at_most=True, form=".3g", goal_form=".3g")
+        )
+    return claims
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from home_dist.files.private import is_private
 
+_PLAIN = ("-O3", "-std=c++20", "-fPIC", "-shared")
 _TIMEOUT = 120.0  # seconds; a build takes 5
 
 
@@ -42,6 +43,15 @@ def native_library(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
         raise CannotBuild(f"{compiler} failed: {(error.stderr or error.stdout or '').strip()[:200]}") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CannotBuild(f"{compiler} failed: {error}") from None
+
+
+@functools.cache
+def library_if_possible(source: Path) -> ctypes.CDLL | None:
+    """The library of a source whose work numpy or torch can do as well, only slower; None without a compiler."""
+    try:
+        return native_library(source, _PLAIN)
+    except CannotBuild:
+        return None
 
 
 def _compile(compiler: str, source: Path, flags: Sequence[str], library: Path) -> None:

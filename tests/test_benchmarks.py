@@ -27,7 +27,15 @@ def test_there_are_benchmarks():
         "reader.py",
         "sequence.py",
     } <= there
-    assert {"growth.py", "ladder.py", "mmoe_synthetic.py", "peers.py", "scaling.py", "time_to_quality.py"} <= there
+    assert {
+        "growth.py",
+        "ladder.py",
+        "mmoe_synthetic.py",
+        "peers.py",
+        "rehearsal.py",
+        "scaling.py",
+        "time_to_quality.py",
+    } <= there
     assert {"capacity.py", "census.py", "census_education.py", "home.py", "mmoe_product.py", "sequences.py"} <= there
 
 

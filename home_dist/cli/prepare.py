@@ -121,12 +121,13 @@ def _write_page(report: dict[str, Any], out: str) -> None:
 def prepare_fit(
     draft: Annotated[Path, typer.Argument(help="TOML file that says what the columns are and how to fit; README shows one.")],
     data: Annotated[Path, typer.Argument(help="Folder with train/*.parquet; schema.toml and vocabularies/ are written to it.")],
+    memory: Annotated[float, typer.Option(min=0.5, help="GB for counts of keys, about; the rest is on disk.")] = 2.0,
 ) -> None:
     """Fit vocabularies, boundaries and scales on the training part of Parquet files of your own, in one pass."""
     from home_dist.prepare.fit import fit_data
     from home_dist.prepare.progress import Progress
 
-    schema = fit_data(draft, data, Progress())
+    schema = fit_data(draft, data, Progress(), memory=int(memory * 1e9))
     for table in schema.table:
         print(f"table {table.name}: {table.rows:,} rows")
     print(f"written to {data / 'schema.toml'}")

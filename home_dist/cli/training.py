@@ -180,6 +180,10 @@ def plan(
     mean_length: Annotated[
         list[str] | None, typer.Option(metavar="NAME=NUMBER", help="Ids per sample of a list feature or a sequence.")
     ] = None,
+    host_speed: Annotated[float, typer.Option(min=1e-3, help="GB/s at which a host writes and reads checkpoints.")] = 2.0,
+    store_speed: Annotated[
+        float | None, typer.Option(min=1e-3, help="GB/s of a store of checkpoints, for all hosts together.")
+    ] = None,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="All figures as JSON.")] = False,
 ) -> None:
@@ -191,6 +195,8 @@ def plan(
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     from home_dist.planning import plan as planning
+    from home_dist.planning.checkpoints import Speeds
     from home_dist.planning.topology import machines
 
-    planning.run(settings, machines(topology, hosts, devices), planning.lengths_given(mean_length or []), as_json)
+    lengths, speeds = planning.lengths_given(mean_length or []), Speeds(host_speed, store_speed)
+    planning.run(settings, machines(topology, hosts, devices), lengths, speeds, as_json)

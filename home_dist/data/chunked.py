@@ -2,17 +2,15 @@
 copy."""
 
 import ctypes
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from home_dist.native_library import CannotBuild, native_library
+from home_dist.native_library import library_if_possible
 
 _SOURCE = Path(__file__).parent / "native" / "columns.cpp"
-_FLAGS = ("-O3", "-std=c++20", "-fPIC", "-shared")
 # The same order as in columns.cpp.
 _TYPES = {np.dtype(t): i for i, t in enumerate(["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])}
 
@@ -20,13 +18,9 @@ Chunks = Sequence[NDArray]
 """A column's values: one array, or one for each chunk in which the window's rows were read."""
 
 
-@functools.cache
 def native() -> ctypes.CDLL | None:
     """The compiled library; None without a compiler. numpy then does the same, some ten times slower for lists."""
-    try:
-        return native_library(_SOURCE, _FLAGS)
-    except CannotBuild:
-        return None
+    return library_if_possible(_SOURCE)
 
 
 class ChunkStarts:

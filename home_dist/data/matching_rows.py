@@ -1,18 +1,18 @@
 """Maps the rows of a table in one run's data to the rows in another's that stand for the same key."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from home_dist.config import RunConfig
 from home_dist.data.side_files import side_file
 from home_dist.errors import DataError
-from home_dist.ids.arrow_types import is_text
-from home_dist.ids.vocabulary import Vocabulary, file_sha256, read_vocabulary
+from home_dist.ids.rows import INDEXED, open_rows
+from home_dist.ids.vocabulary import VocabularyFile, file_sha256
 from home_dist.schema import Schema, Table, TableSpec
 from home_dist.schema.values import HashValues, Origin, VocabularyValues
 
@@ -106,19 +106,33 @@ def same_rows(there: RunSide, here: RunSide, before: Table, now: Table) -> tuple
             raise Unknown(f"no {side.place(table.name)} beside {owner} schema tells which row is which")
     old_rows = old.unknown_rows if isinstance(old, VocabularyValues) else 0
     new_rows = new.unknown_rows if isinstance(new, VocabularyValues) else 0
-    keys_there = _read(paths[0], there, before, old, old_rows)
-    keys_here = _read(paths[1], here, now, new, new_rows)
-    if is_text(keys_there.keys.type) != is_text(keys_here.keys.type):
+    files = [_opened(paths[0], there, before, old), _opened(paths[1], here, now, new)]
+    if files[0].kind != files[1].kind:
         raise Unknown("its vocabularies hold keys of different types")
-    places = pc.index_in(keys_here.keys, value_set=keys_there.keys)
-    matched = np.asarray(pc.fill_null(pc.take(pa.array(keys_there.rows), places), -1))
-    kept = (keys_here.rows < now.rows) & (matched < before.rows)  # either table may have its last rows cut off
     rows = np.full(now.rows, -1, np.int64)
     rows[0] = 0  # row of missing keys
     if old_rows == new_rows:  # the same hash spreads unknown keys over the same number of rows
         rows[1 : 1 + new_rows] = np.arange(1, 1 + new_rows)
-    rows[keys_here.rows[kept]] = matched[kept]
+    try:
+        rows_there = open_rows(files[0], old_rows + 1, there.declared(before.name))
+        for keys, own in _pieces(files[1], new_rows + 1, here.declared(now.name)):
+            matched = rows_there(keys)
+            kept = (own < now.rows) & (matched > 0) & (matched < before.rows)  # either table may have its last rows cut off
+            rows[own[kept]] = matched[kept]
+    except DataError as error:
+        raise Unknown(f"its vocabulary cannot be used: {error}") from None
     return rows, "by key"
+
+
+def _pieces(file: VocabularyFile, first_row: int, rows: int) -> Iterator[tuple[pa.Array, NDArray[np.int64]]]:
+    """(keys, their rows): a large vocabulary piece by piece."""
+    if file.keys < INDEXED:
+        vocabulary = file.whole(first_row, rows)
+        yield vocabulary.keys, vocabulary.rows
+        return
+    for keys, own in file.pieces():
+        file.check_rows(int(own.min()), int(own.max()), first_row, rows)
+        yield keys, own
 
 
 def common_keys(old: Origin | None, new: Origin | None) -> int | None:
@@ -148,9 +162,7 @@ def _hashed(
     return np.arange(now.rows), "row by row"
 
 
-def _read(
-    path: Path | None, side: RunSide, table: Table, values: VocabularyValues | HashValues | None, unknown_rows: int
-) -> Vocabulary:
+def _opened(path: Path | None, side: RunSide, table: Table, values: VocabularyValues | HashValues | None) -> VocabularyFile:
     """The vocabulary that made the table's rows. Raises Unknown if the file holds another one."""
     if path is None:
         raise ValueError("the caller checks that the file exists")
@@ -161,10 +173,10 @@ def _read(
     if recorded is not None and file_sha256(path) != recorded:
         raise Unknown(f"{path} is not the vocabulary that it was trained with")
     try:
-        vocabulary = read_vocabulary(path, table.name, kind, unknown_rows + 1, declared, sha256)
+        file = VocabularyFile.open(path, table.name, kind, sha256)
     except DataError as error:
         raise Unknown(f"its vocabulary cannot be used: {error}") from None
     # Pipelines make a row per key, plus row 0.
-    if values is None and origin is None and 1 + len(vocabulary.keys) != declared:
-        raise Unknown(f"{path} has {len(vocabulary.keys):,} keys for {declared:,} rows: it is another vocabulary")
-    return vocabulary
+    if values is None and origin is None and 1 + file.keys != declared:
+        raise Unknown(f"{path} has {file.keys:,} keys for {declared:,} rows: it is another vocabulary")
+    return file

@@ -15,7 +15,7 @@ from statistics import NormalDist
 
 import torch
 
-from home_dist.native_library import CannotBuild, native_library
+from home_dist.native_library import library_if_possible
 
 _GOLDEN, _MULTIPLIERS = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SHIFTS = (30, 27, 31)
@@ -24,7 +24,6 @@ _STEPS = 1 << 16
 _BLOCK = {"cpu": 1 << 15, "cuda": 1 << 24}  # words at a time: on a CPU, as its cache holds
 _NATIVE_VALUES = 1 << 20  # that a thread fills at a time
 _SOURCE = Path(__file__).parent / "native" / "initial.cpp"
-_FLAGS = ("-O3", "-std=c++20", "-fPIC", "-shared")
 
 
 class Drawn:
@@ -73,13 +72,9 @@ class Drawn:
             list(pool.map(fill, range(0, count, block)))
 
 
-@functools.cache
 def _native() -> ctypes.CDLL | None:
     """The compiled library; None without a compiler. It takes a tenth of the time of torch's operators."""
-    try:
-        return native_library(_SOURCE, _FLAGS)
-    except CannotBuild:
-        return None
+    return library_if_possible(_SOURCE)
 
 
 @functools.lru_cache(4)

@@ -1,9 +1,12 @@
 """Sharders of tables, the shardings that a run allows, and a plan as a table. The planner is in planning/placement.py."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch.distributed as dist
 from torch import nn
+from torchrec.distributed.batched_embedding_kernel import BaseBatchedEmbedding, BaseBatchedEmbeddingBag
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -33,6 +36,21 @@ class BagSharder(EmbeddingBagCollectionSharder):
     def sharding_types(self, compute_device_type: str) -> list[str]:
         offered = super().sharding_types(compute_device_type)
         return [*offered, *(t for t in [ShardingType.ROW_WISE.value, *_WITHIN_HOSTS] if t not in offered)]
+
+
+@contextmanager
+def drawing_nothing() -> Iterator[None]:
+    """Inside the block TorchRec's look-ups draw no values for the tables that they make: the run draws its own, or reads them
+    from a checkpoint. TorchRec 1.8 has no option for it."""
+    kinds = (BaseBatchedEmbedding, BaseBatchedEmbeddingBag)
+    before = [kind.init_parameters for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.init_parameters = lambda self: None
+        yield
+    finally:
+        for kind, method in zip(kinds, before, strict=True):
+            kind.init_parameters = method
 
 
 def sharders(config: EmbeddingSection, seed: int, codecs: Codecs | None = None) -> list[ModuleSharder[nn.Module]]:

@@ -10,8 +10,13 @@ from numpy.typing import NDArray
 from home_dist.ids.arrow_types import is_text
 from home_dist.ids.hashing import Hashes, hash_integers, hash_texts, rows_of_hashes
 from home_dist.ids.keys import KeyType, NotKeys, as_keys, key_numbers, missing
+from home_dist.ids.vocabulary import VocabularyFile
+from home_dist.ids.vocabulary_index import Index, open_index
 
 _KEY_SEED = 0  # hash seed of texts within a vocabulary, and of values out of it
+INDEXED = 1 << 20
+"""Vocabularies of so many keys are looked up in an index that the processes of a host share; each process holds smaller ones
+itself."""
 
 
 class RowsOf(Protocol):
@@ -102,6 +107,40 @@ class VocabularyRows(_Keyed):
             same = pc.equal(self._texts.take(pa.array(at)), keys.cast(pa.large_string()))
             known &= np.asarray(pc.fill_null(same, False))
         return np.where(known, self._of_row[at], unknown)
+
+
+class IndexedRows(_Keyed):
+    """Looks keys up in the index of a large vocabulary, which the processes of a host share (vocabulary_index.py)."""
+
+    def __init__(self, index: Index, unknown_rows: int):
+        """unknown_rows: as for VocabularyRows."""
+        self.type, self.unknown_rows, self._index = index.kind, unknown_rows, index
+
+    def __call__(self, values: pa.Array) -> NDArray[np.int64]:
+        keys = as_keys(values, self.type)
+        if pa.types.is_dictionary(keys.type):
+            return super().__call__(keys)
+        rows = self._rows(pc.fill_null(keys, 0) if self.type == "integer" and keys.null_count else keys)
+        return np.where(missing(keys), 0, rows) if keys.null_count else rows
+
+    def _rows(self, keys: pa.Array) -> NDArray[np.int64]:
+        rows, hashes = self._index.find(keys)
+        if not self.unknown_rows:
+            return rows
+        return np.where(rows > 0, rows, rows_of_hashes(hashes, self.unknown_rows + 1))
+
+
+def open_rows(file: VocabularyFile, first_row: int, rows: int, unknown_rows: int = 0) -> RowsOf:
+    """The look-up of a vocabulary, whose rows must lie in first_row .. rows - 1: by its index if it is large. Raises DataError.
+
+    unknown_rows: as for VocabularyRows."""
+    if file.keys < INDEXED:
+        vocabulary = file.whole(first_row, rows)
+        return VocabularyRows(file.kind, unknown_rows, vocabulary.keys, vocabulary.rows)
+    index = open_index(file)
+    if len(index.entries):
+        file.check_rows(index.first_row, index.last_row, first_row, rows)
+    return IndexedRows(index, unknown_rows)
 
 
 class TranslatedRows:

@@ -5,8 +5,9 @@ has the columns value, row and count.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from home_dist.ids.arrow_types import is_text
 from home_dist.ids.keys import KeyType, as_keys, fits_key, key_type
 
 _PENDING = 1 << 20  # counted keys that may wait to be merged
+_PIECE = 1 << 17  # rows of a file that are read at a time
+_BUFFER = 1 << 20  # bytes of a column that are read at a time
 _STORED = {True: pa.int64(), False: pa.string()}  # by whether keys are whole numbers
 
 
@@ -57,6 +60,11 @@ class Counts:
         if self._pending > max(_PENDING, self._merged):  # so each key is merged only a few times, however many keys there are
             self.total()
 
+    @property
+    def nbytes(self) -> int:
+        """Of the counts in memory."""
+        return sum(part.nbytes for part in self._parts)
+
     def total(self) -> pa.Table:
         """Columns value and count, in no order."""
         sums = merged(self._parts, self.kind)
@@ -91,39 +99,104 @@ class Vocabulary:
     rows: NDArray[np.int64]
 
 
-def read_vocabulary(
-    path: Path, table: str, kind: KeyType | None, first_row: int, rows: int, sha256: str | None = None
-) -> Vocabulary:
-    """Reads a vocabulary, whose rows must lie in first_row .. rows - 1. kind: None accepts the file's. Raises DataError, which
-    names table and file."""
-    wrong = f"{path}: vocabulary of table {table!r}"
-    if not path.is_file():
-        raise DataError(f"{wrong}: no such file. It belongs beside the schema; prepare the data again or copy it there.")
-    if sha256 is not None and file_sha256(path) != sha256:
-        raise DataError(f"{wrong}: is not the one that the schema was fitted with. Restore it or prepare the data again.")
-    try:
-        columns = pq.read_table(path, columns=["value", "row"]).combine_chunks()
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{wrong}: columns value and row cannot be read ({reason}). Write it again.") from None
-    values, numbers = (columns.column(c) for c in ("value", "row"))
-    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    kind = kind or ("text" if is_text(values.type) else "integer")
-    if not fits_key(values.type, kind):
-        raise DataError(f"{wrong}: column 'value' has type {values.type}, the schema says {kind}. Correct one of them.")
-    if not pa.types.is_integer(numbers.type) or values.null_count or numbers.null_count:
-        raise DataError(f"{wrong}: null or no whole number in column 'row', or null in 'value'. Write it again.")
-    keys, of_row = as_keys(values, kind), np.asarray(numbers).astype(np.int64)
-    if len(pc.unique(keys)) < len(keys):
-        raise DataError(f"{wrong}: a value stands in it twice. Write it again.")
-    if len(of_row) and not (first_row <= of_row.min() and of_row.max() < rows):
-        raise DataError(
-            f"{wrong}: its rows are {of_row.min()} to {of_row.max()}, but the schema leaves it rows {first_row} "
-            f"to {rows - 1}. Correct the table's rows or unknown_rows in the schema."
-        )
-    return Vocabulary(keys, of_row)
+@dataclass(frozen=True)
+class VocabularyFile:
+    """A vocabulary's file, whose footer and types are checked; its keys are read piece by piece or whole."""
+
+    path: Path
+    table: str
+    """For messages."""
+    kind: KeyType
+    keys: int
+    """Their number."""
+    given: str | None
+    """The SHA-256 that the schema names; the file has it."""
+
+    @staticmethod
+    def open(path: Path, table: str, kind: KeyType | None, sha256: str | None = None) -> "VocabularyFile":
+        """kind: None accepts the file's. Raises DataError, which names table and file."""
+        wrong = f"{path}: vocabulary of table {table!r}"
+        if not path.is_file():
+            raise DataError(f"{wrong}: no such file. It belongs beside the schema; prepare the data again or copy it there.")
+        if sha256 is not None and file_sha256(path) != sha256:
+            raise DataError(f"{wrong}: is not the one that the schema was fitted with. Restore it or prepare the data again.")
+        try:
+            with pq.ParquetFile(path) as file:
+                columns, keys = file.schema_arrow, file.metadata.num_rows
+            values, numbers = columns.field("value").type, columns.field("row").type
+        except (pa.ArrowInvalid, KeyError, OSError) as error:
+            raise _unreadable(wrong, error) from None
+        values = values.value_type if pa.types.is_dictionary(values) else values
+        kind = kind or ("text" if is_text(values) else "integer")
+        if not fits_key(values, kind):
+            raise DataError(f"{wrong}: column 'value' has type {values}, the schema says {kind}. Correct one of them.")
+        if not pa.types.is_integer(numbers):
+            raise _no_rows(wrong)
+        return VocabularyFile(path, table, kind, keys, sha256)
+
+    @cached_property
+    def sha256(self) -> str:
+        return self.given or file_sha256(self.path)
+
+    @property
+    def _wrong(self) -> str:
+        return f"{self.path}: vocabulary of table {self.table!r}"
+
+    def pieces(self) -> Iterator[tuple[pa.Array, NDArray[np.int64]]]:
+        """(keys (n,), rows (n,)) piece by piece. Raises DataError for missing keys and rows, and for a damaged file."""
+        try:
+            for batch in batches(self.path, ["value", "row"]):
+                yield self._checked(*(batch.column(name) for name in ("value", "row")))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _unreadable(self._wrong, error) from None
+
+    def whole(self, first_row: int, rows: int) -> Vocabulary:
+        """All keys in memory. Raises DataError as `pieces`, for a key that stands in it twice, and for rows outside of
+        first_row .. rows - 1."""
+        try:
+            columns = pq.read_table(self.path, columns=["value", "row"]).combine_chunks()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _unreadable(self._wrong, error) from None
+        values, numbers = (columns.column(c).combine_chunks() for c in ("value", "row"))
+        keys, of_row = self._checked(values, numbers)
+        if len(pc.unique(keys)) < len(keys):
+            raise self.twice()
+        if len(of_row):
+            self.check_rows(int(of_row.min()), int(of_row.max()), first_row, rows)
+        return Vocabulary(keys, of_row)
+
+    def _checked(self, values: pa.Array, numbers: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
+        if pa.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        if values.null_count or numbers.null_count:
+            raise _no_rows(self._wrong)
+        return as_keys(values, self.kind), np.asarray(numbers).astype(np.int64)
+
+    def twice(self) -> DataError:
+        return DataError(f"{self._wrong}: a value stands in it twice. Write it again.")
+
+    def check_rows(self, least: int, greatest: int, first_row: int, rows: int) -> None:
+        """Raises DataError unless its rows, least .. greatest, lie in first_row .. rows - 1."""
+        if not (first_row <= least and greatest < rows):
+            raise DataError(
+                f"{self._wrong}: its rows are {least} to {greatest}, but the schema leaves it rows {first_row} "
+                f"to {rows - 1}. Correct the table's rows or unknown_rows in the schema."
+            )
+
+
+def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Some rows of a Parquet file at a time. By default Arrow would hold the file's bytes in memory."""
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
+        yield from file.iter_batches(_PIECE, columns=columns)
+
+
+def _unreadable(wrong: str, error: Exception) -> DataError:
+    reason = str(error).splitlines()[0]
+    return DataError(f"{wrong}: columns value and row cannot be read ({reason}). Write it again.")
+
+
+def _no_rows(wrong: str) -> DataError:
+    return DataError(f"{wrong}: null or no whole number in column 'row', or null in 'value'. Write it again.")
 
 
 def file_sha256(path: Path) -> str:

@@ -55,6 +55,7 @@ _KNOWN = (
 )
 _BYTES = {"float": 4, "int": 4, "long int": 8, "double": 8, "c10::Half": 2, "c10::BFloat16": 2}
 _BYTES |= {"unsigned char": 1, "signed char": 1}
+_MESSAGE = 8  # bytes of a sum of one whole number: whether a rank is asked to leave, which runs beside steps at any moment
 _PYTHON = 200.0  # microseconds: a shorter gap between two operators counts as computing, as Python prepares the next one
 
 
@@ -168,7 +169,9 @@ def _collective(event: dict[str, Any], on_gpu: bool) -> str | None:
     name = event["name"]
     if on_gpu:
         return name.split("(")[0] if event.get("cat") == "kernel" and name.startswith("nccl") else None
-    return name.removeprefix("gloo:") if name.startswith("gloo:") else None
+    if not name.startswith("gloo:") or (name == "gloo:all_reduce" and 0 < _bytes(event) <= _MESSAGE):
+        return None
+    return name.removeprefix("gloo:")
 
 
 def _launches(events: Sequence[dict[str, Any]], on_gpu: bool) -> int:

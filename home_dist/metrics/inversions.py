@@ -5,26 +5,20 @@ An inversion is a pair of a sequence whose first value is greater than its secon
 """
 
 import ctypes
-import functools
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from home_dist.metrics.samples import Floats
-from home_dist.native_library import CannotBuild, native_library
+from home_dist.native_library import library_if_possible
 
 _SOURCE = Path(__file__).parent / "native" / "inversions.cpp"
-_FLAGS = ("-O3", "-std=c++20", "-fPIC", "-shared")
 
 
-@functools.cache
 def native() -> ctypes.CDLL | None:
     """The compiled library; None without a compiler."""
-    try:
-        return native_library(_SOURCE, _FLAGS)
-    except CannotBuild:
-        return None
+    return library_if_possible(_SOURCE)
 
 
 def inversions(values: Floats, weights: Floats, starts: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:

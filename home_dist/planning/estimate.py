@@ -30,6 +30,20 @@ _BATCHES = 3  # batches that the pipeline holds
 
 
 @dataclass(frozen=True)
+class TableBytes:
+    """Bytes of tables, (ranks,) each."""
+
+    weights: NDArray[np.float64]
+    """On the ranks' devices, caches included."""
+    state: NDArray[np.float64]
+    """Of their optimizer, on the devices."""
+    in_host: NDArray[np.float64]
+    """Weights and optimizer state in the memory of the devices' hosts."""
+    cached: NDArray[np.float64]
+    """Those of `weights` that are copies, of rows in the hosts' memory."""
+
+
+@dataclass(frozen=True)
 class Estimate:
     memory: dict[str, NDArray[np.float64]]
     """Bytes, (ranks,) each, by use."""
@@ -41,8 +55,7 @@ class Estimate:
     looked_up: NDArray[np.float64]
     """(ranks,) bytes of table rows that a forward pass reads."""
     host: HostWork
-    in_host: NDArray[np.float64]
-    """(ranks,) bytes of tables in the memory of the devices' hosts."""
+    tables: TableBytes
 
     @property
     def bounds(self) -> dict[str, float]:
@@ -81,21 +94,9 @@ def not_tables(config: RunConfig, dense: DenseCost) -> dict[str, float]:
     return {"dense parameters and AdamW": dense.parameters * 4.0 * _ADAM, "activations": kept * 2}  # and their gradients
 
 
-@dataclass(frozen=True)
-class TableBytes:
-    """Bytes of tables, (ranks,) each."""
-
-    weights: NDArray[np.float64]
-    """On the ranks' devices, caches included."""
-    state: NDArray[np.float64]
-    """Of their optimizer, on the devices."""
-    in_host: NDArray[np.float64]
-    """Weights and optimizer state in the memory of the devices' hosts."""
-
-
 def table_bytes(placed: Sequence[Placed], config: RunConfig, ranks: int, platform: str = "cpu") -> TableBytes:
     """platform: of the devices. A CPU's tables all lie in its memory."""
-    found = TableBytes(np.zeros(ranks), np.zeros(ranks), np.zeros(ranks))
+    found = TableBytes(*(np.zeros(ranks) for _ in range(4)))
     kind = _STATE[config.embedding.optimizer]
     for table in placed:
         away = platform == "cuda" and table.memory != "device"
@@ -106,6 +107,7 @@ def table_bytes(placed: Sequence[Placed], config: RunConfig, ranks: int, platfor
                 found.in_host[shard.rank] += weights + state
                 cache = weights * table.cached_rows + shard.rows * _CACHE_INDEX if table.memory == "cached" else 0.0
                 found.weights[shard.rank] += cache
+                found.cached[shard.rank] += cache
             else:
                 found.weights[shard.rank] += weights
                 found.state[shard.rank] += state
@@ -162,7 +164,7 @@ def estimate(
         "exchange of statistics": over_links("statistics"),
     }
     hidden = {"exchange of ids": over_links("ids"), "exchange of dense gradients": min(dense_gradients, products * 2 / 3)}
-    return Estimate(memory, traffic, seconds, hidden, counter.looked_up, host, tables.in_host)
+    return Estimate(memory, traffic, seconds, hidden, counter.looked_up, host, tables)
 
 
 def _of_host_memory(counter: Counter, machines: Machines) -> dict[str, float]:

@@ -15,6 +15,7 @@ from home_dist.data.side_files import with_local_schema
 from home_dist.errors import ConfigError
 from home_dist.files.stores import join
 from home_dist.planning import show
+from home_dist.planning.checkpoints import CheckpointCost, Speeds, checkpoint_cost
 from home_dist.planning.estimate import Estimate, estimate
 from home_dist.planning.host import host_work
 from home_dist.planning.lengths import Lengths, of_footers
@@ -33,10 +34,12 @@ class Planned:
     dense: DenseCost
     estimate: Estimate
     lengths: Lengths
+    checkpoint: CheckpointCost
 
 
-def plan(config: RunConfig, machines: Machines, given: Mapping[str, float]) -> Planned:
-    """given: mean ids per sample of list columns, by name. Raises ConfigError, with remedies, when no plan fits."""
+def plan(config: RunConfig, machines: Machines, given: Mapping[str, float], speeds: Speeds | None = None) -> Planned:
+    """given: mean ids per sample of list columns, by name; speeds: of the place of checkpoints. Raises ConfigError, with
+    remedies, when no plan fits."""
     local = with_local_schema(config)
     schema = load_schema(local.schema_path())
     layout = build_layout(schema, local)
@@ -46,7 +49,9 @@ def plan(config: RunConfig, machines: Machines, given: Mapping[str, float]) -> P
     placed, dense = placed_tables(found.plan, layout, machines.count), found.dense
     tasks = len(network.head.objectives.outputs)
     host = host_work(config, layout, tasks, lengths.by_key, machines.device, dense)
-    return Planned(machines, config, placed, dense, estimate(placed, config, machines, dense, lengths.by_key, host), lengths)
+    estimated = estimate(placed, config, machines, dense, lengths.by_key, host)
+    saved = checkpoint_cost(estimated.tables, dense, machines, speeds or Speeds())
+    return Planned(machines, config, placed, dense, estimated, lengths, saved)
 
 
 def _footers(config: RunConfig, schema: Any, layout: InputLayout) -> Mapping[str, float]:
@@ -60,14 +65,15 @@ def _footers(config: RunConfig, schema: Any, layout: InputLayout) -> Mapping[str
     return of_footers(open_files(join(config.data.path, config.data.train), schema, layout))
 
 
-def run(config: RunConfig, machines: Machines, given: Mapping[str, float], as_json: bool) -> None:
-    planned = plan(config, machines, given)
+def run(config: RunConfig, machines: Machines, given: Mapping[str, float], speeds: Speeds, as_json: bool) -> None:
+    planned = plan(config, machines, given, speeds)
     if as_json:
         print(json.dumps(tree(planned), indent=1))
         return
     console = Console(width=None if Console().is_terminal else 118, highlight=False, soft_wrap=True)
     for part in show.parts(planned.machines, planned.placed, planned.dense, planned.estimate, planned.lengths, config):
         console.print(part, markup=False) if isinstance(part, str) else console.print(part)
+    console.print(show.checkpoint_table(planned.machines, planned.checkpoint, speeds))
 
 
 def tree(planned: Planned) -> dict[str, Any]:
@@ -84,7 +90,7 @@ def tree(planned: Planned) -> dict[str, Any]:
             for p in planned.placed
         ],
         "memory_bytes": {name: summary(values) for name, values in estimated.memory.items()},
-        "host_memory_bytes": summary(estimated.in_host),
+        "host_memory_bytes": summary(estimated.tables.in_host),
         "traffic_bytes": {
             way: {use: summary(values) for use, values in getattr(estimated.traffic, way).items()}
             for way in ("handed", "intra", "inter")
@@ -101,6 +107,14 @@ def tree(planned: Planned) -> dict[str, Any]:
             "rows_per_second_per_rank": estimated.host.rows_per_second,
             "threads_per_rank": estimated.host.threads,
             "values_per_row": estimated.host.values,
+        },
+        "checkpoint": {
+            "bytes": summary(planned.checkpoint.written),
+            "bytes_in_all": float(planned.checkpoint.written.sum()),
+            "bytes_of_copies_on_the_fullest_host": planned.checkpoint.host_copies,
+            "stall_seconds": planned.checkpoint.stall,
+            "writing_seconds": planned.checkpoint.writing,
+            "restart_seconds": planned.checkpoint.restart,
         },
         "dense_parameters": planned.dense.parameters,
         "flops_per_sample": planned.dense.flops,

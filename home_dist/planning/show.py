@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from home_dist.config import RunConfig
+from home_dist.planning.checkpoints import CheckpointCost, Speeds
 from home_dist.planning.estimate import ASSUMED, HEAD_ROOM, Estimate
 from home_dist.planning.host import MEASURED_VALUES
 from home_dist.planning.lengths import Lengths
@@ -79,8 +80,8 @@ def memory_table(machines: Machines, estimated: Estimate) -> Table:
     whole = sum(estimated.memory.values(), np.zeros(machines.count))
     table.add_section()
     table.add_row("all", *(_gb(x) for x in (whole.min(), whole.mean(), whole.max())))
-    if estimated.in_host.any():
-        values = estimated.in_host
+    if estimated.tables.in_host.any():
+        values = estimated.tables.in_host
         of_host = f"tables in the host's memory, of {machines.device.host_memory:g}"
         table.add_row(of_host, *(_gb(x) for x in (values.min(), values.mean(), values.max())))
     free = machines.device.memory * 1e9 - whole.max()
@@ -121,6 +122,24 @@ def bounds_table(estimated: Estimate) -> Table:
     table.add_column("")
     for name, seconds in estimated.bounds.items():
         table.add_row(name, f"{seconds * 1e3:,.2f}", "█" * round(30 * seconds / estimated.step))
+    return table
+
+
+def checkpoint_table(machines: Machines, cost: CheckpointCost, speeds: Speeds) -> Table:
+    at = f"{speeds.host:g} GB/s a host" + (f", {speeds.store:g} GB/s the store" if speeds.store else "")
+    table = Table(title=f"a checkpoint, at {at}")
+    table.add_column("what")
+    table.add_column("", justify="right")
+    in_all, most = float(cost.written.sum()), float(cost.written.max())
+    table.add_row("bytes in all", f"{_gb(in_all)} GB")
+    table.add_row("bytes of the fullest rank", f"{_gb(most)} GB")
+    table.add_row("copies in the fullest host's memory", f"{_gb(cost.host_copies)} GB")
+    table.add_row("training waits (copy to the host)", f"{cost.stall:,.2f} s")
+    table.add_row("until it is whole, beside training", f"{cost.writing:,.1f} s")
+    table.add_section()
+    for name, seconds in cost.restart.items():
+        table.add_row(f"restart: {name}", f"{seconds:,.1f} s")
+    table.add_row("restart, in all", f"{sum(cost.restart.values()):,.1f} s")
     return table
 
 

@@ -1,19 +1,24 @@
 """Vocabularies as pipelines write them; also those of published data sets, which have their own marks of missing values."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from home_dist.files.whole import whole_file
 from home_dist.ids.keys import KeyType, as_keys
 from home_dist.ids.rows import VocabularyRows
 from home_dist.ids.vocabulary import counted, merged, most_frequent
+from home_dist.prepare.fitted_keys import empty_vocabulary, write_row_groups
 
 Keys = NDArray[np.int64] | NDArray[np.str_]
+
+_LEVEL, _LEVEL_OF_MANY = 19, 3  # of zstd
+_MANY = 4 << 20  # keys
 
 
 def published_keys(values: Keys) -> pa.Array:
@@ -21,10 +26,16 @@ def published_keys(values: Keys) -> pa.Array:
     return pa.array(values, mask=values == "" if values.dtype.kind == "U" else values.astype(np.int64) < 0)
 
 
-def write_vocabulary(kept: pa.Table, path: Path) -> None:
-    """kept: columns value, row and count. Compressed well though slowly: each run reads the file at its start."""
-    kept = kept.set_column(1, "row", kept.column("row").cast(pa.int32()))
-    pq.write_table(kept, path, compression="zstd", compression_level=19, store_schema=False)
+def write_vocabulary(kept: Iterable[pa.Table], keys: int, kind: KeyType, path: Path) -> None:
+    """kept: columns value, row and count, piece by piece; keys: their number. The file appears when it is whole.
+
+    Compressed well though slowly, as each run reads the file at its start; but faster from some million keys on."""
+    tables = (table.set_column(1, "row", table.column("row").cast(pa.int32())) for table in kept)
+    empty = empty_vocabulary(kind)
+    empty = empty.set_column(1, "row", empty.column("row").cast(pa.int32()))
+    level = _LEVEL if keys <= _MANY else _LEVEL_OF_MANY
+    with whole_file(path) as file:
+        write_row_groups(file, tables, empty, compression="zstd", compression_level=level, store_schema=False)
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class PublishedVocabulary:
         return self._rows_of(published_keys(keys)).astype(np.int32)
 
     def save(self, path: Path) -> None:
-        write_vocabulary(self.table, path)
+        write_vocabulary([self.table], len(self.table), self.kind, path)
 
 
 def fit_vocabulary(keys: Keys, min_count: int, extra: Keys | None = None) -> PublishedVocabulary:

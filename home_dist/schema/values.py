@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from home_dist.ids.keys import KeyType
-from home_dist.ids.rows import HashRows, RowsOf, VocabularyRows
-from home_dist.ids.vocabulary import read_vocabulary
+from home_dist.ids.rows import HashRows, RowsOf, open_rows
+from home_dist.ids.vocabulary import VocabularyFile
 from home_dist.schema.base import Seed, Sha256, Spec
 
 
@@ -65,6 +65,5 @@ def open_values(table: str, values: VocabularyValues | HashValues, rows: int, fo
     """rows: of the table; folder: the schema's. Raises DataError for a vocabulary that is missing, damaged or does not fit."""
     if isinstance(values, HashValues):
         return HashRows(values.type, values.seed, rows)
-    first = values.unknown_rows + 1
-    vocabulary = read_vocabulary(folder / values.file, table, values.type, first, rows, values.sha256)
-    return VocabularyRows(values.type, values.unknown_rows, vocabulary.keys, vocabulary.rows)
+    file = VocabularyFile.open(folder / values.file, table, values.type, values.sha256)
+    return open_rows(file, values.unknown_rows + 1, rows, values.unknown_rows)

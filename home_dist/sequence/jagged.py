@@ -7,7 +7,9 @@ The fastest algorithm depends on the data. An exported program is traced only on
 takes the algorithm that is right for all data.
 """
 
-import fbgemm_gpu  # noqa: F401  registers torch.ops.fbgemm
+import warnings
+from typing import Any
+
 import torch
 
 
@@ -25,18 +27,52 @@ def softmax_within(scores: torch.Tensor, owners: torch.Tensor, samples: int) -> 
 
 
 _LONG = 256
-"""Mean length from which FBGEMM's product per sample is cheaper than a copy of the sample's vector for each event."""
+"""Mean length from which a product for the places of a sparse matrix (B, N), one place per event, is cheaper than a copy of the
+sample's vector for each event."""
 
 
 def dots_within(values: torch.Tensor, vectors: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
     """Inner product (N,) of each event and its sample's vector. values: (N, D); vectors: (B, D)."""
     short = torch.compiler.is_exporting() or len(values) < _LONG * len(lengths)
-    # FBGEMM's operator would make a GPU tell the host the longest history, and has no float64.
-    if short or values.device.type != "cpu" or values.dtype == torch.float64:
+    if short or values.device.type != "cpu":
         return (values * vectors.index_select(0, owners)).sum(1)
-    bounds = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    products, _ = torch.ops.fbgemm.jagged_dense_bmm(values, bounds, vectors.unsqueeze(2), int(lengths.max()))
-    return products.squeeze(1)
+    return _Dots.apply(values, vectors, lengths, owners)
+
+
+class _Dots(torch.autograd.Function):
+    """Both ways in one sparse product each, whatever the lengths. Sparse products on a CPU have no bf16."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: torch.Tensor, vectors: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor
+    ) -> torch.Tensor:
+        bounds = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        ctx.save_for_backward(values, vectors, bounds, owners)
+        places = _matrix(bounds, _exact(values.new_zeros(len(values))))
+        products = torch.sparse.sampled_addmm(places, _exact(vectors), _exact(values).t(), beta=0.0).values()
+        return products.to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *pulls: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+        values, vectors, bounds, owners = ctx.saved_tensors
+        [pull] = pulls
+        of_values = pull.unsqueeze(1) * vectors.index_select(0, owners) if ctx.needs_input_grad[0] else None
+        of_vectors = None
+        if ctx.needs_input_grad[1]:
+            of_vectors = (_matrix(bounds, _exact(pull)) @ _exact(values)).to(vectors.dtype)
+        return of_values, of_vectors, None, None
+
+
+def _exact(values: torch.Tensor) -> torch.Tensor:
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
+def _matrix(bounds: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The sparse matrix (B, N) with event n's value (N,) at its sample and n."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls its sparse matrices a beta
+        events = torch.arange(len(values), dtype=bounds.dtype)
+        return torch.sparse_csr_tensor(bounds, events, values, (len(bounds) - 1, len(values)))
 
 
 def some_within(lengths: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,8 +16,8 @@ from home_dist.distributed import health
 from home_dist.distributed.ranks import Ranks
 from home_dist.embeddings.collections import initialise
 from home_dist.embeddings.exchange import codecs
-from home_dist.embeddings.sharding import sharders
-from home_dist.errors import ConfigError
+from home_dist.embeddings.sharding import drawing_nothing, sharders
+from home_dist.errors import ConfigError, UserError
 from home_dist.experts import kernels
 from home_dist.layers.step_check import LARGEST, LARGEST_FP16, StepCheck
 from home_dist.network import Head, Network
@@ -64,14 +64,15 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
     kernel = kernels.select(network, config.kernel, ranks.device, kernel)
     network.head.features.bf16 = kernel.precision == "bf16"
     sent = codecs(exchange, ranks.device, config.train.batch_size, config.embedding.dim)
-    model = DistributedModelParallel(
-        network,
-        env=ShardingEnv.from_process_group(torch.distributed.group.WORLD),
-        device=ranks.device,
-        plan=plan,
-        sharders=sharders(config.embedding, config.train.seed, sent),
-        data_parallel_wrapper=_data_parallel(config) if ranks.world_size > 1 else _Alone(),
-    )
+    with drawing_nothing():
+        model = DistributedModelParallel(
+            network,
+            env=ShardingEnv.from_process_group(torch.distributed.group.WORLD),
+            device=ranks.device,
+            plan=plan,
+            sharders=sharders(config.embedding, config.train.seed, sent),
+            data_parallel_wrapper=_data_parallel(config) if ranks.world_size > 1 else _Alone(),
+        )
     if not loaded:
         initialise(model, config.embedding.init_std, config.train.seed)
     check = network.head.check = _step_check(network, config, ranks)
@@ -79,15 +80,16 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
 
 
 def _placed(network: Network, inputs: Inputs, ranks: Ranks) -> ShardingPlan:
-    """The plan of the first rank, which alone reads footers and measures. Raises ConfigError on all ranks when none fits."""
+    """The plan of the first rank, which alone reads footers and measures. Raises its UserError on all ranks, such as a
+    ConfigError where no plan fits."""
     machines = detected(ranks)
-    found: list[ShardingPlan | ConfigError | None] = [None]
+    found: list[ShardingPlan | UserError | None] = [None]
     if ranks.first:
         files = next((inputs.files[s] for s in ("train", *inputs.files) if s in inputs.files), None)
-        lengths = Lengths.of(inputs.layout, {}, of_footers(files) if files is not None else {})
         try:
+            lengths = Lengths.of(inputs.layout, {}, of_footers(files) if files is not None else {})
             found = [place(network, inputs.layout, inputs.config, machines, lengths.by_key).plan]
-        except ConfigError as error:
+        except UserError as error:
             found = [error]
     health.meet()
     torch.distributed.broadcast_object_list(found)

@@ -44,7 +44,9 @@ def exact(data, tmp_path_factory):
 def test_the_loss_curve_stays_near(exchange, near, shares, exact, data, tmp_path):
     losses, sent, reduced = trained(data, tmp_path, **exchange)
     expected, sent_exact, reduced_exact = exact
-    assert losses == pytest.approx(expected, rel=near)
+    differences = [abs(a / b - 1) for a, b in zip(losses, expected, strict=True)]
+    assert max(differences) <= 2 * near
+    assert sum(differences) / len(differences) <= near / 2
     assert losses != expected
     assert sent <= shares[0] * sent_exact  # ids and lengths stay as they are
     assert reduced <= shares[1] * reduced_exact

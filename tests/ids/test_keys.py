@@ -11,7 +11,7 @@ from hypothesis import given
 from home_dist.ids.hashing import hash_integers
 from home_dist.ids.keys import NO_GROUP, NotKeys, as_keys, codes, fits_key, group_numbers, key_type
 from home_dist.ids.rows import HashRows, ManagedKeys, VocabularyRows
-from home_dist.ids.vocabulary import Counts, counted, merged, most_frequent, read_vocabulary
+from home_dist.ids.vocabulary import Counts, VocabularyFile, counted, merged, most_frequent
 
 INTEGERS = [getattr(pa, f"{sign}int{bits}")() for sign in ("", "u") for bits in (8, 16, 32, 64)]
 SMALL = st.lists(st.one_of(st.none(), st.integers(0, 100)), max_size=12)
@@ -128,7 +128,7 @@ def test_keys_without_a_sign_are_written_so_again(tmp_path):
     table = most_frequent(counts.total(), 1, unsigned=counts.unsigned)
     assert table["value"].to_pylist() == [2**63 + 5, 3]
     pq.write_table(table, tmp_path / "v.parquet")
-    vocabulary = read_vocabulary(tmp_path / "v.parquet", "t", "integer", 1, 3)
+    vocabulary = VocabularyFile.open(tmp_path / "v.parquet", "t", "integer").whole(1, 3)
     rows_of = VocabularyRows("integer", 0, vocabulary.keys, vocabulary.rows)
     assert rows_of(pa.array([3, 2**63 + 5, None], pa.uint64())).tolist() == [2, 1, 0]
     assert rows_of(pa.array([5 - 2**63, -1])).tolist() == [1, 0]

@@ -138,3 +138,19 @@ def test_launches_on_a_gpu_are_kernels():
         ]
     )
     assert found.launches == 2
+
+
+def test_a_message_beside_the_steps_is_no_exchange():
+    """preemption.py asks in each step whether a rank is to leave: its sum of one number lies in a traced step or not."""
+    told = {"Input type": ["long int"], "Input Dims": [[1]]}
+    gradients = {"Input type": ["float"], "Input Dims": [[100]]}
+    found = breakdown(
+        [
+            scope(STEP, 0, 10),
+            event("cpu_op", "aten::mm", 1, 2),
+            event("cpu_op", "gloo:all_reduce", 3, 4, OTHER, **told),
+            event("cpu_op", "gloo:all_reduce", 5, 6, OTHER, **gradients),
+        ]
+    )
+    assert {name: (e.calls, e.bytes) for name, e in found.exchanges.items()} == {"all_reduce": (1, 400)}
+    assert found.communicating == 1

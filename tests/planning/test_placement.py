@@ -7,6 +7,8 @@ import torch.distributed as dist
 from home_dist.config import load_config
 from home_dist.data.inputs import Inputs, open_inputs
 from home_dist.distributed.ranks import Ranks
+from home_dist.embeddings.collections import table_shards
+from home_dist.embeddings.initial import Drawn
 from home_dist.errors import ConfigError
 from home_dist.network import Network
 from home_dist.planning import plan as planning
@@ -111,7 +113,7 @@ def test_tables_in_host_memory_are_planned_for(monkeypatch):
         planned = planning.plan(config, wanted, {})
         away = {p.table: p for p in planned.placed if p.memory != "device"}
         size = sum(p.rows * (p.dim + 1) * 4 for p in away.values())  # row-wise Adagrad: one number per row
-        assert planned.estimate.in_host.sum() == size
+        assert planned.estimate.tables.in_host.sum() == size
         whole = sum(planned.estimate.memory.values())
         assert whole.max() < 80e9
         assert planned.estimate.seconds["look-up and update of rows in the host's memory"] > 0
@@ -190,3 +192,23 @@ def test_the_prefetching_pipeline_checks_a_step_before_its_update():
     optimizer.zero_grad()
     optimizer.step()
     assert done == [("zero_grad", True), "check", "step"]
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_initial_values_are_drawn_once_or_not_at_all(loaded, one_rank, tmp_path, monkeypatch):
+    """Where a checkpoint follows, neither TorchRec nor the run draws values for tables."""
+    data = make_data(tmp_path / "data", rows=60, files=1, splits=("train",))
+    config = load_config(make_config(tmp_path, data), ["data.validation=", "data.test="])
+    inputs = open_inputs(config, load_schema(config.schema_path()), ("train",))
+    filled: list[str] = []
+    plain = Drawn.fill
+    monkeypatch.setattr(Drawn, "fill", lambda self, *given: (filled.append("once"), plain(self, *given))[1])
+    built = build.build(inputs, one_rank, loaded)
+    shards = list(table_shards(built.model))
+    assert {s.table for s in shards} == {"user", "video", "tag"}
+    assert len(filled) == (0 if loaded else len(shards))
+    for shard in shards:
+        if loaded:
+            assert not shard.values.any()  # FBGEMM makes zeros
+        else:
+            assert float(shard.values.std()) == pytest.approx(config.embedding.init_std, rel=0.05)

@@ -9,6 +9,7 @@ from home_dist.config import load_config
 from home_dist.errors import ConfigError
 from home_dist.planning import plan as planning
 from home_dist.planning import show
+from home_dist.planning.checkpoints import Speeds
 from home_dist.planning.probe import LaunchCount
 from home_dist.planning.topology import machines
 from tests.factory import make_config, make_data
@@ -159,3 +160,26 @@ def test_many_devices_promise_no_more_than_their_readers(scale, devices):
     assert figures["samples_per_second"] <= devices * 4 * 395_000
     assert figures["samples_per_second"] <= devices * figures["reader"]["rows_per_second_per_rank"]
     assert figures["step_seconds"] >= figures["launches_per_step"] * 5e-6
+
+
+def test_a_checkpoint_is_computed_through(scale):
+    """2 TB from 128 devices on 16 hosts: the fullest host, or the store, sets the pace."""
+    config, devices = scale(), machines("128xH100-80GB")
+    slow, fast, shared = (
+        planning.plan(config, devices, {"watched": 100}, speeds).checkpoint
+        for speeds in (Speeds(1.0), Speeds(10.0), Speeds(10.0, 5.0))
+    )
+    tables = sum(p.rows * (p.dim + 1) * 4 for p in planning.plan(config, devices, {"watched": 100}).placed)
+    dense = planning.plan(config, devices, {"watched": 100}).dense.parameters * 12
+    by_host = slow.written.reshape(16, 8).sum(1)
+    assert slow.written.sum() == pytest.approx(tables + dense, rel=1e-6)  # row-wise Adagrad: a number per row and block
+    assert slow.host_copies == by_host.max()
+    assert slow.stall == fast.stall == pytest.approx(slow.written.max() / 55e9)
+    hashing = slow.written.max() / 1.5e9
+    assert slow.writing == pytest.approx(by_host.max() / 1e9 + hashing)
+    assert fast.writing == pytest.approx(by_host.max() / 10e9 + hashing)
+    assert shared.writing == pytest.approx(slow.written.sum() / 5e9 + hashing)
+    assert slow.restart["reading"] == pytest.approx(by_host.max() / 1e9)
+    assert sum(shared.restart.values()) > 2 * slow.written.sum() / 5e9  # checked, then read
+    figures = planning.tree(planning.plan(config, devices, {"watched": 100}))
+    assert figures["checkpoint"]["bytes_in_all"] == slow.written.sum()

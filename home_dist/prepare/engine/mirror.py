@@ -4,6 +4,7 @@ A Mirror has a folder of this machine, whose paths stand for the files of the wo
 only. Without a mirror, all files are on a disk that everyone sees.
 """
 
+import fnmatch
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +58,13 @@ def here(path: Path) -> Path:
 def opened(path: Path) -> pa.NativeFile:
     """The file for reading of ranges: mapped if it is there, else from the store. Raises StoreError."""
     return remote.open_ranges(_place(path)) if _is_away(path) else pa.memory_map(str(path))
+
+
+def left_in(folder: Path, pattern: str) -> list[Path]:
+    """The files that a task left in its folder, by a pattern of their names, in order. Raises StoreError."""
+    if _mirror is None or not folder.is_relative_to(_mirror.root):
+        return sorted(folder.glob(pattern))
+    return sorted(folder / name for name in remote.names_below(_place(folder)) if fnmatch.fnmatch(name, pattern))
 
 
 def give(path: Path, to: Path) -> None:

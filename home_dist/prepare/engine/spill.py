@@ -25,12 +25,26 @@ def write_parts(path: Path, table: pa.Table, part: NDArray[np.int64], parts: int
             writer.write_batch(one_batch(taken.slice(first, last - first)))
 
 
-def read_part(paths: Iterable[Path], part: int) -> pa.Table:
-    """A partition's rows from several files, one file after another."""
-    batches = []
+def batches_of(paths: Iterable[Path], part: int) -> Iterator[pa.RecordBatch]:
+    """A partition's batch of each file."""
     for path in paths:
         with opened(path) as source:
-            batches.append(pa.ipc.open_file(source).get_batch(part))
+            yield pa.ipc.open_file(source).get_batch(part)
+
+
+def read_part(paths: Iterable[Path], part: int) -> pa.Table:
+    """A partition's rows from several files, one file after another."""
+    return pa.Table.from_batches(batches_of(paths, part)).combine_chunks()
+
+
+def read_at_most(paths: Iterable[Path], part: int, rows: int) -> pa.Table | None:
+    """As `read_part`; None if there are more than `rows` rows."""
+    batches, count = [], 0
+    for batch in batches_of(paths, part):
+        count += len(batch)
+        if count > rows:
+            return None
+        batches.append(batch)
     return pa.Table.from_batches(batches).combine_chunks()
 
 

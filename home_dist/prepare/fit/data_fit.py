@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,13 @@ from home_dist.data.files import Uses, by_column, check_columns, open_parquet, p
 from home_dist.errors import ConfigError, DataError, problem_lines
 from home_dist.files.listing import Found, find_files
 from home_dist.files.stores import Store
-from home_dist.ids.vocabulary import Counts
 from home_dist.prepare.boundaries import choose_boundaries
 from home_dist.prepare.extremes import warning_of
 from home_dist.prepare.fit.draft import Draft, DraftDense, DraftStatistic, DraftVocabulary, load_draft
 from home_dist.prepare.fit.label_fit import LabelFit
 from home_dist.prepare.fit.vocabularies import write_vocabulary
+from home_dist.prepare.fitted_keys import SpilledCounts
+from home_dist.prepare.memory import MEMORY_BYTES
 from home_dist.prepare.progress import Progress, Say
 from home_dist.prepare.sketch import Sketch
 from home_dist.schema import (
@@ -34,30 +36,52 @@ from home_dist.schema import (
 
 _AS_IS = (IdFeature, PretrainedFeature)  # features without fitted values
 _BATCH = 65536  # rows that are in memory at a time
+_PROCESS, _LEAST = 300 << 20, 32 << 20  # bytes of a process without counts, and that counts may take at least
 
 
 @dataclass
 class _Fit:
     """Accumulators of the pass, by name of table and feature."""
 
-    counts: dict[str, Counts] = field(default_factory=dict)
+    counts: dict[str, SpilledCounts] = field(default_factory=dict)
     sketches: dict[str, list[Sketch]] = field(default_factory=dict)
     labels: list[LabelFit] = field(default_factory=list)
 
 
-def fit_data(draft_path: Path, data: Path, say: Say, training: str = "train") -> Schema:
+def fit_data(draft_path: Path, data: Path, say: Say, training: str = "train", memory: int = MEMORY_BYTES) -> Schema:
     """Fits on `data`/`training` and writes `data`/schema.toml and `data`/vocabularies.
 
-    Memory: a vocabulary's grows with its distinct values; other columns take a few MB each, however many rows there are.
-    Raises ConfigError or DataError; schema.toml is written last.
+    memory: approximate bytes that the process may take. Counts of keys that do not fit wait in a temporary folder within
+    `data`; other columns take a few MB each, however many rows there are. Raises ConfigError or DataError; schema.toml is
+    written last.
     """
     draft = load_draft(draft_path)
     if (data / "schema.toml").exists():
         raise DataError(f"{data / 'schema.toml'}: is there already. Remove it, and vocabularies/ beside it, to fit anew.")
     store, files = find_files(str(data / training))
+    try:
+        with TemporaryDirectory(prefix=".fit-", dir=data) as spilled:
+            schema = _fitted_schema(draft, draft_path, data, store, files, say, (Path(spilled), memory))
+        save_schema(schema, data / "schema.toml")
+    except OSError as error:
+        raise DataError(f"{data}: cannot be written: {error}. Make room, or correct its permissions.") from None
+    return schema
+
+
+def _fitted_schema(
+    draft: Draft, draft_path: Path, data: Path, store: Store, files: list[Found], say: Say, spill: tuple[Path, int]
+) -> Schema:
+    """spill: a folder for counts that do not fit, and the memory in bytes."""
     uses = _uses(draft)
+    fitted = [t for t in draft.table if isinstance(t.values, DraftVocabulary)]
+    room = max(_LEAST, spill[1] - _PROCESS)
+    counts = {
+        t.name: SpilledCounts(t.values.type, spill[0] / str(n), room // len(fitted))
+        for n, t in enumerate(fitted)
+        if isinstance(t.values, DraftVocabulary)
+    }
     fit = _Fit(
-        counts={t.name: Counts(t.values.type) for t in draft.table if isinstance(t.values, DraftVocabulary)},
+        counts=counts,
         sketches={f.name: [Sketch() for _ in range(_width(f))] for f in draft.feature if not isinstance(f, _AS_IS)},
         labels=[LabelFit(t) for t in draft.task],
     )
@@ -69,12 +93,7 @@ def fit_data(draft_path: Path, data: Path, say: Say, training: str = "train") ->
                 advance(reader.rows)
     for warning in _warnings(draft, fit):
         say(warning)
-    try:
-        schema = _schema(draft, fit, data, draft_path)
-        save_schema(schema, data / "schema.toml")
-    except OSError as error:
-        raise DataError(f"{data}: cannot be written: {error}. Make room, or correct its permissions.") from None
-    return schema
+    return _schema(draft, fit, data, draft_path, room)
 
 
 def _width(feature: DraftStatistic | DraftDense) -> int:
@@ -150,11 +169,11 @@ def _numbers(reader: ColumnReader, feature: DraftStatistic | DraftDense) -> NDAr
     return np.where(False if absent is None else absent, np.nan, values)[:, None]
 
 
-def _schema(draft: Draft, fit: _Fit, data: Path, path: Path) -> Schema:
+def _schema(draft: Draft, fit: _Fit, data: Path, path: Path, room: int) -> Schema:
     tables = []
     for table in draft.table:
         if isinstance(table.values, DraftVocabulary):
-            values, keys = write_vocabulary(fit.counts[table.name], table.values, data, table.name)
+            values, keys = write_vocabulary(fit.counts[table.name], table.values, data, table.name, room)
             tables.append(TableSpec(name=table.name, rows=1 + table.values.unknown_rows + keys, values=values))
         else:
             tables.append(TableSpec(name=table.name, rows=table.rows or 1, values=table.values))

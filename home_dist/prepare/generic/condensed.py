@@ -7,6 +7,7 @@ and later ones gets the same numbers as over all events.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,10 @@ from home_dist.prepare.generic.log_spec import LogSpec
 
 COUNT = "count"
 """Column of the number of events that a row stands for."""
-_GROUP = 1 << 18
+GROUP = 1 << 18
+"""Rows of a row group of what is left."""
+LEFT: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+"""Options of the file."""
 NO_ROW = -1
 """Row of the log, for events of an earlier preparation."""
 
@@ -88,7 +92,7 @@ def condensed(pasts: Sequence[PastSection], table: pa.Table, key: Ints, end_ms: 
 
 def write_left(table: pa.Table, path: Path) -> None:
     """Writes what the next preparation reads: a row group at a time, however large the file is."""
-    pq.write_table(table, path, row_group_size=_GROUP, compression="zstd", write_page_checksum=True)
+    pq.write_table(table, path, row_group_size=GROUP, **LEFT)
 
 
 def _remembered(key: Ints, time: Ints, end_ms: int, pause: int) -> NDArray[np.bool_]:

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from home_dist.ids.rows import VocabularyRows
-from home_dist.ids.vocabulary import read_vocabulary
+from home_dist.ids.rows import RowsOf, open_rows
+from home_dist.ids.vocabulary import VocabularyFile
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.boundaries import round_to
 from home_dist.prepare.days import DAY_MS, HOUR_MS, SPLITS, Days
@@ -121,14 +121,12 @@ def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:
     return np.asarray(pc.fill_null(table.column(name), np.nan).combine_chunks())
 
 
-def _rows_of(plan: Plan, section: IdSection, path: Path) -> VocabularyRows:
-    path = here(path)
-    kind = plan.known.id_key(section)
-    vocabulary = read_vocabulary(path, section.column, kind, 1, 1 + pq.read_metadata(path).num_rows)
-    return VocabularyRows(kind, 0, vocabulary.keys, vocabulary.rows)
+def _rows_of(plan: Plan, section: IdSection, path: Path) -> RowsOf:
+    file = VocabularyFile.open(here(path), section.column, plan.known.id_key(section))
+    return open_rows(file, 1, 1 + file.keys)
 
 
-def _encoded(keys: pa.Array, rows_of: VocabularyRows) -> pa.Array:
+def _encoded(keys: pa.Array, rows_of: RowsOf) -> pa.Array:
     """(n,) int32 rows, or lists of them."""
     if pa.types.is_list(keys.type):
         return list_array(rows_of(keys.flatten()).astype(np.int32), np.asarray(keys.offsets).astype(np.int64))

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from home_dist.errors import ConfigError
 from home_dist.files.stores import is_remote
-
-MEMORY_BYTES = 2 << 30
+from home_dist.prepare.memory import MEMORY_BYTES
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ class Plan:
     """Share of users, chosen anew for each day, whose rows of that day go from the training part to the validation part."""
     keep: tuple[str, ...] = ()
     """Columns that go through unchanged."""
+    piece_rows: int = 1 << 62
+    """Most events of a partition of keys that are counted in one piece."""
 
     @property
     def known(self) -> Types:

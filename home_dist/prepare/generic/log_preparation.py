@@ -43,7 +43,7 @@ from home_dist.prepare.generic.log_plan import CELLS, FILE_BITS, Plan
 from home_dist.prepare.generic.log_spec import LogSpec, load_spec
 from home_dist.prepare.generic.output import Output, output_of
 from home_dist.prepare.generic.partition import REPEATED_FILE, SEEN_FILE, gather
-from home_dist.prepare.generic.sizes import chunk_rows, partitions
+from home_dist.prepare.generic.sizes import chunk_rows, partitions, piece_rows
 from home_dist.prepare.generic.state import Base, write_state
 from home_dist.prepare.progress import Progress, Say
 from home_dist.prepare.write import file_bounds, part_name
@@ -174,7 +174,7 @@ class _Preparation:
         gathered = self._gather(log, each, before)
         labels = summarise(plan, gathered, self.work, rows, self.base, self.options.anew)
         grow = not (self.options.whole or self.options.for_scores)
-        fitted = fit(plan, self.base, self.goes_on, log.days, gathered, self.work, grow)
+        fitted = fit(plan, self.base, self.goes_on, log.days, gathered, self.work, grow, self.options.memory)
         encoded = self.work.run(
             "encode",
             "encoding",
@@ -205,6 +205,7 @@ class _Preparation:
             None if options.last_day is None else (options.last_day + 1) * DAY_MS - spec.offset_ms,
             options.hold_out or 0.0,
             options.keep,
+            piece_rows(spec, share),
         )
         chunk = work.choose("chunk", chunk_rows(inputs.log_types, rows, share, self.processes))
         work.progress(
@@ -238,7 +239,8 @@ class _Preparation:
                 Task(partial(past.count_keyed, plan, key, n, spilled, before.elsewhere[key], days.end_ms), rows)
                 for n, rows in enumerate(each)
             ]
-            back.append([f / past.BACK for f in self.work.run(f"past-{key}", f"counting by {', '.join(by)}", tasks)])
+            counted = self.work.run(f"past-{key}", f"counting by {', '.join(by)}", tasks)
+            back.append([file for folder in counted for file in past.back_files(folder)])
         if plan.rates:
             spilled = [f / scan.TIMES for f in scanned]
             hours = finish.hours_before(self._hourly(plan, each, scanned), self._everyone_before())

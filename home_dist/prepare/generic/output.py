@@ -65,7 +65,8 @@ class OpenOutput:
         give(path, self.folder / name)
 
     def add_folder(self, path: Path) -> None:
-        shutil.copytree(path, self.folder / path.name)
+        """Without indexes, of which each host makes its own."""
+        shutil.copytree(path, self.folder / path.name, ignore=shutil.ignore_patterns("*.index", ".*"))
 
 
 def output_of(place: Path | str) -> Output:

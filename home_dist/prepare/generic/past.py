@@ -9,25 +9,22 @@ import pyarrow.parquet as pq
 
 from home_dist.ids.keys import codes
 from home_dist.prepare.asof import AsOf, Ints
-from home_dist.prepare.days import DAY_MS, HOUR_MS, local_days
-from home_dist.prepare.engine.spill import read_part, write_parts
+from home_dist.prepare.days import HOUR_MS
+from home_dist.prepare.engine.mirror import left_in
+from home_dist.prepare.engine.spill import batches_of, read_at_most, read_part, write_parts
 from home_dist.prepare.generic.condensed import COUNT, condensed, key_columns, with_earlier, write_left
 from home_dist.prepare.generic.log_plan import Plan, flags
 from home_dist.prepare.generic.log_sections import PastSection
 from home_dist.prepare.generic.log_spec import LogSpec
+from home_dist.prepare.generic.past_in_pieces import count_in_pieces
 from home_dist.prepare.generic.repeated import without_copies
 from home_dist.prepare.generic.scan import HOURS, sums_by
+from home_dist.prepare.generic.windows import pause_of, until, window_of
 from home_dist.prepare.rates import base_rates
 
 BACK = "back.arrow"
+_BACK_OF_SLICE = "back-{:05d}.arrow"
 PAST_FILE = "past.parquet"
-
-
-def until(past: PastSection, time: Ints, spec: LogSpec) -> Ints:
-    """(N,) the moment before which events count, in ms since 1970."""
-    if past.until == "impression":
-        return time
-    return local_days(time, spec.utc_offset_hours) * DAY_MS - spec.offset_ms
 
 
 def count_past(past: PastSection, key: Ints, time: Ints, spec: LogSpec, table: pa.Table) -> dict[str, Ints]:
@@ -35,10 +32,9 @@ def count_past(past: PastSection, key: Ints, time: Ints, spec: LogSpec, table: p
 
     A row of `table` is one event, or as many as its column COUNT says."""
     events = AsOf(key, time, key, until(past, time, spec))
-    if past.days is not None:
-        events = events.since(int(past.days * DAY_MS))
-    if spec.forget_days is not None:
-        events = events.forgetting(int(spec.forget_days * DAY_MS))
+    window, pause = window_of(past), pause_of(spec)
+    events = events if window is None else events.since(window)
+    events = events if pause is None else events.forgetting(pause)
     name = past.prefix
     counts = {f"{name}.count": events.sum(flags(table, COUNT)) if COUNT in table.column_names else events.count()}
     for rate in past.rates:
@@ -55,14 +51,18 @@ def _in_order(table: pa.Table, key: Ints) -> tuple[pa.Table, Ints, Ints]:
     return table.take(pa.array(order)), key[order], time[order]
 
 
-def _events(plan: Plan, part: int, spilled: Sequence[Path]) -> pa.Table:
-    table = read_part(spilled, part)
+def back_files(folder: Path) -> list[Path]:
+    """Counts that a task returned to the users' partitions."""
+    return left_in(folder, "back*.arrow")
+
+
+def _events(plan: Plan, table: pa.Table) -> pa.Table:
     return without_copies(table) if plan.spec.repeated == "merge" else table
 
 
 def sum_hours(plan: Plan, part: int, spilled: Sequence[Path], folder: Path) -> None:
     """Sums of labels per hour, as in the scan, but with repeated rows counted once. A partition has all rows of its hours."""
-    table = _events(plan, part, spilled)
+    table = _events(plan, read_part(spilled, part))
     sums = {n: flags(table, n).astype(np.int64) for r in plan.rates for n in (f"happened_{r}", f"known_{r}")}
     pq.write_table(sums_by("hour", table.column("time").to_numpy() // HOUR_MS, sums), folder / HOURS)
 
@@ -75,7 +75,12 @@ def count_keyed(
     day."""
     by = plan.elsewhere[number]
     pasts = [p for p in plan.spec.past if p.by == by]
-    table = with_earlier(_events(plan, part, spilled), pasts, earlier, part)
+    log = read_at_most(spilled, part, plan.piece_rows - sum(map(len, batches_of(earlier, part))))
+    if log is None:
+        count_in_pieces(plan, by, part, spilled, earlier, end_ms, folder, _BACK_OF_SLICE, folder / PAST_FILE)
+        return
+    table = with_earlier(_events(plan, log), pasts, earlier, part)
+    del log
     key = codes(*key_columns(table, by))
     table, key, time = _in_order(table, key)
     write_left(condensed(pasts, table, key, end_ms, plan.spec), folder / PAST_FILE)
@@ -91,7 +96,7 @@ def count_keyed(
 def count_everyone(plan: Plan, part: int, spilled: Sequence[Path], hours: pa.Table, folder: Path) -> None:
     """Base rates before each impression, in one partition of hours. hours: for each hour of the whole log, sums of labels over
     all earlier hours."""
-    table = _events(plan, part, spilled)
+    table = _events(plan, read_part(spilled, part))
     place = np.searchsorted(hours.column("hour").to_numpy(), table.column("time").to_numpy() // HOUR_MS)
     table, place, time = _in_order(table, place)
     events = AsOf(place, time, place, time)  # the key is the hour; earlier hours' sums are in `hours`
