@@ -147,6 +147,7 @@ def prepare(
     engine: str = "local",
     like: str = "",
     hold_out: float = -1.0,
+    work: str = "",
     name: str = "",
     cpu: int = 0,
     memMB: int = -1,
@@ -159,12 +160,13 @@ def prepare(
 
     Args:
         description: TOML file that describes the log
-        out: folder to write
+        out: folder to write, or a URL
         j: 1x16 for 16 processes on one node; more nodes work through --engine ray and RAY_ADDRESS
         memory: GB for all processes together, about
         engine: local or ray
         like: data prepared before, from whose last day it goes on
         hold_out: share of users for validation, others each day; below 0, parts are as prepare has them by default
+        work: URL of the work folder, for workers that share no disk
         name: of the job, by default prepare
         cpu: cores to ask the scheduler for, by default one per process
         memMB: memory to ask the scheduler for; below 0 leaves it to the scheduler
@@ -180,6 +182,7 @@ def prepare(
     arguments = ["log", description, out, "--engine", engine, "--processes", str(processes), "--memory", str(memory)]
     arguments += ["--like", like] if like else []
     arguments += ["--hold-out", str(hold_out)] if hold_out >= 0 else []
+    arguments += ["--work", work] if work else []
     return _alone("prepare", arguments, name, _resource(cpu or processes, 0, memMB, h), image, python, max_retries)
 
 

@@ -88,6 +88,8 @@ def test_prepare_is_one_process(tmp_path):
     assert (role.num_replicas, role.resource.cpu) == (1, 16)
     later = command(described("prepare", "--description", str(description), "--out", "d", "--like", "c", "--hold_out", "0.1"))
     assert later[-4:] == ["--like", "c", "--hold-out", "0.1"]
+    place = ("--out", "s3://bucket/d", "--work", "s3://bucket/w", "--engine", "ray")
+    assert command(described("prepare", "--description", str(description), *place))[-2:] == ["--work", "s3://bucket/w"]
     with pytest.raises(SystemExit, match="prepare runs on one node"):
         components.prepare(CONFIG, "out", j="2x4")
 
