@@ -37,7 +37,7 @@ import torch.distributed as dist  # noqa: E402
 
 from benchmarks import growth_walls_measures as measures  # noqa: E402
 from benchmarks.growth_walls_report import claims, picture, table  # noqa: E402
-from benchmarks.metrics import processor  # noqa: E402
+from benchmarks.machine import processor  # noqa: E402
 from home_dist.process import silence_libraries  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"

@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.machine import processor  # noqa: E402
 from home_dist.ids.hashing import mix  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -237,8 +238,7 @@ def claims(result: dict[str, Any]) -> list[str]:
 
 
 def machine() -> dict[str, Any]:
-    model = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition(":")[2].split("\n")[0].strip()
-    return {"processor": model, "cores": len(os.sched_getaffinity(0)), "arrow": pa.__version__}
+    return {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "arrow": pa.__version__}
 
 
 def main() -> None:

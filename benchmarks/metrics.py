@@ -26,7 +26,6 @@ import argparse
 import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -41,6 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.machine import processor  # noqa: E402
 from benchmarks.metrics_evaluation import WORLDS, memory, shared, speeds  # noqa: E402
 from home_dist.metrics import auc, gauc, grouped_xauc, mean_absolute_error, within_requests, xauc  # noqa: E402
 
@@ -198,13 +198,6 @@ def measure_memory(rows: int) -> dict[str, float]:
             sys.exit(f"{name} failed:\n{ended.stderr}")
         found[name] = json.loads(ended.stdout.splitlines()[-1])
     return found
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def report(result: dict[str, Any]) -> str:

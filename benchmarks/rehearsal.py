@@ -13,7 +13,6 @@ and hashing of this rank's part of a checkpoint, reading it back, and starting.
 import argparse
 import json
 import os
-import re
 import resource
 import statistics
 import sys
@@ -45,6 +44,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import rehearsal_group  # noqa: E402
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.id_log import power_law  # noqa: E402
+from benchmarks.machine import processor, vectors  # noqa: E402
 from home_dist.config import RunConfig, load_config  # noqa: E402
 from home_dist.data.batch import Batch  # noqa: E402
 from home_dist.data.inputs import Inputs, open_inputs  # noqa: E402
@@ -233,7 +233,7 @@ def rehearse(scratch: Path, factor: int, batch: int, steps: int) -> dict[str, An
         "start_seconds_where_a_checkpoint_follows": loading,
         "table_figures_seconds": figures_of,
         "checkpoint": checkpoint(scratch / "checkpoint", built),
-        "machine": {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "torch": torch.__version__},
+        "machine": {"processor": processor() + vectors(), "cores": len(os.sched_getaffinity(0)), "torch": torch.__version__},
     }
 
 
@@ -267,12 +267,6 @@ def timed(function: Callable[[], Result]) -> tuple[float, Result]:
 
 def resident() -> int:
     return psutil.Process().memory_info().rss
-
-
-def processor() -> str:
-    text = Path("/proc/cpuinfo").read_text()
-    found = re.search(r"model name\s*: (.*)", text)
-    return f"{found[1] if found else 'unknown'}{', AVX-512' if 'avx512f' in text else ''}"
 
 
 def table(found: dict[str, Any]) -> str:

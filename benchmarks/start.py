@@ -9,7 +9,6 @@ A run of two steps is trained first, which the commands look at. Each round star
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.machine import processor  # noqa: E402
 from benchmarks.sample_run import SINGLE, output_of, set_options  # noqa: E402
 
 GOAL = 1.0
@@ -79,10 +79,7 @@ def started(command: list[str]) -> dict[str, float]:
 
 
 def machine() -> str:
-    model = next(
-        (line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
-    )
-    return f"{len(os.sched_getaffinity(0))} cores, {model or platform.machine()}"
+    return f"{len(os.sched_getaffinity(0))} cores, {processor()}"
 
 
 if __name__ == "__main__":

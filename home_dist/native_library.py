@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from numpy.typing import NDArray
+
 from home_dist.files.private import is_private
 
 _PLAIN = ("-O3", "-std=c++20", "-fPIC", "-shared")
@@ -52,6 +54,11 @@ def library_if_possible(source: Path) -> ctypes.CDLL | None:
         return native_library(source, _PLAIN)
     except CannotBuild:
         return None
+
+
+def pointer(array: NDArray) -> ctypes.c_void_p:
+    """To an array's values, which it keeps alive."""
+    return array.ctypes.data_as(ctypes.c_void_p)
 
 
 def _compile(compiler: str, source: Path, flags: Sequence[str], library: Path) -> None:

@@ -9,8 +9,8 @@ from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollection, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_configs import DataType
 
-from home_dist.embeddings.initial import Drawn
-from home_dist.embeddings.managed import ManagedCollisionEmbeddingCollection, drawn_later, managed_collection
+from home_dist.embeddings.initial import Drawn, drawn_later
+from home_dist.embeddings.managed import ManagedCollisionEmbeddingCollection, managed_collection
 from home_dist.errors import ConfigError
 from home_dist.schema import IdInput, InputLayout, Table
 

@@ -72,6 +72,10 @@ class Drawn:
             list(pool.map(fill, range(0, count, block)))
 
 
+def drawn_later(_: torch.Tensor) -> None:
+    """Keeps TorchRec from drawing values of its own, which `initialise` or a checkpoint would replace."""
+
+
 def _native() -> ctypes.CDLL | None:
     """The compiled library; None without a compiler. It takes a tenth of the time of torch's operators."""
     return library_if_possible(_SOURCE)

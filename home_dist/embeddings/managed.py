@@ -16,7 +16,7 @@ from torchrec.distributed.types import ShardingType
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
 from torchrec.modules.mc_modules import ManagedCollisionCollection
 
-from home_dist.embeddings.initial import Drawn
+from home_dist.embeddings.initial import Drawn, drawn_later
 from home_dist.embeddings.managed_ids import ManagedIds
 from home_dist.ids.managed_sets import ManagedSets
 from home_dist.schema import Table
@@ -46,10 +46,6 @@ def managed_collection(
         modules[table.name] = ManagedIds(sets, ranks, torch.device("meta"), table.managed or "lfu", table.admit, table.max_age)
     inner = EmbeddingCollection(tables=configs, device=device)
     return ManagedCollisionEmbeddingCollection(inner, ManagedCollisionCollection(modules, inner.embedding_configs()))
-
-
-def drawn_later(_: torch.Tensor) -> None:
-    """Keeps TorchRec from drawing values of its own, which `initialise` or a checkpoint would replace."""
 
 
 class ShardedManaged(ShardedManagedCollisionEmbeddingCollection):

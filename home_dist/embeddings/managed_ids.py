@@ -135,7 +135,7 @@ class ManagedIds(ManagedCollisionModule):
         """(n,) each: whether an id has a place in its set, and which."""
         same = self._of_sets(places.id, sets) == ids.unsqueeze(1)
         if self.max_age is not None:
-            same &= self._current_iter_tensor - self._of_sets(places.seen, sets) <= self.max_age
+            same &= ~self._old(places, sets, self.max_age)
         found, way = same.max(1)
         return found, way
 
@@ -143,9 +143,12 @@ class ManagedIds(ManagedCollisionModule):
         """Takes their places from ids that have been unseen for too long."""
         if self.max_age is None:
             return
-        old = self._current_iter_tensor - self._of_sets(places.seen, sets) > self.max_age
-        numbers, ways = old.nonzero().unbind(1)
+        numbers, ways = self._old(places, sets, self.max_age).nonzero().unbind(1)
         places.clear(sets[numbers] * self.sets.width + ways)
+
+    def _old(self, places: "_Places", sets: torch.Tensor, age: int) -> torch.Tensor:
+        """(n, width) whether a place's id has been unseen for more steps."""
+        return self._current_iter_tensor - self._of_sets(places.seen, sets) > age
 
     def _count(self, places: "_Places", rows: torch.Tensor, counts: torch.Tensor) -> None:
         places.count[rows] += counts

@@ -82,7 +82,7 @@ def table_constraints(layout: InputLayout, config: EmbeddingSection, device: str
             )
         kernel = EmbeddingComputeKernel.DENSE if pinned == "data_parallel" else EmbeddingComputeKernel.FUSED
         cache = None
-        if device == "cuda" and table.memory != "device":
+        if table.is_in_host_memory(device):
             kernel = _OF_HOST_MEMORY[table.memory]
             cache = CacheParams(load_factor=table.cached_rows) if table.memory == "cached" else None
         allowed = _PLANNED

@@ -14,7 +14,7 @@ from pathlib import Path
 from home_dist.errors import DataError
 from home_dist.files import remote
 from home_dist.files.stores import join, without_secrets
-from home_dist.files.whole import MARK
+from home_dist.files.whole import MARK, is_mark
 
 
 @dataclass
@@ -55,9 +55,4 @@ def whole_remote_folder(out: str, last: str) -> Iterator[RemoteFolder]:
 
 
 def _is_ours(out: str) -> bool:
-    content = remote.read_bytes(join(out, MARK))
-    try:
-        mark = json.loads(content or b"{}")
-    except ValueError:
-        return False
-    return isinstance(mark, dict) and mark.get("made_by") == "home_dist"
+    return is_mark(remote.read_bytes(join(out, MARK)) or b"{}")

@@ -101,8 +101,16 @@ def mark_folder(folder: Path, out: Path) -> None:
 def is_ours(folder: Path) -> bool:
     """Whether the folder carries our mark."""
     try:
-        mark = json.loads((folder / MARK).read_text())
+        return is_mark((folder / MARK).read_text())
     except (OSError, ValueError):
+        return False
+
+
+def is_mark(content: str | bytes) -> bool:
+    """Whether a file of MARK's name says that home_dist made it."""
+    try:
+        mark = json.loads(content)
+    except ValueError:
         return False
     return isinstance(mark, dict) and mark.get("made_by") == "home_dist"
 

@@ -38,7 +38,7 @@ from home_dist.files.whole import whole_file
 from home_dist.ids.hashing import Hashes, hash_integers, hash_texts
 from home_dist.ids.keys import KeyType, key_numbers
 from home_dist.ids.vocabulary import VocabularyFile
-from home_dist.native_library import library_if_possible
+from home_dist.native_library import library_if_possible, pointer
 
 SEED = 0  # of hashes: also of keys out of vocabulary
 _SOURCE = Path(__file__).parent / "native" / "find_keys.cpp"
@@ -80,15 +80,15 @@ class Index:
         if native is None:
             return self._find_with_numpy(keys)
         rows, hashes = np.empty(len(keys), np.int64), np.empty(len(keys), np.uint64)
-        shared = [_pointer(self.directory), ctypes.c_int(self.shift), _pointer(self.entries)]
-        rest = [ctypes.c_int64(len(keys)), ctypes.c_uint64(SEED), _pointer(hashes), _pointer(rows)]
+        shared = [pointer(self.directory), ctypes.c_int(self.shift), pointer(self.entries)]
+        rest = [ctypes.c_int64(len(keys)), ctypes.c_uint64(SEED), pointer(hashes), pointer(rows)]
         if self.kind == "integer":
             numbers = np.ascontiguousarray(key_numbers(keys))
-            native.find_numbers(*shared, _pointer(numbers), *rest)
+            native.find_numbers(*shared, pointer(numbers), *rest)
         else:
             offsets, data = text_buffers(keys)
             content = np.frombuffer(data, np.uint8) if len(data) else np.zeros(1, np.uint8)
-            native.find_texts(*shared, _pointer(self.texts), _pointer(offsets), _pointer(content), *rest)
+            native.find_texts(*shared, pointer(self.texts), pointer(offsets), pointer(content), *rest)
         return rows, hashes
 
     def _find_with_numpy(self, keys: pa.Array) -> tuple[NDArray[np.int64], Hashes]:
@@ -122,10 +122,6 @@ class Index:
 def _native() -> ctypes.CDLL | None:
     """The compiled library; None without a compiler."""
     return library_if_possible(_SOURCE)
-
-
-def _pointer(array: NDArray) -> ctypes.c_void_p:
-    return array.ctypes.data_as(ctypes.c_void_p)  # keeps the array alive
 
 
 def _hashed(keys: pa.Array, kind: KeyType) -> Hashes:

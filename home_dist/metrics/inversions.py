@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from home_dist.metrics.samples import Floats
-from home_dist.native_library import library_if_possible
+from home_dist.native_library import library_if_possible, pointer
 
 _SOURCE = Path(__file__).parent / "native" / "inversions.cpp"
 
@@ -34,12 +34,8 @@ def inversions(values: Floats, weights: Floats, starts: NDArray[np.int64]) -> tu
     items = np.stack([values, weights], axis=1)
     scratch = items.copy()
     inverted = np.zeros(len(starts))
-    library.sort_segments(*map(_pointer, (items, scratch, bounds)), ctypes.c_int64(len(starts)), _pointer(inverted))
+    library.sort_segments(*map(pointer, (items, scratch, bounds)), ctypes.c_int64(len(starts)), pointer(inverted))
     return inverted, items[:, 0], items[:, 1]
-
-
-def _pointer(array: NDArray[np.generic]) -> ctypes.c_void_p:
-    return array.ctypes.data_as(ctypes.c_void_p)  # keeps the array alive
 
 
 def _with_numpy(values: Floats, weights: Floats, bounds: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:

@@ -23,7 +23,6 @@ DEVICE = "work of the device"
 HEAD_ROOM = 0.08
 """Share of a device's memory that is left to the driver, the allocator and short-lived tensors."""
 _BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.25}
-_STATE = {"row_wise_adagrad": "rows", "adagrad": "weights", "sgd": "none"}
 _ADAM = 4  # numbers per dense parameter: itself, its gradient, and AdamW's two moments
 _CACHE_INDEX = 4  # bytes per row by which FBGEMM finds a cached row's table
 _BATCHES = 3  # batches that the pipeline holds
@@ -94,15 +93,19 @@ def not_tables(config: RunConfig, dense: DenseCost) -> dict[str, float]:
     return {"dense parameters and AdamW": dense.parameters * 4.0 * _ADAM, "activations": kept * 2}  # and their gradients
 
 
+def state_bytes(optimizer: str, rows: int, columns: int) -> float:
+    """Bytes of the optimizer's state of rows x columns of a table: a float32 number per row, per weight, or none."""
+    return {"row_wise_adagrad": rows, "adagrad": rows * columns, "sgd": 0}[optimizer] * 4.0
+
+
 def table_bytes(placed: Sequence[Placed], config: RunConfig, ranks: int, platform: str = "cpu") -> TableBytes:
     """platform: of the devices. A CPU's tables all lie in its memory."""
     found = TableBytes(*(np.zeros(ranks) for _ in range(4)))
-    kind = _STATE[config.embedding.optimizer]
     for table in placed:
-        away = platform == "cuda" and table.memory != "device"
+        away = table.of.is_in_host_memory(platform)
         for shard in table.shards:
             weights = shard.rows * shard.columns * table.weight_bytes
-            state = {"rows": shard.rows, "weights": shard.rows * shard.columns, "none": 0}[kind] * 4
+            state = state_bytes(config.embedding.optimizer, shard.rows, shard.columns)
             if away:
                 found.in_host[shard.rank] += weights + state
                 cache = weights * table.cached_rows + shard.rows * _CACHE_INDEX if table.memory == "cached" else 0.0

@@ -3,25 +3,22 @@
 import math
 
 from home_dist.config import RunConfig
-from home_dist.planning.estimate import HEAD_ROOM
+from home_dist.planning.estimate import HEAD_ROOM, state_bytes
 from home_dist.planning.topology import Machines
 from home_dist.schema import InputLayout
 from home_dist.schema.layout import Table
-
-_STATE = {"row_wise_adagrad": "row", "adagrad": "weight", "sgd": "none"}
 
 
 def does_not_fit(layout: InputLayout, config: RunConfig, machines: Machines, fixed: float, buffers: float, reason: str) -> str:
     """The message when no plan fits: which tables, by how many bytes, and remedies."""
     usable = machines.device.memory * 1e9 * (1 - HEAD_ROOM) - fixed - buffers
-    kind = _STATE[config.embedding.optimizer]
 
     def whole(table: Table, half: bool = False) -> float:
-        state = {"row": 1, "weight": table.dim, "none": 0}[kind] * 4.0
-        return table.rows * (table.dim * (2.0 if half else table.weight_bytes) + state)
+        weights = table.rows * table.dim * (2.0 if half else table.weight_bytes)
+        return weights + state_bytes(config.embedding.optimizer, table.rows, table.dim)
 
     def away(table: Table) -> bool:
-        return machines.device.platform == "cuda" and table.memory != "device"
+        return table.is_in_host_memory(machines.device.platform)
 
     def size(table: Table, half: bool = False) -> float:
         """Bytes on devices."""

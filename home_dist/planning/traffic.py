@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from home_dist.schema import IdInput
+from home_dist.schema import IdInput, Table
 
 _ID, _LENGTH = 8, 4
 USES = ("ids", "embeddings", "their gradients", "dense gradients", "statistics")
@@ -39,19 +39,24 @@ class Placed:
     users: tuple[IdInput, ...]
 
     @property
+    def of(self) -> Table:
+        """The table as the run uses it."""
+        return self.users[0].table
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of one weight."""
-        return self.users[0].table.weight_bytes
+        return self.of.weight_bytes
 
     @property
     def memory(self) -> str:
         """Where GPUs keep it."""
-        return self.users[0].table.memory
+        return self.of.memory
 
     @property
     def cached_rows(self) -> float:
         """Share of the rows that a GPU holds."""
-        return self.users[0].table.cached_rows
+        return self.of.cached_rows
 
 
 @dataclass

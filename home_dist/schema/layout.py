@@ -54,6 +54,10 @@ class Table:
     cached_rows: float = 1.0
     """Share of rows on the device."""
 
+    def is_in_host_memory(self, platform: str) -> bool:
+        """Whether devices of this platform, such as "cuda", keep it in their host's memory. A CPU has no other."""
+        return platform == "cuda" and self.memory != "device"
+
     @property
     def weight_bytes(self) -> int:
         """Bytes of one weight."""

@@ -126,12 +126,11 @@ class TorchxEngine:
                         if jobs:
                             time.sleep(self._poll)
                 except BaseException as error:
-                    # torchx's local scheduler turns SIGINT and SIGTERM into an exception with a `sigval`.
-                    if isinstance(error, KeyboardInterrupt) or hasattr(error, "sigval"):
+                    if _is_stop(error):
                         self._cancel(jobs, screen)
                     raise
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) or hasattr(error, "sigval"):
+            if _is_stop(error):
                 raise SweepStopped(
                     f"stopped: {len(jobs)} jobs cancelled, {len(waiting)} runs not submitted. The same command goes on."
                 ) from None
@@ -276,6 +275,11 @@ def _component_arguments(settings: JobSettings) -> list[str]:
         given.add(key)
         arguments += [f"{'-' if len(key) == 1 else '--'}{key}", value]
     return arguments if "j" in given else [*arguments, "-j", f"1x{settings.ranks}"]
+
+
+def _is_stop(error: BaseException) -> bool:
+    """Ctrl-C; torchx's local scheduler turns SIGINT and SIGTERM into an exception with a `sigval`."""
+    return isinstance(error, KeyboardInterrupt) or hasattr(error, "sigval")
 
 
 def _first_line(error: BaseException) -> str:

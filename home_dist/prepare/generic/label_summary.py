@@ -22,6 +22,7 @@ from home_dist.prepare.generic.log_plan import Plan
 from home_dist.prepare.generic.names import duration_columns
 from home_dist.prepare.generic.partition import ROWS
 from home_dist.prepare.generic.state import Base
+from home_dist.prepare.key_parts import pieces_of
 from home_dist.prepare.label_report import ClassLabel, NumberLabel
 from home_dist.prepare.label_values import BLOCK
 from home_dist.schema import LabelValues
@@ -58,7 +59,7 @@ def _summarise(
     columns = ["time", "split", value, known, *([duration] if duration is not None else [])]
     number = NumberLabel(duration is not None) if section.is_number else None
     classes = None if section.is_number else ClassLabel(len(section.class_values))
-    for block in _blocks([f / ROWS for f in gathered], columns):
+    for block in pieces_of(_tables([f / ROWS for f in gathered], columns), BLOCK):
         day = local_days(block.column("time").to_numpy(), plan.spec.utc_offset_hours)
         split = block.column("split").to_numpy().astype(np.int64)
         labels, is_known = block.column(value).to_numpy(), block.column(known).to_numpy() > 0
@@ -78,19 +79,11 @@ def _summarise(
     write_json(folder / _SUMMARY, {"values": dumped, "told": told, "fitted": fitted is not None})
 
 
-def _blocks(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
-    """The partitions' rows, BLOCK at a time."""
-    held: list[pa.Table] = []
-    count = 0
+def _tables(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """The partitions' rows, a partition at a time."""
     for path in paths:
         with opened(path) as source:
             places = [n for n, field in enumerate(pa.ipc.open_file(source).schema) if field.name in columns]
             file = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=places))
-            held.append(file.read_all())
-        count += len(held[-1])
-        while count >= BLOCK:
-            whole = pa.concat_tables(held)
-            yield whole.slice(0, BLOCK)
-            held, count = [whole.slice(BLOCK)], count - BLOCK
-    if count:
-        yield pa.concat_tables(held)
+            table = file.read_all()
+        yield table

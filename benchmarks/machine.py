@@ -1,0 +1,17 @@
+"""What the results say of the machine that they are of."""
+
+import platform
+from pathlib import Path
+
+
+def processor() -> str:
+    """The processor's name, or its architecture where that is not told."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def vectors() -> str:
+    """The text ", AVX-512" where the processor has it; else nothing."""
+    return ", AVX-512" if "avx512f" in Path("/proc/cpuinfo").read_text() else ""
