@@ -13,6 +13,7 @@ Hashes are those of hashing.py. Whole numbers never share one. Texts of one hash
 text takes the row of another one. Keys are sorted one range of hashes after another: memory does not grow with the vocabulary.
 """
 
+import contextlib
 import ctypes
 import json
 import mmap
@@ -131,11 +132,11 @@ def _hashed(keys: pa.Array, kind: KeyType) -> Hashes:
 def open_index(vocabulary: VocabularyFile) -> Index:
     """The index of a vocabulary: built at the first use on any host that sees it, beside the vocabulary, or in the user's
     temporary folder if nothing can be written there. Raises DataError for a wrong vocabulary, or without room."""
-    places = [vocabulary.path.with_name(f"{vocabulary.path.name}.index"), None]
     refused: list[str] = []
-    for place in places:
+    for is_temporary in (False, True):
         try:
-            return _opened(_temporary(vocabulary) if place is None else place, vocabulary)
+            beside = vocabulary.path.with_name(f"{vocabulary.path.name}.index")
+            return _opened(_temporary(vocabulary) if is_temporary else beside, vocabulary, is_temporary)
         except OSError as error:
             refused.append(str(error))
     raise DataError(
@@ -148,12 +149,20 @@ def _temporary(vocabulary: VocabularyFile) -> Path:
     """Place in the user's temporary folder. Indexes there that were not used for long are removed."""
     place = private_folder() / f"{vocabulary.sha256[:32]}.index"
     for other in place.parent.glob("*.index"):
-        if other != place and time.time() - other.stat().st_mtime > _UNUSED:
+        if other != place and _is_older(other, _UNUSED):
             other.unlink(missing_ok=True)
     return place
 
 
-def _opened(place: Path, vocabulary: VocabularyFile) -> Index:
+def _is_older(path: Path, seconds: float) -> bool:
+    """Whether it was not changed for so long; not so if another process has removed it."""
+    try:
+        return time.time() - path.stat().st_mtime > seconds
+    except FileNotFoundError:
+        return False
+
+
+def _opened(place: Path, vocabulary: VocabularyFile, is_temporary: bool) -> Index:
     index = _usable(place, vocabulary)
     if index is None:
         with locked(place.with_name(f".{place.name}.lock")):
@@ -163,6 +172,9 @@ def _opened(place: Path, vocabulary: VocabularyFile) -> Index:
                 index = _usable(place, vocabulary)
     if index is None:
         raise OSError(f"{place} cannot be read back as it was written")
+    if is_temporary:
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile; what is mapped stays
+            os.utime(place)  # it is in use: _temporary
     return index
 
 
@@ -178,8 +190,6 @@ def _usable(place: Path, vocabulary: VocabularyFile) -> Index | None:
             kinds = [np.dtype("=u8"), _ENTRY[vocabulary.kind], np.dtype("u1")]
             if os.fstat(file.fileno()).st_size != _HEADER + sum(n * k.itemsize for n, k in zip(sizes, kinds, strict=True)):
                 return None
-            if place.parent == private_folder():
-                os.utime(place)  # it is in use
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
             mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
             header_rows = header["first_row"], header["last_row"]
@@ -195,16 +205,17 @@ def _usable(place: Path, vocabulary: VocabularyFile) -> Index | None:
 def build_index(place: Path, vocabulary: VocabularyFile) -> None:
     """Writes the index, which appears when it is whole. Raises DataError for a wrong vocabulary, OSError without room."""
     for remains in place.parent.glob(f".{place.name}.*.parts"):
-        if time.time() - remains.stat().st_mtime > _STALE:
+        if _is_older(remains, _STALE):
             shutil.rmtree(remains, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f".{place.name}.", suffix=".parts", dir=place.parent) as folder:
         parts = _Parts(Path(folder), vocabulary.kind, vocabulary.keys, vocabulary.path.stat().st_size)
-        first_row, last_row = 0, -1
-        with parts:
-            for keys, rows in vocabulary.pieces():
+        bounds: list[tuple[int, int]] = []
+        for keys, rows in vocabulary.pieces():
+            if len(rows):
                 parts.add(keys, rows)
-                least, greatest = int(rows.min()), int(rows.max())
-                first_row, last_row = (least if last_row < 0 else min(first_row, least)), max(last_row, greatest)
+                bounds.append((int(rows.min()), int(rows.max())))
+        parts.flush()
+        first_row, last_row = (min(b[0] for b in bounds), max(b[1] for b in bounds)) if bounds else (0, -1)
         if vocabulary.kind == "text" and last_row >= 1 << 32:
             raise DataError(f"{vocabulary.path}: row {last_row:,} is beyond the {1 << 32:,} rows of an index. Cut the table.")
         buckets = 1 << parts.bucket_bits
@@ -255,22 +266,27 @@ class _Parts:
         bits = max(0, (-(-(keys * 40 + 4 * size) // _PART_BYTES) - 1).bit_length())
         self.bucket_bits = max(1, bits, (keys // 4).bit_length())
         self.count, self._shift = 1 << bits, np.uint64(64 - bits)
-        self._files: list[tuple[BinaryIO, BinaryIO]] = []
+        self._held: list[tuple[pa.Array, NDArray[np.int64]]] = []
         self.text_bytes = 0
+        for path in (p for n in range(self.count) for p in self._paths(n)):
+            path.touch()
 
-    def __enter__(self) -> "_Parts":
-        self._files = [tuple(path.open("wb") for path in self._paths(n)) for n in range(self.count)]  # type: ignore[misc]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in (f for pair in self._files for f in pair):
-            file.close()
-
-    def _paths(self, number: int) -> tuple[Path, Path]:
-        return self._folder / f"{number}.entries", self._folder / f"{number}.texts"
+    def _paths(self, number: int) -> list[Path]:
+        """Of entries, and of texts if keys are texts."""
+        return [self._folder / f"{number}.{of}" for of in ("entries", "texts")[: 2 if self._kind == "text" else 1]]
 
     def add(self, keys: pa.Array, rows: NDArray[np.int64]) -> None:
-        """keys: (n,) without missing ones; rows: (n,)"""
+        """keys: (n,) without missing ones; rows: (n,). Written with others, when they are as many as a part has."""
+        self._held.append((keys, rows))
+        if sum(k.nbytes + r.nbytes for k, r in self._held) >= _PART_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what was added. One file is open at a time: there may be more parts than a process may open files."""
+        if not self._held:
+            return
+        keys, rows = pa.concat_arrays([k for k, _ in self._held]), np.concatenate([r for _, r in self._held])
+        self._held = []
         hashes = _hashed(keys, self._kind)
         part = hashes >> self._shift if self.count > 1 else np.zeros(len(hashes), np.uint64)
         order = np.argsort(part, kind="stable")
@@ -282,22 +298,25 @@ class _Parts:
             offsets, texts = text_buffers(keys.cast(pa.large_string()).take(pa.array(order)))
             entries["length"] = np.diff(offsets)
             self.text_bytes += len(texts)
-        for (records, content), first, last in zip(self._files, bounds, bounds[1:], strict=False):
-            records.write(entries[first:last].tobytes())
-            content.write(texts[offsets[first] : offsets[last]])
+        for number, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
+            if first < last:
+                whole = entries[first:last].tobytes(), texts[offsets[first] : offsets[last]]
+                for path, content in zip(self._paths(number), whole, strict=False):
+                    with path.open("ab") as file:
+                        file.write(content)
 
     def sorted(self, number: int, vocabulary: VocabularyFile, start: int) -> tuple[NDArray, memoryview]:
         """(entries, texts) of a part by rising hash. start: where its texts will begin. Raises DataError for a key that stands
         in it twice."""
-        records, content = self._paths(number)
-        entries = np.fromfile(records, _ENTRY[self._kind])
+        paths = self._paths(number)
+        entries = np.fromfile(paths[0], _ENTRY[self._kind])
         order = np.argsort(entries["hash"], kind="stable")
         if self._kind == "integer":
             entries, texts = entries[order], memoryview(b"")
         else:
             lengths = entries["length"].astype(np.int64)
             offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-            buffers = pa.py_buffer(offsets), pa.py_buffer(content.read_bytes())
+            buffers = pa.py_buffer(offsets), pa.py_buffer(paths[1].read_bytes())
             taken = pa.LargeStringArray.from_buffers(len(entries), *buffers).take(pa.array(order))
             entries = entries[order]
             begins, texts = text_buffers(taken)
@@ -305,8 +324,8 @@ class _Parts:
         alike = np.flatnonzero(entries["hash"][1:] == entries["hash"][:-1])
         if len(alike):
             _refuse_twice(entries, texts, start, alike, vocabulary)
-        records.unlink()
-        content.unlink()
+        for path in paths:
+            path.unlink()
         return entries, texts
 
 

@@ -1,6 +1,7 @@
 """The index of a large vocabulary: the same rows as the vocabulary held in memory, one copy per host, never another's rows."""
 
 import os
+import resource
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 
 from home_dist.errors import DataError
 from home_dist.ids import rows as rows_module
+from home_dist.ids import vocabulary as vocabulary_module
 from home_dist.ids import vocabulary_index
 from home_dist.ids.rows import IndexedRows, VocabularyRows, open_rows
 from home_dist.ids.vocabulary import VocabularyFile
@@ -178,6 +180,49 @@ def test_beside_read_only_data_the_index_is_in_the_temporary_folder(indexed, tmp
     next(temporary.glob("*.index")).unlink()
     with pytest.raises(DataError, match=r"its index can be written neither beside it nor .*Permission denied.* set TMPDIR"):
         opened(path)
+
+
+def test_negative_rows_are_refused_wherever_they_stand(indexed, tmp_path, monkeypatch):
+    monkeypatch.setattr(vocabulary_module, "_PIECE", 100)
+    keys, path = pa.array(range(1000)), tmp_path / "v.parquet"
+    for negative in (slice(0, 100), slice(450, 460), slice(0, 1000)):
+        rows = np.arange(1, 1001)
+        rows[negative] *= -1
+        pq.write_table(pa.table({"value": keys, "row": rows}), path)
+        with pytest.raises(DataError, match=rf"its rows are {rows.min()} to {rows.max()}, but the schema leaves it rows 1 to"):
+            opened(path)
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.string()])
+def test_more_parts_than_files_that_a_process_may_open(kind, indexed, tmp_path):
+    path = write(tmp_path, pa.array(range(3000)).cast(kind))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 20, limits[1]))
+    try:
+        found = opened(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    asked = pa.array(range(5000)).cast(kind)
+    assert found(asked).tolist() == in_memory(path)(asked).tolist()
+
+
+def test_an_index_beside_the_vocabulary_needs_no_temporary_folder(indexed, tmp_path, monkeypatch):
+    path = write(tmp_path, pa.array(["a", "b"]))
+    opened(path)
+
+    def nowhere():
+        raise DataError("another user owns the folder")
+
+    monkeypatch.setattr(vocabulary_index, "private_folder", nowhere)
+    assert opened(path)(pa.array(["a", "b"])).tolist() == in_memory(path)(pa.array(["a", "b"])).tolist()
+
+
+def test_an_old_index_that_another_process_removes_holds_up_none(indexed, tmp_path, monkeypatch):
+    monkeypatch.setattr(vocabulary_index, "private_folder", lambda: tmp_path)
+    (tmp_path / "gone.index").symlink_to(tmp_path / "nowhere")  # listed, and not there when it is looked at
+    path = write(tmp_path, pa.array(["a", "b"]))
+    assert vocabulary_index._temporary(VocabularyFile.open(path, "t", None)).parent == tmp_path
 
 
 BUILD = """
