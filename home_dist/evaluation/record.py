@@ -2,7 +2,9 @@
 
 import itertools
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import numpy as np
 from numpy.lib.format import dtype_to_descr, write_array, write_array_header_1_0
 from numpy.typing import NDArray
 
+from home_dist.distributed.ranks import together
 from home_dist.errors import UserError
-from home_dist.evaluation.scores import Scored
+from home_dist.evaluation.scores import Families, Scored
 from home_dist.evaluation.split import Evaluation
 from home_dist.files.json_files import read_json, write_json
 from home_dist.files.whole import whole_file
@@ -24,38 +27,60 @@ _ROWS = 1 << 16
 def record(path: Path, scores_folder: Path, splits: dict[str, Evaluation], step: int, samples: int, keep: int) -> None:
     """Writes evaluation.json: metrics per split and task, slices, calibration, and the step at which all were measured. Splits
     of at most `keep` rows also get a file of scores. evaluation.json is written last and whole, so that it never mixes the
-    figures of two steps. Collective: the first rank writes all ranks' rows. Raises OSError there.
+    figures of two steps. Collective: the first rank writes all ranks' rows. If it cannot, it raises UserError, and the others
+    OtherRankFailed.
     """
     over = OverRanks.here()
     for split, evaluation in splits.items():
         if evaluation.scored is not None and over.count(len(evaluation.scored.groups)) <= keep:
-            _keep(scores_folder / f"{split}.npz", evaluation.scored, over)
-    if over.rank == 0:
-        write_figures(path, splits, step, samples)
+            _together(over, partial(_keep, scores_folder / f"{split}.npz", evaluation.scored, over))
+    _together(over, lambda: write_figures(path, splits, step, samples) if over.rank == 0 else None)
+
+
+def _together(over: OverRanks, action: Callable[[], None]) -> None:
+    """Runs it on each rank; if it fails on one, all stop."""
+    action() if over.world == 1 else together(action)
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: the evaluation could not be written: {error}. The checkpoint is whole: make room or name another folder, "
+            "then start the same command again."
+        ) from None
 
 
 def _keep(path: Path, scored: Scored, over: OverRanks) -> None:
-    """As numpy.savez_compressed would write the arrays of all ranks' rows, but no rank holds more than its own and a piece."""
+    """Writes all ranks' rows, of which none holds more than its own and a piece."""
     pieces = _pieces(scored, over)
     try:
         if over.rank == 0:
-            path.parent.mkdir(exist_ok=True)
-            # Which columns of the scores a task has; all of them one each, and all binary, where these are missing.
-            tasks = {"families": np.array(scored.families.measured), "predictions": np.array(scored.families.predictions)}
-            with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-                for name, group in itertools.groupby(pieces, key=lambda piece: piece[0]):
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        for number, (_, shape, rows) in enumerate(group):
-                            if not number:
-                                header = {"descr": dtype_to_descr(rows.dtype), "fortran_order": False, "shape": shape}
-                                write_array_header_1_0(member, header)
-                            member.write(rows.tobytes())
-                for name, column in tasks.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        write_array(member, column, allow_pickle=False)
+            with _telling(path):
+                _write(path, pieces, scored.families)
     finally:
         for _ in pieces:  # others have nothing to write; after an error of the first rank they still send
             pass
+
+
+def _write(path: Path, pieces: Iterator[tuple[str, tuple[int, ...], NDArray[Any]]], families: Families) -> None:
+    """As numpy.savez_compressed would write the arrays."""
+    path.parent.mkdir(exist_ok=True)
+    # Which columns of the scores a task has; all of them one each, and all binary, where these are missing.
+    tasks = {"families": np.array(families.measured), "predictions": np.array(families.predictions)}
+    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, group in itertools.groupby(pieces, key=lambda piece: piece[0]):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                for number, (_, shape, rows) in enumerate(group):
+                    if not number:
+                        header = {"descr": dtype_to_descr(rows.dtype), "fortran_order": False, "shape": shape}
+                        write_array_header_1_0(member, header)
+                    member.write(rows.tobytes())
+        for name, column in tasks.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                write_array(member, column, allow_pickle=False)
 
 
 def _pieces(scored: Scored, over: OverRanks) -> Iterator[tuple[str, tuple[int, ...], NDArray[Any]]]:
@@ -72,11 +97,13 @@ def _pieces(scored: Scored, over: OverRanks) -> Iterator[tuple[str, tuple[int, .
 
 
 def write_figures(path: Path, splits: dict[str, Evaluation], step: int, samples: int) -> None:
-    """Writes metrics per split and task, slices and calibration. samples: that the model was trained on up to `step`."""
+    """Writes metrics per split and task, slices and calibration. samples: that the model was trained on up to `step`. Raises
+    UserError if it cannot."""
     tree: dict[str, Any] = {"step": step, "samples": samples, **{split: e.to_json() for split, e in splits.items()}}
     tree["calibration"] = {split: e.calibration_to_json() for split, e in splits.items()}
     slices = {split: [part.to_json() for part in e.slices] for split, e in splits.items() if e.slices}
-    write_json(path, tree | ({"slices": slices} if slices else {}))
+    with _telling(path):
+        write_json(path, tree | ({"slices": slices} if slices else {}))
 
 
 def recorded(path: Path, splits: Sequence[str], step: int) -> bool:

@@ -57,8 +57,8 @@ def evaluate_run(
     bad_rows = BadRowReport(ranks, screen)
     with built.averaged(averages):
         evaluations = evaluate_splits(inputs, tuple(inputs.files), built, ranks, screen, bad_rows, state.step)
-    if out is not None and ranks.first:
-        write_figures(out, evaluations, state.step, state.samples)
+    if out is not None:
+        together(lambda: write_figures(out, evaluations, state.step, state.samples) if ranks.first else None)
         screen.say(f"figures: {out}")
 
 

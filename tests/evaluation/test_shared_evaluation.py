@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from home_dist.config import MetricsSection
+from home_dist.distributed.ranks import OtherRankFailed
+from home_dist.errors import UserError
 from home_dist.evaluation.measure import measured
 from home_dist.evaluation.record import record
 from home_dist.evaluation.scores import Families, Scored
@@ -147,18 +149,20 @@ def test_slices_are_measured_in_turns_of_bounded_size():
 
 
 def _full_disk(rank: int, world: int, folder: Path) -> None:
-    """The first rank cannot write: it says so, and the others, which send their rows, end."""
+    """The first rank cannot write one of two splits, or the figures: it says so, and the others, which send their rows, end
+    with it."""
     ones, keys = np.ones((200_000, 1)), np.arange(200_000)
     scored = Scored(ones, ones, ones, keys, keys.reshape(-1, 1), Families(("binary",), (1,)))
     evaluation = Evaluation(measured(scored, ["like"]), [], scored, False, [])
-    (folder / "scores").write_text("a file where the folder should be")
-    args = folder / "evaluation.json", folder / "scores", {"test": evaluation}, 1, 1, 1_000_000
+    splits = {"validation": evaluation, "test": evaluation}
     if rank == 0:
-        with pytest.raises(OSError, match="scores"):
-            record(*args)
-    else:
-        record(*args)
-    assert OverRanks.here().sums(1) == [world]
+        (folder / "a file").write_text("where a folder should be")
+        (folder / "evaluation.json").mkdir()
+    for scores, keep, wrong in (("a file/scores", 1_000_000, "validation.npz"), ("scores", 1_000_000, "evaluation.json")):
+        told = f"{wrong}: the evaluation could not be written: .* make room" if rank == 0 else ""
+        with pytest.raises(UserError if rank == 0 else OtherRankFailed, match=told):
+            record(folder / "evaluation.json", folder / scores, splits, 1, 1, keep)
+        assert OverRanks.here().sums(1) == [world]
 
 
 @pytest.mark.distributed
