@@ -300,8 +300,8 @@ class _Parts:
             self.text_bytes += len(texts)
         for number, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
             if first < last:
-                whole = entries[first:last].tobytes(), texts[offsets[first] : offsets[last]]
-                for path, content in zip(self._paths(number), whole, strict=False):
+                of_part: list[bytes | memoryview] = [entries[first:last].tobytes(), texts[offsets[first] : offsets[last]]]
+                for path, content in zip(self._paths(number), of_part, strict=False):
                     with path.open("ab") as file:
                         file.write(content)
 

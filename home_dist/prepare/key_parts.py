@@ -1,5 +1,6 @@
 """Tables of keys that may be larger than memory: cut by a hash of the key into parts on disk, and sorted by runs on disk."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from home_dist.ids.rows import hash_keys
 from home_dist.prepare.engine.spill import one_batch, read_part, write_parts
 
 _LEAST_BATCH = 64  # rows of a run that are read together
-_SAMPLES = 64  # samples of a run per piece of the sorted table
+_SAMPLES = 64  # samples of runs per piece of the sorted table
+_GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, are spread evenly
 
 
 class KeyParts:
@@ -59,7 +61,9 @@ class SortedRuns:
             for first in range(0, len(run), self._batch):
                 writer.write_batch(run.slice(first, self._batch))
         step = max(1, self._at_a_time // _SAMPLES)
-        self._samples += [self._key(run, place) for place in range(step // 2, len(run), step)]
+        # Each run begins elsewhere: short runs have a sample as often as is their share, and those of alike runs lie apart.
+        first = int(len(self._runs) * _GOLDEN % 1 * step)
+        self._samples += [self._key(run, place) for place in range(first, len(run), step)]
         self._runs.append(path)
         self.rows += len(run)
 

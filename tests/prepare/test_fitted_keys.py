@@ -175,6 +175,20 @@ def test_runs_are_sorted_as_one_table(tmp_path_factory, runs, rows):
     assert [(r["value"], r["count"]) for r in found] == sorted(distinct.items(), key=lambda x: (-x[1], x[0].encode()))
 
 
+@pytest.mark.parametrize(("runs", "size"), [(900, 5), (60, 1500), (1, 30_000)])
+@pytest.mark.parametrize("alike", [True, False])
+def test_about_so_many_rows_are_read_at_a_time(alike, runs, size, tmp_path):
+    """Of many short runs, and of runs of which each covers all values or a range of them."""
+    rows, order = 640, [("count", "descending"), ("value", "ascending")]
+    sorted_runs = SortedRuns(tmp_path / "r", order, rows)
+    for run in range(runs):
+        values = np.arange(size) * runs + run if alike else np.arange(size) + run * size
+        sorted_runs.add(pa.table({"value": values, "count": np.ones(size, np.int64)}))
+    sizes = [len(table) for table in sorted_runs.tables()]
+    assert sum(sizes) == runs * size
+    assert max(sizes) < 1.3 * rows
+
+
 def test_a_vocabulary_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     counts = SpilledCounts("text", tmp_path / "spilled", 1 << 30)
     counts.add(pa.array(["a", "a"]))
