@@ -1,5 +1,6 @@
 """What a new user reads: help that nothing eats, and a folder by its whole name."""
 
+import importlib
 import re
 
 import pytest
@@ -32,6 +33,9 @@ def test_readme_has_all_exit_codes():
     def kinds(kind):
         return {kind}.union(*map(kinds, kind.__subclasses__()))
 
+    for path in (REPOSITORY / "home_dist").rglob("*.py"):
+        if "UserError" in path.read_text() and path.stem != "__main__":
+            importlib.import_module(".".join(path.relative_to(REPOSITORY).with_suffix("").parts))
     section = (REPOSITORY / "README.md").read_text().partition("| exit code of a rank |")[2].partition("\n\n")[0]
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
     assert {NotFinite.exit_code, Preempted.exit_code} <= told

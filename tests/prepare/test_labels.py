@@ -15,7 +15,8 @@ from home_dist.prepare.days import DAY_MS
 from home_dist.prepare.drift import drift
 from home_dist.prepare.engine.spill import one_batch, write_batches
 from home_dist.prepare.generic import LogOptions, prepare_log
-from home_dist.prepare.generic.label_summary import _blocks
+from home_dist.prepare.generic.label_summary import _tables
+from home_dist.prepare.key_parts import pieces_of
 from home_dist.prepare.label_values import PAIRS, ClassFacts, NumberFacts
 from home_dist.prepare.progress import Progress
 from home_dist.prepare.summary import part_lines
@@ -169,15 +170,14 @@ def test_a_million_rows_take_bounded_memory():
         assert np.maximum(low - POINTS, POINTS - high).max() < 0.04
 
 
-def test_rows_come_in_blocks_however_the_log_was_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr("home_dist.prepare.generic.label_summary.BLOCK", 100)
+def test_rows_come_in_blocks_however_the_log_was_cut(tmp_path):
     table = pa.table({"x": np.arange(750), "left out": np.arange(750), "y": np.arange(750) / 2})
     read = []
     for name, bounds in (("one", [0, 750]), ("many", [0, 0, 1, 99, 330, 640, 640, 750])):
         paths = [tmp_path / f"{name}-{number}.arrow" for number in range(len(bounds) - 1)]
         for path, (first, last) in zip(paths, pairwise(bounds), strict=True):
             write_batches(path, [one_batch(table.slice(first, last - first))], table.schema)
-        read.append([block.to_pydict() for block in _blocks(paths, ["x", "y"])])
+        read.append([block.to_pydict() for block in pieces_of(_tables(paths, ["x", "y"]), 100)])
     assert read[0] == read[1]
     assert [len(block["x"]) for block in read[0]] == [100] * 7 + [50]
     assert list(read[0][0]) == ["x", "y"]
