@@ -31,7 +31,8 @@ class _GatherRanks(torch.autograd.Function):
 
 
 Moments = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""(mean, sum of squares around the mean or biased variance, number of samples)"""
+"""(mean, sum of squares around the mean or biased variance, number of samples). The last one is (), or (..., 1) where units
+have samples of their own."""
 
 
 def global_moments(x: torch.Tensor, mask: torch.Tensor | None) -> Moments:
@@ -58,20 +59,23 @@ def local_moments(x: torch.Tensor, mask: torch.Tensor | None) -> Moments:
 
 
 def joined(mean: torch.Tensor, squares: torch.Tensor, count: torch.Tensor) -> Moments:
-    """Each rank's local moments -> mean, biased variance and number of samples of all ranks (Chan et al. 1979).
+    """Each rank's local moments -> mean, biased variance and number of samples of all ranks (Chan et al. 1979). count: () or
+    (..., 1).
 
     Each rank sums squares around its own mean, so that a mean far from zero costs no precision.
     """
     if not several_ranks():
         return mean, squares / count.clamp(min=1), count
-    packed = torch.cat([mean.flatten(), squares.flatten(), count.view(1)])
+    packed = torch.cat([mean.flatten(), squares.flatten(), count.flatten()])
     ranks = _GatherRanks.apply(packed)
-    size = mean.numel()
-    means, squares_, counts = ranks[:, :size], ranks[:, size : 2 * size], ranks[:, -1:]
-    total = counts.sum().clamp(min=1)
-    joint = (means * counts).sum(0) / total
-    variance = (squares_ + counts * (means - joint).square()).sum(0) / total
-    return joint.view_as(mean), variance.view_as(mean), counts.sum()
+    parts = ranks.split([mean.numel(), squares.numel(), count.numel()], 1)
+    means, squares_, counts = (p.view(-1, *of.shape) for p, of in zip(parts, (mean, squares, count), strict=True))
+    if not count.dim():
+        counts = counts.view(-1, *[1] * mean.dim())
+    total = counts.sum(0)
+    joint = (means * counts).sum(0) / total.clamp(min=1)
+    variance = (squares_ + counts * (means - joint).square()).sum(0) / total.clamp(min=1)
+    return joint, variance, total.view_as(count)
 
 
 _apart = False
@@ -131,7 +135,7 @@ class GlobalBatchNorm(nn.Module):
         """Moves the running averages towards a batch's moments."""
         if again():
             return
-        step = torch.where(count > 0, self.momentum, 0.0)
+        step = torch.where(count > 0, self.momentum, 0.0).to(mean.dtype)
         unbiased = var * count / (count - 1).clamp(min=1)
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
             running.lerp_(new, step)

@@ -21,7 +21,7 @@ from home_dist.layers.global_norm import Moments
 
 T = TypeVar("T", torch.Tensor, torch.Tensor | None)
 
-_NO_DROPOUT = Dropout(0, 0, 0, 1.0)
+NO_DROPOUT = Dropout(0, 0, 0, 1.0)
 
 
 def mixed(
@@ -100,7 +100,7 @@ def mix(y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: D
     """Activates y (E, B, D), drops outputs and mixes them with gates (K, B, E). Returns (K, B, D)."""
     out = y.new_empty(len(gates), *y.shape[1:], dtype=accumulator_dtype(y.dtype))
     pointwise = (y, activation.scale, activation.shift)
-    call("mix", y.dtype, *pointwise, *_strided(gates), out, *(dropout or _NO_DROPOUT), len(gates), *y.shape)
+    call("mix", y.dtype, *pointwise, *_strided(gates), out, *(dropout or NO_DROPOUT), len(gates), *y.shape)
     return out
 
 
@@ -113,7 +113,7 @@ def _mix_sums(
     gate_grad, shift_grad = y.new_empty(gates.shape, dtype=dtype), y.new_empty(experts, width, dtype=dtype)
     scale_grad = None if activation.scale is None else torch.empty_like(shift_grad)
     results = (gate_grad, shift_grad, scale_grad)
-    dropping = dropout or _NO_DROPOUT
+    dropping = dropout or NO_DROPOUT
     call("mix_sums", y.dtype, grad, y, *activation, *_strided(gates), *results, *dropping, len(gates), *y.shape)
     return results
 
@@ -129,7 +129,7 @@ def _mix_inner_(
     dropout: Dropout | None,
 ) -> None:
     """Overwrites y with its gradient. away, along: see `statistics_grad`; mask: (B,), the samples in the statistics."""
-    statistics, dropping = (away, along, mask), dropout or _NO_DROPOUT
+    statistics, dropping = (away, along, mask), dropout or NO_DROPOUT
     call("mix_inner", y.dtype, grad, y, *activation, *statistics, *_strided(gates), *dropping, len(gates), *y.shape)
 
 

@@ -32,9 +32,9 @@ def mixture(weights: torch.Tensor, experts: torch.Tensor) -> torch.Tensor:
 
 
 def outputs(
-    operands: Operands, inputs: Sequence[torch.Tensor], mask: torch.Tensor | None, precision: Precision
+    operands: Operands, inputs: Sequence[torch.Tensor], mask: torch.Tensor | None, precision: Precision, activate: bool = True
 ) -> torch.Tensor:
-    """The experts' outputs, (E, B, D)."""
+    """The experts' outputs, (E, B, D); without `activate` those of the last layer, before normalisation and activation."""
     x = _first(operands, inputs, precision)
     for depth in range(1, len(operands.weights)):
         weight, bias = operands.weights[depth].transpose(1, 2), _bias(operands, depth)
@@ -44,6 +44,8 @@ def outputs(
             x = x if bias is None else x + bias.unsqueeze(1)
         else:
             x = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight)
+    if not activate:
+        return x
     return torch.relu(x) if operands.norm is None else nn.functional.silu(_normalised(operands, x, mask))
 
 

@@ -19,7 +19,8 @@ class Statistics(NamedTuple):
     variance: torch.Tensor
     """(E, D)"""
     samples: torch.Tensor | None
-    """(), the number of samples of all ranks; None for running averages, which do not depend on the batch."""
+    """The number of samples of all ranks, () or each expert's (E, 1); None for running averages, which do not depend on the
+    batch."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 #include "gate_weights.hpp"
 #include "layers.hpp"
 #include "mixture.hpp"
+#include "sparse.hpp"
 
 #define DROPOUT Dropout{uint32_t(first), uint32_t(second), uint32_t(threshold), factor}
 
@@ -39,6 +40,43 @@
   }                                                                                                                           \
   }
 
+#define PAIRS(NAME, S, A)                                                                                                     \
+  extern "C" {                                                                                                                \
+  void sum_pairs_##NAME(const S* parts, A* out, const Size* starts, const Size* pairs, Size b, Size f) {                      \
+    sum_pairs(parts, out, starts, pairs, b, f);                                                                               \
+  }                                                                                                                           \
+  void pairs_bias_relu_##NAME(S* x, const A* bias, const Size* offsets, Size e, Size c) {                                     \
+    pairs_bias_relu(x, bias, offsets, e, c);                                                                                  \
+  }                                                                                                                           \
+  void pairs_relu_backward_##NAME(S* x, const S* grad, A* sums, const Size* offsets, Size e, Size c) {                        \
+    pairs_relu_backward(x, grad, sums, offsets, e, c);                                                                        \
+  }                                                                                                                           \
+  void pairs_moments_##NAME(const S* y, const A* mask, A* mean, A* squares, A* count, const Size* offsets,                    \
+                            const Size* samples, Size e, Size d) {                                                            \
+    pairs_moments(y, mask, mean, squares, count, offsets, samples, e, d);                                                     \
+  }                                                                                                                           \
+  void mix_pairs_##NAME(const S* y, const A* scale, const A* shift, const A* gates, A* out, const Size* offsets,              \
+                        const Size* starts, const Size* pairs, const int32_t* places, Size first, Size second,                \
+                        Size threshold, double factor, Size k, Size m, Size e, Size b, Size d) {                              \
+    mix_pairs(y, scale, shift, gates, out, offsets, starts, pairs, places, DROPOUT, k, m, e, b, d);                           \
+  }                                                                                                                           \
+  void mix_pairs_backward_##NAME(const A* grad, const S* y, const A* scale, const A* shift, const A* gates, A* gate_grad,     \
+                                 A* inner, const Size* offsets, const Size* starts, const Size* pairs,                        \
+                                 const int32_t* places, Size first, Size second, Size threshold, double factor, Size k,       \
+                                 Size m, Size e, Size b, Size d) {                                                            \
+    mix_pairs_backward(grad, y, scale, shift, gates, gate_grad, inner, offsets, starts, pairs, places, DROPOUT, k, m, e, b,   \
+                       d);                                                                                                    \
+  }                                                                                                                           \
+  void pairs_sums_##NAME(const A* inner, const S* y, const A* mean, const A* rstd, A* shift_grad, A* scale_grad,              \
+                         const Size* offsets, Size e, Size d) {                                                               \
+    pairs_sums(inner, y, mean, rstd, shift_grad, scale_grad, offsets, e, d);                                                  \
+  }                                                                                                                           \
+  void pairs_inner_##NAME(const A* inner, S* y, const A* scale, const A* mean, const A* rstd, const A* away, const A* along,  \
+                          const A* mask, const Size* offsets, const Size* samples, Size e, Size d) {                          \
+    pairs_inner(inner, y, scale, mean, rstd, away, along, mask, offsets, samples, e, d);                                      \
+  }                                                                                                                           \
+  }
+
 #define BANK(NAME, A)                                                                                                         \
   extern "C" {                                                                                                                \
   void bank_##NAME(Gemm<A> gemm, const A* const* x, const A* const* weights, const A* const* biases, A* const* hidden,        \
@@ -53,6 +91,15 @@
   void bank_inputs_##NAME(Gemm<A> gemm, const A* const* down, const A* const* x, const A* weights, A* weight_grads,           \
                           A* const* x_grads, const Size* starts, Size inputs, Size f, Size h, Size e, Size b) {               \
     bank_inputs(gemm, down, x, weights, weight_grads, x_grads, starts, inputs, f, h, e, b);                                   \
+  }                                                                                                                           \
+  void sparse_bank_##NAME(Gemm<A> gemm, const A* x, const A* const* weights, const A* const* biases, A* const* hidden, A* y,  \
+                          const Size* offsets, const Size* samples, const Size* widths, Size layers, Size e) {                \
+    sparse_bank(gemm, x, weights, biases, hidden, y, offsets, samples, widths, layers, e);                                    \
+  }                                                                                                                           \
+  void sparse_bank_backward_##NAME(Gemm<A> gemm, const A* x, const A* y, const A* const* weights, A* const* hidden,           \
+                                   A* const* weight_grads, A* const* bias_grads, A* x_grad, const Size* offsets,              \
+                                   const Size* samples, const Size* widths, Size layers, Size e) {                            \
+    sparse_bank_backward(gemm, x, y, weights, hidden, weight_grads, bias_grads, x_grad, offsets, samples, widths, layers, e); \
   }                                                                                                                           \
   void drop_##NAME(const A* x, A* out, Size first, Size second, Size threshold, double factor, Size b, Size f) {              \
     drop(x, out, DROPOUT, b, f);                                                                                              \
@@ -74,3 +121,11 @@ BANK(fp64, double)
 PASSES(fp32, float, float)
 PASSES(fp64, double, double)
 PASSES(bf16, bf16, float)
+PAIRS(fp32, float, float)
+PAIRS(fp64, double, double)
+PAIRS(bf16, bf16, float)
+
+extern "C" void choose_fp32(const Size* chosen, Size* offsets, Size* starts, Size* pairs, Size* samples, int32_t* places, Size k,
+                            Size b, Size m, Size e) {
+  choose(chosen, offsets, starts, pairs, samples, places, k, b, m, e);
+}

@@ -1,0 +1,33 @@
+"""A pool of E experts of which each sample uses few."""
+
+from collections.abc import Sequence
+
+import torch
+
+from home_dist.experts.bank import ExpertBank
+from home_dist.experts.kernels import sparse_cpu, sparse_eager
+from home_dist.experts.kernels.dropout import Dropout
+
+
+class SparseBank(ExpertBank):
+    """Experts as in ExpertBank, on one input. A sample's experts are computed once, however many tasks chose them; no pair of a
+    sample and an expert is dropped.
+
+    Normalised experts (norm=True) take the statistics of the samples that chose them, over the global batch: an expert that one
+    sample chose has variance 0, so that its output is its bias; one that none chose keeps its running averages.
+    """
+
+    def __init__(self, experts: int, in_dim: int, hidden: Sequence[int], out_dim: int, norm: bool, dropout: float = 0.0):
+        super().__init__([experts], in_dim, hidden, out_dim, norm, dropout)
+
+    def of_chosen(
+        self, x: torch.Tensor, chosen: torch.Tensor, gates: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Mixtures of chosen experts: sum over m of gates[k, b, m] * output of expert chosen[k, b, m] for sample b.
+
+        x: (B, F); chosen: (K, B, M) int64; gates: (K, B, M); mask: (B,), samples that count in the statistics. Returns
+        (K, B, D). Raises ValueError for an expert that is not there (cpu).
+        """
+        dropout = Dropout.drawn(self.dropout) if self.training else None
+        mixed = sparse_cpu.mixed if self.kernel.backend == "cpu" else sparse_eager.mixed
+        return mixed(self._operands(), x, chosen, gates, mask, self.kernel.precision, dropout)
