@@ -56,6 +56,7 @@ MODELS = Kinds(
         "tensor_factorization": "home_dist.models.tensor_factorization:TensorFactorization",
         "adatt": "home_dist.models.adatt:AdaTT",
         "pepnet": "home_dist.models.pepnet:PepNet",
+        "smes": "home_dist.models.smes:Smes",
         "esmm": "home_dist.models.esmm:Esmm",
     },
     default="home",

@@ -34,6 +34,16 @@ class _Scores(nn.Module):
         return torch.bmm(x, self.weight.transpose(1, 2))
 
 
+def first_largest(x: torch.Tensor, count: int) -> torch.Tensor:
+    """x: (..., E). Returns (..., count): where its largest values stand, by falling value; of equal ones the first. torch.topk
+    takes any of equal values."""
+    places = []
+    for _ in range(count):
+        places.append(x.argmax(-1, keepdim=True))
+        x = x.scatter(-1, places[-1], -torch.inf)
+    return torch.cat(places, -1) if places else x.new_zeros((*x.shape[:-1], 0), dtype=torch.int64)
+
+
 class MaskedGates(_Scores, KernelUser):
     """softmax(W_k x) over the experts that gate k may see; all others get exactly 0 and no gradient."""
 

@@ -11,6 +11,7 @@ from torch import nn
 from home_dist.experts import mixture
 from home_dist.experts.kernels import EAGER
 from home_dist.experts.kernels.choice import KernelUser
+from home_dist.experts.kernels.sparse_eager import dense
 from home_dist.models.anatomy import Anatomy, Part
 
 
@@ -74,7 +75,10 @@ def _stand_ins(seen: Passed, n: int, part: Part) -> list[tuple[str, Callable[...
         seen.weights[n] = gates
         return mixture(gates, forward(inputs, mask))
 
-    return [("forward", forward), ("mixed", mixed)]
+    def of_chosen(x: torch.Tensor, chosen: torch.Tensor, gates: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return mixed([x], dense(gates, chosen, part.bank.total), mask)
+
+    return [("forward", forward), ("mixed", mixed), ("of_chosen", of_chosen)]
 
 
 def _scaling(seen: Passed, n: int, gate: Any) -> Callable[[torch.Tensor], torch.Tensor]:

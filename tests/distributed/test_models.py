@@ -16,6 +16,9 @@ OPTIONS = {
     "single_task": "model.expert_norm=true",  # statistics over the samples of both ranks
     "cross_stitch": "model.stitch=unit",
     "l2_constrained": "model.alpha=0.01",
+    # All experts are chosen: by the rounding of another batch size a choice may fall otherwise. Choices of few are compared in
+    # float64, in tests/models/test_smes.py.
+    "smes": "model.experts=4 model.shared_choices=3 model.expert_norm=true",
     "esmm": "model.after.follow=like",
     "pepnet": "model.domain_features=['tab'] model.prior_features=['user','rate']",
 }
