@@ -26,6 +26,10 @@ class RulesSection(Section):
     """Squared distance of two experts' outputs over the sum of their squared norms."""
     constant_std: float = Field(default=1e-3, gt=0)
     """Largest standard deviation over samples of a gate that counts as constant."""
+    idle_use: float = Field(default=0.001, ge=0, lt=1)
+    """Share of the samples that use an expert of a pool, at most, for it to count as never chosen."""
+    crowded_load: float = Field(default=0.95, gt=0, le=1)
+    """Share of the choices of all samples and tasks that take one expert of a pool."""
     negative_transfer: float = Field(default=0.002, gt=0)
     """Loss of AUC against the single-task run, see `home-dist inspect --against`."""
     dead_rows: float = Field(default=0.5, gt=0, le=1)

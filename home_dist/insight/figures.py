@@ -16,6 +16,9 @@ Keys are "PART.FIGURE" as in sums.py. Figures of a part with E experts, K gates,
 | entropy, effective | (K,) | mean entropy of the weights in nats; exp(entropy): effective number of experts |
 | correlation | (K, K) | between two gates' weights, over samples, around each gate's mean |
 | self_weight | (K, E) | mean weight of the self gates |
+| load | (K, E) | where gates choose experts: share of the samples for which the gate chose the expert |
+| use | (E,) | share of the samples that use the expert for any gate |
+| overlap | (K, K) | share of two gates' choices for a sample that are the same experts |
 | scale, scale_std | (G, features) or (G, F) | mean and deviation of a feature gate's factors, by feature where it scales v |
 
 Figures of the whole model: loss, positives (share), both (tasks,); input_cosine and shared_cosine, (tasks, tasks), between
@@ -96,6 +99,9 @@ def _gates(part_sums: dict[str, Floats], samples: float) -> Figures:
         "correlation": _cosine(covariance),
         "weight_histogram": part_sums["weight_histogram"] / samples,
     }
+    if "chosen" in part_sums:
+        made["load"], made["use"] = part_sums["chosen"] / samples, part_sums["used"] / samples
+        made["overlap"] = part_sums["shared_choices"] / np.maximum(np.diag(part_sums["shared_choices"]), 1)
     if "self_weight" in part_sums:
         made["self_weight"] = part_sums["self_weight"] / samples
     return made

@@ -11,6 +11,8 @@ from home_dist.insight.run_record import RunRecord
 from home_dist.insight.store import Floats, Names, PartNames, StepRecord
 
 _KINDS = ("shared", "group", "task")
+_STEPS_SHOWN = 12
+"""Records, at most, that are rows of a picture."""
 _MAPS = 3
 """Records whose gates are shown side by side."""
 
@@ -128,7 +130,27 @@ def _gates(run: RunRecord) -> str:
             correlation = plots.signed_map("correlation of gates", latest[f"{n}.correlation"], gates)
             parts.append(picture(correlation, "correlation between gates over samples"))
         body += f"<h3>{escape(_layer(part, n))}</h3>" + grid(maps, "pair") + grid(parts)
+        if f"{n}.load" in latest:
+            body += _choices(run.records, chosen, n, gates, experts)
     return body
+
+
+def _choices(records: Sequence[StepRecord], shown: Sequence[StepRecord], n: int, gates: list[str], experts: list[str]) -> str:
+    """Of a pool of experts: what each task chose, in some records; what samples used, over all records; what tasks share."""
+    wide, maps = len(experts) > 24, []
+    for record in shown:
+        title = f"choices, step {record.step:,}"
+        load = plots.heat_map(title, record.figures[f"{n}.load"], gates, experts)
+        maps.append(picture(load, f"share of samples for which a task chose an expert at step {record.step}", scroll=wide))
+    some = [records[i] for i in sorted({*np.linspace(0, len(records) - 1, _STEPS_SHOWN).astype(int)})]
+    use = np.stack([r.figures[f"{n}.use"] for r in some])
+    over_time = plots.heat_map("use over steps", use, [f"{r.step:,}" for r in some], experts)
+    parts = [picture(over_time, "share of samples that use each expert over steps", scroll=wide)]
+    if len(gates) > 1:
+        overlap = plots.heat_map("overlap of choices", records[-1].figures[f"{n}.overlap"], gates, gates)
+        parts.append(picture(overlap, "share of two tasks' choices that are the same experts"))
+    told = "Experts of the pool that gates choose: share of samples, by task and by step. 0: never chosen."
+    return f"<p>{told}</p>" + grid(maps, "pair") + grid(parts)
 
 
 def _gradients(run: RunRecord) -> str:

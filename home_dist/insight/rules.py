@@ -6,6 +6,8 @@
 | degradation | one gate gives a share of `degradation_share` of all gates' weight on a shared expert | experts of groups behind a hierarchy mask |
 | underfitting | a sparse task (at most `sparse_rate` positives): per expert, its own experts contribute less than `underfitting_ratio` of what shared experts contribute, and get less than that ratio of their gradient | self gates |
 | identical | the outputs of two experts of a bank are closer than `identical_distance` | feature gates: experts of other groups read other inputs |
+| idle | experts of a pool are used by a share of at most `idle_use` of the samples | |
+| crowded | one expert of a pool is among the choices of a share of `crowded_load` of all samples and tasks, although gates choose few of many | |
 | constant | a gate's weights do not depend on the sample: standard deviations under `constant_std` | |
 | dead rows | a share of `dead_rows` of a table's rows was never looked up in an epoch | |
 | exploding | a table's trained rows are more than `exploding_growth` times as large as initial ones; entries of a table or outputs of experts are infinite or NaN | |
@@ -31,6 +33,7 @@ SELF_GATE = (
     "model.self_gate = true (HoME): own experts then get gradient past the main gate; or more weight, train.task_weights"
 )
 
+BALANCE = "a larger model.balance, which spreads choices over the pool; or fewer model.experts"
 DIVERGED = "a lower train.lr, train.clip_norm, or train.warmup_steps, from an earlier checkpoint"
 
 
@@ -67,6 +70,7 @@ def signs(figures: Figures, names: Names, rules: RulesSection) -> list[Sign]:
             all_signs += _one_sided(part, part_figures, rules)
             all_signs += _constant(part, part_figures, rules)
             all_signs += _degradation(part, part_figures, rules)
+            all_signs += _choices(part, part_figures, rules)
         if part.gates and "positives" in figures:
             all_signs += _underfitting(part, part_figures, figures["positives"], names, rules)
     return all_signs
@@ -129,6 +133,8 @@ def _one_sided(part: PartNames, figures: Figures, rules: RulesSection) -> Iterat
 
 
 def _degradation(part: PartNames, figures: Figures, rules: RulesSection) -> Iterator[Sign]:
+    if "load" in figures:  # an expert of a pool may well be one task's
+        return
     gates = [k for k, task in enumerate(part.gate_tasks) if task is not None]
     if not gates:  # an inner layer, whose gates feed groups
         gates = [k for k, gate in enumerate(part.gates) if not gate.endswith("shared")]
@@ -176,6 +182,21 @@ def _identical(part: PartNames, figures: Figures, rules: RulesSection) -> Iterat
         worst = float(figures["distance"][pairs[:, 0], pairs[:, 1]].min())
         advice = "fewer experts; or different ones: model.feature_gate = true (HoME), model.dropout, another train.seed"
         yield Sign("identical", _label(part), f"same outputs: {shown}{more}", worst, rules.identical_distance, advice)
+
+
+def _choices(part: PartNames, figures: Figures, rules: RulesSection) -> Iterator[Sign]:
+    """Of gates that choose experts of a pool."""
+    if "load" not in figures:
+        return
+    use, load = figures["use"], figures["load"].mean(0)
+    idle = np.flatnonzero(use <= rules.idle_use)
+    if len(idle):
+        text = f"{_listed(part.experts, idle)}: never chosen, {len(idle)} of {len(use)} experts"
+        yield Sign("idle", _label(part), text, float(use[idle].max()), rules.idle_use, BALANCE)
+    top = int(load.argmax())
+    if load[top] >= rules.crowded_load and figures["load"].sum(1).mean() < len(load) - 0.5:
+        text = f"{part.experts[top]} is chosen for {load[top]:.0%} of all samples and tasks"
+        yield Sign("crowded", f"expert {part.experts[top]}", text, float(load[top]), rules.crowded_load, BALANCE)
 
 
 def _constant(part: PartNames, figures: Figures, rules: RulesSection) -> Iterator[Sign]:

@@ -68,9 +68,19 @@ def _gates(seen: Passed, n: int) -> Sums:
         "contribution": (total.abs() * norms.t()).sum(1),
         "weight_histogram": _counted((flat * WEIGHT_BINS).long().clamp(0, WEIGHT_BINS - 1), WEIGHT_BINS),
     }
+    if n in seen.chosen:
+        sums |= _choices(seen.chosen[n], len(norms))
     if n in seen.self_gates:
         sums["self_weight"] = seen.self_gates[n].sum(1)
     return sums
+
+
+def _choices(chosen: torch.Tensor, experts: int) -> Sums:
+    """chosen: (K, B, M). How often each gate chose each expert (K, E), how many samples used it for any gate (E,), and how many
+    of a sample's choices two gates share (K, K), summed over samples."""
+    hits = torch.zeros(*chosen.shape[:2], experts, device=chosen.device).scatter(2, chosen, 1.0)
+    flat = hits.flatten(1)
+    return {"chosen": hits.sum(1), "used": hits.amax(0).sum(0), "shared_choices": flat @ flat.t()}
 
 
 def _scales(scale: torch.Tensor) -> Sums:

@@ -23,6 +23,8 @@ class Passed:
     """The experts' outputs, (E, B, D)."""
     weights: dict[int, torch.Tensor] = field(default_factory=dict)
     """The experts' weights, summed over all paths, (K, B, E)."""
+    chosen: dict[int, torch.Tensor] = field(default_factory=dict)
+    """Of banks whose gates choose experts: which, (K, B, M)."""
     masked: dict[int, torch.Tensor] = field(default_factory=dict)
     """The masked gates' weights alone, (K, B, E)."""
     self_gates: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -76,6 +78,7 @@ def _stand_ins(seen: Passed, n: int, part: Part) -> list[tuple[str, Callable[...
         return mixture(gates, forward(inputs, mask))
 
     def of_chosen(x: torch.Tensor, chosen: torch.Tensor, gates: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        seen.chosen[n] = chosen
         return mixed([x], dense(gates, chosen, part.bank.total), mask)
 
     return [("forward", forward), ("mixed", mixed), ("of_chosen", of_chosen)]
