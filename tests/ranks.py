@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tests.forked import REPOSITORY, popen
@@ -32,13 +32,19 @@ class Ended:
 
 
 def environment(
-    rank: int, started: int, port: int, world_size: int | None = None, per_host: int | None = None
+    rank: int, started: int, port: int, world_size: int | None = None, per_host: int | Sequence[int] | None = None
 ) -> dict[str, str]:
-    """per_host: ranks that are told to share a host, by default all."""
-    per_host = per_host or started
+    """per_host: ranks that are told to share a host, of each or of all hosts; by default all share one."""
+    if isinstance(per_host, Sequence):
+        before = [sum(per_host[:host]) for host in range(len(per_host))]
+        host = max(host for host, first in enumerate(before) if first <= rank)
+        local, per_host = rank - before[host], per_host[host]
+    else:
+        per_host = per_host or started
+        local = rank % per_host
     variables = {
         "RANK": rank,
-        "LOCAL_RANK": rank % per_host,
+        "LOCAL_RANK": local,
         "WORLD_SIZE": world_size or started,
         "LOCAL_WORLD_SIZE": per_host,
         "MASTER_ADDR": "127.0.0.1",
@@ -54,7 +60,7 @@ def start(
     *args: object,
     world_size: int | None = None,
     module: str = "home_dist.cli",
-    per_host: int | None = None,
+    per_host: int | Sequence[int] | None = None,
 ) -> list[subprocess.Popen[str]]:
     """Starts `python -m module args` on each rank."""
     port = free_port()
@@ -73,8 +79,14 @@ def finish(processes: list[subprocess.Popen[str]], timeout: float = 120) -> Ende
     return Ended([p.returncode for p in processes], outputs)
 
 
-def run(ranks: int, *args: object, world_size: int | None = None, timeout: float = 120) -> Ended:
-    return finish(start(ranks, *args, world_size=world_size), timeout)
+def run(
+    ranks: int,
+    *args: object,
+    world_size: int | None = None,
+    timeout: float = 120,
+    per_host: int | Sequence[int] | None = None,
+) -> Ended:
+    return finish(start(ranks, *args, world_size=world_size, per_host=per_host), timeout)
 
 
 def run_module(ranks: int, module: str, *args: object, timeout: float = 400, per_host: int | None = None) -> Ended:

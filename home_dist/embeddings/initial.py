@@ -37,9 +37,10 @@ class Drawn:
     def rows(self, rows: torch.Tensor, first_column: int, columns: int) -> torch.Tensor:
         """(n, columns) float32, on the device of `rows`. rows: (n,) of the whole table."""
         first, end = first_column // _PIECES, -(-(first_column + columns) // _PIECES)
+        width = (end - first) * _PIECES
         words = rows.long().unsqueeze(1) * self._words + torch.arange(first, end, device=rows.device)
         pieces = _hashed(words, self._key).view(torch.int16).int() + _STEPS // 2
-        values = _quantiles(self.std, str(rows.device)).index_select(0, pieces.flatten()).view(len(rows), -1)
+        values = _quantiles(self.std, str(rows.device)).index_select(0, pieces.flatten()).view(len(rows), width)
         skipped = first_column - first * _PIECES
         return values[:, skipped : skipped + columns]
 

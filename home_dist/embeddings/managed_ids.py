@@ -18,6 +18,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 from home_dist.ids.managed_sets import ManagedSets
 
 _SEEN_BITS, _WAY_BITS, _MOST_COUNTED = 31, 6, 2**24
+_MOST = 2**30  # occurrences that are kept: with those of a step they stay below 2^31
 _NEVER = 2**62  # price of a place that cannot be taken
 
 
@@ -151,7 +152,7 @@ class ManagedIds(ManagedCollisionModule):
         return self._current_iter_tensor - self._of_sets(places.seen, sets) > age
 
     def _count(self, places: "_Places", rows: torch.Tensor, counts: torch.Tensor) -> None:
-        places.count[rows] += counts
+        places.count[rows] = (places.count[rows] + counts).clamp(max=_MOST)
         places.seen[rows] = self._current_iter_tensor.int()
 
     def _take(
@@ -176,7 +177,7 @@ class ManagedIds(ManagedCollisionModule):
         accepted = (turn < most) & (price < offered)
         rows = (sets * self.sets.width + ways.reshape(-1).index_select(0, at))[accepted]
         places.id[rows] = ids[accepted]
-        places.count[rows] = total[accepted].int()
+        places.count[rows] = total[accepted].int().clamp(max=_MOST)
         places.seen[rows] = self._current_iter_tensor.int()
         taken[chosen[accepted]] = rows
         return taken

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch.distributed as dist
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import nn
 from torchrec.distributed.batched_embedding_kernel import BaseBatchedEmbedding, BaseBatchedEmbeddingBag
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
@@ -41,12 +43,21 @@ class BagSharder(EmbeddingBagCollectionSharder):
 @contextmanager
 def drawing_nothing() -> Iterator[None]:
     """Inside the block TorchRec's look-ups draw no values for the tables that they make: the run draws its own, or reads them
-    from a checkpoint. TorchRec 1.8 has no option for it."""
+    from a checkpoint. TorchRec 1.8 has no option for it.
+
+    A look-up on a CPU that holds no row of any table gets some memory: by it FBGEMM 1.8 tells where a look-up is, and takes one
+    without any for a GPU's."""
+
+    def drawn(lookup: Any) -> None:
+        tables = lookup.emb_module
+        if isinstance(tables, SplitTableBatchedEmbeddingBagsCodegen) and tables.use_cpu and not tables.weights_host.numel():
+            tables.weights_host = nn.Parameter(tables.weights_host.new_zeros(max(tables.max_D, 1)))
+
     kinds = (BaseBatchedEmbedding, BaseBatchedEmbeddingBag)
     before = [kind.init_parameters for kind in kinds]
     try:
         for kind in kinds:
-            kind.init_parameters = lambda self: None
+            kind.init_parameters = drawn
         yield
     finally:
         for kind, method in zip(kinds, before, strict=True):

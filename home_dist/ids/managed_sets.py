@@ -12,6 +12,8 @@ from home_dist.ids.rows import MANAGED_BITS
 
 _MOST_WIDE, _LEAST_WIDE = 64, 8  # rows of a set
 _SETS = 128  # that a table has at least, if its rows allow
+STATE_BYTES = 32
+"""Per row, beside its weights: the id that owns it and the one that waits, each with its occurrences and its last step."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,11 @@ class ManagedSets:
     def check_ranks(self, table: str, ranks: int) -> None:
         """Raises ConfigError if there are more ranks than sets to deal to them."""
         if ranks > max(1, self.sets - 1):
+            tried = ((ranks + 1) * width for width in (_LEAST_WIDE, 16, 32, _MOST_WIDE))
+            enough = next(rows for rows in tried if rows > self.rows and ManagedSets.of(rows).sets > ranks)
             raise ConfigError(
                 f"table {table!r}: its {self.rows:,} managed rows are {self.sets:,} sets, too few for {ranks:,} ranks. Give it "
-                f"more rows ({(ranks + 1) * self.width:,} or more), or leave embedding.tables.{table}.managed out."
+                f"more rows ({enough:,} or more), or leave embedding.tables.{table}.managed out."
             )
 
     def hashes(self, ranks: int) -> int:

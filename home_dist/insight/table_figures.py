@@ -15,6 +15,7 @@ from torch import nn
 
 from home_dist.embeddings.collections import TableShard, table_shards
 from home_dist.embeddings.initial import Drawn
+from home_dist.embeddings.managed import managed_rows
 
 SAMPLED = 4096
 """Rows of a table that are examined at most. The standard deviation of a share of untouched rows is then at most 0.008."""
@@ -49,10 +50,11 @@ def table_figures(model: nn.Module, std: float, seed: int, hashed: Collection[st
     sums_of: dict[str, torch.Tensor] = {}
     tops_of: dict[str, torch.Tensor] = {}
     rows: dict[str, int] = {}
+    managed = managed_rows(model)
     for shard in table_shards(model):
-        rows[shard.table] = shard.rows
-        chosen = _own(shard)
-        sums, tops = _examined(shard, chosen, Drawn(shard.table, shard.dim, std, seed))
+        rows[shard.table] = managed.get(shard.table, shard.rows)
+        own = _own(shard, rows[shard.table])
+        sums, tops = _examined(shard, own, Drawn(shard.table, shard.dim, std, seed))
         sums_of[shard.table] = sums_of[shard.table] + sums if shard.table in sums_of else sums
         tops_of[shard.table] = torch.maximum(tops_of[shard.table], tops) if shard.table in tops_of else tops
     # A rank may hold no shard of a table that others hold.
@@ -88,9 +90,9 @@ def sampled_rows(table: str, rows: int) -> torch.Tensor:
     return edges[:-1] + (within * edges.diff()).long()
 
 
-def _own(shard: TableShard) -> torch.Tensor:
-    """(2, n): the numbers, among all sampled rows, of those that a shard holds; and these, as rows of the whole table."""
-    chosen = sampled_rows(shard.table, shard.rows)
+def _own(shard: TableShard, rows: int) -> torch.Tensor:
+    """(2, n): the numbers, among all sampled rows of a table, of those that a shard holds; and these, as rows of the table."""
+    chosen = sampled_rows(shard.table, rows)
     numbers = torch.arange(len(chosen))
     own = (chosen >= shard.first_row) & (chosen < shard.first_row + len(shard.values))
     return torch.stack([numbers[own], chosen[own]])

@@ -46,7 +46,7 @@ class CheckpointCost:
 def checkpoint_cost(tables: TableBytes, dense: DenseCost, machines: Machines, speeds: Speeds) -> CheckpointCost:
     # Each rank writes some of the dense parameters, which all hold.
     of_dense = dense.parameters * 4.0 * _DENSE_NUMBERS / machines.count
-    written = tables.weights - tables.cached + tables.state + tables.in_host + of_dense
+    written = tables.weights - tables.cached + tables.state + tables.ids + tables.in_host + of_dense
     by_host = written.reshape(machines.hosts, machines.per_host).sum(1)
     link = machines.device.host_link if machines.device.platform == "cuda" else machines.device.memory_speed / 2
 

@@ -38,6 +38,8 @@ class TableBytes:
     """Of their optimizer, on the devices."""
     in_host: NDArray[np.float64]
     """Weights and optimizer state in the memory of the devices' hosts."""
+    ids: NDArray[np.float64]
+    """Of managed tables: which ids their rows belong to."""
     cached: NDArray[np.float64]
     """Those of `weights` that are copies, of rows in the hosts' memory."""
 
@@ -100,12 +102,13 @@ def state_bytes(optimizer: str, rows: int, columns: int) -> float:
 
 def table_bytes(placed: Sequence[Placed], config: RunConfig, ranks: int, platform: str = "cpu") -> TableBytes:
     """platform: of the devices. A CPU's tables all lie in its memory."""
-    found = TableBytes(*(np.zeros(ranks) for _ in range(4)))
+    found = TableBytes(*(np.zeros(ranks) for _ in range(5)))
     for table in placed:
         away = table.of.is_in_host_memory(platform)
         for shard in table.shards:
             weights = shard.rows * shard.columns * table.weight_bytes
             state = state_bytes(config.embedding.optimizer, shard.rows, shard.columns)
+            found.ids[shard.rank] += table.of.managed_bytes * shard.rows / table.rows
             if away:
                 found.in_host[shard.rank] += weights + state
                 cache = weights * table.cached_rows + shard.rows * _CACHE_INDEX if table.memory == "cached" else 0.0
@@ -145,7 +148,8 @@ def estimate(
     fixed = {name: np.full(ranks, size) for name, size in not_tables(config, dense).items()}
     received = sum(traffic.handed[use] for use in ("embeddings", "their gradients"))
     buffers = received * 2 + traffic.handed["ids"] * _BATCHES
-    memory = {"tables": tables.weights, "their optimizer": tables.state, **fixed, "exchange and batches": buffers}
+    ids = {"ids of managed tables": tables.ids} if tables.ids.any() else {}
+    memory = {"tables": tables.weights, "their optimizer": tables.state, **ids, **fixed, "exchange and batches": buffers}
 
     def over_links(use: str) -> float:
         speed = ASSUMED["links"] * 1e9

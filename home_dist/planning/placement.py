@@ -44,7 +44,8 @@ def place(
     dense = probe(network, layout, lengths)
     fixed = sum(not_tables(config, dense).values())
     buffers = _buffers(layout, config, lengths)
-    reserved = fixed + buffers + HEAD_ROOM * machines.device.memory * 1e9
+    ids = sum(t.managed_bytes for t in layout.tables) / machines.count  # of managed tables, which are sharded by row
+    reserved = fixed + buffers + ids + HEAD_ROOM * machines.device.memory * 1e9
     try:
         return Placement(_planned(network, layout, config, machines, lengths, reserved), dense)
     except NoPlan as reason:

@@ -25,6 +25,8 @@ from home_dist.planning.topology import Machines
 from home_dist.planning.traffic import Placed
 from home_dist.schema import InputLayout, build_layout, load_schema
 
+_LONGEST = 1_000_000  # mean ids per sample
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -131,6 +133,9 @@ def lengths_given(texts: Sequence[str]) -> dict[str, float]:
             lengths[name] = float(value)
         except ValueError:
             equals = ""
-        if not equals or not name or lengths.get(name, 0) < 0:
-            raise ConfigError(f"--mean-length {text}: write it as NAME=NUMBER, with the name of a feature, sequence or column")
+        if not equals or not name or not 0 <= lengths.get(name, 0) <= _LONGEST:
+            raise ConfigError(
+                f"--mean-length {text}: write it as NAME=NUMBER, with the name of a feature, sequence or column, and a number "
+                f"from 0 to {_LONGEST:,}"
+            )
     return lengths

@@ -72,7 +72,13 @@ def machines(text: str, hosts: int | None = None, file: Path | None = None) -> M
             "those in home_dist/planning/devices.toml"
         )
     device = kinds[name]
-    hosts = hosts if hosts is not None else -(-count // device.per_host)
+    if hosts is None:
+        hosts = -(-count // device.per_host)
+        if count % hosts:
+            raise ConfigError(
+                f"--topology {text}: {count} devices do not divide evenly among {hosts} hosts of up to {device.per_host}. Say "
+                "how many hosts there are: --hosts"
+            )
     if count % hosts:
         raise ConfigError(f"--hosts {hosts}: {count} devices do not divide among them evenly")
     return Machines(name, device, count, hosts)
@@ -83,15 +89,17 @@ def detected(ranks: Ranks) -> Machines:
     has less; a rank on a CPU has its share of what is free on the fullest host."""
     gpu = torch.cuda.get_device_properties(ranks.device) if ranks.device.type == "cuda" else None
     own = gpu.total_memory if gpu is not None else psutil.virtual_memory().available // ranks.local_world_size
-    found: list[tuple[float, int]] = [(own, ranks.local_world_size)] * ranks.world_size
+    in_host = psutil.virtual_memory().available // ranks.local_world_size
+    found: list[tuple[float, float, int]] = [(own, in_host, ranks.local_world_size)] * ranks.world_size
     dist.all_gather_object(found, found[0])
     name, device = of_gpu(gpu.name, own / 1e9) if gpu is not None else ("CPU", _kinds(_KNOWN)["CPU-32GB"])
-    memory = min(memory for memory, _ in found) / 1e9
+    memory, host_memory = (min(rank[i] for rank in found) / 1e9 for i in (0, 1))
     if gpu is not None and name in _kinds(_KNOWN):
         memory = min(memory, device.memory)
     # Hosts of different sizes are planned for as several of their common part.
-    per_host = math.gcd(ranks.world_size, *(local for _, local in found))
-    return Machines(name, device.model_copy(update={"memory": memory}), ranks.world_size, ranks.world_size // per_host, False)
+    per_host = math.gcd(ranks.world_size, *(local for _, _, local in found))
+    changes = {"memory": memory, "host_memory": host_memory if gpu is not None else device.host_memory}
+    return Machines(name, device.model_copy(update=changes), ranks.world_size, ranks.world_size // per_host, False)
 
 
 def of_gpu(name: str, memory: float) -> tuple[str, Device]:

@@ -12,7 +12,7 @@ from typing import Literal
 from home_dist.config import PretrainedSection, RunConfig
 from home_dist.config.objective import Labels
 from home_dist.errors import ConfigError
-from home_dist.ids.managed_sets import ManagedSets
+from home_dist.ids.managed_sets import STATE_BYTES, ManagedSets
 from home_dist.ids.rows import ManagedKeys, RowsOf
 from home_dist.schema.frozen import FrozenTable, open_frozen
 from home_dist.schema.spec import (
@@ -67,6 +67,11 @@ class Table:
     def bytes(self) -> int:
         """Bytes of all weights."""
         return self.rows * self.dim * self.weight_bytes
+
+    @property
+    def managed_bytes(self) -> int:
+        """Bytes of the ids of a managed table's rows; 0 of others."""
+        return self.rows * STATE_BYTES if self.managed else 0
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Builds the sharded model and its optimizer on every rank, from the configuration and the data's schema."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.model_parallel import DataParallelWrapper, DefaultDataParallelWrapper
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
@@ -71,7 +73,7 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
             device=ranks.device,
             plan=plan,
             sharders=sharders(config.embedding, config.train.seed, sent),
-            data_parallel_wrapper=_data_parallel(config) if ranks.world_size > 1 else _Alone(),
+            data_parallel_wrapper=_DataParallel(config) if ranks.world_size > 1 else _Alone(),
         )
     if not loaded:
         initialise(model, config.embedding.init_std, config.train.seed)
@@ -83,6 +85,9 @@ def _placed(network: Network, inputs: Inputs, ranks: Ranks) -> ShardingPlan:
     """The plan of the first rank, which alone reads footers and measures. Raises its UserError on all ranks, such as a
     ConfigError where no plan fits."""
     machines = detected(ranks)
+    # TorchRec asks the environment for the ranks of a host. Hosts of several sizes would answer differently, and wait for ever.
+    if ranks.local_world_size != machines.per_host:
+        os.environ["LOCAL_WORLD_SIZE"] = str(machines.per_host)
     found: list[ShardingPlan | UserError | None] = [None]
     if ranks.first:
         files = next((inputs.files[s] for s in ("train", *inputs.files) if s in inputs.files), None)
@@ -120,10 +125,25 @@ class _Alone(DataParallelWrapper):
         dmp._dmp_wrapped_module.to(device)
 
 
-def _data_parallel(config: RunConfig) -> DefaultDataParallelWrapper:
-    """DDP for dense gradients. static_graph needs a first step that synchronises gradients; with accumulation the first step
-    may not."""
-    sent = config.distributed.exchange.gradients
-    return DefaultDataParallelWrapper(
-        static_graph=config.train.accumulate == 1, allreduce_comm_precision=None if sent == "fp32" else sent
-    )
+class _DataParallel(DefaultDataParallelWrapper):
+    """DDP for dense gradients, whose buckets are the same in all steps of a run and of one that resumes it.
+
+    DDP orders its buckets anew after a process's first backward. Of three ranks or more the order in which a number's parts
+    are added depends on its place in a bucket, so that a resumed run would differ by rounding. A first backward without data
+    has made the order before the first step.
+    """
+
+    def __init__(self, config: RunConfig):
+        sent = config.distributed.exchange.gradients
+        super().__init__(static_graph=False, allreduce_comm_precision=None if sent == "fp32" else sent)
+
+    def wrap(self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device) -> None:
+        super().wrap(dmp, env, device)
+        ddp = dmp._dmp_wrapped_module
+        if isinstance(ddp, DistributedDataParallel):
+            parameters = ddp._module_parameters
+            ddp.reducer.prepare_for_backward([])
+            torch.stack([(p * 0).sum() for p in parameters]).sum().backward()
+            ddp.reducer._rebuild_buckets()
+            for parameter in parameters:
+                parameter.grad = None

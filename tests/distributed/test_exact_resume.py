@@ -38,7 +38,7 @@ def told(state: TrainState) -> str:
     return json.dumps(replace(state, position=replace(state.position, dealt=None)).to_json())
 
 
-@pytest.mark.parametrize(("ranks", "seed"), [(2, 0), (1, 1)])
+@pytest.mark.parametrize(("ranks", "seed"), [(2, 0), (1, 1), (3, 2)])
 def test_stopped_at_random_steps(ranks, seed, tmp_path):
     data = make_data(tmp_path / "data", rows=130 * ranks, files=3, row_group=60)
     config = make_config(tmp_path, data, batch_size=32)

@@ -192,3 +192,18 @@ def test_evaluate_gives_the_figures_of_training_on_another_number_of_ranks(undis
     rows = [[line for line in table if line.startswith("│")] for table in tables]
     assert rows[0] == rows[1]
     assert len(rows[0]) == 8  # three tasks and their mean, on two splits
+
+
+def test_hosts_of_different_sizes_and_tables_of_fewer_rows_than_ranks(data, tmp_path):
+    """TorchRec would take each rank's host to be as large as its own. A rank without rows of a table looks at none."""
+    few = settings(
+        embedding__replicate_rows=0, train__max_steps=4, checkpoint__every_steps=2, data__validation="", data__test=""
+    )
+    pins = settings(
+        embedding__tables__user__sharding="table_row_wise",
+        embedding__tables__video__sharding="row_wise",
+        embedding__tables__video__keep_rows=2,
+    )
+    ended = run(3, "train", make_config(tmp_path, data, batch_size=16), *few, *pins, per_host=(2, 1), timeout=90)
+    assert ended.codes == [0, 0, 0], ended.text
+    assert newest(tmp_path).name == "step-00000004"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from home_dist.embeddings import initial
 from home_dist.embeddings.collections import TableShard
 from home_dist.embeddings.initial import Drawn
+from home_dist.ids.managed_sets import ManagedSets
 from home_dist.insight import table_figures as figures
 
 
@@ -84,6 +85,10 @@ def test_values_are_normal_and_independent():
         assert abs(float((x * others.double() / 0.02).mean())) < 4 / x.numel() ** 0.5
 
 
+def test_of_no_rows_there_are_no_values():
+    assert Drawn("item", 7, 0.5, 7).rows(torch.arange(0), 2, 3).shape == (0, 3)
+
+
 @pytest.fixture
 def one_rank():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -99,6 +104,7 @@ def test_figures_of_a_large_table_are_of_a_fixed_number_of_rows(one_rank, monkey
     used = torch.from_numpy(np.random.default_rng(0).permutation(900_000)[:300_000])
     values[used] += 0.05
     shards = [TableShard("item", rows, dim, values[:400_000], 0), TableShard("item", rows, dim, values[400_000:], 400_000)]
+    shards.append(TableShard("item", rows, dim, values[:0], rows))  # of a rank that holds no row
     monkeypatch.setattr(figures, "table_shards", lambda _: shards)
     examined = figures._examined
     monkeypatch.setattr(figures, "_examined", lambda s, own, d: read.append(own.shape[1]) or examined(s, own, d))
@@ -113,3 +119,16 @@ def test_figures_of_a_large_table_are_of_a_fixed_number_of_rows(one_rank, monkey
     chosen = figures.sampled_rows("item", 10**9)
     assert bool((chosen.diff() > 0).all())
     assert int(chosen[-1]) < 10**9
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_rows_that_pad_a_managed_table_do_not_count(ranks, one_rank, monkeypatch):
+    sets = ManagedSets.of(25)
+    drawn, values = Drawn("item", 4, 0.01, 3), torch.empty(sets.padded_rows(ranks), 4)
+    drawn.fill(values, 0, 0)
+    values[5:20] += 0.05
+    monkeypatch.setattr(figures, "table_shards", lambda _: [TableShard("item", len(values), 4, values)])
+    monkeypatch.setattr(figures, "managed_rows", lambda _: {"item": sets.rows})
+    [found] = figures.table_figures(torch.nn.Identity(), 0.01, 3)
+    assert (found.rows, found.examined, found.used_to) == (32, 32, 20)
+    assert found.untouched == pytest.approx(17 / 32)

@@ -1,5 +1,6 @@
 """Managed ids against a plain loop over sets; on any number of ranks the same."""
 
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -188,3 +189,35 @@ def test_sets_are_those_of_their_own_rows(rows):
             sets.check_ranks("video", ranks)
     with pytest.raises(ConfigError, match="too few for"):
         sets.check_ranks("video", sets.sets + 1)
+
+
+@pytest.mark.parametrize("rows", [8, 200, 2040, 10**6])
+@pytest.mark.parametrize("ranks", [1, 20, 126, 127, 128, 300, 5000])
+def test_the_rows_that_are_advised_are_enough(rows, ranks):
+    try:
+        ManagedSets.of(rows).check_ranks("video", ranks)
+    except ConfigError as error:
+        advised = int(re.search(r"more rows \(([\d,]+) or more\)", str(error))[1].replace(",", ""))
+        ManagedSets.of(advised).check_ranks("video", ranks)
+        assert advised > ManagedSets.of(rows).rows
+
+
+def test_occurrences_do_not_overflow():
+    """An id of 2^30 occurrences and more keeps its row against one that has just come, and a waiting one gets its row."""
+    sets = ManagedSets.of(16)
+    [module] = parts(sets, 1)
+    old = torch.arange(sets.width - 1)  # of the first set
+    module(jagged(old))
+    for places in (module.owners, module.waiting):
+        places.count[places.id >= 0] = 2**30 + 5
+    for _ in range(3):
+        module(jagged(torch.cat([old.repeat(1000), torch.tensor([100])])))
+    assert set(old.tolist()) <= set(module.owners.id.tolist())
+    assert int(module.owners.count.min()) >= 0
+    assert int(module.owners.count.max()) == 2**30
+    module.waiting.count[module.waiting.id == 100] = 2**30
+    module.owners.count.clamp_(max=50)
+    for n in range(3):
+        module(jagged(torch.tensor([100 + n, 100, 100, 100, 100, 100, 100])))
+    assert 100 in module.owners.id.tolist()
+    assert int(module.owners.count.min()) >= 0

@@ -104,8 +104,6 @@ def test_a_run_that_does_not_fit_ends_before_it_allocates(tmp_path):
 def test_tables_in_host_memory_are_planned_for(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     wanted = machines("24xH100-80GB")
-    with pytest.raises(ConfigError, match=r'video in the memory of the hosts: embedding\.tables\.video\.memory = "cached"'):
-        planning.plan(load_config(SCALE), machines("16xH100-80GB"), {})
     cached = load_config(SCALE, ["embedding.tables.video.memory=cached", "embedding.tables.video.cached_rows=0.05"])
     host = load_config(SCALE, ["embedding.tables.video.memory=host", "embedding.tables.user.memory=host"])
     found = {}

@@ -1,12 +1,15 @@
 """`home-dist plan` on devices that are not there."""
 
 import json
+import re
 
 import pytest
 import torch
 
 from home_dist.config import load_config
+from home_dist.embeddings.managed_ids import ManagedIds
 from home_dist.errors import ConfigError
+from home_dist.ids.managed_sets import ManagedSets
 from home_dist.planning import plan as planning
 from home_dist.planning import show
 from home_dist.planning.checkpoints import Speeds
@@ -22,6 +25,17 @@ SCALE = REPOSITORY / "configs" / "kuaishou_scale.toml"
 def scale(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     return lambda *overrides: load_config(SCALE, overrides)
+
+
+@pytest.fixture
+def hashed(scale, tmp_path):
+    """The same with raw ids of videos, which can be managed."""
+    text = (REPOSITORY / "configs" / "kuaishou_scale" / "schema.toml").read_text()
+    rows = 'name = "video", rows = 3_000_000_000'
+    assert rows in text
+    values = ', values = { kind = "hash", type = "integer", seed = 3 }'
+    (tmp_path / "schema.toml").write_text(text.replace(rows, rows + values))
+    return lambda *overrides: scale(f"data.path={tmp_path}", *overrides)
 
 
 def test_two_terabytes_on_128_devices(scale):
@@ -47,6 +61,68 @@ def test_what_does_not_fit_is_told_with_what_would_do(scale):
     assert "video: 3,000,000,000 rows x 64 = 780.0 GB" in text
     assert "--topology 32xH100-80GB" in text
     planning.plan(scale(), machines("32xH100-80GB"), {})
+
+
+def refusal(config, topology) -> str:
+    try:
+        planning.plan(config, machines(topology), {})
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+REMEDY = re.compile(r"^  .*?: ((?:embedding\.|--topology ).*)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ((), "16xH100-80GB"),
+        (("embedding.tables.video.managed=lfu",), "16xH100-80GB"),
+        (("embedding.tables.user.dim=96", "embedding.tables.product.dim=32"), "8xH100-80GB"),
+        (("embedding.tables.video.managed=lfu",), "4xH100-80GB"),
+    ],
+)
+def test_each_remedy_would_do_as_it_says(options, asked, hashed):
+    """None is refused as a setting, or is found to be too little by the sum that proposed it."""
+    with pytest.raises(ConfigError) as told:
+        planning.plan(hashed(*options), machines(asked), {})
+    found = REMEDY.findall(str(told.value))
+    assert any("--topology" in text for text in found)
+    for text in found:
+        topology, changes = asked, []
+        if text.startswith("--topology "):
+            topology = text.removeprefix("--topology ")
+        elif "keep_rows" in text:
+            rows = int(re.search(r"the first ([\d,]+) rows of (\w+)", str(told.value))[1].replace(",", ""))
+            changes = [f"{text}={rows}"]
+        else:
+            keys, value = text.split(" instead of ")[0].rsplit(" = ", 1)
+            changes = [f"{key}={value.strip(chr(34))}" for key in keys.split(", ")]
+        refused = refusal(hashed(*options, *changes), topology)
+        assert "no plan fits" not in refused or "Altogether they would fit" in refused, text  # only pins stand against it
+        assert not refused or "no plan fits" in refused, text
+
+
+def test_ids_of_managed_tables_count(hashed):
+    """32 bytes of each row tell which id owns it and which one waits."""
+    changes = ((), ("embedding.tables.video.managed=lfu",))
+    plain, managed = (planning.plan(hashed(*change), machines("128xH100-80GB"), {}) for change in changes)
+    rows = next(p.rows for p in plain.placed if p.table == "video")
+    ids = managed.estimate.memory["ids of managed tables"]
+    assert ids.sum() == pytest.approx(32 * rows, rel=1e-3)
+    assert ids.max() == pytest.approx(ids.min(), rel=1e-3)
+    assert "ids of managed tables" not in plain.estimate.memory
+    assert managed.checkpoint.written.sum() - plain.checkpoint.written.sum() == pytest.approx(32 * rows, rel=1e-3)
+    buffers = ManagedIds(ManagedSets.of(640), 1, torch.device("cpu")).state_dict()
+    held = sum(b.nbytes for name, b in buffers.items() if name.startswith(("owners.", "waiting.")))
+    assert held == 32 * ManagedSets.of(640).rows
+
+
+@pytest.mark.parametrize("text", ["watched=nan", "watched=-1", "watched=1e9", "watched", "=3"])
+def test_a_mean_length_is_a_number_that_can_be(text):
+    with pytest.raises(ConfigError, match=f"--mean-length {text}: write it as NAME=NUMBER.* from 0 to 1,000,000"):
+        planning.lengths_given([text])
 
 
 def test_a_pin_that_does_not_fit_is_named(scale):
