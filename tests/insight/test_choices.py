@@ -76,6 +76,7 @@ def test_the_report_shows_choices(tmp_path):
     chose = "share of samples for which a task chose an expert at step"
     for shown in (f"{chose} 20", f"{chose} 10", "use each expert over steps", "choices that are the same experts"):
         assert shown in gates.body
+    (tmp_path / "other").mkdir()
     record_two_steps(tmp_path / "other", "mmoe")
     [gates] = [s for s in inside_sections([RunRecord.open(tmp_path / "other")]) if s.anchor == "gates"]
     assert chose not in gates.body
