@@ -127,6 +127,41 @@ def feature_gates() -> Iterator[Configuration]:
         yield Configuration(f"feature gate, backward, {of}", triton_feature_gate.gate_backward_kernel, pointers, tile, flags)
 
 
+def pairs() -> Iterator[Configuration]:
+    """Of the bank of chosen experts."""
+    from home_dist.experts.kernels import triton_pairs, triton_products
+
+    none, bias_relu, relu_backward = (getattr(triton_products, n).value for n in ("NONE", "BIAS_RELU", "RELU_BACKWARD"))
+    for bf16 in (False, True):
+        stored, of = (BF16, "bf16") if bf16 else (FP32, "fp32")
+        for what, a, out, gathered, turned, epilogue in [
+            ("first layer", FP32, stored, True, True, bias_relu),
+            ("last layer", stored, stored, False, True, none),
+            ("gradient of the last hidden layer", FP32, stored, False, False, relu_backward),
+            ("gradient of other hidden layers", stored, stored, False, False, relu_backward),
+            ("gradient of inputs", stored, FP32, False, False, none),
+        ]:
+            pointers = {"a": a, "w": FP32, "out": out, "bias": FP32, **dict.fromkeys(("rows_of", "offsets"), INT)}
+            pointers |= dict.fromkeys(("tile_expert", "tile_row"), INT)
+            flags = {"GATHERED": gathered, "W_TRANSPOSED": turned, "EPILOGUE": epilogue, "BF16": bf16}
+            name = f"product of pairs, {what}, {of}"
+            yield Configuration(name, triton_pairs.pairs_product_kernel, pointers, triton_pairs.TILE, flags)
+        for what, down, below, gathered in [("first", stored, FP32, True), ("last", FP32, stored, False)]:
+            pointers = {"down": down, "below": below, "out": FP32, "sums": FP32, "rows_of": INT, "offsets": INT}
+            flags = {"GATHERED": gathered, "SUMS": True, "BF16": bf16}
+            name = f"gradient of {what} weights of pairs, {of}"
+            yield Configuration(name, triton_pairs.pairs_weight_kernel, pointers, triton_pairs.TILE, flags)
+    of_samples = {"parts": FP32, "pair_of": INT, "is_first": INT, "out": FP32}
+    block = {"BD": 128}
+    runs = {"values": FP32, "factors": FP32, "order": INT, "starts": INT, "out": FP32}
+    mixed = {"y": FP32, "gates": FP32, "pair_of": INT, "out": FP32}
+    dots = {"grad": FP32, "y": FP32, "pair_of": INT, "out": FP32}
+    yield Configuration("mixture of pairs", triton_pairs.mix_kernel, mixed, block, {})
+    yield Configuration("mixture of pairs, gradient of gates", triton_pairs.gate_grad_kernel, dots, block, {})
+    yield Configuration("mixture of pairs, gradient of outputs", triton_pairs.sum_runs_kernel, runs, block, {})
+    yield Configuration("sum of pairs by sample", triton_pairs.sum_samples_kernel, of_samples, {"BD": 512}, {})
+
+
 def compiled(one: Configuration, capability: int) -> Usage:
     """A second or two. Triton must not be interpreting (TRITON_INTERPRET)."""
     import triton
@@ -171,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the matrix products in bf16 for sm_90; writes nothing")
     options = parser.parse_args()
-    everything = [*products(), *mixtures(), *feature_gates()]
+    everything = [*products(), *mixtures(), *feature_gates(), *pairs()]
     if options.quick:
         everything = [c for c in everything if c.name.startswith("product") and "bf16" in c.name]
     found: dict[str, dict[str, Any]] = {}

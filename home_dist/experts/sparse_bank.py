@@ -29,5 +29,11 @@ class SparseBank(ExpertBank):
         (K, B, D). Raises ValueError for an expert that is not there (cpu).
         """
         dropout = Dropout.drawn(self.dropout) if self.training else None
-        mixed = sparse_cpu.mixed if self.kernel.backend == "cpu" else sparse_eager.mixed
-        return mixed(self._operands(), x, chosen, gates, mask, self.kernel.precision, dropout)
+        arguments = (self._operands(), x, chosen, gates, mask, self.kernel.precision, dropout)
+        if self.kernel.backend == "cpu":
+            return sparse_cpu.mixed(*arguments)
+        if self.kernel.backend == "triton":
+            from home_dist.experts.kernels import sparse_triton
+
+            return sparse_triton.mixed(*arguments)
+        return sparse_eager.mixed(*arguments)

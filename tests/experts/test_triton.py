@@ -18,6 +18,7 @@ from home_dist.experts import ExpertBank, FeatureGate
 from home_dist.experts.kernels import EAGER, Kernel, eager, select
 from home_dist.experts.kernels.dropout import Dropout
 from tests.experts.cases import Case, Made, distances
+from tests.experts.sparse_cases import SparseCase, SparseMade
 
 pytest.importorskip("triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -37,7 +38,9 @@ CASES = [
 
 @pytest.mark.skipif(INTERPRETED or DEVICE.type == "cuda", reason="the tests below run in this process")
 @pytest.mark.parametrize(
-    "chosen", ["maskedTrue or inside or dropout or twice", pytest.param("", marks=pytest.mark.slow)], ids=["some", "all"]
+    "chosen",
+    ["maskedTrue or inside or dropout or twice or some_pairs", pytest.param("", marks=pytest.mark.slow)],
+    ids=["some", "all"],
 )
 def test_interpreted(chosen):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", __file__, "-k", chosen]
@@ -170,3 +173,73 @@ def test_widths_that_do_not_fit_are_refused():
         bank.mixed([x], gates)
     bank.kernel = EAGER
     bank.mixed([x], gates)
+
+
+SPARSE = [
+    SparseCase(in_dim=13, hidden=(8, 40), samples=70, masked=True, favourite=True),
+    SparseCase(norm=False),
+    SparseCase(hidden=(), norm=False, favourite=True),
+    SparseCase(experts=40, slots=2, samples=5),
+    SparseCase(samples=150, experts=2, slots=1, gates=2, out_dim=136),
+]
+
+
+def chosen_equals_eager(case: SparseCase, precision: str, dropout: Dropout | None = None) -> None:
+    from home_dist.experts.kernels import sparse_eager, sparse_triton
+
+    def results(mixed) -> dict[str, torch.Tensor]:
+        made: SparseMade = case.make(torch.float32)
+        made = SparseMade(
+            made.bank.to(DEVICE),
+            made.x.detach().to(DEVICE).requires_grad_(),
+            made.chosen.to(DEVICE),
+            made.gates.detach().to(DEVICE).requires_grad_(),
+            None if made.mask is None else made.mask.to(DEVICE),
+            made.pull.to(DEVICE),
+        )
+        out = mixed(made.bank._operands(), made.x, made.chosen, made.gates, made.mask, precision, dropout)
+        return made.results(out)
+
+    found = distances(results(sparse_triton.mixed), results(sparse_eager.mixed))
+    assert max(found.values()) < (2e-5 if precision == "fp32" else 1e-2), found
+
+
+@runs_here
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_some_pairs_equal_eager(precision):
+    chosen_equals_eager(SPARSE[0], precision, Dropout(3, 7, 1 << 30, 4 / 3))
+
+
+@runs_here
+@pytest.mark.parametrize("case", SPARSE[1:], ids=str)
+def test_pairs_equal_eager(case):
+    chosen_equals_eager(case, "fp32")
+
+
+@runs_here
+def test_some_pairs_are_those_of_the_cpu():
+    from home_dist.experts.kernels.sparse_cpu import Pairs
+    from home_dist.experts.kernels.triton_pairs import ROWS, DevicePairs
+
+    chosen = SparseCase(experts=9, slots=4, samples=300, favourite=True).make(torch.float32).chosen
+    ours, theirs = DevicePairs.of(chosen.to(DEVICE), 9), Pairs.of(chosen, 9)
+    count = theirs.count
+    assert ours.offsets[:-1].tolist() == theirs.offsets.tolist()
+    assert ours.samples[:count].tolist() == theirs.samples.tolist()
+    assert (ours.experts[count:] == 9).all()
+    assert int(ours.is_first.sum()) == count
+    for b in (0, 3, 299):
+        own = theirs.pairs[theirs.starts[b] : theirs.starts[b + 1]]
+        assert ours.pair_of[:, b].cpu().tolist() == own[theirs.places[b].long()].tolist()
+    slots = torch.arange(chosen.numel())
+    for pair in (0, count // 2, count - 1):
+        run = ours.order[ours.starts[pair] : ours.starts[pair + 1]].cpu()
+        assert sorted(run.tolist()) == slots[(ours.pair_of.flatten() == pair).cpu()].tolist()
+    covered = [
+        (int(e), row)
+        for e, first in zip(ours.tile_expert, ours.tile_row, strict=True)
+        if e >= 0
+        for row in range(int(first), min(int(first) + ROWS, int(ours.offsets[e + 1])))
+    ]
+    assert [row for _, row in covered] == list(range(count))
+    assert [e for e, _ in covered] == ours.experts[:count].tolist()

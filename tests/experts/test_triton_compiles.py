@@ -9,10 +9,10 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("interpreted kernels do not compile", allow_module_level=True)
 
-from benchmarks.gpu_kernels import SHARED, compiled, feature_gates, mixtures, products
+from benchmarks.gpu_kernels import SHARED, compiled, feature_gates, mixtures, pairs, products
 
 CAPABILITIES = [pytest.param(80, marks=pytest.mark.slow), 90]
-ALL = [*products(), *mixtures(), *feature_gates()]
+ALL = [*products(), *mixtures(), *feature_gates(), *pairs()]
 
 
 @pytest.mark.parametrize("one", ALL, ids=lambda one: one.name)
