@@ -219,6 +219,8 @@ class TorchxEngine:
             missing = "ended well, but its run is not complete in this folder, as this machine sees it"
             return self._failed(job, screen, missing)
         if state in ("FAILED", "CANCELLED"):
+            if job.run.complete:  # it failed as it left
+                return self._complete(job, screen)
             return self._failed(job, screen, state.lower())
         if state != job.state:
             screen.say(f"{job.label}: job {job.handle} is {state}")

@@ -101,6 +101,18 @@ def test_failed_and_lost_jobs_are_told_with_their_logs(tmp_path, monkeypatch):
     assert "lost: slurm knows no more of it (no sacct)" in told["seed 3"]
 
 
+@pytest.mark.parametrize("state", ["FAILED", "CANCELLED"])
+def test_a_job_that_fails_after_its_run_is_complete_has_not_failed(state, tmp_path):
+    config, planned = planned_sweep(tmp_path, 1)
+
+    def on_state(handle, told):
+        if told == state:
+            ended_run(planned[0], {"validation": 1.0, "test": 0.5})
+
+    failed = engine(Scheduler([["RUNNING", state]], on_state)).train(config, [("seed 0", planned[0])], Screen(False))
+    assert failed == []
+
+
 def test_a_job_of_an_earlier_command_is_followed(tmp_path):
     config, planned = planned_sweep(tmp_path, 2)
     killed = engine(Scheduler([["RUNNING", MemoryError()]]), at_once=1)
