@@ -144,7 +144,7 @@ def test_a_job_of_another_configuration_is_not_followed(tmp_path):
     changed = plan(config, [], 2, ["train.epochs=7"])
     assert [c.folder for c in changed] == [p.folder for p in planned]
     scheduler = Scheduler([["RUNNING"]])
-    with pytest.raises(UserError, match=r"job .* trains there with another configuration, and is RUNNING.* torchx cancel"):
+    with pytest.raises(UserError, match=r"job .* trains there with another configuration, and is RUNNING.*torchx cancel"):
         engine(scheduler).train(config, [(run.name, run) for run in changed], Screen(False))
     assert scheduler.submitted == []
 
