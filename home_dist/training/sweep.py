@@ -6,7 +6,6 @@ ones. Results stand in sweep.json in run.dir; SweepReport.to_json says how.
 """
 
 import itertools
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Protocol
 
 from home_dist.config import RunConfig, load_config
 from home_dist.errors import ConfigError, UserError
-from home_dist.files.json_files import write_json
+from home_dist.files.json_files import read_json, write_json
 from home_dist.insight.run_figures import RunFigures
 from home_dist.insight.settings import Setting
 from home_dist.schema import load_schema
@@ -40,12 +39,14 @@ class SweepRun:
 
     @property
     def complete(self) -> bool:
-        """Whether the run has trained with this configuration and has been evaluated on all its splits."""
+        """Whether the run has trained with this configuration and has been evaluated on all its splits. Raises ConfigError for
+        a folder whose files cannot be read."""
         evaluation = self.folder / "evaluation.json"
         if not evaluation.is_file() or load_config(self.folder / "config.toml") != self.config:
             return False
         splits = [s for s in ("validation", "test") if getattr(self.config.data, s)]
-        return all(split in json.loads(evaluation.read_text()) for split in splits)
+        tree = read_json(evaluation, "Remove it; the same command writes it anew.", ConfigError)
+        return all(split in tree for split in splits)
 
 
 class SweepFailed(UserError):
@@ -111,8 +112,12 @@ def sweep(config: Path, planned: Sequence[SweepRun], engine: SweepEngine, by: st
     failed = engine.train(config, missing, screen)
     by_settings: dict[str, dict[int, RunFigures]] = {}
     for run in planned:
-        if run.complete:
-            by_settings.setdefault(run.settings, {})[run.config.train.seed] = RunFigures.open(run.folder)
+        try:
+            if run.complete:
+                by_settings.setdefault(run.settings, {})[run.config.train.seed] = RunFigures.open(run.folder)
+        except UserError as error:
+            if not any(str(run.folder) in text for text in failed):
+                failed.append(f"{run.name} ({run.folder}): {error}")
     if by_settings:
         from home_dist.insight.sweep_report import SweepReport  # imports torch, which trains in other processes until here
 

@@ -5,6 +5,7 @@ the runs' folders: it must see them under the paths that the jobs write to. swee
 each run. A command that goes on follows a job that still waits or runs, and submits none beside it.
 """
 
+import hashlib
 import logging
 import subprocess
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import home_dist
+from home_dist.config import config_text
 from home_dist.errors import ConfigError, UserError
 from home_dist.files.json_files import read_json, write_json
 from home_dist.screen import Screen
@@ -58,6 +60,8 @@ class _Job:
     begun: float
     state: str = "SUBMITTED"
     log: str = ""
+    broken: str = ""
+    """Why its run's folder cannot be read."""
     ended: float | None = None
     """When it had succeeded without a complete run in its folder."""
 
@@ -128,6 +132,9 @@ class TorchxEngine:
                 except BaseException as error:
                     if _is_stop(error):
                         self._cancel(jobs, screen)
+                    else:
+                        for job in jobs:
+                            screen.say(f"{job.label}: job {job.handle} goes on; the same command follows it")
                     raise
         except BaseException as error:
             if _is_stop(error):
@@ -141,9 +148,10 @@ class TorchxEngine:
         """Jobs of an earlier command that wait or run still; takes their runs out of `waiting`."""
         noted, jobs = read_json(folder / JOBS_FILE, f"Remove it if no job of the sweep {folder} runs."), []
         for label, run in list(waiting):
-            handle = noted.get(str(run.folder))
-            if not isinstance(handle, str):
+            note = noted.get(str(run.folder))
+            if not isinstance(note, dict) or "job" not in note:
                 continue
+            handle = note["job"]
             try:
                 status = self._runner.status(handle)
             except Exception as error:
@@ -156,6 +164,11 @@ class TorchxEngine:
                 ) from None
             if status is None or status.is_terminal() or (status.state.name == "UNKNOWN" and self._settings.local):
                 continue
+            if note.get("configuration") != _fingerprint(run):
+                raise UserError(
+                    f"{run.folder}: job {handle} of an earlier command trains there with another configuration, and is "
+                    f"{status.state.name}. Wait for it, or cancel it (torchx cancel {handle}), then start this command again."
+                )
             waiting.remove((label, run))
             screen.say(f"{label}: job {handle} of an earlier command is {status.state.name}, followed")
             now = time.monotonic()
@@ -187,7 +200,8 @@ class TorchxEngine:
 
     def _note(self, folder: Path, job: _Job) -> None:
         noted = read_json(folder / JOBS_FILE, "Remove it.")
-        write_json(folder / JOBS_FILE, noted | {str(job.run.folder): job.handle})
+        note = {"job": job.handle, "configuration": _fingerprint(job.run)}
+        write_json(folder / JOBS_FILE, noted | {str(job.run.folder): note})
 
     def _look(self, job: _Job, screen: Screen) -> str | None:
         """None while the job lasts, "" when its run is complete, else why it failed."""
@@ -201,7 +215,7 @@ class TorchxEngine:
             # torchx 0.7 fails at what Slurm says of a job that a person cancelled, "CANCELLED by 1000".
             status, state = None, "CANCELLED" if "CANCELLED" in str(error) else "UNKNOWN"
         if state == "UNKNOWN":
-            if job.run.complete:
+            if self._is_complete(job):
                 return self._complete(job, screen)
             if now - job.asked < _LOST_AFTER and not (gone and self._settings.local):
                 return None
@@ -211,19 +225,29 @@ class TorchxEngine:
         if status is not None and status.ui_url:
             job.log = self._log_of(job.handle, status.ui_url)
         if state == "SUCCEEDED":
-            if job.run.complete:
+            if self._is_complete(job):
                 return self._complete(job, screen)
             job.ended = job.ended or now
             if now - job.ended < (0.0 if self._settings.local else _SEEN_WITHIN):
                 return None
             missing = "ended well, but its run is not complete in this folder, as this machine sees it"
-            return self._failed(job, screen, missing)
+            return self._failed(job, screen, f"{missing}{f' ({job.broken})' if job.broken else ''}")
         if state in ("FAILED", "CANCELLED"):
+            if self._is_complete(job):  # it failed as it left
+                return self._complete(job, screen)
             return self._failed(job, screen, state.lower())
         if state != job.state:
             screen.say(f"{job.label}: job {job.handle} is {state}")
             job.state = state
         return None
+
+    def _is_complete(self, job: _Job) -> bool:
+        """A folder that cannot be read is not complete: what another machine writes may come in parts."""
+        try:
+            job.broken, complete = "", job.run.complete
+        except ConfigError as error:
+            job.broken, complete = str(error), False
+        return complete
 
     def _complete(self, job: _Job, screen: Screen) -> str:
         screen.say(f"{job.label}: complete, {time.monotonic() - job.begun:.0f} s after it was submitted or followed")
@@ -249,6 +273,11 @@ class TorchxEngine:
             folder = self._options.get("job_dir") or Path.cwd()
             return f"{folder}/slurm-{handle.rpartition('/')[2]}-train-0.out and .err"
         return f"torchx log {handle}"
+
+
+def _fingerprint(run: SweepRun) -> str:
+    """Of the run's configuration."""
+    return hashlib.sha256(config_text(run.config).encode()).hexdigest()
 
 
 def _component_file() -> Path:

@@ -80,6 +80,40 @@ def test_rows_without_a_user_have_nothing_in_common(tmp_path):
     assert report["repeated_rows"]["rows"] == len(rows) - distinct
 
 
+SHOPS = """
+log = "log/*"
+user = "user"
+time = "ms"
+utc_offset_hours = 0
+train_files = 1
+repeated = "merge"
+split = { train_days = 2, validation_days = 1, test_days = 1 }
+label = [{ name = "like", group = "a", column = "like" }]
+id = [{ column = "user", min_count = 1 }]
+past = [{ by = ["shop"], rates = ["like"] }]
+"""
+
+
+def test_rows_that_differ_in_a_key_alone_are_not_alike(tmp_path):
+    """A request shows several shops; the shop is neither an id nor in a key with the user."""
+    day, first = 86_400_000, 19_675 * 86_400_000
+    rows = [("u", first, f"shop{k}", 1) for k in range(8)] + [("u", first, "shop0", 1)]
+    rows += [("v", first + day + 1000 * k, f"shop{k}", 0) for k in range(8)]
+    rows += [("w", first + days * day, "shop0", 0) for days in (2, 3)]
+    (tmp_path / "log").mkdir()
+    columns = zip(*rows, strict=True)
+    pq.write_table(pa.table(dict(zip(["user", "ms", "shop", "like"], columns, strict=True))), tmp_path / "log" / "0.parquet")
+    (tmp_path / "log.toml").write_text(SHOPS)
+    for partitions in (1, 3, 8):
+        out = tmp_path / f"out{partitions}"
+        report = prepare_log(tmp_path / "log.toml", out, QUIET, LogOptions(partitions=partitions))
+        assert report["repeated_rows"]["rows"] == 1
+        train = pa.concat_tables([pq.read_table(p) for p in sorted((out / "train").glob("*.parquet"))])
+        count = np.expm1(train.column("stat_shop_count").to_numpy().astype(float))
+        assert sorted(np.round(count)) == [0] * 8 + [1] * 8
+        assert digest(out) == digest(tmp_path / "out1")
+
+
 VALUES = st.tuples(
     st.sampled_from(["u1", "u2", "ab"]),
     st.integers(-1, 1),

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from home_dist.errors import ConfigError
+from home_dist.errors import ConfigError, UserError
 from home_dist.screen import Screen
-from home_dist.training.sweep import plan, sweep
+from home_dist.training import sweep_jobs
+from home_dist.training.sweep import SweepFailed, plan, sweep
 from home_dist.training.sweep_jobs import JOBS_FILE, JobSettings, SweepStopped, TorchxEngine
 from tests.factory import make_config, make_data
 from tests.ranks import REPOSITORY, run, settings
@@ -101,13 +102,61 @@ def test_failed_and_lost_jobs_are_told_with_their_logs(tmp_path, monkeypatch):
     assert "lost: slurm knows no more of it (no sacct)" in told["seed 3"]
 
 
+@pytest.mark.parametrize("state", ["FAILED", "CANCELLED"])
+def test_a_job_that_fails_after_its_run_is_complete_has_not_failed(state, tmp_path):
+    config, planned = planned_sweep(tmp_path, 1)
+
+    def on_state(handle, told):
+        if told == state:
+            ended_run(planned[0], {"validation": 1.0, "test": 0.5})
+
+    failed = engine(Scheduler([["RUNNING", state]], on_state)).train(config, [("seed 0", planned[0])], Screen(False))
+    assert failed == []
+
+
+@pytest.mark.parametrize("broken", ["evaluation.json", "config.toml", "no config.toml"])
+def test_a_broken_folder_fails_its_run_alone(broken, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_jobs, "_SEEN_WITHIN", 0.01)
+    config, planned = planned_sweep(tmp_path, 2)
+
+    def on_state(handle, state):
+        if handle.endswith("1") or state != "SUCCEEDED":
+            completing(planned)(handle, state)
+        elif not planned[0].folder.exists():
+            ended_run(planned[0], {"validation": 1.0, "test": 0.5})
+            file = planned[0].folder / broken.removeprefix("no ")
+            file.unlink() if broken.startswith("no ") else file.write_text("{")
+
+    scheduler = Scheduler([["RUNNING", *["SUCCEEDED"] * 9], ["RUNNING"] * 9 + ["SUCCEEDED"]], on_state)
+    with pytest.raises(SweepFailed, match=rf"1 of 2 runs failed: seed 0 .*{broken.removeprefix('no ')}"):
+        sweep(config, planned, engine(scheduler), "auc", Screen(False))
+    assert planned[1].complete
+    with pytest.raises(ConfigError, match=broken.removeprefix("no ")):  # told before anything is trained
+        sweep(config, planned, engine(Scheduler([])), "auc", Screen(False))
+
+
+def test_a_job_of_another_configuration_is_not_followed(tmp_path):
+    config, planned = planned_sweep(tmp_path, 2)
+    killed = engine(Scheduler([["RUNNING"]]), at_once=1)
+    killed._look = lambda *_: (_ for _ in ()).throw(MemoryError())
+    with pytest.raises(MemoryError):
+        killed.train(config, [(run.name, run) for run in planned], Screen(False))
+    changed = plan(config, [], 2, ["train.epochs=7"])
+    assert [c.folder for c in changed] == [p.folder for p in planned]
+    scheduler = Scheduler([["RUNNING"]])
+    with pytest.raises(UserError, match=r"job .* trains there with another configuration, and is RUNNING.*torchx cancel"):
+        engine(scheduler).train(config, [(run.name, run) for run in changed], Screen(False))
+    assert scheduler.submitted == []
+
+
 def test_a_job_of_an_earlier_command_is_followed(tmp_path):
     config, planned = planned_sweep(tmp_path, 2)
     killed = engine(Scheduler([["RUNNING", MemoryError()]]), at_once=1)
     killed._look = lambda *_: (_ for _ in ()).throw(MemoryError())  # the command ends at once, and cancels nothing
     with pytest.raises(MemoryError):
         killed.train(config, [(p.name, p) for p in planned], Screen(False))
-    assert json.loads((tmp_path / "run" / JOBS_FILE).read_text()) == {str(planned[0].folder): "slurm://torchx/0"}
+    noted = json.loads((tmp_path / "run" / JOBS_FILE).read_text())
+    assert {folder: note["job"] for folder, note in noted.items()} == {str(planned[0].folder): "slurm://torchx/0"}
     scheduler = Scheduler([["RUNNING", "RUNNING", "SUCCEEDED"], ["SUCCEEDED"]], completing(planned))
     scheduler.submitted.append(None)  # the followed one
     sweep(config, planned, engine(scheduler), "auc", Screen(False))

@@ -71,8 +71,11 @@ class Plan:
 
     @property
     def stored_keys(self) -> tuple[str, ...]:
-        """Key columns that a user's partition needs beside [[id]]s and the user."""
-        columns = [c for p in self.spec.past if self.spec.user in p.by for c in p.by]
+        """Key columns in a user's partition beside the user: those of its own past, and those that nothing else there tells, by
+        which repeated rows are told from others."""
+        told = {s.column for s in self.spec.id if s.separator is None and not self.known.is_list(s.column)}
+        own, elsewhere = ([c for by in keys for c in by] for keys in (self.own, self.elsewhere))
+        columns = [*own, *(c for c in elsewhere if c not in told)]
         return tuple(dict.fromkeys(c for c in columns if c != self.spec.user))
 
 
