@@ -150,10 +150,10 @@ def fetch(place: str, to: Path) -> None:
         writing.unlink(missing_ok=True)
 
 
-def put(path: Path, place: str) -> None:
-    """Raises StoreError."""
+def put(path: Path, place: str) -> int:
+    """Bytes written. Raises StoreError."""
     store, target = open_store(place)
-    tried("write", place, lambda: _copy(Store(), str(path), store, target))
+    return tried("write", place, lambda: _copy(Store(), str(path), store, target))
 
 
 def put_bytes(content: bytes, place: str) -> None:
@@ -181,18 +181,41 @@ def read_bytes(place: str) -> bytes | None:
         return None
 
 
-def copy(source: str, target: str) -> None:
-    """From one place of a store to another, by the store itself where it can. Raises StoreError."""
+def copy(source: str, target: str) -> int:
+    """From one place of a store to another, by the store itself where it can. Bytes written. Raises StoreError,
+    FileNotFoundError."""
     (store, path), (to, to_path) = open_store(source), open_store(target)
-    tried("write", target, lambda: _copy(store, path, to, to_path))
+    return tried("write", target, lambda: _copy(store, path, to, to_path))
+
+
+def modified(place: str) -> float | None:
+    """When a file was written, in seconds since 1970 by the store's clock; None if there is none. Raises StoreError."""
+    store, path = open_store(place)
+    [info] = tried("look for", place, lambda: store.filesystem.get_file_info([path]))
+    return info.mtime_ns / 1e9 if info.is_file else None
+
+
+def sizes_below(place: str) -> dict[str, int]:
+    """Bytes of all files below a folder, by their names relative to it. Raises StoreError."""
+    store, path = open_store(place)
+    selector = fs.FileSelector(path, recursive=True, allow_not_found=True)
+    infos = tried("list", place, lambda: store.filesystem.get_file_info(selector))
+    return {i.path.removeprefix(path).lstrip("/"): i.size for i in infos if i.is_file}
 
 
 def names_below(place: str) -> list[str]:
     """Names of all files below a folder, relative to it, in order. Raises StoreError."""
-    store, path = open_store(place)
-    selector = fs.FileSelector(path, recursive=True, allow_not_found=True)
-    infos = tried("list", place, lambda: store.filesystem.get_file_info(selector))
-    return sorted(i.path.removeprefix(path).lstrip("/") for i in infos if i.is_file)
+    return sorted(sizes_below(place))
+
+
+def empty(place: str, keep: str) -> None:
+    """Removes all that is in a folder, but for the file of the name `keep`. Raises StoreError."""
+    names = names_below(place)
+    for folder in sorted({n.partition("/")[0] for n in names if "/" in n}):
+        remove_below(join(place, folder))
+    for name in names:
+        if "/" not in name and name != keep:
+            remove_file(join(place, name))
 
 
 def remove_below(place: str) -> None:
@@ -214,8 +237,8 @@ def beside(place: str, ending: str) -> str:
     return parent.replace(name, ending)
 
 
-def _copy(source: Store, path: str, target: Store, to: str) -> None:
-    """Raises OSError, also when the target has another size than the source afterwards."""
+def _copy(source: Store, path: str, target: Store, to: str) -> int:
+    """Bytes written. Raises OSError, also when the target has another size than the source afterwards."""
     [info] = source.filesystem.get_file_info([path])
     if not info.is_file:
         raise FileNotFoundError(path)
@@ -228,3 +251,4 @@ def _copy(source: Store, path: str, target: Store, to: str) -> None:
     [written] = target.filesystem.get_file_info([to])
     if written.size != info.size:
         raise OSError(f"{written.size} of {info.size} bytes were written")
+    return int(info.size)

@@ -52,6 +52,17 @@ def join(place: str, below: str) -> str:
     return f"{base.rstrip('/')}/{below}{mark}{options}" if below else place
 
 
+def path_of(place: str) -> str:
+    """A URL without user, options and a slash at its end: the same for all ways to write one place of a store."""
+    url = _split(place)
+    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}".rstrip("/")
+
+
+def options_of(place: str) -> str:
+    """What follows a URL's question mark; empty if there are no options."""
+    return _parted(place)[2]
+
+
 def with_parents(place: str) -> list[str]:
     """The place and the folders around it, innermost first. A URL's options stay at the end."""
     base, mark, options = _parted(place) if is_remote(place) else (place, "", "")

@@ -11,6 +11,7 @@ from pyarrow import fs
 from home_dist.errors import ConfigError, DataError
 from home_dist.files import remote
 from home_dist.files.remote import StoreError
+from home_dist.files.remote_claim import Claim
 from home_dist.prepare.generic import LogOptions, prepare_log
 from home_dist.prepare.progress import Progress
 from tests.prepare.test_engine import QUIET, digest, write
@@ -147,7 +148,7 @@ def test_errors_that_stay_leave_nothing_half_written_and_the_same_command_goes_o
         prepare_log(tmp_path / "mylog.toml", out, Progress(told.append), options)
     assert remote.names_below(bucket("out")) == []
     broken[0] = False
-    remote.put_bytes(b'{"made_by": "home_dist"}', bucket("out/.home_dist"))  # as a killed command leaves it
+    Claim(bucket("out")).write()  # as a killed command leaves it
     remote.put_bytes(b"half", bucket("out/train/part-00009.parquet"))
     prepare_log(tmp_path / "mylog.toml", out, Progress(told.append), options)
     assert any("going on in s3://" in line for line in told)
