@@ -1,8 +1,5 @@
 """Commands that write to one folder of a store: one of them ends, and nobody's files are lost or mixed."""
 
-import tempfile
-from contextlib import contextmanager
-
 import pytest
 
 from home_dist.errors import DataError
@@ -10,7 +7,7 @@ from home_dist.files import remote, remote_claim
 from home_dist.files.remote_claim import Claim, Taken
 from home_dist.files.remote_folder import refuse_existing_remote, whole_remote_folder
 from home_dist.files.whole import MARK
-from tests.s3 import credentials, server, upload
+from tests.s3 import credentials, machine, server, upload
 
 __all__ = ["credentials", "server"]
 NAMES = [f"train/part-{n}" for n in range(3)]
@@ -22,17 +19,6 @@ def out(server, credentials, tmp_path, request):
     (tmp_path / "empty").mkdir()
     upload(server, tmp_path / "empty", bucket)
     return f"s3://{bucket}/out?endpoint_override={server}&region=us-east-1"
-
-
-@contextmanager
-def machine(folder):
-    """What runs within it has locks of its own."""
-    folder.mkdir(exist_ok=True)
-    before, tempfile.tempdir = tempfile.tempdir, str(folder)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
 
 
 def write(out, text, names=NAMES):
