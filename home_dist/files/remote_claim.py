@@ -32,16 +32,17 @@ class Taken(DataError):
 
 
 class Claim:
-    """Of one folder, by one command."""
+    """Of one folder, by one command. use: what the folder is for; the mark of another use is foreign."""
 
-    def __init__(self, place: str):
-        self.place, self.owner = place, secrets.token_hex(8)
+    def __init__(self, place: str, use: str):
+        self.place, self.use, self.owner = place, use, secrets.token_hex(8)
         self._written = 0.0
 
     def write(self) -> None:
         """Raises StoreError."""
         mark = {
             "made_by": "home_dist",
+            "use": self.use,
             "owner": self.owner,
             "machine": _machine(),
             "host": socket.gethostname(),
@@ -80,9 +81,9 @@ class Claim:
 
 
 @contextmanager
-def claimed(place: str, foreign: DataError) -> Iterator[Claim]:
+def claimed(place: str, use: str, foreign: DataError) -> Iterator[Claim]:
     """Claims a folder, which is empty or was left by a killed command. The mark stays behind. foreign: error to raise when the
-    folder holds files but no mark of ours. Raises DataError when another command is at work there, StoreError."""
+    folder holds files but no mark of ours for this use. Raises DataError when another command is at work there, StoreError."""
     busy = DataError(
         f"{without_secrets(place)}: another command of this machine is at work there. Wait for it, or choose another folder."
     )
@@ -90,8 +91,8 @@ def claimed(place: str, foreign: DataError) -> Iterator[Claim]:
     lock = private_folder() / f"place-{key.hexdigest()[:16]}.lock"
     with locked(lock, busy):
         try:
-            refuse_claimed(place, foreign)
-            claim = Claim(place)
+            refuse_claimed(place, use, foreign)
+            claim = Claim(place, use)
             claim.write()
             claim.check()
             yield claim
@@ -99,15 +100,17 @@ def claimed(place: str, foreign: DataError) -> Iterator[Claim]:
             lock.unlink(missing_ok=True)
 
 
-def refuse_claimed(place: str, foreign: DataError) -> None:
-    """Raises `foreign` when the folder holds files but no mark of ours, DataError when a command of another machine is at work
-    there, StoreError."""
+def refuse_claimed(place: str, use: str, foreign: DataError) -> None:
+    """Raises `foreign` when the folder holds files but no mark of ours for this use, DataError when a command of another
+    machine is at work there, StoreError."""
     content = remote.read_bytes(join(place, MARK))
-    if content is None or not is_mark(content):
-        if content is not None or remote.sizes_below(place):
+    if content is None:
+        if remote.sizes_below(place):
             raise foreign
         return
-    mark = json.loads(content)
+    mark = json.loads(content) if is_mark(content) else {}
+    if mark.get("use") != use:
+        raise foreign
     modified = remote.modified(join(place, MARK))
     left = 0.0 if modified is None else FRESH_SECONDS - (time.time() - modified)
     if mark.get("machine") != _machine() and left > 0:

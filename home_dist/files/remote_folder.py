@@ -17,6 +17,8 @@ from home_dist.files.remote_claim import Claim, claimed, refuse_claimed
 from home_dist.files.stores import join, without_secrets
 from home_dist.files.whole import MARK
 
+_USE = "output"
+
 
 @dataclass
 class RemoteFolder:
@@ -29,7 +31,7 @@ class RemoteFolder:
 def refuse_existing_remote(out: str) -> None:
     """Raises DataError when `out` holds something but unfinished work of ours, or is being written by a command of another
     machine, and StoreError."""
-    refuse_claimed(out, _is_there(out))
+    refuse_claimed(out, _USE, _is_there(out))
 
 
 @contextmanager
@@ -40,7 +42,7 @@ def whole_remote_folder(out: str, last: str) -> Iterator[RemoteFolder]:
     with tempfile.TemporaryDirectory(prefix="home-dist-") as staging:
         folder = RemoteFolder(Path(staging))
         yield folder
-        with claimed(out, _is_there(out)) as claim:
+        with claimed(out, _USE, _is_there(out)) as claim:
             try:
                 _write(folder, claim, last)
             except BaseException:

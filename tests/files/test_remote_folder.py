@@ -83,7 +83,7 @@ def test_two_commands_at_once_are_refused(out, tmp_path, monkeypatch):
 
 def test_what_a_killed_command_left_is_overwritten(out, tmp_path, monkeypatch):
     with machine(tmp_path / "a"):
-        Claim(out).write()
+        Claim(out, "output").write()
         remote.put_bytes(b"half", remote.join(out, "train/part-9"))
         refuse_existing_remote(out)  # a command of this machine may go on at once
         with machine(tmp_path / "b"):
@@ -107,3 +107,6 @@ def test_folders_of_others_stay(out):
     with pytest.raises(DataError, match=r"is there already\. Remove it"):
         write(out, "first")
     assert content(out) == {MARK: "{}"}
+    Claim(out, "work").write()
+    with pytest.raises(DataError, match=r"is there already\. Remove it"):
+        write(out, "first")

@@ -12,7 +12,9 @@ from home_dist.errors import ConfigError, DataError
 from home_dist.files import remote
 from home_dist.files.remote import StoreError
 from home_dist.files.remote_claim import Claim
+from home_dist.prepare.engine import LocalEngine
 from home_dist.prepare.generic import LogOptions, prepare_log
+from home_dist.prepare.generic.output import output_of
 from home_dist.prepare.progress import Progress
 from tests.prepare.test_engine import QUIET, digest, write
 from tests.s3 import credentials, server, upload
@@ -148,7 +150,7 @@ def test_errors_that_stay_leave_nothing_half_written_and_the_same_command_goes_o
         prepare_log(tmp_path / "mylog.toml", out, Progress(told.append), options)
     assert remote.names_below(bucket("out")) == []
     broken[0] = False
-    Claim(bucket("out")).write()  # as a killed command leaves it
+    Claim(bucket("out"), "output").write()  # as a killed command leaves it
     remote.put_bytes(b"half", bucket("out/train/part-00009.parquet"))
     prepare_log(tmp_path / "mylog.toml", out, Progress(told.append), options)
     assert any("going on in s3://" in line for line in told)
@@ -171,6 +173,15 @@ def test_what_cannot_be_is_refused(tmp_path):
         LogOptions(work="w").checked()
     with pytest.raises(ConfigError, match="cannot be written to; give a path, or a URL"):
         prepare_log(tmp_path / "mylog.toml", "hdfs://host/out", QUIET)
+    nested = [
+        ("s3://b/p/out", "s3://b/p"),
+        ("s3://b/out", "s3://b/out/work/?region=x"),
+        ("s3://b/out/", "s3://me:abc@b/out"),
+        ("s3://b/out", "s3://b"),
+    ]
+    for out, work in nested:
+        with pytest.raises(ConfigError, match=r"^--work s3://b\S* and the output s3://b/\S+ are one folder, or one lies in"):
+            output_of(out).open_work(LogOptions(work=work), {}, LocalEngine(1), QUIET)
     with pytest.raises(DataError, match="the description holds a secret"):
         remote.remote_files("s3://b/x?secret_key=abc")
 

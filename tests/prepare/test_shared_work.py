@@ -114,7 +114,9 @@ def test_folders_of_others_stay(place):
     files = {"plan.json": b'{"fingerprint": {}, "chosen": {}, "tasks": ["my own"]}', "data/model.bin": b"x"}
     for name, content in files.items():
         remote.put_bytes(content, join(place, name))
-    with pytest.raises(DataError, match=r"is in the way: it holds files, but no .home_dist of ours. Move it away, or give"):
+    with pytest.raises(
+        DataError, match=r"is in the way: it holds files, but no .home_dist of a work folder of ours. Move it away, or give"
+    ):
         work_of(place, "first")
     assert contents(place) == files
 

@@ -48,7 +48,7 @@ class RemoteWork(Work):
         self._there: set[str] = set()
         self._open = ExitStack()
         try:
-            self._claim = self._open.enter_context(claimed(place, _in_the_way(place)))
+            self._claim = self._open.enter_context(claimed(place, "work", _in_the_way(place)))
             plan = self._plan()
             self.goes_on = plan.get("fingerprint") == wanted
             self._chosen = plan["chosen"] if self.goes_on else {}
@@ -203,5 +203,6 @@ def _root(run: str) -> Path:
 
 def _in_the_way(place: str) -> DataError:
     return DataError(
-        f"{without_secrets(place)} is in the way: it holds files, but no {MARK} of ours. Move it away, or give another --work."
+        f"{without_secrets(place)} is in the way: it holds files, but no {MARK} of a work folder of ours. Move it away, or "
+        "give another --work."
     )

@@ -10,7 +10,7 @@ from typing import Any
 from home_dist.errors import ConfigError
 from home_dist.files.remote import beside
 from home_dist.files.remote_folder import RemoteFolder, refuse_existing_remote, whole_remote_folder
-from home_dist.files.stores import is_remote, without_secrets
+from home_dist.files.stores import is_remote, path_of, without_secrets
 from home_dist.files.whole import refuse_existing, whole_folder
 from home_dist.prepare.engine import RemoteWork, Work
 from home_dist.prepare.engine.engines import Engine
@@ -32,6 +32,9 @@ class Output:
         refuse_existing_remote(self.place) if isinstance(self.place, str) else refuse_existing(self.place)
 
     def open_work(self, options: LogOptions, fingerprint: dict[str, Any], engine: Engine, progress: Progress) -> Work:
+        """Raises ConfigError when output and work folder lie in one another, else what the work folder raises."""
+        if options.work is not None and isinstance(self.place, str):
+            _refuse_nested(self.place, options.work)
         remote = options.work or (beside(self.place, ".work") if isinstance(self.place, str) else None)
         if remote is not None:
             return RemoteWork(remote, fingerprint, engine, progress)
@@ -67,6 +70,16 @@ class OpenOutput:
     def add_folder(self, path: Path) -> None:
         """Without indexes, of which each host makes its own."""
         shutil.copytree(path, self.folder / path.name, ignore=shutil.ignore_patterns("*.index", ".*"))
+
+
+def _refuse_nested(out: str, work: str) -> None:
+    """The work folder is emptied, and what is in the output is there already."""
+    inner, outer = sorted((f"{path_of(place)}/" for place in (out, work)), key=len, reverse=True)
+    if inner.startswith(outer):
+        raise ConfigError(
+            f"--work {without_secrets(work)} and the output {without_secrets(out)} are one folder, or one lies in the other. "
+            "Give a work folder of its own, or leave --work out: then it is beside the output."
+        )
 
 
 def output_of(place: Path | str) -> Output:
