@@ -4,6 +4,7 @@ The store's client tries each request again (stores.py), and each whole operatio
 is a StoreError, which names the operation and the URL.
 """
 
+import errno
 import re
 import secrets
 import time
@@ -31,6 +32,10 @@ Result = TypeVar("Result")
 
 class StoreError(DataError):
     """A store that refuses, fails or does not answer. What was prepared so far stays."""
+
+
+class Gone(DataError):
+    """A file of unfinished work that was removed while it was needed."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +120,16 @@ def _options(place: str) -> str:
 
 
 def tried(operation: str, place: str, action: Callable[[], Result]) -> Result:
-    """The action's result, after some tries. operation: a verb for the message. Raises StoreError, FileNotFoundError."""
+    """The action's result, after some tries. operation: a verb for the message. Raises StoreError, FileNotFoundError, and
+    OSError when this machine's disk is full."""
     for number in range(1, _TRIES + 1):
         try:
             return action()
         except FileNotFoundError:
             raise
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
             if number == _TRIES:
                 store, path = open_store(place)
                 reason = str(unreachable(store, path, error))
@@ -130,6 +138,14 @@ def tried(operation: str, place: str, action: Callable[[], Result]) -> Result:
                 ) from None
             time.sleep(_WAIT_SECONDS * 2 ** (number - 1))
     raise AssertionError("unreachable")
+
+
+def gone(place: str) -> Gone:
+    """The error to raise when a file of unfinished work is missing."""
+    return Gone(
+        f"{without_secrets(place)}: another command, or a rule of the bucket, removed this file while it was needed. The same "
+        "command begins anew."
+    )
 
 
 def open_ranges(place: str) -> pa.NativeFile:

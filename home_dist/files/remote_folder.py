@@ -58,7 +58,10 @@ def _write(folder: RemoteFolder, claim: Claim, last: str) -> None:
     remote.empty(out, keep=MARK)
     for place, name in folder.copies:
         claim.check()
-        written[name] = remote.copy(place, join(out, name))
+        try:
+            written[name] = remote.copy(place, join(out, name))
+        except FileNotFoundError:
+            raise remote.gone(place) from None
     paths = {str(p.relative_to(folder.staging)): p for p in sorted(folder.staging.rglob("*")) if p.is_file()}
     for name in sorted(paths, key=lambda n: n == last):
         claim.check()

@@ -169,7 +169,7 @@ def unreachable(store: Store, path: str, error: OSError) -> DataError:
     if store.local:
         return DataError(f"{where}: cannot be read: {text}. Check its permissions.")
     if "NO_SUCH_BUCKET" in text or "NoSuchBucket" in text:
-        return DataError(f"{where}: there is no bucket {bucket!r}. Correct data.path, or its endpoint_override.")
+        return DataError(f"{where}: there is no bucket {bucket!r}. Correct the URL, or its endpoint_override.")
     if any(sign in text for sign in _REFUSED):
         return DataError(
             f"{where}: the store refuses access ({text}). Give credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
@@ -181,7 +181,7 @@ def unreachable(store: Store, path: str, error: OSError) -> DataError:
             f"{where}: the store cannot be reached ({text}). Check the network, endpoint_override and proxies; it was tried "
             f"{_ATTEMPTS} times."
         )
-    return DataError(f"{where}: the store answers with an error ({text}). Check data.path and its options, such as region.")
+    return DataError(f"{where}: the store answers with an error ({text}). Check the URL and its options, such as region.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,5 +1,7 @@
 """Commands that are given one work folder of a store: one of them ends, and none reads what another one wrote."""
 
+import errno
+import socket
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -108,6 +110,15 @@ def test_a_task_that_ends_after_its_folder_was_taken_writes_nothing(place, tmp_p
         with pytest.raises(Taken):
             work.run("scan", "scan", [Task(late, 1)])
         assert contents(place) == texts
+
+
+def fill_the_disk(folder: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_of_the_machine_that_ran_the_task_is_told(place):
+    with closing(work_of(place, "first")) as work, pytest.raises(DataError, match=rf"{socket.gethostname()}: .* set TMPDIR"):
+        work.run("scan", "scan", [Task(fill_the_disk, 1)])
 
 
 def test_folders_of_others_stay(place):

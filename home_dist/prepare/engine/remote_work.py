@@ -8,6 +8,7 @@ RUN is a random name, which plan.json holds: what a command that lost the folder
 successor. The mark names the command that owns the folder (remote_claim.py), which reads it before each step.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -25,7 +26,8 @@ from typing import Any
 from home_dist.errors import DataError
 from home_dist.files import remote
 from home_dist.files.json_files import json_text
-from home_dist.files.private import private_folder
+from home_dist.files.private import no_room, private_folder
+from home_dist.files.remote import StoreError
 from home_dist.files.remote_claim import claimed, refuse_taken
 from home_dist.files.stores import join, without_secrets
 from home_dist.files.whole import MARK
@@ -102,8 +104,9 @@ class RemoteWork(Work):
             try:
                 for finished in self._engine.run(actions):
                     advance(tasks[open_[finished]].rows)
-            except (DataError, OSError):
-                self._claim.check()  # that the folder was taken says more than which file is missing
+            except (remote.Gone, OSError):
+                with suppress(StoreError):
+                    self._claim.check()  # that the folder was taken says more than which file is missing
                 raise
         self._claim.check()
         return folders
@@ -174,6 +177,14 @@ class _OnNode:
     packed: bytes
 
     def __call__(self) -> None:
+        try:
+            self._perform()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise no_room(error) from None
+            raise
+
+    def _perform(self) -> None:
         root, files = _root(self.run), join(self.place, self.run)
         below = join(files, self.stage)
         root.mkdir(parents=True, exist_ok=True)

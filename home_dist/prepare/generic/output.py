@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from home_dist.errors import ConfigError
+from home_dist.errors import ConfigError, DataError
+from home_dist.files.private import no_room
 from home_dist.files.remote import beside
 from home_dist.files.remote_folder import RemoteFolder, refuse_existing_remote, whole_remote_folder
 from home_dist.files.stores import is_remote, path_of, without_secrets
@@ -40,6 +41,16 @@ class Output:
             return RemoteWork(remote, fingerprint, engine, progress)
         return Work(Path(self.place).with_name(Path(self.place).name + ".work"), fingerprint, engine, progress)
 
+    def unwritten(self, error: OSError, options: LogOptions) -> DataError:
+        """The error to raise for one of this machine's files."""
+        if options.work is None and isinstance(self.place, Path):
+            return DataError(
+                f"{self}: cannot be written: {error}. Make room, or choose another folder; the same command then goes on."
+            )
+        if isinstance(error, FileNotFoundError):
+            return DataError(f"{self}: cannot be prepared: a file was removed meanwhile: {error}. Restore it.")
+        return no_room(error)
+
     @contextmanager
     def whole(self, work: Work) -> Iterator["OpenOutput"]:
         """The folder appears when the block ends without an error. Raises DataError, StoreError."""
@@ -60,8 +71,8 @@ class OpenOutput:
 
     def add(self, path: Path, name: str) -> None:
         """Gives a file of the work folder a name in the output. It is linked or copied, not moved: if the run is killed here,
-        the next one still finds it in the work folder."""
-        if self.remote is not None and isinstance(self.work, RemoteWork):
+        the next one still finds it in the work folder. The store copies files that this machine does not have."""
+        if self.remote is not None and isinstance(self.work, RemoteWork) and not path.exists():
             self.remote.copies.append((self.work.place_of(path), name))
             return
         (self.folder / name).parent.mkdir(exist_ok=True)
