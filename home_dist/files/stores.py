@@ -48,7 +48,7 @@ def _is_file_url(place: str) -> bool:
 
 def join(place: str, below: str) -> str:
     """The path `below` within a place. A URL's options stay at the end."""
-    base, mark, options = place.partition("?") if is_remote(place) else (place, "", "")
+    base, mark, options = _parted(place) if is_remote(place) else (place, "", "")
     return f"{base.rstrip('/')}/{below}{mark}{options}" if below else place
 
 
