@@ -28,9 +28,13 @@ class RemoteFolder:
     """Places of files of a store, and the names that they get."""
 
 
+class AlreadyThere(DataError):
+    """A folder that holds something, which is no unfinished work of ours."""
+
+
 def refuse_existing_remote(out: str) -> None:
-    """Raises DataError when `out` holds something but unfinished work of ours, or is being written by a command of another
-    machine, and StoreError."""
+    """Raises AlreadyThere when `out` holds something but unfinished work of ours, DataError when a command of another machine
+    writes there, StoreError."""
     refuse_claimed(out, _USE, _is_there(out))
 
 
@@ -87,5 +91,5 @@ def _changed(out: str, written: Mapping[str, int | None]) -> list[str]:
     return sorted((found.keys() | written.keys()) - both.keys())
 
 
-def _is_there(out: str) -> DataError:
-    return DataError(f"{without_secrets(out)} is there already. Remove it, or choose another folder to write to.")
+def _is_there(out: str) -> AlreadyThere:
+    return AlreadyThere(f"{without_secrets(out)} is there already. Remove it, or choose another folder to write to.")

@@ -7,6 +7,7 @@ import socket
 import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from pyarrow import fs
@@ -76,8 +77,12 @@ def test_s3_in_and_out(bucket, prepared, tmp_path, parts, monkeypatch):
     ]
     assert {n.partition("?")[0] for n in copied} == set(files)  # by the store, not through this machine
     again = "is there already. Remove it, or choose another folder"
-    with pytest.raises(DataError, match=rf"s3://b\d+/out\S* {again}"):
-        prepare_log(tmp_path / "mylog.toml", bucket("out"), QUIET, LogOptions())
+    for use, left in (("work", []), ("output", [".home_dist", "plan.json"])):
+        Claim(bucket("out.work"), use).write()  # as a command leaves it that was killed behind its output, and another folder
+        remote.put_bytes(b"{}", bucket("out.work/plan.json"))
+        with pytest.raises(DataError, match=rf"s3://b\d+/out\S* {again}"):
+            prepare_log(tmp_path / "mylog.toml", bucket("out"), QUIET, LogOptions())
+        assert remote.names_below(bucket("out.work")) == left
 
 
 class Unsteady(ThreadingHTTPServer):
@@ -216,6 +221,9 @@ def test_a_full_disk_of_this_machine_is_told_at_once():
 def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="--work w: a URL is needed"):
         LogOptions(work="w").checked()
+    for like in ("s3://b/out", "s3://b/out?region=x&secret_key=abc"):
+        with pytest.raises(ConfigError, match=r"^--like s3://b/out(\?region=x)?: data in a store cannot be gone on from. Copy"):
+            prepare_log(tmp_path / "mylog.toml", tmp_path / "out", QUIET, LogOptions(like=Path(like)))
     with pytest.raises(ConfigError, match="cannot be written to; give a path, or a URL"):
         prepare_log(tmp_path / "mylog.toml", "hdfs://host/out", QUIET)
     nested = [
@@ -234,3 +242,5 @@ def test_what_cannot_be_is_refused(tmp_path):
 def test_names_of_urls():
     assert remote.beside("s3://b/out/?region=x", ".work") == "s3://b/out.work?region=x"
     assert remote.beside("s3://b/out", ".work") == "s3://b/out.work"
+    assert remote.beside("s3://b/q?x/out?region=x", ".work") == "s3://b/q?x/out.work?region=x"
+    assert remote.join("s3://b/q?x", "state/a") == "s3://b/q?x/state/a"

@@ -37,6 +37,7 @@ from home_dist.prepare.engine.work import Task, Work
 from home_dist.prepare.progress import Progress
 
 _PLAN, _DONE, _GIVEN = "plan.json", ".done", "given"
+_USE = "work"
 _RUN = re.compile("[0-9a-f]{16}")
 
 
@@ -50,7 +51,7 @@ class RemoteWork(Work):
         self._there: set[str] = set()
         self._open = ExitStack()
         try:
-            self._claim = self._open.enter_context(claimed(place, "work", _in_the_way(place)))
+            self._claim = self._open.enter_context(claimed(place, _USE, _in_the_way(place)))
             plan = self._plan()
             self.goes_on = plan.get("fingerprint") == wanted
             self._chosen = plan["chosen"] if self.goes_on else {}
@@ -210,6 +211,14 @@ class _Forget:
 
 def _root(run: str) -> Path:
     return private_folder() / f"prepare-{run}"
+
+
+def remove_left(place: str) -> None:
+    """Removes a work folder of ours whose output is whole, unless a command is at work there."""
+    with suppress(DataError, OSError):
+        if remote.names_below(place):
+            with claimed(place, _USE, _in_the_way(place)):
+                remote.remove_below(place)
 
 
 def _in_the_way(place: str) -> DataError:

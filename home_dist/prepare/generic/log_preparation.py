@@ -59,7 +59,7 @@ def prepare_log(description: Path, out: Path | str, say: Say, options: LogOption
     options, progress = (options or LogOptions()).checked(), Progress.of(say)
     output = output_of(out)
     spec = load_spec(description)
-    output.refuse_existing()
+    output.refuse_existing(options)
     base = None
     if options.like is not None:
         base = Base.open(options.like)

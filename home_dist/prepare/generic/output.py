@@ -10,12 +10,13 @@ from typing import Any
 from home_dist.errors import ConfigError, DataError
 from home_dist.files.private import no_room
 from home_dist.files.remote import beside
-from home_dist.files.remote_folder import RemoteFolder, refuse_existing_remote, whole_remote_folder
+from home_dist.files.remote_folder import AlreadyThere, RemoteFolder, refuse_existing_remote, whole_remote_folder
 from home_dist.files.stores import is_remote, path_of, without_secrets
 from home_dist.files.whole import refuse_existing, whole_folder
 from home_dist.prepare.engine import RemoteWork, Work
 from home_dist.prepare.engine.engines import Engine
 from home_dist.prepare.engine.mirror import give
+from home_dist.prepare.engine.remote_work import remove_left
 from home_dist.prepare.generic.log_options import LogOptions
 from home_dist.prepare.progress import Progress
 
@@ -28,9 +29,17 @@ class Output:
     def __str__(self) -> str:
         return without_secrets(str(self.place))
 
-    def refuse_existing(self) -> None:
+    def refuse_existing(self, options: LogOptions) -> None:
         """Raises DataError when something is there."""
-        refuse_existing_remote(self.place) if isinstance(self.place, str) else refuse_existing(self.place)
+        if isinstance(self.place, Path):
+            refuse_existing(self.place)
+            return
+        try:
+            refuse_existing_remote(self.place)
+        except AlreadyThere:
+            if options.work is None:
+                remove_left(beside(self.place, ".work"))  # of a command that was killed after it had written the output
+            raise
 
     def open_work(self, options: LogOptions, fingerprint: dict[str, Any], engine: Engine, progress: Progress) -> Work:
         """Raises ConfigError when output and work folder lie in one another, else what the work folder raises."""
