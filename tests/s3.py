@@ -3,7 +3,9 @@
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import contextmanager
 
 import pytest
 from pyarrow import fs
@@ -30,6 +32,17 @@ def server():
     finally:
         process.terminate()
         process.wait(20)
+
+
+@contextmanager
+def machine(folder):
+    """What runs within it has the temporary files and the locks of another machine."""
+    folder.mkdir(exist_ok=True)
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A folder for temporary files that no other user can prepare or write into."""
 
 import os
+import socket
 import stat
 import tempfile
 from pathlib import Path
@@ -12,6 +13,14 @@ def is_private(folder: Path) -> bool:
     """Whether it is a folder, not a link, that this user owns and no one else may write into."""
     state = folder.lstat()
     return stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o022
+
+
+def no_room(error: OSError) -> DataError:
+    """The error to raise when temporary files cannot be written."""
+    return DataError(
+        f"{tempfile.gettempdir()} on {socket.gethostname()}: cannot be written: {error}. Make room there, or set TMPDIR to a "
+        "folder with room; the same command then goes on."
+    )
 
 
 def private_folder() -> Path:

@@ -4,6 +4,7 @@ The store's client tries each request again (stores.py), and each whole operatio
 is a StoreError, which names the operation and the URL.
 """
 
+import errno
 import re
 import secrets
 import time
@@ -31,6 +32,10 @@ Result = TypeVar("Result")
 
 class StoreError(DataError):
     """A store that refuses, fails or does not answer. What was prepared so far stays."""
+
+
+class Gone(DataError):
+    """A file of unfinished work that was removed while it was needed."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +120,16 @@ def _options(place: str) -> str:
 
 
 def tried(operation: str, place: str, action: Callable[[], Result]) -> Result:
-    """The action's result, after some tries. operation: a verb for the message. Raises StoreError, FileNotFoundError."""
+    """The action's result, after some tries. operation: a verb for the message. Raises StoreError, FileNotFoundError, and
+    OSError when this machine's disk is full."""
     for number in range(1, _TRIES + 1):
         try:
             return action()
         except FileNotFoundError:
             raise
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
             if number == _TRIES:
                 store, path = open_store(place)
                 reason = str(unreachable(store, path, error))
@@ -130,6 +138,14 @@ def tried(operation: str, place: str, action: Callable[[], Result]) -> Result:
                 ) from None
             time.sleep(_WAIT_SECONDS * 2 ** (number - 1))
     raise AssertionError("unreachable")
+
+
+def gone(place: str) -> Gone:
+    """The error to raise when a file of unfinished work is missing."""
+    return Gone(
+        f"{without_secrets(place)}: another command, or a rule of the bucket, removed this file while it was needed. The same "
+        "command begins anew."
+    )
 
 
 def open_ranges(place: str) -> pa.NativeFile:
@@ -150,10 +166,10 @@ def fetch(place: str, to: Path) -> None:
         writing.unlink(missing_ok=True)
 
 
-def put(path: Path, place: str) -> None:
-    """Raises StoreError."""
+def put(path: Path, place: str) -> int:
+    """Bytes written. Raises StoreError."""
     store, target = open_store(place)
-    tried("write", place, lambda: _copy(Store(), str(path), store, target))
+    return tried("write", place, lambda: _copy(Store(), str(path), store, target))
 
 
 def put_bytes(content: bytes, place: str) -> None:
@@ -181,18 +197,41 @@ def read_bytes(place: str) -> bytes | None:
         return None
 
 
-def copy(source: str, target: str) -> None:
-    """From one place of a store to another, by the store itself where it can. Raises StoreError."""
+def copy(source: str, target: str) -> int:
+    """From one place of a store to another, by the store itself where it can. Bytes written. Raises StoreError,
+    FileNotFoundError."""
     (store, path), (to, to_path) = open_store(source), open_store(target)
-    tried("write", target, lambda: _copy(store, path, to, to_path))
+    return tried("write", target, lambda: _copy(store, path, to, to_path))
+
+
+def modified(place: str) -> float | None:
+    """When a file was written, in seconds since 1970 by the store's clock; None if there is none. Raises StoreError."""
+    store, path = open_store(place)
+    [info] = tried("look for", place, lambda: store.filesystem.get_file_info([path]))
+    return info.mtime_ns / 1e9 if info.is_file else None
+
+
+def sizes_below(place: str) -> dict[str, int]:
+    """Bytes of all files below a folder, by their names relative to it. Raises StoreError."""
+    store, path = open_store(place)
+    selector = fs.FileSelector(path, recursive=True, allow_not_found=True)
+    infos = tried("list", place, lambda: store.filesystem.get_file_info(selector))
+    return {i.path.removeprefix(path).lstrip("/"): i.size for i in infos if i.is_file}
 
 
 def names_below(place: str) -> list[str]:
     """Names of all files below a folder, relative to it, in order. Raises StoreError."""
-    store, path = open_store(place)
-    selector = fs.FileSelector(path, recursive=True, allow_not_found=True)
-    infos = tried("list", place, lambda: store.filesystem.get_file_info(selector))
-    return sorted(i.path.removeprefix(path).lstrip("/") for i in infos if i.is_file)
+    return sorted(sizes_below(place))
+
+
+def empty(place: str, keep: str) -> None:
+    """Removes all that is in a folder, but for the file of the name `keep`. Raises StoreError."""
+    names = names_below(place)
+    for folder in sorted({n.partition("/")[0] for n in names if "/" in n}):
+        remove_below(join(place, folder))
+    for name in names:
+        if "/" not in name and name != keep:
+            remove_file(join(place, name))
 
 
 def remove_below(place: str) -> None:
@@ -214,8 +253,8 @@ def beside(place: str, ending: str) -> str:
     return parent.replace(name, ending)
 
 
-def _copy(source: Store, path: str, target: Store, to: str) -> None:
-    """Raises OSError, also when the target has another size than the source afterwards."""
+def _copy(source: Store, path: str, target: Store, to: str) -> int:
+    """Bytes written. Raises OSError, also when the target has another size than the source afterwards."""
     [info] = source.filesystem.get_file_info([path])
     if not info.is_file:
         raise FileNotFoundError(path)
@@ -228,3 +267,4 @@ def _copy(source: Store, path: str, target: Store, to: str) -> None:
     [written] = target.filesystem.get_file_info([to])
     if written.size != info.size:
         raise OSError(f"{written.size} of {info.size} bytes were written")
+    return int(info.size)

@@ -48,8 +48,19 @@ def _is_file_url(place: str) -> bool:
 
 def join(place: str, below: str) -> str:
     """The path `below` within a place. A URL's options stay at the end."""
-    base, mark, options = place.partition("?") if is_remote(place) else (place, "", "")
+    base, mark, options = _parted(place) if is_remote(place) else (place, "", "")
     return f"{base.rstrip('/')}/{below}{mark}{options}" if below else place
+
+
+def path_of(place: str) -> str:
+    """A URL without user, options and a slash at its end: the same for all ways to write one place of a store."""
+    url = _split(place)
+    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}".rstrip("/")
+
+
+def options_of(place: str) -> str:
+    """What follows a URL's question mark; empty if there are no options."""
+    return _parted(place)[2]
 
 
 def with_parents(place: str) -> list[str]:
@@ -158,7 +169,7 @@ def unreachable(store: Store, path: str, error: OSError) -> DataError:
     if store.local:
         return DataError(f"{where}: cannot be read: {text}. Check its permissions.")
     if "NO_SUCH_BUCKET" in text or "NoSuchBucket" in text:
-        return DataError(f"{where}: there is no bucket {bucket!r}. Correct data.path, or its endpoint_override.")
+        return DataError(f"{where}: there is no bucket {bucket!r}. Correct the URL, or its endpoint_override.")
     if any(sign in text for sign in _REFUSED):
         return DataError(
             f"{where}: the store refuses access ({text}). Give credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
@@ -170,7 +181,7 @@ def unreachable(store: Store, path: str, error: OSError) -> DataError:
             f"{where}: the store cannot be reached ({text}). Check the network, endpoint_override and proxies; it was tried "
             f"{_ATTEMPTS} times."
         )
-    return DataError(f"{where}: the store answers with an error ({text}). Check data.path and its options, such as region.")
+    return DataError(f"{where}: the store answers with an error ({text}). Check the URL and its options, such as region.")
 
 
 def _first_line(error: BaseException) -> str:

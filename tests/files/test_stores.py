@@ -76,7 +76,7 @@ def test_training_on_a_bucket_gives_what_the_folder_gives(server, credentials, t
 
 
 def test_a_missing_bucket_is_told(server, credentials):
-    with pytest.raises(DataError, match=r"s3://nowhere/data: there is no bucket 'nowhere'. Correct data.path"):
+    with pytest.raises(DataError, match=r"s3://nowhere/data: there is no bucket 'nowhere'. Correct the URL"):
         find_files(f"s3://nowhere/data?endpoint_override={server}&region=us-east-1")
 
 

@@ -1,17 +1,24 @@
 """A preparation from S3 to S3, whose workers share no disk, writes the bytes that one on a disk writes."""
 
+import errno
 import http.client
 import itertools
+import socket
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from pyarrow import fs
 
 from home_dist.errors import ConfigError, DataError
 from home_dist.files import remote
-from home_dist.files.remote import StoreError
+from home_dist.files.remote import Gone, StoreError
+from home_dist.files.remote_claim import Claim
+from home_dist.prepare.engine import LocalEngine, RemoteWork
 from home_dist.prepare.generic import LogOptions, prepare_log
+from home_dist.prepare.generic.output import output_of
 from home_dist.prepare.progress import Progress
 from tests.prepare.test_engine import QUIET, digest, write
 from tests.s3 import credentials, server, upload
@@ -55,13 +62,27 @@ def compare(out, prepared):
 
 
 @pytest.mark.parametrize("parts", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_s3_in_and_out(bucket, prepared, tmp_path, parts):
+def test_s3_in_and_out(bucket, prepared, tmp_path, parts, monkeypatch):
+    copy, copied = remote.copy, []
+    monkeypatch.setattr(
+        remote, "copy", lambda source, target: copied.append(target.partition("/out/")[2]) or copy(source, target)
+    )
     prepare_log(tmp_path / "mylog.toml", bucket("out"), QUIET, LogOptions(partitions=parts, processes=parts))
     compare(fetched(bucket, tmp_path / "out"), prepared)
     assert remote.names_below(bucket("out.work")) == []
+    files = [
+        n
+        for n in remote.names_below(bucket("out"))
+        if n.startswith(("train/", "test/", "validation/", "state/events", "state/past"))
+    ]
+    assert {n.partition("?")[0] for n in copied} == set(files)  # by the store, not through this machine
     again = "is there already. Remove it, or choose another folder"
-    with pytest.raises(DataError, match=rf"s3://b\d+/out\S* {again}"):
-        prepare_log(tmp_path / "mylog.toml", bucket("out"), QUIET, LogOptions())
+    for use, left in (("work", []), ("output", [".home_dist", "plan.json"])):
+        Claim(bucket("out.work"), use).write()  # as a command leaves it that was killed behind its output, and another folder
+        remote.put_bytes(b"{}", bucket("out.work/plan.json"))
+        with pytest.raises(DataError, match=rf"s3://b\d+/out\S* {again}"):
+            prepare_log(tmp_path / "mylog.toml", bucket("out"), QUIET, LogOptions())
+        assert remote.names_below(bucket("out.work")) == left
 
 
 class Unsteady(ThreadingHTTPServer):
@@ -147,7 +168,7 @@ def test_errors_that_stay_leave_nothing_half_written_and_the_same_command_goes_o
         prepare_log(tmp_path / "mylog.toml", out, Progress(told.append), options)
     assert remote.names_below(bucket("out")) == []
     broken[0] = False
-    remote.put_bytes(b'{"made_by": "home_dist"}', bucket("out/.home_dist"))  # as a killed command leaves it
+    Claim(bucket("out"), "output").write()  # as a killed command leaves it
     remote.put_bytes(b"half", bucket("out/train/part-00009.parquet"))
     prepare_log(tmp_path / "mylog.toml", out, Progress(told.append), options)
     assert any("going on in s3://" in line for line in told)
@@ -165,11 +186,55 @@ def test_an_error_while_the_log_is_read_names_the_file(server, bucket, tmp_path)
     unsteady.shutdown()
 
 
+def test_work_whose_files_were_removed_is_begun_anew(bucket, tmp_path, monkeypatch):
+    def removing(self, stage, *rest):
+        if stage == "gather":
+            remote.remove_below(remote.join(self._files, "scan/00000"))
+        return run(self, stage, *rest)
+
+    run = RemoteWork.run
+    monkeypatch.setattr(RemoteWork, "run", removing)
+    gone = r"/out.work/\w+/scan/00000/\S+: another command, or a rule of the bucket, removed .* The same command begins anew"
+    with pytest.raises(Gone, match=gone):
+        prepare_log(tmp_path / "mylog.toml", bucket("out"), QUIET, LogOptions(partitions=1))
+    assert remote.names_below(bucket("out.work")) == []
+
+
+def test_a_full_disk_of_this_machine_is_told_at_once():
+    tries = []
+
+    def full():
+        tries.append(1)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        remote.tried("fetch", "s3://b/x", full)
+    assert len(tries) == 1
+    told = str(output_of("s3://b/out").unwritten(raised.value, LogOptions()))
+    assert "s3://" not in told
+    assert f"{tempfile.gettempdir()} on {socket.gethostname()}: cannot be written" in told
+    missing = FileNotFoundError(errno.ENOENT, "Path does not exist 'b/data/1.parquet'")
+    assert "a file was removed meanwhile" in str(output_of("s3://b/out").unwritten(missing, LogOptions()))
+    assert "Make room, or choose another folder" in str(output_of("out").unwritten(raised.value, LogOptions()))
+
+
 def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="--work w: a URL is needed"):
         LogOptions(work="w").checked()
+    for like in ("s3://b/out", "s3://b/out?region=x&secret_key=abc"):
+        with pytest.raises(ConfigError, match=r"^--like s3://b/out(\?region=x)?: data in a store cannot be gone on from. Copy"):
+            prepare_log(tmp_path / "mylog.toml", tmp_path / "out", QUIET, LogOptions(like=Path(like)))
     with pytest.raises(ConfigError, match="cannot be written to; give a path, or a URL"):
         prepare_log(tmp_path / "mylog.toml", "hdfs://host/out", QUIET)
+    nested = [
+        ("s3://b/p/out", "s3://b/p"),
+        ("s3://b/out", "s3://b/out/work/?region=x"),
+        ("s3://b/out/", "s3://me:abc@b/out"),
+        ("s3://b/out", "s3://b"),
+    ]
+    for out, work in nested:
+        with pytest.raises(ConfigError, match=r"^--work s3://b\S* and the output s3://b/\S+ are one folder, or one lies in"):
+            output_of(out).open_work(LogOptions(work=work), {}, LocalEngine(1), QUIET)
     with pytest.raises(DataError, match="the description holds a secret"):
         remote.remote_files("s3://b/x?secret_key=abc")
 
@@ -177,3 +242,5 @@ def test_what_cannot_be_is_refused(tmp_path):
 def test_names_of_urls():
     assert remote.beside("s3://b/out/?region=x", ".work") == "s3://b/out.work?region=x"
     assert remote.beside("s3://b/out", ".work") == "s3://b/out.work"
+    assert remote.beside("s3://b/q?x/out?region=x", ".work") == "s3://b/q?x/out.work?region=x"
+    assert remote.join("s3://b/q?x", "state/a") == "s3://b/q?x/state/a"

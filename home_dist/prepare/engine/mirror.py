@@ -49,15 +49,20 @@ def on_node(relative: str) -> Path:
 
 
 def here(path: Path) -> Path:
-    """The path, after the whole file has been fetched if it was not there. Raises StoreError."""
+    """The path, after the whole file has been fetched if it was not there. Raises Gone, StoreError."""
     if _is_away(path):
-        remote.fetch(_place(path), path)
+        _fetch(path, path)
     return path
 
 
 def opened(path: Path) -> pa.NativeFile:
-    """The file for reading of ranges: mapped if it is there, else from the store. Raises StoreError."""
-    return remote.open_ranges(_place(path)) if _is_away(path) else pa.memory_map(str(path))
+    """The file for reading of ranges: mapped if it is there, else from the store. Raises Gone, StoreError."""
+    if not _is_away(path):
+        return pa.memory_map(str(path))
+    try:
+        return remote.open_ranges(_place(path))
+    except FileNotFoundError:
+        raise remote.gone(_place(path)) from None
 
 
 def left_in(folder: Path, pattern: str) -> list[Path]:
@@ -68,9 +73,9 @@ def left_in(folder: Path, pattern: str) -> list[Path]:
 
 
 def give(path: Path, to: Path) -> None:
-    """Makes `to` a link to the file, or a copy where no link is possible. Raises StoreError, OSError."""
+    """Makes `to` a link to the file, or a copy where no link is possible. Raises Gone, StoreError, OSError."""
     if _is_away(path):
-        remote.fetch(_place(path), to)
+        _fetch(path, to)
         return
     try:
         to.hardlink_to(path)
@@ -94,6 +99,13 @@ def stream(path: remote.SourceFile) -> Path | pa.NativeFile:
 
 def _is_away(path: Path) -> bool:
     return _mirror is not None and path.is_relative_to(_mirror.root) and not path.exists()
+
+
+def _fetch(path: Path, to: Path) -> None:
+    try:
+        remote.fetch(_place(path), to)
+    except FileNotFoundError:
+        raise remote.gone(_place(path)) from None
 
 
 def _place(path: Path) -> str:

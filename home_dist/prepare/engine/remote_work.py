@@ -1,14 +1,20 @@
 """A work folder in an object store, for workers that share no disk.
 
-A task runs on a folder of its own machine. Its files are put below STAGE/NUMBER/ of the work folder, and then
-STAGE/NUMBER.done, which says that they are whole. A task that runs twice writes the same bytes. Its arguments name files by
+A task runs on a folder of its own machine. Its files are put below RUN/STAGE/NUMBER/ of the work folder, and then
+RUN/STAGE/NUMBER.done, which says that they are whole. A task that runs twice writes the same bytes. Its arguments name files by
 paths below the root of the mirror, which each machine has for itself: readers fetch what they need (mirror.py).
+
+RUN is a random name, which plan.json holds: what a command that lost the folder still writes is never taken for that of its
+successor. The mark names the command that owns the folder (remote_claim.py), which reads it before each step.
 """
 
+import errno
 import hashlib
 import io
 import json
 import pickle
+import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -20,99 +26,114 @@ from typing import Any
 from home_dist.errors import DataError
 from home_dist.files import remote
 from home_dist.files.json_files import json_text
-from home_dist.files.lock import locked
-from home_dist.files.private import private_folder
+from home_dist.files.private import no_room, private_folder
+from home_dist.files.remote import StoreError
+from home_dist.files.remote_claim import claimed, refuse_taken
 from home_dist.files.stores import join, without_secrets
-from home_dist.files.whole import MARK, mark_folder, refuse_foreign
+from home_dist.files.whole import MARK
 from home_dist.prepare.engine.engines import Engine
 from home_dist.prepare.engine.mirror import Mirror, mirrored, on_node
 from home_dist.prepare.engine.work import Task, Work
 from home_dist.prepare.progress import Progress
 
 _PLAN, _DONE, _GIVEN = "plan.json", ".done", "given"
+_USE = "work"
+_RUN = re.compile("[0-9a-f]{16}")
 
 
 class RemoteWork(Work):
     def __init__(self, place: str, fingerprint: dict[str, Any], engine: Engine, progress: Progress):
-        """place: URL of the work folder. The rest as Work has it. Raises StoreError."""
+        """place: URL of the work folder. The rest as Work has it. Raises DataError while another command works in the folder,
+        and if it holds something that home_dist did not make, StoreError."""
         wanted = json.loads(json_text(fingerprint))
-        self.place, self._engine, self.progress, self._fingerprint = place, engine, progress, wanted
-        self._key = hashlib.sha256(json_text([without_secrets(place), wanted]).encode()).hexdigest()[:16]
+        self._place, self._engine, self.progress, self._fingerprint = place, engine, progress, wanted
         self._stages: set[str] = set()
         self._there: set[str] = set()
-        plan = self._plan()
-        self.goes_on = plan.get("fingerprint") == wanted
-        self._chosen = plan.get("chosen", {}) if self.goes_on else {}
-        self.folder = _root(self._key)
-        refuse_foreign(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        mark_folder(self.folder, self.folder)
-        self._lock = ExitStack()
-        busy = DataError(f"{without_secrets(place)}: another run of this machine is at work there. Wait for it.")
-        self._lock.enter_context(locked(self.folder / MARK, busy))
-        self._lock.enter_context(mirrored(Mirror(self.folder, place)))
-        for path in self.folder.iterdir():  # it may be of an interrupted run; what is needed is fetched again
-            if path.name != MARK:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if not self.goes_on:
-            remote.remove_below(place)
-        self._save()
+        self._open = ExitStack()
+        try:
+            self._claim = self._open.enter_context(claimed(place, _USE, _in_the_way(place)))
+            plan = self._plan()
+            self.goes_on = plan.get("fingerprint") == wanted
+            self._chosen = plan["chosen"] if self.goes_on else {}
+            self._run = plan["run"] if self.goes_on else secrets.token_hex(8)
+            self._files = join(place, self._run)
+            self.folder = _root(self._run)
+            shutil.rmtree(self.folder, ignore_errors=True)  # of an interrupted run; what is needed is fetched again
+            self.folder.mkdir(parents=True)
+            self._open.enter_context(mirrored(Mirror(self.folder, self._files)))
+            if not self.goes_on:
+                remote.empty(place, keep=MARK)
+                if plan:
+                    engine.everywhere(_Forget(plan["run"]))
+            self._save()
+            self._refreshed = self._open.enter_context(ExitStack())
+            self._refreshed.enter_context(self._claim.refreshed())
+        except BaseException:
+            self._open.close()
+            raise
 
     def __str__(self) -> str:
-        return without_secrets(self.place)
+        return without_secrets(self._place)
 
     def _plan(self) -> dict[str, Any]:
-        """Raises DataError when something is there that home_dist did not make."""
-        content = remote.read_bytes(join(self.place, _PLAN))
-        if content is None:
-            if remote.names_below(self.place):
-                raise DataError(
-                    f"{without_secrets(self.place)} is in the way: it holds files, but no {_PLAN} of ours. Move it away, or "
-                    "give another --work."
-                )
-            return {}
+        """Empty if there is no readable one."""
         try:
-            tree = json.loads(content)
+            tree = json.loads(remote.read_bytes(join(self._place, _PLAN)) or b"{}")
         except ValueError:
             return {}
-        return tree if isinstance(tree, dict) and isinstance(tree.get("chosen"), dict) else {}
+        whole = isinstance(tree, dict) and isinstance(tree.get("chosen"), dict) and _RUN.fullmatch(str(tree.get("run")))
+        return tree if whole else {}
 
     def _save(self) -> None:
-        tree = {"fingerprint": self._fingerprint, "chosen": self._chosen}
-        remote.put_bytes(json_text(tree).encode(), join(self.place, _PLAN))
+        tree = {"fingerprint": self._fingerprint, "chosen": self._chosen, "run": self._run}
+        self._claim.check()
+        remote.put_bytes(json_text(tree).encode(), join(self._place, _PLAN))
 
     def run(self, stage: str, title: str, tasks: Sequence[Task], unit: str = "rows") -> list[Path]:
+        self._claim.check()
         self._stages.add(stage)
         folders = [self.folder / stage / f"{number:05d}" for number in range(len(tasks))]
-        below = join(self.place, stage)
+        below = join(self._files, stage)
         done = {n.removesuffix(_DONE) for n in remote.names_below(below) if n.endswith(_DONE)} if self.goes_on else set()
         open_ = [n for n, f in enumerate(folders) if f.name not in done]
         finished_rows = sum(t.rows for t in tasks) - sum(tasks[n].rows for n in open_)
-        actions = [_OnNode(self._key, self.place, stage, folders[n].name, self._packed(tasks[n].action)) for n in open_]
+        actions = [
+            _OnNode(self._place, self._claim.owner, self._run, stage, folders[n].name, self._packed(tasks[n].action))
+            for n in open_
+        ]
         with self.progress.step(title, sum(t.rows for t in tasks), finished_rows, unit) as advance:
-            for finished in self._engine.run(actions):
-                advance(tasks[open_[finished]].rows)
+            try:
+                for finished in self._engine.run(actions):
+                    advance(tasks[open_[finished]].rows)
+            except (remote.Gone, OSError):
+                with suppress(StoreError):
+                    self._claim.check()  # that the folder was taken says more than which file is missing
+                raise
+        self._claim.check()
         return folders
 
     def place_of(self, path: Path) -> str:
         """URL of a file of the work folder."""
-        return Mirror(self.folder, self.place).place_of(path)
+        return Mirror(self.folder, self._files).place_of(path)
 
     def drop(self, stage: str) -> None:
-        below = join(self.place, stage)
+        self._claim.check()
+        below = join(self._files, stage)
         for name in remote.names_below(below):
             if name.endswith(".arrow"):
                 remote.remove_file(join(below, name))
 
     def remove(self) -> None:
+        self._refreshed.close()  # first, so that the mark is not written again
         with suppress(DataError):
-            remote.remove_below(self.place)
-        self._engine.everywhere(_Forget(self._key))
+            if self._claim.is_own():
+                remote.remove_below(self._place)
+        self._engine.everywhere(_Forget(self._run))
         with suppress(OSError):
             shutil.rmtree(self.folder)
 
     def close(self) -> None:
-        self._lock.close()
+        self._open.close()
 
     def _packed(self, action: Callable[[Path], None]) -> bytes:
         buffer = io.BytesIO()
@@ -128,7 +149,8 @@ class RemoteWork(Work):
         else:
             name = f"{_GIVEN}/{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}/{path.name}"
         if name not in self._there:
-            remote.put(path, join(self.place, name))
+            self._claim.check()
+            remote.put(path, join(self._files, name))
             self._there.add(name)
         return name
 
@@ -148,22 +170,32 @@ class _Packer(pickle.Pickler):
 class _OnNode:
     """Runs a task on a folder of this machine, and puts its files into the work folder."""
 
-    key: str
     place: str
+    owner: str
+    run: str
     stage: str
     name: str
     packed: bytes
 
     def __call__(self) -> None:
-        root, below = _root(self.key), join(self.place, self.stage)
+        try:
+            self._perform()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise no_room(error) from None
+            raise
+
+    def _perform(self) -> None:
+        root, files = _root(self.run), join(self.place, self.run)
+        below = join(files, self.stage)
         root.mkdir(parents=True, exist_ok=True)
-        if not (root / MARK).exists():
-            mark_folder(root, root)
-        with mirrored(Mirror(root, self.place)), tempfile.TemporaryDirectory(dir=root, prefix="task-") as folder:
+        with mirrored(Mirror(root, files)), tempfile.TemporaryDirectory(dir=root, prefix="task-") as folder:
             pickle.loads(self.packed)(Path(folder))
             paths = sorted(p for p in Path(folder).rglob("*") if p.is_file())
+            refuse_taken(self.place, self.owner)
             for path in paths:
                 remote.put(path, join(below, f"{self.name}/{path.relative_to(folder).as_posix()}"))
+        refuse_taken(self.place, self.owner)
         remote.put_bytes(json_text([p.name for p in paths]).encode(), join(below, self.name + _DONE))
 
 
@@ -171,11 +203,26 @@ class _OnNode:
 class _Forget:
     """Removes what a machine holds of a work folder."""
 
-    key: str
+    run: str
 
     def __call__(self) -> None:
-        shutil.rmtree(_root(self.key), ignore_errors=True)
+        shutil.rmtree(_root(self.run), ignore_errors=True)
 
 
-def _root(key: str) -> Path:
-    return private_folder() / f"prepare-{key}"
+def _root(run: str) -> Path:
+    return private_folder() / f"prepare-{run}"
+
+
+def remove_left(place: str) -> None:
+    """Removes a work folder of ours whose output is whole, unless a command is at work there."""
+    with suppress(DataError, OSError):
+        if remote.names_below(place):
+            with claimed(place, _USE, _in_the_way(place)):
+                remote.remove_below(place)
+
+
+def _in_the_way(place: str) -> DataError:
+    return DataError(
+        f"{without_secrets(place)} is in the way: it holds files, but no {MARK} of a work folder of ours. Move it away, or "
+        "give another --work."
+    )

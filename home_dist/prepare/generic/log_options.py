@@ -1,11 +1,14 @@
 """What a preparation is asked for, beside the log's description."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from home_dist.errors import ConfigError
-from home_dist.files.stores import is_remote
+from home_dist.files.stores import is_remote, without_secrets
 from home_dist.prepare.memory import MEMORY_BYTES
+
+_URL = re.compile("^(s3|gs|gcs|hdfs|viewfs):/+")  # a Path has lost the second slash
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,13 @@ class LogOptions:
         alone = [n for n in ("whole", "anew", "allow_gap", "skip_late") if getattr(self, n)]
         if self.like is None and alone:
             raise ConfigError(f"--{alone[0].replace('_', '-')} is for --like alone")
+        url = _URL.match(str(self.like))
+        if url is not None:
+            place = without_secrets(f"{url[1]}://{str(self.like)[url.end() :]}")
+            raise ConfigError(
+                f"--like {place}: data in a store cannot be gone on from. Copy it to a folder of this machine, with its "
+                "state/, and give that."
+            )
         if self.whole and self.allow_gap:
             raise ConfigError("--whole reads the log from its begin: leave --allow-gap out")
         if self.hold_out is not None and not 0 <= self.hold_out < 1:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from home_dist import __version__
 from home_dist.errors import ConfigError, DataError, UserError
 from home_dist.files.json_files import read_json, write_json
-from home_dist.files.remote import StoreError
+from home_dist.files.remote import Gone, StoreError
 from home_dist.prepare.boundaries import Counted
 from home_dist.prepare.counts import LeftOut, Told, make_report
 from home_dist.prepare.days import DAY_MS, SPLITS, Days, day_name
@@ -41,7 +41,7 @@ from home_dist.prepare.generic.log_inputs import FoundFiles, LogInputs, named_in
 from home_dist.prepare.generic.log_options import LogOptions
 from home_dist.prepare.generic.log_plan import CELLS, FILE_BITS, Plan
 from home_dist.prepare.generic.log_spec import LogSpec, load_spec
-from home_dist.prepare.generic.output import Output, output_of
+from home_dist.prepare.generic.output import OpenOutput, Output, output_of
 from home_dist.prepare.generic.partition import REPEATED_FILE, SEEN_FILE, gather
 from home_dist.prepare.generic.sizes import chunk_rows, partitions, piece_rows
 from home_dist.prepare.generic.state import Base, write_state
@@ -59,7 +59,7 @@ def prepare_log(description: Path, out: Path | str, say: Say, options: LogOption
     options, progress = (options or LogOptions()).checked(), Progress.of(say)
     output = output_of(out)
     spec = load_spec(description)
-    output.refuse_existing()
+    output.refuse_existing(options)
     base = None
     if options.like is not None:
         base = Base.open(options.like)
@@ -77,13 +77,15 @@ def prepare_log(description: Path, out: Path | str, say: Say, options: LogOption
         with closing(output.open_work(options, fingerprint, engine, progress)) as work:
             if work.goes_on:
                 progress(f"going on in {work}, which an earlier run of the same description left")
-            report = _Preparation(spec, description.parent, work, options, engine.processes, base).all(sources, output)
+            try:
+                report = _Preparation(spec, description.parent, work, options, engine.processes, base).all(sources, output)
+            except Gone:
+                work.remove()  # else the next run takes the rest for whole
+                raise
             work.remove()
             return report
     except OSError as error:
-        raise DataError(
-            f"{output}: cannot be written: {error}. Make room, or choose another folder; the same command then goes on."
-        ) from None
+        raise output.unwritten(error, options) from None
     finally:
         engine.close()
 
@@ -287,7 +289,7 @@ class _Preparation:
             opened.add_folder(self.work.folder / "vocabularies")
             save_schema(schema, opened.folder / "schema.toml")
             if self.options.leave_state:
-                self._leave(log, made, opened.folder)
+                self._leave(log, made, opened)
             write_json(opened.folder / "report.json", report)
         return report
 
@@ -347,8 +349,8 @@ class _Preparation:
             report["vocabularies_grown"] = {n: vars(g) for n, g in fitted.grown.items()}
         return report
 
-    def _leave(self, log: _Scanned, made: _Made, folder: Path) -> None:
-        """Writes folder/state."""
+    def _leave(self, log: _Scanned, made: _Made, opened: OpenOutput) -> None:
+        """Writes the state of the output."""
         files = earlier.left_files(log.plan, self.work.folder, made.gathered, made.encoded)
         files |= {state.rare_file(n): path for n, path in enumerate(made.fitted.rare)}
         read = read_by_file(log.chunks, log.folders, self._named(log.inputs), log.days.end)
@@ -356,4 +358,4 @@ class _Preparation:
         there = {self._short(str(path)) for path in log.sources.every}
         everyone = finish.everyone(log.plan, made.gathered, self._everyone_before())
         record = earlier.record_of(log.plan, made.fitted, read, before, everyone, there)
-        write_state(folder, record, files)
+        write_state(opened.folder, record, files, opened.add)

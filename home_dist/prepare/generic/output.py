@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from home_dist.errors import ConfigError
+from home_dist.errors import ConfigError, DataError
+from home_dist.files.private import no_room
 from home_dist.files.remote import beside
-from home_dist.files.remote_folder import RemoteFolder, refuse_existing_remote, whole_remote_folder
-from home_dist.files.stores import is_remote, without_secrets
+from home_dist.files.remote_folder import AlreadyThere, RemoteFolder, refuse_existing_remote, whole_remote_folder
+from home_dist.files.stores import is_remote, path_of, without_secrets
 from home_dist.files.whole import refuse_existing, whole_folder
 from home_dist.prepare.engine import RemoteWork, Work
 from home_dist.prepare.engine.engines import Engine
 from home_dist.prepare.engine.mirror import give
+from home_dist.prepare.engine.remote_work import remove_left
 from home_dist.prepare.generic.log_options import LogOptions
 from home_dist.prepare.progress import Progress
 
@@ -27,15 +29,36 @@ class Output:
     def __str__(self) -> str:
         return without_secrets(str(self.place))
 
-    def refuse_existing(self) -> None:
+    def refuse_existing(self, options: LogOptions) -> None:
         """Raises DataError when something is there."""
-        refuse_existing_remote(self.place) if isinstance(self.place, str) else refuse_existing(self.place)
+        if isinstance(self.place, Path):
+            refuse_existing(self.place)
+            return
+        try:
+            refuse_existing_remote(self.place)
+        except AlreadyThere:
+            if options.work is None:
+                remove_left(beside(self.place, ".work"))  # of a command that was killed after it had written the output
+            raise
 
     def open_work(self, options: LogOptions, fingerprint: dict[str, Any], engine: Engine, progress: Progress) -> Work:
+        """Raises ConfigError when output and work folder lie in one another, else what the work folder raises."""
+        if options.work is not None and isinstance(self.place, str):
+            _refuse_nested(self.place, options.work)
         remote = options.work or (beside(self.place, ".work") if isinstance(self.place, str) else None)
         if remote is not None:
             return RemoteWork(remote, fingerprint, engine, progress)
         return Work(Path(self.place).with_name(Path(self.place).name + ".work"), fingerprint, engine, progress)
+
+    def unwritten(self, error: OSError, options: LogOptions) -> DataError:
+        """The error to raise for one of this machine's files."""
+        if options.work is None and isinstance(self.place, Path):
+            return DataError(
+                f"{self}: cannot be written: {error}. Make room, or choose another folder; the same command then goes on."
+            )
+        if isinstance(error, FileNotFoundError):
+            return DataError(f"{self}: cannot be prepared: a file was removed meanwhile: {error}. Restore it.")
+        return no_room(error)
 
     @contextmanager
     def whole(self, work: Work) -> Iterator["OpenOutput"]:
@@ -57,8 +80,8 @@ class OpenOutput:
 
     def add(self, path: Path, name: str) -> None:
         """Gives a file of the work folder a name in the output. It is linked or copied, not moved: if the run is killed here,
-        the next one still finds it in the work folder."""
-        if self.remote is not None and isinstance(self.work, RemoteWork):
+        the next one still finds it in the work folder. The store copies files that this machine does not have."""
+        if self.remote is not None and isinstance(self.work, RemoteWork) and not path.exists():
             self.remote.copies.append((self.work.place_of(path), name))
             return
         (self.folder / name).parent.mkdir(exist_ok=True)
@@ -67,6 +90,16 @@ class OpenOutput:
     def add_folder(self, path: Path) -> None:
         """Without indexes, of which each host makes its own."""
         shutil.copytree(path, self.folder / path.name, ignore=shutil.ignore_patterns("*.index", ".*"))
+
+
+def _refuse_nested(out: str, work: str) -> None:
+    """The work folder is emptied, and what is in the output is there already."""
+    inner, outer = sorted((f"{path_of(place)}/" for place in (out, work)), key=len, reverse=True)
+    if inner.startswith(outer):
+        raise ConfigError(
+            f"--work {without_secrets(work)} and the output {without_secrets(out)} are one folder, or one lies in the other. "
+            "Give a work folder of its own, or leave --work out: then it is beside the output."
+        )
 
 
 def output_of(place: Path | str) -> Output:

@@ -5,7 +5,7 @@ state.json is written last and holds size and SHA-256 of the other files. Nothin
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +18,14 @@ from home_dist.errors import ConfigError, DataError, problem_lines
 from home_dist.files.json_files import read_json, write_json
 from home_dist.ids.keys import KeyType
 from home_dist.ids.vocabulary import file_sha256
-from home_dist.prepare.engine.mirror import give
+from home_dist.prepare.engine.mirror import opened
 from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.schema import Schema, TableSpec, load_schema
 from home_dist.schema.base import Sha256, Spec
 
 STATE, RECORD = "state", "state.json"
 _FORMAT = 1
+_BLOCK = 1 << 22  # bytes
 _SUM = "sha256"  # key of the checksum of all other keys
 
 
@@ -91,16 +92,25 @@ def key_sets(spec: LogSpec) -> list[tuple[str, ...]]:
     return list(dict.fromkeys(p.by for p in spec.past))
 
 
-def write_state(folder: Path, record: StateRecord, files: Mapping[str, Path]) -> None:
-    """Writes folder/state, within a data folder that is not yet in its place. files: by name, to be linked there."""
-    state = folder / STATE
-    state.mkdir()
+def write_state(folder: Path, record: StateRecord, files: Mapping[str, Path], add: Callable[[Path, str], None]) -> None:
+    """Writes folder/state, within a data folder that is not yet in its place. files: by name; `add` gives each its place there.
+    Raises Gone, StoreError, OSError."""
     entries = {}
     for name, path in files.items():
-        give(path, state / name)
-        entries[name] = StateFile(bytes=(state / name).stat().st_size, sha256=file_sha256(state / name))
+        entries[name] = _file_of(path)
+        add(path, f"{STATE}/{name}")
     tree = record.model_copy(update={"files": entries}).model_dump(mode="json")
-    write_json(state / RECORD, tree | {_SUM: _sum(tree)}, indent=None)
+    (folder / STATE).mkdir(exist_ok=True)
+    write_json(folder / STATE / RECORD, tree | {_SUM: _sum(tree)}, indent=None)
+
+
+def _file_of(path: Path) -> StateFile:
+    """Of a file that this machine need not have."""
+    digest = hashlib.sha256()
+    with opened(path) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+        return StateFile(bytes=file.tell(), sha256=digest.hexdigest())
 
 
 def _sum(tree: Mapping[str, Any]) -> str:
