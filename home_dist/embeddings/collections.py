@@ -13,6 +13,7 @@ from home_dist.embeddings.initial import Drawn, drawn_later
 from home_dist.embeddings.managed import ManagedCollisionEmbeddingCollection, managed_collection
 from home_dist.errors import ConfigError
 from home_dist.schema import IdInput, InputLayout, Table
+from home_dist.schema.layout import Place
 
 
 def bag_collection(layout: InputLayout, device: torch.device, weighted: bool = False) -> EmbeddingBagCollection | None:
@@ -36,6 +37,8 @@ def bag_collection(layout: InputLayout, device: torch.device, weighted: bool = F
 
 
 def event_collection(layout: InputLayout, device: torch.device) -> EmbeddingCollection | None:
+    """The collection of tables that are looked up id by id, if any. Raises ConfigError for tables of several widths."""
+    _check_width(layout, "event", "that a history uses, or that are pooled in several ways,")
     configs = [
         EmbeddingConfig(
             name=table.name,
@@ -51,8 +54,19 @@ def event_collection(layout: InputLayout, device: torch.device) -> EmbeddingColl
 
 
 def managed_tables(layout: InputLayout, device: torch.device, ranks: int) -> ManagedCollisionEmbeddingCollection | None:
+    _check_width(layout, "managed", "that are managed")
     users = [(table, [i.key for i in inputs]) for table, inputs in _by_table(layout.at("managed"))]
     return managed_collection(users, ranks, device)
+
+
+def _check_width(layout: InputLayout, place: Place, which: str) -> None:
+    """Raises ConfigError: TorchRec looks up ids one by one in tables of one width alone."""
+    dims = {item.table.name: item.table.dim for item in layout.at(place)}
+    if len(set(dims.values())) > 1:
+        told = ", ".join(f"{name} {dim}" for name, dim in dims.items())
+        raise ConfigError(
+            f"embedding: tables {which} have one width in TorchRec, and these several: {told}. Give them one dim."
+        )
 
 
 def _data_type(table: Table) -> DataType:

@@ -125,6 +125,11 @@ def test_a_mean_length_is_a_number_that_can_be(text):
         planning.lengths_given([text])
 
 
+def test_tables_of_histories_have_one_width(scale):
+    with pytest.raises(ConfigError, match=r"have one width in TorchRec.* video 96, author 64.* Give them one dim"):
+        planning.plan(scale("embedding.tables.video.dim=96"), machines("128xH100-80GB"), {})
+
+
 def test_a_pin_that_does_not_fit_is_named(scale):
     with pytest.raises(ConfigError, match=r"video: .* pinned table_wise: 7\d\d\.\d GB more than a device has room for"):
         planning.plan(scale("embedding.tables.video.sharding=table_wise"), machines("128xH100-80GB"), {})
