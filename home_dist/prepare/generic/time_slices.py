@@ -4,7 +4,7 @@ A slice holds the events from one moment up to another, as they were read. Keys 
 stay in memory: a hash spreads keys evenly over partitions, however often one of them occurs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from home_dist.prepare.asof import Ints
-from home_dist.prepare.engine.spill import read_part, write_parts
+from home_dist.prepare.engine.spill import batches_of, read_part, write_parts
 from home_dist.prepare.generic.log_plan import moments
 from home_dist.prepare.generic.repeated import CONTENT, later_copies
 
 CODE = "code"
 """Column of an event's key, as a number from 0 on."""
 _SAMPLES = 1024  # moments sampled per piece of rows
+_FAN_OUT = 32  # parts of a file
 _PAIR_BITS = 31  # of each of two codes that are combined to one
 
 
@@ -97,7 +98,8 @@ class TimeSlices:
         counts; rows: that are in memory at a time."""
         folder.mkdir()
         self.begins, self.keys, self._merge, self._rows = begins, KeyCodes(columns), merge, rows
-        self._folder, self._files = folder, list[Path]()
+        self._folder, self._written = folder, 0
+        self._places: list[tuple[list[Path], int]] = [([], 0)] * len(begins)  # of a slice: its files, and its batch in each
         self.read = lru_cache(maxsize=2)(self._read)
 
     def __len__(self) -> int:
@@ -109,27 +111,50 @@ class TimeSlices:
 
     def fill(self, tables: Iterable[pa.Table]) -> None:
         """tables: events with columns time and key_*; their keys are not missing."""
+        self._cut((self._coded(table) for table in self._gathered(tables)), 0, len(self))
+
+    def _gathered(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The same rows in tables of half of those that are in memory at a time, or more."""
         held: list[pa.Table] = []
         for table in tables:
             held.append(table)
             if sum(map(len, held)) >= self._rows // 2:
-                self._spill(held)
+                yield pa.concat_tables(held).combine_chunks()
                 held = []
         if held:
-            self._spill(held)
+            yield pa.concat_tables(held).combine_chunks()
 
-    def _spill(self, held: list[pa.Table]) -> None:
-        table = pa.concat_tables(held).combine_chunks()
+    def _coded(self, table: pa.Table) -> pa.Table:
         names = [n for n in table.column_names if n.startswith("key_")]
         codes = self.keys.add([table.column(n).combine_chunks() for n in names])
-        table = table.drop_columns(names).append_column(CODE, pa.array(codes))
-        path = self._folder / f"{len(self._files):05d}.arrow"
-        write_parts(path, table, self.of(moments(table)), len(self))
-        self._files.append(path)
+        return table.drop_columns(names).append_column(CODE, pa.array(codes))
+
+    def _cut(self, tables: Iterable[pa.Table], first: int, end: int) -> None:
+        """Cuts rows of the slices first .. end - 1. A file has a batch for each of at most _FAN_OUT parts: for each slice, or
+        for neighbouring slices, whose rows are then cut again. With a batch for each slice in each file, batches would grow
+        with the square of the slices."""
+        each = 1
+        while each * _FAN_OUT < end - first:
+            each *= _FAN_OUT
+        parts, files = -(-(end - first) // each), list[Path]()
+        for table in tables:
+            files.append(self._folder / f"{self._written:07d}.arrow")
+            self._written += 1
+            write_parts(files[-1], table, (self.of(moments(table)) - first) // each, parts)
+        for part in range(parts):
+            begin = first + part * each
+            if each == 1:
+                self._places[begin] = files, part
+            elif files:
+                batches = (pa.Table.from_batches([batch]) for batch in batches_of(files, part))
+                self._cut(self._gathered(batches), begin, min(begin + each, end))
+        if each > 1:
+            for file in files:
+                file.unlink()
 
     def _read(self, number: int) -> pa.Table:
         """A slice, by code and time; of one code and moment as they were read."""
-        table = read_part(self._files, number)
+        table = read_part(*self._places[number])
         if self._merge:
             row, time, content = (table.column(name).to_numpy() for name in ("row", "time", CONTENT))
             is_copy, of_log = np.zeros(len(table), np.bool_), row >= 0
