@@ -26,8 +26,10 @@ from home_dist.network import Head, Network
 from home_dist.objectives import Objectives
 from home_dist.planning.lengths import Lengths, of_footers
 from home_dist.planning.placement import model_without_memory, place
-from home_dist.planning.topology import detected
+from home_dist.planning.topology import Machines, detected
 from home_dist.training.optimizers import build_optimizer
+
+_RANKS_OF_HOST = "LOCAL_WORLD_SIZE"
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,12 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
     kernel = _of_all_ranks(kernels.choose(ranks.device, config.kernel), ranks)
     torch.manual_seed(config.train.seed)
     network = model_without_memory(inputs.schema, inputs.layout, config, ranks.world_size)
-    plan = _placed(network, inputs, ranks)
+    machines = detected(ranks)
+    plan = _placed(network, inputs, ranks, machines)
     kernel = kernels.select(network, config.kernel, ranks.device, kernel)
     network.head.features.bf16 = kernel.precision == "bf16"
     sent = codecs(exchange, ranks.device, config.train.batch_size, config.embedding.dim)
-    with drawing_nothing():
+    with drawing_nothing(), _hosts_of(machines):
         model = DistributedModelParallel(
             network,
             env=ShardingEnv.from_process_group(torch.distributed.group.WORLD),
@@ -81,13 +84,24 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
     return Built(model, build_optimizer(model, config, check), plan, kernel, check, network.head)
 
 
-def _placed(network: Network, inputs: Inputs, ranks: Ranks) -> ShardingPlan:
+@contextmanager
+def _hosts_of(machines: Machines) -> Iterator[None]:
+    """Inside the block TorchRec, which asks the environment, finds as many ranks on each host as the plan. On hosts of several
+    sizes each rank would else take its own host's, and all would wait for ever."""
+    before = os.environ.get(_RANKS_OF_HOST)
+    os.environ[_RANKS_OF_HOST] = str(machines.per_host)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_RANKS_OF_HOST]
+        else:
+            os.environ[_RANKS_OF_HOST] = before
+
+
+def _placed(network: Network, inputs: Inputs, ranks: Ranks, machines: Machines) -> ShardingPlan:
     """The plan of the first rank, which alone reads footers and measures. Raises its UserError on all ranks, such as a
     ConfigError where no plan fits."""
-    machines = detected(ranks)
-    # TorchRec asks the environment for the ranks of a host. Hosts of several sizes would answer differently, and wait for ever.
-    if ranks.local_world_size != machines.per_host:
-        os.environ["LOCAL_WORLD_SIZE"] = str(machines.per_host)
     found: list[ShardingPlan | UserError | None] = [None]
     if ranks.first:
         files = next((inputs.files[s] for s in ("train", *inputs.files) if s in inputs.files), None)

@@ -46,8 +46,7 @@ def test_a_run_places_tables_as_the_plan_says(topology, hosts, overrides, one_ra
     wanted = machines(topology, hosts)
     schema = load_schema(config.schema_path())
     layout = build_layout(schema, config)
-    monkeypatch.setattr(build, "detected", lambda _: wanted)
-    placed = build._placed(model_without_memory(schema, layout, config), Inputs(config, schema, layout, {}), one_rank)
+    placed = build._placed(model_without_memory(schema, layout, config), Inputs(config, schema, layout, {}), one_rank, wanted)
     planned = planning.plan(config, wanted, {})
     assert placed_tables(placed, layout, wanted.count) == planned.placed
     assert {s.rank for p in planned.placed for s in p.shards} == set(range(wanted.count))
@@ -58,11 +57,10 @@ def test_a_run_on_this_machine_reads_footers_as_the_plan_does(one_rank, tmp_path
     config = load_config(make_config(tmp_path, data), ["data.validation=", "data.test=", "train.batch_size=4096"])
     inputs = open_inputs(config, load_schema(config.schema_path()), ("train",))
     wanted = machines("2xCPU-32GB")
-    monkeypatch.setattr(build, "detected", lambda _: wanted)
     state, network = torch.get_rng_state(), model_without_memory(inputs.schema, inputs.layout, config)
     torch.set_rng_state(state)
     before = {n: t.clone() for n, t in network.head.state_dict().items()}
-    placed = build._placed(network, inputs, one_rank)
+    placed = build._placed(network, inputs, one_rank, wanted)
     assert torch.equal(torch.get_rng_state(), state)  # measuring the dense part changes nothing
     assert placed_tables(placed, inputs.layout, 2) == planning.plan(config, wanted, {}).placed
     after = network.head.state_dict()
