@@ -17,8 +17,19 @@ class SparseBank(ExpertBank):
     sample chose has variance 0, so that its output is its bias; one that none chose keeps its running averages.
     """
 
-    def __init__(self, experts: int, in_dim: int, hidden: Sequence[int], out_dim: int, norm: bool, dropout: float = 0.0):
+    def __init__(
+        self,
+        experts: int,
+        in_dim: int,
+        hidden: Sequence[int],
+        out_dim: int,
+        norm: bool,
+        dropout: float = 0.0,
+        per_sample: int | None = None,
+    ):
+        """per_sample: distinct experts that a sample chooses at most, by default all. Memory on a GPU is by this number."""
         super().__init__([experts], in_dim, hidden, out_dim, norm, dropout)
+        self.per_sample = min(experts, per_sample or experts)
 
     def of_chosen(
         self, x: torch.Tensor, chosen: torch.Tensor, gates: torch.Tensor, mask: torch.Tensor | None = None
@@ -35,5 +46,5 @@ class SparseBank(ExpertBank):
         if self.kernel.backend == "triton":
             from home_dist.experts.kernels import sparse_triton
 
-            return sparse_triton.mixed(*arguments)
+            return sparse_triton.mixed(*arguments, self.per_sample)
         return sparse_eager.mixed(*arguments)

@@ -90,9 +90,9 @@ class Smes(MultiTaskModel):
         if config.feature_gate:
             rank = config.feature_gate_rank
             self.feature_gate = FeatureGate(1, in_dim, config.feature_gates, rank, config.feature_gate_sigmoid)
-        self.bank = SparseBank(
-            config.experts, in_dim, config.expert_hidden, config.expert_dim, config.expert_norm, config.dropout
-        )
+        widths = in_dim, config.expert_hidden, config.expert_dim
+        per_sample = config.shared_choices + count * config.task_choices
+        self.bank = SparseBank(config.experts, *widths, config.expert_norm, config.dropout, per_sample)
         self._load: torch.Tensor | None = None
 
     def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 from home_dist.data.batch import Batch
+from home_dist.experts import SparseBank, mixture
+from home_dist.experts.kernels import Operands
+from home_dist.experts.kernels.eager import outputs
 from home_dist.layers.global_norm import GlobalBatchNorm, without_other_ranks
 from home_dist.network import Head, Network
 from home_dist.schema import IdInput, InputLayout
@@ -41,6 +45,9 @@ def probe(network: Network, layout: InputLayout, lengths: Mapping[str, float]) -
 
 
 def _probe(head: Head, layout: InputLayout, lengths: Mapping[str, float]) -> DenseCost:
+    for bank in head.modules():
+        if isinstance(bank, SparseBank):
+            bank.of_chosen = partial(_of_some, bank)  # type: ignore[method-assign]
     batch, looked_up = _batch(layout, len(head.objectives.outputs), lengths)
     parameters = {p.untyped_storage().data_ptr() for p in head.parameters()}
     kept: dict[int, int] = {}
@@ -64,6 +71,17 @@ def _probe(head: Head, layout: InputLayout, lengths: Mapping[str, float]) -> Den
         statistics=sum(2 * m.running_mean.numel() + 1 for m in norms),
         launches=launched.count,
     )
+
+
+def _of_some(
+    bank: SparseBank, x: torch.Tensor, chosen: torch.Tensor, gates: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """In place of SparseBank.of_chosen, which eager computes for all experts: the work and the memory of as many experts as a
+    sample uses at most. What is chosen here, by new routers and of equal samples, says nothing."""
+    some, whole = bank.per_sample, bank._operands()
+    operands = Operands((some,), [w[:some] for w in whole.weights], [b[:some] for b in whole.biases], None)
+    out = outputs(operands, [x], mask, "fp32", activate=False)
+    return mixture(gates.mean(2, keepdim=True).expand(-1, -1, some), torch.relu(out))
 
 
 class LaunchCount(TorchDispatchMode):

@@ -243,3 +243,19 @@ def test_some_pairs_are_those_of_the_cpu():
     ]
     assert [row for _, row in covered] == list(range(count))
     assert [e for e, _ in covered] == ours.experts[:count].tolist()
+
+
+@runs_here
+def test_some_pairs_of_few_per_sample_need_less_memory():
+    from home_dist.experts.kernels import sparse_triton
+    from home_dist.experts.kernels.triton_pairs import DevicePairs
+
+    made = SparseCase(norm=False).make(torch.float32)
+    made.chosen = made.chosen[:1].expand(4, -1, -1).contiguous()  # all tasks choose the same 3 experts
+    assert DevicePairs.of(made.chosen, 6, 3).most == 3 * 37 < DevicePairs.of(made.chosen, 6).most
+    operands = made.bank._operands()
+    found, expected = (
+        made.results(sparse_triton.mixed(operands, made.x, made.chosen, made.gates, None, "fp32", None, per_sample))
+        for per_sample in (3, None)
+    )
+    assert max(distances(found, expected).values()) < 1e-6

@@ -13,8 +13,10 @@ from home_dist.ids.managed_sets import ManagedSets
 from home_dist.planning import plan as planning
 from home_dist.planning import show
 from home_dist.planning.checkpoints import Speeds
+from home_dist.planning.placement import model_without_memory
 from home_dist.planning.probe import LaunchCount
 from home_dist.planning.topology import machines
+from home_dist.schema import build_layout, load_schema
 from tests.factory import make_config, make_data
 from tests.ranks import REPOSITORY
 
@@ -123,6 +125,18 @@ def test_ids_of_managed_tables_count(hashed):
 def test_a_mean_length_is_a_number_that_can_be(text):
     with pytest.raises(ConfigError, match=f"--mean-length {text}: write it as NAME=NUMBER.* from 0 to 1,000,000"):
         planning.lengths_given([text])
+
+
+def test_of_a_pool_the_experts_that_a_sample_uses_count(scale):
+    """16 times the experts of which as many are chosen: more parameters, but no more work than that of the routers."""
+    pool = ("model.kind=smes", "model.shared_choices=4", "model.task_choices=0")
+    found = [planning.plan(scale(*pool, f"model.experts={e}"), machines("128xH100-80GB"), {}).dense for e in (4, 64)]
+    config = scale(*pool)
+    schema = load_schema(config.schema_path())
+    width = model_without_memory(schema, build_layout(schema, config), config).head.features.width
+    assert found[1].parameters > 8 * found[0].parameters
+    assert found[1].flops - found[0].flops == 2 * 60 * 60 * width  # 60 tasks' routers, of 60 more experts
+    assert found[1].kept - found[0].kept < 60 * 60 * 4 * 4
 
 
 def test_tables_of_histories_have_one_width(scale):

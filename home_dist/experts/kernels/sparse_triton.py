@@ -36,15 +36,17 @@ def mixed(
     mask: torch.Tensor | None,
     precision: Precision,
     dropout: Dropout | None = None,
+    per_sample: int | None = None,
 ) -> torch.Tensor:
-    """x: (B, F); chosen: (K, B, M), experts; gates: (K, B, M), their weights; mask: (B,). Returns (K, B, D)."""
+    """x: (B, F); chosen: (K, B, M), experts; gates: (K, B, M), their weights; mask: (B,); per_sample: distinct experts of a
+    sample, at most. Returns (K, B, D)."""
     dtypes = {t.dtype for t in (x, gates, *operands.weights)}
     if dtypes != {torch.float32}:
         raise TypeError(f"the triton kernel takes fp32 throughout, got {', '.join(sorted(map(str, dtypes)))}")
     unfit = [w.shape[1] for w in operands.weights if w.shape[1] % WIDTH_MULTIPLE]
     if unfit:
         raise ValueError(f"the triton kernel takes widths that are multiples of {WIDTH_MULTIPLE}, got {unfit}; see select()")
-    pairs = DevicePairs.of(chosen, sum(operands.experts))
+    pairs = DevicePairs.of(chosen, sum(operands.experts), per_sample)
     weights = [padded(operands.weights[0]), *operands.weights[1:]]
     hidden_biases = operands.biases[: len(weights) - 1]
     y = _Layers.apply(pairs, precision == "bf16", padded(x), *weights, *hidden_biases)

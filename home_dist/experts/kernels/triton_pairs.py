@@ -188,11 +188,11 @@ class DevicePairs(NamedTuple):
     """(tiles,) int32: its first pair."""
 
     @staticmethod
-    def of(chosen: torch.Tensor, experts: int) -> "DevicePairs":
-        """chosen: (K, B, M) int64."""
+    def of(chosen: torch.Tensor, experts: int, per_sample: int | None = None) -> "DevicePairs":
+        """chosen: (K, B, M) int64; per_sample: distinct experts of a sample, at most."""
         tasks, samples, slots = chosen.shape
         device, total = chosen.device, chosen.numel()
-        most = samples * min(tasks * slots, experts)
+        most = samples * min(tasks * slots, experts, per_sample or experts)
         sample = torch.arange(samples, device=device).view(1, -1, 1).expand_as(chosen)
         keys, order = (chosen * samples + sample).flatten().sort(stable=True)
         first = torch.ones_like(keys, dtype=torch.bool)
