@@ -45,9 +45,9 @@ def probe(network: Network, layout: InputLayout, lengths: Mapping[str, float]) -
 
 
 def _probe(head: Head, layout: InputLayout, lengths: Mapping[str, float]) -> DenseCost:
-    for bank in head.modules():
-        if isinstance(bank, SparseBank):
-            bank.of_chosen = partial(_of_some, bank)  # type: ignore[method-assign]
+    pools = [m for m in head.modules() if isinstance(m, SparseBank)]
+    for bank in pools:
+        bank.of_chosen = partial(_of_some, bank)  # type: ignore[method-assign]
     batch, looked_up = _batch(layout, len(head.objectives.outputs), lengths)
     parameters = {p.untyped_storage().data_ptr() for p in head.parameters()}
     kept: dict[int, int] = {}
@@ -63,6 +63,8 @@ def _probe(head: Head, layout: InputLayout, lengths: Mapping[str, float]) -> Den
     with LaunchCount() as launched:
         loss, _ = head(batch, *looked_up)
         loss.backward()
+    for bank in pools:
+        del bank.of_chosen  # which holds the bank that holds it
     norms = [m for m in head.modules() if isinstance(m, GlobalBatchNorm)]
     return DenseCost(
         parameters=sum(p.numel() for p in head.parameters()),

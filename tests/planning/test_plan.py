@@ -1,5 +1,6 @@
 """`home-dist plan` on devices that are not there."""
 
+import gc
 import json
 import re
 
@@ -66,6 +67,7 @@ def test_what_does_not_fit_is_told_with_what_would_do(scale):
 
 
 def refusal(config, topology) -> str:
+    gc.collect()  # the network of the plan before, which its error's traceback may hold in a cycle
     try:
         planning.plan(config, machines(topology), {})
     except ConfigError as error:
@@ -128,15 +130,15 @@ def test_a_mean_length_is_a_number_that_can_be(text):
 
 
 def test_of_a_pool_the_experts_that_a_sample_uses_count(scale):
-    """16 times the experts of which as many are chosen: more parameters, but no more work than that of the routers."""
+    """4 times the experts of which as many are chosen: more parameters, but no more work than that of the routers."""
     pool = ("model.kind=smes", "model.shared_choices=4", "model.task_choices=0")
-    found = [planning.plan(scale(*pool, f"model.experts={e}"), machines("128xH100-80GB"), {}).dense for e in (4, 64)]
+    found = [planning.plan(scale(*pool, f"model.experts={e}"), machines("128xH100-80GB"), {}).dense for e in (4, 16)]
     config = scale(*pool)
     schema = load_schema(config.schema_path())
     width = model_without_memory(schema, build_layout(schema, config), config).head.features.width
-    assert found[1].parameters > 8 * found[0].parameters
-    assert found[1].flops - found[0].flops == 2 * 60 * 60 * width  # 60 tasks' routers, of 60 more experts
-    assert found[1].kept - found[0].kept < 60 * 60 * 4 * 4
+    assert found[1].parameters > 2 * found[0].parameters
+    assert found[1].flops - found[0].flops == 2 * 60 * 12 * width  # 60 tasks' routers, of 12 more experts
+    assert found[1].kept - found[0].kept < 60 * 12 * 4 * 4
 
 
 def test_tables_of_histories_have_one_width(scale):
