@@ -24,6 +24,13 @@ from tests.ranks import REPOSITORY
 SCALE = REPOSITORY / "configs" / "kuaishou_scale.toml"
 
 
+@pytest.fixture(autouse=True)
+def _no_network_of_before():
+    """A plan's network, of some GB, may be held by a cycle until Python looks for cycles."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture
 def scale(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
