@@ -56,7 +56,7 @@ def _probe(head: Head, layout: InputLayout, lengths: Mapping[str, float]) -> Den
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an output that its own graph holds would keep both, and the network, for ever
 
     with FlopCounterMode(display=False) as counted, saved_tensors_hooks(keep, lambda tensor: tensor):
         head(batch, *looked_up)

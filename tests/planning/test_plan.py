@@ -3,6 +3,7 @@
 import gc
 import json
 import re
+import weakref
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from home_dist.embeddings.managed_ids import ManagedIds
 from home_dist.errors import ConfigError
 from home_dist.ids.managed_sets import ManagedSets
 from home_dist.planning import plan as planning
-from home_dist.planning import show
+from home_dist.planning import probe, show
 from home_dist.planning.checkpoints import Speeds
 from home_dist.planning.placement import model_without_memory
 from home_dist.planning.probe import LaunchCount
@@ -22,13 +23,6 @@ from tests.factory import make_config, make_data
 from tests.ranks import REPOSITORY
 
 SCALE = REPOSITORY / "configs" / "kuaishou_scale.toml"
-
-
-@pytest.fixture(autouse=True)
-def _no_network_of_before():
-    """A plan's network, of some GB, may be held by a cycle until Python looks for cycles."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture
@@ -74,7 +68,6 @@ def test_what_does_not_fit_is_told_with_what_would_do(scale):
 
 
 def refusal(config, topology) -> str:
-    gc.collect()  # the network of the plan before, which its error's traceback may hold in a cycle
     try:
         planning.plan(config, machines(topology), {})
     except ConfigError as error:
@@ -134,6 +127,21 @@ def test_ids_of_managed_tables_count(hashed):
 def test_a_mean_length_is_a_number_that_can_be(text):
     with pytest.raises(ConfigError, match=f"--mean-length {text}: write it as NAME=NUMBER.* from 0 to 1,000,000"):
         planning.lengths_given([text])
+
+
+def test_measuring_leaves_no_copy_of_the_dense_part(tmp_path, monkeypatch):
+    measured, parameters = probe._probe, []
+
+    def watched(head, *rest):
+        parameters.extend(weakref.ref(p) for p in head.parameters())
+        return measured(head, *rest)
+
+    monkeypatch.setattr(probe, "_probe", watched)
+    data = make_data(tmp_path / "data", rows=60, files=1, splits=("train",))
+    planning.plan(load_config(make_config(tmp_path, data)), machines("2xCPU-32GB"), {})
+    gc.collect()
+    assert parameters
+    assert [p for p in parameters if p() is not None] == []
 
 
 def test_of_a_pool_the_experts_that_a_sample_uses_count(scale):
