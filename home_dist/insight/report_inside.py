@@ -112,7 +112,7 @@ def _gates(run: RunRecord) -> str:
         if not part.gates:
             continue
         gates, experts, latest = _short(part.gates), _short(part.experts), run.records[-1].figures
-        chosen = [run.records[i] for i in sorted({*np.linspace(0, len(run.records) - 1, _MAPS).astype(int)}, reverse=True)]
+        chosen = _spread(run.records, _MAPS)[::-1]
         seen = np.array(part.sees)
         maps = []
         for record in chosen:
@@ -135,6 +135,11 @@ def _gates(run: RunRecord) -> str:
     return body
 
 
+def _spread(records: Sequence[StepRecord], most: int) -> list[StepRecord]:
+    """At most so many records, the first and the last among them, in order."""
+    return [records[i] for i in sorted({*np.linspace(0, len(records) - 1, most).astype(int)})]
+
+
 def _choices(records: Sequence[StepRecord], shown: Sequence[StepRecord], n: int, gates: list[str], experts: list[str]) -> str:
     """Of a pool of experts: what each task chose, in some records; what samples used, over all records; what tasks share."""
     wide, maps = len(experts) > 24, []
@@ -142,7 +147,7 @@ def _choices(records: Sequence[StepRecord], shown: Sequence[StepRecord], n: int,
         title = f"choices, step {record.step:,}"
         load = plots.heat_map(title, record.figures[f"{n}.load"], gates, experts)
         maps.append(picture(load, f"share of samples for which a task chose an expert at step {record.step}", scroll=wide))
-    some = [records[i] for i in sorted({*np.linspace(0, len(records) - 1, _STEPS_SHOWN).astype(int)})]
+    some = _spread(records, _STEPS_SHOWN)
     use = np.stack([r.figures[f"{n}.use"] for r in some])
     over_time = plots.heat_map("use over steps", use, [f"{r.step:,}" for r in some], experts)
     parts = [picture(over_time, "share of samples that use each expert over steps", scroll=wide)]

@@ -7,6 +7,7 @@ Letters: K tasks or gates, E experts, D expert width, G inputs of a feature gate
 import torch
 import torch.distributed as dist
 
+from home_dist.experts.kernels.sparse_eager import hits
 from home_dist.insight.watch import Passed, watched
 from home_dist.models.anatomy import Anatomy
 from home_dist.network import Head
@@ -78,9 +79,9 @@ def _gates(seen: Passed, n: int) -> Sums:
 def _choices(chosen: torch.Tensor, experts: int) -> Sums:
     """chosen: (K, B, M). How often each gate chose each expert (K, E), how many samples used it for any gate (E,), and how many
     of a sample's choices two gates share (K, K), summed over samples."""
-    hits = torch.zeros(*chosen.shape[:2], experts, device=chosen.device).scatter(2, chosen, 1.0)
-    flat = hits.flatten(1)
-    return {"chosen": hits.sum(1), "used": hits.amax(0).sum(0), "shared_choices": flat @ flat.t()}
+    chose = hits(chosen, experts)
+    flat = chose.float().flatten(1)
+    return {"chosen": chose.sum(1), "used": chose.any(0).sum(0), "shared_choices": flat @ flat.t()}
 
 
 def _scales(scale: torch.Tensor) -> Sums:

@@ -45,13 +45,14 @@ def global_moments(x: torch.Tensor, mask: torch.Tensor | None) -> Moments:
 
 
 def local_moments(x: torch.Tensor, mask: torch.Tensor | None) -> Moments:
-    """This rank's mean (..., D), sum of squares around it (..., D) and number of samples (), of x (..., B, D)."""
+    """This rank's mean (..., D), sum of squares around it (..., D) and number of samples (), of x (..., B, D). mask: (B,), or
+    (..., B), with which the number of samples is (..., 1)."""
     if mask is None:
         count = x.new_tensor(float(x.shape[-2]))
         mean = x.sum(-2) / count.clamp(min=1)
         squares = (x - mean.unsqueeze(-2)).square().sum(-2)
     else:
-        count = mask.sum().to(x.dtype)
+        count = (mask.sum() if mask.dim() == 1 else mask.sum(-1, keepdim=True)).to(x.dtype)
         weight = mask.to(x.dtype).unsqueeze(-1)
         mean = (x * weight).sum(-2) / count.clamp(min=1)
         squares = ((x - mean.unsqueeze(-2)) * weight).square().sum(-2)

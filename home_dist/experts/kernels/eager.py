@@ -82,6 +82,5 @@ def _normalised(operands: Operands, x: torch.Tensor, mask: torch.Tensor | None) 
     if norm is None:
         return x
     statistics = norm.of_batch(*local_moments(x, mask)) if norm.training else norm.running()
-    scale = torch.rsqrt(statistics.variance + norm.module.eps) * norm.weight
-    shift = norm.bias - statistics.mean * scale
+    scale, shift = norm.scale_and_shift(statistics)
     return torch.addcmul(shift.unsqueeze(-2), x, scale.unsqueeze(-2))

@@ -70,7 +70,7 @@ def activation_of(
 ) -> tuple[Activation, torch.Tensor | None]:
     """bias: the last layer's, if there is one. local_moments computes this rank's moments of y.
 
-    Returns the activation, and the number of samples of the batch statistics, (); None where running averages normalise.
+    Returns the activation, and `Statistics.samples`; None where running averages normalise.
     """
     norm = operands.norm
     if norm is None:

@@ -47,6 +47,11 @@ class Norm:
     def running(self) -> Statistics:
         return Statistics(self.module.running_mean, self.module.running_var, None)
 
+    def scale_and_shift(self, statistics: Statistics) -> tuple[torch.Tensor, torch.Tensor]:
+        """(E, D) each: normalised outputs are y * scale + shift."""
+        scale = torch.rsqrt(statistics.variance + self.module.eps) * self.weight
+        return scale, self.bias - statistics.mean * scale
+
     def of_batch(self, mean: torch.Tensor, squares: torch.Tensor, count: torch.Tensor) -> Statistics:
         """The global batch's statistics, from this rank's `local_moments`. Moves the running averages."""
         mean, variance, samples = joined(mean, squares, count)

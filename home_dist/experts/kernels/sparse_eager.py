@@ -12,7 +12,7 @@ from torch import nn
 from home_dist.experts.kernels.dropout import Dropout
 from home_dist.experts.kernels.eager import outputs
 from home_dist.experts.kernels.operands import Operands, Precision
-from home_dist.layers.global_norm import Moments
+from home_dist.layers.global_norm import local_moments
 
 
 def mixed(
@@ -38,10 +38,14 @@ def dense(gates: torch.Tensor, chosen: torch.Tensor, experts: int) -> torch.Tens
     return gates.new_zeros(*gates.shape[:2], experts).scatter_add(2, chosen, gates)
 
 
+def hits(chosen: torch.Tensor, experts: int) -> torch.Tensor:
+    """(K, B, E), whether a task of a sample chose the expert."""
+    return torch.zeros(*chosen.shape[:2], experts, dtype=torch.bool, device=chosen.device).scatter(2, chosen, True)
+
+
 def used(chosen: torch.Tensor, experts: int) -> torch.Tensor:
     """(E, B), whether a sample uses the expert for any of its tasks."""
-    hits = torch.zeros(*chosen.shape[:2], experts, dtype=torch.bool, device=chosen.device).scatter(2, chosen, True)
-    return hits.any(0).t()
+    return hits(chosen, experts).any(0).t()
 
 
 def chosen_outputs(
@@ -52,18 +56,9 @@ def chosen_outputs(
     if norm is None:
         return outputs(operands, [x], mask, precision)
     y = outputs(replace(operands, norm=None), [x], mask, precision, activate=False)
-    statistics = norm.of_batch(*_moments(y, use, mask)) if norm.training else norm.running()
-    scale = torch.rsqrt(statistics.variance + norm.module.eps) * norm.weight
-    shift = norm.bias - statistics.mean * scale
+    statistics = norm.running()
+    if norm.training:
+        counts = use.to(y.dtype) if mask is None else use.to(y.dtype) * mask.to(y.dtype)
+        statistics = norm.of_batch(*local_moments(y.masked_fill(~use.unsqueeze(-1), 0), counts))
+    scale, shift = norm.scale_and_shift(statistics)
     return nn.functional.silu(torch.addcmul(shift.unsqueeze(-2), y, scale.unsqueeze(-2)))
-
-
-def _moments(y: torch.Tensor, use: torch.Tensor, mask: torch.Tensor | None) -> Moments:
-    """y: (E, B, D); use: (E, B); mask: (B,). Returns the mean over samples that use the expert and the sum of squares around it
-    (E, D), and the number of samples (E, 1)."""
-    weight = use.to(y.dtype) if mask is None else use.to(y.dtype) * mask.to(y.dtype)
-    y = y.masked_fill(~use.unsqueeze(-1), 0)
-    count = weight.sum(1, keepdim=True)
-    weight = weight.unsqueeze(-1)
-    mean = (y * weight).sum(-2) / count.clamp(min=1)
-    return mean, ((y - mean.unsqueeze(-2)) * weight).square().sum(-2), count

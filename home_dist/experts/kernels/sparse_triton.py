@@ -63,8 +63,7 @@ def _activated(operands: Operands, y: torch.Tensor, pairs: DevicePairs, mask: to
     if norm is None:
         return torch.relu(y + operands.biases[-1].index_select(0, expert))
     statistics = norm.of_batch(*_moments(y, pairs, expert, mask)) if norm.training else norm.running()
-    scale = torch.rsqrt(statistics.variance + norm.module.eps) * norm.weight
-    shift = norm.bias - statistics.mean * scale
+    scale, shift = norm.scale_and_shift(statistics)
     return nn.functional.silu(torch.addcmul(shift.index_select(0, expert), y, scale.index_select(0, expert)))
 
 

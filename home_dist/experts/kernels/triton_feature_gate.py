@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from home_dist.experts.kernels.choice import WIDTH_MULTIPLE
 from home_dist.experts.kernels.operands import Precision
-from home_dist.experts.kernels.triton_products import as_stored, padded, rounded
+from home_dist.experts.kernels.triton_products import added_product, as_stored, padded, rounded
 
 
 @triton.jit
@@ -32,7 +32,7 @@ def _wide(low, up, g, n, rows, columns, row_in, f_in, B, F, L, RANK, low_g, low_
         y = tl.load(right, mask=r_in[:, None] & f_in[None, :], other=0.0)
         left += RT
         right += RT * F
-        total = tl.dot(rounded(x), rounded(y), total) if BF16 else tl.dot(x, y, total, input_precision="tf32x3")
+        total = added_product(x, y, total, BF16)
     if BF16:
         total = rounded(total).to(tl.float32)
     return total

@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from home_dist.experts.kernels.triton_products import BIAS_RELU, RELU_BACKWARD, as_stored, operand, rounded
+from home_dist.experts.kernels.triton_products import BIAS_RELU, RELU_BACKWARD, added_product, as_stored, operand, rounded
 
 TILE = {"BM": 64, "BN": 64, "BK": 32, "num_warps": 4, "num_stages": 3}
 ROWS = TILE["BM"]
@@ -52,7 +52,7 @@ def pairs_product_kernel(
             y = tl.load(right, mask=k_in[:, None] & column_in[None, :], other=0.0)
             left += BK
             right += BK if W_TRANSPOSED else BK * w_line
-            total = tl.dot(rounded(x), rounded(y), total) if BF16 else tl.dot(x, y, total, input_precision="tf32x3")
+            total = added_product(x, y, total, BF16)
         both_in = row_in[:, None] & column_in[None, :]
         where = rows.to(tl.int64)[:, None] * N + columns[None, :]
         if EPILOGUE == BIAS_RELU:
@@ -97,7 +97,7 @@ def pairs_weight_kernel(
             mask=row_in[:, None] & right_in[None, :],
             other=0.0,
         )
-        total = tl.dot(rounded(x), rounded(y), total) if BF16 else tl.dot(x, y, total, input_precision="tf32x3")
+        total = added_product(x, y, total, BF16)
         if SUMS:
             sum_of += tl.sum(x.to(tl.float32), 1)
     where = (e.to(tl.int64) * N + left_columns)[:, None] * K + right_columns[None, :]

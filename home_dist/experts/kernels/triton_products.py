@@ -50,6 +50,12 @@ def as_stored(x, to):
 
 
 @triton.jit
+def added_product(x, y, total, BF16: tl.constexpr):
+    """total + x y. Three tf32 products approximate an fp32 product to a few of its roundings."""
+    return tl.dot(rounded(x), rounded(y), total) if BF16 else tl.dot(x, y, total, input_precision="tf32x3")
+
+
+@triton.jit
 def product_kernel(
     a, b, out, bias, below, weight, parts, starts, a_of, b_of,
     M, N, K, a_batch, a_line, b_batch, b_line,
@@ -105,8 +111,7 @@ def product_kernel(
             y = tl.load(right, mask=k_in[:, None] & column_in[None, :], other=0.0)
             left += BK * a_line if A_TRANSPOSED else BK
             right += BK if B_TRANSPOSED else BK * b_line
-            # Three tf32 products approximate an fp32 product to a few of its roundings.
-            total = tl.dot(rounded(x), rounded(y), total) if BF16 else tl.dot(x, y, total, input_precision="tf32x3")
+            total = added_product(x, y, total, BF16)
 
     both_in = row_in[:, None] & column_in[None, :]
     where = rows[:, None] * N + columns[None, :]
