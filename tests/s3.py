@@ -59,3 +59,11 @@ def upload(endpoint, folder, bucket):
     to.create_dir(bucket)
     fs.copy_files(str(folder), f"{bucket}/data", source_filesystem=fs.LocalFileSystem(), destination_filesystem=to)
     return to
+
+
+def in_new_bucket(endpoint, folder, request, below):
+    """The URL of a folder `below` in a bucket of the test's own."""
+    bucket = f"{below}-{abs(hash(request.node.name)) % 10**9}"
+    (folder / "empty").mkdir()
+    upload(endpoint, folder / "empty", bucket)
+    return f"s3://{bucket}/{below}?endpoint_override={endpoint}&region=us-east-1"

@@ -84,8 +84,10 @@ def together(action: Callable[[], Result], group: dist.ProcessGroup | None = Non
 
     Raises the UserError on that rank and OtherRankFailed on all others, so that the message appears once. A rank may take any
     time: the others wait as long as it answers. group: a process group of all ranks, for a thread whose collectives must not
-    mix with other threads'.
+    mix with other threads'. Without a process group this is the action alone.
     """
+    if not dist.is_initialized():
+        return action()
     result, error = None, None
     try:
         result = action()

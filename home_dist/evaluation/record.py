@@ -2,7 +2,7 @@
 
 import itertools
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -33,13 +33,8 @@ def record(path: Path, scores_folder: Path, splits: dict[str, Evaluation], step:
     over = OverRanks.here()
     for split, evaluation in splits.items():
         if evaluation.scored is not None and over.count(len(evaluation.scored.groups)) <= keep:
-            _together(over, partial(_keep, scores_folder / f"{split}.npz", evaluation.scored, over))
-    _together(over, lambda: write_figures(path, splits, step, samples) if over.rank == 0 else None)
-
-
-def _together(over: OverRanks, action: Callable[[], None]) -> None:
-    """Runs it on each rank; if it fails on one, all stop."""
-    action() if over.world == 1 else together(action)
+            together(partial(_keep, scores_folder / f"{split}.npz", evaluation.scored, over))
+    together(lambda: write_figures(path, splits, step, samples) if over.rank == 0 else None)
 
 
 @contextmanager

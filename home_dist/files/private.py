@@ -1,5 +1,6 @@
 """A folder for temporary files that no other user can prepare or write into."""
 
+import errno
 import os
 import socket
 import stat
@@ -13,6 +14,11 @@ def is_private(folder: Path) -> bool:
     """Whether it is a folder, not a link, that this user owns and no one else may write into."""
     state = folder.lstat()
     return stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o022
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk of this machine, or the user's share of it, has no room left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def no_room(error: OSError) -> DataError:

@@ -4,7 +4,6 @@ The store's client tries each request again (stores.py), and each whole operatio
 is a StoreError, which names the operation and the URL.
 """
 
-import errno
 import re
 import secrets
 import time
@@ -18,6 +17,7 @@ from pyarrow import fs
 
 from home_dist.errors import DataError
 from home_dist.files.listing import hidden, matches
+from home_dist.files.private import is_full
 from home_dist.files.stores import Store, join, open_store, unreachable, without_secrets
 
 _TRIES = 3
@@ -128,7 +128,7 @@ def tried(operation: str, place: str, action: Callable[[], Result]) -> Result:
         except FileNotFoundError:
             raise
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_full(error):
                 raise
             if number == _TRIES:
                 store, path = open_store(place)

@@ -7,7 +7,7 @@ from home_dist.files import remote, remote_claim
 from home_dist.files.remote_claim import Claim, Taken
 from home_dist.files.remote_folder import refuse_existing_remote, whole_remote_folder
 from home_dist.files.whole import MARK
-from tests.s3 import credentials, machine, server, upload
+from tests.s3 import credentials, in_new_bucket, machine, server
 
 __all__ = ["credentials", "server"]
 NAMES = [f"train/part-{n}" for n in range(3)]
@@ -15,10 +15,7 @@ NAMES = [f"train/part-{n}" for n in range(3)]
 
 @pytest.fixture
 def out(server, credentials, tmp_path, request):
-    bucket = f"whole-{abs(hash(request.node.name)) % 10**9}"
-    (tmp_path / "empty").mkdir()
-    upload(server, tmp_path / "empty", bucket)
-    return f"s3://{bucket}/out?endpoint_override={server}&region=us-east-1"
+    return in_new_bucket(server, tmp_path, request, "out")
 
 
 def write(out, text, names=NAMES):

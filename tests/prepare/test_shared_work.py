@@ -15,17 +15,14 @@ from home_dist.files.stores import join
 from home_dist.prepare.engine import LocalEngine, RemoteWork, Task
 from home_dist.prepare.engine.mirror import here
 from tests.prepare.test_engine import QUIET
-from tests.s3 import credentials, machine, server, upload
+from tests.s3 import credentials, in_new_bucket, machine, server
 
 __all__ = ["credentials", "server"]
 
 
 @pytest.fixture
 def place(server, credentials, tmp_path, request):
-    bucket = f"work-{abs(hash(request.node.name)) % 10**9}"
-    (tmp_path / "empty").mkdir()
-    upload(server, tmp_path / "empty", bucket)
-    return f"s3://{bucket}/work?endpoint_override={server}&region=us-east-1"
+    return in_new_bucket(server, tmp_path, request, "work")
 
 
 def work_of(place, name):

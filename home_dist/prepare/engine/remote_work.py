@@ -8,7 +8,6 @@ RUN is a random name, which plan.json holds: what a command that lost the folder
 successor. The mark names the command that owns the folder (remote_claim.py), which reads it before each step.
 """
 
-import errno
 import hashlib
 import io
 import json
@@ -26,7 +25,7 @@ from typing import Any
 from home_dist.errors import DataError
 from home_dist.files import remote
 from home_dist.files.json_files import json_text
-from home_dist.files.private import no_room, private_folder
+from home_dist.files.private import is_full, no_room, private_folder
 from home_dist.files.remote import StoreError
 from home_dist.files.remote_claim import claimed, refuse_taken
 from home_dist.files.stores import join, without_secrets
@@ -181,7 +180,7 @@ class _OnNode:
         try:
             self._perform()
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_full(error):
                 raise no_room(error) from None
             raise
 
