@@ -101,7 +101,7 @@ class GlobalBatchNorm(nn.Module):
     """Normalises each of `shape` units over the samples: x (*shape[:-1], B, shape[-1]).
 
     Training uses the global batch's moments, evaluation their running averages. A global batch of one sample has variance 0:
-    its output is the bias.
+    its output is the bias. It tells nothing of the samples' variance, so that the running one stays.
     """
 
     running_mean: torch.Tensor
@@ -136,7 +136,6 @@ class GlobalBatchNorm(nn.Module):
         """Moves the running averages towards a batch's moments."""
         if again():
             return
-        step = torch.where(count > 0, self.momentum, 0.0).to(mean.dtype)
         unbiased = var * count / (count - 1).clamp(min=1)
-        for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-            running.lerp_(new, step)
+        for running, new, least in ((self.running_mean, mean, 1), (self.running_var, unbiased, 2)):
+            running.lerp_(new, torch.where(count >= least, self.momentum, 0.0).to(mean.dtype))

@@ -61,6 +61,46 @@ def test_running_averages_equal_eager_and_stay_where_none_chose():
     assert (ours.bank.norm.running_mean[chosen] != 0).all()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_sample_a_batch_does_not_shrink_the_running_variance(backend):
+    """An expert that one sample of each batch chooses: its variance is not known, its mean is."""
+    made = SparseCase(experts=3, slots=1, gates=1).make(torch.float64)
+    made.chosen[:] = 0
+    made.chosen[0, 5] = 1
+    with torch.no_grad():
+        for _ in range(60):
+            run(backend, made)
+    norm = made.bank.norm
+    assert (norm.running_var[1] == 1).all() and (norm.running_var[0] != 1).all()
+    own = run(backend, made)
+    made.bank.eval()
+    torch.testing.assert_close(run(backend, made)[0, 5], own[0, 5], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("norm", [True, False])
+def test_no_samples(backend, precision, norm):
+    made = SparseCase(samples=0, norm=norm).make(torch.float32)
+    results = made.results(run(backend, made, precision))
+    assert results["output"].shape == (4, 0, 16)
+    assert all((g == 0).all() for g in results.values())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"chosen": torch.int32}, {"gates": (4, 37, 2)}, {"x": (37, 21)}, {"x": (36, 20)}, {"mask": (36,)}, {"chosen": (4, 37)}],
+)
+def test_what_does_not_fit_is_refused(wrong):
+    made = SparseCase(masked=True).make(torch.float32)
+    arguments = {"x": made.x, "chosen": made.chosen, "gates": made.gates, "mask": made.mask}
+    for name, change in wrong.items():
+        value = arguments[name]
+        arguments[name] = value.to(change) if isinstance(change, torch.dtype) else torch.zeros(change, dtype=value.dtype)
+    with pytest.raises(ValueError, match=r"chosen experts are int64 \(K, B, M\)"):
+        made.bank.of_chosen(**arguments)
+
+
 @pytest.mark.parametrize("case", [SparseCase(masked=True), SparseCase(norm=False), SparseCase(hidden=(8, 24))], ids=str)
 def test_bf16_equals_eager_in_bf16(case):
     ours, theirs = (case.make(torch.float32) for _ in range(2))

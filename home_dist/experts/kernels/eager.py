@@ -68,7 +68,7 @@ def _first(operands: Operands, inputs: Sequence[torch.Tensor], precision: Precis
             wide = wide if bias is None else wide + bias
         else:
             wide = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)
-        parts.append(wide.view(several, x.shape[1], count, hidden).transpose(1, 2).reshape(-1, x.shape[1], hidden))
+        parts.append(wide.view(several, x.shape[1], count, hidden).transpose(1, 2).reshape(several * count, x.shape[1], hidden))
         first_expert, first_input = experts.stop, first_input + several
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
