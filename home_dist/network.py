@@ -14,6 +14,7 @@ from home_dist.embeddings.collections import bag_collection, event_collection, m
 from home_dist.embeddings.pretrained import Pretrained
 from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.experts import InputDropout, Towers
+from home_dist.experts.share import pools_over
 from home_dist.layers.averages import Averages
 from home_dist.layers.recompute import recomputed
 from home_dist.layers.step_check import StepCheck
@@ -352,14 +353,15 @@ class Network(nn.Module):
     """Batch -> (loss, StepOutput). TorchRec shards `bags`, `weighted_bags`, `events` and `managed`; `head` is replicated."""
 
     def __init__(self, schema: Schema, layout: InputLayout, config: RunConfig, device: torch.device, ranks: int = 1):
-        """device: where the collections lie before sharding; "meta" allocates nothing. ranks: over which managed tables will be
-        sharded."""
+        """device: where the collections lie before sharding; "meta" allocates nothing. ranks: over which managed tables and
+        pools of experts will be sharded. Collective if a pool is."""
         super().__init__()
         self.bags = bag_collection(layout, device)
         self.weighted_bags = bag_collection(layout, device, weighted=True)
         self.events = event_collection(layout, device)
         self.managed = managed_tables(layout, device, ranks)
-        self.head = Head(schema, layout, config)
+        with pools_over(ranks, config.distributed.expert_parallel):
+            self.head = Head(schema, layout, config)
 
     def table_parameters(self) -> list[nn.Parameter]:
         """Of the tables to be sharded."""

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from home_dist.config.section import Section
+from home_dist.config.section import Count, Section
 
 
 class ExchangeSection(Section):
@@ -23,4 +23,8 @@ class DistributedSection(Section):
     In start-up, loading, checking of checkpoints and evaluation, ranks wait as long as the other rank works."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads per rank; by default the host's cores divided among its ranks."""
+    expert_parallel: Count = 1
+    """Ranks that share a pool of experts (model.kind = "smes"), at most: each holds some of the experts, and samples travel to
+    them. It becomes the largest number up to this that divides the run's ranks; consecutive ranks share, so that the ranks of a
+    host exchange less with other hosts. With 1 every rank holds all experts."""
     exchange: ExchangeSection = ExchangeSection()

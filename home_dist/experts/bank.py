@@ -8,6 +8,7 @@ from torch import nn
 
 from home_dist.experts.kernels import KernelUser, Norm, Operands, cpu_bank, eager
 from home_dist.experts.kernels.dropout import Dropout
+from home_dist.experts.share import Share
 from home_dist.layers.global_norm import GlobalBatchNorm
 
 
@@ -20,13 +21,22 @@ class ExpertBank(KernelUser):
     """
 
     def __init__(
-        self, experts: Sequence[int], in_dim: int, hidden: Sequence[int], out_dim: int, norm: bool, dropout: float = 0.0
+        self,
+        experts: Sequence[int],
+        in_dim: int,
+        hidden: Sequence[int],
+        out_dim: int,
+        norm: bool,
+        dropout: float = 0.0,
+        share: Share | None = None,
     ):
-        """experts: number of experts that read input i. Experts are ordered by input."""
+        """experts: number of experts that read input i. Experts are ordered by input. share: which of them this rank holds, by
+        default all; first values are the same however many ranks share them."""
         super().__init__()
         if not experts or min(experts) < 1:
             raise ValueError(f"each input needs at least one expert, got {list(experts)}")
         self.experts, self.total = tuple(experts), sum(experts)
+        held = self.total if share is None else share.count
         widths = [in_dim, *hidden, out_dim]
         if min(widths) < 1:
             raise ValueError(
@@ -36,12 +46,12 @@ class ExpertBank(KernelUser):
         self.biases = nn.ParameterList()
         for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
             bound = math.sqrt(6 / fan_in)  # Kaiming, for ReLU
-            self.weights.append(nn.Parameter(torch.empty(self.total, fan_out, fan_in).uniform_(-bound, bound)))
+            self.weights.append(nn.Parameter(_drawn(self.total, share, fan_out, fan_in, bound)))
         # Normalisation would subtract a bias before it: the bias's gradient would be rounding noise, which Adam scales up to
         # full steps.
         for width in widths[1:-1] if norm else widths[1:]:
-            self.biases.append(nn.Parameter(torch.zeros(self.total, width)))
-        self.norm = GlobalBatchNorm((self.total, out_dim)) if norm else None
+            self.biases.append(nn.Parameter(torch.zeros(held, width)))
+        self.norm = GlobalBatchNorm((held, out_dim)) if norm else None
         self.dropout = dropout
         self._hidden, self._out = tuple(hidden), out_dim
 
@@ -82,3 +92,14 @@ class ExpertBank(KernelUser):
     def _operands(self) -> Operands:
         norm = None if self.norm is None else Norm.of(self.norm)
         return Operands(self.experts, tuple(self.weights), tuple(self.biases), norm)
+
+
+def _drawn(experts: int, share: Share | None, fan_out: int, fan_in: int, bound: float) -> torch.Tensor:
+    """Uniform weights (E, out, in); of a share, its experts' alone, drawn expert by expert, so that no rank holds all."""
+    if share is None or share.whole:
+        return torch.empty(experts, fan_out, fan_in).uniform_(-bound, bound)
+    kept, other = torch.empty(share.count, fan_out, fan_in), torch.empty(fan_out, fan_in)
+    for expert in range(experts):
+        own = 0 <= expert - share.first < share.count
+        (kept[expert - share.first] if own else other).uniform_(-bound, bound)
+    return kept

@@ -1,12 +1,15 @@
 """A pool of E experts of which each sample uses few."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
+from home_dist.experts import over_ranks
 from home_dist.experts.bank import ExpertBank
-from home_dist.experts.kernels import sparse_cpu, sparse_eager
+from home_dist.experts.kernels import Operands, sparse_cpu, sparse_eager
 from home_dist.experts.kernels.dropout import Dropout
+from home_dist.experts.share import Share
 
 
 class SparseBank(ExpertBank):
@@ -16,6 +19,8 @@ class SparseBank(ExpertBank):
     Normalised experts (norm=True) take the statistics of the samples that chose them, over the global batch: an expert that one
     sample chose has variance 0, so that its output is its bias, and keeps its running variance; one that none chose keeps its
     running mean, too.
+
+    Several ranks may share a pool (share.py): each holds some experts, `forward` and `of_chosen` are then collective.
     """
 
     def __init__(
@@ -29,8 +34,18 @@ class SparseBank(ExpertBank):
         per_sample: int | None = None,
     ):
         """per_sample: distinct experts that a sample chooses at most, by default all. Memory on a GPU is by this number."""
-        super().__init__([experts], in_dim, hidden, out_dim, norm, dropout)
+        share = Share.of(experts)
+        super().__init__([experts], in_dim, hidden, out_dim, norm, dropout, share)
+        self.share = share
         self.per_sample = min(experts, per_sample or experts)
+        if self.norm is not None and not self.share.whole:
+            self.norm.peers = self.share.copies
+
+    def forward(self, inputs: Sequence[torch.Tensor], mask: torch.Tensor | None = None) -> torch.Tensor:
+        """As ExpertBank's. Where ranks share the pool, for evaluation alone: running averages normalise."""
+        if self.share.whole:
+            return super().forward(inputs, mask)
+        return over_ranks.outputs_of_all(self.share, lambda x: super(SparseBank, self).forward([x]), inputs[0])
 
     def of_chosen(
         self, x: torch.Tensor, chosen: torch.Tensor, gates: torch.Tensor, mask: torch.Tensor | None = None
@@ -40,20 +55,32 @@ class SparseBank(ExpertBank):
         x: (B, F); chosen: (K, B, M) int64; gates: (K, B, M); mask: (B,), samples that count in the statistics. Returns
         (K, B, D). Raises ValueError for shapes that do not fit, and for an expert that is not there (cpu).
         """
-        shapes = chosen.shape, gates.shape, x.shape[-1:], x.shape[:1], None if mask is None else mask.shape
-        expected = (
-            gates.shape,
-            chosen.shape,
-            self.weights[0].shape[2:],
-            chosen.shape[1:2],
-            mask if mask is None else x.shape[:1],
-        )
-        if chosen.dim() != 3 or chosen.dtype != torch.int64 or shapes != expected:
+        self._check(x, chosen, gates, mask)
+        if self.share.whole:
+            return self._mixed(x, chosen, gates, mask, self.per_sample)
+        counted = mask if self.norm is not None and self.training else None
+        return over_ranks.mixed(self.share, self._rows, x, chosen, gates, counted)
+
+    def _check(self, x: torch.Tensor, chosen: torch.Tensor, gates: torch.Tensor, mask: torch.Tensor | None) -> None:
+        """Kernels read these without looking at their sizes."""
+        width, samples = self.weights[0].shape[2], chosen.shape[1:2]
+        masks = [] if mask is None else [mask]
+        fit = chosen.dim() == 3 and chosen.dtype == torch.int64 and gates.shape == chosen.shape
+        if not fit or x.shape != (*samples, width) or any(m.shape != samples for m in masks):
+            given = " ".join(str(tuple(t.shape)) for t in (gates, x, *masks))
             raise ValueError(
-                f"chosen experts are int64 (K, B, M), gates (K, B, M), x (B, {self.weights[0].shape[2]}), mask (B,); got chosen "
-                f"{chosen.dtype} {tuple(chosen.shape)}, gates {tuple(gates.shape)}, x {tuple(x.shape)}"
-                + ("" if mask is None else f", mask {tuple(mask.shape)}")
+                f"chosen experts are int64 (K, B, M), with gates (K, B, M), x (B, {width}) and mask (B,); got "
+                f"{chosen.dtype} {tuple(chosen.shape)}, with {given}"
             )
+
+    def _rows(self, x: torch.Tensor, experts: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Output of one of this rank's experts for each row. x: (P, F); experts, mask: (P,). Returns (P, D)."""
+        ones = x.new_ones(1, len(x), 1)
+        return self._mixed(x, experts.view(1, -1, 1), ones, mask, 1)[0]
+
+    def _mixed(
+        self, x: torch.Tensor, chosen: torch.Tensor, gates: torch.Tensor, mask: torch.Tensor | None, per_sample: int
+    ) -> torch.Tensor:
         dropout = Dropout.drawn(self.dropout) if self.training else None
         arguments = (self._operands(), x, chosen, gates, mask, self.kernel.precision, dropout)
         if self.kernel.backend == "cpu":
@@ -61,5 +88,18 @@ class SparseBank(ExpertBank):
         if self.kernel.backend == "triton":
             from home_dist.experts.kernels import sparse_triton
 
-            return sparse_triton.mixed(*arguments, self.per_sample)
+            return sparse_triton.mixed(*arguments, per_sample)
         return sparse_eager.mixed(*arguments)
+
+    def _operands(self) -> Operands:
+        whole = super()._operands()
+        if self.share.whole:
+            return whole
+        weights, biases = (
+            [over_ranks.averaged(p, self.share) for p in parameters] for parameters in (whole.weights, whole.biases)
+        )
+        norm = whole.norm
+        if norm is not None:
+            weight, bias = (over_ranks.averaged(p, self.share) for p in (norm.weight, norm.bias))
+            norm = replace(norm, weight=weight, bias=bias)
+        return Operands((self.share.count,), weights, biases, norm)

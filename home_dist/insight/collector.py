@@ -68,13 +68,15 @@ class Collector:
     def _look(self, v: torch.Tensor, batch: Batch) -> Sums:
         began = time.perf_counter()
         real = int(batch.mask.sum())  # real samples come first in a batch
-        # A rank without real samples passes one padding sample, so that shapes agree with other ranks', and returns zeros.
+        # A rank without real samples passes one padding sample, so that shapes agree with other ranks', and returns zeros, but
+        # for gradients of experts that it holds for other ranks.
         few, fewer = (max(1, min(bound, real)) for bound in (self.config.samples, self.config.gradient_samples))
         sums = statistics(self.head, self.anatomy, v[:few])
-        rest = (batch.dense, batch.labels, batch.weights, batch.durations)
+        rest = (batch.dense, batch.labels, batch.weights * batch.mask.unsqueeze(1), batch.durations)
         sums |= gradients(self.head, self.anatomy, v[:fewer], *(x[:fewer] for x in rest))
         self.seconds += time.perf_counter() - began
-        return sums if real else {name: torch.zeros_like(value) for name, value in sums.items()}
+        kept = ("gradient", "gradients", "shared_products")
+        return {n: s if real or n.rpartition(".")[2] in kept else torch.zeros_like(s) for n, s in sums.items()}
 
 
 def names_of(anatomy: Anatomy, tasks: TaskGroups, features: list[str]) -> Names:

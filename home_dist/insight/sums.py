@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from home_dist.experts.kernels.sparse_eager import hits
+from home_dist.experts.share import Share
 from home_dist.insight.watch import Passed, watched
 from home_dist.models.anatomy import Anatomy
 from home_dist.network import Head
@@ -109,7 +110,8 @@ def gradients(
 
     v: (B, F); dense: (B, dense values); labels, weights: (B, K); durations: (B, columns), of real samples. Losses over requests
     are left out, as the samples are a choice. A task's loss here is the mean over these samples, times
-    the task's weight in training. Each rank squares and multiplies its own gradients; sums over ranks add these up.
+    the task's weight in training. Each rank squares and multiplies its own gradients; sums over ranks add these up. Of a pool
+    that ranks share, a rank knows its experts' gradients alone, which are means over the samples of all ranks.
     """
     v = v.detach().requires_grad_()
     durations = v.new_ones(len(v), 0) if durations is None else durations
@@ -132,12 +134,26 @@ def gradients(
     shared = inputs.new_zeros(len(by_task), len(by_task))
     for i, (n, parameter) in enumerate(parameters):
         stacked = torch.stack([g[i + 1] for g in by_task])  # (K, E, ...)
-        add(sums, f"{n}.gradients", stacked.flatten(2).square().sum(2))
-        add(sums, f"{n}.gradient", stacked.sum(0).flatten(1).square().sum(1))
-        if parameter.dim() and anatomy.parts[n].shared:
-            flat = stacked[:, anatomy.parts[n].shared].flatten(1)
-            shared = shared + flat @ flat.t()
+        share = getattr(anatomy.parts[n].bank, "share", None)
+        experts = anatomy.parts[n].shared
+        if share is not None:
+            experts = [e - share.first for e in experts if 0 <= e - share.first < share.count]
+        add(sums, f"{n}.gradients", _of_all(stacked.flatten(2).square().sum(2), share))
+        add(sums, f"{n}.gradient", _of_all(stacked.sum(0).flatten(1).square().sum(1), share))
+        if parameter.dim() and experts:
+            flat = stacked[:, experts].flatten(1)
+            shared = shared + flat @ flat.t() * (1 if share is None else share.holders.count)
     return sums | {"shared_products": shared, "ranks": v.new_tensor(1.0)}
+
+
+def _of_all(squares: torch.Tensor, share: Share | None) -> torch.Tensor:
+    """Squares (..., E of this rank) -> (..., E), 0 for the experts of other ranks. They count once for each rank that shares
+    the pool, as if each had them: sums over ranks are then as those of banks that all ranks hold."""
+    if share is None or share.whole:
+        return squares
+    whole = squares.new_zeros(*squares.shape[:-1], share.experts)
+    whole[..., share.first : share.first + share.count] = squares * share.holders.count
+    return whole
 
 
 def _happened(head: Head, labels: torch.Tensor) -> torch.Tensor:

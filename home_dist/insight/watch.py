@@ -37,8 +37,8 @@ class Passed:
 @contextmanager
 def watched(model: nn.Module, anatomy: Anatomy) -> Iterator[Passed]:
     """Records passes through the model, without side effects: evaluation mode draws no random numbers for dropout, and
-    normalises by running averages, which stay unchanged, so that ranks exchange nothing. Experts use the eager kernel, whose
-    graph allows more than one backward."""
+    normalises by running averages, which stay unchanged, so that ranks exchange nothing, but where they share a pool. Experts
+    use the eager kernel, whose graph allows more than one backward."""
     seen, training = Passed(), {m: m.training for m in model.modules()}
     with ExitStack() as stack:
         for module in model.modules():

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from home_dist.layers.peers import Peers
 from home_dist.layers.recompute import again
 
 
@@ -18,16 +19,17 @@ class _GatherRanks(torch.autograd.Function):
     """(S,) on each rank -> (ranks, S) on all of them. Backward: the sum over ranks of the gradient of this rank's row."""
 
     @staticmethod
-    def forward(ctx: Any, local: torch.Tensor) -> torch.Tensor:
-        out = local.new_empty(dist.get_world_size() * local.numel())
-        dist.all_gather_into_tensor(out, local.contiguous())
+    def forward(ctx: Any, local: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
+        ctx.group = group
+        out = local.new_empty(dist.get_world_size(group) * local.numel())
+        dist.all_gather_into_tensor(out, local.contiguous(), group)
         return out.view(-1, local.numel())
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         grad = grads[0].contiguous()
-        dist.all_reduce(grad)
-        return grad[dist.get_rank()]
+        dist.all_reduce(grad, group=ctx.group)
+        return grad[dist.get_rank(ctx.group)], None
 
 
 Moments = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -59,16 +61,16 @@ def local_moments(x: torch.Tensor, mask: torch.Tensor | None) -> Moments:
     return mean, squares, count
 
 
-def joined(mean: torch.Tensor, squares: torch.Tensor, count: torch.Tensor) -> Moments:
+def joined(mean: torch.Tensor, squares: torch.Tensor, count: torch.Tensor, peers: Peers | None = None) -> Moments:
     """Each rank's local moments -> mean, biased variance and number of samples of all ranks (Chan et al. 1979). count: () or
-    (..., 1).
+    (..., 1); peers: the ranks, by default all.
 
     Each rank sums squares around its own mean, so that a mean far from zero costs no precision.
     """
-    if not several_ranks():
+    if not several_ranks(peers):
         return mean, squares / count.clamp(min=1), count
     packed = torch.cat([mean.flatten(), squares.flatten(), count.flatten()])
-    ranks = _GatherRanks.apply(packed)
+    ranks = _GatherRanks.apply(packed, None if peers is None else peers.group)
     parts = ranks.split([mean.numel(), squares.numel(), count.numel()], 1)
     means, squares_, counts = (p.view(-1, *of.shape) for p, of in zip(parts, (mean, squares, count), strict=True))
     if not count.dim():
@@ -82,8 +84,9 @@ def joined(mean: torch.Tensor, squares: torch.Tensor, count: torch.Tensor) -> Mo
 _apart = False
 
 
-def several_ranks() -> bool:
-    return not _apart and dist.is_initialized() and dist.get_world_size() > 1
+def several_ranks(peers: Peers | None = None) -> bool:
+    """Whether there are other ranks to exchange with: among `peers`, by default all."""
+    return not _apart and dist.is_initialized() and (dist.get_world_size() if peers is None else peers.count) > 1
 
 
 @contextmanager
@@ -106,6 +109,8 @@ class GlobalBatchNorm(nn.Module):
 
     running_mean: torch.Tensor
     running_var: torch.Tensor
+    peers: Peers | None = None
+    """The ranks whose samples the units see, if not all."""
 
     def __init__(self, shape: tuple[int, ...], affine: bool = True, momentum: float = 0.1, eps: float = 1e-5):
         super().__init__()

@@ -13,7 +13,7 @@ On a CPU, and with accumulation, the host reads in each step whether it was refu
 tensors select the outcome, and the host may read `refused` a step later, when the GPU has long computed it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -42,8 +42,11 @@ class StepCheck:
         dense_limit: float = LARGEST,
         lookup_limit: float = LARGEST,
         late: bool | None = None,
+        apart: Collection[nn.Parameter] = (),
     ):
-        """late: whether the host does not wait in each step for `refused`; by default on a GPU without accumulation."""
+        """late: whether the host does not wait in each step for `refused`; by default on a GPU without accumulation. apart:
+        parameters that not all ranks hold."""
+        self._apart = set(apart)
         self.parameters = list(head.parameters())
         self._statistics = _as_one([m for m in head.modules() if isinstance(m, GlobalBatchNorm)])
         self.accumulates, self.dense_limit, self.lookup_limit = accumulates, dense_limit, lookup_limit
@@ -145,7 +148,7 @@ class StepCheck:
                 parameter.grad.zero_()
                 continue
             parameter.grad.copy_(before)
-            if updates and several_ranks():
+            if updates and several_ranks() and parameter not in self._apart:
                 parameter.grad.div_(dist.get_world_size())
                 dist.all_reduce(parameter.grad)
 

@@ -44,8 +44,10 @@ class CheckpointCost:
 
 
 def checkpoint_cost(tables: TableBytes, dense: DenseCost, machines: Machines, speeds: Speeds) -> CheckpointCost:
-    # Each rank writes some of the dense parameters, which all hold.
-    of_dense = dense.parameters * 4.0 * _DENSE_NUMBERS / machines.count
+    # Each rank writes some of the dense parameters, which all hold; those that share a pool of experts first write their own.
+    of_dense = np.full(machines.count, (dense.parameters - dense.apart) * 4.0 * _DENSE_NUMBERS / machines.count)
+    for pool in dense.pools:
+        of_dense[: pool.holders] += pool.parameters * 4.0 * _DENSE_NUMBERS
     written = tables.weights - tables.cached + tables.state + tables.ids + tables.in_host + of_dense
     by_host = written.reshape(machines.hosts, machines.per_host).sum(1)
     link = machines.device.host_link if machines.device.platform == "cuda" else machines.device.memory_speed / 2

@@ -127,7 +127,11 @@ def counted(
     counter = Counter(ranks, hosts, config.train.batch_size, lengths, widths(config))
     counter.tables(placed)
     copied = sum(p.rows * p.dim for p in placed if p.sharding == "data_parallel")
-    counter.reduce("dense gradients", (dense.parameters + copied) * counter.widths.dense)
+    counter.reduce("dense gradients", (dense.parameters - dense.apart + copied) * counter.widths.dense)
+    for pool in dense.pools:
+        there_and_back = 2 * pool.numbers * 4.0 * pool.pairs * config.train.batch_size  # gradients go the same ways
+        counter.within_groups("samples and experts", pool.holders, there_and_back)
+        counter.reduce_copies("dense gradients", pool.holders, pool.parameters * 4.0)
     counter.gather("statistics", dense.statistics * 4.0)
     counter.reduce("statistics", dense.statistics * 4.0 * ranks)
     return counter
@@ -146,7 +150,7 @@ def estimate(
     traffic = counter.traffic
     tables = table_bytes(placed, config, ranks, device.platform)
     fixed = {name: np.full(ranks, size) for name, size in not_tables(config, dense).items()}
-    received = sum(traffic.handed[use] for use in ("embeddings", "their gradients"))
+    received = sum(traffic.handed[use] for use in ("embeddings", "their gradients", "samples and experts"))
     buffers = received * 2 + traffic.handed["ids"] * _BATCHES
     ids = {"ids of managed tables": tables.ids} if tables.ids.any() else {}
     memory = {"tables": tables.weights, "their optimizer": tables.state, **ids, **fixed, "exchange and batches": buffers}
@@ -169,6 +173,7 @@ def estimate(
         "exchange of their gradients": over_links("their gradients"),
         "exchange of dense gradients, exposed": max(0.0, dense_gradients - products * 2 / 3),
         "exchange of statistics": over_links("statistics"),
+        **({"exchange of samples and experts": over_links("samples and experts")} if dense.pools else {}),
     }
     hidden = {"exchange of ids": over_links("ids"), "exchange of dense gradients": min(dense_gradients, products * 2 / 3)}
     return Estimate(memory, traffic, seconds, hidden, counter.looked_up, host, tables)

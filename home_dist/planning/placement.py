@@ -103,7 +103,7 @@ def _buffers(layout: InputLayout, config: RunConfig, lengths: Mapping[str, float
 
 def model_without_memory(schema: Schema, layout: InputLayout, config: RunConfig, ranks: int = 1) -> Network:
     """The network with sharded tables on the meta device, which take no memory. Dense parameters are real. ranks: over which
-    managed tables will be sharded."""
+    managed tables and pools of experts will be sharded."""
     network = Network(schema, layout, config, torch.device("meta"), ranks)
     fuse_table_optimizer(network.table_parameters(), config.embedding)
     return network

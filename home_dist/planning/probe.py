@@ -27,6 +27,7 @@ _SAMPLES = 4
 @dataclass(frozen=True)
 class DenseCost:
     parameters: int
+    """On each rank: of a pool of experts that ranks share, those of its share."""
     flops: float
     """Of one sample's forward."""
     kept: float
@@ -35,6 +36,32 @@ class DenseCost:
     """Numbers that the normalisation layers send to the other ranks in a step."""
     launches: int
     """Operators of a step's forward and backward, without views; each is at least one launch."""
+    pools: tuple["PoolCost", ...] = ()
+    """Pools of experts that ranks share."""
+
+    @property
+    def apart(self) -> int:
+        """Parameters that not all ranks hold, of `parameters`."""
+        return sum(pool.parameters for pool in self.pools)
+
+
+@dataclass(frozen=True)
+class PoolCost:
+    """A pool of experts that ranks share (distributed.expert_parallel)."""
+
+    holders: int
+    """Ranks that share it."""
+    parameters: int
+    """On the rank that holds most."""
+    pairs: int
+    """Experts of a sample, at most."""
+    numbers: int
+    """That travel for a pair in a forward: the expert's input and its output."""
+
+    @staticmethod
+    def of(bank: SparseBank) -> "PoolCost":
+        width = bank.weights[0].shape[2] + bank.weights[-1].shape[1]
+        return PoolCost(bank.share.holders.count, sum(p.numel() for p in bank.parameters()), bank.per_sample, width)
 
 
 def probe(network: Network, layout: InputLayout, lengths: Mapping[str, float]) -> DenseCost:
@@ -46,10 +73,10 @@ def probe(network: Network, layout: InputLayout, lengths: Mapping[str, float]) -
 
 def _probe(head: Head, layout: InputLayout, lengths: Mapping[str, float]) -> DenseCost:
     pools = [m for m in head.modules() if isinstance(m, SparseBank)]
-    for bank in pools:
-        bank.of_chosen = partial(_of_some, bank)  # type: ignore[method-assign]
-    batch, looked_up = _batch(layout, len(head.objectives.outputs), lengths)
     parameters = {p.untyped_storage().data_ptr() for p in head.parameters()}
+    for bank in pools:
+        bank.of_chosen = partial(_of_some, bank, parameters)  # type: ignore[method-assign]
+    batch, looked_up = _batch(layout, len(head.objectives.outputs), lengths)
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -72,16 +99,30 @@ def _probe(head: Head, layout: InputLayout, lengths: Mapping[str, float]) -> Den
         kept=sum(kept.values()) / _SAMPLES,
         statistics=sum(2 * m.running_mean.numel() + 1 for m in norms),
         launches=launched.count,
+        pools=tuple(PoolCost.of(bank) for bank in pools if not bank.share.whole),
     )
 
 
 def _of_some(
-    bank: SparseBank, x: torch.Tensor, chosen: torch.Tensor, gates: torch.Tensor, mask: torch.Tensor | None = None
+    bank: SparseBank,
+    parameters: set[int],
+    x: torch.Tensor,
+    chosen: torch.Tensor,
+    gates: torch.Tensor,
+    mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """In place of SparseBank.of_chosen, which eager computes for all experts: the work and the memory of as many experts as a
-    sample uses at most. What is chosen here, by new routers and of equal samples, says nothing."""
-    some, whole = bank.per_sample, bank._operands()
-    operands = Operands((some,), [w[:some] for w in whole.weights], [b[:some] for b in whole.biases], None)
+    sample uses at most. What is chosen here, by new routers and of equal samples, says nothing. Those of other ranks are
+    copies of this one's. parameters: where the storages of what are no activations begin."""
+    some, held, whole = bank.per_sample, bank.share.count, bank._operands()
+    times = -(-some // held)
+
+    def of(values: torch.Tensor) -> torch.Tensor:
+        own = values[:some] if times == 1 else torch.cat([values] * times)[:some]
+        parameters.add(own.untyped_storage().data_ptr())
+        return own
+
+    operands = Operands((some,), [of(w) for w in whole.weights], [of(b) for b in whole.biases], None)
     out = outputs(operands, [x], mask, "fp32", activate=False)
     return mixture(gates.mean(2, keepdim=True).expand(-1, -1, some), torch.relu(out))
 

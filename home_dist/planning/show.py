@@ -94,7 +94,7 @@ def traffic_table(machines: Machines, estimated: Estimate) -> Table:
     table.add_column("what")
     table.add_column("within the host", justify="right")
     table.add_column("to other hosts", justify="right")
-    for use in USES:
+    for use in (u for u in USES if u != "samples and experts" or estimated.traffic.handed[u].any()):
         table.add_row(use, _mb(estimated.traffic.intra[use]), _mb(estimated.traffic.inter[use]))
     table.add_section()
     sums = [sum(way.values(), np.zeros(machines.count)) for way in (estimated.traffic.intra, estimated.traffic.inter)]

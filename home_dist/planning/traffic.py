@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from home_dist.schema import IdInput, Table
 
 _ID, _LENGTH = 8, 4
-USES = ("ids", "embeddings", "their gradients", "dense gradients", "statistics")
+USES = ("ids", "embeddings", "their gradients", "dense gradients", "statistics", "samples and experts")
+"""The last: inputs and outputs of experts that ranks share, and their gradients."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,23 @@ class Counter:
         self.traffic.handed[use] += size
         self.traffic.intra[use] += size * (self.per_host - 1)
         self.traffic.inter[use] += size * (self.ranks - self.per_host)
+
+    def within_groups(self, use: str, holders: int, size: float) -> None:
+        """Each rank sends `size` bytes, in equal parts to each of the `holders` consecutive ranks of its group, itself too."""
+        for rank in range(self.ranks):
+            group = np.arange(rank - rank % holders, rank - rank % holders + holders)
+            near = int((group // self.per_host == rank // self.per_host).sum())
+            part = size / holders
+            self._count(use, rank, size, part * (near - 1), part * (holders - near))
+
+    def reduce_copies(self, use: str, holders: int, size: float) -> None:
+        """Ring all-reduces of `size` bytes among the ranks that hold the same, every `holders`-th one."""
+        copies = self.ranks // holders
+        passed = 2 * size * (copies - 1) / copies
+        for rank in range(self.ranks):
+            after = (rank + holders) % self.ranks
+            away = after // self.per_host != rank // self.per_host
+            self._count(use, rank, size if copies > 1 else 0.0, passed * (not away), passed * away)
 
     def reduce(self, use: str, size: float) -> None:
         """A ring all-reduce of `size` bytes: each rank passes on 2 * size * (ranks - 1) / ranks. One rank per host passes to

@@ -20,7 +20,8 @@ from home_dist.embeddings.collections import initialise
 from home_dist.embeddings.exchange import codecs
 from home_dist.embeddings.sharding import drawing_nothing, sharders
 from home_dist.errors import ConfigError, UserError
-from home_dist.experts import kernels
+from home_dist.experts import SparseBank, kernels
+from home_dist.experts.share import held_apart, shares
 from home_dist.layers.step_check import LARGEST, LARGEST_FP16, StepCheck
 from home_dist.network import Head, Network
 from home_dist.objectives import Objectives
@@ -64,6 +65,12 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
     kernel = _of_all_ranks(kernels.choose(ranks.device, config.kernel), ranks)
     torch.manual_seed(config.train.seed)
     network = model_without_memory(inputs.schema, inputs.layout, config, ranks.world_size)
+    sharing = config.distributed.expert_parallel
+    if sharing > 1 and not any(isinstance(m, SparseBank) for m in network.head.modules()):
+        raise ConfigError(
+            f"distributed.expert_parallel = {sharing}: model.kind = {config.model.kind!r} has no pool of experts to share. Set "
+            "it to 1, or choose a model with a pool, such as smes"
+        )
     machines = detected(ranks)
     plan = _placed(network, inputs, ranks, machines)
     kernel = kernels.select(network, config.kernel, ranks.device, kernel)
@@ -76,7 +83,7 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
             device=ranks.device,
             plan=plan,
             sharders=sharders(config.embedding, config.train.seed, sent),
-            data_parallel_wrapper=_DataParallel(config) if ranks.world_size > 1 else _Alone(),
+            data_parallel_wrapper=_DataParallel(config, list(shares(network))) if ranks.world_size > 1 else _Alone(),
         )
     if not loaded:
         initialise(model, config.embedding.init_std, config.train.seed)
@@ -129,7 +136,7 @@ def _step_check(network: Network, config: RunConfig, ranks: Ranks) -> StepCheck:
     dense, lookups = (
         LARGEST_FP16 if kind == "fp16" and ranks.world_size > 1 else LARGEST for kind in (sent.gradients, sent.backward)
     )
-    return StepCheck(network.head, config.train.accumulate > 1, dense, lookups)
+    return StepCheck(network.head, config.train.accumulate > 1, dense, lookups, apart=held_apart(network.head))
 
 
 class _Alone(DataParallelWrapper):
@@ -147,9 +154,10 @@ class _DataParallel(DefaultDataParallelWrapper):
     has made the order before the first step.
     """
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, config: RunConfig, apart: list[str]):
+        """apart: names of parameters and buffers that are not the same on all ranks."""
         sent = config.distributed.exchange.gradients
-        super().__init__(static_graph=False, allreduce_comm_precision=None if sent == "fp32" else sent)
+        super().__init__(static_graph=False, allreduce_comm_precision=None if sent == "fp32" else sent, params_to_ignore=apart)
 
     def wrap(self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device) -> None:
         super().wrap(dmp, env, device)

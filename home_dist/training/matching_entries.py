@@ -1,7 +1,7 @@
 """Maps the entries of a dense tensor to those of another run's tensor that have the same names (home_dist/axes.py)."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,12 @@ class Entries:
     """Entities of this run's tensor that the other one lacks."""
     same: bool
     """Whether both tensors are equal in shape, and every entry is at the same place."""
+
+    def within(self, first: int, count: int) -> "Entries":
+        """Those of the places first to first + count - 1 of the first dimension, counted from there."""
+        kept = (self.here[0] >= first) & (self.here[0] < first + count)
+        here, there = (self.here[0][kept] - first, *self.here[1:]), (self.there[0][kept], *self.there[1:])
+        return replace(self, here=here, there=there, same=False)
 
     def fill(self, value: torch.Tensor, stored: torch.Tensor) -> None:
         """Copies these entries of the other run's tensor `stored` into `value`."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from rich.table import Table
+from torch import nn
 
 from home_dist.config import KernelSection
 from home_dist.data.bins import BinnedWindows
@@ -14,6 +15,7 @@ from home_dist.data.reader import Reader
 from home_dist.distributed.ranks import Ranks
 from home_dist.embeddings.sharding import PlanRow
 from home_dist.experts.kernels import Kernel, choose
+from home_dist.experts.share import held_apart
 
 
 def detected(ranks: Ranks, kernel: KernelSection) -> str:
@@ -31,6 +33,15 @@ def detected(ranks: Ranks, kernel: KernelSection) -> str:
 def kernel_taken(ranks: Ranks, wanted: KernelSection, taken: Kernel) -> str:
     """Names the kernel that this model uses; empty if it is the detected one. A model's widths may rule that one out."""
     return "" if taken == choose(ranks.device, wanted) else f"expert kernel of this model: {taken}"
+
+
+def pools_taken(head: nn.Module) -> str:
+    """How many ranks share each pool of experts; empty where every rank holds all experts."""
+    shares = dict.fromkeys(held_apart(head).values())
+    return "\n".join(
+        f"expert parallelism: {s.holders.count} of {s.world} ranks share {s.experts:,} experts, {s.count:,} on this one"
+        for s in shares
+    )
 
 
 def derived(inputs: Inputs, ranks: Ranks, steps: int) -> str:

@@ -1,9 +1,11 @@
 """Optimizers: the tables' (embeddings/table_optimizer.py), AdamW for the rest, one schedule for both."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
@@ -11,6 +13,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from home_dist.config import RunConfig, TrainSection
 from home_dist.embeddings.table_optimizer import table_optimizer
+from home_dist.experts.share import Share, held_apart
 from home_dist.layers.step_check import StepCheck
 
 
@@ -33,7 +36,7 @@ def build_optimizer(model: DistributedModelParallel, config: RunConfig, check: S
                 parameters, lambda p, d=decay[group]: torch.optim.AdamW(p, lr=config.train.lr, weight_decay=d, fused=True)
             )
             parts.append((group, wrapped))
-    dense = DenseOptimizer(parts, config.train.accumulate, config.train.clip_norm, check)
+    dense = DenseOptimizer(parts, config.train.accumulate, config.train.clip_norm, check, held_apart(model))
     return CombinedOptimizer([("fused", model.fused_optimizer), ("dense", dense)])
 
 
@@ -67,10 +70,11 @@ class DenseOptimizer(CombinedOptimizer):
         accumulate: int,
         clip_norm: float | None,
         check: StepCheck | None = None,
+        apart: Mapping[nn.Parameter, Share] | None = None,
     ):
-        """check: says which updates to leave out."""
+        """check: says which updates to leave out. apart: parameters of which each rank holds a share."""
         super().__init__(parts)
-        self.accumulate, self.clip_norm, self.check = accumulate, clip_norm, check
+        self.accumulate, self.clip_norm, self.check, self._apart = accumulate, clip_norm, check, apart or {}
 
     def step(self, closure: Any = None) -> None:
         refused = self.check.refuses_update if self.check is not None else False
@@ -85,8 +89,20 @@ class DenseOptimizer(CombinedOptimizer):
         if parameters and self.accumulate > 1:
             torch._foreach_div_([p.grad for p in parameters], float(self.accumulate))
         if parameters and self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, self._norm(parameters))
         super().step(closure)
+
+    def _norm(self, parameters: list[nn.Parameter]) -> torch.Tensor:
+        """(), the norm of all gradients, also of the shares that other ranks hold. The same on all ranks."""
+        alike = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None and p not in self._apart])
+        if not self._apart:
+            return alike
+        squares = torch.zeros_like(alike)
+        for parameter, share in self._apart.items():
+            if parameter.grad is not None:
+                squares += parameter.grad.square().sum() / share.copies.count
+        dist.all_reduce(squares)
+        return (alike.square() + squares).sqrt()
 
 
 def _group(name: str, parameter: nn.Parameter) -> str:

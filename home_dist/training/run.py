@@ -25,7 +25,7 @@ from home_dist.training.checkpoint.saver import Saver
 from home_dist.training.checkpoint.state import TrainState
 from home_dist.training.events import EventLog
 from home_dist.training.observer import Observer
-from home_dist.training.opening import kernel_taken, plan_table
+from home_dist.training.opening import kernel_taken, plan_table, pools_taken
 from home_dist.training.optimizers import Schedule
 from home_dist.training.profiling import Profile
 from home_dist.training.run_folder import RunFolder
@@ -75,6 +75,7 @@ class Run:
         loaded = start.checkpoint is not None
         meaning, built = together(lambda: (fingerprint(folder.open()[1]), build(inputs, ranks, loaded)))
         screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))
+        screen.say_if(pools_taken(built.head))
         screen.table(plan_table(plan_rows(built.plan, inputs.layout)))
         if start.checkpoint is not None:
             together(lambda: refuse_other_vocabularies(config, inputs.schema, folder.recorded_vocabularies()))

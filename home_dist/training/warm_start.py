@@ -22,9 +22,11 @@ from home_dist.data.matching_rows import Map, RunSide, Unknown, same_rows
 from home_dist.data.side_files import with_local_schema
 from home_dist.embeddings.collections import table_shards
 from home_dist.errors import ConfigError
+from home_dist.experts.share import Share
 from home_dist.layers.axis_names import Axes
 from home_dist.network import Head
 from home_dist.schema import SequenceInput, Table, build_layout
+from home_dist.training.checkpoint.contents import pool_shares
 from home_dist.training.checkpoint.of_run import find
 from home_dist.training.checkpoint.reading import open_stored
 from home_dist.training.matching_entries import listed, same_entries
@@ -159,6 +161,7 @@ class WarmStart:
         renamed = tuple(t.model_copy(update={"name": others.get(t.name, t.name)}) for t in self.inputs.schema.task)
         schema = self.inputs.schema.model_copy(update={"task": renamed})
         now = axes_of(next(m for m in model.modules() if isinstance(m, Head)), schema, changed)
+        pools = pool_shares(model)
         for name, value in model.state_dict().items():
             if ".replicated." in name or name.startswith("managed."):
                 continue
@@ -172,17 +175,28 @@ class WarmStart:
             elif inner.startswith("features.encoders.") and not self._same_history(inner.split(".")[2], anew):
                 yield name, "its history has other events, columns, tables or targets; first values stay"
             else:
-                yield name, self._take(name, value, state, now.get(inner), before.get(inner))
+                yield name, self._take(name, value, state, now.get(inner), before.get(inner), pools.get(name))
 
-    def _take(self, name: str, value: torch.Tensor, state: WarmOptimizer | None, now: Axes | None, before: Axes | None) -> str:
-        logical = f"dense/{name}"
+    def _take(
+        self,
+        name: str,
+        value: torch.Tensor,
+        state: WarmOptimizer | None,
+        now: Axes | None,
+        before: Axes | None,
+        share: Share | None,
+    ) -> str:
+        """share: of a pool of experts; value holds its experts alone."""
+        logical, shape = f"dense/{name}", value.shape if share is None else (share.experts, *value.shape[1:])
         try:
-            entries = same_entries(value.shape, self.stored.shape(logical), now, before)
+            entries = same_entries(shape, self.stored.shape(logical), now, before)
         except Unknown as why:
             return f"{why}; first values stay"
+        how = "taken" if entries.same else "taken by name"
+        if share is not None:
+            entries = entries.within(share.first, share.count)
         entries.fill(value, self.stored.whole(logical))
         state_taken = state.take_dense(name, entries) if state is not None else ""
-        how = "taken" if entries.same else "taken by name"
         return how + state_taken + (f"; first values stay for {listed(entries.lacking)}" if entries.lacking else "")
 
     def _same_history(self, name: str, anew: set[str]) -> bool:

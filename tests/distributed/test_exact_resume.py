@@ -29,8 +29,18 @@ OPTIONS = settings(
 )
 
 
-def trained(ranks: int, config: Path, name: str, stops: list[int]) -> Ended:
-    return run_module(ranks, "tests.distributed.stops_ranks", config, name, ",".join(map(str, stops)), *OPTIONS)
+POOL = settings(
+    model__kind="smes",
+    model__experts=5,
+    model__expert_norm="true",
+    model__dropout=0.1,
+    train__clip_norm=0.1,
+    distributed__expert_parallel=2,
+)
+
+
+def trained(ranks: int, config: Path, name: str, stops: list[int], more: list[str]) -> Ended:
+    return run_module(ranks, "tests.distributed.stops_ranks", config, name, ",".join(map(str, stops)), *OPTIONS, *more)
 
 
 def told(state: TrainState) -> str:
@@ -38,15 +48,17 @@ def told(state: TrainState) -> str:
     return json.dumps(replace(state, position=replace(state.position, dealt=None)).to_json())
 
 
-@pytest.mark.parametrize(("ranks", "seed"), [(2, 0), (1, 1), (3, 2)])
-def test_stopped_at_random_steps(ranks, seed, tmp_path):
+@pytest.mark.parametrize(
+    ("ranks", "seed", "more"), [(2, 0, []), (1, 1, []), (3, 2, []), (2, 3, POOL)], ids=["2", "1", "3", "2 that share a pool"]
+)
+def test_stopped_at_random_steps(ranks, seed, more, tmp_path):
     data = make_data(tmp_path / "data", rows=130 * ranks, files=3, row_group=60)
     config = make_config(tmp_path, data, batch_size=32)
-    whole = trained(ranks, config, "whole", [])
+    whole = trained(ranks, config, "whole", [], more)
     steps = [int(p.name.split("-")[1]) for p in (tmp_path / "run" / "whole" / "checkpoints").glob("step-*")]
     assert len(steps) == max(steps) == 10
     stops = sorted(random.Random(seed).sample(range(1, max(steps)), 3))
-    stopped = trained(ranks, config, "stopped", stops)
+    stopped = trained(ranks, config, "stopped", stops, more)
     assert [f"stopped after {s}" in stopped.outputs[0] for s in stops] == [True] * len(stops)
     assert stopped.losses() == whole.losses()
     folders = [tmp_path / "run" / name for name in ("whole", "stopped")]

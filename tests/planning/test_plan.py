@@ -156,6 +156,38 @@ def test_of_a_pool_the_experts_that_a_sample_uses_count(scale):
     assert found[1].kept - found[0].kept < 60 * 12 * 4 * 4
 
 
+def test_a_pool_over_ranks(scale):
+    """Memory by the experts of a rank, work as before; what travels, as a loop over ranks counts it."""
+    pool = ("model.kind=smes", "model.experts=16", "model.shared_choices=4", "model.task_choices=0")
+    at = machines("128xH100-80GB")
+    whole = planning.plan(scale(*pool), at, {})
+    shared = planning.plan(scale(*pool, "distributed.expert_parallel=16"), at, {})
+    [cost] = shared.dense.pools
+    assert (cost.holders, cost.pairs) == (16, 4)
+    assert whole.dense.pools == ()
+    assert whole.dense.parameters - shared.dense.parameters == 15 * cost.parameters  # of 16 experts one
+    assert shared.dense.flops == whole.dense.flops
+    assert shared.dense.kept == pytest.approx(whole.dense.kept, rel=0.01)
+    of_dense = "dense parameters and AdamW"
+    assert shared.estimate.memory[of_dense][0] == whole.estimate.memory[of_dense][0] - 15 * cost.parameters * 16
+    batch, config = shared.config.train.batch_size, scale(*pool)
+    schema = load_schema(config.schema_path())
+    width = model_without_memory(schema, build_layout(schema, config), config).head.features.width
+    to_each = batch * 4 / 16 * (width + config.model.expert_dim) * 4 * 2
+    for rank in (0, 37, 127):
+        first = rank - rank % 16  # two hosts of 8
+        near = sum(other // 8 == rank // 8 for other in range(first, first + 16) if other != rank)
+        assert shared.estimate.traffic.intra["samples and experts"][rank] == pytest.approx(near * to_each)
+        assert shared.estimate.traffic.inter["samples and experts"][rank] == pytest.approx((15 - near) * to_each)
+    # A ring of 8 copies passes on 7/8 of an expert's gradient twice, to another host; the rest is reduced by all ranks.
+    rest = (shared.dense.parameters - cost.parameters) * 4
+    sent = 2 * rest * 127 / 128 / 8 + 2 * cost.parameters * 4 * 7 / 8
+    copied = sum(p.rows * p.dim for p in shared.placed if p.sharding == "data_parallel")
+    assert copied == 0
+    assert shared.estimate.traffic.inter["dense gradients"][5] == pytest.approx(sent)
+    assert shared.checkpoint.written[:16].mean() > shared.checkpoint.written[16:].mean()
+
+
 def test_tables_of_histories_have_one_width(scale):
     with pytest.raises(ConfigError, match=r"have one width in TorchRec.* video 96, author 64.* Give them one dim"):
         planning.plan(scale("embedding.tables.video.dim=96"), machines("128xH100-80GB"), {})

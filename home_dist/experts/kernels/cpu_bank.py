@@ -79,7 +79,7 @@ class _CpuMixed(torch.autograd.Function):
         grad = grads[0].contiguous()
 
         gate_grad, shift_grad, scale_grad = _mix_sums(grad, y, activation, gates, arguments.dropout)
-        away, along = statistics_grad(activation, shift_grad, scale_grad, arguments.samples)
+        away, along = statistics_grad(arguments, activation, shift_grad, scale_grad)
         _mix_inner_(grad, y, activation, gates, away, along, mask, arguments.dropout)
         counts = [len(block) for block in hidden[0]] if hidden else [block.experts for block in blocks_of(layers)]
         layer_grad = list(y.split(counts))

@@ -86,17 +86,18 @@ def activation_of(
 
 
 def statistics_grad(
-    activation: Activation, shift_grad: torch.Tensor, scale_grad: torch.Tensor | None, samples: torch.Tensor | None
+    arguments: Arguments, activation: Activation, shift_grad: torch.Tensor, scale_grad: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """The part of y's gradient that flows through the batch statistics: away + along * (y - mean) * rstd, to be subtracted.
 
-    Returns away and along, (E, D) each; None where running averages normalise. Sums over all ranks.
+    Returns away and along, (E, D) each; None where running averages normalise. Sums over the ranks of the statistics.
     """
-    if samples is None or scale_grad is None or activation.scale is None:
+    samples, norm = arguments.samples, arguments.operands.norm
+    if samples is None or norm is None or scale_grad is None or activation.scale is None:
         return None, None
-    sums = torch.stack([shift_grad, scale_grad])
-    if several_ranks():
-        torch.distributed.all_reduce(sums)
+    sums, peers = torch.stack([shift_grad, scale_grad]), norm.module.peers
+    if several_ranks(peers):
+        torch.distributed.all_reduce(sums, group=None if peers is None else peers.group)
     away, along = (sums * (activation.scale / samples.clamp(min=1))).unbind(0)
     return away, along
 

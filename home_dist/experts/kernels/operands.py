@@ -54,7 +54,7 @@ class Norm:
 
     def of_batch(self, mean: torch.Tensor, squares: torch.Tensor, count: torch.Tensor) -> Statistics:
         """The global batch's statistics, from this rank's `local_moments`. Moves the running averages."""
-        mean, variance, samples = joined(mean, squares, count)
+        mean, variance, samples = joined(mean, squares, count, self.module.peers)
         self.module.follow(mean.detach(), variance.detach(), samples.detach())
         return Statistics(mean, variance, samples)
 

@@ -119,7 +119,7 @@ class _CpuChosen(torch.autograd.Function):
         grad = grads[0].contiguous()
         gate_grad, inner = _mix_backward(grad, y, activation, gates, pairs, arguments.dropout)
         shift_grad, scale_grad = _sums(inner, y, activation, pairs)
-        away, along = statistics_grad(activation, shift_grad, scale_grad, arguments.samples)
+        away, along = statistics_grad(arguments, activation, shift_grad, scale_grad)
         _inner_(inner, y, activation, away, along, mask, pairs)
         del inner
         layers_backward = _bf16_backward if y.dtype == torch.bfloat16 else _library_backward

@@ -81,7 +81,7 @@ class _TritonMixed(torch.autograd.Function):
         grad = grads[0].contiguous()
 
         gate_grad, shift_grad, scale_grad = mix_sums(grad, y, activation, gates, arguments.dropout)
-        away, along = statistics_grad(activation, shift_grad, scale_grad, arguments.samples)
+        away, along = statistics_grad(arguments, activation, shift_grad, scale_grad)
         mix_inner_(grad, y, activation, gates, away, along, mask, arguments.dropout)
         layer_grad = y
         del y

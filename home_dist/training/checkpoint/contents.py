@@ -1,6 +1,7 @@
 """Converts a model and its optimizers to named pieces, and back. Names and shapes are the whole tensors', whatever the plan:
 
-    dense/NAME                      parameters and statistics that every rank holds
+    dense/NAME                      parameters and statistics that every rank holds; of a pool of experts that ranks share,
+                                    each rank holds some experts
     dense_optimizer/NAME/KEY        their optimizer's state
     tables/TABLE/weight             (rows, dim)
     tables/TABLE/momentum1, ...     (rows, dim); row-wise optimizers: (blocks, rows), a value per row and block of columns
@@ -26,6 +27,9 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
 from home_dist.embeddings.managed import managed_rows
+from home_dist.experts.share import Share, shares
+from home_dist.layers.averages import average_name
+from home_dist.network import Network
 from home_dist.training.checkpoint.pieces import Piece, Stored
 from home_dist.training.checkpoint.table_plan import Columns, Shard, TablePlan
 
@@ -66,18 +70,19 @@ def table_of(name: str) -> str | None:
 
 
 def weight_pieces(model: DistributedModelParallel) -> Iterator[Piece]:
-    """Parameters and statistics that this rank writes, not copied. Of tensors that all ranks hold, each rank writes some."""
-    yield from (p for p, shared in _weights(model) if not shared or _writes_shared(p.name))
+    """Parameters and statistics that this rank writes, not copied. Of tensors that several ranks hold, one writes."""
+    yield from (piece for piece, writes in _weights(model) if writes)
 
 
 def optimizer_pieces(model: DistributedModelParallel, optimizer: KeyedOptimizer) -> Iterator[Piece]:
     """The optimizers' state that this rank writes."""
-    plans, managed = table_plans(model), managed_rows(model)
+    plans, managed, pools = table_plans(model), managed_rows(model), pool_shares(model)
     for name, key, value in optimizer_state(optimizer):
         table = table_of(name)
         if table is None:
-            if _writes_shared(name):
-                yield Piece.whole(f"dense_optimizer/{name}/{key}", value)
+            piece, writes = _dense(f"dense_optimizer/{name}/{key}", value, pools.get(name), name)
+            if writes:
+                yield piece
         elif not hasattr(value, "local_shards"):
             if _writes_shared(name):
                 if key == "steps":
@@ -138,17 +143,34 @@ def load_weights(model: DistributedModelParallel, stored: Stored) -> None:
 
 
 def _weights(model: DistributedModelParallel) -> Iterator[tuple[Piece, bool]]:
-    """(piece, whether all ranks hold the same piece) of the parameters and statistics on this rank."""
-    managed = managed_rows(model)
+    """(piece, whether this rank writes it) of the parameters and statistics on this rank."""
+    managed, pools = managed_rows(model), pool_shares(model)
     for name, value in model.state_dict().items():
         logical = _logical(name)
         if hasattr(value, "local_shards"):
             rows = managed.get(table_of(name) or _managed_by(name))
             for shard in value.local_shards():
                 piece = Piece(logical, tuple(value.size()), tuple(shard.metadata.shard_offsets), shard.tensor)
-                yield from ((p, False) for p in _unpadded(piece, rows, 0))
+                yield from ((p, True) for p in _unpadded(piece, rows, 0))
         else:
-            yield Piece.whole(logical, value), True
+            yield _dense(logical, value, pools.get(name), logical)
+
+
+def _dense(logical: str, value: torch.Tensor, share: Share | None, written_by: str) -> tuple[Piece, bool]:
+    """(piece, whether this rank writes it) of a tensor that is no table. share: of a pool of experts, None where all ranks hold
+    the tensor. A counter of a pool's optimizer has no experts."""
+    if share is None or not value.dim():
+        return Piece.whole(logical, value), _writes_shared(written_by)
+    return Piece(logical, (share.experts, *value.shape[1:]), (share.first,) + (0,) * (value.dim() - 1), value), share.writes
+
+
+def pool_shares(model: nn.Module) -> dict[str, Share]:
+    """By name of a parameter, statistic or average: the share of a pool of experts that this rank holds."""
+    [network] = [m for m in model.modules() if isinstance(m, Network)]
+    head = network.head
+    found = shares(head)
+    averages = {f"head.averages.{average_name(name)}": share for name, share in found.items() if head.averages is not None}
+    return {f"head.{name}": share for name, share in found.items()} | averages
 
 
 def _managed_by(name: str) -> str:
@@ -178,11 +200,11 @@ def load_optimizer(
     # AdamW creates its state in its first step, and loading can only fill state that exists. This step of zero gradients
     # changes parameters (by weight decay); loading weights afterwards undoes that.
     optimizer.init_state()
-    pieces: list[Piece] = []
+    pieces, pools = list[Piece](), pool_shares(model)
     for name, key, value in optimizer_state(optimizer):
         table = table_of(name)
         if table is None:
-            pieces.append(Piece.whole(f"dense_optimizer/{name}/{key}", value))
+            pieces.append(_dense(f"dense_optimizer/{name}/{key}", value, pools.get(name), name)[0])
         elif key == "steps":
             value.fill_(float(stored.whole(f"tables/{table}/steps")))
     managed = managed_rows(model)
