@@ -49,7 +49,8 @@ def axes_of(head: Head, schema: Schema, changed: Collection[str] = ()) -> dict[s
     prefix = {id(module): f"{name}." for name, module in head.named_modules()}
     axes: dict[str, Axes] = {}
     for place, part in enumerate(head.model.anatomy(tasks).parts):
-        axes |= _of_part(part, prefix, columns if place == 0 else None, columns)
+        own = columns if part.columns is None else tuple(columns[c] for c in part.columns)
+        axes |= _of_part(part, prefix, own if place == 0 else None, columns)
     for name, names in head.model.axes(tasks, columns).items():
         axes[f"model.{name}"] = names
     of_outputs = _of_outputs(head, of_tasks)

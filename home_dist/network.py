@@ -18,10 +18,10 @@ from home_dist.experts.share import pools_over
 from home_dist.layers.averages import Averages
 from home_dist.layers.recompute import recomputed
 from home_dist.layers.step_check import StepCheck
-from home_dist.models import TaskGroups, build_model
+from home_dist.models import FeatureColumns, TaskGroups, build_model
 from home_dist.objectives import JointLogits, Objectives, build_weighting
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema, SequenceInput
-from home_dist.schema.layout import ONE_BY_ONE, Place
+from home_dist.schema.layout import ONE_BY_ONE, Place, Table
 from home_dist.sequence import Encoded, History, build_encoder
 from home_dist.sequence.jagged import newest_within
 
@@ -96,6 +96,18 @@ class FeatureVector(nn.Module):
             first += width
         return columns
 
+    def sets(self) -> list[list[int]]:
+        """Where tables' rows hold several vectors: of each set its columns in v, the shared set first. Else empty."""
+        sets = next((i.table.sets for i in self.layout.features), 1)
+        columns: list[list[int]] = [[] for _ in range(sets)]
+        first = 0
+        for content, _, width in self.sections():
+            if content == "vector":
+                for n, columns_of_set in enumerate(columns):
+                    columns_of_set += range(first + width * n // sets, first + width * (n + 1) // sets)
+            first += width
+        return columns if sets > 1 else []
+
     def forward(
         self, batch: Batch, bags: KeyedTensor | None, weighted: KeyedTensor | None, events: Events | None
     ) -> tuple[torch.Tensor, dict[str, Encoded]]:
@@ -153,11 +165,13 @@ class FeatureVector(nn.Module):
             field = event.field
             rows = (ids if field.place in ONE_BY_ONE else lists)[field.key]
             values = vectors[field.key].values() if field.place in ONE_BY_ONE else self.replicated.listed(rows, field)
+            values = _shared_set(values, field.table)
             if event.target is None:
                 contexts.append(values)
                 continue
             shared.append(values)
-            targets.append(self._target(event.target, single, lists, weights, vectors))
+            target = self._target(event.target, single, lists, weights, vectors)
+            targets.append(_shared_set(target, event.target.table))
             target_rows = self._target_rows(event.target, ids, small)
             if target_rows is not None:
                 event_ids[field.column], target_ids[field.column] = rows.values(), target_rows
@@ -189,6 +203,11 @@ class FeatureVector(nn.Module):
             return self._listed(lists, item, weights)
         dim, index = self.replicated.position(self._small_column[item.key])
         return single[dim][:, index]
+
+
+def _shared_set(values: torch.Tensor, table: Table) -> torch.Tensor:
+    """The vectors (N, dim) that all tasks share, of rows that hold several."""
+    return values if table.sets == 1 else values[:, : table.shared_dim]
 
 
 def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
@@ -244,7 +263,8 @@ class Head(nn.Module):
         self.objectives = Objectives(tasks, config)
         self.features = FeatureVector(layout, config, sum(self.objectives.outputs))
         self.features.grouped = schema.group_column is not None
-        model = build_model(config.model, self.features.width, TaskGroups.of(tasks), self.features.columns())
+        columns = FeatureColumns(self.features.columns(), self.features.sets())
+        model = build_model(config.model, self.features.width, TaskGroups.of(tasks), columns)
         self.model, self.recompute_experts = model, config.train.recompute_experts
         rates = torch.tensor([t.base_rate or 0.5 for t in tasks])
         apart = {k: config.model.towers[t.name] for k, t in enumerate(tasks) if t.name in config.model.towers}

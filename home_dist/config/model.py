@@ -26,6 +26,10 @@ class ModelSection(Section):
     dropout: Rate = 0.0
     """Dropout of the experts' outputs, in training."""
 
+    def table_sets(self, tasks: int) -> int:
+        """How many vectors the rows of tables hold, side by side: 1, or one that all tasks share and one per task."""
+        return 1
+
     def named_features(self) -> dict[str, tuple[str, ...]]:
         """By key: the features that the section names."""
         return {}
@@ -57,6 +61,7 @@ MODELS = Kinds(
         "adatt": "home_dist.models.adatt:AdaTT",
         "pepnet": "home_dist.models.pepnet:PepNet",
         "smes": "home_dist.models.smes:Smes",
+        "stem": "home_dist.models.stem:Stem",
         "esmm": "home_dist.models.esmm:Esmm",
     },
     default="home",

@@ -71,12 +71,17 @@ class ExpertBank(KernelUser):
         inputs: Sequence[torch.Tensor] | torch.Tensor,
         gates: torch.Tensor,
         mask: torch.Tensor | None = None,
+        through: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Mixtures of the experts' outputs: sum over e of gates[k, b, e] * output of expert e for sample b.
 
         inputs: one (B, F) per entry of `experts`, or all of them as one tensor; gates: (K, B, E); mask: (B,), samples that
-        count in the statistics. Returns (K, B, D).
+        count in the statistics; through: (K, E) bool, mixtures whose gradients reach the expert, by default all. Returns
+        (K, B, D).
         """
+        if through is not None:
+            each = torch.eye(self.total, dtype=gates.dtype, device=gates.device).unsqueeze(1).expand(-1, gates.shape[1], -1)
+            return eager.mixture(gates, self.mixed(inputs, each, mask), through)
         operands = self._operands()
         backend, precision = self.kernel.backend, self.kernel.precision
         dropout = Dropout.drawn(self.dropout) if self.training else None

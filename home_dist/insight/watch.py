@@ -72,10 +72,13 @@ def _stand_ins(seen: Passed, n: int, part: Part) -> list[tuple[str, Callable[...
         return seen.outputs[n]
 
     def mixed(
-        inputs: Sequence[torch.Tensor], gates: torch.Tensor, mask: torch.Tensor | None = None, *_: Any, **__: Any
+        inputs: Sequence[torch.Tensor],
+        gates: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        through: torch.Tensor | None = None,
     ) -> torch.Tensor:
         seen.weights[n] = gates
-        return mixture(gates, forward(inputs, mask))
+        return mixture(gates, forward(inputs, mask), through)
 
     def of_chosen(x: torch.Tensor, chosen: torch.Tensor, gates: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         seen.chosen[n] = chosen

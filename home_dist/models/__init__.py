@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from home_dist.config.model import MODELS, ModelSection
-from home_dist.models.base import MultiTaskModel
+from home_dist.models.base import FeatureColumns, MultiTaskModel
 from home_dist.models.tasks import TaskGroups
 
-__all__ = ["MultiTaskModel", "TaskGroups", "build_model"]
+__all__ = ["FeatureColumns", "MultiTaskModel", "TaskGroups", "build_model"]
 
 
 def build_model(
@@ -17,4 +17,4 @@ def build_model(
     in_dim: F; columns: by feature, its columns in v; for the models that treat some features apart.
     """
     model: type[MultiTaskModel] = MODELS.find(config.kind)
-    return model.build(config, in_dim, tasks, columns or {})
+    return model.build(config, in_dim, tasks, {} if columns is None else columns)

@@ -54,6 +54,8 @@ class Part:
     """Whether the feature gate scales the feature vector v, whose columns have names."""
     gates_read_features: bool = False
     """Whether the gates read v although the bank does not. The first part's gates always read v."""
+    columns: tuple[int, ...] | None = None
+    """Of the first part: the columns of v whose names its inputs have, where they are not all of v."""
 
     @property
     def shared(self) -> list[int]:
@@ -78,6 +80,7 @@ def part(
     feature_gate: FeatureGate | None = None,
     reads_features: bool = False,
     gates_read_features: bool = False,
+    columns: tuple[int, ...] | None = None,
 ) -> Part:
     """Makes a Part. owners: (owner, number of experts) in the bank's order; layer: a name, or "" in a model of one layer."""
     prefix = f"{layer}/" if layer else ""
@@ -93,4 +96,5 @@ def part(
         inputs=tuple(prefix + owner.name for owner, _ in owners),
         reads_features=reads_features,
         gates_read_features=gates_read_features,
+        columns=columns,
     )

@@ -18,6 +18,15 @@ def names_of_tasks(tasks: TaskGroups) -> Names:
     return tuple((f"task {name}", 0) for name in tasks.names)
 
 
+class FeatureColumns(dict[str, Sequence[int]]):
+    """By feature, its columns in v. sets: where tables have a set of columns per task (`ModelSection.table_sets`), of each set
+    its columns in v, the shared set first; else empty."""
+
+    def __init__(self, columns: Mapping[str, Sequence[int]], sets: Sequence[Sequence[int]] = ()):
+        super().__init__(columns)
+        self.sets = sets
+
+
 class MultiTaskModel(nn.Module):
     """Feature vector -> one state per task; towers turn states into logits."""
 

@@ -77,7 +77,7 @@ def does_not_fit(layout: InputLayout, config: RunConfig, machines: Machines, fix
 
     dim = config.embedding.dim
     for narrower in range(dim - 4, 0, -4):
-        if fits(t if _section(config, t).dim else replace(t, dim=narrower) for t in tables):
+        if fits(t if _section(config, t).dim else replace(t, dim=narrower * t.sets) for t in tables):
             lines.append(f"  narrower tables: embedding.dim = {narrower} instead of {dim}")
             break
     if config.embedding.precision == "fp32" and fits(replace(t, half=t.half or _may_be_half(config, t)) for t in tables):

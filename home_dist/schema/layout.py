@@ -53,6 +53,13 @@ class Table:
     """Steps after which an unseen id loses it."""
     cached_rows: float = 1.0
     """Share of rows on the device."""
+    sets: int = 1
+    """Vectors that a row holds side by side: the shared one, which alone histories read, then one per task, for models that ask
+    for them (`ModelSection.table_sets`)."""
+
+    @property
+    def shared_dim(self) -> int:
+        return self.dim // self.sets
 
     def is_in_host_memory(self, platform: str) -> bool:
         """Whether devices of this platform, such as "cuda", keep it in their host's memory. A CPU has no other."""
@@ -208,7 +215,8 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
             known_names = ", ".join(t.name for t in schema.task)
             raise ConfigError(f"{key}: {missing[0]!r} is no task of this run; there are: {known_names}")
     sequences = _chosen_sequences(schema, config)
-    tables = _tables(schema, config)
+    sets = config.model.table_sets(len(schema.task))
+    tables = _tables(schema, config, sets)
     pooled = _tables_pooled_at_home(features, sequences)
 
     specs = {t.name: t for t in schema.table}
@@ -253,7 +261,8 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
                 feature.weights,
             )
         elif isinstance(feature, StatisticFeature):
-            buckets = Table(feature.name, feature.buckets, config.embedding.small_dim, replicated=True)
+            width = config.embedding.small_dim * sets
+            buckets = Table(feature.name, feature.buckets, width, replicated=True, sets=sets)
             by_name[feature.name] = IdInput(feature.name, feature.column, buckets, False, "none", "small", feature.buckets)
             statistics[feature.name] = feature
             if config.embedding.dense_statistics:
@@ -319,7 +328,7 @@ def _chosen_sequences(schema: Schema, config: RunConfig) -> list[SequenceSpec]:
     return [known[s.name] for s in config.sequence]
 
 
-def _tables(schema: Schema, config: RunConfig) -> dict[str, Table]:
+def _tables(schema: Schema, config: RunConfig, sets: int) -> dict[str, Table]:
     settings = config.embedding.tables
     unknown = sorted(set(settings) - set(schema.table_rows()))
     if unknown:
@@ -362,7 +371,7 @@ def _tables(schema: Schema, config: RunConfig) -> dict[str, Table]:
         tables[name] = Table(
             name,
             ManagedSets.of(rows).rows if managed else rows,
-            dim,
+            dim * sets,
             replicated,
             managed=managed if managed != "hashed" else None,
             half=half,
@@ -370,6 +379,7 @@ def _tables(schema: Schema, config: RunConfig) -> dict[str, Table]:
             admit=section.admit if section else 1,
             max_age=section.max_age if section else None,
             cached_rows=on_device,
+            sets=sets,
         )
     return tables
 

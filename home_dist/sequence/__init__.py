@@ -25,8 +25,8 @@ def build_encoder(section: SequenceSection, fields: Sequence[EventInput], tasks:
             "impression. Give one of its events a target, an id feature over the same table."
         )
     inputs = EncoderInputs(
-        target_dim=sum(f.table.dim for f in shared),
-        context_dim=sum(f.field.table.dim for f in fields if f.target is None),
+        target_dim=sum(f.table.shared_dim for f in shared),
+        context_dim=sum(f.field.table.shared_dim for f in fields if f.target is None),
         columns=tuple(f.column for f in shared),
         tasks=tasks,
     )

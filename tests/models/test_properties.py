@@ -21,6 +21,7 @@ SETTINGS = {
     "tensor_factorization": {"rank_tasks": 2},
     "adatt": {"shared_experts": 2, "task_experts": 2, "layers": 2},
     "smes": {"experts": 3, "shared_choices": 1},
+    "stem": {"shared_experts": 2, "task_experts": 2, "layers": 2},
     "pepnet": {"domain_features": ["tab"], "prior_features": ["user", "age"]},
 }
 
@@ -40,6 +41,7 @@ AXES = {
     "cgc": {"bank.": {0: "owned"}, "gates.weight": {0: "gates", 1: "owned"}},
     "ple": {".bank.": {0: "owned"}, ".gates.weight": {0: "gates", 1: "owned"}},
     "smes": {"bank.": {0: "all"}, "gates.weight": {0: "tasks", 1: "all"}},
+    "stem": {".bank.": {0: "owned"}, ".gates.weight": {0: "gates", 1: "owned"}},
     "l2_constrained": {"trunks.": {0: "tasks"}},
     "esmm": {"trunks.": {0: "tasks"}},
     "cross_stitch": {"trunks.": {0: "tasks"}, "mixing.": {0: "tasks", 1: "tasks"}},

@@ -26,8 +26,12 @@ def mixed(
     return mixture(gates, out)
 
 
-def mixture(weights: torch.Tensor, experts: torch.Tensor) -> torch.Tensor:
-    """weights: (K, B, E); experts: (E, B, D). Returns (K, B, D): sum over e of weights[k, b, e] * experts[e, b]."""
+def mixture(weights: torch.Tensor, experts: torch.Tensor, through: torch.Tensor | None = None) -> torch.Tensor:
+    """weights: (K, B, E); experts: (E, B, D). Returns (K, B, D): sum over e of weights[k, b, e] * experts[e, b]. through:
+    (K, E), the gates that give gradients to experts, by default all."""
+    if through is not None:
+        passed = through.unsqueeze(1)
+        return mixture(weights * passed, experts) + mixture(weights * ~passed, experts.detach())
     return torch.bmm(weights.permute(1, 0, 2), experts.transpose(0, 1)).transpose(0, 1)
 
 
