@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.sample_run import SINGLE, output_of, set_options  # noqa: E402
 from home_dist.config import RunConfig, load_config  # noqa: E402
+from home_dist.experts import SparseBank  # noqa: E402
 from home_dist.network import Head  # noqa: E402
 from home_dist.schema import build_layout, load_schema  # noqa: E402
 
@@ -76,22 +77,41 @@ def evaluation(run: Path) -> Any:
     return json.loads((run / "evaluation.json").read_text())
 
 
-def parameters(config: RunConfig) -> int:
-    """Of the multi-task model and its towers."""
+def _head(config: RunConfig) -> Head:
     schema = load_schema(config.schema_path())
     schema = schema.only(config.data.tasks) if config.data.tasks else schema
-    head = Head(schema, build_layout(schema, config), config)
+    return Head(schema, build_layout(schema, config), config)
+
+
+def parameters(config: RunConfig) -> int:
+    """Of the multi-task model and its towers."""
+    head = _head(config)
     return sum(p.numel() for part in (head.model, head.towers) for p in part.parameters())
 
 
-def of_size(config: Path, settings: Iterable[str], setting: str, size: int, most: int = 1024) -> str:
+def products(config: RunConfig) -> int:
+    """Parameters that a sample is multiplied with: of a pool those of as many experts as it chooses at most."""
+    head = _head(config)
+    pools = [m for m in head.model.modules() if isinstance(m, SparseBank)]
+    unused = sum(p[0].numel() * (bank.total - bank.per_sample) for bank in pools for p in bank.parameters())
+    return parameters(config) - unused
+
+
+def of_size(
+    config: Path,
+    settings: Iterable[str],
+    setting: str,
+    size: int,
+    most: int = 1024,
+    count: Callable[[RunConfig], int] = parameters,
+) -> str:
     """setting: one with a number left out, such as "model.expert_dim={}". Returns it with the number with which the model has
-    closest to `size` parameters, which grow with it."""
+    closest to `size` parameters, or what else `count` counts, which grow with it."""
     counts: dict[int, int] = {}
 
     def off(width: int) -> int:
         if width not in counts:
-            counts[width] = parameters(load_config(config, [*settings, setting.format(width)]))
+            counts[width] = count(load_config(config, [*settings, setting.format(width)]))
         return abs(counts[width] - size)
 
     low, high = 1, most
