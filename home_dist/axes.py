@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 
 from torch import nn
 
+from home_dist.experts import MaskedGates, SelfGates
 from home_dist.layers.averages import average_name
 from home_dist.layers.axis_names import Axes, Name, Names
 from home_dist.models import TaskGroups
@@ -86,6 +87,17 @@ def _of_outputs(head: Head, of_tasks: Names) -> Names:
     return tuple(names)
 
 
+def _of_gates(module: MaskedGates | SelfGates | None, gates: Names, experts: Names, reads: Names | None) -> dict[str, Axes]:
+    if module is None:
+        return {}
+    axes: dict[str, Axes] = {"weight": (gates, experts, reads if module.hidden is None else None)}
+    if module.bias is not None:
+        axes["bias"] = (gates, experts)
+    for n in range(0 if module.hidden is None else len(module.hidden.weights)):
+        axes |= {f"hidden.weights.{n}": (gates, None, None if n else reads), f"hidden.biases.{n}": (gates, None)}
+    return axes
+
+
 def _kind_of_gate(part: Part, place: int) -> str:
     """Kind of a gate. A group or task may be called "shared" too; the shared state's gate is the last, and no task's."""
     gate = part.gates[place]
@@ -110,8 +122,8 @@ def _of_part(part: Part, prefix: Mapping[int, str], first: Names | None, columns
         bank[name] = (experts, *[None] * (tensor.dim() - 2), reads) if tensor.dim() > 1 else (experts,)
     put(part.bank, bank)
     of_gate = columns if part.gates_read_features else first
-    put(part.masked, {"weight": (gates, experts, of_gate)})
-    put(part.self_gates, {"weight": (gates, experts, of_gate)})
+    for module in (part.masked, part.self_gates):
+        put(module, _of_gates(module, gates, experts, of_gate))
     if part.feature_gate is not None:
         each = part.feature_gate.gates
         inputs = [f"{owner.kind} {name}" for owner, name in zip(dict.fromkeys(part.owners), part.inputs, strict=True)]

@@ -6,7 +6,7 @@ Each kind has its own section, in its model's file. A key means the same in ever
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from home_dist.config.kinds import Kinds
 from home_dist.config.section import Count, Rate, Section, Widths
@@ -42,6 +42,62 @@ class ModelSection(Section):
 class ModelOfBanks(ModelSection):
     expert_norm: bool = False
     """Experts with Swish(BatchNorm(.)), as in HoME; else classic experts with ReLU."""
+
+
+class ModelOfGates(ModelOfBanks):
+    gate_hidden: Widths = ()
+    """Hidden widths of a gate, with ReLU; without, a gate is one matrix. HoME's self gates have the same."""
+    gate_bias: bool = False
+    """Whether gates add a bias per expert to their scores."""
+
+    @property
+    def gate_layers(self) -> tuple[Widths, bool]:
+        return self.gate_hidden, self.gate_bias
+
+
+class ModelOfExperts(ModelOfGates):
+    hidden_norm: bool = False
+    """Batch normalisation of the experts' hidden layers, before their ReLU, over the global batch."""
+    hidden_dropout: Rate = 0.0
+    """Dropout of the experts' hidden layers, in training."""
+
+    def hidden_of(self, layer: int) -> Widths:
+        """Hidden widths of the experts of a layer, counted from 0."""
+        return self.expert_hidden
+
+    def dim_of(self, layer: int) -> int:
+        """D of a layer."""
+        return self.expert_dim
+
+
+class ModelOfLayers(ModelOfExperts):
+    layer_hidden: tuple[Widths, ...] = ()
+    """Hidden widths of the experts of each layer, in place of expert_hidden; one entry per layer (HoME has two)."""
+    layer_dims: Widths = ()
+    """Width of the experts' outputs of each layer, in place of expert_dim."""
+
+    def depth(self) -> int:
+        """How many layers of experts there are."""
+        return int(self.layers)  # type: ignore[attr-defined]
+
+    def hidden_of(self, layer: int) -> Widths:
+        return self.layer_hidden[layer] if self.layer_hidden else self.expert_hidden
+
+    def dim_of(self, layer: int) -> int:
+        return self.layer_dims[layer] if self.layer_dims else self.expert_dim
+
+    @property
+    def last_dim(self) -> int:
+        return self.dim_of(self.depth() - 1)
+
+    @model_validator(mode="after")
+    def _one_entry_per_layer(self) -> "ModelOfLayers":
+        for key, entries in (("layer_hidden", self.layer_hidden), ("layer_dims", self.layer_dims)):
+            if entries and len(entries) != self.depth():
+                raise ValueError(
+                    f"{key} has {len(entries)} entries, and kind {self.kind} {self.depth()} layers: give one for each"
+                )
+        return self
 
 
 MODELS = Kinds(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from home_dist.experts.kernels import KernelUser, Norm, Operands, cpu_bank, eager
+from home_dist.experts.kernels import Inside, KernelUser, Norm, Operands, cpu_bank, eager
 from home_dist.experts.kernels.dropout import Dropout
 from home_dist.experts.share import Share
 from home_dist.layers.global_norm import GlobalBatchNorm
@@ -29,9 +29,12 @@ class ExpertBank(KernelUser):
         norm: bool,
         dropout: float = 0.0,
         share: Share | None = None,
+        hidden_norm: bool = False,
+        hidden_dropout: float = 0.0,
     ):
         """experts: number of experts that read input i. Experts are ordered by input. share: which of them this rank holds, by
-        default all; first values are the same however many ranks share them."""
+        default all; first values are the same however many ranks share them. hidden_norm, hidden_dropout: hidden layers become
+        dropout(ReLU(Norm(W x))), which the eager kernel computes."""
         super().__init__()
         if not experts or min(experts) < 1:
             raise ValueError(f"each input needs at least one expert, got {list(experts)}")
@@ -49,11 +52,18 @@ class ExpertBank(KernelUser):
             self.weights.append(nn.Parameter(_drawn(self.total, share, fan_out, fan_in, bound)))
         # Normalisation would subtract a bias before it: the bias's gradient would be rounding noise, which Adam scales up to
         # full steps.
-        for width in widths[1:-1] if norm else widths[1:]:
+        with_bias = [*([] if hidden_norm else widths[1:-1]), *([] if norm else widths[-1:])]
+        for width in with_bias:
             self.biases.append(nn.Parameter(torch.zeros(held, width)))
+        self.hidden_norms = nn.ModuleList(GlobalBatchNorm((held, width)) for width in (hidden if hidden_norm else ()))
+        self.hidden_dropout = hidden_dropout if hidden else 0.0
         self.norm = GlobalBatchNorm((held, out_dim)) if norm else None
         self.dropout = dropout
         self._hidden, self._out = tuple(hidden), out_dim
+
+    def only_eager(self) -> str:
+        settings = {"model.hidden_norm": bool(len(self.hidden_norms)), "model.hidden_dropout": self.hidden_dropout > 0}
+        return " and ".join(key for key, on in settings.items() if on)
 
     def widths(self) -> dict[str, Sequence[int]]:
         return {"model.expert_hidden": self._hidden, "model.expert_dim": [self._out]}
@@ -83,7 +93,7 @@ class ExpertBank(KernelUser):
             each = torch.eye(self.total, dtype=gates.dtype, device=gates.device).unsqueeze(1).expand(-1, gates.shape[1], -1)
             return eager.mixture(gates, self.mixed(inputs, each, mask), through)
         operands = self._operands()
-        backend, precision = self.kernel.backend, self.kernel.precision
+        backend, precision = self.kernel.backend if operands.inside is None else "eager", self.kernel.precision
         dropout = Dropout.drawn(self.dropout) if self.training else None
         if backend == "cpu":
             return cpu_bank.mixed(operands, inputs, gates, mask, precision, dropout)
@@ -96,7 +106,9 @@ class ExpertBank(KernelUser):
 
     def _operands(self) -> Operands:
         norm = None if self.norm is None else Norm.of(self.norm)
-        return Operands(self.experts, tuple(self.weights), tuple(self.biases), norm)
+        norms = [m for m in self.hidden_norms if isinstance(m, GlobalBatchNorm)]
+        inside = Inside(norms, self.hidden_dropout) if norms or self.hidden_dropout else None
+        return Operands(self.experts, tuple(self.weights), tuple(self.biases), norm, inside, self.training)
 
 
 def _drawn(experts: int, share: Share | None, fan_out: int, fan_in: int, bound: float) -> torch.Tensor:

@@ -1,6 +1,8 @@
 """Gates over experts under a mask."""
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -10,11 +12,13 @@ from home_dist.experts.kernels.cpu_gate_weights import ScoreLayout, gate_weights
 
 
 class _Scores(nn.Module):
-    """K linear maps to E scores each, on one common input or on one input per gate."""
+    """K maps to E scores each, on one common input or on one input per gate: linear without a bias, or perceptrons."""
 
     mask: torch.Tensor
 
-    def __init__(self, in_dim: int, mask: torch.Tensor):
+    def __init__(self, in_dim: int, mask: torch.Tensor, hidden: Sequence[int] = (), bias: bool = False):
+        """mask: (K, E) bool, the experts that a gate may see; hidden: widths of each gate's own hidden layers; bias: of the
+        scores (hidden layers have one)."""
         super().__init__()
         if mask.dtype != torch.bool or mask.dim() != 2:
             raise ValueError(f"a gate mask is a boolean (K, E) tensor, got {mask.dtype} {tuple(mask.shape)}")
@@ -23,15 +27,42 @@ class _Scores(nn.Module):
             raise ValueError(f"gates {blind} may see no expert; let each gate see at least one")
         self.register_buffer("mask", mask, persistent=False)
         gates, experts = mask.shape
+        self.hidden = HiddenLayers(gates, [in_dim, *hidden]) if hidden else None
+        in_dim = hidden[-1] if hidden else in_dim
         bound = 1 / math.sqrt(in_dim)
         self.weight = nn.Parameter(torch.empty(gates, experts, in_dim).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(gates, experts)) if bias else None
 
     def scores(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, F), one input for all gates, or (K, B, F). Returns (K, B, E)."""
-        if x.dim() == 2:
-            wide = nn.functional.linear(x, self.weight.flatten(0, 1))
-            return wide.view(x.shape[0], *self.mask.shape).transpose(0, 1)
-        return torch.bmm(x, self.weight.transpose(1, 2))
+        scores = _product(x if self.hidden is None else self.hidden(x), self.weight)
+        return scores if self.bias is None else scores + self.bias.unsqueeze(1)
+
+
+class HiddenLayers(nn.Module):
+    """ReLU(W x + b), layer by layer, for each of K gates."""
+
+    def __init__(self, gates: int, widths: Sequence[int]):
+        super().__init__()
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for fan_in, width in itertools.pairwise(widths):
+            bound = math.sqrt(6 / fan_in)  # Kaiming
+            self.weights.append(nn.Parameter(torch.empty(gates, width, fan_in).uniform_(-bound, bound)))
+            self.biases.append(nn.Parameter(torch.zeros(gates, width)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, F) or (K, B, F). Returns (K, B, H)."""
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            x = torch.relu(_product(x, weight) + bias.unsqueeze(1))
+        return x
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x: (B, F) or (K, B, F); weight: (K, H, F). Returns (K, B, H)."""
+    if x.dim() == 2:
+        wide = nn.functional.linear(x, weight.flatten(0, 1))
+        return wide.view(len(x), *weight.shape[:2]).transpose(0, 1)
+    return torch.bmm(x, weight.transpose(1, 2))
 
 
 def first_largest(x: torch.Tensor, count: int) -> torch.Tensor:
@@ -45,19 +76,20 @@ def first_largest(x: torch.Tensor, count: int) -> torch.Tensor:
 
 
 class MaskedGates(_Scores, KernelUser):
-    """softmax(W_k x) over the experts that gate k may see; all others get exactly 0 and no gradient."""
+    """softmax(W_k x) over the experts that gate k may see; all others get exactly 0 and no gradient. With `hidden`, x passes
+    through the gate's own hidden layers first."""
 
     _layout: tuple[torch.Tensor, torch.Tensor | None, ScoreLayout] | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, F) or (K, B, F). Returns weights (K, B, E)."""
-        if self.kernel.backend == "cpu":
-            return self._fused(x, None)
+        if self.kernel.backend == "cpu" and self.bias is None:
+            return self._fused(x if self.hidden is None else self.hidden(x), None)
         return self.scores(x).masked_fill(~self.mask.unsqueeze(1), -torch.inf).softmax(-1)
 
     def joined(self, own: "SelfGates | None", x: torch.Tensor) -> torch.Tensor:
         """Weights (K, B, E) of these gates plus those of the self gates `own`, if given."""
-        if self.kernel.backend == "cpu":
+        if self.kernel.backend == "cpu" and own is not None and self.hidden is None and self.bias is None:
             return self._fused(x, own)
         return self(x) if own is None else self(x) + own(x)
 
@@ -71,13 +103,13 @@ class MaskedGates(_Scores, KernelUser):
 class SelfGates(_Scores):
     """HoME's residual path from a group's own experts: softmax(W x) over them, or sigmoid(W x) if the group has one expert.
 
-    The paper does not give the depth of MLP_G; here it is one linear layer, as for the main gates.
+    The paper does not give the depth of MLP_G; here it is that of the main gates, by default one linear layer.
     """
 
     lone: torch.Tensor
 
-    def __init__(self, in_dim: int, mask: torch.Tensor):
-        super().__init__(in_dim, mask)
+    def __init__(self, in_dim: int, mask: torch.Tensor, hidden: Sequence[int] = (), bias: bool = False):
+        super().__init__(in_dim, mask, hidden, bias)
         self.register_buffer("lone", mask.sum(1) == 1, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from home_dist.config.model import ModelOfBanks
+from home_dist.config.model import ModelOfLayers
 from home_dist.config.section import Count
 from home_dist.experts import MaskedGates
 from home_dist.layers.axis_names import Axes, Names
@@ -24,7 +24,7 @@ from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
-class AdattSection(ModelOfBanks):
+class AdattSection(ModelOfLayers):
     """Experts of tasks and shared experts, fused in each layer with a residual path from own experts (Li et al. 2023)."""
 
     kind: str = "adatt"
@@ -41,20 +41,20 @@ class _AdattLayer(nn.Module):
     native: torch.Tensor
     learned: torch.Tensor
 
-    def __init__(self, config: AdattSection, in_dim: int, tasks: TaskGroups, first: bool, last: bool):
+    def __init__(self, config: AdattSection, in_dim: int, tasks: TaskGroups, n: int):
         super().__init__()
         self.shared_experts, self.task_experts = config.shared_experts, config.task_experts
         experts = [config.task_experts] * tasks.tasks + [config.shared_experts] * (config.shared_experts > 0)
         counts = torch.tensor(experts)
         native = torch.eye(len(experts)).repeat_interleave(counts, 1)
-        native = native[: tasks.tasks] if last else native
+        native = native[: tasks.tasks] if n == config.layers - 1 else native
         self.register_buffer("native", native, persistent=False)
         siblings = counts.repeat_interleave(counts)
         learned = (siblings > 1) & native.any(0)
         self.register_buffer("learned", learned, persistent=False)
         self.mixing = nn.Parameter(1 / siblings[learned]) if learned.any() else None
-        self.gates = MaskedGates(in_dim, torch.ones_like(native, dtype=torch.bool))
-        self.bank = bank_of(config, [sum(experts)] if first else experts, in_dim)
+        self.gates = MaskedGates(in_dim, torch.ones_like(native, dtype=torch.bool), *config.gate_layers)
+        self.bank = bank_of(config, experts if n else [sum(experts)], in_dim, n)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """x: v (B, F) in the first layer, then one input per module, (modules, B, D). Returns (units, B, D)."""
@@ -77,11 +77,9 @@ class AdaTT(MultiTaskModel):
 
     def __init__(self, config: AdattSection, in_dim: int, tasks: TaskGroups):
         super().__init__()
-        self.out_dim = config.expert_dim
-        last = config.layers - 1
+        self.out_dim = config.last_dim
         self.layers = nn.ModuleList(
-            _AdattLayer(config, config.expert_dim if n else in_dim, tasks, first=n == 0, last=n == last)
-            for n in range(config.layers)
+            _AdattLayer(config, config.dim_of(n - 1) if n else in_dim, tasks, n) for n in range(config.layers)
         )
 
     def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

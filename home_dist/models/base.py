@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from home_dist.config.model import ModelOfBanks, ModelSection
+from home_dist.config.model import ModelOfBanks, ModelOfExperts, ModelSection
 from home_dist.experts import ExpertBank
 from home_dist.layers.axis_names import Axes, Names
 from home_dist.models.anatomy import Anatomy, part
@@ -67,9 +67,13 @@ class MultiTaskModel(nn.Module):
         return {}
 
 
-def bank_of(config: ModelOfBanks, experts: Sequence[int], in_dim: int) -> ExpertBank:
-    """A bank of experts as `[model]` describes them. experts: number of experts that read input i."""
-    return ExpertBank(experts, in_dim, config.expert_hidden, config.expert_dim, config.expert_norm, config.dropout)
+def bank_of(config: ModelOfBanks, experts: Sequence[int], in_dim: int, layer: int = 0) -> ExpertBank:
+    """A bank of experts as `[model]` describes those of a layer. experts: number of experts that read input i."""
+    if not isinstance(config, ModelOfExperts):
+        return ExpertBank(experts, in_dim, config.expert_hidden, config.expert_dim, config.expert_norm, config.dropout)
+    sizes = in_dim, config.hidden_of(layer), config.dim_of(layer)
+    inside = config.hidden_norm, config.hidden_dropout
+    return ExpertBank(experts, *sizes, config.expert_norm, config.dropout, None, *inside)
 
 
 def trunk_layers(config: ModelOfBanks, tasks: int, in_dim: int) -> nn.ModuleList:

@@ -11,7 +11,7 @@ self gates, a residual path from a gate's own experts. HoME's normalisation is `
 
 import torch
 
-from home_dist.config.model import ModelOfBanks
+from home_dist.config.model import ModelOfExperts
 from home_dist.config.section import Count
 from home_dist.experts import FeatureGate, MaskedGates, SelfGates
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, Part, part
@@ -19,7 +19,7 @@ from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
-class CustomisedSection(ModelOfBanks):
+class CustomisedSection(ModelOfExperts):
     """Own experts per task beside shared ones (Tang et al. 2020), with optional parts of HoME."""
 
     shared_experts: Count = 2
@@ -45,21 +45,21 @@ class CgcSection(CustomisedSection):
 class CgcLayer(MultiTaskModel):
     """One layer of CGC or PLE."""
 
-    def __init__(self, config: CustomisedSection, in_dim: int, tasks: TaskGroups, first: bool, last: bool):
+    def __init__(self, config: CustomisedSection, in_dim: int, tasks: TaskGroups, n: int = 0, last: bool = True):
         super().__init__()
-        self.out_dim, self.shared_experts, self.task_experts = config.expert_dim, config.shared_experts, config.task_experts
+        self.out_dim, self.shared_experts, self.task_experts = config.dim_of(n), config.shared_experts, config.task_experts
         counts = torch.tensor([config.task_experts] * tasks.tasks + [config.shared_experts])
         own = torch.eye(tasks.tasks + 1, dtype=torch.bool)
         sees = own.clone()
         sees[:, -1], sees[-1, :] = True, True
         sees, own = (m.repeat_interleave(counts, 1)[: -1 if last else None] for m in (sees, own))
-        self.gates = MaskedGates(in_dim, sees)
-        self.self_gates = SelfGates(in_dim, own) if config.self_gate else None
+        self.gates = MaskedGates(in_dim, sees, *config.gate_layers)
+        self.self_gates = SelfGates(in_dim, own, *config.gate_layers) if config.self_gate else None
         self.feature_gate = None
         if config.feature_gate:
             self.feature_gate = FeatureGate(tasks.tasks + 1, in_dim, config.feature_gates, config.feature_gate_rank)
         # In the first layer all experts read v, as one matrix product, unless feature gates scale v for each owner.
-        self.bank = bank_of(config, [int(counts.sum())] if first and not config.feature_gate else counts.tolist(), in_dim)
+        self.bank = bank_of(config, counts.tolist() if n or config.feature_gate else [int(counts.sum())], in_dim, n)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """states: v (B, F) in the first layer, later the tasks' and the shared state, (K + 1, B, D); mask: (B,).
@@ -81,7 +81,7 @@ class Cgc(CgcLayer):
     section = CgcSection
 
     def __init__(self, config: CgcSection, in_dim: int, tasks: TaskGroups):
-        super().__init__(config, in_dim, tasks, first=True, last=True)
+        super().__init__(config, in_dim, tasks)
 
     def anatomy(self, tasks: TaskGroups) -> Anatomy:
         return Anatomy((self.part("", tasks, first=True),))

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from home_dist.config.model import ModelOfBanks
+from home_dist.config.model import ModelOfLayers
 from home_dist.config.section import Count
 from home_dist.experts import FeatureGate, MaskedGates, SelfGates
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, Owner, Part, part
@@ -22,7 +22,7 @@ from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
-class HomeSection(ModelOfBanks):
+class HomeSection(ModelOfLayers):
     """HoME (Wang et al. 2024). Each of its four parts can be switched off."""
 
     kind: str = "home"
@@ -44,12 +44,22 @@ class HomeSection(ModelOfBanks):
     gate_input: Literal["plain", "gated"] = "plain"
     """Whether the meta layer's gates read v or the feature-gated v of their group."""
 
+    def depth(self) -> int:
+        return 2  # meta and task
+
 
 class _HomeLayer(nn.Module):
     """Expert groups behind feature gates, and gates with a residual path from their own experts."""
 
     def __init__(
-        self, config: HomeSection, experts: Sequence[int], in_dim: int, gate_dim: int, sees: torch.Tensor, own: torch.Tensor
+        self,
+        config: HomeSection,
+        layer: int,
+        experts: Sequence[int],
+        in_dim: int,
+        gate_dim: int,
+        sees: torch.Tensor,
+        own: torch.Tensor,
     ):
         """experts: number of experts per expert group; sees, own: (gates, groups), the groups that a gate sees and owns."""
         super().__init__()
@@ -61,9 +71,9 @@ class _HomeLayer(nn.Module):
         if config.feature_gate:
             rank = config.feature_gate_rank
             self.feature_gate = FeatureGate(len(experts), in_dim, config.feature_gates, rank, config.feature_gate_sigmoid)
-        self.bank = bank_of(config, experts, in_dim)
-        self.gates = MaskedGates(gate_dim, sees)
-        self.self_gates = SelfGates(gate_dim, own) if config.self_gate else None
+        self.bank = bank_of(config, experts, in_dim, layer)
+        self.gates = MaskedGates(gate_dim, sees, *config.gate_layers)
+        self.self_gates = SelfGates(gate_dim, own, *config.gate_layers) if config.self_gate else None
 
     def gated(self, x: torch.Tensor) -> torch.Tensor:
         """Scales x, (B, F) for all groups or (G, B, F), by the feature gate, if there is one. Returns (G, B, F)."""
@@ -92,7 +102,7 @@ class Home(MultiTaskModel):
         groups, count = tasks.groups, tasks.tasks
         self.register_buffer("group_of", torch.tensor(tasks.group_of), persistent=False)
         self.gate_reads_gated = config.gate_input == "gated"
-        self.out_dim = config.expert_dim
+        self.out_dim = config.last_dim
 
         own_group = torch.eye(groups, dtype=torch.bool)
         shared = torch.ones(groups, 1, dtype=torch.bool)
@@ -101,6 +111,7 @@ class Home(MultiTaskModel):
         only_shared[0, 0] = True
         self.meta = _HomeLayer(
             config,
+            0,
             experts=[config.shared_experts] + [config.group_experts] * groups,
             in_dim=in_dim,
             gate_dim=in_dim,
@@ -113,9 +124,10 @@ class Home(MultiTaskModel):
         shared = torch.ones(count, 1, dtype=torch.bool)
         self.task = _HomeLayer(
             config,
+            1,
             experts=[config.shared_experts] + [config.group_experts] * groups + [config.task_experts] * count,
-            in_dim=config.expert_dim,
-            gate_dim=2 * config.expert_dim,
+            in_dim=config.dim_of(0),
+            gate_dim=2 * config.dim_of(0),
             sees=torch.cat([shared, in_group, own_task], 1),
             own=torch.cat([~shared, torch.zeros_like(in_group), own_task], 1),
         )

@@ -10,7 +10,7 @@ task has a state that its gate could read instead, and v says most about the sam
 import torch
 from torch import nn
 
-from home_dist.config.model import ModelOfBanks
+from home_dist.config.model import ModelOfLayers
 from home_dist.config.section import Count
 from home_dist.experts import MaskedGates
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, part
@@ -18,7 +18,7 @@ from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
-class MlMmoeSection(ModelOfBanks):
+class MlMmoeSection(ModelOfLayers):
     """MMoE in several layers."""
 
     kind: str = "ml_mmoe"
@@ -28,10 +28,10 @@ class MlMmoeSection(ModelOfBanks):
 
 
 class _MlMmoeLayer(nn.Module):
-    def __init__(self, config: MlMmoeSection, in_dim: int, gate_dim: int, first: bool, gates: int):
+    def __init__(self, config: MlMmoeSection, in_dim: int, gate_dim: int, n: int, gates: int):
         super().__init__()
-        self.bank = bank_of(config, [config.experts] if first else [1] * config.experts, in_dim)
-        self.gates = MaskedGates(gate_dim, torch.ones(gates, config.experts, dtype=torch.bool))
+        self.bank = bank_of(config, [1] * config.experts if n else [config.experts], in_dim, n)
+        self.gates = MaskedGates(gate_dim, torch.ones(gates, config.experts, dtype=torch.bool), *config.gate_layers)
 
     def forward(self, states: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """states: (1, B, F) in the first layer, then (E, B, D). Returns one state per gate, (gates, B, D)."""
@@ -43,11 +43,10 @@ class MlMmoe(MultiTaskModel):
 
     def __init__(self, config: MlMmoeSection, in_dim: int, tasks: TaskGroups):
         super().__init__()
-        self.out_dim = config.expert_dim
+        self.out_dim = config.last_dim
         gates = [config.experts] * (config.layers - 1) + [tasks.tasks]
         self.layers = nn.ModuleList(
-            _MlMmoeLayer(config, config.expert_dim if n else in_dim, in_dim, first=n == 0, gates=gates[n])
-            for n in range(config.layers)
+            _MlMmoeLayer(config, config.dim_of(n - 1) if n else in_dim, in_dim, n, gates=gates[n]) for n in range(config.layers)
         )
 
     def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from home_dist.config.model import ModelOfBanks, ModelSection
+from home_dist.config.model import ModelOfExperts, ModelSection
 from home_dist.config.section import Count
 from home_dist.experts import MaskedGates
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, part
@@ -15,14 +15,14 @@ from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
-class OmoeSection(ModelOfBanks):
+class OmoeSection(ModelOfExperts):
     """One gate over experts, shared by all tasks (Ma et al. 2018)."""
 
     kind: str = "omoe"
     experts: Count = 8
 
 
-class MmoeSection(ModelOfBanks):
+class MmoeSection(ModelOfExperts):
     """One gate per task over shared experts (Ma et al. 2018)."""
 
     kind: str = "mmoe"
@@ -38,7 +38,7 @@ class Mmoe(MultiTaskModel):
         self.out_dim, self.tasks = config.expert_dim, tasks.tasks
         gates = tasks.tasks if self.gate_per_task else 1
         self.bank = bank_of(config, [config.experts], in_dim)
-        self.gates = MaskedGates(in_dim, torch.ones(gates, config.experts, dtype=torch.bool))
+        self.gates = MaskedGates(in_dim, torch.ones(gates, config.experts, dtype=torch.bool), *config.gate_layers)
 
     def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """v: (B, F); mask: (B,). Returns (K, B, D)."""

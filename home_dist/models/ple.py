@@ -8,6 +8,7 @@ state.
 import torch
 from torch import nn
 
+from home_dist.config.model import ModelOfLayers
 from home_dist.config.section import Count
 from home_dist.models.anatomy import Anatomy
 from home_dist.models.base import MultiTaskModel
@@ -15,7 +16,7 @@ from home_dist.models.cgc import CgcLayer, CustomisedSection
 from home_dist.models.tasks import TaskGroups
 
 
-class PleSection(CustomisedSection):
+class PleSection(CustomisedSection, ModelOfLayers):
     """CGC in several layers (Tang et al. 2020)."""
 
     kind: str = "ple"
@@ -27,11 +28,10 @@ class Ple(MultiTaskModel):
 
     def __init__(self, config: PleSection, in_dim: int, tasks: TaskGroups):
         super().__init__()
-        self.out_dim = config.expert_dim
+        self.out_dim = config.last_dim
         last = config.layers - 1
         self.layers = nn.ModuleList(
-            CgcLayer(config, config.expert_dim if n else in_dim, tasks, first=n == 0, last=n == last)
-            for n in range(config.layers)
+            CgcLayer(config, config.dim_of(n - 1) if n else in_dim, tasks, n, last=n == last) for n in range(config.layers)
         )
 
     def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

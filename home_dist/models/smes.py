@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from pydantic import Field, model_validator
 
-from home_dist.config.model import ModelOfBanks
+from home_dist.config.model import ModelOfGates
 from home_dist.config.section import Count
 from home_dist.experts import FeatureGate, MaskedGates, SelfGates, SparseBank, first_largest
 from home_dist.layers.global_norm import several_ranks
@@ -33,7 +33,7 @@ from home_dist.models.base import MultiTaskModel
 from home_dist.models.tasks import TaskGroups
 
 
-class SmesSection(ModelOfBanks):
+class SmesSection(ModelOfGates):
     """One pool of experts of which each sample uses few (Zhang et al. 2026)."""
 
     kind: str = "smes"
@@ -84,8 +84,8 @@ class Smes(MultiTaskModel):
         weights = [config.choice_weights.get(tasks.name(k), 1.0) for k in range(count)]
         self.register_buffer("choice_weights", torch.tensor(weights), persistent=False)
         everything = torch.ones(count, config.experts, dtype=torch.bool)
-        self.gates = MaskedGates(in_dim, everything)
-        self.self_gates = SelfGates(in_dim, everything) if config.self_gate else None
+        self.gates = MaskedGates(in_dim, everything, *config.gate_layers)
+        self.self_gates = SelfGates(in_dim, everything, *config.gate_layers) if config.self_gate else None
         self.feature_gate = None
         if config.feature_gate:
             rank = config.feature_gate_rank

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from home_dist.config.model import ModelOfBanks
+from home_dist.config.model import ModelOfLayers
 from home_dist.config.section import Count
 from home_dist.experts import MaskedGates
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, Part, part
@@ -29,7 +29,7 @@ from home_dist.models.base import FeatureColumns, MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
-class StemSection(ModelOfBanks):
+class StemSection(ModelOfLayers):
     """Embeddings and experts of each task beside shared ones (Su et al. 2024). Tables become K + 1 times as wide."""
 
     kind: str = "stem"
@@ -46,15 +46,17 @@ class StemSection(ModelOfBanks):
 class StemLayer(nn.Module):
     through: torch.Tensor
 
-    def __init__(self, config: StemSection, in_dim: int, tasks: TaskGroups, last: bool):
+    def __init__(self, config: StemSection, in_dim: int, tasks: TaskGroups, n: int):
         super().__init__()
         count = tasks.tasks
         counts = torch.tensor([config.task_experts] * count + [config.shared_experts])
         own = torch.eye(count + 1, dtype=torch.bool)
         own[:, -1], own[-1] = True, True
-        self.register_buffer("through", own.repeat_interleave(counts, 1)[: count if last else None], persistent=False)
-        self.gates = MaskedGates(in_dim, torch.ones_like(self.through))
-        self.bank = bank_of(config, counts.tolist(), in_dim)
+        self.register_buffer(
+            "through", own.repeat_interleave(counts, 1)[: count if n == config.layers - 1 else None], persistent=False
+        )
+        self.gates = MaskedGates(in_dim, torch.ones_like(self.through), *config.gate_layers)
+        self.bank = bank_of(config, counts.tolist(), in_dim, n)
 
     def forward(self, x: Sequence[torch.Tensor], mask: torch.Tensor | None = None) -> torch.Tensor:
         """x: inputs (B, F') of each task, then the shared one. Returns the next ones (K + 1, B, D); the last layer the tasks'
@@ -73,13 +75,13 @@ class Stem(MultiTaskModel):
         """sets: of the shared set, then of each task's, its columns of v. Without them, as where v comes from no tables, all
         sets are v."""
         super().__init__()
-        self.out_dim, self.tasks = config.expert_dim, tasks.tasks
+        self.out_dim, self.tasks = config.last_dim, tasks.tasks
         in_sets = {column for columns in sets for column in columns}
         rest = [column for column in range(in_dim) if column not in in_sets]
         columns = [[*own, *rest] for own in sets] or [rest] * (tasks.tasks + 1)
         self.register_buffer("sets", torch.tensor(columns), persistent=False)
-        widths = [len(columns[0]), *[config.expert_dim] * (config.layers - 1)]
-        self.layers = nn.ModuleList(StemLayer(config, w, tasks, n == config.layers - 1) for n, w in enumerate(widths))
+        widths = [len(columns[0]), *(config.dim_of(n) for n in range(config.layers - 1))]
+        self.layers = nn.ModuleList(StemLayer(config, w, tasks, n) for n, w in enumerate(widths))
 
     @classmethod
     def build(cls, config: Any, in_dim: int, tasks: TaskGroups, columns: Mapping[str, Sequence[int]]) -> MultiTaskModel:

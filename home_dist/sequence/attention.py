@@ -26,6 +26,10 @@ class TargetAttention(nn.Module):
         scores = self.scores(self.keys(whole), self.queries(history.targets), owners)
         return self.attend(scores, self.values(whole), owners, len(history.lengths))
 
+    def of_head(self, rows: torch.Tensor, head: int) -> torch.Tensor:
+        """A head's rows (head_dim, n) of (heads * head_dim, n)."""
+        return rows[head * self.head_dim : (head + 1) * self.head_dim]
+
     def scores(self, keys: torch.Tensor, queries: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
         """keys: (N, heads * head_dim); queries: (B, heads * head_dim); owners: (N,). Returns (N, heads)."""
         products = keys * queries.index_select(0, owners)

@@ -3,7 +3,8 @@
 score_t = (k_t W_h)(q W_q)^T / sqrt(d) + c_t w_c for each head. k_t are an event's inherent fields, which the target has too;
 c_t are cross fields between user and item (watch ratio, time gap), each reduced to a bias. Stage one keeps the k events with
 the highest scores; stage two attends to them by softmax over their scores. With several heads, stage one ranks by the heads'
-mean score; the paper searches with one head per unit, which is the same for heads = 1.
+mean score, so that all attend to the same events; with `search_per_head` each head attends to the k events that it scores
+highest, as the paper, at a search per head.
 
 Inherent fields are projected once per distinct item of the batch, not once per event (the paper's cache), so that the number of
 items bounds the most expensive product.
@@ -17,13 +18,15 @@ from torch import nn
 from home_dist.config.sequence import SearchSection
 from home_dist.sequence.attention import TargetAttention
 from home_dist.sequence.history import Encoded, Encoder, EncoderInputs, History
-from home_dist.sequence.jagged import best_within, dots_within
+from home_dist.sequence.jagged import best_within, dots_within, softmax_within, sum_within
 
 
 class TwinSection(SearchSection):
     """Search and attention with the same scores (Chang et al. 2023)."""
 
     kind: str = "twin"
+    search_per_head: bool = False
+    """Whether each head searches events of its own; else all attend to those of the highest mean score."""
 
 
 class Twin(Encoder):
@@ -31,7 +34,7 @@ class Twin(Encoder):
 
     def __init__(self, section: TwinSection, inputs: EncoderInputs):
         super().__init__()
-        self.most, heads, head_dim = section.most, section.heads, section.head_dim
+        self.most, self.per_head, heads, head_dim = section.most, section.search_per_head, section.heads, section.head_dim
         target_dim, context_dim = inputs.target_dim, inputs.context_dim
         self.attention = TargetAttention(target_dim, context_dim, heads, head_dim)
         self.attention.keys = nn.Linear(target_dim, heads * head_dim, bias=False)  # of inherent fields alone
@@ -41,6 +44,8 @@ class Twin(Encoder):
     def forward(self, history: History) -> Encoded:
         samples = len(history.lengths)
         queries = self.attention.queries(history.targets)
+        if self.per_head:
+            return Encoded(torch.cat([self._of_head(history, queries, head) for head in range(self.attention.heads)], 1))
         # The search needs no gradient: events left out have none, and chosen events are scored again.
         with torch.no_grad():
             searched = self.search_scores(history, queries)
@@ -49,6 +54,27 @@ class Twin(Encoder):
         scores = self.scores(chosen, owners, queries)
         values = self.attention.values(torch.cat([chosen.events, chosen.contexts], 1))
         return Encoded(self.attention.attend(scores, values, owners, samples))
+
+    def _of_head(self, history: History, queries: torch.Tensor, head: int) -> torch.Tensor:
+        """(B, head_dim): what one head sees among the events that it scores highest."""
+        with torch.no_grad():
+            searched = self._scores_of_head(history, history.owners, queries, head)
+        chosen = history.take(*best_within(searched, history.lengths, history.owners, self.most))
+        weights = softmax_within(
+            self._scores_of_head(chosen, chosen.owners, queries, head).unsqueeze(1), chosen.owners, len(history.lengths)
+        )
+        whole = torch.cat([chosen.events, chosen.contexts], 1)
+        values = nn.functional.linear(whole, self.attention.of_head(self.attention.values.weight, head))
+        return sum_within(weights * values, chosen.owners, len(history.lengths))
+
+    def _scores_of_head(self, history: History, owners: torch.Tensor, queries: torch.Tensor, head: int) -> torch.Tensor:
+        """(N,)"""
+        first, item = _distinct(history)
+        projection = self.attention.of_head(self.attention.keys.weight, head)
+        keys = nn.functional.linear(history.events.index_select(0, first), projection).index_select(0, item)
+        query = self.attention.of_head(queries.t(), head).t().index_select(0, owners)
+        scores = (keys * query).sum(1) / math.sqrt(self.attention.head_dim)
+        return scores if self.bias is None else scores + history.contexts @ self.bias.weight[head]
 
     def scores(self, history: History, owners: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
         """Scores (N, heads) of the events."""

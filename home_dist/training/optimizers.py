@@ -112,7 +112,9 @@ def _group(name: str, parameter: nn.Parameter) -> str:
         return "replicated"
     # A bank's biases and normalisation are (E, D), so that only their names tell them from matrices. Cross-stitch's mixing
     # starts near the identity; decay to zero would silence the trunks.
-    matrix = parameter.dim() >= 2 and not any(part in name for part in (".biases.", ".norm.", ".bias", ".mixing."))
+    matrix = parameter.dim() >= 2 and not any(
+        part in name for part in (".biases.", ".norm.", ".hidden_norms.", ".bias", ".mixing.")
+    )
     return "matrices" if matrix else "vectors"
 
 

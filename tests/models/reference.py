@@ -59,23 +59,51 @@ def _compare(model: MultiTaskModel, reference: Reference, tasks: int, mask: torc
 
 
 def expert(bank: torch.nn.Module, index: int, xs: Rows, mask: torch.Tensor) -> Rows:
-    """ReLU(W .. ReLU(W x + b) + b), or Swish(Norm(W .. ReLU(W x + b))) with statistics over the samples of the mask."""
-    depth, outputs = len(bank.weights), []
-    for x in xs:
-        for n in range(depth):
-            x = bank.weights[n][index] @ x
-            x = x + bank.biases[n][index] if n < len(bank.biases) else x
-            x = torch.clamp(x, min=0) if n < depth - 1 or bank.norm is None else x
-        outputs.append(x)
-    return outputs if bank.norm is None else normed(bank.norm, index, outputs, mask)
+    """ReLU(W .. ReLU(W x + b) + b), or Swish(Norm(W .. ReLU(W x + b))) with statistics over the samples of the mask. With
+    normalised hidden layers these are ReLU(Norm(W x))."""
+    depth, biases = len(bank.weights), iter(bank.biases)
+    for n in range(depth):
+        last, xs = n == depth - 1, [bank.weights[n][index] @ x for x in xs]
+        norm = bank.norm if last else bank.hidden_norms[n] if len(bank.hidden_norms) else None
+        if norm is None:
+            bias = next(biases)[index]
+            xs = [torch.clamp(x + bias, min=0) for x in xs]
+        elif last:
+            xs = normed(norm, index, xs, mask)
+        else:
+            xs = [torch.clamp(x, min=0) for x in standardised(norm, index, xs, mask)]
+    assert next(biases, None) is None
+    return xs
 
 
 def normed(norm: torch.nn.Module, index: int, xs: Rows, mask: torch.Tensor) -> Rows:
+    return [x / (1 + torch.exp(-x)) for x in standardised(norm, index, xs, mask)]
+
+
+def standardised(norm: torch.nn.Module, index: int, xs: Rows, mask: torch.Tensor) -> Rows:
     real = [x for x, m in zip(xs, mask, strict=True) if m]
     mean = sum(real) / len(real)
     variance = sum((x - mean) ** 2 for x in real) / len(real)
-    scaled = [(x - mean) / torch.sqrt(variance + 1e-5) * norm.weight[index] + norm.bias[index] for x in xs]
-    return [x / (1 + torch.exp(-x)) for x in scaled]
+    return [(x - mean) / torch.sqrt(variance + 1e-5) * norm.weight[index] + norm.bias[index] for x in xs]
+
+
+def perceptron(gates: torch.nn.Module, index: int, xs: Rows) -> Rows:
+    """What a gate's scores read, after its hidden layers."""
+    if gates.hidden is None:
+        return xs
+    after = []
+    for x in xs:
+        for weight, bias in zip(gates.hidden.weights, gates.hidden.biases, strict=True):
+            x = torch.clamp(torch.stack([w @ x for w in weight[index]]) + bias[index], min=0)
+        after.append(x)
+    return after
+
+
+def with_bias(gates: torch.nn.Module, index: int, xs: Rows) -> tuple[torch.Tensor, Rows]:
+    """A gate's weight (E, H + 1) with its bias as a column, and inputs that end in 1."""
+    bias = torch.zeros_like(gates.weight[index][:, 0]) if gates.bias is None else gates.bias[index]
+    one = torch.ones(1, dtype=torch.float64)
+    return torch.cat([gates.weight[index], bias.unsqueeze(1)], 1), [torch.cat([x, one]) for x in perceptron(gates, index, xs)]
 
 
 def gated(weight: torch.Tensor, xs: Rows, sees: Sequence[int], outputs: Sequence[Rows]) -> Rows:

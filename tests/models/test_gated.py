@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 
-from home_dist.experts import MaskedGates
-from tests.models.reference import GROUPINGS, B, F, compare, expert, gated, grid, make
+from home_dist.config import KernelSection
+from home_dist.errors import ConfigError
+from home_dist.experts import ExpertBank, MaskedGates
+from home_dist.experts.kernels import Kernel, select
+from tests.models.reference import GROUPINGS, B, F, compare, expert, gated, grid, make, with_bias
 
 NORM = [False, True]
 
@@ -49,6 +53,22 @@ def test_ml_mmoe(group_of, experts, layers):
     compare(model, reference, tasks)
 
 
+GATE_LAYERS = [{"gate_hidden": [3]}, {"gate_hidden": [4, 3], "gate_bias": True}, {"gate_bias": True}]
+
+
+@pytest.mark.parametrize(("layers", "backend"), grid(GATE_LAYERS, ["eager", "cpu"]))
+def test_mmoe_with_layers_in_its_gates(layers, backend):
+    model = make("mmoe", (0, 0, 1), experts=3, **layers)
+    assert (model.gates.hidden is None) == ("gate_hidden" not in layers)
+    model.gates.kernel = Kernel(backend)
+
+    def reference(v, mask):
+        f = [expert(model.bank, e, v, mask) for e in range(3)]
+        return [gated(*with_bias(model.gates, k, v), range(3), f) for k in range(3)]
+
+    compare(model, reference, 3)
+
+
 def extraction(layer, tasks, own, shared, states, mask):
     """One CGC layer. states: the rows that each task's experts read, then those that the shared experts read."""
     owner = [k for k in range(tasks) for _ in range(own)] + [tasks] * shared
@@ -57,7 +77,7 @@ def extraction(layer, tasks, own, shared, states, mask):
     mixed = []
     for gate in range(len(layer.gates.weight)):
         sees = [e for e in range(len(owner)) if gate == tasks or owner[e] in (gate, tasks)]
-        z = gated(layer.gates.weight[gate], states[gate], sees, f)
+        z = gated(*with_bias(layer.gates, gate, states[gate]), sees, f)
         if layer.self_gates is not None:
             z = [a + b for a, b in zip(z, residual(layer.self_gates.weight[gate], states[gate], owner, gate, f), strict=True)]
         mixed.append(z)
@@ -107,6 +127,69 @@ def test_ple(group_of, experts, layers):
 
     assert [len(layer.gates.weight) for layer in model.layers] == [tasks + 1] * (layers - 1) + [tasks]
     compare(model, reference, tasks)
+
+
+@pytest.mark.parametrize("kind", ["ple", "mmoe"])
+@pytest.mark.parametrize("norm", NORM)
+def test_normalised_hidden_layers(kind, norm):
+    model = make(kind, (0, 0, 1), expert_hidden=[5, 3], hidden_norm=True, expert_norm=norm)
+
+    def reference(v, mask):
+        if kind == "mmoe":
+            f = [expert(model.bank, e, v, mask) for e in range(8)]
+            return [gated(model.gates.weight[k], v, range(8), f) for k in range(3)]
+        states = [v] * 4
+        for layer in model.layers:
+            states = extraction(layer, 3, 1, 2, states, mask)
+        return states
+
+    compare(model, reference, 3)
+
+
+@pytest.mark.parametrize("layers", GATE_LAYERS)
+def test_ple_with_widths_by_layer_and_layers_in_its_gates(layers):
+    model = make("ple", (0, 0, 1), layers=3, layer_hidden=[[5], [], [3, 2]], layer_dims=[3, 6, 4], **layers)
+    assert [layer.bank.weights[-1].shape[1] for layer in model.layers] == [3, 6, 4]
+    assert [len(layer.bank.weights) for layer in model.layers] == [2, 1, 3]
+
+    def reference(v, mask):
+        states = [v] * 4
+        for layer in model.layers:
+            states = extraction(layer, 3, 1, 2, states, mask)
+        return states
+
+    compare(model, reference, 3)
+
+
+def test_layers_and_entries_must_agree():
+    with pytest.raises(ValidationError, match="layer_dims has 3 entries, and kind ple 2 layers: give one for each"):
+        make("ple", layer_dims=[3, 3, 4])
+
+
+def test_dropout_of_hidden_layers_keeps_the_mean_and_is_off_in_evaluation():
+    """With one linear layer after it, the mean over many draws is the output without dropout."""
+    torch.manual_seed(0)
+    bank = ExpertBank([2], F, [64], 3, norm=False, hidden_dropout=0.5).double()
+    plain = ExpertBank([2], F, [64], 3, norm=False).double()
+    plain.load_state_dict(bank.state_dict())
+    for one in (bank, plain):
+        one.biases[1].data += 10  # no last ReLU cuts anything
+    x = torch.randn(1, F, dtype=torch.float64)
+    gates = torch.ones(1, 4000, 2, dtype=torch.float64)
+    many = bank.mixed([x.expand(4000, -1)], gates)[0]
+    assert many.std(0).min() > 0.01
+    expected = plain.mixed([x], gates[:, :1])[0, 0]
+    torch.testing.assert_close(many.mean(0), expected, rtol=0, atol=5 * float(many.std(0).max()) / 4000**0.5)
+    bank.eval()
+    torch.testing.assert_close(bank.mixed([x], gates[:, :1])[0, 0], expected)
+
+
+def test_settings_that_eager_alone_computes_say_so():
+    model = make("mmoe", hidden_norm=True)
+    taken = select(model, KernelSection(), torch.device("cpu"))
+    assert (taken.backend, taken.reason) == ("eager", "for model.hidden_norm")
+    with pytest.raises(ConfigError, match=r'kernel\.backend = "cpu": model\.hidden_norm is computed by "eager" alone'):
+        select(model, KernelSection(backend="cpu"), torch.device("cpu"))
 
 
 PARTS = [{"feature_gate": True, "feature_gates": 3, "feature_gate_rank": 2}, {"self_gate": True}]

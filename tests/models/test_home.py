@@ -66,14 +66,20 @@ def reference(
         normed = [(x - mean) / torch.sqrt(var + 1e-5) * bank.norm.weight[expert] + bank.norm.bias[expert] for x in outputs]
         return [x / (1 + torch.exp(-x)) for x in normed]
 
+    def score(gates, gate, e, x):
+        if gates.hidden is not None:
+            for weight, bias in zip(gates.hidden.weights, gates.hidden.biases, strict=True):
+                x = torch.clamp(weight[gate] @ x + bias[gate], min=0)
+        return gates.weight[gate, e] @ x + (0 if gates.bias is None else gates.bias[gate, e])
+
     def mixed(layer, gate, x, sees, own, outputs, row):
         if not settings.hierarchy_mask:
             sees = range(len(outputs))
-        scores = {e: layer.gates.weight[gate, e] @ x for e in sees}
+        scores = {e: score(layer.gates, gate, e, x) for e in sees}
         total = sum(torch.exp(s) for s in scores.values())
         z = sum(torch.exp(scores[e]) / total * outputs[e][row] for e in sees)
         if settings.self_gate:
-            scores = {e: layer.self_gates.weight[gate, e] @ x for e in own}
+            scores = {e: score(layer.self_gates, gate, e, x) for e in own}
             total = sum(torch.exp(s) for s in scores.values())
             for e in own:
                 z = z + (torch.sigmoid(scores[e]) if len(own) == 1 else torch.exp(scores[e]) / total) * outputs[e][row]
@@ -107,6 +113,8 @@ GROUPINGS = [(0,), (0, 0), (0, 1), (0, 0, 0, 1, 1, 2, 1)]
 SWITCHES = [
     {},
     {"expert_norm": False},
+    {"gate_hidden": [3], "gate_bias": True},
+    {"layer_hidden": [[5], [3, 2]], "layer_dims": [3, 4]},
     {"hierarchy_mask": False},
     {"feature_gate": False},
     {"self_gate": False},

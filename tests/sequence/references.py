@@ -100,6 +100,25 @@ def twin(model, history) -> torch.Tensor:
     return torch.stack(vectors)
 
 
+def twin_per_head(model, history) -> torch.Tensor:
+    """Each head attends to the events that it scores highest."""
+    heads, dim, vectors = model.attention.heads, model.attention.head_dim, []
+    for sample in split(history):
+        of_heads = []
+        for h in range(heads):
+            query = rows_of_head(model.attention.queries, h, dim) @ sample["q"]
+            scores = [
+                rows_of_head(model.attention.keys, h, dim) @ e @ query / dim**0.5 + (model.bias.weight @ c)[h]
+                for e, c in zip(sample["e"], sample["c"], strict=True)
+            ]
+            best = sorted(range(len(scores)), key=lambda t, s=scores: -float(s[t].detach()))[: model.most]
+            weights = torch.softmax(torch.stack([scores[t] for t in best]), 0) if best else []
+            values = [rows_of_head(model.attention.values, h, dim) @ torch.cat([sample["e"][t], sample["c"][t]]) for t in best]
+            of_heads.append(sum((w * v for w, v in zip(weights, values, strict=True)), torch.zeros(dim, dtype=torch.float64)))
+        vectors.append(torch.cat(of_heads))
+    return torch.stack(vectors)
+
+
 def dien(model, history, others: list[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, out_dim), and the auxiliary loss; others: per pair, in order, the event drawn against the next one, -1 for none."""
     gru, width = model.extractor, model.out_dim

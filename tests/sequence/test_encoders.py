@@ -22,7 +22,7 @@ INPUTS = EncoderInputs(DE, DC, ("item", "category"), K)
 SEARCH = {"name": "h", "heads": 2, "head_dim": 3}
 
 
-def make(kind: str, most: int = 3) -> Encoder:
+def make(kind: str, most: int = 3, **changes: object) -> Encoder:
     torch.manual_seed(3)
     encoder: Encoder
     match kind:
@@ -35,7 +35,7 @@ def make(kind: str, most: int = 3) -> Encoder:
         case "sim soft":
             encoder = Sim(SimSection(search_dim=4, search_weight=0.5, **SEARCH, most=most), INPUTS)
         case _:
-            encoder = Twin(TwinSection(**SEARCH, most=most), INPUTS)
+            encoder = Twin(TwinSection(**{**SEARCH, "most": most, **changes}), INPUTS)
     return encoder.double()
 
 
@@ -103,6 +103,20 @@ def test_sim(search):
 def test_twin():
     encoder, history = make("twin"), draw(LENGTHS)
     compare(encoder, history, [encoder(history).vector], [references.twin(encoder, history)])
+
+
+def test_twin_with_a_search_per_head():
+    """Heads see different events; with one head, or where all events are kept, both kinds of search are the same."""
+    encoder, history = make("twin", most=2, search_per_head=True), draw(LENGTHS)
+    found = encoder(history).vector
+    compare(encoder, history, [found], [references.twin_per_head(encoder, history)])
+    for changes in ({"most": 100}, {"most": 2, "heads": 1}):
+        apart, together = make("twin", search_per_head=True, **changes), make("twin", **changes)
+        together.load_state_dict(apart.state_dict())
+        torch.testing.assert_close(apart(history).vector, together(history).vector, rtol=1e-10, atol=1e-12)
+    together = make("twin", most=2)
+    together.load_state_dict(encoder.state_dict())
+    assert not torch.allclose(together(history).vector, found)
 
 
 def test_twins_first_stage_finds_what_full_attention_weighs_most():

@@ -14,6 +14,6 @@ The operators of cpu and triton are autograd functions. They are not torch.libra
 """
 
 from home_dist.experts.kernels.choice import EAGER, Kernel, KernelUser, choose, common, select
-from home_dist.experts.kernels.operands import Norm, Operands, Precision
+from home_dist.experts.kernels.operands import Inside, Norm, Operands, Precision
 
-__all__ = ["EAGER", "Kernel", "KernelUser", "Norm", "Operands", "Precision", "choose", "common", "select"]
+__all__ = ["EAGER", "Inside", "Kernel", "KernelUser", "Norm", "Operands", "Precision", "choose", "common", "select"]

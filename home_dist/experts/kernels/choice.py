@@ -38,6 +38,10 @@ class KernelUser(nn.Module):
 
     kernel: Kernel = EAGER
 
+    def only_eager(self) -> str:
+        """Settings for which there is no backend but eager; empty without."""
+        return ""
+
     def widths(self) -> dict[str, Sequence[int]]:
         """The module's widths that the Triton kernels restrict, by name in the configuration."""
         return {}
@@ -63,6 +67,13 @@ def select(network: nn.Module, wanted: KernelSection, device: torch.device, chos
     """
     kernel = choose(device, wanted) if chosen is None else chosen
     users = [m for m in network.modules() if isinstance(m, KernelUser)]
+    alone = "; ".join(sorted({user.only_eager() for user in users} - {""}))
+    if alone and wanted.backend not in ("auto", "eager"):
+        raise ConfigError(
+            f'kernel.backend = "{wanted.backend}": {alone} is computed by "eager" alone. Use "auto", or leave it out'
+        )
+    if alone and kernel.backend != "eager":
+        kernel = replace(kernel, backend="eager", reason=f"for {alone}")
     if kernel.backend == "triton":
         unfit = "; ".join(sorted({problem for user in users for problem in _unfit(user)}))
         if unfit and wanted.backend == "triton":

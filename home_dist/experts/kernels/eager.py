@@ -41,8 +41,8 @@ def outputs(
     """The experts' outputs, (E, B, D); without `activate` those of the last layer, before normalisation and activation."""
     x = _first(operands, inputs, precision)
     for depth in range(1, len(operands.weights)):
-        weight, bias = operands.weights[depth].transpose(1, 2), _bias(operands, depth)
-        x = torch.relu(x)
+        weight, bias = operands.weights[depth].transpose(1, 2), operands.bias(depth)
+        x = operands.activated(depth - 1, x, mask)
         if precision == "bf16":
             x = torch.bmm(x.bfloat16(), weight.bfloat16()).to(weight.dtype)
             x = x if bias is None else x + bias.unsqueeze(1)
@@ -58,7 +58,7 @@ def _first(operands: Operands, inputs: Sequence[torch.Tensor], precision: Precis
 
     The experts of one input are one matrix product. Adjacent inputs with equally many experts are one batched product.
     """
-    weights, biases = operands.weights[0], _bias(operands, 0)
+    weights, biases = operands.weights[0], operands.bias(0)
     hidden, parts, first_expert, first_input = weights.shape[1], [], 0, 0
     for count, run in itertools.groupby(operands.experts):
         several = len(list(run))
@@ -75,10 +75,6 @@ def _first(operands: Operands, inputs: Sequence[torch.Tensor], precision: Precis
         parts.append(wide.view(several, x.shape[1], count, hidden).transpose(1, 2).reshape(several * count, x.shape[1], hidden))
         first_expert, first_input = experts.stop, first_input + several
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _bias(operands: Operands, depth: int) -> torch.Tensor | None:
-    return operands.biases[depth] if depth < len(operands.biases) else None
 
 
 def _normalised(operands: Operands, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
+from torch import nn
 
 from home_dist.layers.global_norm import GlobalBatchNorm, joined
 
@@ -60,6 +61,21 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class Inside:
+    """Normalisation and dropout of experts' hidden layers: dropout(ReLU(Norm(W x))). The eager kernel alone computes it."""
+
+    norms: Sequence[GlobalBatchNorm]
+    """Per hidden layer, of (E, H); none without normalisation. A layer before one has no bias."""
+    dropout: float
+
+    def activated(self, layer: int, x: torch.Tensor, mask: torch.Tensor | None, training: bool) -> torch.Tensor:
+        """x: (E, B, H), of hidden layer `layer`; mask: (B,)."""
+        if self.norms:
+            x = self.norms[layer](x, mask)
+        return nn.functional.dropout(torch.relu(x), self.dropout, training)
+
+
+@dataclass(frozen=True)
 class Operands:
     """The parameters of E experts."""
 
@@ -70,3 +86,16 @@ class Operands:
     biases: Sequence[torch.Tensor]
     """Per layer (E, out); the last layer has none before a normalisation."""
     norm: Norm | None
+    inside: Inside | None = None
+    training: bool = False
+    """Whether `inside` drops outputs."""
+
+    def bias(self, depth: int) -> torch.Tensor | None:
+        """(E, out) of a layer; None before a normalisation."""
+        if self.inside is not None and self.inside.norms:
+            return self.biases[0] if self.biases and depth == len(self.weights) - 1 else None
+        return self.biases[depth] if depth < len(self.biases) else None
+
+    def activated(self, layer: int, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Hidden activations (E, B, H) of a hidden layer's products x, biases included."""
+        return torch.relu(x) if self.inside is None else self.inside.activated(layer, x, mask, self.training)
