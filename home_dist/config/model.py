@@ -100,6 +100,25 @@ class ModelOfLayers(ModelOfExperts):
         return self
 
 
+class ModelOfTaskExperts(ModelOfExperts):
+    task_hidden: dict[str, Widths] = Field(default_factory=dict)
+    """Hidden widths of some tasks' own experts, in all layers, where these differ from the other experts'. As many as those
+    have. All experts are computed at the largest width."""
+
+    def named_tasks(self) -> dict[str, tuple[str, ...]]:
+        return super().named_tasks() | {"task_hidden": tuple(self.task_hidden)}
+
+    @model_validator(mode="after")
+    def _as_many_hidden_layers(self) -> "ModelOfTaskExperts":
+        layers = getattr(self, "layer_hidden", ()) or (self.expert_hidden,)
+        for task, widths in self.task_hidden.items():
+            other = next((w for w in layers if len(w) != len(widths)), None)
+            if other is not None:
+                layers_told = f"experts have {len(other)} hidden layers: give a width for each"
+                raise ValueError(f"task_hidden.{task} has {len(widths)} widths, and {layers_told}")
+        return self
+
+
 MODELS = Kinds(
     ModelSection,
     {

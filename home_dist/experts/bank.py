@@ -61,6 +61,15 @@ class ExpertBank(KernelUser):
         self.dropout = dropout
         self._hidden, self._out = tuple(hidden), out_dim
 
+    @torch.no_grad()
+    def narrow(self, hidden: Sequence[Sequence[int]]) -> None:
+        """Gives experts fewer hidden units: their other units' weights become 0. Such units stay 0 in training, as no gradient
+        passes them. hidden: widths by expert; call it before training."""
+        for expert, widths in enumerate(hidden):
+            for layer, width in enumerate(widths):
+                self.weights[layer][expert, width:] = 0
+                self.weights[layer + 1][expert, :, width:] = 0
+
     def only_eager(self) -> str:
         settings = {"model.hidden_norm": bool(len(self.hidden_norms)), "model.hidden_dropout": self.hidden_dropout > 0}
         return " and ".join(key for key, on in settings.items() if on)

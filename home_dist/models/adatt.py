@@ -15,16 +15,16 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from home_dist.config.model import ModelOfLayers
+from home_dist.config.model import ModelOfLayers, ModelOfTaskExperts
 from home_dist.config.section import Count
 from home_dist.experts import MaskedGates
 from home_dist.layers.axis_names import Axes, Names
-from home_dist.models.anatomy import SHARED, Anatomy, Gate, Part, part
+from home_dist.models.anatomy import SHARED, Anatomy, Gate, Owner, Part, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
-class AdattSection(ModelOfLayers):
+class AdattSection(ModelOfTaskExperts, ModelOfLayers):
     """Experts of tasks and shared experts, fused in each layer with a residual path from own experts (Li et al. 2023)."""
 
     kind: str = "adatt"
@@ -54,7 +54,7 @@ class _AdattLayer(nn.Module):
         self.register_buffer("learned", learned, persistent=False)
         self.mixing = nn.Parameter(1 / siblings[learned]) if learned.any() else None
         self.gates = MaskedGates(in_dim, torch.ones_like(native, dtype=torch.bool), *config.gate_layers)
-        self.bank = bank_of(config, experts if n else [sum(experts)], in_dim, n)
+        self.bank = bank_of(config, experts if n else [sum(experts)], in_dim, n, self._owners(tasks))
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """x: v (B, F) in the first layer, then one input per module, (modules, B, D). Returns (units, B, D)."""
@@ -65,11 +65,12 @@ class _AdattLayer(nn.Module):
             return self.bank.mixed([x], self.gates(x) + residual.unsqueeze(1), mask)
         return self.bank.mixed(x.unbind(0), self.gates(x[: len(residual)]) + residual.unsqueeze(1), mask)
 
+    def _owners(self, tasks: TaskGroups) -> list[tuple[Owner, int]]:
+        return [*tasks.owners(self.task_experts), *[(SHARED, self.shared_experts)] * (self.shared_experts > 0)]
+
     def part(self, layer: str, tasks: TaskGroups) -> Part:
         gates = [*tasks.gates(), Gate("shared")][: len(self.native)]
-        owners = tasks.owners(self.task_experts)
-        owners += [(SHARED, self.shared_experts)] * (self.shared_experts > 0)
-        return part(layer, self.bank, owners, gates, self.gates)
+        return part(layer, self.bank, self._owners(tasks), gates, self.gates)
 
 
 class AdaTT(MultiTaskModel):

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from home_dist.config.model import ModelOfBanks, ModelOfExperts, ModelSection
+from home_dist.config.model import ModelOfBanks, ModelOfExperts, ModelOfTaskExperts, ModelSection
 from home_dist.experts import ExpertBank
 from home_dist.layers.axis_names import Axes, Names
-from home_dist.models.anatomy import Anatomy, part
+from home_dist.models.anatomy import Anatomy, Owner, part
 from home_dist.models.tasks import TaskGroups
 
 
@@ -67,13 +67,20 @@ class MultiTaskModel(nn.Module):
         return {}
 
 
-def bank_of(config: ModelOfBanks, experts: Sequence[int], in_dim: int, layer: int = 0) -> ExpertBank:
-    """A bank of experts as `[model]` describes those of a layer. experts: number of experts that read input i."""
+def bank_of(
+    config: ModelOfBanks, experts: Sequence[int], in_dim: int, layer: int = 0, owners: Sequence[tuple[Owner, int]] = ()
+) -> ExpertBank:
+    """A bank of experts as `[model]` describes those of a layer. experts: number of experts that read input i; owners: (owner,
+    number of its experts) in the same order, where tasks' own experts may have other widths."""
     if not isinstance(config, ModelOfExperts):
         return ExpertBank(experts, in_dim, config.expert_hidden, config.expert_dim, config.expert_norm, config.dropout)
-    sizes = in_dim, config.hidden_of(layer), config.dim_of(layer)
+    hidden, own = config.hidden_of(layer), config.task_hidden if isinstance(config, ModelOfTaskExperts) else {}
+    of_experts = [own.get(owner.name, hidden) if owner.kind == "task" else hidden for owner, n in owners for _ in range(n)]
+    sizes = in_dim, [max(widths) for widths in zip(hidden, *of_experts, strict=True)], config.dim_of(layer)
     inside = config.hidden_norm, config.hidden_dropout
-    return ExpertBank(experts, *sizes, config.expert_norm, config.dropout, None, *inside)
+    bank = ExpertBank(experts, *sizes, config.expert_norm, config.dropout, None, *inside)
+    bank.narrow(of_experts)
+    return bank
 
 
 def trunk_layers(config: ModelOfBanks, tasks: int, in_dim: int) -> nn.ModuleList:

@@ -11,15 +11,15 @@ self gates, a residual path from a gate's own experts. HoME's normalisation is `
 
 import torch
 
-from home_dist.config.model import ModelOfExperts
+from home_dist.config.model import ModelOfTaskExperts
 from home_dist.config.section import Count
 from home_dist.experts import FeatureGate, MaskedGates, SelfGates
-from home_dist.models.anatomy import SHARED, Anatomy, Gate, Part, part
+from home_dist.models.anatomy import SHARED, Anatomy, Gate, Owner, Part, part
 from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
-class CustomisedSection(ModelOfExperts):
+class CustomisedSection(ModelOfTaskExperts):
     """Own experts per task beside shared ones (Tang et al. 2020), with optional parts of HoME."""
 
     shared_experts: Count = 2
@@ -59,7 +59,9 @@ class CgcLayer(MultiTaskModel):
         if config.feature_gate:
             self.feature_gate = FeatureGate(tasks.tasks + 1, in_dim, config.feature_gates, config.feature_gate_rank)
         # In the first layer all experts read v, as one matrix product, unless feature gates scale v for each owner.
-        self.bank = bank_of(config, counts.tolist() if n or config.feature_gate else [int(counts.sum())], in_dim, n)
+        self.bank = bank_of(
+            config, counts.tolist() if n or config.feature_gate else [int(counts.sum())], in_dim, n, self._owners(tasks)
+        )
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """states: v (B, F) in the first layer, later the tasks' and the shared state, (K + 1, B, D); mask: (B,).
@@ -71,10 +73,14 @@ class CgcLayer(MultiTaskModel):
             return self.bank.mixed(self.feature_gate(states), weights, mask)
         return self.bank.mixed([states] if states.dim() == 2 else states.unbind(0), weights, mask)
 
+    def _owners(self, tasks: TaskGroups) -> list[tuple[Owner, int]]:
+        return [*tasks.owners(self.task_experts), (SHARED, self.shared_experts)]
+
     def part(self, layer: str, tasks: TaskGroups, first: bool) -> Part:
         gates = [*tasks.gates(), Gate("shared")][: len(self.gates.mask)]
-        owners = [*tasks.owners(self.task_experts), (SHARED, self.shared_experts)]
-        return part(layer, self.bank, owners, gates, self.gates, self.self_gates, self.feature_gate, reads_features=first)
+        return part(
+            layer, self.bank, self._owners(tasks), gates, self.gates, self.self_gates, self.feature_gate, reads_features=first
+        )
 
 
 class Cgc(CgcLayer):

@@ -2,7 +2,7 @@
 
 The paper's full text was not at hand; the equations come from its abstract and public accounts. Two open choices are
 configuration: the input of the meta layer's gates (`gate_input`), and whether the feature gate's sigmoid stands inside or
-outside of the sum over low-rank gates (`feature_gate_sigmoid`). Gates have no bias; self gates are one linear layer.
+outside of the sum over low-rank gates (`feature_gate_sigmoid`). By default gates have no bias and one layer, self gates too.
 
 C groups, K tasks. Experts of the meta layer, in order: shared, group 0, .., group C-1. Gates: group 0, .., group C-1, shared.
 Experts of the task layer: shared, groups, task 0, .., task K-1. Gates: tasks.
@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from home_dist.config.model import ModelOfLayers
+from home_dist.config.model import ModelOfLayers, ModelOfTaskExperts
 from home_dist.config.section import Count
 from home_dist.experts import FeatureGate, MaskedGates, SelfGates
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, Owner, Part, part
@@ -22,7 +22,7 @@ from home_dist.models.base import MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
-class HomeSection(ModelOfLayers):
+class HomeSection(ModelOfTaskExperts, ModelOfLayers):
     """HoME (Wang et al. 2024). Each of its four parts can be switched off."""
 
     kind: str = "home"
@@ -60,6 +60,7 @@ class _HomeLayer(nn.Module):
         gate_dim: int,
         sees: torch.Tensor,
         own: torch.Tensor,
+        owners: Sequence[Owner],
     ):
         """experts: number of experts per expert group; sees, own: (gates, groups), the groups that a gate sees and owns."""
         super().__init__()
@@ -71,7 +72,7 @@ class _HomeLayer(nn.Module):
         if config.feature_gate:
             rank = config.feature_gate_rank
             self.feature_gate = FeatureGate(len(experts), in_dim, config.feature_gates, rank, config.feature_gate_sigmoid)
-        self.bank = bank_of(config, experts, in_dim, layer)
+        self.bank = bank_of(config, experts, in_dim, layer, list(zip(owners, experts, strict=True)))
         self.gates = MaskedGates(gate_dim, sees, *config.gate_layers)
         self.self_gates = SelfGates(gate_dim, own, *config.gate_layers) if config.self_gate else None
 
@@ -117,6 +118,7 @@ class Home(MultiTaskModel):
             gate_dim=in_dim,
             sees=torch.cat([torch.cat([shared, own_group], 1), sees_all]),
             own=torch.cat([torch.cat([~shared, own_group], 1), only_shared]),
+            owners=[SHARED, *tasks.group_owners()],
         )
 
         in_group = own_group[list(tasks.group_of)]
@@ -130,6 +132,7 @@ class Home(MultiTaskModel):
             gate_dim=2 * config.dim_of(0),
             sees=torch.cat([shared, in_group, own_task], 1),
             own=torch.cat([~shared, torch.zeros_like(in_group), own_task], 1),
+            owners=[SHARED, *tasks.group_owners(), *(owner for owner, _ in tasks.owners())],
         )
 
     def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from home_dist.config.model import ModelOfLayers
+from home_dist.config.model import ModelOfLayers, ModelOfTaskExperts
 from home_dist.config.section import Count
 from home_dist.experts import MaskedGates
 from home_dist.models.anatomy import SHARED, Anatomy, Gate, Part, part
@@ -29,7 +29,7 @@ from home_dist.models.base import FeatureColumns, MultiTaskModel, bank_of
 from home_dist.models.tasks import TaskGroups
 
 
-class StemSection(ModelOfLayers):
+class StemSection(ModelOfTaskExperts, ModelOfLayers):
     """Embeddings and experts of each task beside shared ones (Su et al. 2024). Tables become K + 1 times as wide."""
 
     kind: str = "stem"
@@ -56,7 +56,9 @@ class StemLayer(nn.Module):
             "through", own.repeat_interleave(counts, 1)[: count if n == config.layers - 1 else None], persistent=False
         )
         self.gates = MaskedGates(in_dim, torch.ones_like(self.through), *config.gate_layers)
-        self.bank = bank_of(config, counts.tolist(), in_dim, n)
+        self.bank = bank_of(
+            config, counts.tolist(), in_dim, n, [*tasks.owners(config.task_experts), (SHARED, config.shared_experts)]
+        )
 
     def forward(self, x: Sequence[torch.Tensor], mask: torch.Tensor | None = None) -> torch.Tensor:
         """x: inputs (B, F') of each task, then the shared one. Returns the next ones (K + 1, B, D); the last layer the tasks'

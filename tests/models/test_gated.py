@@ -5,9 +5,11 @@ import torch
 from pydantic import ValidationError
 
 from home_dist.config import KernelSection
+from home_dist.config.model import MODELS
 from home_dist.errors import ConfigError
 from home_dist.experts import ExpertBank, MaskedGates
 from home_dist.experts.kernels import Kernel, select
+from home_dist.models import TaskGroups, build_model
 from tests.models.reference import GROUPINGS, B, F, compare, expert, gated, grid, make, with_bias
 
 NORM = [False, True]
@@ -159,6 +161,50 @@ def test_ple_with_widths_by_layer_and_layers_in_its_gates(layers):
         return states
 
     compare(model, reference, 3)
+
+
+KINDS_WITH_TASK_EXPERTS = ["cgc", "ple", "adatt", "stem", "home"]
+
+
+@pytest.mark.parametrize("backend", ["eager", "cpu"])
+@pytest.mark.parametrize("kind", KINDS_WITH_TASK_EXPERTS)
+def test_experts_of_a_task_with_widths_of_their_own(kind, backend):
+    """Narrower and wider ones, after some steps: what they compute is that of their own units alone."""
+    torch.manual_seed(0)
+    settings = {"task_experts": 2, "shared_experts": 1, "task_hidden": {"a": [3, 2], "c": [7, 4]}, "expert_hidden": [5, 4]}
+    config = MODELS.read({"kind": kind, "expert_dim": 4, **settings})
+    tasks = TaskGroups((0, 0, 1), ("a", "b", "c"), ("x", "y"))
+    model = build_model(config, F, tasks).double()
+    select(model, KernelSection(backend=backend), torch.device("cpu"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (model(torch.randn(B, F, dtype=torch.float64)) - 1).square().sum().backward()
+        optimizer.step()
+    for part in model.anatomy(tasks).parts:
+        inputs = [torch.randn(B, part.bank.weights[0].shape[2], dtype=torch.float64) for _ in part.bank.experts]
+        found = part.bank.eval()(inputs)
+        readers = [i for i, n in enumerate(part.bank.experts) for _ in range(n)]
+        for e, owner in enumerate(part.owners):
+            widths = {"a": [3, 2], "c": [7, 4]}.get(owner.name, [5, 4]) if owner.kind == "task" else [5, 4]
+            x = inputs[readers[e]]
+            for weight, bias, width in zip(part.bank.weights[:2], part.bank.biases, widths, strict=False):
+                x = torch.relu(x @ weight[e, :width, : x.shape[1]].t() + bias[e, :width])
+            x = x @ part.bank.weights[2][e, :, : x.shape[1]].t()
+            if part.bank.norm is None:
+                x = torch.relu(x + part.bank.biases[2][e])
+            else:
+                norm = part.bank.norm
+                scaled = (x - norm.running_mean[e]) / torch.sqrt(norm.running_var[e] + norm.eps)
+                x = torch.nn.functional.silu(scaled * norm.weight[e] + norm.bias[e])
+            torch.testing.assert_close(found[e], x, rtol=1e-9, atol=1e-10)
+
+
+def test_widths_of_a_tasks_experts_are_checked():
+    with pytest.raises(ValidationError, match=r"task_hidden\.a has 1 widths, and experts have 2 hidden layers"):
+        MODELS.read({"kind": "ple", "expert_hidden": [5, 4], "task_hidden": {"a": [3]}})
+    section = MODELS.read({"kind": "ple", "expert_hidden": [5], "task_hidden": {"a": [3]}})
+    assert section.named_tasks() == {"task_hidden": ("a",)}
 
 
 def test_layers_and_entries_must_agree():
