@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from home_dist.config import load_config
+from home_dist.config import KernelSection, load_config
 from home_dist.data.inputs import open_inputs
 from home_dist.data.matching_rows import RunSide
 from home_dist.data.other_data import read_as
@@ -25,6 +25,7 @@ from home_dist.distributed.ranks import Ranks
 from home_dist.errors import ConfigError, DataError, UserError
 from home_dist.evaluation.measure import measured
 from home_dist.evaluation.scores import Families, scored
+from home_dist.experts import kernels
 from home_dist.export.columns import parquet_files, read_batches
 from home_dist.export.managed_rows import ManagedRows
 from home_dist.export.program_inputs import Input, inputs_of
@@ -129,6 +130,7 @@ def _told(item: Input) -> dict[str, Any]:
 
 
 def exported(scorer: Scorer, inputs: dict[str, Input]) -> torch.export.ExportedProgram:
+    kernels.select(scorer, KernelSection(backend="eager"), torch.device("cpu"))
     samples = torch.export.Dim("samples", min=1, max=_MOST)
     groups = {
         g: torch.export.Dim(f"events_{n}", min=0, max=_MOST)
