@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from home_dist.errors import UserError
-from home_dist.export.managed_rows import ManagedRows
+from home_dist.export.managed_rows import ManagedRows, read_managed
 from home_dist.export.program import open_program
 from home_dist.export.program_inputs import Input
 from home_dist.ids.rows import ManagedKeys
@@ -92,7 +92,7 @@ def test_managed_ids_have_the_rows_of_the_checkpoint_and_others_the_first_of_the
     pq.write_table(owned.replace_schema_metadata({b"rows_of_the_table": b"16"}), tmp_path / "item.parquet")
     rows = dict(zip(np.sort(hashes[:2]).tolist(), (3, 9), strict=True))
     expected = [rows.get(h, 0 if h < 2**61 else 8) for h in hashes.tolist()]
-    assert ManagedRows(hashes_of, tmp_path / "item.parquet")(values).tolist() == expected
+    assert ManagedRows(hashes_of, read_managed(tmp_path / "item.parquet"))(values).tolist() == expected
     assert len(set(expected)) > 2
 
 
