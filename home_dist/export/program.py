@@ -230,7 +230,7 @@ class Program:
         return replace(self, run=run)
 
 
-_MOVES_VALUES = ("cat", "index_select", "view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "slice")
+_MOVES_VALUES = ("alias", "cat", "index_select", "view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "slice")
 
 
 def _last_sigmoids(output: torch.fx.Node) -> list[tuple[torch.fx.Node, torch.fx.Node]]:
