@@ -1,6 +1,8 @@
-"""Checks of classes that users write, whose messages name the file, the class, what it gave and what was expected."""
+"""What serves all classes that users may write: checks whose messages name file, class, what came and what was expected, and a
+docstring for `help`."""
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,6 +10,12 @@ import torch
 from torch import nn
 
 from home_dist.errors import ConfigError
+
+
+def take_docstring(cls: type) -> None:
+    """Gives a class without a docstring that of its module, where the equation of its one model or encoder stands."""
+    if not cls.__doc__:
+        cls.__doc__ = getattr(sys.modules.get(cls.__module__), "__doc__", None)
 
 
 def place_of(cls: type) -> str:

@@ -25,6 +25,8 @@ WIDTH_MULTIPLE = 8
 
 @dataclass(frozen=True)
 class Kernel:
+    """How experts are computed, and why so."""
+
     backend: Backend = "eager"
     precision: Precision = "fp32"
     reason: str = ""
