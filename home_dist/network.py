@@ -16,13 +16,14 @@ from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.experts import InputDropout, Towers
 from home_dist.experts.share import pools_over
 from home_dist.layers.averages import Averages
+from home_dist.layers.own_class import check_result
 from home_dist.layers.recompute import recomputed
 from home_dist.layers.step_check import StepCheck
 from home_dist.models import FeatureColumns, TaskGroups, build_model
 from home_dist.objectives import JointLogits, Objectives, build_weighting
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema, SequenceInput
 from home_dist.schema.layout import ONE_BY_ONE, Place, Table
-from home_dist.sequence import Encoded, History, build_encoder
+from home_dist.sequence import Encoded, History, build_encoder, encoded_by
 from home_dist.sequence.jagged import newest_within
 
 Events = dict[str, JaggedTensor]
@@ -135,7 +136,7 @@ class FeatureVector(nn.Module):
             if self.grouped and self.training:
                 history.users = batch.groups
             with products_in_bf16(self.bf16, batch.dense.device):
-                encoded[s.name] = self.encoders[s.name](history)
+                encoded[s.name] = encoded_by(self.encoders[s.name], history)
         parts += [e.vector.float() for e in encoded.values()]
         if parts:  # a network may have dense values only
             parts = [self.dropout(_joined(parts))]
@@ -362,6 +363,7 @@ class Head(nn.Module):
     def logits(self, v: torch.Tensor, dense: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """v: (B, F); dense: (B, dense values); mask: (B,). Returns the outputs (B, O) of all towers."""
         state = recomputed(self.model, v, mask) if self.recompute_experts and self.training else self.model(v, mask)
+        check_result(self.model, "forward", state, {"K": len(self.objectives.kinds), "B": len(v), "D": self.model.out_dim})
         with products_in_bf16(self.features.bf16, v.device):
             logits = self.towers(state).float()
         if self.linear is not None:

@@ -6,7 +6,7 @@ from home_dist.config.distributed import DistributedSection, ExchangeSection
 from home_dist.config.embedding import EmbeddingSection, PretrainedSection, TableSection
 from home_dist.config.insight import InsightSection
 from home_dist.config.kernel import KernelSection
-from home_dist.config.load import config_of_run, load_config, load_section
+from home_dist.config.load import config_of_run, load_config, load_section, save_own_code
 from home_dist.config.log import LogSection
 from home_dist.config.metrics import MetricsSection
 from home_dist.config.run_config import RunConfig
@@ -34,5 +34,6 @@ __all__ = [
     "load_config",
     "load_section",
     "save_config",
+    "save_own_code",
     "without_keys",
 ]

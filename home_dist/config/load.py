@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from home_dist.config.kinds import Kinds
+from home_dist.config.kinds import NO_MODULE, Kinds, own_modules
 from home_dist.config.model import MODELS
 from home_dist.config.objective import OBJECTIVES
 from home_dist.config.run_config import RunConfig
@@ -18,12 +18,19 @@ from home_dist.config.section import Section
 from home_dist.config.sequence import ENCODERS
 from home_dist.config.toml_file import read_toml, validated
 from home_dist.errors import ConfigError, UserError, problem_lines
+from home_dist.files.json_files import read_json, write_json
 
 Chosen = TypeVar("Chosen", bound=Section)
+_OWN_CODE = "own_code.json"
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = (), notes: list[str] | None = None) -> RunConfig:
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), notes: list[str] | None = None, code: bool = True
+) -> RunConfig:
     """Reads a run configuration.
+
+    code: False for a program, which holds its network: users' classes need not be importable. Their sections are read as ones
+    of the default kind, with the keys that all kinds have.
 
     `overrides` have the form "train.batch_size=4096"; a value that is not valid TOML is text. If an override chooses another
     kind of model or encoder than the file, keys that only the file's kind knows are left out; `notes` gets a line that names
@@ -31,6 +38,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), notes: list[str
     """
     path = Path(path)
     tree = read_toml(path, "Give the path of a run's TOML file, such as configs/*.toml.")
+    if not code:
+        _leave_out_code(tree)
     written = {key: kinds.of(section) for key, (kinds, section) in _sections_of_kinds(tree).items()}
     for override in overrides:
         _apply(tree, override)
@@ -46,7 +55,42 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), notes: list[str
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {_with_allowed(line, tree)}" for line in problem_lines(error))) from None
+        lines = [_with_allowed(line, tree) + hint for line, hint in zip(problem_lines(error), _hints(path, error), strict=True)]
+        raise ConfigError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+def save_own_code(config: RunConfig, run: Path) -> None:
+    """Writes own_code.json into a run's folder: where the modules of users' classes were imported from. Messages name these
+    folders where a module is missing; nothing is imported from them unasked."""
+    kinds = [config.model.kind, *(s.kind for s in config.sequence), *(o.kind for o in config.objective.values())]
+    folders = own_modules(kinds)
+    if folders:
+        write_json(run / _OWN_CODE, folders)
+
+
+def _leave_out_code(tree: dict[str, Any]) -> None:
+    """Takes users' classes, and the keys that only they know, out of a configuration as it was read."""
+    for key, (kinds, section) in _sections_of_kinds(tree).items():
+        if ":" not in str(kinds.of(section)):
+            continue
+        common = {k: v for k, v in section.items() if k in kinds.base.model_fields and k != "kind"}
+        section.clear()
+        section.update(common)
+        if not kinds.default:  # an objective: its task's kind in the schema
+            del tree["objective"][key.partition(".")[2]]
+
+
+def _hints(path: Path, error: ValidationError) -> list[str]:
+    """For each problem: where a module that is missing was when the run was trained, or nothing."""
+    problems = error.errors()
+    missing = [p.get("ctx", {}).get("module", "") if p["type"] == NO_MODULE else "" for p in problems]
+    folders = read_json(path.with_name(_OWN_CODE), "Remove it: it only serves messages.") if any(missing) else {}
+    return [
+        f". The run was trained with {module} of {folders[module]}: PYTHONPATH={folders[module]}, or start from there"
+        if module in folders
+        else ""
+        for module in missing
+    ]
 
 
 def load_section(path: Path, key: str, section: type[Chosen]) -> Chosen:

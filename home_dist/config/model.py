@@ -140,6 +140,8 @@ MODELS = Kinds(
         "esmm": "home_dist.models.esmm:Esmm",
     },
     default="home",
+    interface="home_dist.models.base:MultiTaskModel",
+    needs=("forward",),
 )
 
 AnyModel = Annotated[SerializeAsAny[ModelSection], BeforeValidator(MODELS.read)]

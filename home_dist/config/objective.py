@@ -55,6 +55,8 @@ OBJECTIVES = Kinds(
         "multiclass": "home_dist.objectives.multiclass:Multiclass",
     },
     default="",
+    interface="home_dist.objectives.base:Objective",
+    needs=("start", "losses", "predicted"),
 )
 
 AnyObjective = Annotated[SerializeAsAny[ObjectiveSection], BeforeValidator(OBJECTIVES.read)]

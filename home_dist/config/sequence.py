@@ -38,6 +38,8 @@ ENCODERS = Kinds(
         "twin": "home_dist.sequence.twin:Twin",
     },
     default="din",
+    interface="home_dist.sequence.history:Encoder",
+    needs=("__init__", "forward"),
 )
 
 AnyEncoder = Annotated[SerializeAsAny[SequenceSection], BeforeValidator(ENCODERS.read)]

@@ -10,8 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from home_dist.data.column_reader import ColumnReader, read_uses
-from home_dist.data.files import needed_inputs
+from home_dist.data.files import check_columns, needed_inputs
 from home_dist.data.labels import read_durations, refuse_durations
+from home_dist.data.order import RowGroup
+from home_dist.data.raw_rows import RawRows
+from home_dist.errors import DataError
 from home_dist.export.program_inputs import Input, inputs_of
 from home_dist.files.listing import Found, find_files
 from home_dist.files.stores import Store
@@ -34,6 +37,22 @@ def read_batches(
     for reader in read_uses(store, file, needed_inputs(layout), rows, "program", more=True):
         [raw] = reader.raw
         yield raw.table, tensors(reader, layout)
+
+
+def batches_of(table: pa.Table, layout: InputLayout, rows: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Inputs of a program for at most `rows` rows of a table at a time. Raises DataError, which names all columns that are
+    missing, or column and row of a wrong value."""
+    uses, place = needed_inputs(layout), "the table"
+    missing = [column for column in uses if column not in table.column_names]
+    if missing:
+        there = ", ".join(sorted(table.column_names)[:20]) or "none"
+        raise DataError(f"{place}: columns that the model reads are missing: {', '.join(missing)}. It has: {there}")
+    check_columns(place, table.schema, uses, "model")
+    whole = table.select(list(uses)).combine_chunks()
+    for first in range(0, len(whole), rows):
+        part = whole.slice(first, rows)
+        group = RowGroup(0, 0, len(part), first)
+        yield tensors(ColumnReader([RawRows(part, place, group, counted_in=place)]), layout)
 
 
 def tensors(reader: ColumnReader, layout: InputLayout) -> dict[str, torch.Tensor]:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from home_dist.config import load_config
+from home_dist.config import KernelSection, load_config
+from home_dist.data.files import needed_inputs
 from home_dist.data.inputs import open_inputs
 from home_dist.data.matching_rows import RunSide
 from home_dist.data.other_data import read_as
@@ -25,8 +26,9 @@ from home_dist.distributed.ranks import Ranks
 from home_dist.errors import ConfigError, DataError, UserError
 from home_dist.evaluation.measure import measured
 from home_dist.evaluation.scores import Families, scored
+from home_dist.experts import kernels
 from home_dist.export.columns import parquet_files, read_batches
-from home_dist.export.managed_rows import ManagedRows
+from home_dist.export.managed_rows import read_managed, with_managed_rows
 from home_dist.export.program_inputs import Input, inputs_of
 from home_dist.export.scorer import Embeddings, Inputs, Scorer
 from home_dist.export.source import Source, written_whole
@@ -34,7 +36,7 @@ from home_dist.export.weights import write_meaning
 from home_dist.files.json_files import json_text
 from home_dist.files.listing import Found
 from home_dist.files.stores import Store, join, with_parents, without_secrets
-from home_dist.schema import IdInput, InputLayout, build_layout, load_schema
+from home_dist.schema import InputLayout, build_layout, load_schema
 from home_dist.sequence.history import History
 from home_dist.training.build import build
 from home_dist.training.checkpoint.loading import load
@@ -79,7 +81,7 @@ def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: 
             **source.metadata(),
             "embeddings": embeddings,
             "tasks": scorer.tasks,
-            "predictions": _predictions(source, scorer),
+            "predictions": predictions_of(source, scorer),
             "inputs": {n: _told(i) for n, i in inputs.items()},
         }
         (folder / ABOUT).write_text(json_text(about) + "\n")
@@ -100,7 +102,7 @@ def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: 
     return parities
 
 
-def _predictions(source: Source, scorer: Scorer) -> list[dict[str, Any]]:
+def predictions_of(source: Source, scorer: Scorer) -> list[dict[str, Any]]:
     """Description of each column of the program's result."""
     counts = scorer.head.objectives.predictions
     tasks = [t for t, count in zip(source.schema.task, counts, strict=True) for _ in range(count)]
@@ -129,6 +131,7 @@ def _told(item: Input) -> dict[str, Any]:
 
 
 def exported(scorer: Scorer, inputs: dict[str, Input]) -> torch.export.ExportedProgram:
+    kernels.select(scorer, KernelSection(backend="eager"), torch.device("cpu"))
     samples = torch.export.Dim("samples", min=1, max=_MOST)
     groups = {
         g: torch.export.Dim(f"events_{n}", min=0, max=_MOST)
@@ -199,11 +202,19 @@ class Program:
 
     def scores(self, store: Store, files: list[Found], rows: int) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
         """(table of all columns, predictions (n, P)) per batch, in the order of the files."""
-        names = list(inputs_of(self.layout))
         for file in files:
             for table, inputs in read_batches(store, file, self.layout, rows):
-                with torch.no_grad():
-                    yield table, self.run({name: inputs[name] for name in names}).numpy()
+                yield table, self.of_inputs(inputs)
+
+    def of_inputs(self, inputs: Inputs) -> np.ndarray[Any, Any]:
+        """Predictions (n, P) of n rows."""
+        with torch.no_grad():
+            return self.run({name: inputs[name] for name in inputs_of(self.layout)}).numpy()
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the files that it reads."""
+        return list(needed_inputs(self.layout))
 
     def of_logits(self) -> "Program":
         """The program without the sigmoid of its binary tasks: in fp32 its results no longer order logits above 17. Other
@@ -219,7 +230,7 @@ class Program:
         return replace(self, run=run)
 
 
-_MOVES_VALUES = ("cat", "index_select", "view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "slice")
+_MOVES_VALUES = ("alias", "cat", "index_select", "view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "slice")
 
 
 def _last_sigmoids(output: torch.fx.Node) -> list[tuple[torch.fx.Node, torch.fx.Node]]:
@@ -247,26 +258,22 @@ def open_program(folder: Path, compiled: bool = False) -> Program:
     # Its warnings about data-dependent sizes need no attention.
     logging.getLogger("torch._export.serde.serialize").setLevel(logging.ERROR)
     run = torch._inductor.aoti_load_package(str(path)) if compiled else torch.export.load(path).module()
-    config = load_config(folder / "config.toml", [f"data.path={folder}", f"data.schema={folder / 'schema.toml'}"])
+    places = [f"data.path={folder}", f"data.schema={folder / 'schema.toml'}"]
+    config = load_config(folder / "config.toml", places, code=False)
     trained = RunSide(config, load_schema(config.schema_path()), {})
     told = about.get("predictions")  # of versions that knew only yes or no: one per task
     names = about["tasks"] if told is None else [p["name"] for p in told]
-    return Program(run, _layout(folder, trained), names, about, trained)
+    layout = _layout(folder, trained)
+    unlike = sorted(set(inputs_of(layout)) ^ set(about["inputs"]))
+    if unlike:
+        raise ConfigError(f"{folder}: config.toml and program.json differ in the inputs {', '.join(unlike)}. Export it again.")
+    return Program(run, layout, names, about, trained)
 
 
 def _layout(folder: Path, trained: RunSide) -> InputLayout:
     """The layout from the folder's files, with the functions that map keys to rows."""
     layout = build_layout(trained.schema, trained.config)
-    managed = {
-        i.table.name: ManagedRows(i.rows_of, folder / "managed" / f"{i.table.name}.parquet")
-        for i in layout.inputs
-        if i.rows_of is not None and i.table.managed
-    }
-
-    def with_rows(item: IdInput) -> IdInput:
-        return replace(item, rows_of=managed.get(item.table.name, item.rows_of))
-
-    return layout.of_each_input(with_rows)
+    return with_managed_rows(layout, lambda name: read_managed(folder / "managed" / f"{name}.parquet"))
 
 
 def parity(source: Source, program: Program, ranks: Ranks, rows: int = 1000) -> list[Parity]:

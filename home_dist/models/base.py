@@ -10,6 +10,7 @@ from torch import nn
 from home_dist.config.model import ModelOfBanks, ModelOfExperts, ModelOfTaskExperts, ModelSection
 from home_dist.experts import ExpertBank
 from home_dist.layers.axis_names import Axes, Names
+from home_dist.layers.own_class import take_docstring
 from home_dist.models.anatomy import Anatomy, Owner, part
 from home_dist.models.tasks import TaskGroups
 
@@ -34,6 +35,10 @@ class MultiTaskModel(nn.Module):
     """The `[model]` section that the model reads."""
     out_dim: int
     """D, the width of a task's state."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        take_docstring(cls)
 
     @classmethod
     def build(cls, config: Any, in_dim: int, tasks: TaskGroups, columns: Mapping[str, Sequence[int]]) -> "MultiTaskModel":

@@ -5,12 +5,14 @@ Letters: K tasks, O outputs of all towers, P predictions of all tasks: one per t
 
 import hashlib
 from collections.abc import Hashable, Sequence
+from typing import Literal
 
 import torch
 from torch import nn
 
 from home_dist.config import RunConfig
 from home_dist.config.objective import OBJECTIVES, WithinRequest
+from home_dist.layers.own_class import check_result, check_takes
 from home_dist.metrics.evaluation import Family
 from home_dist.objectives.base import Objective
 from home_dist.objectives.within import RequestsOfBatch
@@ -55,7 +57,9 @@ class Objectives(nn.Module):
             cls, section, _ = of_tasks[members[0]]
             logits = [self.first[k] + o for k in members for o in range(self.outputs[k])]
             columns = [durations.index(c) for c in (reads[k] for k in members) if c is not None]
-            self._groups.append(_Group(cls(section, [tasks[k] for k in members]), members, logits, columns))
+            check_takes(cls, "__init__", cls, section, [tasks[k] for k in members])
+            made = cls(section, [tasks[k] for k in members])
+            self._groups.append(_Group(made, members, logits, columns, self.predictions[members[0]]))
         self._modules_of_groups = nn.ModuleList(self._groups)
         order = [k for members in alike.values() for k in members]
         self._losses, self._scores = _InOrder(order, [1] * len(tasks)), _InOrder(order, self.predictions)
@@ -64,7 +68,7 @@ class Objectives(nn.Module):
         """By task: biases (outputs,) at which its tower starts. rates: (K,) base rates, 0.5 for tasks that are not binary."""
         starts: dict[int, torch.Tensor] = {}
         for group in self._groups:
-            starts |= zip(group.tasks, group.objective.start(rates[group.tasks]), strict=True)
+            starts |= zip(group.tasks, group.start(rates), strict=True)
         return [starts[k] for k in range(len(self.outputs))]
 
     def losses(
@@ -81,27 +85,27 @@ class Objectives(nn.Module):
         parts = []
         for group in self._groups:
             z, y = group.outputs(logits), group.labels(labels)
-            loss = group.objective.losses(z, y, group.durations(durations))
+            loss = group.losses(z, y, group.durations(durations))
             extra = None if within is None else group.objective.of_requests(z, y, group.labels(weights), within)
             parts.append(loss if extra is None else loss + extra)
         return self._losses(parts)
 
     def scores(self, logits: torch.Tensor, durations: torch.Tensor) -> torch.Tensor:
         """(B, P): what metrics read: logits of binary tasks and of classes, else predictions. Arguments as of `losses`."""
-        return self._scores([g.objective.scores(g.outputs(logits), g.durations(durations)).flatten(1) for g in self._groups])
+        return self._scores([g.result("scores", logits, durations).flatten(1) for g in self._groups])
 
     def predicted(self, logits: torch.Tensor, durations: torch.Tensor) -> torch.Tensor:
         """(B, P): probabilities, or numbers in the label's unit. Arguments as of `losses`."""
-        return self._scores([g.objective.predicted(g.outputs(logits), g.durations(durations)).flatten(1) for g in self._groups])
+        return self._scores([g.result("predicted", logits, durations).flatten(1) for g in self._groups])
 
 
 class _Group(nn.Module):
     """n tasks of one objective, and their columns."""
 
-    def __init__(self, objective: Objective, tasks: list[int], logits: list[int], durations: list[int]):
-        """logits: (n o) columns of their outputs; durations: (n,) columns of their durations, or none."""
+    def __init__(self, objective: Objective, tasks: list[int], logits: list[int], durations: list[int], predictions: int):
+        """logits: (n o) columns of their outputs; durations: (n,) columns of their durations, or none; predictions: of each."""
         super().__init__()
-        self.objective, self.tasks = objective, tasks
+        self.objective, self.tasks, self.predictions = objective, tasks, predictions
         self._labels, self._logits = _Chosen(tasks), _Chosen(logits)
         self._durations = _Chosen(durations) if durations else None
 
@@ -112,6 +116,25 @@ class _Group(nn.Module):
     def labels(self, labels: torch.Tensor) -> torch.Tensor:
         """(B, K) -> (B, n)"""
         return self._labels(labels)
+
+    def start(self, rates: torch.Tensor) -> torch.Tensor:
+        """(n, o), as Objective.start. rates: (K,), of all tasks. This method and the next two raise ConfigError for a result of
+        another shape, from a class of one's own."""
+        biases = self.objective.start(rates[self.tasks])
+        check_result(self.objective, "start", biases, {"n": len(self.tasks), "o": self._logits.count // len(self.tasks)})
+        return biases
+
+    def losses(self, z: torch.Tensor, y: torch.Tensor, durations: torch.Tensor) -> torch.Tensor:
+        """(B, n), as Objective.losses."""
+        losses = self.objective.losses(z, y, durations)
+        check_result(self.objective, "losses", losses, {"B": len(y), "n": len(self.tasks)})
+        return losses
+
+    def result(self, method: Literal["scores", "predicted"], logits: torch.Tensor, durations: torch.Tensor) -> torch.Tensor:
+        """(B, n, predictions), as this method of Objective. logits: (B, O); durations: (B, columns)."""
+        result = getattr(self.objective, method)(self.outputs(logits), self.durations(durations))
+        check_result(self.objective, method, result, {"B": len(logits), "n": len(self.tasks), "predictions": self.predictions})
+        return result
 
     def durations(self, durations: torch.Tensor) -> torch.Tensor:
         """(B, columns) -> (B, n); 1 for objectives that do not read them."""

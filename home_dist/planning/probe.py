@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
+from home_dist.config import KernelSection
 from home_dist.data.batch import Batch
-from home_dist.experts import SparseBank, mixture
+from home_dist.experts import SparseBank, kernels, mixture
 from home_dist.experts.kernels import Operands
 from home_dist.experts.kernels.eager import outputs
 from home_dist.layers.global_norm import GlobalBatchNorm, without_other_ranks
@@ -72,6 +73,7 @@ def probe(network: Network, layout: InputLayout, lengths: Mapping[str, float]) -
 
 
 def _probe(head: Head, layout: InputLayout, lengths: Mapping[str, float]) -> DenseCost:
+    kernels.select(head, KernelSection(backend="eager"), torch.device("cpu"))
     pools = [m for m in head.modules() if isinstance(m, SparseBank)]
     parameters = {p.untyped_storage().data_ptr() for p in head.parameters()}
     for bank in pools:

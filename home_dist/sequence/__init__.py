@@ -4,19 +4,24 @@ config/sequence.py has the table of kinds.
 """
 
 from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
 
 from home_dist.config.sequence import ENCODERS, SequenceSection
 from home_dist.errors import ConfigError
+from home_dist.layers.own_class import check_result, check_takes, check_width, place_of
 from home_dist.schema import EventInput
 from home_dist.sequence.history import Encoded, Encoder, EncoderInputs, History
 
-__all__ = ["Encoded", "Encoder", "EncoderInputs", "History", "build_encoder"]
+__all__ = ["Encoded", "Encoder", "EncoderInputs", "History", "build_encoder", "encoded_by"]
 
 
 def build_encoder(section: SequenceSection, fields: Sequence[EventInput], tasks: int) -> Encoder:
     """The encoder of a `[[sequence]]`: History -> Encoded, with `out_dim`. tasks: K.
 
-    Raises ConfigError if the sequence's fields do not fit the kind.
+    Raises ConfigError if the sequence's fields do not fit the kind, and for a class of one's own that does not take a section
+    and EncoderInputs, or has no `out_dim`.
     """
     shared = [f.field for f in fields if f.target is not None]
     if not shared:
@@ -31,4 +36,20 @@ def build_encoder(section: SequenceSection, fields: Sequence[EventInput], tasks:
         tasks=tasks,
     )
     encoder: type[Encoder] = ENCODERS.find(section.kind)
-    return encoder(section, inputs)
+    check_takes(encoder, "__init__", encoder, section, inputs)
+    built = encoder(section, inputs)
+    check_width(built)
+    return built
+
+
+def encoded_by(encoder: nn.Module, history: History) -> Encoded:
+    """encoder(history). Raises ConfigError if that is no Encoded with a vector (B, out_dim)."""
+    encoded = encoder(history)
+    if not isinstance(encoded, Encoded):
+        came = type(encoded).__name__
+        raise ConfigError(
+            f"{place_of(type(encoder))}.forward returned a {came}; expected is home_dist.sequence.Encoded(vector)"
+        )
+    width: Any = encoder.out_dim
+    check_result(encoder, "forward", encoded.vector, {"B": len(history.lengths), "out_dim": width})
+    return encoded

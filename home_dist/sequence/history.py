@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from home_dist.config.sequence import SequenceSection
 from home_dist.layers.axis_names import Axes, Names
+from home_dist.layers.own_class import take_docstring
 
 
 @dataclass
@@ -45,6 +46,8 @@ class History:
 
 @dataclass
 class Encoded:
+    """What an encoder makes of B histories."""
+
     vector: torch.Tensor
     """(B, out_dim); the zero vector for an empty history."""
     auxiliary: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -73,6 +76,10 @@ class Encoder(nn.Module):
     section: ClassVar[type[SequenceSection]]
     """The `[[sequence]]` section that the encoder reads."""
     out_dim: int
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        take_docstring(cls)
 
     def axes(self, tasks: Names) -> dict[str, Axes]:
         """Axes of tensors that have a dimension of tasks, by name in the encoder's state dict. tasks: their names. See

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from home_dist.config import RunConfig, config_of_run, config_text, load_config, save_config
+from home_dist.config import RunConfig, config_of_run, config_text, load_config, save_config, save_own_code
 from home_dist.errors import ConfigError
 from home_dist.files.json_files import read_json, write_json
 from home_dist.files.lock import locked
@@ -79,7 +79,8 @@ class RunFolder:
     def _claim(self, config: RunConfig, schema: Schema) -> None:
         if not self.config.exists():
             save_schema(schema, self.schema)
-            save_config(config, self.config)  # last: it marks the folder as a run
+            save_config(config, self.config)  # after the schema: it marks the folder as a run
+            save_own_code(config, self.path)
             return
         recorded = load_config(self.config)
         changed = _differences(tomllib.loads(config_text(recorded)), tomllib.loads(config_text(config)))
@@ -96,6 +97,7 @@ class RunFolder:
                 f"Restore the data, or go on in a new run.dir, which begins with this model: home-dist train ... --from "
                 f"{self.path}."
             )
+        save_own_code(config, self.path)
         save_config(config, self.config)
 
     @contextmanager

@@ -28,7 +28,7 @@ ENCODERS = {
     "sim_hard": "sequence.0.search=hard sequence.0.most=2",
     "twin": "sequence.0.most=2",
 }
-OWN = "examples.own_model:ResidualMmoe"
+OWN = "examples.own_model.model:ResidualMmoe"
 RUNS = {kind: f"model.kind={kind} {OPTIONS.get(kind, '')}" for kind in MODELS}
 RUNS["own"] = f"model.kind={OWN}"
 RUNS |= {name: f"sequence.0.kind={name.partition('_')[0]} {options}" for name, options in ENCODERS.items()}

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import home_dist
 from home_dist.errors import UserError
-from home_dist.export.managed_rows import ManagedRows
+from home_dist.export.managed_rows import ManagedRows, read_managed
 from home_dist.export.program import open_program
 from home_dist.export.program_inputs import Input
 from home_dist.ids.rows import ManagedKeys
@@ -78,6 +79,11 @@ def test_a_program_scores_as_the_run_did(name, data, tmp_path):
     assert (scores.std(0) > 1e-5).all()
     # Two ranks scored the same rows in another order.
     np.testing.assert_allclose(np.sort(scores, 0), np.sort(kept, 0), atol=BOUNDS.get(name, 1e-5))
+    for place in (tmp_path / "run", tmp_path / "program"):
+        loaded = home_dist.load(place)
+        for table in (pq.read_table(data / "test"), data / "test"):
+            found = np.stack(loaded.predict(table, rows=1000).columns, 1)
+            np.testing.assert_allclose(found, scores, atol=BOUNDS.get(name, 1e-6))
     if ranks == 1:
         report = json.loads((tmp_path / "program" / "report.json").read_text())
         assert report["largest_difference"] < BOUNDS.get(name, 1e-5)
@@ -92,7 +98,7 @@ def test_managed_ids_have_the_rows_of_the_checkpoint_and_others_the_first_of_the
     pq.write_table(owned.replace_schema_metadata({b"rows_of_the_table": b"16"}), tmp_path / "item.parquet")
     rows = dict(zip(np.sort(hashes[:2]).tolist(), (3, 9), strict=True))
     expected = [rows.get(h, 0 if h < 2**61 else 8) for h in hashes.tolist()]
-    assert ManagedRows(hashes_of, tmp_path / "item.parquet")(values).tolist() == expected
+    assert ManagedRows(hashes_of, read_managed(tmp_path / "item.parquet"))(values).tolist() == expected
     assert len(set(expected)) > 2
 
 

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
+from home_dist.config import KernelSection
 from home_dist.config.model import MODELS
+from home_dist.experts.kernels import select
 from home_dist.models import MultiTaskModel, TaskGroups, build_model
 
 F, B, D = 6, 5, 4
@@ -22,6 +24,7 @@ def make(kind: str, group_of: tuple[int, ...] = (0, 1), seed: int = 0, **changes
     config = MODELS.read({"kind": kind, **SMALL, **changes})
     columns = {"tab": (1, 4), "user": (0, 2, 3), "age": (5,)}
     model = build_model(config, F, TaskGroups(group_of), columns).double()
+    select(model, KernelSection(backend="eager"), torch.device("cpu"))
     with torch.no_grad():
         for parameter in model.parameters():  # away from zeros and ones, so that nothing cancels by chance
             parameter.add_(torch.randn_like(parameter) * 0.3)

@@ -7,7 +7,7 @@ from home_dist.config.sequence import ENCODERS
 from home_dist.errors import ConfigError
 from tests.models.reference import GROUPINGS, compare, expert, gated, make
 
-OWN = "examples.own_model:ResidualMmoe"
+OWN = "examples.own_model.model:ResidualMmoe"
 RUN = '[run]\ndir = "x"\n[data]\npath = "y"\n'
 
 
@@ -52,9 +52,15 @@ def test_it_is_the_equation_of_its_docstring(group_of):
     ("kind", "message"),
     [
         ("no.such_module:Model", r"model\.kind: no module 'no\.such_module' can be imported: .*PYTHONPATH \(given: 'no"),
-        ("examples.own_model:Other", r"model\.kind: examples\.own_model has no class 'Other' with an attribute `section`"),
-        ("examples.own_model:nn", r"has no class 'nn' with an attribute `section`"),
-        ("home_dist.sequence.din:Din", r"subclass of home_dist\.config\.model\.ModelSection"),
+        (
+            "examples.own_model.model:Other",
+            r"own_model/model\.py has no class 'Other'; its .*: ResidualMmoeSection, ResidualMmoe",
+        ),
+        ("examples.own_model.model:nn", r"own_model/model\.py: nn is no subclass of home_dist\.models\.base\.MultiTaskModel"),
+        (
+            "examples.own_model.encoder:Recency",
+            r"encoder\.py: Recency is no subclass of .*write class Recency\(MultiTaskModel\)",
+        ),
         (".own:Model", r"must be one of .*package\.module:Class"),
         (":Model", r"must be one of .*package\.module:Class"),
         ("own_model", r"must be one of 'single_task', .*package\.module:Class"),
@@ -98,6 +104,8 @@ def test_an_own_encoder_is_found_by_the_same_rule(file, tmp_path, monkeypatch):
         "from home_dist.sequence import Encoder\n"
         "class Section(SequenceSection):\n    width: int = 2\n"
         "class Mean(Encoder):\n    section = Section\n"
+        "    def __init__(self, section, inputs): super().__init__()\n"
+        "    def forward(self, history): pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     config = load_config(file, ['sequence=[{name="h",kind="own_encoder:Mean",width=3}]'])

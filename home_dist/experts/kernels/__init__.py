@@ -1,7 +1,7 @@
 """The operators of experts and gates, each in up to three backends: eager, cpu and triton.
 
 eager is the definition. cpu and triton compute the same, forward and backward; tests compare them with it. `select` sets the
-backend of a network.
+backend of a network; a module that it has not reached takes what its device has (KernelUser).
 
 The operators of cpu and triton are autograd functions. They are not torch.library.custom_op, for these reasons:
 

@@ -1,13 +1,16 @@
 """Selects the backend that computes the experts of a network, and says why."""
 
+import functools
 import importlib.util
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from home_dist.config import KernelSection
 from home_dist.errors import ConfigError
@@ -22,6 +25,8 @@ WIDTH_MULTIPLE = 8
 
 @dataclass(frozen=True)
 class Kernel:
+    """How experts are computed, and why so."""
+
     backend: Backend = "eager"
     precision: Precision = "fp32"
     reason: str = ""
@@ -31,12 +36,34 @@ class Kernel:
 
 
 EAGER = Kernel()
+_DEVICES = ("cpu", "cuda")
+"""Types of devices that have a backend of their own."""
+_TRACED = Kernel(reason="a program that is traced consists of torch's operators")
+_WATCHED = Kernel(reason="a mode or transformation of torch looks at its operators")
+_AUTOCAST = Kernel(reason="torch's autocast chooses types")
+_NO_PARAMETERS = Kernel(reason="nothing tells its device")
+
+Widths = tuple[tuple[str, tuple[int, ...]], ...]
+"""(name, widths), see KernelUser.widths."""
+
+
+class _AtUse:
+    """The kernel of a module until one is set: chosen whenever it is asked for, as `KernelUser.unselected` says."""
+
+    def __get__(self, module: Any, owner: Any = None) -> Kernel:
+        return EAGER if module is None else module.unselected()
 
 
 class KernelUser(nn.Module):
-    """A module with several backends; eager until `select` sets another."""
+    """A module with several backends.
 
-    kernel: Kernel = EAGER
+    A run sets one for its whole network (`select`), and `module.kernel = EAGER` sets one by hand. A module that has got none
+    takes the backend that its device has, in fp32, each time that it runs: a bank of one's own needs no call. `module.kernel`
+    tells which one, and why. The backends cpu and triton have no second derivative (`create_graph`): set EAGER for that.
+    Ranks that normalise together have to take one backend: where hosts differ, set it.
+    """
+
+    kernel: Kernel = cast(Kernel, _AtUse())
 
     def only_eager(self) -> str:
         """Settings for which there is no backend but eager; empty without."""
@@ -45,6 +72,34 @@ class KernelUser(nn.Module):
     def widths(self) -> dict[str, Sequence[int]]:
         """The module's widths that the Triton kernels restrict, by name in the configuration."""
         return {}
+
+    def unselected(self) -> Kernel:
+        """The kernel that fits the module's device, types and widths. Eager where torch traces, transforms or watches its
+        operators, and under autocast."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return _TRACED
+        parameter = next(self.parameters(), None)
+        if parameter is None:
+            return _NO_PARAMETERS
+        watched = type(parameter) not in (nn.Parameter, torch.Tensor) or _get_current_dispatch_mode() is not None
+        if watched or torch._C._functorch.peek_interpreter_stack() is not None:
+            return _WATCHED
+        if parameter.device.type in _DEVICES and torch.is_autocast_enabled(parameter.device.type):
+            return _AUTOCAST
+        return _fitting(parameter.device, parameter.dtype, tuple((name, tuple(w)) for name, w in self.widths().items()))
+
+
+@functools.cache
+def _fitting(device: torch.device, dtype: torch.dtype, widths: Widths) -> Kernel:
+    """The kernel of a module that none was selected for. A warning, once, says why a CPU or GPU does without its own."""
+    kernel, takes = choose(device, KernelSection()), {"cpu": (torch.float32, torch.float64), "triton": (torch.float32,)}
+    if kernel.backend != "eager" and dtype not in takes[kernel.backend]:
+        return Kernel(reason=f"the {kernel.backend} kernel does not compute in {dtype}")
+    unfit = "; ".join(_unfit(dict(widths))) if kernel.backend == "triton" else ""
+    kernel = Kernel(reason=unfit) if unfit else kernel
+    if kernel.backend == "eager" and device.type in _DEVICES:
+        logging.getLogger(__name__).warning("experts run on plain torch operators: %s", kernel.reason)
+    return kernel
 
 
 def choose(device: torch.device, wanted: KernelSection) -> Kernel:
@@ -75,7 +130,7 @@ def select(network: nn.Module, wanted: KernelSection, device: torch.device, chos
     if alone and kernel.backend != "eager":
         kernel = replace(kernel, backend="eager", reason=f"for {alone}")
     if kernel.backend == "triton":
-        unfit = "; ".join(sorted({problem for user in users for problem in _unfit(user)}))
+        unfit = "; ".join(sorted({problem for user in users for problem in _unfit(user.widths())}))
         if unfit and wanted.backend == "triton":
             raise ConfigError(f'kernel.backend = "triton": {unfit}, or set kernel.backend = "eager"')
         if unfit:
@@ -97,9 +152,9 @@ def common(of_ranks: Sequence[Kernel], rank: int) -> Kernel:
     return kernel
 
 
-def _unfit(user: KernelUser) -> list[str]:
+def _unfit(of_module: Mapping[str, Sequence[int]]) -> list[str]:
     problems = []
-    for name, widths in user.widths().items():
+    for name, widths in of_module.items():
         for width in widths:
             if width % WIDTH_MULTIPLE:
                 lower = max(width // WIDTH_MULTIPLE, 1) * WIDTH_MULTIPLE
@@ -111,7 +166,7 @@ def _unfit(user: KernelUser) -> list[str]:
 def _backend(device: torch.device, wanted: str) -> tuple[Backend, str]:
     if wanted == "eager":
         return "eager", "as configured"
-    if wanted == "auto" and device.type not in ("cpu", "cuda"):
+    if wanted == "auto" and device.type not in _DEVICES:
         return "eager", f"no other backend runs on {device.type}"
     if wanted == "cpu" and device.type != "cpu":
         raise ConfigError(f'kernel.backend = "cpu": this run is on {device.type}. Use "auto", "triton" or "eager"')

@@ -1,6 +1,4 @@
-"""A multi-task model of one's own in one file: its section, its equation, its wiring.
-
-    home-dist train CONFIG --set model.kind=examples.own_model:ResidualMmoe --set model.experts=6
+"""A multi-task model of one's own: its section, its equation, its wiring.
 
 y_k = h_k( sum_e g_k(v)_e f_e(v) + R v ), g_k(v) = softmax(W_k v): MMoE (Ma et al. 2018) with a linear path R around its
 experts, which all tasks share. R begins at zero, so that training begins as MMoE's does.
@@ -9,12 +7,10 @@ experts, which all tasks share. R begins at zero, so that training begins as MMo
 import torch
 from torch import nn
 
+from home_dist import ExpertBank, MaskedGates, MultiTaskModel, TaskGroups
 from home_dist.config.model import ModelOfBanks
 from home_dist.config.section import Count
-from home_dist.experts import MaskedGates
-from home_dist.models import MultiTaskModel, TaskGroups
 from home_dist.models.anatomy import SHARED, Anatomy, part
-from home_dist.models.base import bank_of
 
 
 class ResidualMmoeSection(ModelOfBanks):
@@ -29,7 +25,8 @@ class ResidualMmoe(MultiTaskModel):
     def __init__(self, config: ResidualMmoeSection, in_dim: int, tasks: TaskGroups):
         super().__init__()
         self.out_dim = config.expert_dim
-        self.bank = bank_of(config, [config.experts], in_dim)
+        widths = in_dim, config.expert_hidden, config.expert_dim
+        self.bank = ExpertBank([config.experts], *widths, config.expert_norm, config.dropout)
         self.gates = MaskedGates(in_dim, torch.ones(tasks.tasks, config.experts, dtype=torch.bool))
         self.around = nn.Linear(in_dim, config.expert_dim, bias=False)
         nn.init.zeros_(self.around.weight)
