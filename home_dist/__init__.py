@@ -138,6 +138,7 @@ __all__ = [
     "SingleTask",
     "Smes",
     "SparseBank",
+    "Stem",
     "TaskGroups",
     "TensorFactorization",
     "Towers",
