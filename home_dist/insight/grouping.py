@@ -9,12 +9,13 @@ groups of one half are measured in the other half, where noise that made them is
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from home_dist.errors import ConfigError
 from home_dist.insight.affinity import Affinity, RunSteps, affinity
-from home_dist.insight.clustering import Clusters, clusters_of
+from home_dist.insight.clustering import Clusters, Merge, clusters_of, tree
 from home_dist.insight.run_figures import RunFigures
 from home_dist.insight.store import Floats
 
@@ -47,6 +48,15 @@ class Grouping:
     def groups(self) -> list[str]:
         """K: groups as they are in the first run."""
         return self.runs[0].groups
+
+    @property
+    def seen(self) -> Floats:
+        """(K,): share of the sampled steps with a positive sample of the task."""
+        return np.average([run.seen for run in self.runs], axis=0, weights=[len(run.products) for run in self.runs])
+
+    @cached_property
+    def merges(self) -> list[Merge]:
+        return tree(self.affinity.sure)
 
     @property
     def grounded(self) -> bool:
