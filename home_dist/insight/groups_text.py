@@ -58,6 +58,8 @@ def notes(found: Grouping) -> list[str]:
     unstable = [found.tasks[k] for k in unclear if not found.alone[k]]
     if unstable:
         lines.append(f"not clear: {', '.join(unstable)}: stability below {STABLE:g}; keeps its group")
+    if len(found.runs) == 1:
+        lines.append("one run: what its initial values made is not told from what the data makes; runs of other seeds tell")
     if not found.changes:
         lines.append("nothing to change: the groups are the present ones, as far as they are clear")
     return lines
