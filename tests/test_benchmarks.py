@@ -36,7 +36,15 @@ def test_there_are_benchmarks():
         "scaling.py",
         "time_to_quality.py",
     } <= there
-    assert {"capacity.py", "census.py", "census_education.py", "home.py", "mmoe_product.py", "sequences.py"} <= there
+    assert {
+        "capacity.py",
+        "census.py",
+        "census_education.py",
+        "groups.py",
+        "home.py",
+        "mmoe_product.py",
+        "sequences.py",
+    } <= there
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,37 @@ def inspect(
 
 
 @command(group)
+def groups(
+    run: Annotated[list[Path], typer.Argument(help="run.dir of a run; more of them: runs of the same tasks with other seeds.")],
+    number: Annotated[
+        int | None, typer.Option("--groups", min=1, help="How many groups to make; by default those that separate best.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Configuration that trains the proposal; by default groups.toml in the first run's folder."),
+    ] = None,
+) -> None:
+    """Propose which tasks belong together, by the gradients of the sampled steps (inter-task affinity, Fifty et al. 2021).
+
+    A run must have sampled 20 steps or more: insight.every_steps says which, insight.gradient_samples how much of each.
+    """
+    from home_dist.insight.grouping import propose
+    from home_dist.insight.groups_report import write_groups
+    from home_dist.insight.groups_text import dendrogram, groups_table, notes
+    from home_dist.insight.run_figures import RunFigures
+    from home_dist.screen import Screen
+
+    found, screen = propose([RunFigures.open(path) for path in run], number), Screen(True)
+    screen.table(groups_table(found))
+    for line in [*dendrogram(found.tasks, found.merges), *notes(found)]:
+        screen.say(line)
+    proposal = write_groups(found, run[0], out)
+    screen.say(f"page:     {run[0] / 'groups.html'}")
+    if proposal is not None:
+        screen.say(f"to train: home-dist train {proposal}    # as the run, but for data.groups and run.dir")
+
+
+@command(group)
 def buckets(
     folder: Annotated[Path, typer.Argument(help="A data folder or a run.dir.")],
     name: Annotated[

@@ -44,6 +44,8 @@ class DataSection(Section):
     """Features to leave out, by name; "prefix*" leaves out all features whose names start with the prefix."""
     tasks: tuple[str, ...] = ()
     """Tasks to train, by name; by default all. With a single task, the model is a single-task one with its own embeddings."""
+    groups: dict[str, Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(default_factory=dict)
+    """Task groups that differ from the schema's, by task: `groups = { like = "watch" }`. `home-dist groups` proposes some."""
     lanes: int = Field(default=8, ge=1)
     """Streams that every global batch is mixed from. The order of samples is the same for all numbers of ranks that divide
     `lanes`; for other numbers, `lanes` is rounded up to a multiple of the number of ranks."""

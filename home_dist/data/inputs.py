@@ -138,7 +138,7 @@ def open_inputs(
     local = with_local_schema(config)
     layout = build_layout(schema, local)
     reads = config if other is None else with_data(config, other)
-    there = load_schema((local if other is None else with_local_schema(reads)).schema_path())
+    there = load_schema((local if other is None else with_local_schema(reads)).schema_path()).in_groups(config.data.groups)
     sides = RunSide(config, whole, recorded or {}), RunSide(reads, there, {})
     layout = read_as(layout, *sides, reads.data.shown, schema.task)
     schema = with_weights(schema, there)

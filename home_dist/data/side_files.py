@@ -47,6 +47,16 @@ def with_local_schema(config: RunConfig) -> RunConfig:
     return _with_schema(config, str(_copied(store, place, info, folder, fill) / name))
 
 
+def schema_of(config: RunConfig) -> Schema:
+    """The schema of a run's data, with the groups of `data.groups`. Raises DataError or ConfigError."""
+    schema = load_schema(with_local_schema(config).schema_path())
+    names = [t.name for t in schema.task]
+    for task in config.data.groups:
+        if task not in names:
+            raise ConfigError(f"data.groups.{task}: no such task; there are: {', '.join(names)}")
+    return schema.in_groups(config.data.groups)
+
+
 def with_data(config: RunConfig, path: str) -> RunConfig:
     """The configuration with another data folder or URL, and the schema that lies there."""
     return config.model_copy(update={"data": config.data.model_copy(update={"path": path, "data_schema": None})})

@@ -22,8 +22,9 @@ Keys are "PART.FIGURE" as in sums.py. Figures of a part with E experts, K gates,
 | scale, scale_std | (G, features) or (G, F) | mean and deviation of a feature gate's factors, by feature where it scales v |
 
 Figures of the whole model: loss, positives (share), both (tasks,); input_cosine and shared_cosine, (tasks, tasks), between
-tasks' gradients on v and on shared experts; seconds of a step's parts (clock.py), mean over ranks. Each rank computes gradients
-of its own samples; norms are root mean squares over ranks.
+tasks' gradients on v and on shared experts; input_norm, (tasks,), of tasks' gradients on v, with losses summed over the samples
+of all ranks; seconds of a step's parts (clock.py), mean over ranks. Each rank computes gradients of its own samples; norms but
+input_norm are root mean squares over ranks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,6 +64,7 @@ def figures(sums: Sums, anatomy: Anatomy, columns: Mapping[str, Sequence[int]]) 
         weights = np.maximum(values["weights"], 1e-12)
         record["loss"], record["positives"] = values["losses"] / weights, values["positives"] / weights
         record["input_cosine"] = _cosine(values["input_products"])
+        record["input_norm"] = np.sqrt(np.maximum(np.diag(values["input_products"]), 0))
         record["shared_cosine"] = _cosine(values["shared_products"])
     return record
 

@@ -19,7 +19,7 @@ KIND_NAMES = {"shared": "blue", "group": "green", "task": "orange"}
 """By kind of expert: its colour's name, for captions."""
 KIND_COLOURS = {kind: NAMED[name] for kind, name in KIND_NAMES.items()}
 _DASHES = ("-", "--", ":", "-.")
-_LINES = ("#2563a8", "#d9730d", "#2a9d76", "#b5379b", "#8a6d3b", "#6b7280", "#c0392b", "#4f46b8", "#0e8fa3", "#7a9a01")
+LINES = ("#2563a8", "#d9730d", "#2a9d76", "#b5379b", "#8a6d3b", "#6b7280", "#c0392b", "#4f46b8", "#0e8fa3", "#7a9a01")
 
 _SHARES = ("#cbd5e1", "#d9730d", "#2563a8", "#2a9d76", "#8a6d3b", "#b5379b")
 
@@ -39,7 +39,7 @@ def lines(
     legend = 1 < len(shown) <= 10
     figure, axes = pyplot.subplots(figsize=(3.6, 2.3 + (0.17 * -(-len(shown) // 3) if legend else 0)))
     for n, (label, steps, values) in enumerate(shown):
-        colour = colours[n] if colours else _LINES[n % len(_LINES)]
+        colour = colours[n] if colours else LINES[n % len(LINES)]
         few = len(steps) < 30
         dashes = _DASHES[list(colours[:n]).count(colour) % len(_DASHES)] if legend else "-"
         axes.plot(steps, values, dashes, label=label, color=colour, linewidth=1.4, marker="." if few else "", markersize=4)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from home_dist.config import RunConfig
 from home_dist.data import open_files
-from home_dist.data.side_files import with_local_schema
+from home_dist.data.side_files import schema_of, with_local_schema
 from home_dist.errors import ConfigError
 from home_dist.files.stores import join
 from home_dist.planning import show
@@ -23,7 +23,7 @@ from home_dist.planning.placement import model_without_memory, place, placed_tab
 from home_dist.planning.probe import DenseCost
 from home_dist.planning.topology import Machines
 from home_dist.planning.traffic import Placed
-from home_dist.schema import InputLayout, build_layout, load_schema
+from home_dist.schema import InputLayout, build_layout
 
 _LONGEST = 1_000_000  # mean ids per sample
 
@@ -43,7 +43,7 @@ def plan(config: RunConfig, machines: Machines, given: Mapping[str, float], spee
     """given: mean ids per sample of list columns, by name; speeds: of the place of checkpoints. Raises ConfigError, with
     remedies, when no plan fits."""
     local = with_local_schema(config)
-    schema = load_schema(local.schema_path())
+    schema = schema_of(local)
     layout = build_layout(schema, local)
     lengths = Lengths.of(layout, given, _footers(local, schema, layout))
     network = model_without_memory(schema, layout, config, machines.count)

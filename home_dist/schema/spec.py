@@ -5,7 +5,7 @@ the model (widths, sharding, encoders) are in the run's configuration.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -248,6 +248,11 @@ class Schema(Spec):
         """The schema with only these tasks, in the schema's order."""
         chosen = set(tasks)
         return self.model_copy(update={"task": tuple(t for t in self.task if t.name in chosen)})
+
+    def in_groups(self, groups: Mapping[str, str]) -> "Schema":
+        """The schema with other groups of some tasks. groups: task -> group; names of other tasks are passed over."""
+        tasks = (t.model_copy(update={"group": groups.get(t.name, t.group)}) for t in self.task)
+        return self.model_copy(update={"task": tuple(tasks)})
 
     def table_rows(self) -> dict[str, int]:
         return {t.name: t.rows for t in self.table}

@@ -6,11 +6,10 @@ import torch
 
 from home_dist.config import RunConfig
 from home_dist.data.inputs import open_inputs
-from home_dist.data.side_files import with_local_schema
+from home_dist.data.side_files import schema_of
 from home_dist.distributed.ranks import Ranks, together
 from home_dist.errors import ConfigError
 from home_dist.files.json_files import write_json
-from home_dist.schema import load_schema
 from home_dist.screen import Screen
 from home_dist.speed import show
 from home_dist.speed.measure import measure
@@ -28,7 +27,7 @@ def bench(
     screen = Screen(ranks.first)
     screen.say(together(lambda: detected(ranks, config.kernel)))
     together(lambda: _check(out) if ranks.first else None)
-    schema = together(lambda: load_schema(with_local_schema(config).schema_path()))
+    schema = together(lambda: schema_of(config))
     inputs = together(lambda: open_inputs(config, schema, ("train",)))
     screen.say(f"data: {config.data.shown} | {inputs.files['train'].rows:,} rows to train on | {warm_up} steps to warm up")
     speed, built = measure(inputs, ranks, warm_up, steps, traced, overlap)

@@ -10,13 +10,12 @@ from home_dist.config import RunConfig
 from home_dist.config.objective import OBJECTIVES
 from home_dist.config.stopping import FAMILIES
 from home_dist.data.inputs import Inputs, open_inputs
-from home_dist.data.side_files import with_local_schema
+from home_dist.data.side_files import schema_of
 from home_dist.distributed.preemption import Preemption
 from home_dist.distributed.ranks import Ranks, together
 from home_dist.errors import ConfigError, UserError
 from home_dist.evaluation.record import recorded
 from home_dist.evaluation.split import slice_columns
-from home_dist.schema import load_schema
 from home_dist.screen import Screen
 from home_dist.training import stopping
 from home_dist.training.checkpoint.folder import Checkpoints
@@ -32,7 +31,7 @@ def train(config: RunConfig, ranks: Ranks, profile_steps: int = 0) -> None:
     """Starts a run, resumes an interrupted one, or says that it is complete. Raises UserError."""
     screen = Screen(ranks.first)
     screen.say(together(lambda: detected(ranks, config.kernel)))
-    schema = together(lambda: load_schema(with_local_schema(config).schema_path()))
+    schema = together(lambda: schema_of(config))
     splits = ("validation", "test") if config.data.follow else ("train", "validation", "test")
     inputs = together(lambda: open_inputs(config, schema, splits))
     together(lambda: slice_columns(inputs.layout, config.metrics.slices))

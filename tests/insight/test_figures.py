@@ -111,6 +111,8 @@ def test_gradients_of_tasks_against_backward():
     cosine = torch.nn.functional.cosine_similarity
     assert found["shared_cosine"][0, 2] == pytest.approx(float(cosine(shared[0], shared[2], dim=0)), abs=1e-4)
     assert found["input_cosine"][1, 2] == pytest.approx(float(cosine(inputs[1], inputs[2], dim=0)), abs=1e-4)
+    norms = [float(g.norm()) * len(labels) for g in inputs]
+    assert found["input_norm"] == pytest.approx(norms, rel=1e-4)
     assert found["positives"] == pytest.approx(((weights * labels).sum(0) / weights.sum(0)).numpy())
     head.zero_grad()
 
