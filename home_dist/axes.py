@@ -38,7 +38,11 @@ def columns_of(features: FeatureVector, changed: Collection[str] = ()) -> Names:
     for content, name, width in features.sections():
         key = f"{content} {name}" if content in ("history", "value") else name
         other = _CHANGED.get(content, ", other rows") if key in changed else ""
-        names += [(_CONTENTS[content].format(name=name, width=width, other=other), n) for n in range(width)]
+        sets = features.set_names if content == "vector" else ("",)
+        width //= len(sets)
+        for of_set in sets:
+            entity = _CONTENTS[content].format(name=name + (f" of task {of_set}" if of_set else ""), width=width, other=other)
+            names += [(entity, n) for n in range(width)]
     return tuple(names)
 
 

@@ -6,11 +6,12 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
 from home_dist.config import RunConfig
 from home_dist.data.batch import Batch
 from home_dist.embeddings.collections import bag_collection, event_collection, managed_tables
+from home_dist.embeddings.pooling import in_order, means_of_sums, pooled
 from home_dist.embeddings.pretrained import Pretrained
 from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.experts import InputDropout, Towers
@@ -67,6 +68,8 @@ class FeatureVector(nn.Module):
         self.bf16 = False
         self.grouped = False
         """Whether the batch's groups tell users apart."""
+        self.set_names: tuple[str, ...] = ("",)
+        """Tasks that the vectors of a table's row belong to; "" for the one that all share."""
         self.encoders = nn.ModuleDict()
         self.pretrained = Pretrained(layout.pretrained)
         self.settings = {s.name: s for s in config.sequence}
@@ -99,7 +102,7 @@ class FeatureVector(nn.Module):
 
     def sets(self) -> list[list[int]]:
         """Where tables' rows hold several vectors: of each set its columns in v, the shared set first. Else empty."""
-        sets = next((i.table.sets for i in self.layout.features), 1)
+        sets = len(self.set_names)
         columns: list[list[int]] = [[] for _ in range(sets)]
         first = 0
         for content, _, width in self.sections():
@@ -120,9 +123,9 @@ class FeatureVector(nn.Module):
         parts = [x.flatten(1) for x in single.values()]
         parts += [self._listed(lists, i, weights) for i in self.layout.features if i.place == "small_list"]
         if bags is not None:
-            parts.append(_in_order(bags, [i.key for i in self.layout.at("bag")]))
+            parts.append(in_order(bags, [i.key for i in self.layout.at("bag")]))
         if weighted is not None:
-            parts.append(_in_order(weighted, [i.key for i in self.layout.at("weighted_bag")]))
+            parts.append(in_order(weighted, [i.key for i in self.layout.at("weighted_bag")]))
         for place in ONE_BY_ONE:
             parts += [pooled(events[i.key], i, weights.get(i.key)) for i in self.layout.features if i.place == place]
         if self.layout.pretrained:
@@ -216,36 +219,6 @@ def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
-def _in_order(bags: KeyedTensor, keys: list[str]) -> torch.Tensor:
-    """Bags (B, width) in the order of `keys`. TorchRec's order follows the sharding plan, which changes with the ranks."""
-    if bags.keys() == keys:
-        return bags.values()
-    by_key = bags.to_dict()
-    return torch.cat([by_key[key] for key in keys], 1)
-
-
-def means_of_sums(bags: KeyedTensor, ids: KeyedJaggedTensor, means: frozenset[str]) -> KeyedTensor:
-    """Divides sums (B, width) of the keys in `means` by each sample's number of ids; samples without ids keep zero."""
-    keys, row = bags.keys(), {key: n for n, key in enumerate(ids.keys())}
-    order = torch.tensor([row[key] for key in keys], device=ids.lengths().device)
-    counts = ids.lengths().view(len(row), -1).index_select(0, order)
-    divided = torch.tensor([key in means for key in keys], device=counts.device).unsqueeze(1)
-    scale = torch.where(divided, 1 / counts.clamp(min=1), 1.0)
-    widths = torch.tensor(bags.length_per_key(), device=counts.device)
-    values = bags.values() * scale.t().repeat_interleave(widths, 1, output_size=bags.values().shape[1])
-    return KeyedTensor(keys, bags.length_per_key(), values)
-
-
-def pooled(ids: JaggedTensor, item: IdInput, weights: JaggedTensor | None = None) -> torch.Tensor:
-    """Sum or mean per sample: values (N, dim), N jagged -> (B, dim); zero for samples without values. weights: (N,)."""
-    values, lengths = ids.values(), ids.lengths()
-    if weights is not None:
-        values = values * weights.values().unsqueeze(1)
-    sample = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths, output_size=len(values))
-    total = values.new_zeros(len(lengths), values.shape[1]).index_add_(0, sample, values)
-    return total / lengths.clamp(min=1).unsqueeze(1) if item.pooling == "mean" else total
-
-
 def products_in_bf16(on: bool, device: torch.device) -> torch.autocast:
     """Autocast for matrix products of encoders and towers. The experts' precision is set apart, with their kernel. Sums,
     statistics and losses are always fp32."""
@@ -264,6 +237,8 @@ class Head(nn.Module):
         self.objectives = Objectives(tasks, config)
         self.features = FeatureVector(layout, config, sum(self.objectives.outputs))
         self.features.grouped = schema.group_column is not None
+        if config.model.table_sets(len(tasks)) > 1:
+            self.features.set_names = ("", *(t.name for t in tasks))
         columns = FeatureColumns(self.features.columns(), self.features.sets())
         model = build_model(config.model, self.features.width, TaskGroups.of(tasks), columns)
         self.model, self.recompute_experts = model, config.train.recompute_experts

@@ -145,8 +145,9 @@ def test_nothing_that_reads_a_feature_fitted_otherwise_is_taken(kind, options):
     here, schema = network(kind, options)
     changed = {"rate", "value rate", "value vector"}
     columns = columns_of(here.features)
-    gone = [entity in ("feature rate (vector of 4)", "feature rate (value)", "feature vector (value)") for entity, _ in columns]
-    assert sum(gone) == 4 + 1 + 3
+    wholly = ("feature rate (vector of 4)", "feature rate (value)", "feature vector (value)")
+    gone = [entity in wholly or entity.startswith("feature rate of task") for entity, _ in columns]
+    assert sum(gone) == 4 * here.features.layout.features[0].table.sets + 1 + 3
     with torch.no_grad():
         for head in (there, here):
             for value in head.state_dict().values():
@@ -161,7 +162,7 @@ def test_nothing_that_reads_a_feature_fitted_otherwise_is_taken(kind, options):
     for name, own in axes_of(here, schema).items():
         for dim, axis in enumerate(own):
             for place, (entity, _) in enumerate(axis or ()):
-                if any(f"feature {f}" in entity for f in ("rate (", "vector (")):
+                if any(f"feature {f}" in entity for f in ("rate (", "rate of task", "vector (")):
                     assert torch.equal(now[name].select(dim, place), first[name].select(dim, place)), (name, entity)
                     read += 1
     assert read >= 2 * (1 + 3) + 4  # at least the first layer and the linear path

@@ -6,8 +6,9 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, Keyed
 
 from home_dist.config import RunConfig
 from home_dist.data.batch import Batch
+from home_dist.embeddings.pooling import means_of_sums
 from home_dist.errors import ConfigError
-from home_dist.network import FeatureVector, Head, Network, means_of_sums
+from home_dist.network import FeatureVector, Head, Network
 from home_dist.schema import InputLayout, Schema, build_layout
 from tests.factory import TASKS, make_schema
 

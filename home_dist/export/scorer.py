@@ -23,10 +23,11 @@ import torch
 from torch import nn
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
+from home_dist.embeddings.pooling import pooled
 from home_dist.errors import ConfigError
 from home_dist.export.program_inputs import id_name, list_groups
 from home_dist.export.source import Source
-from home_dist.network import Head, pooled
+from home_dist.network import Head
 from home_dist.schema import DenseFeature, IdInput, InputLayout, StatisticFeature
 from home_dist.schema.layout import ONE_BY_ONE, Place
 

@@ -28,8 +28,9 @@ from home_dist.training.checkpoint.contents import (
 from home_dist.training.checkpoint.pieces import Stored
 from home_dist.training.checkpoint.table_plan import TablePlan
 from home_dist.training.matching_entries import Entries
+from home_dist.training.matching_sets import SetMap
 from home_dist.training.optimizers import create_state
-from home_dist.training.stored_tables import Place, gather, gather_box
+from home_dist.training.stored_tables import Place, gather, gather_box, replicated_weight
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _DENSE = "adamw"
@@ -63,9 +64,9 @@ class WarmOptimizer:
         self._parts = list(table_states(model, optimizer))
         self._steps: dict[str, int] = {}
 
-    def take_table(self, before: Table, now: Table, place: Place, first: int, rows: Map) -> str:
+    def take_table(self, before: Table, now: Table, place: Place, first: int, rows: Map, sets: SetMap) -> str:
         """Takes the state of a table's rows. place: of the table there; first: of a replicated table, its first row in the
-        weight here; rows: the map."""
+        weight here; rows, sets: the maps."""
         old, new = (_DENSE if t.replicated else kind for t, kind in zip((before, now), self.kinds, strict=True))
         if old != new:
             return f", without their optimizer state ({old} there, {new} here)"
@@ -74,15 +75,16 @@ class WarmOptimizer:
             weight = place.tensor.removeprefix("dense/")
             if not self._holds(weight):
                 return ", without their optimizer state, which is not there"
-            state = self._dense[weight]
+            here = replicated_weight(str(now.dim))
+            state = self._dense[here]
             for key in keys:
                 stored_rows = Place(f"dense_optimizer/{weight}/{key}", place.first, place.rows)
-                gather_box(self.stored, stored_rows, rows, 0, state[key][first : first + now.rows])
-            self._take_step(weight)
+                gather_sets(self.stored, stored_rows, rows, sets, 0, state[key][first : first + now.rows])
+            self._take_step(here, weight)
             return ", with their optimizer state"
         for part in self._parts:
             if part.table == now.name and part.key in keys:
-                self._take_part(part, before, rows)
+                self._take_part(part, before, rows, sets)
         counter = f"tables/{before.name}/steps"
         if counter in self.stored.tensors:
             self._steps[now.name] = int(self.stored.whole(counter))
@@ -110,8 +112,8 @@ class WarmOptimizer:
     def _holds(self, name: str) -> bool:
         return all(f"dense_optimizer/{name}/{key}" in self.stored.tensors for key in (*_MOMENTS, "step"))
 
-    def _take_step(self, name: str) -> None:
-        self._dense[name]["step"].copy_(self.stored.whole(f"dense_optimizer/{name}/step"))
+    def _take_step(self, name: str, there: str | None = None) -> None:
+        self._dense[name]["step"].copy_(self.stored.whole(f"dense_optimizer/{there or name}/step"))
 
     def _keys(self, table: str) -> list[str]:
         """Keys of the stored state of a sharded table."""
@@ -121,16 +123,24 @@ class WarmOptimizer:
         prefix = f"tables/{table}/"
         return (name.removeprefix(prefix) for name in self.stored.tensors if name.startswith(prefix))
 
-    def _take_part(self, part: TableState, before: Table, rows: Map) -> None:
+    def _take_part(self, part: TableState, before: Table, rows: Map, sets: SetMap) -> None:
         wanted = rows[part.first_row : part.first_row + len(part.values)]
         name = f"tables/{before.name}/{part.key}"
         if not part.row_wise:
-            gather_box(self.stored, Place(name, 0, before.rows), wanted, part.columns[0], part.values)
+            gather_sets(self.stored, Place(name, 0, before.rows), wanted, sets, part.columns[0], part.values)
             return
-        shares = self.plans[before.name].shares(part.columns)
+        # One number per row: where rows hold other sets there, that of the whole row.
+        same = before.dim == part.shape[1] and all(here == there for here, there in enumerate(sets.there))
+        shares = self.plans[before.name].shares(part.columns if same else (0, before.dim))
         gather(
             wanted,
             part.values,
             lambda first, count: row_wise_values(self.stored, name, shares, first, count),
             row_bytes=len(shares) * self.stored.dtype(name).itemsize,
         )
+
+
+def gather_sets(stored: Stored, place: Place, rows: Map, sets: SetMap, column: int, out: torch.Tensor) -> None:
+    """`gather_box` for columns from `column` on of this run's table, set by set."""
+    for at, there, width in sets.within(column, out.shape[1]):
+        gather_box(stored, place, rows, there, out[:, at : at + width])

@@ -31,9 +31,10 @@ from home_dist.training.checkpoint.of_run import find
 from home_dist.training.checkpoint.reading import open_stored
 from home_dist.training.matching_entries import listed, same_entries
 from home_dist.training.matching_features import changed_features, difference, other_histories, other_labels
+from home_dist.training.matching_sets import SetMap
 from home_dist.training.run_folder import RunFolder
-from home_dist.training.stored_tables import all_tables, gather_box, replicated_tables, replicated_weight, table_places
-from home_dist.training.warm_optimizer import WarmOptimizer
+from home_dist.training.stored_tables import all_tables, replicated_tables, replicated_weight, table_places
+from home_dist.training.warm_optimizer import WarmOptimizer, gather_sets
 
 
 class WarmStart:
@@ -55,6 +56,8 @@ class WarmStart:
         self.changed = changed_features(self.layout, inputs.layout)
         self.other_labels = other_labels(self.schema, inputs.schema)
         self.small = replicated_tables(inputs.layout)
+        renamed = (f"{t.name}, another label" if t.name in self.other_labels else t.name for t in inputs.schema.task)
+        self.tasks = tuple(renamed), tuple(t.name for t in self.trained.task)
         here = set(self.tables)
         for new, old in section.rename.items():
             if new not in here:
@@ -108,22 +111,23 @@ class WarmStart:
         before = self.old_tables.get(name)
         if before is None:
             return "not there; first values stay", False
-        if before.dim != table.dim:
-            return f"width {before.dim} there, {table.dim} here; first values stay", False
         try:
+            sets = SetMap.of(table, before, *self.tasks)
             rows, how = self._rows(before, table)
         except Unknown as why:
             return f"{why}; first values stay", False
         for first, column, values in self._targets(model, table):
-            gather_box(self.stored, self.places[name], rows[first : first + len(values)], column, values)
+            own_rows = rows[first : first + len(values)]
+            gather_sets(self.stored, self.places[name], own_rows, sets, column, values)
         state_taken = ""
         if state is not None:
             first = self.small.place(table.name)[1] if table.replicated else 0
-            state_taken = state.take_table(before, table, self.places[name], first, rows)
+            state_taken = state.take_table(before, table, self.places[name], first, rows, sets)
         taken = int((rows >= 0).sum())
         renamed = f" of {name}" if name != table.name else ""
         rest = table.rows - taken
         kept = f"; {rest:,} keep their first values" if rest else ""
+        kept += f"; vectors of {sets.lacking} tasks keep their first values" if sets.lacking else ""
         return f"{taken:,} of {table.rows:,} rows{renamed}, {how}{state_taken}{kept}", True
 
     def _targets(self, model: nn.Module, table: Table) -> Iterator[tuple[int, int, torch.Tensor]]:

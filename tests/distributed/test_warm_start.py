@@ -1,5 +1,7 @@
 """A run that begins with another's tables and dense part: rows by key in a grown vocabulary, other names, other ranks."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -160,3 +162,38 @@ def test_a_statistic_or_dense_feature_that_was_fitted_otherwise_begins_anew(tmp_
     lines = begun.outputs[0].splitlines()
     assert "  table rate: its mean was 0.1 and is 0.25; first values stay" in lines
     assert "  feature age: its std was 3 and is 4; weights that read it keep their first values" in lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["row_wise_adagrad", "adagrad"])
+def test_vectors_of_tasks_follow_their_tasks(tmp_path, optimizer):
+    """stem's rows hold a vector per task: in another order of tasks, on other ranks, each predicts as it did. With fewer tasks
+    the others keep their vectors."""
+    old = make_data(tmp_path / "old", rows=300, files=2)
+    new = make_data(tmp_path / "new", rows=300, files=2)
+    tree = make_schema().model_dump(exclude_none=True, mode="json")
+    tree["task"] = tree["task"][::-1]
+    save_schema(Schema.model_validate(tree), new / "schema.toml")
+    stem = settings(model__kind="stem", embedding__optimizer=optimizer)
+    first = run(1, "train", make_config(tmp_path / "a", old), *stem, *settings(train__max_steps=6, train__lr=0.05))
+    assert first.codes == [0], first.text
+    source = tmp_path / "a" / "run"
+    warm = settings(checkpoint__warm_start__from=source)
+    second = run(2, "train", make_config(tmp_path / "b", new), *stem, *FROZEN, *warm)
+    assert second.codes == [0, 0], second.text
+    assert "table video: 2,000 of 2,000 rows" in second.outputs[0]
+    found = [json.loads((tmp_path / n / "run" / "evaluation.json").read_text())["test"] for n in ("a", "b")]
+    for task in ("like", "follow", "watch"):
+        assert found[1][task]["log_loss"] == pytest.approx(found[0][task]["log_loss"], rel=1e-5)
+    rows = [open_stored(max((tmp_path / n / "run" / "checkpoints").glob("step-*")))[0] for n in ("a", "b")]
+    one, two = (stored.whole("tables/video/weight").view(2000, 4, 8) for stored in rows)
+    np.testing.assert_allclose(two[:, [0, 3, 2, 1]], one, atol=1e-7)
+    fewer = settings(data__tasks='["watch","like"]')
+    third = run(1, "train", make_config(tmp_path / "c", old), *stem, *FROZEN, *warm, *fewer)
+    assert third.codes == [0], third.text
+    of_third = json.loads((tmp_path / "c" / "run" / "evaluation.json").read_text())["test"]
+    assert of_third["like"]["log_loss"] != pytest.approx(found[0]["like"]["log_loss"], rel=1e-5)  # its gate sees one task less
+    kept = open_stored(max((tmp_path / "c" / "run" / "checkpoints").glob("step-*")))[0].whole("tables/video/weight")
+    names = [task.name for task in make_schema().task]
+    order = [0, *(n + 1 for n, name in enumerate(names) if name != "follow")]
+    np.testing.assert_allclose(kept.view(2000, 3, 8), one[:, order], atol=1e-7)
