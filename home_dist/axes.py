@@ -112,7 +112,10 @@ def _kind_of_gate(part: Part, place: int) -> str:
 
 def _of_part(part: Part, prefix: Mapping[int, str], first: Names | None, columns: Names) -> dict[str, Axes]:
     """Axes of one part. first: names of the bank's inputs: `columns` for the first part, which reads v; None for later ones."""
-    experts = tuple((f"{owner.kind} {name}", 0) for owner, name in zip(part.owners, part.experts, strict=True))
+    experts = tuple(
+        (f"{owner.kind} {name}{part.bank.narrowed.get(e, '')}", 0)
+        for e, (owner, name) in enumerate(zip(part.owners, part.experts, strict=True))
+    )
     gates = tuple((f"{_kind_of_gate(part, place)} gate {gate.name}", 0) for place, gate in enumerate(part.gates))
     axes: dict[str, Axes] = {}
 

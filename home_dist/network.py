@@ -357,7 +357,7 @@ class Network(nn.Module):
         self.weighted_bags = bag_collection(layout, device, weighted=True)
         self.events = event_collection(layout, device)
         self.managed = managed_tables(layout, device, ranks)
-        with pools_over(ranks, config.distributed.expert_parallel):
+        with pools_over(ranks, config.distributed.expert_parallel, config.distributed.timeout):
             self.head = Head(schema, layout, config)
 
     def table_parameters(self) -> list[nn.Parameter]:

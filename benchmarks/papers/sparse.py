@@ -5,13 +5,15 @@
     python benchmarks/papers/sparse.py planted --quick     # two models, one seed, few samples, under 50 s; writes nothing
 
 planted: the three worlds of planted_log.py, and of the first one four tasks with many positives beside one with one in 1,000.
-All models have as many parameters as MMoE with 8 experts of [32, 16], by their hidden width; "SMES, equal products" has 64
+All models have as many parameters as MMoE with 8 experts of [32, 16], by their hidden width; "SMES, equal products" has 32
 experts, of which a sample's, at most, have as many products as MMoE's. A product is a parameter that a sample is multiplied
-with: an upper bound for SMES, whose tasks often choose the same. Each model takes the best of three learning rates by
-validation AUC in the first world.
+with: an upper bound for SMES, whose tasks often choose the same. Routers count, which multiply each sample with a vector per
+expert and task: with 64 experts they alone take more than MMoE. Each model takes the best of three learning rates by validation
+AUC in the first world.
 
-In the first world also: pools of 8 to 256 experts at equal products; with and without the load balance; experts that all tasks
-choose (K_s) against those that each task chooses (K_a), at equal products.
+In the first world also, with experts as wide as those of "SMES, equal products": pools of 8 to 256 experts, of which a sample
+uses as many; with and without the load balance; experts that all tasks choose (K_s) against those that each task chooses (K_a),
+at equal products.
 
 kuairand: configs/kuairand_pure.toml with each model in the place of HoME, sized as HoME there, the better of two rates.
 
@@ -52,6 +54,7 @@ FEW = ("a_one_in_2", "a_one_in_10", "b_one_in_3", "b_one_in_20", "b_one_in_1000"
 SPARSE = FEW[-1]
 ONE_SPARSE = "one sparse task"
 POOLS = (8, 16, 32, 64, 128, 256)
+MANY = 32
 SHARED, OWN = 2, 1
 BALANCES = (0.0, 0.001, 0.01, 0.1)
 IDLE = 0.001
@@ -59,7 +62,7 @@ IDLE = 0.001
 SMES = "SMES, equal products"
 WIDTH = "model.expert_hidden=[{}]"
 CHOICES = ((2, 1), (10, 0), (0, 1), (4, 1), (0, 2))
-"""(K_s, K_a)"""
+"""(K_s, K_a); (10, 0) and (2, 1) are as many experts of a sample at most."""
 
 
 def smes(experts: int, shared: int = SHARED, own: int = OWN, balance: float = 0.01) -> list[str]:
@@ -99,16 +102,17 @@ def compared(sizes: Sizes, quick: bool) -> dict[str, list[str]]:
     found = {name: sizes.parameters(settings) for name, settings in dense.items()}
     found["SMES, equal parameters"] = sizes.parameters(smes(16))
     if not quick:
-        found[SMES] = sizes.products(smes(64))
+        found[SMES] = sizes.products(smes(MANY))
     return found
 
 
 def variants(sizes: Sizes) -> dict[str, dict[str, list[str]]]:
-    """Of SMES at equal products, by study."""
+    """Of SMES, by study."""
+    width = sizes.products(smes(MANY))[-1]
     return {
-        "pool": {f"{n} experts": sizes.products(smes(n)) for n in POOLS},
-        "balance": {f"balance {b:g}": sizes.products(smes(64, balance=b)) for b in BALANCES},
-        "choices": {f"K_s = {s}, K_a = {a}": sizes.products(smes(64, s, a)) for s, a in CHOICES},
+        "pool": {f"{n} experts": [*smes(n), width] for n in POOLS},
+        "balance": {f"balance {b:g}": [*smes(MANY, balance=b), width] for b in BALANCES},
+        "choices": {f"K_s = {s}, K_a = {a}": sizes.products(smes(MANY, s, a)) for s, a in CHOICES},
     }
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from home_dist.config.kinds import Kinds
-from home_dist.config.section import Count, Rate, Section, Widths
+from home_dist.config.section import Count, Rate, Section, Widths, refuse_idle
 
 
 class ModelSection(Section):
@@ -60,6 +60,13 @@ class ModelOfExperts(ModelOfGates):
     """Batch normalisation of the experts' hidden layers, before their ReLU, over the global batch."""
     hidden_dropout: Rate = 0.0
     """Dropout of the experts' hidden layers, in training."""
+
+    @model_validator(mode="after")
+    def _has_hidden_layers(self) -> "ModelOfExperts":
+        if not any(getattr(self, "layer_hidden", ()) or [self.expert_hidden]):
+            reads = {"hidden_norm": False, "hidden_dropout": False}
+            refuse_idle(self, reads, "experts without hidden layers")
+        return self
 
     def hidden_of(self, layer: int) -> Widths:
         """Hidden widths of the experts of a layer, counted from 0."""

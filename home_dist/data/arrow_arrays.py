@@ -11,7 +11,7 @@ from home_dist.ids.keys import missing
 
 def plain_lists(array: pa.Array) -> pa.Array:
     if pa.types.is_null(array.type):
-        return array.cast(pa.list_(pa.int64()))
+        return array.cast(pa.list_(pa.null()))
     return array.cast(pa.list_(array.type.value_type)) if pa.types.is_fixed_size_list(array.type) else array
 
 

@@ -60,12 +60,16 @@ class ExpertBank(KernelUser):
         self.norm = GlobalBatchNorm((held, out_dim)) if norm else None
         self.dropout = dropout
         self._hidden, self._out = tuple(hidden), out_dim
+        self.narrowed: dict[int, str] = {}
+        """By expert with fewer hidden units (`narrow`): how many, as text."""
 
     @torch.no_grad()
     def narrow(self, hidden: Sequence[Sequence[int]]) -> None:
         """Gives experts fewer hidden units: their other units' weights become 0. Such units stay 0 in training, as no gradient
         passes them. hidden: widths by expert; call it before training."""
         for expert, widths in enumerate(hidden):
+            if tuple(widths) != self._hidden:
+                self.narrowed[expert] = f" with {', '.join(map(str, widths))} hidden units"
             for layer, width in enumerate(widths):
                 self.weights[layer][expert, width:] = 0
                 self.weights[layer + 1][expert, :, width:] = 0
@@ -101,6 +105,7 @@ class ExpertBank(KernelUser):
         if through is not None:
             each = torch.eye(self.total, dtype=gates.dtype, device=gates.device).unsqueeze(1).expand(-1, gates.shape[1], -1)
             return eager.mixture(gates, self.mixed(inputs, each, mask), through)
+        self._check(inputs, gates, mask)
         operands = self._operands()
         backend, precision = self.kernel.backend if operands.inside is None else "eager", self.kernel.precision
         dropout = Dropout.drawn(self.dropout) if self.training else None
@@ -112,6 +117,17 @@ class ExpertBank(KernelUser):
 
             return triton_bank.mixed(operands, inputs, gates, mask, precision, dropout)
         return eager.mixed(operands, inputs, gates, mask, precision, dropout)
+
+    def _check(self, inputs: Sequence[torch.Tensor] | torch.Tensor, gates: torch.Tensor, mask: torch.Tensor | None) -> None:
+        """Kernels read these without looking at their sizes."""
+        samples, width = gates.shape[1:2], self.weights[0].shape[2]
+        fit = gates.dim() == 3 and gates.shape[2] == self.total and len(inputs) == len(self.experts)
+        if not fit or any(x.shape != (*samples, width) for x in inputs) or (mask is not None and mask.shape != samples):
+            given = ", ".join(str(tuple(x.shape)) for x in inputs)
+            raise ValueError(
+                f"{len(self.experts)} inputs (B, {width}), gates (K, B, {self.total}) and mask (B,) belong together; got "
+                f"inputs {given}, gates {tuple(gates.shape)}" + ("" if mask is None else f", mask {tuple(mask.shape)}")
+            )
 
     def _operands(self) -> Operands:
         norm = None if self.norm is None else Norm.of(self.norm)

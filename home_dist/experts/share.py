@@ -7,6 +7,7 @@ experts, or one more. Pairs of a sample and an expert travel to the rank that ho
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
@@ -14,15 +15,15 @@ from torch import nn
 
 from home_dist.layers.peers import ALONE, Peers
 
-_over = (1, 1)
+_over: tuple[int, int, timedelta | None] = (1, 1, None)
 
 
 @contextmanager
-def pools_over(ranks: int, at_most: int) -> Iterator[None]:
+def pools_over(ranks: int, at_most: int, timeout: float | None = None) -> Iterator[None]:
     """Inside the block pools are made for this many ranks, of which `at_most` share one: for those of the process group, or,
-    without one, for those that a plan is made of."""
+    without one, for those that a plan is made of. timeout: seconds that their exchange waits for a rank."""
     global _over
-    before, _over = _over, (ranks, at_most)
+    before, _over = _over, (ranks, at_most, None if timeout is None else timedelta(seconds=timeout))
     try:
         yield
     finally:
@@ -48,13 +49,13 @@ class Share:
     def of(experts: int) -> "Share":
         """Of a pool that is made now. As many ranks share it as `pools_over` allows, divide its ranks and have an expert each.
         Collective where several do."""
-        world, at_most = _over
+        world, at_most, timeout = _over
         holders = max(n for n in range(1, min(at_most, experts, world) + 1) if world % n == 0)
         if holders == 1:
             return Share(experts, 0, experts)
         rank, groups = 0, _NO_GROUPS
         if dist.is_initialized():
-            rank, groups = dist.get_rank(), _groups(holders)
+            rank, groups = dist.get_rank(), _groups(holders, timeout)
         position, (each, more) = rank % holders, divmod(experts, holders)
         first = position * each + min(position, more)
         of_copies = Peers(world // holders, groups[1])
@@ -82,7 +83,7 @@ _Groups = tuple[dist.ProcessGroup | None, dist.ProcessGroup | None]
 _NO_GROUPS: _Groups = (None, None)
 
 
-def _groups(holders: int) -> _Groups:
+def _groups(holders: int, timeout: timedelta | None) -> _Groups:
     """(the ranks that share a pool with this one, the ranks that hold the same experts); None where that is all ranks, or this
     one alone. Collective."""
     world = dist.get_world_size()
@@ -90,7 +91,7 @@ def _groups(holders: int) -> _Groups:
         return None, None
     together = [list(range(first, first + holders)) for first in range(0, world, holders)]
     alike = [list(range(position, world, holders)) for position in range(holders)]
-    own, same = (dist.new_subgroups_by_enumeration(ranks)[0] for ranks in (together, alike))
+    own, same = (dist.new_subgroups_by_enumeration(ranks, timeout)[0] for ranks in (together, alike))
     return own, same
 
 

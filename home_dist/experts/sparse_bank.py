@@ -55,13 +55,13 @@ class SparseBank(ExpertBank):
         x: (B, F); chosen: (K, B, M) int64; gates: (K, B, M); mask: (B,), samples that count in the statistics. Returns
         (K, B, D). Raises ValueError for shapes that do not fit, and for an expert that is not there (cpu).
         """
-        self._check(x, chosen, gates, mask)
+        self._check_choices(x, chosen, gates, mask)
         if self.share.whole:
             return self._mixed(x, chosen, gates, mask, self.per_sample)
         counted = mask if self.norm is not None and self.training else None
         return over_ranks.mixed(self.share, self._rows, x, chosen, gates, counted)
 
-    def _check(self, x: torch.Tensor, chosen: torch.Tensor, gates: torch.Tensor, mask: torch.Tensor | None) -> None:
+    def _check_choices(self, x: torch.Tensor, chosen: torch.Tensor, gates: torch.Tensor, mask: torch.Tensor | None) -> None:
         """Kernels read these without looking at their sizes."""
         width, samples = self.weights[0].shape[2], chosen.shape[1:2]
         masks = [] if mask is None else [mask]

@@ -108,9 +108,17 @@ def propose(runs: Sequence[RunFigures], groups: int | None = None, seed: int = 0
                 f"{other.run.path}: trains {', '.join(other.tasks)}, and {steps[0].run.path} {', '.join(steps[0].tasks)}. Give "
                 "runs of the same tasks"
             )
+    for n, other in enumerate(steps):
+        for before in steps[:n]:
+            if np.array_equal(before.products, other.products):
+                raise ConfigError(
+                    f"{other.run.path}: has recorded the same gradients as {before.run.path}, so that it tells nothing more. "
+                    "Give runs of other seeds"
+                )
     count = len(steps[0].tasks)
-    if groups is not None and not 1 <= groups <= count:
-        raise ConfigError(f"--groups {groups}: {count} tasks make 1 to {count} groups")
+    if groups is not None and not 2 <= groups < count:
+        known = f"2 to {count - 1}" if count > 2 else "no other number of"
+        raise ConfigError(f"--groups {groups}: {count} tasks make {known} groups that gradients could tell apart")
     whole = affinity(steps)
     clusters = clusters_of(whole.sure, groups)
     random = np.random.default_rng(seed)

@@ -21,6 +21,7 @@ def write_groups(found: Grouping, run: Path, out: Path | None = None) -> Path | 
     configuration with the proposed groups to `out`, by default groups.toml there, and returns its path; else None. Raises
     ConfigError where a file cannot be written."""
     target = out or run / "groups.toml"
+    config = load_config(run / "config.toml")
     try:
         write_json(run / "groups.json", to_json(found))
         write_whole(run / "groups.html", groups_page(found))
@@ -28,7 +29,6 @@ def write_groups(found: Grouping, run: Path, out: Path | None = None) -> Path | 
             if out is None:
                 target.unlink(missing_ok=True)  # an earlier proposal
             return None
-        config = load_config(run / "config.toml")
         data = config.data.model_copy(update={"groups": {**config.data.groups, **found.changes}})
         folder = config.run.model_copy(update={"dir": f"{config.run.dir.rstrip('/')}-groups"})
         save_config(config.model_copy(update={"data": data, "run": folder}), target)

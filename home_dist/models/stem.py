@@ -11,8 +11,9 @@ read the shared set). Experts of task k read x_k, shared ones x_shared. For each
 learn from it. Gates learn from all.
 
 Differences from that code: experts end in ReLU (or HoME's normalisation), gates are linear. A row's sets lie side by side in
-one table, so that ids are exchanged once; row-wise Adagrad then keeps one step size for all sets of a row.
-`embedding.optimizer = "adagrad"` keeps one per weight.
+one table, so that ids are exchanged once. Row-wise Adagrad then keeps one step size for all sets of a row, by the mean over
+their columns: where one set alone has a gradient, steps are sqrt(K + 1) times as long. `embedding.optimizer = "adagrad"` keeps
+one step size per weight. Histories over tables that features read, too, look up whole rows, of which encoders read one vector.
 """
 
 from collections.abc import Mapping, Sequence

@@ -16,6 +16,7 @@ from home_dist.config import RunConfig
 from home_dist.embeddings.sharding import sharders, sharding_name, table_constraints
 from home_dist.embeddings.table_optimizer import fuse_table_optimizer
 from home_dist.errors import ConfigError
+from home_dist.experts import SparseBank
 from home_dist.network import Network
 from home_dist.planning.estimate import HEAD_ROOM, not_tables
 from home_dist.planning.no_plan import does_not_fit
@@ -23,6 +24,9 @@ from home_dist.planning.probe import DenseCost, probe
 from home_dist.planning.topology import Machines
 from home_dist.planning.traffic import Placed, PlannedShard
 from home_dist.schema import InputLayout, Schema
+
+_WIDEST = 2048
+"""Columns of a shard that FBGEMM generates kernels for GPUs for (`max_embedding_dim` of its generator)."""
 
 
 class NoPlan(Exception):
@@ -40,14 +44,22 @@ def place(
 ) -> Placement:
     """Places the tables. network: not yet sharded, as it is constructed; lengths: ids per sample, by key of the input. A
     function of its arguments alone, so that a run's tables lie where `home-dist plan` says. Raises ConfigError, with remedies,
-    when no plan fits."""
+    when no plan fits, or a setting cannot be."""
+    sharing = config.distributed.expert_parallel
+    if sharing > 1 and not any(isinstance(m, SparseBank) for m in network.head.modules()):
+        raise ConfigError(
+            f"distributed.expert_parallel = {sharing}: model.kind = {config.model.kind!r} has no pool of experts to share. Set "
+            "it to 1, or choose a model with a pool, such as smes"
+        )
     dense = probe(network, layout, lengths)
     fixed = sum(not_tables(config, dense).values())
     buffers = _buffers(layout, config, lengths)
     ids = sum(t.managed_bytes for t in layout.tables) / machines.count  # of managed tables, which are sharded by row
     reserved = fixed + buffers + ids + HEAD_ROOM * machines.device.memory * 1e9
     try:
-        return Placement(_planned(network, layout, config, machines, lengths, reserved), dense)
+        plan = _planned(network, layout, config, machines, lengths, reserved)
+        _refuse_wide(plan, layout, machines)
+        return Placement(plan, dense)
     except NoPlan as reason:
         raise ConfigError(does_not_fit(layout, config, machines, fixed, buffers, str(reason))) from None
 
@@ -88,6 +100,20 @@ def _planned(
             return planner.plan(network, sharders(config.embedding, config.train.seed))
     except PlannerError as error:
         raise NoPlan(str(error).splitlines()[0]) from None
+
+
+def _refuse_wide(plan: ShardingPlan, layout: InputLayout, machines: Machines) -> None:
+    """Raises ConfigError for a shard that is wider than FBGEMM's kernels for GPUs take."""
+    if machines.device.platform != "cuda":
+        return
+    for table in placed_tables(plan, layout, machines.count):
+        width = max(shard.columns for shard in table.shards)
+        if width > _WIDEST:
+            sets = f", {table.of.sets} vectors of {table.of.shared_dim}" if table.of.sets > 1 else ""
+            raise ConfigError(
+                f"table {table.table}: rows of {width:,} columns{sets}; FBGEMM's kernels for GPUs take {_WIDEST:,} at most. "
+                f'Make embedding.dim smaller, or set embedding.tables.{table.table}.sharding = "column_wise"'
+            )
 
 
 def _buffers(layout: InputLayout, config: RunConfig, lengths: Mapping[str, float]) -> float:

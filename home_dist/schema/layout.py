@@ -5,7 +5,7 @@ history uses, or that are pooled in two ways, are in an EmbeddingCollection (one
 EmbeddingBagCollection (pooled where they are stored).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -216,7 +216,8 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
             raise ConfigError(f"{key}: {missing[0]!r} is no task of this run; there are: {known_names}")
     sequences = _chosen_sequences(schema, config)
     sets = config.model.table_sets(len(schema.task))
-    tables = _tables(schema, config, sets)
+    looked_up = {f.table for f in features if isinstance(f, IdFeature)}
+    tables = _tables(schema, config, {t.name: sets if t.name in looked_up else 1 for t in schema.table})
     pooled = _tables_pooled_at_home(features, sequences)
 
     specs = {t.name: t for t in schema.table}
@@ -328,7 +329,7 @@ def _chosen_sequences(schema: Schema, config: RunConfig) -> list[SequenceSpec]:
     return [known[s.name] for s in config.sequence]
 
 
-def _tables(schema: Schema, config: RunConfig, sets: int) -> dict[str, Table]:
+def _tables(schema: Schema, config: RunConfig, sets: Mapping[str, int]) -> dict[str, Table]:
     settings = config.embedding.tables
     unknown = sorted(set(settings) - set(schema.table_rows()))
     if unknown:
@@ -371,7 +372,7 @@ def _tables(schema: Schema, config: RunConfig, sets: int) -> dict[str, Table]:
         tables[name] = Table(
             name,
             ManagedSets.of(rows).rows if managed else rows,
-            dim * sets,
+            dim * sets[name],
             replicated,
             managed=managed if managed != "hashed" else None,
             half=half,
@@ -379,7 +380,7 @@ def _tables(schema: Schema, config: RunConfig, sets: int) -> dict[str, Table]:
             admit=section.admit if section else 1,
             max_age=section.max_age if section else None,
             cached_rows=on_device,
-            sets=sets,
+            sets=sets[name],
         )
     return tables
 

@@ -159,7 +159,8 @@ def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int,
     by_rank: list[tuple[list[float], float, int]] = [(step_seconds, waited, peak)] * ranks.world_size
     dist.all_gather_object(by_rank, (step_seconds, waited, peak))
     slowest = [max(seconds) for seconds in zip(*(rank[0] for rank in by_rank), strict=True)]
-    dense = probe(model_without_memory(inputs.schema, inputs.layout, config), inputs.layout, lengths)
+    network = model_without_memory(inputs.schema, inputs.layout, config, ranks.world_size)
+    dense = probe(network, inputs.layout, lengths)
     looked_up = sum(
         lengths.get(item.key, 1.0) * item.table.dim * float(item.table.weight_bytes)
         for item in inputs.layout.inputs

@@ -20,7 +20,7 @@ from home_dist.embeddings.collections import initialise
 from home_dist.embeddings.exchange import codecs
 from home_dist.embeddings.sharding import drawing_nothing, sharders
 from home_dist.errors import ConfigError, UserError
-from home_dist.experts import SparseBank, kernels
+from home_dist.experts import kernels
 from home_dist.experts.share import held_apart, shares
 from home_dist.layers.step_check import LARGEST, LARGEST_FP16, StepCheck
 from home_dist.network import Head, Network
@@ -65,12 +65,6 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
     kernel = _of_all_ranks(kernels.choose(ranks.device, config.kernel), ranks)
     torch.manual_seed(config.train.seed)
     network = model_without_memory(inputs.schema, inputs.layout, config, ranks.world_size)
-    sharing = config.distributed.expert_parallel
-    if sharing > 1 and not any(isinstance(m, SparseBank) for m in network.head.modules()):
-        raise ConfigError(
-            f"distributed.expert_parallel = {sharing}: model.kind = {config.model.kind!r} has no pool of experts to share. Set "
-            "it to 1, or choose a model with a pool, such as smes"
-        )
     machines = detected(ranks)
     plan = _placed(network, inputs, ranks, machines)
     kernel = kernels.select(network, config.kernel, ranks.device, kernel)

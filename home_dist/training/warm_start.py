@@ -211,7 +211,7 @@ class WarmStart:
 
 
 def _fields(sequence: SequenceInput) -> list[tuple[str, int, str | None]]:
-    return [(e.field.column, e.field.table.dim, e.target.key if e.target else None) for e in sequence.fields]
+    return [(e.field.column, e.field.table.shared_dim, e.target.key if e.target else None) for e in sequence.fields]
 
 
 def _tables_of(sequence: SequenceInput) -> set[str]:

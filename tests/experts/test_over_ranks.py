@@ -107,6 +107,24 @@ def test_first_values_are_those_of_the_whole_pool():
     assert torch.equal(torch.rand(1), after)
 
 
+def _timeouts(rank: int, folder: str) -> None:
+    store = dist.FileStore(f"{folder}/store", 4)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=4, timeout=timedelta(seconds=60))
+    try:
+        with pools_over(4, 2, 7):
+            share = Share.of(8)
+        for peers in (share.holders, share.copies):
+            assert peers.group._get_backend(torch.device("cpu")).options._timeout == timedelta(seconds=7)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.distributed
+def test_their_exchange_waits_as_long_as_others(tmp_path: Path):
+    spawn(_timeouts, 4, str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("world", "experts", "at_most", "holders"),
     [(8, 64, 8, 8), (8, 64, 3, 2), (7, 64, 4, 1), (8, 3, 8, 2), (1, 64, 8, 1), (6, 64, 4, 3)],

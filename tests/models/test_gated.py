@@ -302,3 +302,40 @@ def test_adatt(group_of, experts, layers):
         return states
 
     compare(model, reference, tasks)
+
+
+@pytest.mark.parametrize("backend", ["eager", "cpu"])
+@pytest.mark.parametrize("wrong", [{"x": (5, 9)}, {"gates": (2, 5, 5)}, {"gates": (2, 4, 3)}, {"mask": (3,)}])
+def test_a_bank_refuses_what_does_not_fit(backend, wrong):
+    bank = ExpertBank([3], 6, [4], 4, norm=True)
+    bank.kernel = Kernel(backend)
+    shapes = {"x": (5, 6), "gates": (2, 5, 3), "mask": (5,)} | wrong
+    with pytest.raises(ValueError, match=r"1 inputs \(B, 6\), gates \(K, B, 3\) and mask \(B,\) belong together"):
+        bank.mixed([torch.ones(shapes["x"])], torch.ones(shapes["gates"]), torch.ones(shapes["mask"]))
+
+
+def test_a_second_derivative_that_a_kernel_lacks_is_refused():
+    """Silently it would be 0."""
+    bank, gates = ExpertBank([3], 6, [4], 4, norm=True).double(), torch.rand(2, 5, 3, dtype=torch.float64)
+    x = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    bank.kernel = Kernel("cpu")
+    with pytest.raises(RuntimeError, match=r"no second derivative .* set module\.kernel = home_dist\.EAGER"):
+        torch.autograd.grad(bank.mixed([x], gates).sum(), x, create_graph=True)
+    bank.kernel = Kernel()
+    (first,) = torch.autograd.grad(bank.mixed([x], gates).sum(), x, create_graph=True)
+    assert torch.autograd.grad(first.square().sum(), x)[0].abs().sum() > 0
+
+
+def test_hidden_settings_without_hidden_layers_are_refused():
+    with pytest.raises(ValidationError, match="hidden_norm has no effect with experts without hidden layers"):
+        MODELS.read({"kind": "ple", "expert_hidden": [], "hidden_norm": True})
+
+
+def test_narrowed_experts_have_names_of_their_own():
+    """A warm start must not take units that stay 0, nor fill them."""
+    tasks = TaskGroups((0, 0), ("a", "b"), ("x",))
+    config = MODELS.read({"kind": "cgc", "expert_hidden": [5], "task_hidden": {"a": [3]}})
+    bank = build_model(config, F, tasks).bank
+    assert bank.narrowed == {0: " with 3 hidden units"}
+    wider = MODELS.read({"kind": "cgc", "expert_hidden": [5], "task_hidden": {"a": [7]}})
+    assert build_model(wider, F, tasks).bank.narrowed == dict.fromkeys([1, 2, 3], " with 5 hidden units")

@@ -188,6 +188,17 @@ def test_a_pool_over_ranks(scale):
     assert shared.checkpoint.written[:16].mean() > shared.checkpoint.written[16:].mean()
 
 
+def test_what_a_run_refuses_a_plan_refuses(scale, tmp_path):
+    with pytest.raises(ConfigError, match=r"expert_parallel = 4: model\.kind = 'home' has no pool of experts to share"):
+        planning.plan(scale("distributed.expert_parallel=4"), machines("8xH100-80GB"), {})
+    data = make_data(tmp_path / "data", rows=60, files=1, splits=("train",))
+    options = [f"embedding.tables.{t}.sharding=row_wise" for t in ("user", "video", "tag")]
+    wide = load_config(make_config(tmp_path, data), ["model.kind=stem", "embedding.dim=640", *options])
+    with pytest.raises(ConfigError, match=r"rows of 2,560 columns, 4 vectors of 640; FBGEMM's kernels for GPUs take 2,048"):
+        planning.plan(wide, machines("2xH100-80GB"), {})
+    assert planning.plan(wide, machines("2xCPU-32GB"), {}).placed
+
+
 def test_tables_of_histories_have_one_width(scale):
     with pytest.raises(ConfigError, match=r"have one width in TorchRec.* video 96, author 64.* Give them one dim"):
         planning.plan(scale("embedding.tables.video.dim=96"), machines("128xH100-80GB"), {})

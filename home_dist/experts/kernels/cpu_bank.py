@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from home_dist.experts.kernels.cpu_library import accumulator_dtype, call, check_dtypes
 from home_dist.experts.kernels.cpu_products import Layers, blocks_of, products_of
 from home_dist.experts.kernels.dropout import Dropout
 from home_dist.experts.kernels.fused import Activation, Arguments, activation_of, save, saved, statistics_grad
+from home_dist.experts.kernels.once import once_differentiable
 from home_dist.experts.kernels.operands import Operands, Precision
 from home_dist.layers.global_norm import Moments
 

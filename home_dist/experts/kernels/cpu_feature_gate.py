@@ -9,10 +9,10 @@ longer: see kernels/__init__.py.
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from home_dist.experts.kernels.cpu_library import call, check_dtypes, gemm
 from home_dist.experts.kernels.grouped_products import add_input_grad, by_group, weight_grad
+from home_dist.experts.kernels.once import once_differentiable
 from home_dist.experts.kernels.operands import Precision
 
 CHUNK_BYTES = 1 << 20

@@ -7,10 +7,10 @@ scores into weights. The operator is an autograd function and no custom op, whic
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from home_dist.experts.kernels.cpu_library import call
 from home_dist.experts.kernels.grouped_products import by_group, input_grad, weight_grad
+from home_dist.experts.kernels.once import once_differentiable
 
 
 class ScoreLayout(NamedTuple):

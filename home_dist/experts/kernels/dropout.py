@@ -8,9 +8,9 @@ tensor (E, B, D).
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from home_dist.experts.kernels.cpu_library import call
+from home_dist.experts.kernels.once import once_differentiable
 
 _WORD = 0xFFFFFFFF
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import grouped_mm, pad
 
 from home_dist.experts.kernels.choice import WIDTH_MULTIPLE
@@ -19,6 +18,7 @@ from home_dist.experts.kernels.cpu_bank import NO_DROPOUT
 from home_dist.experts.kernels.cpu_library import accumulator_dtype, call, check_dtypes, gemm, pointers, sizes
 from home_dist.experts.kernels.dropout import Dropout
 from home_dist.experts.kernels.fused import Activation, Arguments, activation_of, save, saved, statistics_grad
+from home_dist.experts.kernels.once import once_differentiable
 from home_dist.experts.kernels.operands import Operands, Precision
 from home_dist.layers.global_norm import Moments
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 import triton
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from home_dist.experts.kernels.choice import WIDTH_MULTIPLE
 from home_dist.experts.kernels.dropout import Dropout
+from home_dist.experts.kernels.once import once_differentiable
 from home_dist.experts.kernels.operands import Operands, Precision
 from home_dist.experts.kernels.triton_pairs import (
     DevicePairs,

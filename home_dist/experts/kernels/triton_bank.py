@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from home_dist.experts.kernels.choice import WIDTH_MULTIPLE
 from home_dist.experts.kernels.dropout import Dropout
 from home_dist.experts.kernels.fused import Activation, Arguments, Hidden, activation_of, save, saved, statistics_grad
+from home_dist.experts.kernels.once import once_differentiable
 from home_dist.experts.kernels.operands import Operands, Precision
 from home_dist.experts.kernels.triton_mixture import mix, mix_inner_, mix_sums
 from home_dist.experts.kernels.triton_products import (

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch.autograd.function import once_differentiable
 
 from home_dist.experts.kernels.choice import WIDTH_MULTIPLE
+from home_dist.experts.kernels.once import once_differentiable
 from home_dist.experts.kernels.operands import Precision
 from home_dist.experts.kernels.triton_products import added_product, as_stored, padded, rounded
 
