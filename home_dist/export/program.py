@@ -6,7 +6,7 @@ Folder: program.pt2, on request program.aot.pt2 (compiled by AOTInductor for thi
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -36,7 +36,7 @@ from home_dist.export.weights import write_meaning
 from home_dist.files.json_files import json_text
 from home_dist.files.listing import Found
 from home_dist.files.stores import Store, join, with_parents, without_secrets
-from home_dist.schema import InputLayout, build_layout, load_schema
+from home_dist.schema import InputLayout, TaskSpec, build_layout, load_schema
 from home_dist.sequence.history import History
 from home_dist.training.build import build
 from home_dist.training.checkpoint.loading import load
@@ -263,11 +263,18 @@ def open_program(folder: Path, compiled: bool = False) -> Program:
     trained = RunSide(config, load_schema(config.schema_path()), {})
     told = about.get("predictions")  # of versions that knew only yes or no: one per task
     names = about["tasks"] if told is None else [p["name"] for p in told]
-    layout = _layout(folder, trained)
+    layout = with_durations(_layout(folder, trained), trained.schema.task, about["inputs"])
     unlike = sorted(set(inputs_of(layout)) ^ set(about["inputs"]))
     if unlike:
         raise ConfigError(f"{folder}: config.toml and program.json differ in the inputs {', '.join(unlike)}. Export it again.")
     return Program(run, layout, names, about, trained)
+
+
+def with_durations(layout: InputLayout, tasks: Sequence[TaskSpec], inputs: Collection[str]) -> InputLayout:
+    """The layout with the durations that a program takes. Where a user's objective is not imported, its task's kind in the
+    schema does not tell whether it reads the duration. inputs: names of the program's inputs."""
+    columns = [t.duration if f"duration.{t.duration}" in inputs else None for t in tasks]
+    return replace(layout, labels=tuple(replace(x, duration=c) for x, c in zip(layout.labels, columns, strict=True)))
 
 
 def _layout(folder: Path, trained: RunSide) -> InputLayout:
