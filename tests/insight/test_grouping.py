@@ -128,13 +128,13 @@ def test_as_many_groups_as_asked_for(tmp_path):
     run = write_run(tmp_path / "run", gradients(40, 0))
     assert propose([run], 4).clusters.max() == 3
     for wrong in (1, 6, 7):
-        with pytest.raises(ConfigError, match=f"--groups {wrong}: 6 tasks make 2 to 5 groups that gradients could tell apart"):
+        with pytest.raises(ConfigError, match=f"--groups {wrong}: 6 tasks make 2 to 5 groups"):
             propose([run], wrong)
 
 
 def test_a_run_given_twice_is_refused(tmp_path):
     run = write_run(tmp_path / "run", gradients(40, 0))
-    with pytest.raises(ConfigError, match="has recorded the same gradients as .*Give runs of other seeds"):
+    with pytest.raises(ConfigError, match=r"has recorded the same gradients as .*Give runs of other seeds"):
         propose([run, run])
 
 
