@@ -98,7 +98,7 @@ def mixed(
 ) -> torch.Tensor:
     """x: (B, F); chosen: (K, B, M), experts of the whole pool; gates: (K, B, M), their weights; mask: (B,). Returns (K, B, D).
 
-    Collective. compute: of this rank's experts. Raises ValueError, as an index, for an expert that is not there.
+    Collective. compute: of this rank's experts.
     """
     use = used(chosen, share.experts)  # (E, B)
     _, samples = use.nonzero(as_tuple=True)  # by expert, then by sample

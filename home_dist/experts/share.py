@@ -56,10 +56,10 @@ class Share:
         rank, groups = 0, _NO_GROUPS
         if dist.is_initialized():
             rank, groups = dist.get_rank(), _groups(holders, timeout)
-        position, (each, more) = rank % holders, divmod(experts, holders)
-        first = position * each + min(position, more)
+        position, counts = rank % holders, _dealt(experts, holders)
         of_copies = Peers(world // holders, groups[1])
-        return Share(experts, first, each + (position < more), Peers(holders, groups[0]), of_copies, rank < holders)
+        first = sum(counts[:position])
+        return Share(experts, first, counts[position], Peers(holders, groups[0]), of_copies, rank < holders)
 
     @property
     def whole(self) -> bool:
@@ -72,11 +72,16 @@ class Share:
 
     def counts(self) -> list[int]:
         """By rank of the group: how many experts it holds."""
-        each, more = divmod(self.experts, self.holders.count)
-        return [each + (position < more) for position in range(self.holders.count)]
+        return _dealt(self.experts, self.holders.count)
 
     def __deepcopy__(self, _: Any) -> "Share":
         return self
+
+
+def _dealt(experts: int, ranks: int) -> list[int]:
+    """By rank of a group: how many experts it holds."""
+    each, more = divmod(experts, ranks)
+    return [each + (position < more) for position in range(ranks)]
 
 
 _Groups = tuple[dist.ProcessGroup | None, dist.ProcessGroup | None]

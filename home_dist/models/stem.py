@@ -57,9 +57,8 @@ class StemLayer(nn.Module):
             "through", own.repeat_interleave(counts, 1)[: count if n == config.layers - 1 else None], persistent=False
         )
         self.gates = MaskedGates(in_dim, torch.ones_like(self.through), *config.gate_layers)
-        self.bank = bank_of(
-            config, counts.tolist(), in_dim, n, [*tasks.owners(config.task_experts), (SHARED, config.shared_experts)]
-        )
+        self.owners = [*tasks.owners(config.task_experts), (SHARED, config.shared_experts)]
+        self.bank = bank_of(config, counts.tolist(), in_dim, n, self.owners)
 
     def forward(self, x: Sequence[torch.Tensor], mask: torch.Tensor | None = None) -> torch.Tensor:
         """x: inputs (B, F') of each task, then the shared one. Returns the next ones (K + 1, B, D); the last layer the tasks'
@@ -108,7 +107,7 @@ class Stem(MultiTaskModel):
         )
 
     def _part(self, name: str, layer: StemLayer, tasks: TaskGroups, n: int) -> Part:
-        experts = layer.bank.experts
         gates = [*tasks.gates(), Gate("shared")][: len(layer.through)]
-        owners = [*tasks.owners(experts[0]), (SHARED, experts[-1])]
-        return part(name, layer.bank, owners, gates, layer.gates, columns=tuple(self.sets[0].tolist()) if n == 0 else None)
+        return part(
+            name, layer.bank, layer.owners, gates, layer.gates, columns=tuple(self.sets[0].tolist()) if n == 0 else None
+        )
