@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from home_dist.files.private import is_private
 
 _PLAIN = ("-O3", "-std=c++20", "-fPIC", "-shared")
+_INCLUDED = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 _TIMEOUT = 120.0  # seconds; a build takes 5
 
 
@@ -35,8 +37,7 @@ def native_library(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
         raise CannotBuild("no C++ compiler")
     try:
         version = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True, timeout=20, check=True)
-        texts = [path.read_text() for path in sorted(source.parent.iterdir()) if path.suffix in (".hpp", ".cpp")]
-        key = "\n".join([*texts, source.name, " ".join(flags), compiler, version.stdout, _processor()])
+        key = "\n".join([*_texts(source), source.name, " ".join(flags), compiler, version.stdout, _processor()])
         library = _folder() / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
         if not library.exists():
             _compile(compiler, source, flags, library)
@@ -54,6 +55,18 @@ def library_if_possible(source: Path) -> ctypes.CDLL | None:
         return native_library(source, _PLAIN)
     except CannotBuild:
         return None
+
+
+def _texts(source: Path) -> list[str]:
+    """The texts of a source and of the project's files that it includes, directly or not."""
+    found: dict[Path, str] = {}
+    waiting = [source.resolve()]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found[path] = path.read_text()
+            waiting += [(path.parent / name).resolve() for name in _INCLUDED.findall(found[path])]
+    return list(found.values())
 
 
 def pointer(array: NDArray) -> ctypes.c_void_p:

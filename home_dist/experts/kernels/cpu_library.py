@@ -28,13 +28,13 @@ def unavailable() -> str:
     return f"the BLAS of torch has no usable {', '.join(missing)}" if missing else ""
 
 
-def call(name: str, stored: torch.dtype, *arguments: Any) -> None:
-    """Calls a function of native/passes.cpp.
+def call(name: str, stored: torch.dtype, *arguments: Any, source: Path = _SOURCE) -> None:
+    """Calls a function of native/passes.cpp, or of another source that includes its headers.
 
     stored: the dtype of stored activations, which selects the function's version. A tensor is passed as the pointer to its
     data, None as a null pointer, an int as 64 bits. Raises CannotBuild.
     """
-    function = getattr(native_library(_SOURCE, _FLAGS), f"{name}_{_DTYPE_NAMES[stored]}")
+    function = getattr(native_library(source, _FLAGS), f"{name}_{_DTYPE_NAMES[stored]}")
     function(*(_as_c(argument) for argument in arguments))
 
 
