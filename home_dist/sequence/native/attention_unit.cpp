@@ -31,5 +31,10 @@
   }                                                                                                                           \
   }
 
-ATTENTION(fp32, float)
+#ifdef FP64
 ATTENTION(fp64, double)
+#endif
+
+#ifdef FP32
+ATTENTION(fp32, float)
+#endif
