@@ -83,6 +83,36 @@ class _Dots(torch.autograd.Function):
         return of_values, of_vectors, None, None, None
 
 
+def weighted_sums_within(
+    weights: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor, places: torch.Tensor
+) -> torch.Tensor:
+    """Sums (B, D) of values[places[n]] by weights[n] within each sample. weights, owners, places: (n,); values: (any number, D),
+    which get no gradient; lengths: (B,)."""
+    if torch.compiler.is_exporting() or values.device.type != "cpu":
+        return sum_within(weights.unsqueeze(1) * values.index_select(0, places), owners, len(lengths))
+    return _Sums.apply(weights, values, lengths, places)
+
+
+class _Sums(torch.autograd.Function):
+    """Without a copy of the values for each weight."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weights: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor, places: torch.Tensor
+    ) -> torch.Tensor:
+        bounds = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        ctx.save_for_backward(weights, values, bounds, places)
+        return (_matrix(bounds, places, _exact(weights), len(values)) @ _exact(values)).to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *pulls: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        weights, values, bounds, places = ctx.saved_tensors
+        [pull] = pulls
+        pattern = _matrix(bounds, places, _exact(weights), len(values))
+        of_weights = torch.sparse.sampled_addmm(pattern, _exact(pull), _exact(values).t(), beta=0.0).values()
+        return of_weights.to(weights.dtype), None, None, None
+
+
 def _exact(values: torch.Tensor) -> torch.Tensor:
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 

@@ -19,7 +19,7 @@ from home_dist.errors import ConfigError
 from home_dist.layers.axis_names import Axes, Names
 from home_dist.sequence.attention import TargetAttention
 from home_dist.sequence.history import Encoded, Encoder, EncoderInputs, History
-from home_dist.sequence.jagged import best_within, dots_within, newest_within, some_within, sum_within
+from home_dist.sequence.jagged import best_within, dots_within, newest_within, some_within, weighted_sums_within
 
 
 class SimSection(SearchSection):
@@ -83,15 +83,23 @@ class Sim(Encoder):
     def relevance(self, history: History) -> torch.Tensor:
         """r_t of each pair, (P,), as (W_b^T W_a q) . e_t = (W_a q) . (W_b e_t): projects once per target instead of once per
         event."""
-        projected, pairs = self.of_target(history.targets.detach()) @ self.of_event.weight, history.pairs
-        return dots_within(history.events.detach(), projected, pairs.lengths, pairs.targets, pairs.events)
+        pairs = history.pairs
+        return dots_within(history.events.detach(), self._projected(history), pairs.lengths, pairs.targets, pairs.events)
+
+    def _projected(self, history: History) -> torch.Tensor:
+        """W_b^T W_a q, (B, De)."""
+        return self.of_target(history.targets.detach()) @ self.of_event.weight
 
     def _prediction(self, history: History) -> torch.Tensor:
         """Predicted logits (B, K). Of a long history reads SAMPLED events, weighted so that they stand for all events."""
         pairs = history.pairs
         positions, kept = some_within(pairs.lengths, SAMPLED)
-        sampled = history.take_pairs(positions, kept)
-        pooled = sum_within(self.relevance(sampled).unsqueeze(1) * sampled.events.detach(), sampled.owners, len(kept))
+        owners, places = pairs.targets.index_select(0, positions), positions
+        if pairs.events is not None:
+            places = pairs.events.index_select(0, positions)
+        events, projected = history.events.detach(), self._projected(history)
+        relevance = dots_within(events, projected, kept, owners, places)
+        pooled = weighted_sums_within(relevance, events, kept, owners, places)
         length = pairs.lengths.clamp(min=1).to(pooled.dtype)
         # The sum over all events is divided by the root of their number: 10,000 events must not drown the target beside them.
         pooled = pooled * (length.sqrt() / kept.clamp(min=1)).unsqueeze(1)
