@@ -85,7 +85,9 @@ def managed_ids(rows: int) -> MCHManagedCollisionModule:
 _LONG, _TOGETHER = 256, 4
 
 
-def dots_within(values: torch.Tensor, vectors: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
+def dots_within(
+    values: torch.Tensor, vectors: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor, places: None = None
+) -> torch.Tensor:
     """Inner product (N,) of each event (N, D) and its sample's vector (B, D): long histories by a product per four samples."""
     if len(values) < _LONG * len(lengths):
         return (values * vectors.index_select(0, owners)).sum(1)

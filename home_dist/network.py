@@ -14,6 +14,7 @@ from home_dist.embeddings.collections import bag_collection, event_collection, m
 from home_dist.embeddings.pooling import in_order, means_of_sums, pooled
 from home_dist.embeddings.pretrained import Pretrained
 from home_dist.embeddings.replicated import ReplicatedTables
+from home_dist.embeddings.requests import RequestsOfSamples
 from home_dist.experts import InputDropout, Towers
 from home_dist.experts.share import pools_over
 from home_dist.layers.averages import Averages
@@ -116,18 +117,18 @@ class FeatureVector(nn.Module):
         self, batch: Batch, bags: KeyedTensor | None, weighted: KeyedTensor | None, events: Events | None
     ) -> tuple[torch.Tensor, dict[str, Encoded]]:
         """bags, weighted, events: outputs of the sharded collections. Returns v (B, F) and the encoders' outputs by history."""
-        events = events or {}
+        events, requests = events or {}, RequestsOfSamples(batch.firsts, len(batch.small))
         single = self.replicated.single(batch.small)
         lists = batch.small_lists.to_dict() if batch.small_lists.keys() else {}
         weights = batch.list_weights.to_dict() if self.layout.weighted else {}
         parts = [x.flatten(1) for x in single.values()]
-        parts += [self._listed(lists, i, weights) for i in self.layout.features if i.place == "small_list"]
-        if bags is not None:
-            parts.append(in_order(bags, [i.key for i in self.layout.at("bag")]))
-        if weighted is not None:
-            parts.append(in_order(weighted, [i.key for i in self.layout.at("weighted_bag")]))
+        later = {place: [i for i in self.layout.features if i.place == place] for place in ("small_list", *ONE_BY_ONE)}
+        parts += [requests.spread(self._listed(lists, i, weights), i) for i in later["small_list"]]
+        for inputs, found in ((self.layout.at("bag"), bags), (self.layout.at("weighted_bag"), weighted)):
+            if found is not None:
+                parts.append(requests.spread_bags(in_order(found, [i.key for i in inputs]), inputs))
         for place in ONE_BY_ONE:
-            parts += [pooled(events[i.key], i, weights.get(i.key)) for i in self.layout.features if i.place == place]
+            parts += [requests.spread(pooled(events[i.key], i, weights.get(i.key)), i) for i in later[place]]
         if self.layout.pretrained:
             parts += self.pretrained(batch.vectors)
         ids = batch.events.to_dict() if batch.events.keys() else {}
@@ -135,9 +136,10 @@ class FeatureVector(nn.Module):
             ids |= batch.managed.to_dict()
         encoded = {}
         for s in self.layout.sequences:
-            history = self._history(s, single, lists, weights, events, ids, batch.small)
+            history = self._history(s, requests, single, lists, weights, events, ids, batch.small)
             if self.grouped and self.training:
-                history.users = batch.groups
+                shared = history.of_target is not None
+                history.users = batch.groups.index_select(0, batch.firsts) if shared else batch.groups
             with products_in_bf16(self.bf16, batch.dense.device):
                 encoded[s.name] = encoded_by(self.encoders[s.name], history)
         parts += [e.vector.float() for e in encoded.values()]
@@ -154,6 +156,7 @@ class FeatureVector(nn.Module):
     def _history(
         self,
         sequence: SequenceInput,
+        requests: RequestsOfSamples,
         single: dict[int, torch.Tensor],
         lists: Events,
         weights: Events,
@@ -179,10 +182,12 @@ class FeatureVector(nn.Module):
             target_rows = self._target_rows(event.target, ids, small)
             if target_rows is not None:
                 event_ids[field.column], target_ids[field.column] = rows.values(), target_rows
-        lengths = rows.lengths()
+        lengths, of_target = rows.lengths(), None
+        if requests.share(sequence.fields[0].field):
+            lengths, of_target = lengths.index_select(0, requests.firsts), requests.of_sample
         events, q = torch.cat(shared, 1), torch.cat(targets, 1)
         c = torch.cat(contexts, 1) if contexts else events.new_zeros(len(events), 0)
-        history = History(events, c, q, lengths, event_ids, target_ids)
+        history = History(events, c, q, lengths, event_ids, target_ids, of_target=of_target)
         newest = self.settings[sequence.name].newest
         return history if newest is None else history.take(*newest_within(lengths, history.owners, newest))
 

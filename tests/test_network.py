@@ -46,7 +46,7 @@ def looked_up(layout: InputLayout) -> tuple[Batch, dict[str, torch.Tensor], dict
         of_events, torch.zeros(len(of_events) * ROWS, dtype=torch.int64), lengths=ones.repeat(len(of_events))
     )
     batch.small, batch.small_lists, batch.dense = small, lists, torch.randn(ROWS, layout.dense_width)
-    batch.groups = torch.arange(ROWS)
+    batch.groups, batch.firsts = torch.arange(ROWS), torch.zeros(0, dtype=torch.int64)
     return batch, bags, events
 
 

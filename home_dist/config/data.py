@@ -65,6 +65,9 @@ class DataSection(Section):
     request: str | tuple[str, ...] | None = None
     """Column, or columns, whose values together name a row's request. In training, a request's rows then stay together, in one
     batch of one rank; they must follow each other in one file. A row without a value is a request of its own."""
+    once_per_request: tuple[str, ...] = ()
+    """Features of ids and histories, by name, that are the same in all rows of a request, such as the user's: looked up,
+    exchanged and encoded once per request. A row that differs in one from its request's first row is a bad row."""
     negatives: NegativesSection | None = None
     """Leaves out rows without a positive label, by a hash of the row."""
     follow: Literal["success", "rename"] | None = None
@@ -81,6 +84,12 @@ class DataSection(Section):
     on_bad_label: Literal["fail", "unknown"] = "fail"
     """A label that is no value of its task's kind, such as a negative watch time, or that lacks the duration it needs: "fail"
     treats its row as a bad one; "unknown" gives the label weight 0."""
+
+    @model_validator(mode="after")
+    def _once_per_request_of_requests(self) -> "DataSection":
+        if self.once_per_request and not self.request_columns:
+            raise ValueError("once_per_request: name the column of requests in data.request")
+        return self
 
     @property
     def request_columns(self) -> tuple[str, ...]:

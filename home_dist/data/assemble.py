@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from home_dist.data.batch import Batch
-from home_dist.data.decoded_rows import Columns, Rows
+from home_dist.data.decoded_rows import Columns, Lists, Rows
+from home_dist.data.runs import begins_of
 from home_dist.schema import InputLayout
 
 _Jagged = tuple[list[NDArray], NDArray[np.int32], list[NDArray[np.float32]] | None]
@@ -23,6 +24,7 @@ class Assembler:
     def __init__(self, layout: InputLayout, tasks: int, size: int, requests: bool = False):
         """requests: whether rows have the keys of their requests."""
         self.requests = requests
+        self.once = requests and any(i.once for i in layout.inputs)
         self.columns = Columns.of(layout)
         self.dense_width, self.tasks, self.size = layout.dense_width, tasks, size
         self.durations = len(layout.durations)
@@ -36,8 +38,8 @@ class Assembler:
 
     def __call__(self, ranges: RowRanges, epoch: int, step: int) -> Batch:
         real = sum(stop - start for _, start, stop in ranges)
-        fill = self.size - real
-        jagged = self._jagged(ranges, fill)
+        firsts = self._firsts(ranges) if self.once else None
+        jagged = self._jagged(ranges, self.size - real, firsts)
         mask = torch.ones(self.size)
         mask[real:] = 0
         return Batch(
@@ -56,6 +58,7 @@ class Assembler:
             mask=mask,
             groups=self._keys(ranges, "groups"),
             requests=self._keys(ranges, "requests") if self.requests else torch.zeros(0, dtype=torch.int64),
+            firsts=torch.zeros(0, dtype=torch.int64) if firsts is None else torch.from_numpy(firsts),
             epoch=epoch,
             step=step,
         )
@@ -109,32 +112,66 @@ class Assembler:
             at += stop - start
         return torch.from_numpy(out)
 
-    def _jagged(self, ranges: RowRanges, fill: int) -> dict[str, _Jagged]:
-        """Jagged values by key; padding has no values. fill: number of padding samples."""
+    def _firsts(self, ranges: RowRanges) -> NDArray[np.int64]:
+        """(R,): the first sample of each request; padding is the last one."""
+        firsts, at = [], 0
+        for rows, start, stop in ranges:
+            firsts.append(at + np.flatnonzero(begins_of(_runs(rows, start, stop))))
+            at += stop - start
+        if at < self.size:
+            firsts.append(np.array([at]))
+        return np.concatenate([np.zeros(0, np.int64), *firsts])
+
+    def _jagged(self, ranges: RowRanges, fill: int, firsts: NDArray[np.int64] | None) -> dict[str, _Jagged]:
+        """Jagged values by key; padding has no values. fill: number of padding samples; firsts: of requests."""
         jagged: dict[str, _Jagged] = {}
+        real = self.size - fill
         lengths = np.ones(self.size, np.int32)
-        lengths[self.size - fill :] = 0
-        single = np.empty((len(self.columns.single), self.size - fill), np.int64)
+        lengths[real:] = 0
+        single = np.empty((len(self.columns.single), real), np.int64)
         at = 0
         for rows, start, stop in ranges:
             single[:, at : at + stop - start] = rows.single[:, start:stop]
             at += stop - start
+        holders = np.arange(0) if firsts is None else firsts[firsts < real]
+        once = np.zeros(self.size, np.int32)
+        once[holders] = 1
         for column, item in enumerate(self.columns.single):
-            jagged[item.key] = ([single[column]], lengths, None)
+            jagged[item.key] = ([single[column][holders]], once, None) if item.once else ([single[column]], lengths, None)
         for group, items in enumerate(self.columns.lists):
-            counts = np.zeros(self.size, np.int32)
-            bounds, at = [], 0
-            for rows, start, stop in ranges:
-                offsets = rows.lists[group].offsets[start : stop + 1]
-                np.subtract(offsets[1:], offsets[:-1], out=counts[at : at + stop - start], casting="same_kind")
-                bounds.append((rows.lists[group], int(offsets[0]), int(offsets[-1])))
-                at += stop - start
+            counts, bounds = self._bounds(ranges, group, holders if self.once and items[0].once else np.arange(real))
             weights = None
             if items[0].weights is not None:
                 weights = [x.weights[first:end] for x, first, end in bounds if x.weights is not None]
             for column, item in enumerate(items):
                 jagged[item.key] = ([x.values[column][first:end] for x, first, end in bounds], counts, weights)
         return jagged
+
+    def _bounds(
+        self, ranges: RowRanges, group: int, holders: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int32], list[tuple[Lists, int, int]]]:
+        """Of the lists of a group: each sample's number of values (size,), and the part that each range takes of the values.
+        holders: the samples that have a list."""
+        lengths: list[NDArray] = [np.zeros(0, np.int32)]
+        bounds = []
+        for rows, start, stop in ranges:
+            if start == stop:
+                continue
+            if self.once and self.columns.lists[group][0].once:
+                runs = _runs(rows, start, stop)
+                start, stop = int(runs[0]), int(runs[-1]) + 1
+            offsets = rows.lists[group].offsets[start : stop + 1]
+            lengths.append(np.diff(offsets))
+            bounds.append((rows.lists[group], int(offsets[0]), int(offsets[-1])))
+        counts = np.zeros(self.size, np.int32)
+        counts[holders] = np.concatenate(lengths)
+        return counts, bounds
+
+
+def _runs(rows: Rows, start: int, stop: int) -> NDArray[np.int32]:
+    if rows.runs is None:
+        raise ValueError("rows of an assembler whose layout has inputs with `once` have runs")
+    return rows.runs[start:stop]
 
 
 def _keyed(keys: list[str], jagged: dict[str, _Jagged], weighted: bool = False) -> KeyedJaggedTensor:

@@ -49,6 +49,9 @@ class Batch(Pipelineable):
     requests: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     """(B,) int64: the key of each sample's request (request_keys.py); -1 for padding. (0,) without `data.request`. In training,
     the rows of a request follow each other."""
+    firsts: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    """(R,) int64, with `data.once_per_request`: the first sample of each request, ascending, which alone has the ids that the
+    request's samples share. All padding is one request. Else (0,): every sample has its own ids."""
     epoch: int = 0
     step: int = 0
     """The epoch, and the step within it that training this batch completes. The batch carries the reader's position, so that

@@ -86,6 +86,30 @@ class ChunkedColumns:
         chunk_of = 0 if self.starts.chunk_of is None else address(self.starts.chunk_of)
         call(*map(ctypes.c_int64, (*sizes, chunk_of, address(rows), len(rows), address(addresses), last)))
 
+    def differing(self, column: int, rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(n,): whether each of `rows` (n,) has another value or list than the row at the same place of `others` (n,)."""
+        out = np.zeros(len(rows), np.bool_)
+        library = native()
+        if library is None:
+            self._compare(self.columns[column][0], rows, others, out)
+        elif len(rows):
+            rows, others = (np.ascontiguousarray(r, np.int64) for r in (rows, others))
+            arrays = (self._bases[column], self.starts.chunk_of, self.offsets, rows, others, out)
+            addresses = [0 if array is None else address(array) for array in arrays]
+            library.differing(*map(ctypes.c_int64, (int(self._types[column]), len(rows), *addresses)))
+        return out
+
+    def _compare(self, values: NDArray, rows: NDArray[np.int64], others: NDArray[np.int64], out: NDArray[np.bool_]) -> None:
+        """As `differing`, into `out`."""
+        if self.offsets is None:
+            out[:] = values[rows] != values[others]
+            return
+        lengths = np.diff(self.offsets)
+        out[:] = lengths[rows] != lengths[others]
+        alike = np.flatnonzero(~out & (lengths[rows] > 0))
+        unequal = values[_within(self.offsets, rows[alike])] != values[_within(self.offsets, others[alike])]
+        out[np.repeat(alike, lengths[rows[alike]])[unequal]] = True
+
 
 def _number(array: NDArray) -> NDArray:
     """The array, contiguous and in one of _TYPES."""
@@ -104,4 +128,6 @@ def _within(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.i
     """Positions of the values of the rows' lists, one list after another."""
     begins, lengths = offsets[rows], offsets[rows + 1] - offsets[rows]
     ends = np.cumsum(lengths)
+    if not len(rows):
+        return ends
     return np.arange(ends[-1]) + np.repeat(begins - (ends - lengths), lengths)

@@ -11,11 +11,12 @@ from home_dist.config.data import NegativesSection
 from home_dist.data.bad_rows import BadRow, BadRowLog, shown
 from home_dist.data.chunked import ChunkedColumns, Chunks
 from home_dist.data.column_reader import BadRows, ColumnReader
-from home_dist.data.decoded_rows import Columns, DecodedRows
+from home_dist.data.decoded_rows import Columns, DecodedLists, DecodedRows
 from home_dist.data.files import DataFiles
 from home_dist.data.labels import read_durations, read_labels, refuse_durations, unusable_labels
 from home_dist.data.negatives import positive
 from home_dist.data.raw_rows import Heads, RawReader, RawRows
+from home_dist.data.runs import Runs
 from home_dist.data.sampling import Sampler
 from home_dist.schema import IdInput, InputLayout, Schema
 
@@ -75,12 +76,19 @@ class Decoder:
         weights = {i: reader.weights(t.weight_column) for i, t in enumerate(tasks) if t.weight_column is not None}
         labels, durations = self._labels(reader, weights), self._durations(reader, weights)
         group = self.schema.group_column
+        small = ChunkedColumns([self._small(reader, i) for i in self.columns.small], starts)
+        single = ChunkedColumns([reader.ids(i) for i in self.columns.single], starts)
+        lists = tuple(reader.lists(items) for items in self.columns.lists)
+        requests = reader.requests(self.request) if self.request else None
+        runs = Runs.of(requests) if requests is not None and any(i.once for i in self.layout.inputs) else None
+        if runs is not None:
+            _refuse_differing(reader, runs, self.columns, small, single, lists)
         return DecodedRows(
             columns=self.columns,
             tasks=len(tasks),
-            small=ChunkedColumns([self._small(reader, i) for i in self.columns.small], starts),
-            single=ChunkedColumns([reader.ids(i) for i in self.columns.single], starts),
-            lists=tuple(reader.lists(items) for items in self.columns.lists),
+            small=small,
+            single=single,
+            lists=lists,
             dense=reader.dense(self.layout.dense, self.layout.clip),
             vectors=tuple(reader.vectors(item) for item in self.layout.pretrained),
             labels=ChunkedColumns(labels, starts),
@@ -88,7 +96,8 @@ class Decoder:
             weighted=tuple(weights),
             groups=ChunkedColumns([] if group is None else [reader.groups(group)], starts),
             durations=ChunkedColumns(durations, starts),
-            requests=ChunkedColumns([[reader.requests(self.request)]] if self.request else [], starts),
+            requests=ChunkedColumns([] if requests is None else [[requests]], starts),
+            runs=runs,
         )
 
     def _labels(self, reader: ColumnReader, weights: dict[int, NDArray[np.float32]]) -> list[Chunks]:
@@ -130,6 +139,34 @@ class Decoder:
     def _small(self, reader: ColumnReader, item: IdInput) -> Chunks:
         statistic = self.layout.statistics.get(item.key)
         return reader.ids(item) if statistic is None else [reader.buckets(statistic)]
+
+
+def _refuse_differing(
+    reader: ColumnReader,
+    runs: Runs,
+    columns: Columns,
+    small: ChunkedColumns,
+    single: ChunkedColumns,
+    lists: Sequence[DecodedLists],
+) -> None:
+    """Raises BadRows for rows that differ from the first row of their request in an input that the request's rows share."""
+    checked = [(i, i.column, small, n) for n, i in enumerate(columns.small)]
+    checked += [(i, i.column, single, n) for n, i in enumerate(columns.single)]
+    for items, decoded in zip(columns.lists, lists, strict=True):
+        checked += [(i, i.column, decoded.values, n) for n, i in enumerate(items)]
+        if decoded.weights is not None:
+            checked.append((items[0], items[0].weights or items[0].column, decoded.weights, 0))
+    for item, column, values, place in checked:
+        if not item.once:
+            continue
+        bad = runs.differing(values, place)
+        if bad.any():
+            name = item.key.split("/")[0]
+            problem = (
+                f"differs from the first row of its request, but data.once_per_request names {name!r}. Leave the name out "
+                "there, or correct the rows in the pipeline"
+            )
+            raise reader.fail(column, problem, bad, "differs from the first row of its request")
 
 
 def _described(raw: Sequence[RawRows], error: BadRows) -> list[BadRow]:

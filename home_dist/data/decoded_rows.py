@@ -6,12 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from home_dist.data.chunked import ChunkedColumns
+from home_dist.data.runs import Runs
 from home_dist.schema import IdInput, InputLayout
 
 
 @dataclass(frozen=True)
 class Lists:
-    """Columns whose lists are equally long in each row, such as the fields of one history.
+    """Columns whose lists are equally long in each row, such as the fields of one history. Inputs with `once` have a list per
+    run, not per row.
 
     offsets: (rows + 1,) int64; values: (n,) int32 or int64 per column; weights: (n,) float32, of a weighted feature.
     """
@@ -53,6 +55,8 @@ class Rows:
     """(rows, columns)"""
     requests: NDArray[np.int64]
     """Keys of the rows' requests; (0,) without `data.request`."""
+    runs: NDArray[np.int32] | None = None
+    """(rows,): the run of each row, numbered from 0 (runs.py); None without `data.once_per_request`."""
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -92,6 +96,7 @@ class DecodedRows:
     groups: ChunkedColumns
     durations: ChunkedColumns
     requests: ChunkedColumns
+    runs: Runs | None = None
 
     def take(self, order: NDArray[np.int64]) -> Rows:
         """Permutes rows: those at indices `order`, in this order. It is the only copy between Parquet's decoder and a batch."""
@@ -112,10 +117,12 @@ class DecodedRows:
         self.durations.gather(order, list(durations.T))
         requests = np.zeros(rows if len(self.requests) else 0, np.int64)
         self.requests.gather(order, [requests] * len(self.requests))
+        runs, firsts = (None, order) if self.runs is None else self.runs.taken(order)
+        orders = [firsts if items[0].once else order for items in self.columns.lists]
         return Rows(
             small=small,
             single=single,
-            lists=tuple(x.take(order, _dtype(c)) for x, c in zip(self.lists, self.columns.lists, strict=True)),
+            lists=tuple(x.take(o, _dtype(c)) for x, c, o in zip(self.lists, self.columns.lists, orders, strict=True)),
             dense=np.take(self.dense, order, axis=0),
             vectors=tuple(Vectors(np.take(v.values, order, axis=0), v.missing[order]) for v in self.vectors),
             labels=labels,
@@ -123,6 +130,7 @@ class DecodedRows:
             groups=groups,
             durations=durations,
             requests=requests,
+            runs=runs,
         )
 
 

@@ -20,6 +20,7 @@ from home_dist.distributed.ranks import Ranks
 from home_dist.errors import ConfigError
 from home_dist.files.stores import join
 from home_dist.schema import InputLayout, Schema, build_layout, load_schema
+from home_dist.schema.once import once_per_request
 
 # Evaluation keeps no gradients: larger batches fit in memory.
 _EVALUATION_FACTOR = 4
@@ -136,7 +137,7 @@ def open_inputs(
             raise ConfigError(f"train.stop.tasks: {name!r} is not among data.tasks")
     whole, schema = schema, schema.only(config.data.tasks) if config.data.tasks else schema
     local = with_local_schema(config)
-    layout = build_layout(schema, local)
+    layout = once_per_request(build_layout(schema, local), config.data.once_per_request)
     reads = config if other is None else with_data(config, other)
     there = load_schema((local if other is None else with_local_schema(reads)).schema_path()).in_groups(config.data.groups)
     sides = RunSide(config, whole, recorded or {}), RunSide(reads, there, {})

@@ -103,6 +103,7 @@ class _Batch:
     list_weights: _Lists
     dense: torch.Tensor
     vectors: torch.Tensor
+    firsts: torch.Tensor
 
 
 class Scorer(nn.Module):
@@ -157,6 +158,7 @@ class Scorer(nn.Module):
             list_weights=_Lists({i.key: weights[i.key] for i in self.layout.weighted}),
             dense=self._dense(inputs, samples),
             vectors=torch.cat(vectors, 1) if vectors else torch.zeros(samples, 0),
+            firsts=torch.zeros(0, dtype=torch.int64),  # every row has its own ids
         )
         looked_up = {i.key: self._looked_up(i, lists[i.place][i.key]) for i in self.layout.inputs if i.place in LOOKED_UP}
         bags, weighted = (

@@ -103,6 +103,8 @@ class IdInput:
     """Maps the column's values to rows; None for a column that holds rows."""
     translated: RowsOf | None = field(default=None, compare=False)
     """For a column that holds rows of another data set's table: maps them to this table's."""
+    once: bool = False
+    """Its values are the same in all rows of a request (`data.once_per_request`); a batch holds them in the first one."""
 
     @property
     def look_up(self) -> RowsOf | None:

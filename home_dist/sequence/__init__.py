@@ -43,13 +43,16 @@ def build_encoder(section: SequenceSection, fields: Sequence[EventInput], tasks:
 
 
 def encoded_by(encoder: nn.Module, history: History) -> Encoded:
-    """encoder(history). Raises ConfigError if that is no Encoded with a vector (B, out_dim)."""
-    encoded = encoder(history)
+    """encoder(history), or of a copy of it for each target if the encoder does not know histories that several targets read.
+
+    Raises ConfigError if that is no Encoded with a vector (B, out_dim).
+    """
+    encoded = encoder(history if getattr(encoder, "reads_requests", False) else history.spread())
     if not isinstance(encoded, Encoded):
         came = type(encoded).__name__
         raise ConfigError(
             f"{place_of(type(encoder))}.forward returned a {came}; expected is home_dist.sequence.Encoded(vector)"
         )
     width: Any = encoder.out_dim
-    check_result(encoder, "forward", encoded.vector, {"B": len(history.lengths), "out_dim": width})
+    check_result(encoder, "forward", encoded.vector, {"B": len(history.targets), "out_dim": width})
     return encoded

@@ -7,9 +7,13 @@ Interest evolution (section 4.3): a_t = softmax_t(h_t W q), and a GRU with atten
 that events far from the target change the state little. The last state is the output. States are as wide as events, because
 the auxiliary loss multiplies them.
 
-Step t of a recurrence computes the samples that have a t-th event, longest history first, as in torch's packed sequences:
-nothing is padded, and the number of steps is the longest history's length.
+Step t of a recurrence computes the histories that have a t-th event, longest first, as in torch's packed sequences: nothing is
+padded, and the number of steps is the longest history's length. The extractor runs once per history, the evolution once per
+target.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from pydantic import Field
@@ -31,6 +35,7 @@ class DienSection(SequenceSection):
 
 class Dien(Encoder):
     section = DienSection
+    reads_requests = True
 
     def __init__(self, section: DienSection, inputs: EncoderInputs):
         super().__init__()
@@ -42,56 +47,71 @@ class Dien(Encoder):
         self.gates_state = nn.Linear(width, 3 * width)
 
     def forward(self, history: History) -> Encoded:
-        samples, owners = len(history.lengths), history.owners
+        samples, pairs = len(history.targets), history.pairs
         whole = torch.cat([history.events, history.contexts], 1)
         if not len(whole):
             # Data-parallel training waits for every parameter's gradient in every step, so give zero gradients.
             nothing = sum((0 * p.sum() for p in self.parameters()), start=whole.new_zeros(()))
             return Encoded(whole.new_zeros(samples, self.out_dim) + nothing)
-        order, sizes, ranks = _by_time(history.lengths, owners)
-        packed, _ = self.extractor(PackedSequence(whole.index_select(0, order), sizes))
-        states = torch.empty_like(whole).index_copy(0, order, packed.data)
+        times = _Times.of(history.lengths, history.owners)
+        packed, _ = self.extractor(PackedSequence(whole.index_select(0, times.order), times.sizes))
+        states = torch.empty_like(whole).index_copy(0, times.order, packed.data)
         auxiliary = {}
         if self.training and self.auxiliary_weight:
             auxiliary["next_event"] = self.auxiliary_weight * self._next_event(states, whole, history)
-        scores = (states * self.relevance(history.targets).index_select(0, owners)).sum(1, keepdim=True)
-        attention = softmax_within(scores, owners, samples)
-        last = self._evolve(packed.data, attention.index_select(0, order), sizes)
+        near = self.relevance(history.targets).index_select(0, pairs.targets)
+        attention = softmax_within((pairs.of_events(states) * near).sum(1, keepdim=True), pairs.targets, samples)
+        inputs = self.gates_in(packed.data).split(times.sizes.tolist())
+        place = None
+        if history.of_target is not None:
+            of_histories, times = times, _Times.of(pairs.lengths, pairs.targets)
+            place = of_histories.rank_of().index_select(0, history.of_target.index_select(0, times.ranks))
+        sizes = times.sizes.tolist()
+        last = self._evolve(inputs, attention.index_select(0, times.order).split(sizes), sizes, place)
         # From the order of lengths back to the order of samples; samples without events keep the zero vector.
         out = whole.new_zeros(samples, self.out_dim)
-        return Encoded(out.index_copy(0, ranks[: len(last)], last), auxiliary)
+        return Encoded(out.index_copy(0, times.ranks[: len(last)], last), auxiliary)
 
     def _next_event(self, states: torch.Tensor, events: torch.Tensor, history: History) -> torch.Tensor:
         """The auxiliary loss (). torch's generator, which the step's number seeds, draws other users' events from the rank's
-        batch."""
-        owners = history.owners
-        users = owners if history.users is None else history.users.index_select(0, owners)
-        pairs = (owners[1:] == owners[:-1]).nonzero().flatten()
-        other, exists = strangers(users, pairs)
-        state = states.index_select(0, pairs)
-        near = (state * events.index_select(0, pairs + 1)).sum(1)
-        far = (state * events.index_select(0, other)).sum(1)
+        batch. A history counts for each target that reads it."""
+        pairs = history.pairs
+        owners = pairs.targets
+        users = owners if history.users is None else pairs.of_events(history.users.index_select(0, history.owners))
+        earlier = (owners[1:] == owners[:-1]).nonzero().flatten()
+        other, exists = strangers(users, earlier)
+        at, after, far_at = earlier, earlier + 1, other
+        if pairs.events is not None:
+            at, after, far_at = (pairs.events.index_select(0, x) for x in (at, after, far_at))
+        state = states.index_select(0, at)
+        near = (state * events.index_select(0, after)).sum(1)
+        far = (state * events.index_select(0, far_at)).sum(1)
         losses = nn.functional.softplus(-near) + nn.functional.softplus(far)
         return torch.where(exists, losses, 0).sum() / exists.sum().clamp(min=1)
 
-    def _evolve(self, interests: torch.Tensor, attention: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-        """interests (N, H) and attention (N, 1) are ordered by time. Returns the last states of samples with events, longest
-        history first."""
-        inputs = self.gates_in(interests)
-        state = interests.new_zeros(int(sizes[0]), self.out_dim)
+    def _evolve(
+        self,
+        inputs: Sequence[torch.Tensor],
+        attention: Sequence[torch.Tensor],
+        sizes: Sequence[int],
+        place: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """By time: inputs of the gates (histories, 3 H), longest history first, attention (targets, 1) and the number of
+        targets, those of the longest histories first. place: (B,) the history of each of these targets among the inputs; None:
+        the same one. Returns the last states of targets with events, in the same order."""
+        state = inputs[0].new_zeros(sizes[0], self.out_dim)
         ended = []
-        first = 0
-        for size in sizes.tolist():
+        for gates, weights, size in zip(inputs, attention, sizes, strict=True):
             if size < len(state):
                 ended.append(state[size:])  # histories that have ended; the longest stand first
                 state = state[:size]
-            update_in, reset_in, candidate_in = inputs[first : first + size].chunk(3, 1)
+            own = gates if place is None else gates.index_select(0, place[:size])
+            update_in, reset_in, candidate_in = own.chunk(3, 1)
             update_state, reset_state, candidate_state = self.gates_state(state).chunk(3, 1)
-            update = attention[first : first + size] * torch.sigmoid(update_in + update_state)
+            update = weights * torch.sigmoid(update_in + update_state)
             candidate = torch.tanh(candidate_in + torch.sigmoid(reset_in + reset_state) * candidate_state)
             # The state keeps the events' precision, whatever the precision of products.
             state = torch.lerp(state, candidate.to(state.dtype), update.to(state.dtype))
-            first += size
         return torch.cat([state, *reversed(ended)])
 
 
@@ -108,12 +128,33 @@ def strangers(users: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, 
     return order.index_select(0, place), others > 0
 
 
-def _by_time(lengths: torch.Tensor, owners: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(order of events by time, then by their samples' rank (N,); number of events at each time (T,), on the host; samples by
-    rank, longest history first (B,))."""
-    ranks = lengths.argsort(descending=True, stable=True)
-    rank_of = torch.empty_like(ranks)
-    rank_of[ranks] = torch.arange(len(ranks), device=ranks.device)
-    time = torch.arange(len(owners), device=owners.device) - starts(lengths).index_select(0, owners)
-    order = (time * len(lengths) + rank_of.index_select(0, owners)).argsort()
-    return order, torch.bincount(time).cpu(), ranks
+@dataclass(frozen=True)
+class _Times:
+    """Jagged values by time: the first of each sample, then the second of each, the longest sample first."""
+
+    order: torch.Tensor
+    """(N,): values by time, then by their samples' rank."""
+    sizes: torch.Tensor
+    """(T,): number of values at each time, on the host."""
+    ranks: torch.Tensor
+    """(B,): samples by rank, longest first."""
+
+    @staticmethod
+    def of(lengths: torch.Tensor, owners: torch.Tensor) -> "_Times":
+        ranks = lengths.argsort(descending=True, stable=True)
+        time = torch.arange(len(owners), device=owners.device) - starts(lengths).index_select(0, owners)
+        sizes = torch.bincount(time)
+        # At each time the samples that still have values are the first ones by rank.
+        place = starts(sizes).index_select(0, time) + _places(ranks).index_select(0, owners)
+        return _Times(_places(place), sizes.cpu(), ranks)
+
+    def rank_of(self) -> torch.Tensor:
+        """(B,): the rank of each sample."""
+        return _places(self.ranks)
+
+
+def _places(permutation: torch.Tensor) -> torch.Tensor:
+    """(n,): the index of each of 0 .. n - 1 in a permutation of them."""
+    places = torch.empty_like(permutation)
+    places[permutation] = torch.arange(len(permutation), device=permutation.device)
+    return places

@@ -31,12 +31,13 @@ class Din(Encoder, KernelUser):
 
     e_t are the fields of an event that the target has too, c_t the other fields (watch ratio, age), which the paper lacks.
     Everything is jagged and linear in N; an empty history gives the zero vector. The first layer is linear, so that the term of
-    q is computed once per sample, not per event, and the difference e - q costs nothing:
+    q is computed once per sample, not per event, that of e and c once per event, and the difference e - q costs nothing:
     W [e; q; e - q; e * q] = (W_e + W_d) e + (W_q - W_d) q + W_p (e * q).
     On a CPU the compiled kernel (fused_attention.py) computes the same without a tensor of all pairs' inputs.
     """
 
     section = DinSection
+    reads_requests = True
 
     def __init__(self, section: DinSection, inputs: EncoderInputs):
         super().__init__()
@@ -57,16 +58,16 @@ class Din(Encoder, KernelUser):
         inputs = history.events, history.contexts, history.targets
         if self.kernel.backend == "cpu" and fused_attention.takes(*inputs, self.event.weight):
             first = torch.cat([self.event.weight, self.product.weight], 1), self.event.bias, self.target.weight
-            pairs = fused_attention.TargetPairs.of(history.lengths)
-            return Encoded(fused_attention.attend(pairs, *inputs, first, self.layers(), self.kind, self.softmax))
-        owners, samples = history.owners, len(history.lengths)
+            which = fused_attention.TargetPairs.of(history.lengths, history.of_target)
+            return Encoded(fused_attention.attend(which, *inputs, first, self.layers(), self.kind, self.softmax))
+        pairs, samples = history.pairs, len(history.targets)
         whole = torch.cat([history.events, history.contexts], 1)
-        target = self.target(history.targets).index_select(0, owners)
-        first = self.event(whole) + target + self.product(history.events * history.targets.index_select(0, owners))
-        weight = self.unit(first)
+        target = self.target(history.targets).index_select(0, pairs.targets)
+        product = pairs.of_events(history.events) * history.targets.index_select(0, pairs.targets)
+        weight = self.unit(pairs.of_events(self.event(whole)) + target + self.product(product))
         if self.softmax:
-            weight = softmax_within(weight, owners, samples)
-        return Encoded(sum_within(weight * whole, owners, samples))
+            weight = softmax_within(weight, pairs.targets, samples)
+        return Encoded(sum_within(weight * pairs.of_events(whole), pairs.targets, samples))
 
     def layers(self) -> list[fused_attention.UnitLayer]:
         """Each activation with the linear layer that follows it."""

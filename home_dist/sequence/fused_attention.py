@@ -45,11 +45,21 @@ class TargetPairs:
     """(B + 1,) int64: the same of each target's pairs."""
 
     @staticmethod
-    def of(lengths: torch.Tensor) -> "TargetPairs":
-        """lengths: (B,), events of each sample's own history."""
-        bounds = torch.zeros(len(lengths) + 1, dtype=torch.int64)
-        torch.cumsum(lengths, 0, out=bounds[1:])
-        return TargetPairs(bounds, torch.arange(len(lengths) + 1), bounds)
+    def of(lengths: torch.Tensor, of_target: torch.Tensor | None) -> "TargetPairs":
+        """lengths: (R,), events of each history; of_target: (B,), the history of each target, ascending; None: target b has
+        history b."""
+        bounds = _bounds(lengths)
+        if of_target is None:
+            return TargetPairs(bounds, torch.arange(len(bounds)), bounds)
+        owned = torch.searchsorted(of_target.contiguous(), torch.arange(len(bounds), dtype=of_target.dtype))
+        return TargetPairs(bounds, owned, _bounds(lengths.index_select(0, of_target)))
+
+
+def _bounds(lengths: torch.Tensor) -> torch.Tensor:
+    """(n,) -> (n + 1,) int64: where each one begins, and where the last one ends."""
+    bounds = torch.zeros(len(lengths) + 1, dtype=torch.int64)
+    torch.cumsum(lengths, 0, out=bounds[1:])
+    return bounds
 
 
 def takes(*tensors: torch.Tensor) -> bool:
@@ -173,7 +183,8 @@ class _Unit:
         """grad: (B, C + O). Returns the gradients in the order of the tensors."""
         count = self.plan.layers
         weight_grad = torch.empty_like(self.weight)
-        input_grads = [torch.empty_like(t) for t in self.inputs[:3]]
+        # A history that no target reads is not written to.
+        input_grads = [torch.zeros_like(t) for t in self.inputs[:3]]
         first_grads = [torch.zeros_like(t) for t in self.inputs[3:]]
         rest = [[None if t is None else torch.zeros_like(t) for t in of] for of in (self.weights, self.biases, self.slopes)]
         shared = (grad, weight_grad)

@@ -1,6 +1,6 @@
 """The interface of a history encoder: its inputs and outputs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -10,11 +10,31 @@ from torch import nn
 from home_dist.config.sequence import SequenceSection
 from home_dist.layers.axis_names import Axes, Names
 from home_dist.layers.own_class import take_docstring
+from home_dist.sequence.jagged import starts
+
+
+@dataclass(frozen=True)
+class EventPairs:
+    """The P pairs of a target and an event of the history that it reads: grouped by target, each one's oldest event first."""
+
+    targets: torch.Tensor
+    """(P,): the target of each pair."""
+    lengths: torch.Tensor
+    """(B,): pairs of each target."""
+    events: torch.Tensor | None = None
+    """(P,): the event of each pair; None: pair n is of event n, as every target has a history of its own."""
+
+    def of_events(self, values: torch.Tensor) -> torch.Tensor:
+        """values: (N, ...) of events. Returns those of the pairs' events, (P, ...)."""
+        return values if self.events is None else values.index_select(0, self.events)
 
 
 @dataclass
 class History:
-    """The histories of B samples as N events, grouped by sample, each sample's oldest event first."""
+    """R histories as N events, grouped by history, each one's oldest event first, and B targets that each read one of them.
+
+    Without `data.once_per_request` there are as many histories as targets, and target b reads history b.
+    """
 
     events: torch.Tensor
     """(N, De): embeddings of the fields that the target has too, such as item and category."""
@@ -23,30 +43,60 @@ class History:
     targets: torch.Tensor
     """(B, De): the target's embeddings of the same fields as `events`."""
     lengths: torch.Tensor
-    """(B,): events of each sample, 0 for none."""
+    """(R,): events of each history, 0 for none."""
     event_ids: dict[str, torch.Tensor] = field(default_factory=dict)
     """By event column of the fields that the target has too: table rows (N,)."""
     target_ids: dict[str, torch.Tensor] = field(default_factory=dict)
     """By the same columns: the target's table rows (B,)."""
     users: torch.Tensor | None = None
-    """(B,): equal for samples of one user. None: every sample has another user."""
+    """(R,): equal for histories of one user. None: every target has another user."""
+    of_target: torch.Tensor | None = None
+    """(B,): the history that each target reads, ascending, so that the targets of a history follow each other. None: R = B, and
+    target b reads history b."""
 
     @cached_property
     def owners(self) -> torch.Tensor:
-        """(N,): the sample of each event. Cached, as an encoder uses it several times."""
-        samples = torch.arange(len(self.lengths), device=self.lengths.device)
-        return torch.repeat_interleave(samples, self.lengths, output_size=len(self.events))
+        """(N,): the history of each event. Cached, as an encoder uses it several times."""
+        histories = torch.arange(len(self.lengths), device=self.lengths.device)
+        return torch.repeat_interleave(histories, self.lengths, output_size=len(self.events))
+
+    @cached_property
+    def pairs(self) -> EventPairs:
+        """All pairs of a target and an event of its history."""
+        if self.of_target is None:
+            return EventPairs(self.owners, self.lengths)
+        lengths = self.lengths.index_select(0, self.of_target)
+        targets = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+        # From a target's first pair to its history's first event.
+        shift = starts(self.lengths).index_select(0, self.of_target) - starts(lengths)
+        return EventPairs(targets, lengths, torch.arange(len(targets), device=targets.device) + shift.index_select(0, targets))
 
     def take(self, chosen: torch.Tensor, lengths: torch.Tensor) -> "History":
-        """The history with only the events `chosen` (n,), grouped by sample. lengths: (B,), events that each sample keeps."""
+        """The histories with only the events `chosen` (n,), grouped by history. lengths: (R,), events that each one keeps."""
         ids = {column: values.index_select(0, chosen) for column, values in self.event_ids.items()}
         events, contexts = self.events.index_select(0, chosen), self.contexts.index_select(0, chosen)
-        return History(events, contexts, self.targets, lengths, ids, self.target_ids, self.users)
+        return History(events, contexts, self.targets, lengths, ids, self.target_ids, self.users, self.of_target)
+
+    def take_pairs(self, chosen: torch.Tensor, lengths: torch.Tensor) -> "History":
+        """A history for each target, with only the events of the pairs `chosen` (n,), grouped by target. lengths: (B,), pairs
+        that each target keeps."""
+        pairs = self.pairs
+        taken = self.take(chosen if pairs.events is None else pairs.events.index_select(0, chosen), lengths)
+        if taken.of_target is not None:
+            users = None if self.users is None else self.users.index_select(0, taken.of_target)
+            taken = replace(taken, users=users, of_target=None)
+        return taken
+
+    def spread(self) -> "History":
+        """A history for each target, with copies of the events that several targets read."""
+        if self.of_target is None:
+            return self
+        return self.take_pairs(torch.arange(len(self.pairs.targets), device=self.lengths.device), self.pairs.lengths)
 
 
 @dataclass
 class Encoded:
-    """What an encoder makes of B histories."""
+    """What an encoder makes of the histories of B targets."""
 
     vector: torch.Tensor
     """(B, out_dim); the zero vector for an empty history."""
@@ -75,6 +125,8 @@ class Encoder(nn.Module):
 
     section: ClassVar[type[SequenceSection]]
     """The `[[sequence]]` section that the encoder reads."""
+    reads_requests: ClassVar[bool] = False
+    """Whether it takes histories that several targets read (`History.of_target`). Else it is given a copy for each target."""
     out_dim: int
 
     def __init_subclass__(cls, **options: Any) -> None:

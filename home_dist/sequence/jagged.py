@@ -31,12 +31,22 @@ _LONG = 256
 sample's vector for each event."""
 
 
-def dots_within(values: torch.Tensor, vectors: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
-    """Inner product (N,) of each event and its sample's vector. values: (N, D); vectors: (B, D)."""
-    short = torch.compiler.is_exporting() or len(values) < _LONG * len(lengths)
+def dots_within(
+    values: torch.Tensor,
+    vectors: torch.Tensor,
+    lengths: torch.Tensor,
+    owners: torch.Tensor,
+    places: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Inner product (N,) of each event and its sample's vector. values: (N, D); vectors: (B, D).
+
+    places: if events are shared by samples, (N,) each event's row of `values` (any number, D).
+    """
+    short = torch.compiler.is_exporting() or (places is None and len(values) < _LONG * len(lengths))
     if short or values.device.type != "cpu":
+        values = values if places is None else values.index_select(0, places)
         return (values * vectors.index_select(0, owners)).sum(1)
-    return _Dots.apply(values, vectors, lengths, owners)
+    return _Dots.apply(values, vectors, lengths, owners, places)
 
 
 class _Dots(torch.autograd.Function):
@@ -44,35 +54,74 @@ class _Dots(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, values: torch.Tensor, vectors: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor
+        ctx: Any,
+        values: torch.Tensor,
+        vectors: torch.Tensor,
+        lengths: torch.Tensor,
+        owners: torch.Tensor,
+        shared: torch.Tensor | None,
     ) -> torch.Tensor:
+        places = torch.arange(len(values)) if shared is None else shared
+        ctx.shared = shared is not None
         bounds = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        ctx.save_for_backward(values, vectors, bounds, owners)
-        places = _matrix(bounds, _exact(values.new_zeros(len(values))))
-        products = torch.sparse.sampled_addmm(places, _exact(vectors), _exact(values).t(), beta=0.0).values()
+        ctx.save_for_backward(values, vectors, bounds, owners, places)
+        pattern = _matrix(bounds, places, _exact(values.new_zeros(len(places))), len(values))
+        products = torch.sparse.sampled_addmm(pattern, _exact(vectors), _exact(values).t(), beta=0.0).values()
         return products.to(values.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *pulls: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
-        values, vectors, bounds, owners = ctx.saved_tensors
+    def backward(ctx: Any, *pulls: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None, None]:
+        values, vectors, bounds, owners, places = ctx.saved_tensors
         [pull] = pulls
-        of_values = pull.unsqueeze(1) * vectors.index_select(0, owners) if ctx.needs_input_grad[0] else None
-        of_vectors = None
+        of_values = of_vectors = None
+        if ctx.needs_input_grad[0]:
+            of_values = pull.unsqueeze(1) * vectors.index_select(0, owners)
+            if ctx.shared:
+                of_values = torch.zeros_like(values).index_add_(0, places, of_values)
         if ctx.needs_input_grad[1]:
-            of_vectors = (_matrix(bounds, _exact(pull)) @ _exact(values)).to(vectors.dtype)
-        return of_values, of_vectors, None, None
+            of_vectors = (_matrix(bounds, places, _exact(pull), len(values)) @ _exact(values)).to(vectors.dtype)
+        return of_values, of_vectors, None, None, None
+
+
+def weighted_sums_within(
+    weights: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor, places: torch.Tensor
+) -> torch.Tensor:
+    """Sums (B, D) of values[places[n]] by weights[n] within each sample. weights, owners, places: (n,); values: (any, D), which
+    get no gradient; lengths: (B,)."""
+    if torch.compiler.is_exporting() or values.device.type != "cpu":
+        return sum_within(weights.unsqueeze(1) * values.index_select(0, places), owners, len(lengths))
+    return _Sums.apply(weights, values, lengths, places)
+
+
+class _Sums(torch.autograd.Function):
+    """Without a copy of the values for each weight."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weights: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor, places: torch.Tensor
+    ) -> torch.Tensor:
+        bounds = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        ctx.save_for_backward(weights, values, bounds, places)
+        return (_matrix(bounds, places, _exact(weights), len(values)) @ _exact(values)).to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *pulls: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        weights, values, bounds, places = ctx.saved_tensors
+        [pull] = pulls
+        pattern = _matrix(bounds, places, _exact(weights), len(values))
+        of_weights = torch.sparse.sampled_addmm(pattern, _exact(pull), _exact(values).t(), beta=0.0).values()
+        return of_weights.to(weights.dtype), None, None, None
 
 
 def _exact(values: torch.Tensor) -> torch.Tensor:
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
-def _matrix(bounds: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """The sparse matrix (B, N) with event n's value (N,) at its sample and n."""
+def _matrix(bounds: torch.Tensor, places: torch.Tensor, values: torch.Tensor, columns: int) -> torch.Tensor:
+    """The sparse matrix (B, columns) with event n's value (N,) at its sample and places[n]."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls its sparse matrices a beta
-        events = torch.arange(len(values), dtype=bounds.dtype)
-        return torch.sparse_csr_tensor(bounds, events, values, (len(bounds) - 1, len(values)))
+        return torch.sparse_csr_tensor(bounds, places.to(bounds.dtype), values, (len(bounds) - 1, columns))
 
 
 def some_within(lengths: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,7 +19,7 @@ from home_dist.errors import ConfigError
 from home_dist.layers.axis_names import Axes, Names
 from home_dist.sequence.attention import TargetAttention
 from home_dist.sequence.history import Encoded, Encoder, EncoderInputs, History
-from home_dist.sequence.jagged import best_within, dots_within, newest_within, some_within, sum_within
+from home_dist.sequence.jagged import best_within, dots_within, newest_within, some_within, weighted_sums_within
 
 
 class SimSection(SearchSection):
@@ -43,6 +43,7 @@ _PREDICTOR_HIDDEN = 32
 
 class Sim(Encoder):
     section = SimSection
+    reads_requests = True
 
     def __init__(self, section: SimSection, inputs: EncoderInputs):
         """Raises ConfigError if `category` is no event column with a target."""
@@ -68,35 +69,47 @@ class Sim(Encoder):
         return {"predictor.2.weight": (tasks, None), "predictor.2.bias": (tasks,)} if self.search == "soft" else {}
 
     def forward(self, history: History) -> Encoded:
-        owners = history.owners
         if self.search == "hard":
-            return Encoded(self.attention(self._same_category(history, owners)))
+            return Encoded(self.attention(self._same_category(history)))
+        pairs = history.pairs
         with torch.no_grad():
             relevance = self.relevance(history)
-        best = history.take(*best_within(relevance, history.lengths, owners, self.most))
+        best = history.take_pairs(*best_within(relevance, pairs.lengths, pairs.targets, self.most))
         encoded = Encoded(self.attention(best))
         if self.training:
             encoded.predictions["search"] = (self._prediction(history), self.search_weight)
         return encoded
 
     def relevance(self, history: History) -> torch.Tensor:
-        """r_t, (N,), as (W_b^T W_a q) . e_t = (W_a q) . (W_b e_t): projects once per sample instead of once per event."""
-        projected = self.of_target(history.targets.detach()) @ self.of_event.weight
-        return dots_within(history.events.detach(), projected, history.lengths, history.owners)
+        """r_t of each pair, (P,), as (W_b^T W_a q) . e_t = (W_a q) . (W_b e_t): projects once per target instead of once per
+        event."""
+        pairs = history.pairs
+        return dots_within(history.events.detach(), self._projected(history), pairs.lengths, pairs.targets, pairs.events)
+
+    def _projected(self, history: History) -> torch.Tensor:
+        """W_b^T W_a q, (B, De)."""
+        return self.of_target(history.targets.detach()) @ self.of_event.weight
 
     def _prediction(self, history: History) -> torch.Tensor:
         """Predicted logits (B, K). Of a long history reads SAMPLED events, weighted so that they stand for all events."""
-        positions, kept = some_within(history.lengths, SAMPLED)
-        sampled = history.take(positions, kept)
-        pooled = sum_within(self.relevance(sampled).unsqueeze(1) * sampled.events.detach(), sampled.owners, len(kept))
-        length = history.lengths.clamp(min=1).to(pooled.dtype)
+        pairs = history.pairs
+        positions, kept = some_within(pairs.lengths, SAMPLED)
+        owners, places = pairs.targets.index_select(0, positions), positions
+        if pairs.events is not None:
+            places = pairs.events.index_select(0, positions)
+        events, projected = history.events.detach(), self._projected(history)
+        relevance = dots_within(events, projected, kept, owners, places)
+        pooled = weighted_sums_within(relevance, events, kept, owners, places)
+        length = pairs.lengths.clamp(min=1).to(pooled.dtype)
         # The sum over all events is divided by the root of their number: 10,000 events must not drown the target beside them.
         pooled = pooled * (length.sqrt() / kept.clamp(min=1)).unsqueeze(1)
         return self.predictor(torch.cat([pooled, history.targets.detach()], 1))
 
-    def _same_category(self, history: History, owners: torch.Tensor) -> History:
-        same = history.event_ids[self.category] == history.target_ids[self.category].index_select(0, owners)
+    def _same_category(self, history: History) -> History:
+        pairs = history.pairs
+        wanted = history.target_ids[self.category].index_select(0, pairs.targets)
+        same = pairs.of_events(history.event_ids[self.category]) == wanted
         matching = same.nonzero().flatten()
-        counts = torch.zeros_like(history.lengths).index_add_(0, owners, same.to(history.lengths.dtype))
-        newest, kept = newest_within(counts, owners.index_select(0, matching), self.most)
-        return history.take(matching.index_select(0, newest), kept)
+        counts = torch.zeros_like(pairs.lengths).index_add_(0, pairs.targets, same.to(pairs.lengths.dtype))
+        newest, kept = newest_within(counts, pairs.targets.index_select(0, matching), self.most)
+        return history.take_pairs(matching.index_select(0, newest), kept)

@@ -31,6 +31,7 @@ class TwinSection(SearchSection):
 
 class Twin(Encoder):
     section = TwinSection
+    reads_requests = True
 
     def __init__(self, section: TwinSection, inputs: EncoderInputs):
         super().__init__()
@@ -42,14 +43,14 @@ class Twin(Encoder):
         self.out_dim = self.attention.out_dim
 
     def forward(self, history: History) -> Encoded:
-        samples = len(history.lengths)
+        pairs, samples = history.pairs, len(history.targets)
         queries = self.attention.queries(history.targets)
         if self.per_head:
             return Encoded(torch.cat([self._of_head(history, queries, head) for head in range(self.attention.heads)], 1))
         # The search needs no gradient: events left out have none, and chosen events are scored again.
         with torch.no_grad():
             searched = self.search_scores(history, queries)
-        chosen = history.take(*best_within(searched, history.lengths, history.owners, self.most))
+        chosen = history.take_pairs(*best_within(searched, pairs.lengths, pairs.targets, self.most))
         owners = chosen.owners
         scores = self.scores(chosen, owners, queries)
         values = self.attention.values(torch.cat([chosen.events, chosen.contexts], 1))
@@ -57,24 +58,24 @@ class Twin(Encoder):
 
     def _of_head(self, history: History, queries: torch.Tensor, head: int) -> torch.Tensor:
         """(B, head_dim): what one head sees among the events that it scores highest."""
+        pairs = history.pairs
         with torch.no_grad():
-            searched = self._scores_of_head(history, history.owners, queries, head)
-        chosen = history.take(*best_within(searched, history.lengths, history.owners, self.most))
-        weights = softmax_within(
-            self._scores_of_head(chosen, chosen.owners, queries, head).unsqueeze(1), chosen.owners, len(history.lengths)
-        )
+            searched = self._scores_of_head(history, queries, head)
+        chosen = history.take_pairs(*best_within(searched, pairs.lengths, pairs.targets, self.most))
+        scores = self._scores_of_head(chosen, queries, head).unsqueeze(1)
+        weights = softmax_within(scores, chosen.owners, len(history.targets))
         whole = torch.cat([chosen.events, chosen.contexts], 1)
         values = nn.functional.linear(whole, self.attention.of_head(self.attention.values.weight, head))
-        return sum_within(weights * values, chosen.owners, len(history.lengths))
+        return sum_within(weights * values, chosen.owners, len(history.targets))
 
-    def _scores_of_head(self, history: History, owners: torch.Tensor, queries: torch.Tensor, head: int) -> torch.Tensor:
-        """(N,)"""
+    def _scores_of_head(self, history: History, queries: torch.Tensor, head: int) -> torch.Tensor:
+        """Scores of the pairs, (P,)."""
         first, item = _distinct(history)
-        projection = self.attention.of_head(self.attention.keys.weight, head)
+        projection, pairs = self.attention.of_head(self.attention.keys.weight, head), history.pairs
         keys = nn.functional.linear(history.events.index_select(0, first), projection).index_select(0, item)
-        query = self.attention.of_head(queries.t(), head).t().index_select(0, owners)
-        scores = (keys * query).sum(1) / math.sqrt(self.attention.head_dim)
-        return scores if self.bias is None else scores + history.contexts @ self.bias.weight[head]
+        query = self.attention.of_head(queries.t(), head).t()
+        scores = dots_within(keys, query, pairs.lengths, pairs.targets, pairs.events) / math.sqrt(self.attention.head_dim)
+        return scores if self.bias is None else scores + pairs.of_events(history.contexts @ self.bias.weight[head])
 
     def scores(self, history: History, owners: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
         """Scores (N, heads) of the events."""
@@ -83,15 +84,16 @@ class Twin(Encoder):
         return scores if self.bias is None else scores + self.bias(history.contexts)
 
     def search_scores(self, history: History, queries: torch.Tensor) -> torch.Tensor:
-        """Mean score over heads, (N,). The heads' inner products add up to one inner product of whole vectors."""
+        """Mean score over heads of the pairs, (P,). The heads' inner products add up to one inner product of whole vectors."""
         keys, item = self._keys(history)
-        owners, heads = history.owners, self.attention.heads
-        if not torch.compiler.is_exporting() and len(keys) * len(queries) <= 4 * len(item):
-            products = (queries @ keys.t())[owners, item]  # all pairs of samples and items are less work than all events
+        pairs, heads = history.pairs, self.attention.heads
+        if not torch.compiler.is_exporting() and len(keys) * len(queries) <= 4 * len(pairs.targets):
+            # All pairs of samples and items are less work than all events.
+            products = (queries @ keys.t())[pairs.targets, pairs.of_events(item)]
         else:
-            products = dots_within(keys.index_select(0, item), queries, history.lengths, owners)
+            products = dots_within(keys.index_select(0, item), queries, pairs.lengths, pairs.targets, pairs.events)
         scores = products / (heads * math.sqrt(self.attention.head_dim))
-        return scores if self.bias is None else scores + history.contexts @ self.bias.weight.mean(0)
+        return scores if self.bias is None else scores + pairs.of_events(history.contexts @ self.bias.weight.mean(0))
 
     def _keys(self, history: History) -> tuple[torch.Tensor, torch.Tensor]:
         """Projected inherent fields of the distinct items (M, heads * head_dim), and each event's item (N,)."""

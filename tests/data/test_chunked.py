@@ -92,3 +92,26 @@ def test_standardised_in_double_precision(dtype):
     statistic.standardise(values, 5.1, 2.9, out[:, 1])
     assert out[:, 1].tolist() == [np.float32((float(v) - 5.1) / 2.9) for v in values]
     assert (out[:, [0, 2]] == 7).all()
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    lengths=st.lists(st.integers(0, 6), min_size=1, max_size=4),
+    kind=st.sampled_from(TYPES),
+    in_lists=st.booleans(),
+    whole=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_differing(lengths, kind, in_lists, whole, seed):
+    random = np.random.default_rng(seed)
+    rows = sum(lengths)
+    offsets = (
+        np.concatenate([[0], np.cumsum(random.integers(0, 3, rows))]).astype(np.int64) if in_lists else np.arange(rows + 1)
+    )
+    values = random.integers(0, 2, offsets[-1]).astype(kind)
+    column = [values] if whole else np.split(values, offsets[np.cumsum(lengths)[:-1]])
+    columns = ChunkedColumns([column, column], ChunkStarts(lengths), offsets if in_lists else None)
+    one, other = (random.integers(0, rows, 9 if rows else 0) for _ in range(2))
+    lists = [values[a:b].tolist() for a, b in zip(offsets, offsets[1:], strict=False)]
+    for place in (0, 1):
+        assert columns.differing(place, one, other).tolist() == [lists[a] != lists[b] for a, b in zip(one, other, strict=True)]

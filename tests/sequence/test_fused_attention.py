@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from home_dist import EAGER
 from home_dist.experts.kernels.choice import Kernel
 from home_dist.sequence.din import Din, DinSection
-from home_dist.sequence.fused_attention import TargetPairs, attend
 from home_dist.sequence.history import EncoderInputs, History
 from tests.ranks import spawn
 
@@ -105,9 +104,8 @@ def test_targets_that_share_a_history_equal_copies_of_it(kind, softmax):
     plain = _results(din, out, (events, contexts, targets), pull)
 
     other = make(kind, softmax)
-    first = torch.cat([other.event.weight, other.product.weight], 1), other.event.bias, other.target.weight
-    pairs = TargetPairs(starts, torch.tensor([0, *owned]).cumsum(0), torch.tensor([0, *many.tolist()]).cumsum(0))
-    out = attend(pairs, events, contexts, targets, first, other.layers(), kind, softmax)
+    other.kernel = CPU
+    out = other(History(events, contexts, targets, torch.tensor(lengths), of_target=of_target)).vector
     compare(_results(other, out, (events, contexts, targets), pull), plain)
 
 

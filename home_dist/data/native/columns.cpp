@@ -1,4 +1,4 @@
-// Gathers given rows of a window's columns, and computes the two forms of a statistic that a model reads.
+// Gathers and compares given rows of a window's columns, and computes the two forms of a statistic that a model reads.
 //
 // A column has numbers of any type, in pieces as they were read. bases[c * pieces + p] is the address of piece p of column c,
 // shifted so that an element is addressed by its row (for lists: its value's number) in the window, not in the piece.
@@ -90,6 +90,19 @@ void all_lists(const Window& window, const std::int32_t* piece_of, const Size* r
     });
 }
 
+// Marks rows whose value, or list, differs from that of the row at the same place of others.
+template <class S>
+void differing_rows(const Size* bases, const std::int32_t* piece_of, const Size* offsets, const Size* rows, const Size* others,
+                    Size count, bool* out) {
+  const auto begin = [&](Size row) { return offsets == nullptr ? row : offsets[row]; };
+  const auto values = [&](Size row) { return at<S>(bases[piece_of == nullptr ? 0 : piece_of[row]]) + begin(row); };
+  for (Size i = 0; i < count; ++i) {
+    const Size length = begin(rows[i] + 1) - begin(rows[i]);
+    const S* own = values(rows[i]);
+    out[i] = length != begin(others[i] + 1) - begin(others[i]) || !std::equal(own, own + length, values(others[i]));
+  }
+}
+
 // 1 + the number of sorted boundaries that are <= the value.
 template <class S>
 void buckets(const S* values, Size count, const S* boundaries, Size limits, std::int32_t* out) {
@@ -115,6 +128,13 @@ void standardised(const S* values, Size count, double mean, double deviation, fl
 }
 
 }  // namespace
+
+extern "C" void differing(Size type, Size count, const Size* bases, const std::int32_t* piece_of, const Size* offsets,
+                          const Size* rows, const Size* others, bool* out) {
+  with_type(static_cast<std::uint8_t>(type), [&](auto one) {
+    differing_rows<decltype(one)>(bases, piece_of, offsets, rows, others, count, out);
+  });
+}
 
 #define STATISTIC(NAME, S)                                                                                                   \
   extern "C" void buckets_##NAME(const S* values, Size count, const S* boundaries, Size limits, std::int32_t* out) {         \

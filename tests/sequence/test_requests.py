@@ -1,0 +1,119 @@
+"""Histories that several targets read, against a copy of the history for each target."""
+
+from collections.abc import Sequence
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+from home_dist.sequence import Encoded, Encoder, encoded_by, sim
+from home_dist.sequence.history import History
+from tests.sequence.test_encoders import DC, DE, KINDS, make
+
+MAKES = {**{kind: (kind, {}) for kind in KINDS}, "twin per head": ("twin", {"search_per_head": True})}
+
+
+def drawn(lengths: Sequence[int], candidates: Sequence[int], users: bool = True) -> tuple[History, History, list[torch.Tensor]]:
+    """Histories that candidates[r] targets each read, the same with copies, and the leaves of both. Copies are made one by
+    one."""
+    targets, n = sum(candidates), sum(lengths)
+    items = torch.randn(9, DE, dtype=torch.float64, requires_grad=True)
+    contexts = torch.randn(n, DC, dtype=torch.float64, requires_grad=True)
+    of_target = torch.randn(targets, DE, dtype=torch.float64, requires_grad=True)
+    ids, wanted = torch.randint(0, 9, (n,)), torch.randint(0, 9, (targets,))
+    own = {"item": wanted, "category": wanted % 3}
+    history = [r for r, count in enumerate(candidates) for _ in range(count)]
+    starts = [sum(lengths[:r]) for r in range(len(lengths))]
+    copies = torch.tensor([e for r in history for e in range(starts[r], starts[r] + lengths[r])], dtype=torch.int64)
+    user = torch.arange(len(lengths)) // 2
+    shared = History(
+        items[ids],
+        contexts,
+        of_target,
+        torch.tensor(lengths),
+        {"item": ids, "category": ids % 3},
+        own,
+        user if users else None,
+        torch.tensor(history),
+    )
+    plain = History(
+        items[ids[copies]],
+        contexts[copies],
+        of_target,
+        torch.tensor([lengths[r] for r in history]),
+        {"item": ids[copies], "category": ids[copies] % 3},
+        own,
+        user[history] if users else None,
+    )
+    return shared, plain, [items, contexts, of_target]
+
+
+def outputs(encoder: Encoder, history: History) -> list[torch.Tensor]:
+    torch.manual_seed(7)
+    encoded = encoded_by(encoder, history)
+    return [encoded.vector, *encoded.auxiliary.values(), *(logits for logits, _ in encoded.predictions.values())]
+
+
+def compare(encoder: Encoder, shared: History, plain: History, leaves: list[torch.Tensor]) -> None:
+    """Values, and gradients of all inputs and parameters."""
+    wanted = [*leaves, *encoder.parameters()]
+    ours, theirs = outputs(encoder, shared), outputs(encoder, plain)
+    pulls = [torch.randn_like(x) for x in ours]
+    grads = []
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
+    for found in (ours, theirs):
+        total = sum((o * p).sum() for o, p in zip(found, pulls, strict=True))
+        grads.append(torch.autograd.grad(total, wanted, allow_unused=True, retain_graph=True))
+    for tensor, mine, other in zip(wanted, *grads, strict=True):
+        mine, other = (torch.zeros_like(tensor) if g is None else g for g in (mine, other))
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", MAKES)
+@settings(max_examples=25, deadline=None)
+@given(
+    requests=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), min_size=1, max_size=6),
+    users=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_shared_histories_equal_their_copies(kind, requests, users, seed):
+    lengths, candidates = zip(*requests, strict=True)
+    torch.manual_seed(seed)
+    shared, plain, leaves = drawn(lengths, candidates, users)
+    name, changes = MAKES[kind]
+    compare(make(name, **changes), shared, plain, leaves)
+
+
+@pytest.mark.parametrize("kind", MAKES)
+def test_long_histories(kind, monkeypatch):
+    """Longer than those for which inner products are a sparse product, and than the search's loss reads."""
+    monkeypatch.setattr(sim, "SAMPLED", 200)
+    torch.manual_seed(2)
+    name, changes = MAKES[kind]
+    compare(make(name, most=20, **changes), *drawn([290, 0, 150, 400], [3, 2, 2, 1]))
+
+
+def test_some_events_of_each_history():
+    """`take` keeps who reads which history; `take_pairs` gives each target its own events."""
+    torch.manual_seed(4)
+    shared, plain, _ = drawn([3, 2], [2, 1])
+    kept = shared.take(torch.tensor([1, 2, 4]), torch.tensor([2, 1]))
+    assert torch.equal(kept.spread().events, plain.events[[1, 2, 4, 5, 7]])
+    apart = shared.take_pairs(torch.tensor([0, 4, 5, 7]), torch.tensor([1, 2, 1]))
+    assert apart.of_target is None
+    for found, expected in ((apart.contexts, plain.contexts[[0, 4, 5, 7]]), (apart.users, plain.users)):
+        torch.testing.assert_close(found, expected)
+
+
+def test_encoders_that_know_no_requests_get_copies():
+    class Mean(Encoder):
+        out_dim = DE
+
+        def forward(self, history: History) -> Encoded:
+            total = torch.zeros(len(history.lengths), DE, dtype=torch.float64).index_add(0, history.owners, history.events)
+            return Encoded(total + history.targets)
+
+    torch.manual_seed(5)
+    compare(Mean(), *drawn([3, 0, 4], [2, 3, 1]))
