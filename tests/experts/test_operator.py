@@ -70,7 +70,6 @@ def test_bf16_equals_eager_in_bf16(case):
 def test_blocks_of_experts_change_nothing(monkeypatch, products, threads):
     # In fp64 the products made for bf16 show more than rounding.
     monkeypatch.setattr(cpu_bank, "products_of", lambda dtype: products)
-    # As many experts as threads divide are dealt to them, the others are computed by all.
     expected = Case(experts=(5, 1, 3)).make(torch.float64)
     expected = expected.results(run("eager", expected))
     before = torch.get_num_threads()
@@ -78,8 +77,6 @@ def test_blocks_of_experts_change_nothing(monkeypatch, products, threads):
     try:
         for size in (1, 20_000):
             monkeypatch.setattr(cpu_products, "BLOCK_BYTES", size)
-            monkeypatch.setattr(cpu_products, "_CHUNK_BYTES", size)
-            monkeypatch.setattr(cpu_products, "_LEAST_SAMPLES", 3)
             made = Case(experts=(5, 1, 3)).make(torch.float64)
             compare(made.results(run("cpu", made)), expected, 1e-12)
     finally:

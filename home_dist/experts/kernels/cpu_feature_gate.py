@@ -56,12 +56,6 @@ class Gates(NamedTuple):
         return max(min(max(CHUNK_BYTES // row, 16), self.x.shape[-2]), 1)
 
     @property
-    def buffers(self) -> tuple[torch.Tensor, int]:
-        """Memory for one chunk per thread, and the number of samples in a chunk."""
-        shape = torch.get_num_threads(), self.share.shape[2], self.chunk, self.x.shape[-1]
-        return self.x.new_empty(shape), self.chunk
-
-    @property
     def sizes(self) -> tuple[int, ...]:
         groups, samples, gates, rank = self.low.shape
         width = self.x.shape[-1]
@@ -101,7 +95,7 @@ def _gate(gates: Gates) -> torch.Tensor:
     """The gated x, (G, B, F)."""
     x, low, up, share, _ = gates
     out = x.new_empty(*share.shape[:2], x.shape[-1])
-    call("feature_gates", x.dtype, gemm(x.dtype), x, low, up, share, out, *gates.buffers, *gates.sizes)
+    call("feature_gates", x.dtype, gemm(x.dtype), x, low, up, share, out, gates.chunk, *gates.sizes)
     return out
 
 
@@ -114,6 +108,6 @@ def _gate_backward(
     # The number of parts does not depend on the number of threads, so that the sums do not either.
     parts = max(min(x.shape[-2] // _LEAST_SAMPLES, _MOST_PARTS), 1)
     up_grads = up.new_empty(parts, *up.shape)
-    arguments = (grad, x, low, up, share, share_grad, low_grad, x_grad, up_grads, *gates.buffers, parts, *gates.sizes)
+    arguments = (grad, x, low, up, share, share_grad, low_grad, x_grad, up_grads, gates.chunk, parts, *gates.sizes)
     call("feature_gates_backward", x.dtype, gemm(x.dtype), *arguments)
     return share_grad, low_grad, up_grads[0] if parts == 1 else up_grads.sum(0)

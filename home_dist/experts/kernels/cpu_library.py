@@ -4,6 +4,7 @@ import ctypes
 import functools
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ def call(name: str, stored: torch.dtype, *arguments: Any, source: Path = _SOURCE
 @functools.cache
 def _library(source: Path, dtype: str) -> ctypes.CDLL:
     """The functions of a dtype: a library of its own, which is compiled when a run first uses the dtype."""
-    return native_library(source, (*PARALLEL, f"-D{dtype.upper()}"))
+    library = native_library(source, (*PARALLEL, f"-D{dtype.upper()}"))
+    library.set_product_threads(_set_product_threads())
+    return library
 
 
 def gemm(dtype: torch.dtype) -> ctypes.c_void_p:
@@ -82,12 +85,24 @@ def _as_c(argument: Any) -> Any:
     return ctypes.c_void_p(argument.data_ptr()) if isinstance(argument, torch.Tensor) else argument
 
 
+def _set_product_threads() -> ctypes.c_void_p:
+    """MKL's function that sets how many threads the products of one thread use; null if torch's BLAS is another (pool.hpp)."""
+    for library in _torch_libraries():
+        with suppress(OSError, AttributeError):
+            return ctypes.cast(ctypes.CDLL(str(library)).MKL_Set_Num_Threads_Local, ctypes.c_void_p)
+    return ctypes.c_void_p()
+
+
+def _torch_libraries() -> list[Path]:
+    return sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*"))
+
+
 @functools.cache
 def _find_gemm(dtype: torch.dtype) -> ctypes.c_void_p | None:
     """None if torch exports no such function, or if the function computes a wrong product."""
     if dtype not in _GEMM_NAMES or sys.byteorder != "little":
         return None
-    for library in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
+    for library in _torch_libraries():
         try:
             function = getattr(ctypes.CDLL(str(library)), _GEMM_NAMES[dtype])
         except (OSError, AttributeError):

@@ -16,12 +16,6 @@ from home_dist.experts.kernels.grouped_products import side_by_side
 BLOCK_BYTES = 8 << 20
 """The size of a block's hidden activations: the pass after a product finds them in the cache."""
 
-_CHUNK_BYTES = 512 << 10
-"""The size of the gradient that a thread holds between a product and the pass over it: half of a core's own cache."""
-
-_LEAST_SAMPLES = 128
-"""The products of a smaller chunk are slower."""
-
 _SPLIT_SAMPLES = 256
 """From this batch size on, the products of half a batch are no slower."""
 
@@ -121,13 +115,8 @@ class LibraryProducts:
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         if not hidden:
             return [], []
-        x, widths, samples = layers.inputs[0], layers.widths, layers.samples
         weight_grads = [torch.empty_like(w) for w in layers.weights[1:]]
         bias_grads = [torch.empty_like(b) for b in layers.biases[: layers.hidden]]
-        widest, threads = max(widths[1:]), torch.get_num_threads()
-        # All threads together hold at most half the size of one expert's hidden activations.
-        most = min(_CHUNK_BYTES // (widest * x.element_size()), samples // (2 * threads))
-        chunk = min(max(most, _LEAST_SAMPLES), samples)
         call(
             "bank_backward",
             layers.dtype,
@@ -137,12 +126,10 @@ class LibraryProducts:
             pointers(_each_expert(hidden)),
             pointers([None, *weight_grads]),
             pointers(bias_grads),
-            x.new_empty(threads, chunk, widest),
-            chunk,
-            sizes(widths),
+            sizes(layers.widths),
             len(layers.weights),
             sum(layers.experts),
-            samples,
+            layers.samples,
         )
         return weight_grads, bias_grads
 

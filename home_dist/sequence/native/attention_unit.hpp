@@ -10,8 +10,6 @@
 
 #pragma once
 
-#include <omp.h>
-
 #include <utility>
 
 #include "../../experts/kernels/native/product.hpp"
@@ -241,8 +239,7 @@ inline void each_part(const AttentionUnit<A>& unit, Size parts, Work work) {
   }
   cuts[0] = 0;
   cuts[parts] = unit.histories;
-#pragma omp parallel for schedule(dynamic, 1)
-  for (Size p = 0; p < parts; ++p) work(p, cuts[p], cuts[p + 1]);
+  deal(parts, [&](Size p) { work(p, cuts[p], cuts[p + 1]); });
 }
 
 // out (B, C + O) = the sums of the histories' events by weight; with softmax, overwrites weights by their softmax first.

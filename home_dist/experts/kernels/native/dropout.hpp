@@ -39,16 +39,14 @@ inline void scale_by(const A* factors, A* values, Size width) {
 // out (B, F) = x (B, F) after dropout.
 template <class A>
 void drop(const A* x, A* out, Dropout dropout, Size rows, Size width) {
-#pragma omp parallel
-  {
-    std::vector<A> kept(width);
-#pragma omp for schedule(static)
-    for (Size r = 0; r < rows; ++r) {
-      factors(dropout, r * width, kept.data(), width);
+  deal_pieces(rows, ROWS, [&](Size first, Size last) {
+    A* kept = scratch<A, 0>(width);
+    for (Size r = first; r < last; ++r) {
+      factors(dropout, r * width, kept, width);
 #pragma omp simd
       for (Size d = 0; d < width; ++d) out[r * width + d] = x[r * width + d] * kept[d];
     }
-  }
+  });
 }
 
 }  // namespace

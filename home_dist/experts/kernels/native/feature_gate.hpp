@@ -3,8 +3,6 @@
 
 #pragma once
 
-#include <omp.h>
-
 #include "numbers.hpp"
 #include "product.hpp"
 
@@ -98,23 +96,19 @@ inline void widen(Gemm<A> gemm, const A* low, const A* up, A* wide, Size n, cons
 }
 
 // out (G, B, F) of low (G, B, L, R), up (G, L, R, F), share (G, B, L) and x (B, F) or (G, B, F).
-// near (threads, L, chunk, F): memory for the gates of `chunk` samples.
+// A thread holds the gates of `chunk` samples, (L, chunk, F).
 template <class A>
-void feature_gates(Gemm<A> gemm, const A* x, const A* low, const A* up, const A* share, A* out, A* near, Size chunk, GateSizes s) {
+void feature_gates(Gemm<A> gemm, const A* x, const A* low, const A* up, const A* share, A* out, Size chunk, GateSizes s) {
   const Size chunks = (s.rows + chunk - 1) / chunk;
-#pragma omp parallel
-  {
+  deal(s.groups * chunks, [&](Size task) {
     GateRow<A> own(s.count, s.width);
-    A* wide = near + omp_get_thread_num() * s.count * chunk * s.width;
-#pragma omp for schedule(dynamic, 1)
-    for (Size task = 0; task < s.groups * chunks; ++task) {
-      const Size g = task / chunks, first = task % chunks * chunk, n = std::min(chunk, s.rows - first), at = g * s.rows + first;
-      widen(gemm, low + at * s.count * s.rank, up + g * s.count * s.rank * s.width, wide, n, s);
-      for (Size r = 0; r < n; ++r)
-        scale_row(wide + r * s.width, n * s.width, share + (at + r) * s.count, x + g * s.x_step + (first + r) * s.width,
-                  out + (at + r) * s.width, s.inside != 0, s.count, s.width, own);
-    }
-  }
+    A* wide = scratch<A, 0>(s.count * chunk * s.width);
+    const Size g = task / chunks, first = task % chunks * chunk, n = std::min(chunk, s.rows - first), at = g * s.rows + first;
+    widen(gemm, low + at * s.count * s.rank, up + g * s.count * s.rank * s.width, wide, n, s);
+    for (Size r = 0; r < n; ++r)
+      scale_row(wide + r * s.width, n * s.width, share + (at + r) * s.count, x + g * s.x_step + (first + r) * s.width,
+                out + (at + r) * s.width, s.inside != 0, s.count, s.width, own);
+  });
 }
 
 // The backward: share_grad and low_grad in the shapes of share and low; x_grad, unless null, in the shape of x, the gradient of
@@ -122,41 +116,37 @@ void feature_gates(Gemm<A> gemm, const A* x, const A* low, const A* up, const A*
 // each part of the samples, and the number of threads does not change the parts.
 template <class A>
 void feature_gates_backward(Gemm<A> gemm, const A* grad, const A* x, const A* low, const A* up, const A* share, A* share_grad,
-                            A* low_grad, A* x_grad, A* up_grad, A* near, Size chunk, Size parts, GateSizes s) {
+                            A* low_grad, A* x_grad, A* up_grad, Size chunk, Size parts, GateSizes s) {
   const Size of_part = (s.rows + parts - 1) / parts, weights = s.count * s.rank * s.width;
-#pragma omp parallel
-  {
+  deal(parts, [&](Size part) {
     GateRow<A> own(s.count, s.width);
-    A* wide = near + omp_get_thread_num() * s.count * chunk * s.width;
-#pragma omp for schedule(dynamic, 1)
-    for (Size part = 0; part < parts; ++part) {
-      const Size start = std::min(part * of_part, s.rows), end = std::min(start + of_part, s.rows);
-      A* sums = up_grad + part * s.groups * weights;
-      if (start == end) std::fill_n(sums, s.groups * weights, A(0));
-      for (Size first = start; first < end; first += chunk) {
-        const Size n = std::min(chunk, end - first);
-        for (Size g = 0; g < s.groups; ++g) {
-          const Size at = g * s.rows + first;
-          const A *of_low = low + at * s.count * s.rank, *of_up = up + g * weights;
-          widen(gemm, of_low, of_up, wide, n, s);
-          for (Size r = 0; r < n; ++r) {
-            const Size input = g * s.x_step + (first + r) * s.width;
-            scale_row_backward(grad + (at + r) * s.width, wide + r * s.width, n * s.width, share + (at + r) * s.count, x + input,
-                               share_grad + (at + r) * s.count, x_grad ? x_grad + input : nullptr, g > 0 && !s.x_step,
-                               s.inside != 0, s.count, s.width, own);
-          }
-          for (Size l = 0; l < s.count; ++l) {
-            const Matrix<const A> of_wide{wide + l * n * s.width, s.width};
-            const Size rank = s.count * s.rank, gate = l * s.rank;
-            product(gemm, of_wide, false, Matrix<const A>{of_up + gate * s.width, s.width}, true,
-                    Matrix<A>{low_grad + at * rank + gate, rank}, n, s.width, s.rank);
-            product(gemm, Matrix<const A>{of_low + gate, rank}, true, of_wide, false,
-                    Matrix<A>{sums + g * weights + gate * s.width, s.width}, s.rank, n, s.width, first > start);
-          }
+    A* wide = scratch<A, 0>(s.count * chunk * s.width);
+    const Size start = std::min(part * of_part, s.rows), end = std::min(start + of_part, s.rows);
+    A* sums = up_grad + part * s.groups * weights;
+    if (start == end) std::fill_n(sums, s.groups * weights, A(0));
+    for (Size first = start; first < end; first += chunk) {
+      const Size n = std::min(chunk, end - first);
+      for (Size g = 0; g < s.groups; ++g) {
+        const Size at = g * s.rows + first;
+        const A *of_low = low + at * s.count * s.rank, *of_up = up + g * weights;
+        widen(gemm, of_low, of_up, wide, n, s);
+        for (Size r = 0; r < n; ++r) {
+          const Size input = g * s.x_step + (first + r) * s.width;
+          scale_row_backward(grad + (at + r) * s.width, wide + r * s.width, n * s.width, share + (at + r) * s.count, x + input,
+                             share_grad + (at + r) * s.count, x_grad ? x_grad + input : nullptr, g > 0 && !s.x_step,
+                             s.inside != 0, s.count, s.width, own);
+        }
+        for (Size l = 0; l < s.count; ++l) {
+          const Matrix<const A> of_wide{wide + l * n * s.width, s.width};
+          const Size rank = s.count * s.rank, gate = l * s.rank;
+          product(gemm, of_wide, false, Matrix<const A>{of_up + gate * s.width, s.width}, true,
+                  Matrix<A>{low_grad + at * rank + gate, rank}, n, s.width, s.rank);
+          product(gemm, Matrix<const A>{of_low + gate, rank}, true, of_wide, false,
+                  Matrix<A>{sums + g * weights + gate * s.width, s.width}, s.rank, n, s.width, first > start);
         }
       }
     }
-  }
+  });
 }
 
 }  // namespace

@@ -29,11 +29,9 @@ template <class A>
 void gate_weights(const A* scores, Size score_k, Size score_b, const Size* places, const Size* alone, A* out, Size main,
                   Size gate_count, Size rows, Size all, Size experts) {
   const Size blocks = blocks_of(rows);
-#pragma omp parallel
-  {
+  deal_pieces(gate_count * blocks, 4, [&](Size begin, Size stop) {
     std::vector<A> weights(all);
-#pragma omp for schedule(static)
-    for (Size task = 0; task < gate_count * blocks; ++task) {
+    for (Size task = begin; task < stop; ++task) {
       const Size k = task / blocks, first = task % blocks * ROWS, last = std::min(rows, first + ROWS);
       const Size *at = places + k * all, seen = seen_of(at, main), own = seen_of(at + main, all - main);
       for (Size r = first; r < last; ++r) {
@@ -46,7 +44,7 @@ void gate_weights(const A* scores, Size score_k, Size score_b, const Size* place
         for (Size n = main; n < main + own; ++n) to[at[n]] += weights[n];
       }
     }
-  }
+  });
 }
 
 // The backward: score_grad, with the strides of the scores; 0 for padding.
@@ -54,11 +52,9 @@ template <class A>
 void gate_weights_backward(const A* grad, const A* scores, Size score_k, Size score_b, const Size* places, const Size* alone,
                            A* score_grad, Size main, Size gate_count, Size rows, Size all, Size experts) {
   const Size blocks = blocks_of(rows);
-#pragma omp parallel
-  {
+  deal_pieces(gate_count * blocks, 4, [&](Size begin, Size stop) {
     std::vector<A> weights(all);
-#pragma omp for schedule(static)
-    for (Size task = 0; task < gate_count * blocks; ++task) {
+    for (Size task = begin; task < stop; ++task) {
       const Size k = task / blocks, first = task % blocks * ROWS, last = std::min(rows, first + ROWS);
       const Size *at = places + k * all, seen = seen_of(at, main), own = seen_of(at + main, all - main);
       for (Size r = first; r < last; ++r) {
@@ -79,7 +75,7 @@ void gate_weights_backward(const A* grad, const A* scores, Size score_k, Size sc
         }
       }
     }
-  }
+  });
 }
 
 }  // namespace

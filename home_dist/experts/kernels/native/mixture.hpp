@@ -123,11 +123,9 @@ template <class S, class A>
 void mix(const S* y, const A* scale, const A* shift, const A* gates, Size gate_k, Size gate_b, A* out, Dropout dropout,
          Size gate_count, Size experts, Size rows, Size width) {
   const Size tiles = tiles_of(rows);
-#pragma omp parallel
-  {
+  deal_pieces(tiles, ROWS / TILE, [&](Size begin, Size stop) {
     std::vector<A> active(TILE * experts * width), kept(width);
-#pragma omp for schedule(static)
-    for (Size tile = 0; tile < tiles; ++tile) {
+    for (Size tile = begin; tile < stop; ++tile) {
       const Size first = tile * TILE, last = std::min(rows, first + TILE);
       for (Size e = 0; e < experts; ++e)
         for (Size r = first; r < last; ++r) {
@@ -143,7 +141,7 @@ void mix(const S* y, const A* scale, const A* shift, const A* gates, Size gate_k
         multiply(gates + r * gate_b, gate_k, Size(1), &active[(r - first) * experts * width], width, out + r * width, rows * width,
                  gate_count, experts, width);
     }
-  }
+  });
 }
 
 // dv (b, E, D) of a tile of samples = sum over k of gates[k, b, e] * grad[k, b]. near (b, K, D): memory for the tile's grad.
@@ -167,11 +165,9 @@ void mix_sums(const A* grad, const S* y, const A* scale, const A* shift, const A
               Size width) {
   const Size blocks = blocks_of(rows), outputs = experts * width;
   std::vector<A> parts(blocks * 2 * outputs);
-#pragma omp parallel
-  {
+  deal_pieces(blocks, 1, [&](Size begin, Size stop) {
     std::vector<A> active(width), kept(width), near(TILE * gate_count * width), dv(TILE * outputs);
-#pragma omp for schedule(static)
-    for (Size block = 0; block < blocks; ++block) {
+    for (Size block = begin; block < stop; ++block) {
       A* sums = parts.data() + block * 2 * outputs;
       const Size end = std::min(rows, (block + 1) * ROWS);
       for (Size first = block * ROWS; first < end; first += TILE) {
@@ -201,18 +197,18 @@ void mix_sums(const A* grad, const S* y, const A* scale, const A* shift, const A
         }
       }
     }
-#pragma omp for schedule(static)
-    for (Size e = 0; e < experts; ++e)
-      for (Size d = e * width; d < (e + 1) * width; ++d) {
-        A a = 0, b = 0;
-        for (Size block = 0; block < blocks; ++block) {
-          a += parts[block * 2 * outputs + d];
-          b += parts[(block * 2 + 1) * outputs + d];
-        }
-        shift_grad[d] = a;
-        if (scale) scale_grad[d] = b * rstd[d];
+  });
+  deal_pieces(outputs, COLUMNS, [&](Size begin, Size stop) {
+    for (Size d = begin; d < stop; ++d) {
+      A a = 0, b = 0;
+      for (Size block = 0; block < blocks; ++block) {
+        a += parts[block * 2 * outputs + d];
+        b += parts[(block * 2 + 1) * outputs + d];
       }
-  }
+      shift_grad[d] = a;
+      if (scale) scale_grad[d] = b * rstd[d];
+    }
+  });
 }
 
 // The second pass of the backward: y (E, B, D) = its gradient. This is scale * dv, less mask * (away + along * (y - mean) *
@@ -224,11 +220,9 @@ void mix_inner(const A* grad, S* y, const A* scale, const A* shift, const A* mea
   std::vector<A> slope(scale && away ? experts * width : 0);
   for (Size d = 0; d < Size(slope.size()); ++d) slope[d] = along[d] * rstd[d];
   const Size tiles = tiles_of(rows);
-#pragma omp parallel
-  {
+  deal_pieces(tiles, ROWS / TILE, [&](Size begin, Size stop) {
     std::vector<A> kept(width), near(TILE * gate_count * width), dv(TILE * experts * width);
-#pragma omp for schedule(static)
-    for (Size tile = 0; tile < tiles; ++tile) {
+    for (Size tile = begin; tile < stop; ++tile) {
       const Size first = tile * TILE, last = std::min(rows, first + TILE);
       unmix(grad, gates, gate_k, gate_b, near.data(), dv.data(), first, last, gate_count, experts, rows, width);
       for (Size e = 0; e < experts; ++e)
@@ -255,7 +249,7 @@ void mix_inner(const A* grad, S* y, const A* scale, const A* shift, const A* mea
           }
         }
     }
-  }
+  });
 }
 
 }  // namespace

@@ -17,10 +17,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "pool.hpp"
+
 namespace {
 
 using Size = int64_t;
 constexpr Size ROWS = 64;  // samples in a block
+constexpr Size SAMPLES = 256, COLUMNS = 512;  // in a piece of work
 // The samples that a pass reads of one expert before the next expert. The rows of experts are a power of two apart in memory:
 // reading one row of each in turn would evict them from the cache.
 constexpr Size TILE = 8;

@@ -85,9 +85,8 @@
     bank(gemm, x, weights, biases, hidden, y, mask, mean, squares, widths, layers, e, b);                                     \
   }                                                                                                                           \
   void bank_backward_##NAME(Gemm<A> gemm, const A* const* y, const A* const* weights, A* const* hidden,                       \
-                            A* const* weight_grads, A* const* bias_grads, A* near, Size chunk, const Size* widths,            \
-                            Size layers, Size e, Size b) {                                                                    \
-    bank_backward(gemm, y, weights, hidden, weight_grads, bias_grads, near, chunk, widths, layers, e, b);                     \
+                            A* const* weight_grads, A* const* bias_grads, const Size* widths, Size layers, Size e, Size b) {                                                                    \
+    bank_backward(gemm, y, weights, hidden, weight_grads, bias_grads, widths, layers, e, b);                     \
   }                                                                                                                           \
   void bank_inputs_##NAME(Gemm<A> gemm, const A* const* down, const A* const* x, const A* weights, A* weight_grads,           \
                           A* const* x_grads, const Size* starts, Size inputs, Size f, Size h, Size e, Size b) {               \
@@ -105,17 +104,22 @@
   void drop_##NAME(const A* x, A* out, Size first, Size second, Size threshold, double factor, Size b, Size f) {              \
     drop(x, out, DROPOUT, b, f);                                                                                              \
   }                                                                                                                           \
-  void feature_gates_##NAME(Gemm<A> gemm, const A* x, const A* low, const A* up, const A* share, A* out, A* near, Size chunk, \
+  void feature_gates_##NAME(Gemm<A> gemm, const A* x, const A* low, const A* up, const A* share, A* out, Size chunk, \
                             Size x_step, Size inside, Size g, Size l, Size r, Size b, Size f) {                               \
-    feature_gates(gemm, x, low, up, share, out, near, chunk, GateSizes{x_step, inside, g, l, r, b, f});                       \
+    feature_gates(gemm, x, low, up, share, out, chunk, GateSizes{x_step, inside, g, l, r, b, f});                       \
   }                                                                                                                           \
   void feature_gates_backward_##NAME(Gemm<A> gemm, const A* grad, const A* x, const A* low, const A* up, const A* share,      \
-                                     A* share_grad, A* low_grad, A* x_grad, A* up_grad, A* near, Size chunk, Size parts,      \
+                                     A* share_grad, A* low_grad, A* x_grad, A* up_grad, Size chunk, Size parts,      \
                                      Size x_step, Size inside, Size g, Size l, Size r, Size b, Size f) {                      \
-    feature_gates_backward(gemm, grad, x, low, up, share, share_grad, low_grad, x_grad, up_grad, near, chunk, parts,          \
+    feature_gates_backward(gemm, grad, x, low, up, share, share_grad, low_grad, x_grad, up_grad, chunk, parts,          \
                            GateSizes{x_step, inside, g, l, r, b, f});                                                         \
   }                                                                                                                           \
   }
+
+// See pool.hpp; null leaves the pool to OpenMP.
+extern "C" void set_product_threads(void* function) {
+  home_dist::Pool::shared().set_product_threads = reinterpret_cast<home_dist::SetProductThreads>(function);
+}
 
 #ifdef BF16
 PASSES(bf16, bf16, float)

@@ -5,8 +5,6 @@
 
 #pragma once
 
-#include <omp.h>
-
 #include <numeric>
 
 #include "dropout.hpp"
@@ -73,8 +71,7 @@ inline void deal_pairs(const Size* offsets, Size experts, Size some, Work work) 
       (large ? together : alone).push_back({e, first, std::min(first + step, end)});
   }
   std::stable_sort(alone.begin(), alone.end(), [](const Piece& a, const Piece& b) { return a.last - a.first > b.last - b.first; });
-#pragma omp parallel for schedule(dynamic, 1)
-  for (Size i = 0; i < Size(alone.size()); ++i) work(alone[i].expert, alone[i].first, alone[i].last);
+  deal(alone.size(), [&](Size i) { work(alone[i].expert, alone[i].first, alone[i].last); });
   for (const Piece& piece : together) work(piece.expert, piece.first, piece.last);
 }
 
@@ -152,16 +149,17 @@ void sparse_bank_backward(Gemm<A> gemm, const A* x, const A* y, const A* const* 
 // out (B, F) = the sum of each sample's pairs of parts (P, F).
 template <class S, class A>
 void sum_pairs(const S* parts, A* out, const Size* starts, const Size* pairs, Size rows, Size width) {
-#pragma omp parallel for schedule(static)
-  for (Size b = 0; b < rows; ++b) {
-    A* to = out + b * width;
-    std::fill_n(to, width, A(0));
-    for (Size i = starts[b]; i < starts[b + 1]; ++i) {
-      const S* part = parts + pairs[i] * width;
+  deal_pieces(rows, ROWS, [&](Size first, Size last) {
+    for (Size b = first; b < last; ++b) {
+      A* to = out + b * width;
+      std::fill_n(to, width, A(0));
+      for (Size i = starts[b]; i < starts[b + 1]; ++i) {
+        const S* part = parts + pairs[i] * width;
 #pragma omp simd
-      for (Size f = 0; f < width; ++f) to[f] += load(part[f]);
+        for (Size f = 0; f < width; ++f) to[f] += load(part[f]);
+      }
     }
-  }
+  });
 }
 
 // x (P, C) = ReLU(x + bias (E, C)).
@@ -205,11 +203,9 @@ template <class S, class A>
 void mix_pairs(const S* y, const A* scale, const A* shift, const A* gates, A* out, const Size* offsets, const Size* starts,
                const Size* pairs, const int32_t* places, Dropout dropout, Size gate_count, Size slots, Size experts, Size rows,
                Size width) {
-#pragma omp parallel
-  {
+  deal_pieces(rows, ROWS, [&](Size begin, Size stop) {
     std::vector<A> active(gate_count * slots * width), kept(width);
-#pragma omp for schedule(static)
-    for (Size b = 0; b < rows; ++b) {
+    for (Size b = begin; b < stop; ++b) {
       for (Size i = starts[b]; i < starts[b + 1]; ++i) {
         const Size pair = pairs[i], e = expert_of(offsets, experts, pair);
         A* to = active.data() + (i - starts[b]) * width;
@@ -230,7 +226,7 @@ void mix_pairs(const S* y, const A* scale, const A* shift, const A* gates, A* ou
         }
       }
     }
-  }
+  });
 }
 
 // The backward of `mix_pairs`. grad (K, B, D). gate_grad (K, B, M); inner (P, D) = the gradient of the activation's argument.
@@ -238,12 +234,10 @@ template <class S, class A>
 void mix_pairs_backward(const A* grad, const S* y, const A* scale, const A* shift, const A* gates, A* gate_grad, A* inner,
                         const Size* offsets, const Size* starts, const Size* pairs, const int32_t* places, Dropout dropout,
                         Size gate_count, Size slots, Size experts, Size rows, Size width) {
-#pragma omp parallel
-  {
+  deal_pieces(rows, ROWS, [&](Size begin, Size stop) {
     const Size most = gate_count * slots;
     std::vector<A> active(most * width), kept(width);
-#pragma omp for schedule(static)
-    for (Size b = 0; b < rows; ++b) {
+    for (Size b = begin; b < stop; ++b) {
       const Size count = starts[b + 1] - starts[b];
       for (Size i = 0; i < count; ++i) std::fill_n(inner + pairs[starts[b] + i] * width, width, A(0));
       for (Size k = 0; k < gate_count; ++k)
@@ -271,7 +265,7 @@ void mix_pairs_backward(const A* grad, const S* y, const A* scale, const A* shif
           gate_grad[(k * rows + b) * slots + m] = dot(grad + (k * rows + b) * width, from, width);
         }
     }
-  }
+  });
 }
 
 // shift_grad (E, D) = each expert's sum of inner (P, D); scale_grad (E, D), unless null, that of inner times the normalised y.
