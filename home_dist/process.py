@@ -5,10 +5,10 @@ import os
 import warnings
 
 _SETTINGS = {
-    # How often a thread that waits for others looks before it sleeps: about half a millisecond. Less costs a wake-up at each of
-    # the many short operators (a third of the samples/s of a small model); with libgomp's 30 times more, a thread that waits
-    # keeps the one it waits for off its core where there is other work (a tenth of the samples/s was seen).
-    "GOMP_SPINCOUNT": "10000",
+    # How often a thread of OpenMP that waits for others looks before it sleeps: some microseconds. With libgomp's 300,000, or
+    # with 10,000, it keeps other threads off its core, those of the kernels' own pool (experts/kernels/native/pool.hpp) as
+    # well: half of the samples/s was lost beside a busy process, and none were gained without.
+    "GOMP_SPINCOUNT": "100",
     # Large tensors lie in pages of 2 MB: with those of 4 KB, the first touch of each page takes longer than what is computed
     # in it (two thirds of the time of a search in a history of 100,000 events).
     "THP_MEM_ALLOC_ENABLE": "1",
