@@ -1,7 +1,7 @@
 """Compiles C++ sources for this processor at their first use: once per machine, in seconds.
 
-The user's cache keeps the library under a hash of its sources, the compiler and the processor. A build writes to a temporary
-file and renames it, so that several ranks can build at the same time.
+The user's cache keeps the library under a hash of its sources, the compiler and the processor. One rank of a machine builds a
+library while the others wait for it; it writes to a temporary file and renames it.
 """
 
 import ctypes
@@ -9,17 +9,25 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from numpy.typing import NDArray
 
+from home_dist.files.lock import locked
 from home_dist.files.private import is_private
 
-_PLAIN = ("-O3", "-std=c++20", "-fPIC", "-shared")
+PLAIN = ("-O3", "-std=c++20", "-fPIC", "-shared")
+"""Flags of a source that computes what numpy would compute."""
+PARALLEL = (*PLAIN, "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+"""Flags of a source of operators."""
+_INCLUDED = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 _TIMEOUT = 120.0  # seconds; a build takes 5
 
 
@@ -35,11 +43,12 @@ def native_library(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
         raise CannotBuild("no C++ compiler")
     try:
         version = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True, timeout=20, check=True)
-        texts = [path.read_text() for path in sorted(source.parent.iterdir()) if path.suffix in (".hpp", ".cpp")]
-        key = "\n".join([*texts, source.name, " ".join(flags), compiler, version.stdout, _processor()])
+        key = "\n".join([*_texts(source), source.name, " ".join(flags), compiler, version.stdout, _processor()])
         library = _folder() / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
         if not library.exists():
-            _compile(compiler, source, flags, library)
+            with locked(library.with_suffix(".lock")):
+                if not library.exists():
+                    _compile(compiler, source, flags, library)
         return ctypes.CDLL(str(library))
     except subprocess.CalledProcessError as error:
         raise CannotBuild(f"{compiler} failed: {(error.stderr or error.stdout or '').strip()[:200]}") from None
@@ -51,9 +60,33 @@ def native_library(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
 def library_if_possible(source: Path) -> ctypes.CDLL | None:
     """The library of a source whose work numpy or torch can do as well, only slower; None without a compiler."""
     try:
-        return native_library(source, _PLAIN)
+        return native_library(source, PLAIN)
     except CannotBuild:
         return None
+
+
+def _texts(source: Path) -> list[str]:
+    """The texts of a source and of the project's files that it includes, directly or not."""
+    found: dict[Path, str] = {}
+    waiting = [source.resolve()]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found[path] = path.read_text()
+            waiting += [(path.parent / name).resolve() for name in _INCLUDED.findall(found[path])]
+    return list(found.values())
+
+
+def build_beside(libraries: Sequence[tuple[Path, tuple[str, ...]]]) -> None:
+    """Starts to compile sources (path, flags) whose libraries are missing, and returns: the caller imports torch meanwhile. Who
+    needs a library waits for it; who cannot get it is told why then."""
+    for source, flags in libraries:
+        threading.Thread(target=_try_to_build, args=(source, flags), name=f"build {source.stem}", daemon=True).start()
+
+
+def _try_to_build(source: Path, flags: tuple[str, ...]) -> None:
+    with suppress(CannotBuild):
+        native_library(source, flags)
 
 
 def pointer(array: NDArray) -> ctypes.c_void_p:

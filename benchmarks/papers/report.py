@@ -148,6 +148,11 @@ test). Training with it changes nothing that is not chance: the intervals of bot
 
 Limits: one seed, of which the affinities may owe something to its initial values.
 """
+SPARSE_KUAIRAND = """
+Here the models lie closer together than their seeds. SMES is 0.0060 (equal parameters) and 0.0077 (equal products) in AUC
+behind MMoE, the best one by AUC, and in GAUC between 0.0020 behind and 0.0052 ahead of it, with deviations of 0.007. No expert
+is idle: a sample uses 9 of 16 or 32. On these 166,914 samples a pool is no gain, and it costs AUC.
+"""
 SPARSE = """\
 Does not agree: on these logs SMES is behind the dense models. At equal parameters it loses 0.013 to the best of them where
 tasks have groups and 0.013 beside one sparse task; where tasks have nothing in common it is level with HoME and 0.007 behind
@@ -212,7 +217,9 @@ STUDIES = [
     Study("HoME on generated logs", "python benchmarks/papers/home.py planted", "home_planted", PLANTED),
     Study("HoME on the KuaiRand-Pure sample", "python benchmarks/papers/home.py kuairand", "home_kuairand", KUAIRAND),
     Study("SMES on generated logs (Zhang et al. 2026)", "python benchmarks/papers/sparse.py planted", "sparse_planted", SPARSE),
-    Study("SMES on the KuaiRand-Pure sample", "python benchmarks/papers/sparse.py kuairand", "sparse_kuairand"),
+    Study(
+        "SMES on the KuaiRand-Pure sample", "python benchmarks/papers/sparse.py kuairand", "sparse_kuairand", SPARSE_KUAIRAND
+    ),
     Study("Number of experts and depth", "python benchmarks/papers/capacity.py", "capacity", CAPACITY),
     Study(
         "Planted groups from gradients (Fifty et al. 2021)",

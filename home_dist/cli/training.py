@@ -51,6 +51,9 @@ def train(
     """Train a model. The same command goes on with a run that was interrupted."""
     begin = [f"checkpoint.warm_start.from={json.dumps(str(warm_start))}"] if warm_start else []
     settings = settings_of(config, [*(overrides or []), *begin])
+    from home_dist.cli.native import build_beside_imports
+
+    build_beside_imports()
     from home_dist.distributed import ranks
     from home_dist.training import train as training
 

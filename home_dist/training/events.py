@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,18 +15,33 @@ from home_dist.metrics import TaskMetrics, mean_row
 from home_dist.training.progress import IntervalFigures
 from home_dist.training.running_metrics import METRICS
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 
 class EventLog:
     """Writes curves, histograms and images for TensorBoard. Does nothing if `folder` is None."""
 
     def __init__(self, folder: Path | None, from_step: int):
-        self._writer = None
-        if folder is not None:
-            # Imported here: it costs a second, and most ranks and commands do not need it.
-            from torch.utils.tensorboard import SummaryWriter
+        self._folder, self._from_step = folder, from_step
+        self._plots: dict[str, dict[str, list[Any]]] = {}
 
-            # A resumed run drops events after its checkpoint: it will write them again.
-            self._writer = SummaryWriter(str(folder), purge_step=from_step + 1)
+    @cached_property
+    def _writer(self) -> "SummaryWriter | None":
+        if self._folder is None:
+            return None
+        # Imported at the first event: it takes a third of a second, and most ranks and commands do not need it.
+        from torch.utils.tensorboard import SummaryWriter
+
+        # A resumed run drops events after its checkpoint: it will write them again.
+        writer = SummaryWriter(str(self._folder), purge_step=self._from_step + 1)
+        if self._plots:
+            writer.add_custom_scalars(self._plots)
+        return writer
+
+    def prepare(self) -> None:
+        """Opens the file before the first event, so that this is not taken for training time."""
+        self._writer  # noqa: B018
 
     def step(self, step: int, interval: IntervalFigures, rate: float, tasks: Sequence[str]) -> None:
         scalars = {
@@ -77,8 +93,9 @@ class EventLog:
             self._writer.add_text("findings", text, step)
 
     def layout(self, names: Names) -> None:
-        """Defines plots for TensorBoard's Custom Scalars tab: all tasks, or all experts of a layer, in one plot."""
-        if self._writer is None or not names.parts:
+        """Defines plots for TensorBoard's Custom Scalars tab: all tasks, or all experts of a layer, in one plot. Called before
+        the first event."""
+        if not names.parts:
             return
         task_plots = {name: ["Multiline", [f"train_{name}/{t}" for t in names.tasks]] for name in ("loss", *METRICS)}
         plots: dict[str, dict[str, list[Any]]] = {"tasks": task_plots}
@@ -88,7 +105,7 @@ class EventLog:
                 layer[f"expert {figure}"] = ["Multiline", [f"expert_{figure}/{expert}" for expert in part.experts]]
             if part.gates:
                 layer["effective experts"] = ["Multiline", [f"gate_effective_experts/{gate}" for gate in part.gates]]
-        self._writer.add_custom_scalars(plots)
+        self._plots = plots
 
     def _histogram(self, name: str, shares: Floats, step: int) -> None:
         if self._writer is None:
@@ -108,8 +125,9 @@ class EventLog:
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        writer = self.__dict__.get("_writer")
+        if writer is not None:
+            writer.close()
 
 
 _SHADES = np.array([[247, 251, 255], [107, 174, 214], [8, 48, 107]], dtype=np.float64)

@@ -2,28 +2,25 @@
 shows late, and cost next to nothing. Those of binary tasks are TorchRec's; the others are sums."""
 
 import math
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from torchrec.metrics.auc import AUCMetric
-from torchrec.metrics.calibration import CalibrationMetric
-from torchrec.metrics.metrics_config import RecComputeMode, RecTaskInfo
-from torchrec.metrics.ne import NEMetric
-from torchrec.metrics.rec_metric import RecMetric
 
 from home_dist.evaluation.scores import Families
 from home_dist.network import StepOutput
 from home_dist.objectives import Objectives
 
-_BINARY: dict[str, type[RecMetric]] = {"auc": AUCMetric, "normalized_entropy": NEMetric, "calibration": CalibrationMetric}
+if TYPE_CHECKING:  # see running_binary: imported when there is something to count
+    from home_dist.training.running_binary import BinaryMetrics
+
+_BINARY = ("auc", "normalized_entropy", "calibration")
 METRICS = (*_BINARY, "mae", "accuracy")
 """By the metric names of evaluations. Each is defined for some families of tasks."""
 
 _HELD_STEPS = 32
 """Steps per update: a metric module's update costs the same for one step and for many."""
-
-_WINDOW = 1 << 20
-"""AUC keeps, and is computed from, this many of an interval's newest samples, over all ranks."""
 
 
 class Running:
@@ -41,22 +38,19 @@ class Running:
         self._binary, self._numbers, self._classes = (families.tasks(f) for f in ("binary", "number", "class"))
         self._columns = [families.columns(k) for k in range(self._tasks)]
         self._device = device
-        # Numbers instead of names, because TorchRec builds keys out of names.
-        self._names = [str(k) for k in self._binary]
-        infos = [RecTaskInfo(name=t, label_name=t, prediction_name=t, weight_name=t) for t in self._names]
-        self._metrics: dict[str, RecMetric] = {
-            name: metric(
-                world_size=world_size,
-                my_rank=rank,
-                batch_size=samples,
-                tasks=infos,
-                compute_mode=RecComputeMode.FUSED_TASKS_COMPUTATION,
-                window_size=_WINDOW,
-                compute_on_all_ranks=True,
-            ).to(device)
-            for name, metric in (_BINARY.items() if infos else ())
-        }
+        self._place = world_size, rank, device
         self._sums = self._zeros()
+
+    @cached_property
+    def _of_binary(self) -> "BinaryMetrics":
+        from home_dist.training.running_binary import BinaryMetrics
+
+        return BinaryMetrics(self._binary, self._samples, *self._place)
+
+    def prepare(self) -> None:
+        """Imports what the first count would import: so that it is not taken for training time."""
+        if self._binary:
+            self._of_binary  # noqa: B018
 
     def _zeros(self) -> torch.Tensor:
         """(4, K): of binary tasks the weights of positives and of negatives; of the others weights, errors (absolute, or 1 for
@@ -72,8 +66,8 @@ class Running:
         """Drops the steps so far. Called at a checkpoint, so that a resumed run reports the same as an uninterrupted one, and
         checkpoints need not hold AUC's samples."""
         self._held, self._sums = [], self._zeros()
-        for metric in self._metrics.values():
-            metric.reset()
+        if "_of_binary" in self.__dict__:
+            self._of_binary.reset()
 
     def close(self) -> dict[str, list[float]]:
         """By metric, one value per task; NaN where it is not defined, as for a task without positives. Collective."""
@@ -81,12 +75,10 @@ class Running:
         sums = self._sums
         dist.all_reduce(sums)
         values: dict[str, list[float]] = {name: [math.nan] * self._tasks for name in METRICS}
-        for name, metric in self._metrics.items():
-            computed = {key.partition("-")[2]: float(value) for key, value in metric.compute().items()}
-            kind = "window" if name == "auc" else "lifetime"  # since the reset
-            for k in self._binary:
+        for name, of_tasks in (self._of_binary.compute() if self._binary else {}).items():
+            for k, value in of_tasks.items():
                 if bool((sums[:2, k] > 0).all()):
-                    values[name][k] = next(v for key, v in computed.items() if key.startswith(f"{k}|{kind}_"))
+                    values[name][k] = value
         for k, (weight, wrong, predicted, label) in enumerate(sums.t().tolist()):
             if k in self._numbers and weight:
                 values["mae"][k] = wrong / weight
@@ -94,7 +86,8 @@ class Running:
             elif k in self._classes and weight:
                 values["accuracy"][k] = 1 - wrong / weight
         self.restart()
-        return {name: by_task for name, by_task in values.items() if not all(map(math.isnan, by_task)) or name in self._metrics}
+        always = _BINARY if self._binary else ()
+        return {name: by_task for name, by_task in values.items() if name in always or not all(map(math.isnan, by_task))}
 
     @torch.no_grad()
     def _count(self) -> None:
@@ -117,13 +110,6 @@ class Running:
     def _count_binary(self, labels: torch.Tensor, weights: torch.Tensor, scores: torch.Tensor) -> None:
         """labels, weights: (tasks, N); scores: (N, P)."""
         logits = torch.stack([scores[:, self._columns[k].start] for k in self._binary])
-        probabilities, positive = logits.double().sigmoid(), weights * labels
+        positive = weights * labels
         self._sums[:2, self._binary] += torch.stack([positive.sum(1), (weights - positive).sum(1)])
-        for name, metric in self._metrics.items():
-            # AUC needs only the order. TorchRec keeps scores in fp32, in which probabilities near 1 become equal, logits not.
-            ordered = logits if name == "auc" else probabilities
-            metric.update(
-                predictions=dict(zip(self._names, ordered, strict=True)),
-                labels=dict(zip(self._names, labels, strict=True)),
-                weights=dict(zip(self._names, weights, strict=True)),
-            )
+        self._of_binary.update(labels, weights, logits)

@@ -75,6 +75,9 @@ class Trainer:
             health.at_step(state.step)
             self.saver.check()
             if state.step == pace.first + _SLOW_STEPS:
+                run.log.prepare()
+                if self.running is not None:
+                    self.running.prepare()
                 self.meter.restart_clock()
                 pace.restart()
             if state.step % self.config.log.every_steps == 0 or state.finished:

@@ -24,12 +24,21 @@ from home_dist.experts.kernels import choose
 
 print(choose(torch.device("cpu"), KernelSection()))
 """
+BESIDE_IMPORTS = """
+from home_dist.cli.native import build_beside_imports
+
+build_beside_imports()
+from home_dist.data import chunked
+from home_dist.embeddings import initial
+
+assert chunked.native() and initial._native()
+"""
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
 
 
-def start(cache: Path, **environment: str) -> subprocess.Popen[str]:
+def start(cache: Path, before: str = "", **environment: str) -> subprocess.Popen[str]:
     return popen(
-        [sys.executable, "-W", "ignore", "-c", CHOOSE],
+        [sys.executable, "-W", "ignore", "-c", before + CHOOSE],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -39,11 +48,18 @@ def start(cache: Path, **environment: str) -> subprocess.Popen[str]:
 
 
 @needs_compiler
-def test_two_processes_build_at_once_into_an_empty_cache(tmp_path):
-    for process in [start(tmp_path), start(tmp_path)]:
-        out, err = process.communicate(timeout=120)
+def test_two_processes_that_train_build_each_library_once(tmp_path):
+    compiler, runs = tmp_path / "cxx", tmp_path / "runs"
+    real = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))))
+    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo "$*" >> {runs}\nexec {real} "$@"\n')
+    compiler.chmod(0o755)
+    for process in [start(tmp_path, BESIDE_IMPORTS, CXX=str(compiler)) for _ in range(2)]:
+        out, err = process.communicate(timeout=180)
         assert out.strip() == COMPILED, err
-    assert [p.suffix for p in (tmp_path / "home_dist").iterdir()] == [".so"]
+    built = [p.name.partition("-")[0] for p in (tmp_path / "home_dist").iterdir() if p.suffix == ".so"]
+    assert sorted(built) == ["columns", "initial", "passes"]  # in one version each: the one that was built beside the imports
+    assert len(runs.read_text().splitlines()) == len(built)
+    assert {p.suffix for p in (tmp_path / "home_dist").iterdir()} == {".so", ".lock"}
 
 
 def test_without_a_compiler_experts_are_eager(tmp_path):

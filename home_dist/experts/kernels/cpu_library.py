@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from home_dist.native_library import CannotBuild, native_library
+from home_dist.native_library import PARALLEL, CannotBuild, native_library
 
 _SOURCE = Path(__file__).parent / "native" / "passes.cpp"
-_FLAGS = ("-O3", "-std=c++20", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 _DTYPE_NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}
 _GEMM_NAMES = {torch.float32: "sgemm_", torch.float64: "dgemm_"}
 
@@ -21,21 +20,28 @@ _GEMM_NAMES = {torch.float32: "sgemm_", torch.float64: "dgemm_"}
 def unavailable() -> str:
     """The reason why this machine cannot run the library; empty if it can. The first call compiles the library in seconds."""
     try:
-        native_library(_SOURCE, _FLAGS)
+        _library(_SOURCE, "fp32")
     except CannotBuild as error:
         return str(error).partition("\n")[0]
     missing = [name for dtype, name in _GEMM_NAMES.items() if _find_gemm(dtype) is None]
     return f"the BLAS of torch has no usable {', '.join(missing)}" if missing else ""
 
 
-def call(name: str, stored: torch.dtype, *arguments: Any) -> None:
-    """Calls a function of native/passes.cpp.
+def call(name: str, stored: torch.dtype, *arguments: Any, source: Path = _SOURCE) -> None:
+    """Calls a function of native/passes.cpp, or of another source that includes its headers.
 
     stored: the dtype of stored activations, which selects the function's version. A tensor is passed as the pointer to its
     data, None as a null pointer, an int as 64 bits. Raises CannotBuild.
     """
-    function = getattr(native_library(_SOURCE, _FLAGS), f"{name}_{_DTYPE_NAMES[stored]}")
+    dtype = _DTYPE_NAMES[stored]
+    function = getattr(_library(source, dtype), f"{name}_{dtype}")
     function(*(_as_c(argument) for argument in arguments))
+
+
+@functools.cache
+def _library(source: Path, dtype: str) -> ctypes.CDLL:
+    """The functions of a dtype: a library of its own, which is compiled when a run first uses the dtype."""
+    return native_library(source, (*PARALLEL, f"-D{dtype.upper()}"))
 
 
 def gemm(dtype: torch.dtype) -> ctypes.c_void_p:

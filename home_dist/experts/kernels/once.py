@@ -16,7 +16,7 @@ def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
     def checked(ctx: Any, *grads: Any) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "the compiled kernels of experts and gates have no second derivative (create_graph=True): set module.kernel = "
+                "the compiled kernels have no second derivative (create_graph=True): set module.kernel = "
                 "home_dist.EAGER on the modules"
             )
         return inner(ctx, *grads)

@@ -42,7 +42,7 @@ inline void store(bf16& to, float x) {
 
 // exp with a relative error of 1e-7 up to 87, infinite above; below -87 it stays at 1e-38. Without branches and with a clamp of
 // integers, so that compilers vectorise it: of a comparison of floats they would compute both branches.
-inline float exponential(float argument) {
+[[gnu::always_inline]] inline float exponential(float argument) {
   constexpr int32_t SIGN = INT32_MIN, END = std::bit_cast<int32_t>(87.0f);
   const int32_t bits = std::bit_cast<int32_t>(argument);
   const float x = std::bit_cast<float>((bits & SIGN) | std::min(bits & ~SIGN, END));

@@ -1,4 +1,5 @@
-// The library's C functions for each type, documented in the headers.
+// The library's C functions for one type of activations, documented in the headers: FP32, FP64 or BF16 says which. One library
+// for all three would take three times as long to compile, and a run calls one of them, or two.
 
 #include "bank.hpp"
 #include "feature_gate.hpp"
@@ -116,16 +117,24 @@
   }                                                                                                                           \
   }
 
-BANK(fp32, float)
-BANK(fp64, double)
-PASSES(fp32, float, float)
-PASSES(fp64, double, double)
+#ifdef BF16
 PASSES(bf16, bf16, float)
-PAIRS(fp32, float, float)
-PAIRS(fp64, double, double)
 PAIRS(bf16, bf16, float)
+#endif
+
+#ifdef FP64
+BANK(fp64, double)
+PASSES(fp64, double, double)
+PAIRS(fp64, double, double)
+#endif
+
+#ifdef FP32
+BANK(fp32, float)
+PASSES(fp32, float, float)
+PAIRS(fp32, float, float)
 
 extern "C" void choose_fp32(const Size* chosen, Size* offsets, Size* starts, Size* pairs, Size* samples, int32_t* places, Size k,
                             Size b, Size m, Size e) {
   choose(chosen, offsets, starts, pairs, samples, places, k, b, m, e);
 }
+#endif
