@@ -154,8 +154,8 @@ def _recall(full: FullAttention, twin: Twin, soft: Sim, history: History) -> dic
     exact = twin.attention.scores(twin.attention.keys(history.events), twin.attention.queries(history.targets), owners).mean(1)
     wanted = set(best_within(exact, history.lengths, owners, K)[0].tolist())
     found = {
-        "TWIN": twin.search_scores(history, twin.attention.queries(history.targets)),
-        "SIM, soft search": soft.relevance(history),
+        "TWIN": twin.searched(history, twin.attention.queries(history.targets)).of_pairs(history),
+        "SIM, soft search": soft.searched(history).of_pairs(history),
     }
     return {
         name: len(wanted & set(best_within(scores, history.lengths, owners, K)[0].tolist())) / len(wanted)

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from home_dist.data.decode import Decoder, WindowRows
@@ -136,7 +137,12 @@ class Ahead:
         decoded = self.decoder.decode(raw)
         del raw
         order, bins = self.windows.ordered(window.number)
-        return {f: self._permuted(decoded, f, order, bins) for f in window.fragments}
+        permuted = {f: self._permuted(decoded, f, order, bins) for f in window.fragments}
+        once = decoded.rows.runs is not None
+        del decoded
+        if once:  # of a request's rows one is kept; Arrow's allocator would keep the memory of the others
+            pa.default_memory_pool().release_unused()
+        return permuted
 
     def _permuted(
         self, decoded: WindowRows, fragment: Fragment, order: NDArray[np.int64], bins: NDArray[np.int64] | None

@@ -81,7 +81,11 @@ class History:
         """A history for each target, with only the events of the pairs `chosen` (n,), grouped by target. lengths: (B,), pairs
         that each target keeps."""
         pairs = self.pairs
-        taken = self.take(chosen if pairs.events is None else pairs.events.index_select(0, chosen), lengths)
+        return self.for_targets(chosen if pairs.events is None else pairs.events.index_select(0, chosen), lengths)
+
+    def for_targets(self, chosen: torch.Tensor, lengths: torch.Tensor) -> "History":
+        """A history for each target, of the events `chosen` (n,), grouped by target. lengths: (B,), events of each target."""
+        taken = self.take(chosen, lengths)
         if taken.of_target is not None:
             users = None if self.users is None else self.users.index_select(0, taken.of_target)
             taken = replace(taken, users=users, of_target=None)

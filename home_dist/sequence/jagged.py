@@ -86,8 +86,10 @@ class _Dots(torch.autograd.Function):
 def weighted_sums_within(
     weights: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor, places: torch.Tensor
 ) -> torch.Tensor:
-    """Sums (B, D) of values[places[n]] by weights[n] within each sample. weights, owners, places: (n,); values: (any, D), which
-    get no gradient; lengths: (B,)."""
+    """Sums (B, D) of values[places[n]] by weights[n] within each sample. weights, owners, places: (n,); lengths: (B,).
+
+    values: (any number, D), which get no gradient.
+    """
     if torch.compiler.is_exporting() or values.device.type != "cpu":
         return sum_within(weights.unsqueeze(1) * values.index_select(0, places), owners, len(lengths))
     return _Sums.apply(weights, values, lengths, places)

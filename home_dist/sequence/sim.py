@@ -19,7 +19,8 @@ from home_dist.errors import ConfigError
 from home_dist.layers.axis_names import Axes, Names
 from home_dist.sequence.attention import TargetAttention
 from home_dist.sequence.history import Encoded, Encoder, EncoderInputs, History
-from home_dist.sequence.jagged import best_within, dots_within, newest_within, some_within, weighted_sums_within
+from home_dist.sequence.jagged import dots_within, newest_within, some_within, weighted_sums_within
+from home_dist.sequence.search import Searched, by_history, spans
 
 
 class SimSection(SearchSection):
@@ -71,38 +72,39 @@ class Sim(Encoder):
     def forward(self, history: History) -> Encoded:
         if self.search == "hard":
             return Encoded(self.attention(self._same_category(history)))
-        pairs = history.pairs
-        with torch.no_grad():
-            relevance = self.relevance(history)
-        best = history.take_pairs(*best_within(relevance, pairs.lengths, pairs.targets, self.most))
-        encoded = Encoded(self.attention(best))
+        best, kept = self.searched(history).best(history, self.most)
+        encoded = Encoded(self.attention(history.for_targets(best, kept)))
         if self.training:
             encoded.predictions["search"] = (self._prediction(history), self.search_weight)
         return encoded
 
-    def relevance(self, history: History) -> torch.Tensor:
-        """r_t of each pair, (P,), as (W_b^T W_a q) . e_t = (W_a q) . (W_b e_t): projects once per target instead of once per
-        event."""
-        pairs = history.pairs
-        return dots_within(history.events.detach(), self._projected(history), pairs.lengths, pairs.targets, pairs.events)
+    def searched(self, history: History) -> Searched:
+        """Scores r_t."""
+        return Searched(history.events, self._projected(history))
 
     def _projected(self, history: History) -> torch.Tensor:
-        """W_b^T W_a q, (B, De)."""
+        """W_b^T W_a q, (B, De): (W_b^T W_a q) . e_t = (W_a q) . (W_b e_t), but projects once per target, not once per event."""
         return self.of_target(history.targets.detach()) @ self.of_event.weight
 
     def _prediction(self, history: History) -> torch.Tensor:
         """Predicted logits (B, K). Of a long history reads SAMPLED events, weighted so that they stand for all events."""
-        pairs = history.pairs
-        positions, kept = some_within(pairs.lengths, SAMPLED)
-        owners, places = pairs.targets.index_select(0, positions), positions
-        if pairs.events is not None:
-            places = pairs.events.index_select(0, positions)
         events, projected = history.events.detach(), self._projected(history)
-        relevance = dots_within(events, projected, kept, owners, places)
-        pooled = weighted_sums_within(relevance, events, kept, owners, places)
-        length = pairs.lengths.clamp(min=1).to(pooled.dtype)
+        lengths = history.lengths
+        if history.of_target is not None and by_history(history) and int(lengths.max()) <= SAMPLED:
+            lengths = kept = lengths.index_select(0, history.of_target)
+            sums = [(projected[t] @ events[e].t()) @ events[e] for e, t in spans(history)]
+            reading = lengths.nonzero().flatten()
+            pooled = torch.zeros_like(projected).index_copy(0, reading, torch.cat([projected[:0], *sums]))
+        else:
+            pairs = history.pairs
+            positions, kept = some_within(pairs.lengths, SAMPLED)
+            lengths, owners, places = pairs.lengths, pairs.targets.index_select(0, positions), positions
+            if pairs.events is not None:
+                places = pairs.events.index_select(0, positions)
+            relevance = dots_within(events, projected, kept, owners, places)
+            pooled = weighted_sums_within(relevance, events, kept, owners, places)
         # The sum over all events is divided by the root of their number: 10,000 events must not drown the target beside them.
-        pooled = pooled * (length.sqrt() / kept.clamp(min=1)).unsqueeze(1)
+        pooled = pooled * (lengths.clamp(min=1).to(pooled.dtype).sqrt() / kept.clamp(min=1)).unsqueeze(1)
         return self.predictor(torch.cat([pooled, history.targets.detach()], 1))
 
     def _same_category(self, history: History) -> History:

@@ -10,7 +10,9 @@ Inherent fields are projected once per distinct item of the batch, not once per 
 items bounds the most expensive product.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -18,7 +20,8 @@ from torch import nn
 from home_dist.config.sequence import SearchSection
 from home_dist.sequence.attention import TargetAttention
 from home_dist.sequence.history import Encoded, Encoder, EncoderInputs, History
-from home_dist.sequence.jagged import best_within, dots_within, softmax_within, sum_within
+from home_dist.sequence.jagged import softmax_within, sum_within
+from home_dist.sequence.search import Searched
 
 
 class TwinSection(SearchSection):
@@ -43,14 +46,11 @@ class Twin(Encoder):
         self.out_dim = self.attention.out_dim
 
     def forward(self, history: History) -> Encoded:
-        pairs, samples = history.pairs, len(history.targets)
-        queries = self.attention.queries(history.targets)
+        queries, samples = self.attention.queries(history.targets), len(history.targets)
         if self.per_head:
             return Encoded(torch.cat([self._of_head(history, queries, head) for head in range(self.attention.heads)], 1))
-        # The search needs no gradient: events left out have none, and chosen events are scored again.
-        with torch.no_grad():
-            searched = self.search_scores(history, queries)
-        chosen = history.take_pairs(*best_within(searched, pairs.lengths, pairs.targets, self.most))
+        # Chosen events are scored again, with gradients.
+        chosen = history.for_targets(*self.searched(history, queries).best(history, self.most))
         owners = chosen.owners
         scores = self.scores(chosen, owners, queries)
         values = self.attention.values(torch.cat([chosen.events, chosen.contexts], 1))
@@ -58,47 +58,42 @@ class Twin(Encoder):
 
     def _of_head(self, history: History, queries: torch.Tensor, head: int) -> torch.Tensor:
         """(B, head_dim): what one head sees among the events that it scores highest."""
-        pairs = history.pairs
+        of_head = functools.partial(self.attention.of_head, head=head)
+        project = functools.partial(nn.functional.linear, weight=of_head(self.attention.keys.weight))
+        query = of_head(queries.t()).t() / math.sqrt(self.attention.head_dim)
+        bias = None if self.bias is None else self.bias.weight[head]
         with torch.no_grad():
-            searched = self._scores_of_head(history, queries, head)
-        chosen = history.take_pairs(*best_within(searched, pairs.lengths, pairs.targets, self.most))
-        scores = self._scores_of_head(chosen, queries, head).unsqueeze(1)
-        weights = softmax_within(scores, chosen.owners, len(history.targets))
+            keys, item = _projected(history, project)
+            searched = Searched(keys, query, item, None if bias is None else history.contexts @ bias)
+        chosen = history.for_targets(*searched.best(history, self.most))
+        owners, samples = chosen.owners, len(history.targets)
+        keys, item = _projected(chosen, project)
+        scores = (keys.index_select(0, item) * query.index_select(0, owners)).sum(1, keepdim=True)
+        if bias is not None:
+            scores = scores + (chosen.contexts @ bias).unsqueeze(1)
         whole = torch.cat([chosen.events, chosen.contexts], 1)
-        values = nn.functional.linear(whole, self.attention.of_head(self.attention.values.weight, head))
-        return sum_within(weights * values, chosen.owners, len(history.targets))
-
-    def _scores_of_head(self, history: History, queries: torch.Tensor, head: int) -> torch.Tensor:
-        """Scores of the pairs, (P,)."""
-        first, item = _distinct(history)
-        projection, pairs = self.attention.of_head(self.attention.keys.weight, head), history.pairs
-        keys = nn.functional.linear(history.events.index_select(0, first), projection).index_select(0, item)
-        query = self.attention.of_head(queries.t(), head).t()
-        scores = dots_within(keys, query, pairs.lengths, pairs.targets, pairs.events) / math.sqrt(self.attention.head_dim)
-        return scores if self.bias is None else scores + pairs.of_events(history.contexts @ self.bias.weight[head])
+        values = nn.functional.linear(whole, of_head(self.attention.values.weight))
+        return sum_within(softmax_within(scores, owners, samples) * values, owners, samples)
 
     def scores(self, history: History, owners: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
         """Scores (N, heads) of the events."""
-        keys, item = self._keys(history)
+        keys, item = _projected(history, self.attention.keys)
         scores = self.attention.scores(keys.index_select(0, item), queries, owners)
         return scores if self.bias is None else scores + self.bias(history.contexts)
 
-    def search_scores(self, history: History, queries: torch.Tensor) -> torch.Tensor:
-        """Mean score over heads of the pairs, (P,). The heads' inner products add up to one inner product of whole vectors."""
-        keys, item = self._keys(history)
-        pairs, heads = history.pairs, self.attention.heads
-        if not torch.compiler.is_exporting() and len(keys) * len(queries) <= 4 * len(pairs.targets):
-            # All pairs of samples and items are less work than all events.
-            products = (queries @ keys.t())[pairs.targets, pairs.of_events(item)]
-        else:
-            products = dots_within(keys.index_select(0, item), queries, pairs.lengths, pairs.targets, pairs.events)
-        scores = products / (heads * math.sqrt(self.attention.head_dim))
-        return scores if self.bias is None else scores + pairs.of_events(history.contexts @ self.bias.weight.mean(0))
+    @torch.no_grad()
+    def searched(self, history: History, queries: torch.Tensor) -> Searched:
+        """The mean score over heads. The heads' inner products add up to one inner product of whole vectors."""
+        keys, item = _projected(history, self.attention.keys)
+        bias = None if self.bias is None else history.contexts @ self.bias.weight.mean(0)
+        return Searched(keys, queries / (self.attention.heads * math.sqrt(self.attention.head_dim)), item, bias)
 
-    def _keys(self, history: History) -> tuple[torch.Tensor, torch.Tensor]:
-        """Projected inherent fields of the distinct items (M, heads * head_dim), and each event's item (N,)."""
-        first, item = _distinct(history)
-        return self.attention.keys(history.events.index_select(0, first)), item
+
+def _projected(history: History, project: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """project: (n, De) -> (n, D). Returns the projected inherent fields of the distinct items, (M, D), and each event's item
+    (N,)."""
+    first, item = _distinct(history)
+    return project(history.events.index_select(0, first)), item
 
 
 def _distinct(history: History) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 
-from home_dist.sequence import Encoded, Encoder, encoded_by, sim
+from home_dist.sequence import Encoded, Encoder, encoded_by, search, sim
 from home_dist.sequence.history import History
 from tests.sequence.test_encoders import DC, DE, KINDS, make
 
@@ -18,10 +18,13 @@ def drawn(lengths: Sequence[int], candidates: Sequence[int], users: bool = True)
     """Histories that candidates[r] targets each read, the same with copies, and the leaves of both. Copies are made one by
     one."""
     targets, n = sum(candidates), sum(lengths)
-    items = torch.randn(9, DE, dtype=torch.float64, requires_grad=True)
+    rows = max(lengths, default=1) + 5
+    items = torch.randn(rows, DE, dtype=torch.float64, requires_grad=True)
     contexts = torch.randn(n, DC, dtype=torch.float64, requires_grad=True)
     of_target = torch.randn(targets, DE, dtype=torch.float64, requires_grad=True)
-    ids, wanted = torch.randint(0, 9, (n,)), torch.randint(0, 9, (targets,))
+    # A history has an item once: of events with equal scores, a search may take any.
+    ids = torch.cat([torch.randperm(rows)[:length] for length in lengths])
+    wanted = torch.randint(0, rows, (targets,))
     own = {"item": wanted, "category": wanted % 3}
     history = [r for r, count in enumerate(candidates) for _ in range(count)]
     starts = [sum(lengths[:r]) for r in range(len(lengths))]
@@ -71,8 +74,15 @@ def compare(encoder: Encoder, shared: History, plain: History, leaves: list[torc
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
 
 
+@pytest.fixture(params=[1, 10**9], ids=["by history", "by pairs"])
+def many(request, monkeypatch):
+    """From how many targets of a history on a call per history pays."""
+    monkeypatch.setattr(search, "MANY", request.param)
+
+
+@pytest.mark.usefixtures("many")
 @pytest.mark.parametrize("kind", MAKES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     requests=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), min_size=1, max_size=6),
     users=st.booleans(),
@@ -86,10 +96,12 @@ def test_shared_histories_equal_their_copies(kind, requests, users, seed):
     compare(make(name, **changes), shared, plain, leaves)
 
 
+@pytest.mark.usefixtures("many")
 @pytest.mark.parametrize("kind", MAKES)
-def test_long_histories(kind, monkeypatch):
+@pytest.mark.parametrize("sampled", [200, 1000])
+def test_long_histories(kind, sampled, monkeypatch):
     """Longer than those for which inner products are a sparse product, and than the search's loss reads."""
-    monkeypatch.setattr(sim, "SAMPLED", 200)
+    monkeypatch.setattr(sim, "SAMPLED", sampled)
     torch.manual_seed(2)
     name, changes = MAKES[kind]
     compare(make(name, most=20, **changes), *drawn([290, 0, 150, 400], [3, 2, 2, 1]))
