@@ -1,9 +1,11 @@
-"""How long commands take that compute nothing, beside an import of torch and of torchrec.
+"""How long commands take that compute nothing, beside an import of torch and of torchrec, and training takes to its first step.
 
     python benchmarks/start.py           # medians of 9 starts, results/start.json
-    python benchmarks/start.py --quick   # means of 2, writes nothing
+    python benchmarks/start.py --quick   # of 1; writes nothing
 
-A run of two steps is trained first, which the commands look at. Each round starts all commands once.
+A run of two steps is trained first, which the commands look at. Each round starts all commands once. The first step: from the
+start of `python -m home_dist.cli train configs/kuairand_pure.toml` to its line about the first step, new run and TensorBoard
+included; warm: with the C++ libraries of an earlier run; cold: with an empty cache of libraries, in a third of the rounds.
 """
 
 import argparse
@@ -26,6 +28,8 @@ from benchmarks.sample_run import SINGLE, output_of, set_options  # noqa: E402
 
 GOAL = 1.0
 """Seconds that a command without torch may take."""
+FIRST_STEP_GOAL = 8.0
+TOLD = "first step done"
 SHORT = ("train.max_steps=2", "train.batch_size=64", "data.validation=''", "data.test=''", "log.tensorboard=false")
 
 
@@ -48,20 +52,32 @@ def main() -> None:
             "checkpoints diff": [*SINGLE, "checkpoints", "diff", str(run), str(run)],
         }
         starts: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
-        for _ in range(2 if chosen.quick else 9):
+        steps: dict[str, list[float]] = {"warm": [], "cold": []}
+        for number in range(1 if chosen.quick else 9):
             for name, command in commands.items():
                 starts[name].append(started(command))
+            steps["warm"].append(first_step(None))
+            if number % 3 == 0:
+                steps["cold"].append(first_step(Path(folder) / f"cache-{number}"))
+    first_steps = {name: statistics.median(seconds) for name, seconds in steps.items()}
     medians = {
         name: {key: statistics.median(s[key] for s in of_name) for key in of_name[0]} for name, of_name in starts.items()
     }
     for name, figures in medians.items():
         seconds, processor, memory = figures["seconds"], figures["processor_seconds"], figures["megabytes"]
         print(f"{name:18} {seconds:6.2f} s, {processor:6.2f} s of processor time, {memory:5.0f} MB")
+    libraries = medians["import torchrec"]["seconds"]
+    print(
+        f"first step of training: {first_steps['warm']:.2f} s, of which importing torch and torchrec takes {libraries:.2f} s; "
+        f"{first_steps['cold']:.2f} s if C++ is compiled first"
+    )
     if not chosen.quick:
         result: dict[str, Any] = {"machine": machine(), "starts": len(starts["--help"]), "commands": medians}
+        result["first_step_seconds"] = {"warm": steps["warm"], "cold": steps["cold"], "medians": first_steps}
         (ROOT / "benchmarks" / "results" / "start.json").write_text(json.dumps(result, indent=1) + "\n")
     for name in ("--help", "buckets", "runs", "checkpoints ls", "checkpoints prune", "checkpoints show", "checkpoints diff"):
         print(claim(f"seconds of home-dist {name}", medians[name]["seconds"], GOAL, at_most=True))
+    print(claim("seconds until the first step", first_steps["warm"], FIRST_STEP_GOAL, at_most=True))
     slowest = max(medians[n]["processor_seconds"] for n in ("--help", "buckets", "runs", "checkpoints ls", "checkpoints prune"))
     print(claim("slowest listing over import torch", slowest / medians["import torch"]["processor_seconds"], 1, at_most=True))
 
@@ -76,6 +92,24 @@ def started(command: list[str]) -> dict[str, float]:
     if process.returncode:
         sys.exit(f"failed: {' '.join(command)}")
     return {"seconds": seconds, "processor_seconds": used.ru_utime + used.ru_stime, "megabytes": used.ru_maxrss / 1000}
+
+
+def first_step(cache: Path | None) -> float:
+    """Seconds from the start of a new run to its line about the first step. cache: folder of compiled libraries; None: the
+    user's."""
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1"} | ({} if cache is None else {"XDG_CACHE_HOME": str(cache)})
+    with tempfile.TemporaryDirectory() as folder:
+        settings = set_options([f"run.dir={folder}/run"])
+        command = [*SINGLE, "train", str(ROOT / "configs" / "kuairand_pure.toml"), *settings]
+        began = time.perf_counter()
+        process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        told = any(line.startswith(TOLD) for line in process.stdout or ())
+        seconds = time.perf_counter() - began
+        process.kill()
+        said = process.communicate()[1]
+    if not told:
+        sys.exit(f"no first step: {' '.join(command)}\n{said[-2000:]}")
+    return seconds
 
 
 def machine() -> str:

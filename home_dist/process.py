@@ -2,7 +2,9 @@
 
 import logging
 import os
+import time
 import warnings
+from pathlib import Path
 
 _SETTINGS = {
     # How often a thread of OpenMP that waits for others looks before it sleeps: some microseconds. With libgomp's 300,000, or
@@ -22,6 +24,15 @@ def prepare() -> None:
     for name, value in _SETTINGS.items():
         if name != "GOMP_SPINCOUNT" or "OMP_WAIT_POLICY" not in os.environ:  # of which it says the same, and would win
             os.environ.setdefault(name, value)
+
+
+def age() -> float | None:
+    """Seconds since this process began; None where the system does not tell."""
+    try:
+        began = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - began
+    except (OSError, AttributeError):
+        return None
 
 
 def silence_libraries() -> None:

@@ -95,7 +95,9 @@ def r2_of(samples: Samples, over: OverRanks = ALONE) -> float:
 
 
 def mean_ratio_of(samples: Samples, over: OverRanks = ALONE) -> float:
-    predicted, total = over.sums(float(samples.weights @ samples.scores), float(samples.weights @ samples.labels))
+    predicted, total = over.sums(
+        float((samples.weights * samples.scores).sum()), float((samples.weights * samples.labels).sum())
+    )
     return predicted / total if total else float("nan")
 
 

@@ -31,8 +31,8 @@ from home_dist.training.pipeline import Pipeline, begin_step
 from home_dist.training.profiling import Trace
 
 _FOR_EVER = 10**9  # epochs: a small data set is read again and again
-_FORWARD = ("look-up", "output exchange", "feature vector", "sequences", "experts", "towers")
-_EVALUATED = 8  # batches, the first two to warm up
+_FORWARD = ("data wait", "input exchange", "look-up", "output exchange", "feature vector", "sequences", "experts", "towers")
+"""Parts of a training step that an evaluation has as well."""
 _SAMPLED = 4  # batches whose ids are counted, and files whose footers are read
 # How often, at least, a step reads or writes:
 _ROWS = 4  # a looked-up row: the forward reads it; the backward reads it, writes it and reads its gradient
@@ -93,8 +93,10 @@ class Speed:
 
     @property
     def forward_per_second(self) -> float:
-        """Samples/s of all ranks, counting only the forward of training steps."""
-        return self.batch * self.ranks / (sum(self.breakdown.parts[part] for part in _FORWARD) / 1e3)
+        """Samples/s of all ranks in the forward of training steps, data and input exchange included: the forward's share of
+        traced steps, which the profiler slows down, of the measured steps' time."""
+        share = sum(self.breakdown.parts[part] for part in _FORWARD) / self.breakdown.milliseconds
+        return self.samples_per_second / share
 
     @property
     def flops(self) -> float:
@@ -155,7 +157,7 @@ def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int,
                 step()
         breakdown = trace.end()
     pipeline.detach()
-    evaluation = _evaluate(built.model, inputs.training_reader(ranks, scan), ranks)
+    evaluation = _evaluate(built.model, inputs.training_reader(ranks, scan), ranks, warm_up, steps)
     by_rank: list[tuple[list[float], float, int]] = [(step_seconds, waited, peak)] * ranks.world_size
     dist.all_gather_object(by_rank, (step_seconds, waited, peak))
     slowest = [max(seconds) for seconds in zip(*(rank[0] for rank in by_rank), strict=True)]
@@ -196,12 +198,13 @@ def measure(inputs: Inputs, ranks: Ranks, warm_up: int, steps: int, traced: int,
 
 
 @torch.no_grad()
-def _evaluate(model: nn.Module, reader: Reader, ranks: Ranks) -> float:
-    """Samples/s of all ranks in a forward without gradients."""
+def _evaluate(model: nn.Module, reader: Reader, ranks: Ranks, warm_up: int, steps: int) -> float:
+    """Samples/s of all ranks in a forward without gradients, of as many batches as are trained on. With fewer to warm up, the
+    reader would still be decoding its first windows beside them."""
     model.eval()
     epoch, samples, began = reader.epochs(0, _FOR_EVER), 0, 0.0
-    for number, batch in enumerate(itertools.islice(epoch, _EVALUATED)):
-        if number == 2:
+    for number, batch in enumerate(itertools.islice(epoch, warm_up + steps)):
+        if number == warm_up:
             synchronise(ranks.device)
             dist.barrier()
             samples, began = 0, time.perf_counter()

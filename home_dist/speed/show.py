@@ -22,7 +22,7 @@ def table(speed: Speed, config: RunConfig, ranks: Ranks) -> Table:
     rows.add_column("")
     all_ranks = f"per rank; {speed.samples_per_second:,.0f} in all"
     rows.add_row("samples/s", f"{speed.samples_per_second_per_rank:,.0f}", all_ranks)
-    forward = f"samples/s in all, without gradients; the forward of training {speed.forward_per_second:,.0f}"
+    forward = f"samples/s in all, a forward without gradients; that of training steps {speed.forward_per_second:,.0f}"
     rows.add_row("evaluation", f"{speed.evaluation:,.0f}", forward)
     times = " / ".join(f"{speed.percentile(p) * 1e3:,.1f}" for p in _PERCENTILES)
     rows.add_row(

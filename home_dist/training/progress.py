@@ -98,6 +98,11 @@ def line(step: int, steps: int, interval: IntervalFigures, ranks: int, seconds_l
     )
 
 
+def first_step(seconds: float | None) -> str:
+    """A line about the start. seconds: from the begin of the process to the end of its first step; empty if not known."""
+    return "" if seconds is None else f"first step done {seconds:.1f} s after this process began"
+
+
 def _rate(value: float) -> str:
     return f"{value:,.0f}" if value else "-"  # no step has been timed yet
 

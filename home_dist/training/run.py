@@ -59,6 +59,8 @@ class Run:
     observer: Observer
     bad_rows: BadRowReport
     profile: Profile
+    step_before: int
+    """The last step before this process trains."""
 
     @staticmethod
     def begin(
@@ -104,6 +106,7 @@ class Run:
             observer=Observer(built, inputs.schema, config, folder.insight, log, ranks, screen, start.state.step),
             bad_rows=BadRowReport(ranks, screen, log, folder.bad_rows),
             profile=Profile(built.model, profile_steps, folder.profile, ranks, screen),
+            step_before=start.state.step,
         )
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+from home_dist import process
 from home_dist.data import Reader
 from home_dist.data.batch import Batch
 from home_dist.distributed import health
@@ -72,6 +73,8 @@ class Trainer:
                 head.averages.update(head)
             self._count(output)
             state = self._after(state, output, total)
+            if state.step == run.step_before + 1:
+                run.screen.say_if(progress.first_step(process.age()))
             health.at_step(state.step)
             self.saver.check()
             if state.step == pace.first + _SLOW_STEPS:
