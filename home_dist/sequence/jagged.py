@@ -104,7 +104,8 @@ class _Sums(torch.autograd.Function):
     ) -> torch.Tensor:
         bounds = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         ctx.save_for_backward(weights, values, bounds, places)
-        return (_matrix(bounds, places, _exact(weights), len(values)) @ _exact(values)).to(values.dtype)
+        with torch.autocast("cpu", enabled=False):  # which would cast to bf16
+            return (_matrix(bounds, places, _exact(weights), len(values)) @ _exact(values)).to(values.dtype)
 
     @staticmethod
     def backward(ctx: Any, *pulls: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
