@@ -1,28 +1,34 @@
-"""Products of inputs with one weight per group, and their gradients, in torch.
+"""Products of inputs with one weight per group, and their gradients.
+
+In fp32 and fp64 the kernels' own pool of threads computes them (native/product.hpp), in bf16 torch.
 
 The input x is one for all groups, (B, F), or one per group, (G, B, F). The weight is (G, N, F), the product (G, B, N).
 """
 
+from typing import NamedTuple
+
 import torch
+
+from home_dist.experts.kernels.cpu_library import call, gemm, pointers
 
 
 def by_group(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The product, (G, B, N). Groups that share one input are one matrix product."""
     if x.dim() == 3:
-        return torch.bmm(x, weight.transpose(1, 2))
-    return torch.mm(x, weight.flatten(0, 1).t()).unflatten(1, weight.shape[:2]).transpose(0, 1)
+        return _product(x, weight.transpose(1, 2))
+    return _product(x, weight.flatten(0, 1).t()).unflatten(1, weight.shape[:2]).transpose(0, 1)
 
 
 def weight_grad(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """The gradient of the weight, (G, N, F), from the gradient of the product, (G, B, N)."""
     if x.dim() == 3:
-        return torch.bmm(grad.transpose(1, 2), x)
-    return torch.mm(side_by_side(grad).t(), x).unflatten(0, (len(grad), -1))
+        return _product(grad.transpose(1, 2), x)
+    return _product(side_by_side(grad).t(), x).unflatten(0, (len(grad), -1))
 
 
 def input_grad(grad: torch.Tensor, weight: torch.Tensor, shared: bool) -> torch.Tensor:
     """The gradient of x. shared: whether x is one for all groups."""
-    return torch.mm(side_by_side(grad), weight.flatten(0, 1)) if shared else torch.bmm(grad, weight)
+    return _product(side_by_side(grad), weight.flatten(0, 1)) if shared else _product(grad, weight)
 
 
 def add_input_grad(x_grad: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor) -> None:
@@ -31,11 +37,45 @@ def add_input_grad(x_grad: torch.Tensor, grad: torch.Tensor, weight: torch.Tenso
     if x_grad.dtype != weight.dtype:
         x_grad.add_(input_grad(grad, weight, shared))
     elif shared:
-        x_grad.addmm_(side_by_side(grad), weight.flatten(0, 1))
+        _product(side_by_side(grad), weight.flatten(0, 1), x_grad)
     else:
-        x_grad.baddbmm_(grad, weight)
+        _product(grad, weight, x_grad)
 
 
 def side_by_side(grad: torch.Tensor) -> torch.Tensor:
     """(G, B, N) -> (B, G N)"""
     return grad.transpose(0, 1).flatten(1)
+
+
+class _Rows(NamedTuple):
+    """A matrix, or one per group, as a BLAS takes it: rows at a stride, or columns if transposed."""
+
+    values: torch.Tensor
+    stride: int
+    transposed: bool
+
+    @staticmethod
+    def of(x: torch.Tensor) -> "_Rows":
+        rows, columns = x.shape[-2:]
+        if x.stride(-1) == 1 and x.stride(-2) >= columns:
+            return _Rows(x, x.stride(-2), False)
+        if x.stride(-2) == 1 and x.stride(-1) >= rows:
+            return _Rows(x, x.stride(-1), True)
+        return _Rows(x.contiguous(), columns, False)
+
+    def pointers(self) -> object:
+        return pointers([self.values] if self.values.dim() == 2 else self.values.unbind())
+
+
+def _product(a: torch.Tensor, b: torch.Tensor, add_to: torch.Tensor | None = None) -> torch.Tensor:
+    """a: (n, k) or (G, n, k); b: (k, m) or (G, k, m); add_to: a contiguous tensor that the product is added to."""
+    compiled = a.dtype in (torch.float32, torch.float64) and min(*a.shape, *b.shape) > 0
+    if not compiled:
+        return torch.matmul(a, b) if add_to is None else add_to.add_(torch.matmul(a, b))
+    out = a.new_empty(*a.shape[:-1], b.shape[-1]) if add_to is None else add_to
+    left, right, result = _Rows.of(a), _Rows.of(b), _Rows(out, out.shape[-1], False)
+    sides = [left.pointers(), left.stride, left.transposed, right.pointers(), right.stride, right.transposed]
+    groups = 1 if a.dim() == 2 else len(a)
+    sizes = (groups, a.shape[-2], a.shape[-1], b.shape[-1])
+    call("products", a.dtype, gemm(a.dtype), *sides, result.pointers(), result.stride, add_to is not None, *sizes)
+    return out

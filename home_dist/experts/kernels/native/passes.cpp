@@ -80,13 +80,17 @@
 
 #define BANK(NAME, A)                                                                                                         \
   extern "C" {                                                                                                                \
+  void products_##NAME(Gemm<A> gemm, const A* const* a, Size a_row, Size a_t, const A* const* b, Size b_row, Size b_t,        \
+                       A* const* c, Size c_row, Size add, Size g, Size n, Size k, Size m) {                                   \
+    products(gemm, a, a_row, a_t != 0, b, b_row, b_t != 0, c, c_row, add != 0, g, n, k, m);                                   \
+  }                                                                                                                           \
   void bank_##NAME(Gemm<A> gemm, const A* const* x, const A* const* weights, const A* const* biases, A* const* hidden,        \
                    A* const* y, const A* mask, A* mean, A* squares, const Size* widths, Size layers, Size e, Size b) {        \
     bank(gemm, x, weights, biases, hidden, y, mask, mean, squares, widths, layers, e, b);                                     \
   }                                                                                                                           \
   void bank_backward_##NAME(Gemm<A> gemm, const A* const* y, const A* const* weights, A* const* hidden,                       \
-                            A* const* weight_grads, A* const* bias_grads, const Size* widths, Size layers, Size e, Size b) {                                                                    \
-    bank_backward(gemm, y, weights, hidden, weight_grads, bias_grads, widths, layers, e, b);                     \
+                            A* const* weight_grads, A* const* bias_grads, const Size* widths, Size layers, Size e, Size b) {  \
+    bank_backward(gemm, y, weights, hidden, weight_grads, bias_grads, widths, layers, e, b);                                  \
   }                                                                                                                           \
   void bank_inputs_##NAME(Gemm<A> gemm, const A* const* down, const A* const* x, const A* weights, A* weight_grads,           \
                           A* const* x_grads, const Size* starts, Size inputs, Size f, Size h, Size e, Size b) {               \
@@ -104,14 +108,14 @@
   void drop_##NAME(const A* x, A* out, Size first, Size second, Size threshold, double factor, Size b, Size f) {              \
     drop(x, out, DROPOUT, b, f);                                                                                              \
   }                                                                                                                           \
-  void feature_gates_##NAME(Gemm<A> gemm, const A* x, const A* low, const A* up, const A* share, A* out, Size chunk, \
+  void feature_gates_##NAME(Gemm<A> gemm, const A* x, const A* low, const A* up, const A* share, A* out, Size chunk,          \
                             Size x_step, Size inside, Size g, Size l, Size r, Size b, Size f) {                               \
-    feature_gates(gemm, x, low, up, share, out, chunk, GateSizes{x_step, inside, g, l, r, b, f});                       \
+    feature_gates(gemm, x, low, up, share, out, chunk, GateSizes{x_step, inside, g, l, r, b, f});                             \
   }                                                                                                                           \
   void feature_gates_backward_##NAME(Gemm<A> gemm, const A* grad, const A* x, const A* low, const A* up, const A* share,      \
-                                     A* share_grad, A* low_grad, A* x_grad, A* up_grad, Size chunk, Size parts,      \
+                                     A* share_grad, A* low_grad, A* x_grad, A* up_grad, Size chunk, Size parts,               \
                                      Size x_step, Size inside, Size g, Size l, Size r, Size b, Size f) {                      \
-    feature_gates_backward(gemm, grad, x, low, up, share, share_grad, low_grad, x_grad, up_grad, chunk, parts,          \
+    feature_gates_backward(gemm, grad, x, low, up, share, share_grad, low_grad, x_grad, up_grad, chunk, parts,                \
                            GateSizes{x_step, inside, g, l, r, b, f});                                                         \
   }                                                                                                                           \
   }

@@ -33,4 +33,17 @@ inline void product(Gemm<A> gemm, const A* a, bool a_t, const A* b, bool b_t, A*
   product(gemm, Matrix<const A>{a, a_t ? n : k}, a_t, Matrix<const A>{b, b_t ? k : m}, b_t, Matrix<A>{c, m}, n, k, m, add);
 }
 
+// The same for G products at once, whose matrices have rows at the same strides: threads share pieces of the results.
+template <class A>
+void products(Gemm<A> gemm, const A* const* a, Size a_row, bool a_t, const A* const* b, Size b_row, bool b_t, A* const* c,
+              Size c_row, bool add, Size groups, Size n, Size k, Size m) {
+  const Size chunks = (n + SAMPLES - 1) / SAMPLES, columns = (m + COLUMNS - 1) / COLUMNS;
+  deal(groups * chunks * columns, [&](Size piece) {
+    const Size g = piece / (chunks * columns), row = piece / columns % chunks * SAMPLES, column = piece % columns * COLUMNS;
+    const Matrix<const A> left{a[g] + (a_t ? row : row * a_row), a_row}, right{b[g] + (b_t ? column * b_row : column), b_row};
+    product(gemm, left, a_t, right, b_t, Matrix<A>{c[g] + row * c_row + column, c_row}, std::min(SAMPLES, n - row), k,
+            std::min(COLUMNS, m - column), add);
+  });
+}
+
 }  // namespace
