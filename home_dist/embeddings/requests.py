@@ -16,8 +16,8 @@ class RequestsOfSamples:
         self.firsts, self.samples = firsts, samples
 
     def share(self, item: IdInput) -> bool:
-        """Whether only the first samples of requests have ids."""
-        return item.once and len(self.firsts) > 0
+        """Whether samples have their ids from another one. In a batch of requests of one sample, none has."""
+        return item.once and 0 < len(self.firsts) < self.samples
 
     @cached_property
     def of_sample(self) -> torch.Tensor:

@@ -65,8 +65,8 @@ class _Dots(torch.autograd.Function):
         ctx.shared = shared is not None
         bounds = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         ctx.save_for_backward(values, vectors, bounds, owners, places)
-        pattern = _matrix(bounds, places, _exact(values.new_zeros(len(places))), len(values))
-        products = torch.sparse.sampled_addmm(pattern, _exact(vectors), _exact(values).t(), beta=0.0).values()
+        pattern = _matrix(bounds, places, exact(values.new_zeros(len(places))), len(values))
+        products = torch.sparse.sampled_addmm(pattern, exact(vectors), exact(values).t(), beta=0.0).values()
         return products.to(values.dtype)
 
     @staticmethod
@@ -79,7 +79,7 @@ class _Dots(torch.autograd.Function):
             if ctx.shared:
                 of_values = torch.zeros_like(values).index_add_(0, places, of_values)
         if ctx.needs_input_grad[1]:
-            of_vectors = (_matrix(bounds, places, _exact(pull), len(values)) @ _exact(values)).to(vectors.dtype)
+            of_vectors = (_matrix(bounds, places, exact(pull), len(values)) @ exact(values)).to(vectors.dtype)
         return of_values, of_vectors, None, None, None
 
 
@@ -104,19 +104,26 @@ class _Sums(torch.autograd.Function):
     ) -> torch.Tensor:
         bounds = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         ctx.save_for_backward(weights, values, bounds, places)
-        with torch.autocast("cpu", enabled=False):  # which would cast to bf16
-            return (_matrix(bounds, places, _exact(weights), len(values)) @ _exact(values)).to(values.dtype)
+        return products(_matrix(bounds, places, exact(weights), len(values)), values).to(values.dtype)
 
     @staticmethod
     def backward(ctx: Any, *pulls: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         weights, values, bounds, places = ctx.saved_tensors
         [pull] = pulls
-        pattern = _matrix(bounds, places, _exact(weights), len(values))
-        of_weights = torch.sparse.sampled_addmm(pattern, _exact(pull), _exact(values).t(), beta=0.0).values()
+        pattern = _matrix(bounds, places, exact(weights), len(values))
+        of_weights = torch.sparse.sampled_addmm(pattern, exact(pull), exact(values).t(), beta=0.0).values()
         return of_weights.to(weights.dtype), None, None, None
 
 
-def _exact(values: torch.Tensor) -> torch.Tensor:
+def products(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """one @ other, in fp32 also under autocast: bf16 would give unlike events equal scores, and sparse products lack it on a
+    CPU."""
+    with torch.autocast(other.device.type, enabled=False):
+        return exact(one) @ exact(other)
+
+
+def exact(values: torch.Tensor) -> torch.Tensor:
+    """In fp32 if in 16 bits."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from home_dist.sequence.history import History
-from home_dist.sequence.jagged import best_within, dots_within
+from home_dist.sequence.jagged import best_within, dots_within, products
 
 MANY = 8
 """Mean number of targets of a history from which a few calls per history cost less than the pairs."""
@@ -51,7 +51,7 @@ class Searched:
             return chosen if pairs.events is None else pairs.events.index_select(0, chosen), kept
         of_events, best = self._of_events(), [history.of_target[:0]]
         for events, targets in spans(history):
-            scores = self.vectors[targets] @ of_events[events].t()
+            scores = products(self.vectors[targets], of_events[events].t())
             scores = scores if self.bias is None else scores + self.bias[events]
             places = scores.topk(min(most, scores.shape[1]), 1, sorted=False).indices.sort(1).values
             best.append((places + events.start).flatten())

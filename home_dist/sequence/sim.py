@@ -19,7 +19,7 @@ from home_dist.errors import ConfigError
 from home_dist.layers.axis_names import Axes, Names
 from home_dist.sequence.attention import TargetAttention
 from home_dist.sequence.history import Encoded, Encoder, EncoderInputs, History
-from home_dist.sequence.jagged import dots_within, newest_within, some_within, weighted_sums_within
+from home_dist.sequence.jagged import dots_within, newest_within, products, some_within, weighted_sums_within
 from home_dist.sequence.search import Searched, by_history, spans
 
 
@@ -92,9 +92,9 @@ class Sim(Encoder):
         lengths = history.lengths
         if history.of_target is not None and by_history(history) and int(lengths.max()) <= SAMPLED:
             lengths = kept = lengths.index_select(0, history.of_target)
-            sums = [(projected[t] @ events[e].t()) @ events[e] for e, t in spans(history)]
-            reading = lengths.nonzero().flatten()
-            pooled = torch.zeros_like(projected).index_copy(0, reading, torch.cat([projected[:0], *sums]))
+            pooled = events.new_zeros(len(lengths), events.shape[1])
+            sums = [products(products(projected[t], events[e].t()), events[e]) for e, t in spans(history)]
+            pooled = pooled.index_copy(0, lengths.nonzero().flatten(), torch.cat([pooled[:0], *sums]))
         else:
             pairs = history.pairs
             positions, kept = some_within(pairs.lengths, SAMPLED)

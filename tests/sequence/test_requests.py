@@ -129,3 +129,23 @@ def test_encoders_that_know_no_requests_get_copies():
 
     torch.manual_seed(5)
     compare(Mean(), *drawn([3, 0, 4], [2, 3, 1]))
+
+
+def test_products_of_a_search_keep_fp32_under_bf16(monkeypatch):
+    """Rounded to bf16, its scores would choose other events."""
+    torch.manual_seed(6)
+    encoder = make("sim soft", most=20).float()
+    shared, plain, _ = drawn([150, 90], [9, 9])
+    found = []
+    for history, many in ((shared, 1), (shared, 10**9), (plain, 1)):
+        for field in ("events", "contexts", "targets"):
+            setattr(history, field, getattr(history, field).detach().float())
+        monkeypatch.setattr(search, "MANY", many)
+        encoder.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            values = outputs(encoder, history)
+        sum(value.float().square().sum() for value in values).backward()
+        found.append([*(v.detach().float() for v in values), *(p.grad for p in encoder.parameters())])
+    for one, *others in zip(*found, strict=True):
+        for other in others:
+            torch.testing.assert_close(one, other, rtol=3e-2, atol=3e-2)

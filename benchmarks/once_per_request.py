@@ -1,0 +1,223 @@
+"""Requests whose rows share the user's features and history: training with `data.once_per_request` against the plain layout.
+
+    python benchmarks/once_per_request.py            # results/once_per_request.json and .md, some half an hour
+    python benchmarks/once_per_request.py --quick    # one case, few steps, under 50 s; writes nothing
+
+Generated logs with 1, 8 and 32 candidates per request and histories of 100 and 1,000 events (item, category, watch ratio). 4
+user and 3 item features in tables of 100,000 rows, width 16; HoME with 4 tasks; batch 1,024; one process. Both layouts train
+the same rows in the same order, data included. Samples/s: both in one process, step by step in turns, median of the ratios.
+Memory: a process for each layout; its peak in training (VmHWM) above its memory before the model was built.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from home_dist import process  # noqa: E402
+
+process.prepare()
+
+import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+
+from benchmarks.claims import claim  # noqa: E402
+from benchmarks.id_log import GROUP, power_law, rare_labels  # noqa: E402
+from benchmarks.machine import processor, vectors  # noqa: E402
+from benchmarks.sample_run import output_of  # noqa: E402
+from home_dist.schema import Schema, save_schema  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results"
+BATCH, BATCHES, ROWS = 1024, 4, 100_000
+USER = ("user", "city", "device", "age")
+ITEM = ("item", "category", "author")
+EVENTS = {"watched_item": "item", "watched_category": "category", "watched_ratio": None}
+"""By column of the history: its target."""
+TASKS = {"like": "a", "follow": "a", "watch": "b", "finish": "b"}
+ENCODERS = {
+    "din": 'kind = "din"',
+    "sim": 'kind = "sim", most = 50, heads = 4, head_dim = 16',
+    "twin": 'kind = "twin", most = 50, heads = 4, head_dim = 16',
+}
+LAYOUTS = ("plain", "once")
+ONCE = (*USER, "watched")
+Case = tuple[str, int, int]
+"""Encoder, candidates of a request, events of a history."""
+CASES = [(e, c, t) for e in ENCODERS for t in (100, 1000) for c in (1, 8, 32)]
+QUICK: list[Case] = [("twin", 32, 1000)]
+FAR = (32, 1000)
+
+
+def write(folder: Path, candidates: int, events: int) -> None:
+    """A log of BATCHES batches."""
+    random, requests = np.random.default_rng(0), BATCH * BATCHES // candidates
+    rows = requests * candidates
+    of_row = np.repeat(np.arange(requests), candidates)
+    columns: dict[str, Any] = {name: power_law(random, ROWS, requests)[of_row] for name in USER}
+    columns |= {name: power_law(random, ROWS, rows) for name in ITEM}
+    columns |= rare_labels(random, list(TASKS), rows)
+    columns |= {GROUP: columns["user"], "request": of_row}
+    (folder / "train").mkdir(parents=True)
+    offsets = np.arange(rows + 1, dtype=np.int32) * events
+    for name in EVENTS:
+        values = power_law(random, ROWS if name != "watched_ratio" else 100, requests * events).reshape(requests, events)
+        columns[name] = pa.ListArray.from_arrays(offsets, values[of_row].reshape(-1))
+    pq.write_table(pa.table(columns), folder / "train" / "part-0.parquet", row_group_size=BATCH)
+    tables = dict.fromkeys((*USER, *ITEM), ROWS) | {"ratio": 100}
+    tree = {
+        "group_column": GROUP,
+        "table": [{"name": name, "rows": count} for name, count in tables.items()],
+        "feature": [{"kind": "id", "name": name, "column": name, "table": name} for name in (*USER, *ITEM)],
+        "sequence": [
+            {
+                "name": "watched",
+                "events": [{"column": c, "table": t or "ratio", **({"target": t} if t else {})} for c, t in EVENTS.items()],
+            }
+        ],
+        "task": [{"name": name, "group": group, "column": name} for name, group in TASKS.items()],
+    }
+    save_schema(Schema.model_validate(tree), folder / "schema.toml")
+
+
+def configuration(folder: Path, encoder: str, layout: str) -> Path:
+    once = f"once_per_request = {json.dumps(ONCE)}, " if layout == "once" else ""
+    lines = [
+        f'run = {{ dir = "{folder}/run" }}',
+        f'data = {{ path = "{folder}", request = "request", {once}validation = "", test = "", window_rows = {BATCH} }}',
+        "embedding = { dim = 16, small_dim = 16 }",
+        f"train = {{ batch_size = {BATCH} }}",
+        'model = { kind = "home", expert_hidden = [128], expert_dim = 64 }',
+        f'sequence = [{{ name = "watched", {ENCODERS[encoder]} }}]',
+    ]
+    path = folder / f"{encoder}-{layout}.toml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one case, few steps, under 50 s; writes nothing")
+    parser.add_argument("--steps", type=int, default=10, help="timed steps of each layout")
+    parser.add_argument("--case", nargs=3, metavar=("ENCODER", "CANDIDATES", "EVENTS"), help="one case only; writes nothing")
+    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        print(json.dumps(train([Path(p) for p in options.worker], options.steps)))
+        return
+    cases = QUICK if options.quick else CASES
+    if options.case:
+        encoder, candidates, events = options.case
+        cases = [(encoder, int(candidates), int(events))]
+    found = [measured(case, 3 if options.quick else options.steps) for case in cases]
+    result = {"processor": processor() + vectors(), "cores": len(os.sched_getaffinity(0)), "batch": BATCH, "cases": found}
+    text = table(result)
+    print(text)
+    if not options.quick and not options.case:
+        (RESULTS / "once_per_request.json").write_text(json.dumps(result, indent=1) + "\n")
+        (RESULTS / "once_per_request.md").write_text(text + "\n")
+    for line in claims(found):
+        print(line)
+
+
+def measured(case: Case, steps: int) -> dict[str, Any]:
+    encoder, candidates, events = case
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write(folder, candidates, events)
+        paths = [configuration(folder, encoder, layout) for layout in LAYOUTS]
+        script = [sys.executable, ROOT / "benchmarks" / "once_per_request.py", "--steps", str(steps), "--worker"]
+        both = json.loads(output_of([*script, *paths]).splitlines()[-1])["seconds"]
+        alone = [json.loads(output_of([*script, path]).splitlines()[-1])["bytes"] for path in paths]
+    seconds = {layout: statistics.median(times) for layout, times in zip(LAYOUTS, both, strict=True)}
+    found = {
+        "encoder": encoder,
+        "candidates": candidates,
+        "events": events,
+        "samples_per_second": {layout: BATCH / s for layout, s in seconds.items()},
+        "speed": statistics.median(plain / once for plain, once in zip(*both, strict=True)),
+        "bytes": dict(zip(LAYOUTS, alone, strict=True)),
+        "memory": alone[1] / alone[0],
+    }
+    print(f"{encoder} {candidates} x {events}: speed {found['speed']:.2f}, memory {found['memory']:.2f}", flush=True)
+    return found
+
+
+def train(paths: Sequence[Path], steps: int) -> dict[str, Any]:
+    """Trains configurations in turns, step by step. Returns each one's seconds per step, and the peak above the start."""
+    from home_dist.config import load_config
+    from home_dist.data.inputs import open_inputs
+    from home_dist.distributed import ranks
+    from home_dist.schema import load_schema
+    from home_dist.training.build import build
+    from home_dist.training.optimizers import Schedule
+    from home_dist.training.pipeline import Pipeline, begin_step
+
+    process.silence_libraries()
+    configs = [load_config(path) for path in paths]
+    formed = ranks.form_ranks(configs[0].distributed)
+    before, runs = memory("VmRSS"), []
+    for config in configs:
+        inputs = open_inputs(config, load_schema(config.schema_path()), ("train",))
+        built = build(inputs, formed)
+        built.model.train()
+        batches = itertools.islice(inputs.training_reader(formed).epochs(0, 10**6), steps + 2)
+        runs.append(
+            (config, built, Pipeline.of(built, formed, 1, True), Schedule(built.optimizer, config.train, steps + 2), batches)
+        )
+    seconds: list[list[float]] = [[] for _ in runs]
+    for number in range(steps + 2):
+        for place, (config, built, pipeline, schedule, batches) in enumerate(runs):
+            began = time.perf_counter()
+            begin_step(built, schedule, config.train, number, 0)
+            pipeline.progress(batches, is_last_batch=number == steps + 1)
+            seconds[place].append(time.perf_counter() - began)
+    peak = memory("VmHWM") - before
+    ranks.leave_ranks()
+    return {"seconds": [times[2:] for times in seconds], "bytes": peak}
+
+
+def memory(name: str) -> int:
+    """Bytes of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = [
+        f"{result['processor']}, {result['cores']} cores, batch {result['batch']:,}. Once: with `data.once_per_request`.",
+        "",
+        "| encoder | candidates | events | samples/s, plain | once | ratio | MB, plain | once | ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for found in result["cases"]:
+        speed, megabytes = found["samples_per_second"], {layout: n / 1e6 for layout, n in found["bytes"].items()}
+        cells = [found["encoder"], found["candidates"], f"{found['events']:,}"]
+        cells += [f"{speed['plain']:,.0f}", f"{speed['once']:,.0f}", f"{found['speed']:.2f}"]
+        cells += [f"{megabytes['plain']:,.0f}", f"{megabytes['once']:,.0f}", f"{found['memory']:.2f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def claims(cases: Sequence[dict[str, Any]]) -> Iterator[str]:
+    for found in cases:
+        name = f"{found['encoder']}, {found['candidates']} candidates x {found['events']:,} events"
+        if (found["candidates"], found["events"]) == FAR:
+            yield claim(f"once per request, speed: {name}", found["speed"], 3)
+            yield claim(f"once per request, share of memory: {name}", found["memory"], 0.25, at_most=True)
+        if found["candidates"] == 1:
+            yield claim(f"once per request, speed: {name}", found["speed"], 1)
+
+
+if __name__ == "__main__":
+    main()
