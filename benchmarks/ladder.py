@@ -52,6 +52,10 @@ RUNGS = [
     Rung("dropout of experts within the fused passes", "53a4e29"),
     Rung("feature gates: each direction one call, products included", "f7f83f5"),
     Rung("dropout of the feature vector in one pass", "bbdcf3f"),
+    Rung("DIN: one compiled kernel both ways", "4a0ee4a"),
+    Rung("kernels take pieces from a queue instead of OpenMP's loops", "06f3dd4"),
+    Rung("small tables' gradients are one compiled sum; OpenMP's threads hardly spin", "38908fc"),
+    Rung("gates' products by the kernels' own threads", "a31797d"),
 ]
 CASES = ("MMoE, fp32", "MMoE, bf16", "README's HoME")
 Rates = dict[str, dict[str, list[float]]]
