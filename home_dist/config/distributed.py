@@ -14,7 +14,7 @@ class ExchangeSection(Section):
     backward: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     """Precision in which ranks send the gradients of embeddings."""
     gradients: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Precision in which dense gradients are summed over ranks."""
+    """Precision in which dense gradients are summed over ranks; those of experts that not all ranks hold always in fp32."""
 
 
 class DistributedSection(Section):

@@ -102,8 +102,11 @@ class StepCheck:
         if self._statistics is not None:
             # A value may be so large that its variance is infinite, although everything computed from it is finite.
             finite = finite & torch.isfinite(self._statistics).all()
-        of_dense = [p.grad for p in self.parameters if p.grad is not None]
-        for gradients, limit in ((of_dense, self.dense_limit), (of_lookups, self.lookup_limit)):
+        of_all, of_some = (
+            [p.grad for p in self.parameters if p.grad is not None and (p in self._apart) == apart] for apart in (False, True)
+        )
+        # Those of parameters that not all ranks hold are not exchanged with the others.
+        for gradients, limit in ((of_all, self.dense_limit), (of_some, LARGEST), (of_lookups, self.lookup_limit)):
             filled = [g for g in gradients if g.numel()]
             if filled:
                 # The 2-norm is three times as fast as the largest element. The comparison is False for NaN.

@@ -9,7 +9,7 @@ from torchrec.optim.keyed import KeyedOptimizerWrapper
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
 from home_dist.layers.global_norm import GlobalBatchNorm
-from home_dist.layers.step_check import StepCheck
+from home_dist.layers.step_check import LARGEST_FP16, StepCheck
 from home_dist.training.optimizers import DenseOptimizer
 
 
@@ -127,3 +127,15 @@ def test_statistics_that_overflow_are_refused():
     run.step(2, 1e25, factor=1e-30)
     assert float(run.check.refused) == 1
     assert same([run.head.norm.running_mean, run.head.norm.running_var], before)
+
+
+@pytest.mark.parametrize(("apart", "refused"), [(True, 0.0), (False, 1.0)])
+def test_the_limit_of_fp16_is_for_gradients_that_are_exchanged_in_it(apart, refused):
+    head = nn.Linear(2, 1)
+    check = StepCheck(head, dense_limit=LARGEST_FP16, apart=[head.weight] if apart else ())
+    check.begin()
+    loss = head(torch.full((1, 2), 1e5)).sum()
+    check.heard(loss, loss.detach().view(1), SimpleNamespace())
+    loss.backward()
+    check.decide(())
+    assert float(check.refused) == refused
