@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +152,15 @@ def exported(scorer: Scorer, inputs: dict[str, Input]) -> torch.export.ExportedP
 
 @contextmanager
 def _traceable() -> Iterator[None]:
-    """Replaces a cached property, whose lock torch cannot trace, by an ordinary one."""
-    cached = History.__dict__["owners"]
-    setattr(History, "owners", property(cached.func))  # noqa: B010
+    """Replaces cached properties, whose lock torch cannot trace, by ordinary ones."""
+    cached = {name: value for name, value in vars(History).items() if isinstance(value, cached_property)}
+    for name, value in cached.items():
+        setattr(History, name, property(value.func))
     try:
         yield
     finally:
-        setattr(History, "owners", cached)  # noqa: B010
+        for name, value in cached.items():
+            setattr(History, name, value)
 
 
 def example(inputs: dict[str, Input]) -> Inputs:
