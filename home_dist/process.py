@@ -31,7 +31,7 @@ def age() -> float | None:
     try:
         began = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
         return time.clock_gettime(time.CLOCK_BOOTTIME) - began
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, IndexError, ValueError):
         return None
 
 

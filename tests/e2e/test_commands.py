@@ -55,6 +55,7 @@ def test_what_a_run_shows_and_in_which_order(trained):
         r"sharding plan",
         r"table .*rows .*dim .*sharding .*rank .*bytes",
         r"video .*4,000 .*16 .*_wise .*0, 1 ",
+        r"first step done \d+\.\d s after this process began",
         r"step +2/6 +33% \| loss [\d.]+ \| [\d,-]+ samples/s per rank, [\d,-]+ total \| waiting for data [\d.]+% \| ETA 0:0",
         r"step +6/6 +100%",
         r"evaluation: test",
@@ -65,6 +66,7 @@ def test_what_a_run_shows_and_in_which_order(trained):
         rf"tensorboard: +{folder}/tensorboard",
         rf"config: +{folder}/config.toml",
     ]
+    assert output.count("first step done") == 1
     at = 0
     for sign in signs:
         found = re.compile(sign).search(output, at)

@@ -2,6 +2,8 @@
 
 import math
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -10,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from home_dist.insight.store import Names, PartNames
 from home_dist.metrics import TaskMetrics
 from home_dist.network import StepOutput
 from home_dist.training import progress
@@ -63,6 +66,32 @@ def test_where_they_are_shown(tmp_path):
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert events.Scalars("train_auxiliary/l2_constraint")[0].value == pytest.approx(0.0123)
+
+
+def test_plots_are_defined_with_the_first_event_and_nothing_is_written_before(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventLog(tmp_path, 0)
+    part = PartNames(["a", "b"], ["shared"] * 2, ["all"] * 2, ["like"], [0], [[True, True]], ["a", "b"], True)
+    log.layout(Names(["like"], ["all"], [part], []))
+    log.close()
+    assert not list(tmp_path.iterdir())
+    log.bad_rows(3, "train", 1)
+    log.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert events.Scalars("train/bad_rows")[0].value == 1
+    [event] = events.Tensors("custom_scalars__config__")
+    plots = event.tensor_proto.string_val[0]
+    assert all(name in plots for name in (b"expert_std/a", b"gate_effective_experts/like", b"train_auc/like"))
+
+
+def test_a_process_knows_its_age():
+    began = time.perf_counter()
+    code = "import time; from home_dist import process; a = process.age(); time.sleep(0.5); print(a, process.age() - a)"
+    first, later = map(float, subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split())
+    assert 0 <= first < time.perf_counter() - began
+    assert 0.45 < later < time.perf_counter() - began
 
 
 def test_means_over_tasks_stand_beside_the_tasks(tmp_path):
