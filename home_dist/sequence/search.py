@@ -18,7 +18,7 @@ MANY = 8
 
 @dataclass(frozen=True)
 class Searched:
-    """The scores of a search, keys . vectors + bias. They have no gradient: events left out need none."""
+    """The scores of a search, keys . vectors + bias. The choice of events needs no gradient."""
 
     keys: torch.Tensor
     """(M, D) of distinct events."""
@@ -29,33 +29,36 @@ class Searched:
     bias: torch.Tensor | None = None
     """(N,) of events."""
 
-    @torch.no_grad()
     def of_pairs(self, history: History) -> torch.Tensor:
         """(P,)"""
         pairs = history.pairs
-        few = len(self.keys) * len(self.vectors) <= 4 * len(pairs.targets) and not torch.compiler.is_exporting()
-        if few and self.item is not None:
+        exporting = torch.compiler.is_exporting()  # a program is traced once, and must not depend on these sizes
+        if not exporting and self.item is not None and len(self.keys) * len(self.vectors) <= 4 * len(pairs.targets):
             # All pairs of targets and keys are less work than all pairs of targets and events.
             scores = (self.vectors @ self.keys.t())[pairs.targets, pairs.of_events(self.item)]
         else:
             scores = dots_within(self._of_events(), self.vectors, pairs.lengths, pairs.targets, pairs.events)
         return scores if self.bias is None else scores + pairs.of_events(self.bias)
 
-    @torch.no_grad()
     def best(self, history: History, most: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The `most` best events of each target's history, (n,), grouped by target and in order, and their numbers (B,). Of
         events with equal scores any may be taken."""
-        if history.of_target is None or not by_history(history):
-            pairs = history.pairs
+        if history.of_target is not None and by_history(history):
+            return self._best_by_history(history, most), history.lengths.index_select(0, history.of_target).clamp(max=most)
+        pairs = history.pairs
+        with torch.no_grad():
             chosen, kept = best_within(self.of_pairs(history), pairs.lengths, pairs.targets, most)
-            return chosen if pairs.events is None else pairs.events.index_select(0, chosen), kept
-        of_events, best = self._of_events(), [history.of_target[:0]]
+        return chosen if pairs.events is None else pairs.events.index_select(0, chosen), kept
+
+    def _best_by_history(self, history: History, most: int) -> torch.Tensor:
+        of_events, best = self._of_events().detach(), [history.owners[:0]]
+        vectors = self.vectors.detach()
         for events, targets in spans(history):
-            scores = products(self.vectors[targets], of_events[events].t())
-            scores = scores if self.bias is None else scores + self.bias[events]
+            scores = products(vectors[targets], of_events[events].t())
+            scores = scores if self.bias is None else scores + self.bias[events].detach()
             places = scores.topk(min(most, scores.shape[1]), 1, sorted=False).indices.sort(1).values
             best.append((places + events.start).flatten())
-        return torch.cat(best), history.lengths.index_select(0, history.of_target).clamp(max=most)
+        return torch.cat(best)
 
     def _of_events(self) -> torch.Tensor:
         return self.keys if self.item is None else self.keys.index_select(0, self.item)

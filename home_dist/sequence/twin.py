@@ -81,12 +81,12 @@ class Twin(Encoder):
         scores = self.attention.scores(keys.index_select(0, item), queries, owners)
         return scores if self.bias is None else scores + self.bias(history.contexts)
 
-    @torch.no_grad()
     def searched(self, history: History, queries: torch.Tensor) -> Searched:
         """The mean score over heads. The heads' inner products add up to one inner product of whole vectors."""
-        keys, item = _projected(history, self.attention.keys)
-        bias = None if self.bias is None else history.contexts @ self.bias.weight.mean(0)
-        return Searched(keys, queries / (self.attention.heads * math.sqrt(self.attention.head_dim)), item, bias)
+        with torch.no_grad():
+            keys, item = _projected(history, self.attention.keys)
+            bias = None if self.bias is None else history.contexts @ self.bias.weight.mean(0)
+            return Searched(keys, queries / (self.attention.heads * math.sqrt(self.attention.head_dim)), item, bias)
 
 
 def _projected(history: History, project: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
