@@ -1,4 +1,4 @@
-"""The C++ pool of threads: the same results from several callers at once, after a fork, and beside a busy process."""
+"""The C++ pool of threads: the same results from several callers at once, and beside busy processes."""
 
 import os
 import sys
@@ -50,18 +50,6 @@ def test_many_short_turns_lose_no_piece(four_threads):
     expected = gradients(0)
     for _ in range(300):
         assert same(gradients(0), expected)
-
-
-def test_a_forked_process_has_a_pool_of_its_own(four_threads):
-    expected = gradients(1)
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        os.write(writing, b"1" if same(gradients(1), expected) else b"0")
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert os.read(reading, 1) == b"1"
-    assert same(gradients(1), expected)
 
 
 BUSY = "while True: pass"
