@@ -74,11 +74,11 @@ def _rows(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         return nn.functional.embedding(rows, weight)
     flat = rows.flatten()
     compiled = weight.dtype in _ADD and not torch.compiler.is_compiling() and weight.requires_grad and _native() is not None
-    vectors = _Rows.apply(weight, flat) if compiled else weight.index_select(0, flat)
+    vectors = _LookUp.apply(weight, flat) if compiled else weight.index_select(0, flat)
     return vectors.unflatten(0, rows.shape)
 
 
-class _Rows(torch.autograd.Function):
+class _LookUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(rows)

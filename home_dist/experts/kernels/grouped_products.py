@@ -47,7 +47,7 @@ def side_by_side(grad: torch.Tensor) -> torch.Tensor:
     return grad.transpose(0, 1).flatten(1)
 
 
-class _Rows(NamedTuple):
+class _Operand(NamedTuple):
     """A matrix, or one per group, as a BLAS takes it: rows at a stride, or columns if transposed."""
 
     values: torch.Tensor
@@ -55,13 +55,13 @@ class _Rows(NamedTuple):
     transposed: bool
 
     @staticmethod
-    def of(x: torch.Tensor) -> "_Rows":
+    def of(x: torch.Tensor) -> "_Operand":
         rows, columns = x.shape[-2:]
         if x.stride(-1) == 1 and x.stride(-2) >= columns:
-            return _Rows(x, x.stride(-2), False)
+            return _Operand(x, x.stride(-2), False)
         if x.stride(-2) == 1 and x.stride(-1) >= rows:
-            return _Rows(x, x.stride(-1), True)
-        return _Rows(x.contiguous(), columns, False)
+            return _Operand(x, x.stride(-1), True)
+        return _Operand(x.contiguous(), columns, False)
 
     def pointers(self) -> object:
         return pointers([self.values] if self.values.dim() == 2 else self.values.unbind())
@@ -73,7 +73,7 @@ def _product(a: torch.Tensor, b: torch.Tensor, add_to: torch.Tensor | None = Non
     if not compiled:
         return torch.matmul(a, b) if add_to is None else add_to.add_(torch.matmul(a, b))
     out = a.new_empty(*a.shape[:-1], b.shape[-1]) if add_to is None else add_to
-    left, right, result = _Rows.of(a), _Rows.of(b), _Rows(out, out.shape[-1], False)
+    left, right, result = _Operand.of(a), _Operand.of(b), _Operand(out, out.shape[-1], False)
     sides = [left.pointers(), left.stride, left.transposed, right.pointers(), right.stride, right.transposed]
     groups = 1 if a.dim() == 2 else len(a)
     sizes = (groups, a.shape[-2], a.shape[-1], b.shape[-1])
