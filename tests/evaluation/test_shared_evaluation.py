@@ -22,7 +22,7 @@ from home_dist.evaluation.split import Evaluation, evaluate
 from home_dist.ids.keys import NO_GROUP
 from home_dist.metrics import OverRanks, grouped_xauc, within_requests
 from home_dist.metrics import gauc as gauc_of_rows
-from tests.metrics.on_ranks import on_ranks
+from tests.on_ranks import on_ranks
 
 ROWS, BATCH = 2000, 64
 TASKS = ["like", "seconds", "stars", "broken", "never"]

@@ -2,6 +2,7 @@
 
 import os
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from home_dist.experts.share import Share, pools_over
 from home_dist.experts.sparse_bank import SparseBank
 from tests.experts.cases import compare
 from tests.experts.sparse_cases import SparseCase, SparseMade
+from tests.on_ranks import on_ranks
 from tests.ranks import spawn
 
 CASES = {
@@ -41,37 +43,30 @@ def pool(case: SparseCase, made: SparseMade, world: int, holders: int) -> Sparse
     return bank
 
 
-def _body(rank: int, world: int, holders: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    store = dist.FileStore(f"{folder}/store", world)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
-    try:
-        for name, case in CASES.items():
-            for backend in BACKENDS:
-                made = case.make(torch.float64)
-                bank = pool(case, made, world, holders)
-                bank.kernel = Kernel(backend)
-                rows = cuts(case.samples, world)[rank]
-                x, gates = (t.detach()[..., rows, :].requires_grad_() for t in (made.x, made.gates))
-                mask = None if made.mask is None else made.mask[rows]
-                out = bank.of_chosen(x, made.chosen[:, rows], gates, mask)
-                (out * made.pull[:, rows]).sum().backward()
-                bank.eval()
-                with torch.no_grad():
-                    everything = bank([x])
-                found = {"output": out.detach(), "x": x.grad, "gates": gates.grad, "all": everything}
-                found |= {f"own {n}": p.grad for n, p in bank.named_parameters()}
-                found |= {f"own {n}": b for n, b in bank.named_buffers()}
-                torch.save((bank.share.first, bank.share.writes, found), f"{folder}/{name}-{backend}-{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def _body(holders: int, rank: int, world: int, folder: Path) -> None:
+    for name, case in CASES.items():
+        for backend in BACKENDS:
+            made = case.make(torch.float64)
+            bank = pool(case, made, world, holders)
+            bank.kernel = Kernel(backend)
+            rows = cuts(case.samples, world)[rank]
+            x, gates = (t.detach()[..., rows, :].requires_grad_() for t in (made.x, made.gates))
+            mask = None if made.mask is None else made.mask[rows]
+            out = bank.of_chosen(x, made.chosen[:, rows], gates, mask)
+            (out * made.pull[:, rows]).sum().backward()
+            bank.eval()
+            with torch.no_grad():
+                everything = bank([x])
+            found = {"output": out.detach(), "x": x.grad, "gates": gates.grad, "all": everything}
+            found |= {f"own {n}": p.grad for n, p in bank.named_parameters()}
+            found |= {f"own {n}": b for n, b in bank.named_buffers()}
+            torch.save((bank.share.first, bank.share.writes, found), f"{folder}/{name}-{backend}-{rank}.pt")
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(("world", "holders"), [(2, 2), (4, 4), (4, 2)])
 def test_ranks_equal_one(tmp_path: Path, world: int, holders: int):
-    spawn(_body, world, world, holders, str(tmp_path))
+    on_ranks(partial(_body, holders), world, tmp_path)
     for name, case in CASES.items():
         for backend in BACKENDS:
             made = case.make(torch.float64)

@@ -1,17 +1,14 @@
 """Statistics over two real ranks: the bank on each half of a batch equals the bank on the whole."""
 
 import itertools
-import os
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from home_dist.experts.kernels import cpu_bank, eager
 from tests.experts.cases import Case, compare
-from tests.ranks import spawn
+from tests.on_ranks import on_ranks
 
 CUT = 13
 
@@ -27,28 +24,21 @@ BACKENDS = ["eager", "cpu"]
 CASES = [Case(masked=True), Case(hidden=())]
 
 
-def _body(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    store = dist.FileStore(f"{folder}/store", 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
-    try:
-        for backend, case in itertools.product(BACKENDS, CASES):
-            made = case.make(torch.float64)
-            rows = slice(0, CUT) if rank == 0 else slice(CUT, None)
-            made.inputs = [x.detach()[rows].requires_grad_() for x in made.inputs]
-            made.gates, made.pull = made.gates.detach()[:, rows].requires_grad_(), made.pull[:, rows]
-            made.mask = None if made.mask is None else made.mask[rows]
-            results = made.results(mixed(backend, made))
-            results["running_var"] = made.bank.norm.running_var
-            torch.save(results, f"{folder}/{backend}-{case}-{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def _body(rank: int, world: int, folder: Path) -> None:
+    for backend, case in itertools.product(BACKENDS, CASES):
+        made = case.make(torch.float64)
+        rows = slice(0, CUT) if rank == 0 else slice(CUT, None)
+        made.inputs = [x.detach()[rows].requires_grad_() for x in made.inputs]
+        made.gates, made.pull = made.gates.detach()[:, rows].requires_grad_(), made.pull[:, rows]
+        made.mask = None if made.mask is None else made.mask[rows]
+        results = made.results(mixed(backend, made))
+        results["running_var"] = made.bank.norm.running_var
+        torch.save(results, f"{folder}/{backend}-{case}-{rank}.pt")
 
 
 @pytest.mark.distributed
 def test_two_ranks_equal_one(tmp_path: Path):
-    spawn(_body, 2, str(tmp_path))
+    on_ranks(_body, 2, tmp_path)
     for backend, case in itertools.product(BACKENDS, CASES):
         made = case.make(torch.float64)
         whole = made.results(mixed("eager", made))

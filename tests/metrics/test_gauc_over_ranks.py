@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from home_dist.errors import DataError
 from home_dist.metrics import gauc, gauc_over_ranks, rows_of_own_groups
-from tests.metrics.on_ranks import on_ranks
+from tests.on_ranks import on_ranks
 
 RANKS = 2
 

@@ -10,7 +10,7 @@ import torch
 from home_dist.errors import DataError
 from home_dist.ids.keys import NO_GROUP
 from home_dist.metrics import grouped_xauc, grouped_xauc_over_ranks, within_requests, within_requests_over_ranks
-from tests.metrics.on_ranks import on_ranks
+from tests.on_ranks import on_ranks
 
 ROWS = 2000
 

@@ -10,7 +10,7 @@ import pytest
 from home_dist.errors import DataError
 from home_dist.metrics.evaluation import TaskMetrics, evaluate_classes, evaluate_number, evaluate_task
 from home_dist.metrics.over_ranks import OverRanks
-from tests.metrics.on_ranks import on_ranks
+from tests.on_ranks import on_ranks
 
 ROWS = 3000
 BOUNDS = {1: [0], 2: [0, 700], 3: [0, 0, 900], 4: [0, 200, 200, 2999]}

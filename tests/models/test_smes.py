@@ -1,18 +1,15 @@
 """SMES against a reference written from the equations: loops over samples, tasks and experts, in float64."""
 
-import os
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from home_dist.config import load_config
 from home_dist.errors import ConfigError
 from home_dist.experts import first_largest
 from tests.models.reference import GROUPINGS, D, F, compare, grid, make
-from tests.ranks import spawn
+from tests.on_ranks import on_ranks
 
 
 def largest(values: list[float], count: int, left: list[int]) -> list[int]:
@@ -159,16 +156,9 @@ def test_even_choices_have_a_balance_of_one():
     assert float(model.auxiliary()["load_balance"].detach()) == pytest.approx(1)
 
 
-def _body(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    store = dist.FileStore(f"{folder}/store", 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
-    try:
-        rows = slice(0, 5) if rank == 0 else slice(5, None)
-        torch.save(_results(rows), f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def _body(rank: int, world: int, folder: Path) -> None:
+    rows = slice(0, 5) if rank == 0 else slice(5, None)
+    torch.save(_results(rows), f"{folder}/{rank}.pt")
 
 
 def _results(rows: slice) -> dict[str, torch.Tensor]:
@@ -187,7 +177,7 @@ def _results(rows: slice) -> dict[str, torch.Tensor]:
 @pytest.mark.distributed
 def test_two_ranks_equal_one(tmp_path: Path):
     """Loss and gradients are means over ranks of the load balance, and sums of the rest."""
-    spawn(_body, 2, str(tmp_path))
+    on_ranks(_body, 2, tmp_path)
     one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     whole = _results(slice(None))
     torch.testing.assert_close(torch.cat([one["out"], two["out"]], 1), whole["out"], rtol=1e-12, atol=1e-12)

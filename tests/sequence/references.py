@@ -157,3 +157,23 @@ def dien(model, history, others: list[int] | None = None) -> tuple[torch.Tensor,
         vectors.append(state)
     loss = sum(steps) / len(steps) if steps else torch.zeros((), dtype=torch.float64)
     return torch.stack(vectors), loss
+
+
+def compare(
+    wanted: list[torch.Tensor],
+    ours: list[torch.Tensor],
+    theirs: list[torch.Tensor],
+    of_values: tuple[float, float],
+    of_gradients: tuple[float, float],
+) -> None:
+    """Values, and gradients of `wanted`. of_values, of_gradients: rtol and atol."""
+    pulls = [torch.randn_like(x) for x in ours]
+    grads = []
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=of_values[0], atol=of_values[1])
+    for found in (ours, theirs):
+        total = sum((o * p).sum() for o, p in zip(found, pulls, strict=True))
+        grads.append(torch.autograd.grad(total, wanted, allow_unused=True, retain_graph=True))
+    for tensor, mine, other in zip(wanted, *grads, strict=True):
+        mine, other = (torch.zeros_like(tensor) if g is None else g for g in (mine, other))
+        torch.testing.assert_close(mine, other, rtol=of_gradients[0], atol=of_gradients[1])

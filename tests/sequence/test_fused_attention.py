@@ -1,20 +1,17 @@
 """DIN's compiled kernel against its plain operators, across tiles, parts, threads, ranks and shared histories."""
 
-import os
-from datetime import timedelta
 from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import given, settings
 
 from home_dist import EAGER
 from home_dist.experts.kernels.choice import Kernel
 from home_dist.sequence.din import Din, DinSection
 from home_dist.sequence.history import EncoderInputs, History
-from tests.ranks import spawn
+from tests.on_ranks import on_ranks
 
 KINDS = ("dice", "prelu", "swish", "relu")
 CPU = Kernel("cpu")
@@ -143,24 +140,17 @@ def test_under_autocast_it_computes_in_fp32():
 CUT = 4
 
 
-def _body(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    store = dist.FileStore(f"{folder}/store", 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
-    try:
-        for name, lengths in BATCHES.items():
-            events, contexts, targets = (x.detach() for x in draw(sum(lengths), len(lengths)))
-            before, (start, end) = sum(lengths[:CUT]), (0, CUT) if rank == 0 else (CUT, len(lengths))
-            rows = slice(0, before) if rank == 0 else slice(before, None)
-            inputs = tuple(x.requires_grad_() for x in (events[rows], contexts[rows], targets[start:end]))
-            din = make("dice")
-            din.kernel = CPU
-            out = din(History(*inputs, torch.tensor(lengths[start:end]))).vector
-            pull = pull_of(len(lengths), out.shape[1])[start:end]
-            torch.save(_results(din, out, inputs, pull), f"{folder}/{name}-{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def _body(rank: int, world: int, folder: Path) -> None:
+    for name, lengths in BATCHES.items():
+        events, contexts, targets = (x.detach() for x in draw(sum(lengths), len(lengths)))
+        before, (start, end) = sum(lengths[:CUT]), (0, CUT) if rank == 0 else (CUT, len(lengths))
+        rows = slice(0, before) if rank == 0 else slice(before, None)
+        inputs = tuple(x.requires_grad_() for x in (events[rows], contexts[rows], targets[start:end]))
+        din = make("dice")
+        din.kernel = CPU
+        out = din(History(*inputs, torch.tensor(lengths[start:end]))).vector
+        pull = pull_of(len(lengths), out.shape[1])[start:end]
+        torch.save(_results(din, out, inputs, pull), f"{folder}/{name}-{rank}.pt")
 
 
 BATCHES = {"some": LONG, "one rank without events": [0, 0, 0, 0, 3, 300]}
@@ -168,7 +158,7 @@ BATCHES = {"some": LONG, "one rank without events": [0, 0, 0, 0, 3, 300]}
 
 @pytest.mark.distributed
 def test_two_ranks_equal_one(tmp_path: Path):
-    spawn(_body, 2, str(tmp_path))
+    on_ranks(_body, 2, tmp_path)
     for name, lengths in BATCHES.items():
         whole = results(make("dice"), EAGER, draw(sum(lengths), len(lengths)), lengths)
         one, two = (torch.load(tmp_path / f"{name}-{rank}.pt") for rank in range(2))

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 
 from home_dist.sequence import Encoded, Encoder, encoded_by, search, sim
 from home_dist.sequence.history import History
+from tests.sequence import references
 from tests.sequence.test_encoders import DC, DE, KINDS, make
 
 MAKES = {**{kind: (kind, {}) for kind in KINDS}, "twin per head": ("twin", {"search_per_head": True})}
@@ -59,19 +60,8 @@ def outputs(encoder: Encoder, history: History) -> list[torch.Tensor]:
 
 
 def compare(encoder: Encoder, shared: History, plain: History, leaves: list[torch.Tensor]) -> None:
-    """Values, and gradients of all inputs and parameters."""
-    wanted = [*leaves, *encoder.parameters()]
-    ours, theirs = outputs(encoder, shared), outputs(encoder, plain)
-    pulls = [torch.randn_like(x) for x in ours]
-    grads = []
-    for mine, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
-    for found in (ours, theirs):
-        total = sum((o * p).sum() for o, p in zip(found, pulls, strict=True))
-        grads.append(torch.autograd.grad(total, wanted, allow_unused=True, retain_graph=True))
-    for tensor, mine, other in zip(wanted, *grads, strict=True):
-        mine, other = (torch.zeros_like(tensor) if g is None else g for g in (mine, other))
-        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
+    exact = (1e-10, 1e-10)
+    references.compare([*leaves, *encoder.parameters()], outputs(encoder, shared), outputs(encoder, plain), exact, exact)
 
 
 @pytest.fixture(params=[1, 10**9], ids=["by history", "by pairs"])
