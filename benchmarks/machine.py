@@ -1,4 +1,4 @@
-"""What the results say of the machine that they are of."""
+"""What the results say of the machine that they are of, and of the process."""
 
 import platform
 from pathlib import Path
@@ -15,3 +15,11 @@ def processor() -> str:
 def vectors() -> str:
     """The text ", AVX-512" where the processor has it; else nothing."""
     return ", AVX-512" if "avx512f" in Path("/proc/cpuinfo").read_text() else ""
+
+
+def memory(key: str) -> int:
+    """Bytes of this process; key: of /proc, such as VmHWM, its peak."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"no {key} in /proc/self/status")

@@ -40,8 +40,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
-from benchmarks.machine import processor  # noqa: E402
-from benchmarks.metrics_evaluation import WORLDS, memory, shared, speeds  # noqa: E402
+from benchmarks.machine import memory, processor  # noqa: E402
+from benchmarks.metrics_evaluation import WORLDS, shared, speeds  # noqa: E402
 from home_dist.metrics import auc, gauc, grouped_xauc, mean_absolute_error, within_requests, xauc  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "metrics.json"

@@ -20,6 +20,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from benchmarks.machine import memory
 from benchmarks.sample_run import ROOT
 from home_dist.config import MetricsSection, load_config
 from home_dist.evaluation.split import Evaluation, evaluate
@@ -75,14 +76,6 @@ def evaluated(rank: int, world: int, rows: int) -> Evaluation:
     schema: Any = SCHEMA
     layout: Any = LAYOUT
     return evaluate(built, reader, schema, layout, config, ranks)
-
-
-def memory(key: str) -> int:
-    """Bytes of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no {key} in /proc/self/status")
 
 
 def _rank(rank: int, world: int, rows: int, folder: str) -> None:

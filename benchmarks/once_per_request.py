@@ -34,7 +34,7 @@ import pyarrow.parquet as pq  # noqa: E402
 
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.id_log import GROUP, power_law, rare_labels  # noqa: E402
-from benchmarks.machine import processor, vectors  # noqa: E402
+from benchmarks.machine import memory, processor, vectors  # noqa: E402
 from benchmarks.sample_run import output_of  # noqa: E402
 from home_dist.schema import Schema, save_schema  # noqa: E402
 
@@ -185,12 +185,6 @@ def train(paths: Sequence[Path], steps: int) -> dict[str, Any]:
     peak = memory("VmHWM") - before
     ranks.leave_ranks()
     return {"seconds": [times[2:] for times in seconds], "bytes": peak}
-
-
-def memory(name: str) -> int:
-    """Bytes of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def table(result: dict[str, Any]) -> str:
