@@ -17,6 +17,7 @@ from torch import nn
 from home_dist.experts.kernels.cpu_library import call, gemm, pointers, sizes
 from home_dist.experts.kernels.once import once_differentiable
 from home_dist.layers.global_norm import GlobalBatchNorm, joined, several_ranks
+from home_dist.sequence.jagged import bounds_of
 
 KINDS = ("dice", "prelu", "swish", "relu")
 """In the order of the C++ source's `Kind`."""
@@ -48,18 +49,11 @@ class TargetPairs:
     def of(lengths: torch.Tensor, of_target: torch.Tensor | None) -> "TargetPairs":
         """lengths: (R,), events of each history; of_target: (B,), the history of each target, ascending; None: target b has
         history b."""
-        bounds = _bounds(lengths)
+        bounds = bounds_of(lengths)
         if of_target is None:
             return TargetPairs(bounds, torch.arange(len(bounds)), bounds)
         owned = torch.searchsorted(of_target.contiguous(), torch.arange(len(bounds), dtype=of_target.dtype))
-        return TargetPairs(bounds, owned, _bounds(lengths.index_select(0, of_target)))
-
-
-def _bounds(lengths: torch.Tensor) -> torch.Tensor:
-    """(n,) -> (n + 1,) int64: where each one begins, and where the last one ends."""
-    bounds = torch.zeros(len(lengths) + 1, dtype=torch.int64)
-    torch.cumsum(lengths, 0, out=bounds[1:])
-    return bounds
+        return TargetPairs(bounds, owned, bounds_of(lengths.index_select(0, of_target)))
 
 
 def takes(*tensors: torch.Tensor) -> bool:
@@ -159,23 +153,22 @@ class _Unit:
     def forward(self, keep: bool) -> torch.Tensor:
         """keep: whether a backward may follow. Returns (B, C + O)."""
         out = self.events.new_empty(len(self.targets), self.events.shape[1] + self.contexts.shape[1])
-        moving = [n for n, norm in enumerate(self.plan.norms) if norm is not None and norm.training]
-        if keep or moving:
+        if keep or any(norm is not None and norm.training for norm in self.plan.norms):
             self.keep()
-        for layer, norm in enumerate(self.plan.norms):
-            if norm is not None and not norm.training:
-                self.constants(layer, norm.running_mean, norm.running_var, norm.eps)
         done = 0
-        for layer in moving:
-            norm = self.plan.norms[layer]
+        for layer, norm in enumerate(self.plan.norms):
+            if norm is None:
+                continue
+            if not norm.training:
+                self.constants(layer, norm.running_mean, norm.running_var, norm.eps)
+                continue
             mean, squares = (self.events.new_zeros(self.widths[layer]) for _ in range(2))
             self.run("attend", done, layer + 1, mean, squares, None)
             done = layer + 1
-            if norm is not None:
-                mean, variance, count = joined(mean, squares, mean.new_tensor(float(len(self.weight))), norm.peers)
-                norm.follow(mean, variance, count)
-                self.constants(layer, mean, variance, norm.eps)
-                self.counts[layer] = count
+            mean, variance, count = joined(mean, squares, mean.new_tensor(float(len(self.weight))), norm.peers)
+            norm.follow(mean, variance, count)
+            self.constants(layer, mean, variance, norm.eps)
+            self.counts[layer] = count
         self.run("attend", done, self.plan.layers + 1, None, None, out)
         return out
 
@@ -183,8 +176,7 @@ class _Unit:
         """grad: (B, C + O). Returns the gradients in the order of the tensors."""
         count = self.plan.layers
         weight_grad = torch.empty_like(self.weight)
-        # A history that no target reads is not written to.
-        input_grads = [torch.zeros_like(t) for t in self.inputs[:3]]
+        input_grads = [torch.empty_like(t) for t in self.inputs[:3]]
         first_grads = [torch.zeros_like(t) for t in self.inputs[3:]]
         rest = [[None if t is None else torch.zeros_like(t) for t in of] for of in (self.weights, self.biases, self.slopes)]
         shared = (grad, weight_grad)

@@ -63,7 +63,7 @@ class _Dots(torch.autograd.Function):
     ) -> torch.Tensor:
         places = torch.arange(len(values)) if shared is None else shared
         ctx.shared = shared is not None
-        bounds = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        bounds = bounds_of(lengths)
         ctx.save_for_backward(values, vectors, bounds, owners, places)
         pattern = _matrix(bounds, places, exact(values.new_zeros(len(places))), len(values))
         products = torch.sparse.sampled_addmm(pattern, exact(vectors), exact(values).t(), beta=0.0).values()
@@ -102,7 +102,7 @@ class _Sums(torch.autograd.Function):
     def forward(
         ctx: Any, weights: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor, places: torch.Tensor
     ) -> torch.Tensor:
-        bounds = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        bounds = bounds_of(lengths)
         ctx.save_for_backward(weights, values, bounds, places)
         return products(_matrix(bounds, places, exact(weights), len(values)), values).to(values.dtype)
 
@@ -147,6 +147,11 @@ def some_within(lengths: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.T
         drawn = (torch.rand(len(owners), device=owners.device, dtype=torch.float64) * length).long()
         place = torch.where(length > most, torch.minimum(drawn, length - 1), place)
     return starts(lengths).index_select(0, owners) + place, kept
+
+
+def bounds_of(lengths: torch.Tensor) -> torch.Tensor:
+    """(B,) -> (B + 1,) int64: where each sample's values begin, and where the last one's end."""
+    return torch.cat([lengths.new_zeros(1, dtype=torch.int64), lengths.cumsum(0)])
 
 
 def starts(lengths: torch.Tensor) -> torch.Tensor:

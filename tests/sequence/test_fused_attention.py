@@ -88,7 +88,7 @@ def test_any_widths_and_lengths(lengths, hidden, widths, kind, softmax):
 @pytest.mark.parametrize("kind", ["dice", "swish"])
 @pytest.mark.parametrize("softmax", [False, True])
 def test_targets_that_share_a_history_equal_copies_of_it(kind, softmax):
-    lengths, owned = [300, 0, 5, 41], [3, 2, 1, 4]
+    lengths, owned = [300, 0, 5, 9, 41, 6], [3, 2, 1, 0, 4, 0]
     events, contexts, targets = draw(sum(lengths), sum(owned))
     din = make(kind, softmax)
     of_target = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(owned))

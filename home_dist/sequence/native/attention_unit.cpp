@@ -31,10 +31,6 @@
   }                                                                                                                           \
   }
 
-extern "C" void set_product_threads(void* function) {
-  home_dist::Pool::shared().set_product_threads = reinterpret_cast<home_dist::SetProductThreads>(function);
-}
-
 #ifdef FP64
 ATTENTION(fp64, double)
 #endif

@@ -392,7 +392,15 @@ void attend_backward(Gemm<A> gemm, const AttentionUnit<A>& unit, const A* grad, 
     const Size first_target = unit.owned[start], targets = unit.owned[end] - first_target;
     std::vector<A> of_targets(down ? 0 : targets * h);
     if (up > layers) weight_grads(unit, grad, weight_grad, start, end);
-    if (!down) std::fill_n(target_grad + first_target * c, targets * c, A(0));
+    if (!down) {
+      std::fill_n(target_grad + first_target * c, targets * c, A(0));
+      for (Size r = start; r < end; ++r) {
+        if (unit.owned[r] < unit.owned[r + 1]) continue;  // no target reads it, so that no pair writes its gradient
+        const Size first = unit.bounds[r], count = unit.bounds[r + 1] - first;
+        std::fill_n(event_grad + first * c, count * c, A(0));
+        std::fill_n(context_grad + first * o, count * o, A(0));
+      }
+    }
     each_tile(unit, start, end, [&](Size at, const std::vector<Segment>& segments, Size n) {
       const A* z = unit.z[layers - 1] + at * unit.width(layers);
       if (up > layers) {

@@ -120,11 +120,6 @@
   }                                                                                                                           \
   }
 
-// See pool.hpp; null leaves the pool to OpenMP.
-extern "C" void set_product_threads(void* function) {
-  home_dist::Pool::shared().set_product_threads = reinterpret_cast<home_dist::SetProductThreads>(function);
-}
-
 #ifdef BF16
 PASSES(bf16, bf16, float)
 PAIRS(bf16, bf16, float)

@@ -124,6 +124,11 @@ class Pool {
 
 }  // namespace home_dist
 
+// Every library has this function, for whoever loads it. Null leaves the work to OpenMP.
+extern "C" [[gnu::used]] inline void set_product_threads(void* function) {
+  home_dist::Pool::shared().set_product_threads = reinterpret_cast<home_dist::SetProductThreads>(function);
+}
+
 namespace {
 
 // Calls work(i) for each i < count.
