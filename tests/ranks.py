@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tests.forked import REPOSITORY, popen
@@ -70,9 +71,11 @@ def start(
 
 
 def finish(processes: list[subprocess.Popen[str]], timeout: float = 120) -> Ended:
-    """Waits for all; a rank that outlives the timeout is a hang, and fails the test."""
+    """Waits for all; a rank that outlives the timeout is a hang, and fails the test. Reads all at once: a rank whose pipe is
+    full waits, and the others with it."""
     try:
-        outputs = [p.communicate(timeout=timeout)[0] for p in processes]
+        with ThreadPoolExecutor(len(processes)) as pool:
+            outputs = list(pool.map(lambda p: p.communicate(timeout=timeout)[0], processes))
     finally:
         for process in processes:
             process.kill()

@@ -34,6 +34,20 @@ def test_ranks_are_forked_by_servers_in_turn(tmp_path):
     assert "Usage" in ended.outputs[1]
 
 
+def test_ranks_that_print_much_do_not_wait_for_each_other(tmp_path):
+    """Each waits for the other one's file after it has printed more than a pipe holds."""
+    text = """import sys, time, pathlib
+mine, other = map(pathlib.Path, sys.argv[1:])
+print("x" * 1_000_000)
+mine.touch()
+while not other.exists(): time.sleep(0.01)"""
+    files = [str(tmp_path / name) for name in "ab"]
+    pipes = {"stdout": subprocess.PIPE, "text": True}
+    processes = [forked.popen([sys.executable, "-c", text, *order], n, **pipes) for n, order in enumerate((files, files[::-1]))]
+    ended = ranks.finish(processes, timeout=20)
+    assert [len(x) for x in ended.outputs] == [1_000_001] * 2
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [

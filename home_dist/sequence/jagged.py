@@ -7,6 +7,7 @@ The fastest algorithm depends on the data. An exported program is traced only on
 takes the algorithm that is right for all data.
 """
 
+import functools
 import warnings
 from typing import Any
 
@@ -129,9 +130,17 @@ def exact(values: torch.Tensor) -> torch.Tensor:
 
 def _matrix(bounds: torch.Tensor, places: torch.Tensor, values: torch.Tensor, columns: int) -> torch.Tensor:
     """The sparse matrix (B, columns) with event n's value (N,) at its sample and places[n]."""
+    _first_matrix()
+    return torch.sparse_csr_tensor(bounds, places.to(bounds.dtype), values, (len(bounds) - 1, columns))
+
+
+@functools.cache
+def _first_matrix() -> None:
+    """torch says once that its sparse matrices are a beta. Not caught at each step: that would make Python forget which
+    warnings it has shown, so that every warning of the step came again with each step."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch calls its sparse matrices a beta
-        return torch.sparse_csr_tensor(bounds, places.to(bounds.dtype), values, (len(bounds) - 1, columns))
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1))
 
 
 def some_within(lengths: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:

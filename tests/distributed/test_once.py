@@ -17,7 +17,7 @@ pytestmark = pytest.mark.distributed
 SIZES = [3, 1, 8, 5, 2, 7, 1, 4, 12, 2] * 12
 COMMON = (
     "data.request=request_id embedding.tables.video.sharding=row_wise embedding.tables.tag.sharding=data_parallel "
-    "data.test='' train.epochs=1 embedding.dropout=0.1"
+    "data.test='' train.epochs=1 train.lr=0.001 embedding.dropout=0.1"
 )
 NAMED = f"data.once_per_request={json.dumps(ONCE)}".replace(" ", "")
 RUNS = {
@@ -66,13 +66,11 @@ def test_losses_and_evaluation_are_those_of_the_plain_layout(ranks, data, tmp_pa
     losses = {p.splitlines()[0]: {s: float(x) for s, x in Ended([0], [p]).losses().items()} for p in parts}
     for name in RUNS:
         assert len(losses[name]) > 10
-        # Adam's first steps are signs of gradients, which makes more of float32's rounding.
-        assert losses[name] == pytest.approx(losses[f"{name}-once"], abs=5e-3), name
-        first = [{s: x for s, x in losses[n].items() if s <= 3} for n in (name, f"{name}-once")]
-        assert first[0] == pytest.approx(first[1], abs=2e-4), name
+        # At a high rate Adam's first steps, signs of gradients, make more and more of float32's rounding.
+        assert losses[name] == pytest.approx(losses[f"{name}-once"], abs=2e-4), name
         one, other = (figures(tmp_path / "run" / folder) for folder in (name, f"{name}-once"))
         assert len(one) >= 3
-        assert one == pytest.approx(other, abs=2e-2), name
+        assert one == pytest.approx(other, abs=2e-3), name
 
 
 @pytest.mark.slow

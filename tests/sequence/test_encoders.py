@@ -1,5 +1,6 @@
 """DIEN, SIM and TWIN against loop references; and what holds for every encoder."""
 
+import warnings
 from dataclasses import dataclass
 
 import hypothesis.strategies as st
@@ -263,3 +264,20 @@ def test_the_number_of_operators_does_not_depend_on_lengths(kind):
             encoder(history).vector.sum().backward()
         counts[mean] = launched.count
     assert max(counts.values()) <= 1.15 * min(counts.values()), counts
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_does_not_make_python_forget_which_warnings_it_has_shown(kind):
+    encoder = make(kind)
+
+    def step() -> None:
+        found = encoder(draw(LENGTHS))
+        sum(x.sum() for x in (found.vector, *(logits for logits, _ in found.predictions.values()))).backward()
+
+    step()
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        for _ in range(2):
+            warnings.warn("each step warns", stacklevel=1)
+            step()
+    assert len(shown) == 1
