@@ -94,7 +94,7 @@ class Sparse:
 
     def grouped(self) -> Callable[[], None]:
         """The same products by torch's grouped_mm, layer by layer over all pairs."""
-        ends, widths = self.pairs.ends, [IN_DIM, *HIDDEN, OUT_DIM]
+        ends, widths = self.pairs.offsets[1:].int(), [IN_DIM, *HIDDEN, OUT_DIM]
         acts = [torch.randn(self.pairs.count, w) for w in widths]
         weights, mm = [w.detach() for w in self.bank.weights], torch.nn.functional.grouped_mm
 

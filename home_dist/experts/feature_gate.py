@@ -26,7 +26,8 @@ class FeatureGate(KernelUser):
         self.choice = nn.Parameter(torch.empty(groups, gates, in_dim).uniform_(-bound, bound))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (B, F), one input for all groups, or (G, B, F). Returns the gated inputs, (G, B, F)."""
+        """x: (B, F), one input for all groups, or (G, B, F). Returns the gated inputs, (G, B, F), on a CPU in the kernel's
+        precision."""
         if self.kernel.backend == "triton":
             from home_dist.experts.kernels import triton_feature_gate
 

@@ -138,7 +138,7 @@ class Home(MultiTaskModel):
     def forward(self, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """v: (B, F); mask: (B,), real samples. Returns (K, B, D)."""
         gated = self.meta.gated(v)  # (1 + C, B, F): shared, then groups
-        gate_input = torch.cat([gated[1:], gated[:1]]) if self.gate_reads_gated else v
+        gate_input = torch.cat([gated[1:], gated[:1]]).to(v.dtype) if self.gate_reads_gated else v
         states = self.meta(gated, gate_input, mask)
         groups, shared = states[:-1], states[-1:]
 

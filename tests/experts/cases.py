@@ -1,5 +1,6 @@
 """Cases for tests of the expert bank, and a float64 reference by the equations, expert by expert."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -78,19 +79,35 @@ CASES = [
 ]
 
 
-def reference(made: Made, factors: torch.Tensor | None = None) -> torch.Tensor:
-    """factors: of the experts' outputs, (E, B, D). Returns (K, B, D)."""
+def as_bf16(x: torch.Tensor) -> torch.Tensor:
+    """Rounded to bf16; the gradient passes as it is."""
+    return x + (x.detach().bfloat16().to(x.dtype) - x.detach())
+
+
+def exactly(made: "Made") -> "Made":
+    """The same numbers in float64."""
+    bank = copy.deepcopy(made.bank).double()
+    inputs = [x.detach().double().requires_grad_() for x in made.inputs]
+    gates, mask = made.gates.detach().double().requires_grad_(), None if made.mask is None else made.mask.double()
+    return Made(bank, inputs, gates, mask, made.pull.double())
+
+
+def reference(made: Made, factors: torch.Tensor | None = None, bf16: bool = False) -> torch.Tensor:
+    """factors: of the experts' outputs, (E, B, D); bf16: operands of products and what the last layer gives are rounded to it.
+    Returns (K, B, D)."""
     bank, states = made.bank, []
+    operand = as_bf16 if bf16 else lambda x: x
     owner = [i for i, count in enumerate(bank.experts) for _ in range(count)]
     for e, i in enumerate(owner):
         x, last = made.inputs[i], len(bank.weights) - 1
         for d in range(last + 1):
-            x = x @ bank.weights[d][e].T
+            x = operand(x) @ operand(bank.weights[d][e]).T
             if d < len(bank.biases):
                 x = x + bank.biases[d][e]
             if d < last or bank.norm is None:
                 x = torch.where(x > 0, x, 0.0)
         if bank.norm is not None:
+            x = operand(x)
             real = x if made.mask is None else x[made.mask > 0]
             if bank.training:
                 mean, variance = real.mean(0), real.var(0, correction=0)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from home_dist.experts.sparse_bank import SparseBank
+from tests.experts.cases import as_bf16
 
 
 @dataclass
@@ -83,8 +84,10 @@ SPARSE_CASES = [
 ]
 
 
-def sparse_reference(made: SparseMade, factors: torch.Tensor | None = None) -> torch.Tensor:
-    """factors: of the experts' outputs, (E, B, D). Returns (K, B, D)."""
+def sparse_reference(made: SparseMade, factors: torch.Tensor | None = None, bf16: bool = False) -> torch.Tensor:
+    """factors: of the experts' outputs, (E, B, D); bf16: operands of products and what the last layer gives are rounded to it.
+    Returns (K, B, D)."""
+    operand = as_bf16 if bf16 else lambda x: x
     bank, gates, chosen = made.bank, made.gates, made.chosen.tolist()
     count, samples, slots = gates.shape
     states: dict[tuple[int, int], torch.Tensor] = {}
@@ -94,12 +97,12 @@ def sparse_reference(made: SparseMade, factors: torch.Tensor | None = None) -> t
         for b in users:
             x, last = made.x[b], len(bank.weights) - 1
             for d in range(last + 1):
-                x = bank.weights[d][e] @ x
+                x = operand(bank.weights[d][e]) @ operand(x)
                 if d < len(bank.biases):
                     x = x + bank.biases[d][e]
                 if d < last or bank.norm is None:
                     x = torch.where(x > 0, x, 0.0)
-            rows.append(x)
+            rows.append(x if bank.norm is None else operand(x))
         if bank.norm is not None and rows:
             mean, variance = bank.norm.running_mean[e], bank.norm.running_var[e]
             if bank.training:

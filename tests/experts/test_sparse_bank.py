@@ -103,12 +103,17 @@ def test_what_does_not_fit_is_refused(wrong):
 
 
 @pytest.mark.parametrize("case", [SparseCase(masked=True), SparseCase(norm=False), SparseCase(hidden=(8, 24))], ids=str)
-def test_bf16_equals_eager_in_bf16(case):
-    ours, theirs = (case.make(torch.float32) for _ in range(2))
-    bf16 = ours.results(run("cpu", ours, "bf16"))
-    assert max(distances(bf16, theirs.results(run("eager", theirs, "bf16"))).values()) < 1.5e-2
-    exact = case.make(torch.float32)
-    assert distances(bf16, exact.results(run("eager", exact)))["output"] < 1e-2
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bf16_rounds_operands_of_products_alone(backend, case):
+    """Eager also rounds what products give, so that ReLUs fall to the other side."""
+    made = case.make(torch.float32)
+    found = made.results(run(backend, made, "bf16"))
+    exact = made.to(torch.float64)
+    off = distances(found, exact.results(sparse_reference(exact, bf16=True)))
+    assert off["output"] < (2e-3 if backend == "cpu" else 8e-3)
+    if backend == "cpu":  # which rounds gradients of activations, by 2^-9 each
+        assert max(off.values()) < 8e-3
+    assert distances(found, exact.results(sparse_reference(exact)))["output"] < 1e-2
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from home_dist.experts.kernels import cpu_products
 from home_dist.experts.kernels.cpu_library import accumulator_dtype, call, check_dtypes
-from home_dist.experts.kernels.cpu_products import Layers, blocks_of, products_of
+from home_dist.experts.kernels.cpu_products import Layers
 from home_dist.experts.kernels.dropout import Dropout
 from home_dist.experts.kernels.fused import Activation, Arguments, activation_of, save, saved, statistics_grad
 from home_dist.experts.kernels.once import once_differentiable
@@ -32,9 +33,10 @@ def mixed(
     precision: Precision,
     dropout: Dropout | None = None,
 ) -> torch.Tensor:
-    """inputs: (B, F) each, or all as one tensor; gates: (K, B, E); mask: (B,). Returns (K, B, D)."""
+    """inputs: (B, F) each, or all as one tensor, also of bf16 if that is the precision; gates: (K, B, E); mask: (B,). Returns
+    (K, B, D)."""
     inputs = [inputs] if isinstance(inputs, torch.Tensor) else inputs
-    check_dtypes(*inputs, gates, *operands.weights)
+    check_dtypes(*(x for x in inputs if precision != "bf16" or x.dtype != torch.bfloat16), gates, *operands.weights)
     arguments, tensors = Arguments.of(operands, inputs, mask, precision, dropout)
     return _CpuMixed.apply(arguments, gates, *tensors)
 
@@ -45,13 +47,13 @@ class _CpuMixed(torch.autograd.Function):
         inputs, weights, biases = arguments.split(tensors)
         gates = gates if gates.stride(2) == 1 else gates.contiguous()
         mask = None if arguments.mask is None else arguments.mask.to(gates.dtype).contiguous()
+        ctx.input_dtype = inputs[0].dtype
         if arguments.precision == "bf16":
             inputs, weights = [x.bfloat16() for x in inputs], [w.bfloat16() for w in weights]
         inputs, weights, biases = ([t.contiguous() for t in tensors] for tensors in (inputs, weights, biases))
         layers = Layers(_one_per_input(inputs), arguments.operands.experts, weights, biases)
         norm = arguments.operands.norm
-        products = products_of(layers.dtype)
-        y, hidden, moments = products.forward(layers, arguments.keep, norm is not None and norm.training, mask)
+        y, hidden, moments = cpu_products.forward(layers, arguments.keep, norm is not None and norm.training, mask)
 
         def local_moments() -> Moments:
             if moments is None:
@@ -73,27 +75,23 @@ class _CpuMixed(torch.autograd.Function):
         activation = Activation(*rest[:4])
         inputs, weights, biases = arguments.split(rest[4:])
         layers = Layers(_one_per_input(inputs), arguments.operands.experts, weights, biases)
-        products = products_of(layers.dtype)
-        y, hidden = activations or products.forward(layers, keep=True, moments=False, mask=None)[:2]
+        y, hidden = activations or cpu_products.forward(layers, keep=True, moments=False, mask=None)[:2]
         del activations
         grad = grads[0].contiguous()
 
         gate_grad, shift_grad, scale_grad = _mix_sums(grad, y, activation, gates, arguments.dropout)
         away, along = statistics_grad(arguments, activation, shift_grad, scale_grad)
         _mix_inner_(grad, y, activation, gates, away, along, mask, arguments.dropout)
-        counts = [len(block) for block in hidden[0]] if hidden else [block.experts for block in blocks_of(layers)]
-        layer_grad = list(y.split(counts))
+        weight_grads, bias_grads = cpu_products.backward_(layers, y, hidden)
+        layer_grad = hidden[0] if hidden else [y]
         del y
-        weight_grads, bias_grads = products.backward_(layers, layer_grad, hidden)
-        if hidden:
-            layer_grad = hidden[0]
         wanted = ctx.needs_input_grad[2 : 2 + arguments.inputs]
-        input_grads = [torch.empty_like(x, dtype=grad.dtype) if w else None for x, w in zip(inputs, wanted, strict=True)]
-        weight_grads.insert(0, products.first_layer_(layers, layer_grad, _one_per_input(input_grads)))
+        input_grads = [torch.empty_like(x, dtype=ctx.input_dtype) if w else None for x, w in zip(inputs, wanted, strict=True)]
+        weight_grads.insert(0, cpu_products.first_layer(layers, layer_grad, _one_per_input(input_grads)))
         if activation.scale is None:
             bias_grads.append(shift_grad)
         norm_grads = () if scale_grad is None else (scale_grad, shift_grad)
-        return (None, gate_grad, *input_grads, *(g.to(grad.dtype) for g in weight_grads), *bias_grads, *norm_grads)
+        return (None, gate_grad, *input_grads, *weight_grads, *bias_grads, *norm_grads)
 
 
 def mix(y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None) -> torch.Tensor:

@@ -1,9 +1,8 @@
 """HoME's feature gate on a CPU: the low-rank gates (G, L, B, F) exist for a chunk of samples at a time, in the cache.
 
 The forward keeps the inputs, the low-rank activations and the shares; the backward computes the low-rank gates again. With
-precision bf16, the products with all F features are in bf16. The products of low rank that follow stay in fp32: their operands
-are in the cache, where a cast costs more than fp32 does. The operator is an autograd function and no custom op, which takes
-longer: see kernels/__init__.py.
+precision bf16, operands of products are bf16, but for the shares', and so is the result: the bank reads it as it is. The
+operator is an autograd function and no custom op, which takes longer: see kernels/__init__.py.
 """
 
 from typing import Any, NamedTuple
@@ -28,7 +27,8 @@ More parts than 16 serve no more threads; with fewer samples than 128 in a part,
 def gated(
     x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, choice: torch.Tensor, inside: bool, precision: Precision
 ) -> torch.Tensor:
-    """x: (B, F) or (G, B, F); down: (G, L R, F); up: (G L, R, F); choice: (G, L, F). Returns the gated x, (G, B, F).
+    """x: (B, F) or (G, B, F); down: (G, L R, F); up: (G L, R, F); choice: (G, L, F). Returns the gated x, (G, B, F), in bf16 if
+    that is the precision.
 
     inside: whether the sigmoid is inside the weighted sum over L.
     """
@@ -52,7 +52,7 @@ class Gates(NamedTuple):
     @property
     def chunk(self) -> int:
         """The number of samples in a chunk."""
-        row = self.share.shape[2] * self.x.shape[-1] * self.low.element_size()
+        row = self.share.shape[2] * self.x.shape[-1] * self.x.element_size()
         return max(min(max(CHUNK_BYTES // row, 16), self.x.shape[-2]), 1)
 
     @property
@@ -68,8 +68,10 @@ class _CpuGated(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, choice: torch.Tensor, inside: bool, bf16: bool
     ) -> torch.Tensor:
         groups, gates, width = choice.shape
-        down, up = down.bfloat16() if bf16 else down, up.contiguous().view(groups, gates, -1, width)
-        low = by_group(x.to(down.dtype), down).to(x.dtype).unflatten(2, (gates, -1)).contiguous()
+        if bf16:
+            down, up = down.bfloat16(), up.bfloat16()
+        up = up.contiguous().view(groups, gates, -1, width)
+        low = by_group(x.to(down.dtype), down).unflatten(2, (gates, -1)).to(down.dtype).contiguous()
         share = by_group(x, choice).softmax(2).contiguous()
         ctx.inside = inside
         ctx.save_for_backward(x, low, share, down, up, choice)
@@ -87,15 +89,15 @@ class _CpuGated(torch.autograd.Function):
         if x_grad is not None:
             add_input_grad(x_grad, low_grad, down)
             add_input_grad(x_grad, scores_grad, choice)
-        down_grad = weight_grad(low_grad, x.to(down.dtype)).to(grad.dtype)
+        down_grad = weight_grad(low_grad, x.to(down.dtype))
         return x_grad, down_grad, up_grad.flatten(0, 1), weight_grad(scores_grad, x), None, None
 
 
 def _gate(gates: Gates) -> torch.Tensor:
     """The gated x, (G, B, F)."""
     x, low, up, share, _ = gates
-    out = x.new_empty(*share.shape[:2], x.shape[-1])
-    call("feature_gates", x.dtype, gemm(x.dtype), x, low, up, share, out, gates.chunk, *gates.sizes)
+    out = low.new_empty(*share.shape[:2], x.shape[-1])
+    call("feature_gates", low.dtype, gemm(low.dtype), x, low, up, share, out, gates.chunk, *gates.sizes)
     return out
 
 
@@ -104,10 +106,10 @@ def _gate_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns the gradients of share, low and up. Writes to x_grad the gradient of x as a factor of the result."""
     x, low, up, share, _ = gates
-    share_grad, low_grad = torch.empty_like(share), torch.empty_like(low)
+    share_grad, low_grad = torch.empty_like(share), torch.empty_like(low, dtype=x.dtype)
     # The number of parts does not depend on the number of threads, so that the sums do not either.
     parts = max(min(x.shape[-2] // _LEAST_SAMPLES, _MOST_PARTS), 1)
-    up_grads = up.new_empty(parts, *up.shape)
+    up_grads = x.new_empty(parts, *up.shape)
     arguments = (grad, x, low, up, share, share_grad, low_grad, x_grad, up_grads, gates.chunk, parts, *gates.sizes)
-    call("feature_gates_backward", x.dtype, gemm(x.dtype), *arguments)
+    call("feature_gates_backward", low.dtype, gemm(low.dtype), *arguments)
     return share_grad, low_grad, up_grads[0] if parts == 1 else up_grads.sum(0)

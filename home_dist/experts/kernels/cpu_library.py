@@ -14,7 +14,8 @@ from home_dist.native_library import PARALLEL, CannotBuild, native_library
 
 _SOURCE = Path(__file__).parent / "native" / "passes.cpp"
 _DTYPE_NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}
-_GEMM_NAMES = {torch.float32: "sgemm_", torch.float64: "dgemm_"}
+_GEMM_NAMES = {torch.float32: "sgemm_", torch.float64: "dgemm_", torch.bfloat16: "gemm_bf16bf16f32_"}
+_NEEDED = torch.float32, torch.float64
 
 
 @functools.cache
@@ -24,7 +25,7 @@ def unavailable() -> str:
         _library(_SOURCE, "fp32")
     except CannotBuild as error:
         return str(error).partition("\n")[0]
-    missing = [name for dtype, name in _GEMM_NAMES.items() if _find_gemm(dtype) is None]
+    missing = [_GEMM_NAMES[dtype] for dtype in _NEEDED if _find_gemm(dtype) is None]
     return f"the BLAS of torch has no usable {', '.join(missing)}" if missing else ""
 
 
@@ -44,12 +45,18 @@ def _library(source: Path, dtype: str) -> ctypes.CDLL:
     """The functions of a dtype: a library of its own, which is compiled when a run first uses the dtype."""
     library = native_library(source, (*PARALLEL, f"-D{dtype.upper()}"))
     library.set_product_threads(_set_product_threads())
+    library.set_product_without_bf16(gemm(torch.float32))
     return library
 
 
 def gemm(dtype: torch.dtype) -> ctypes.c_void_p:
-    """The matrix product of the BLAS within torch, fp32 or fp64, as a function pointer. Raises CannotBuild."""
+    """The matrix product of the BLAS within torch, as a function pointer. Raises CannotBuild.
+
+    Of bf16 the result is fp32. Null if the BLAS has no such product: the library then takes that of fp32.
+    """
     function = _find_gemm(dtype)
+    if function is None and dtype == torch.bfloat16:
+        return ctypes.c_void_p()
     if function is None:
         raise CannotBuild(f"the BLAS of torch has no usable matrix product for {dtype}")
     return function
@@ -113,9 +120,9 @@ def _find_gemm(dtype: torch.dtype) -> ctypes.c_void_p | None:
 
 def _multiplies(function: Any, dtype: torch.dtype) -> bool:
     a, b = torch.arange(6, dtype=dtype).view(2, 3), torch.arange(12, dtype=dtype).view(3, 4) - 5
-    c = torch.zeros(2, 4, dtype=dtype)
-    scalars = torch.ones((), dtype=dtype), torch.zeros((), dtype=dtype)
+    c = torch.zeros(2, 4, dtype=accumulator_dtype(dtype))
+    scalars = torch.ones((), dtype=c.dtype), torch.zeros((), dtype=c.dtype)
     n, k, m = (ctypes.byref(ctypes.c_int64(size)) for size in (2, 3, 4))
     one, zero, a_at, b_at, c_at = (ctypes.c_void_p(t.data_ptr()) for t in (*scalars, a, b, c))
     function(b"N", b"N", m, n, k, one, b_at, m, a_at, k, zero, c_at, m)
-    return torch.equal(c, a @ b)
+    return torch.equal(c, a.to(c.dtype) @ b.to(c.dtype))

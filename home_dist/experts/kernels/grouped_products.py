@@ -1,6 +1,5 @@
-"""Products of inputs with one weight per group, and their gradients.
-
-In fp32 and fp64 the kernels' own pool of threads computes them (native/product.hpp), in bf16 torch.
+"""Products of inputs with one weight per group, and their gradients, by the kernels' own pool of threads (native/product.hpp).
+Products of bf16 are fp32.
 
 The input x is one for all groups, (B, F), or one per group, (G, B, F). The weight is (G, N, F), the product (G, B, N).
 """
@@ -9,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from home_dist.experts.kernels.cpu_library import call, gemm, pointers
+from home_dist.experts.kernels.cpu_library import accumulator_dtype, call, gemm, pointers
 
 
 def by_group(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -33,10 +32,7 @@ def input_grad(grad: torch.Tensor, weight: torch.Tensor, shared: bool) -> torch.
 
 def add_input_grad(x_grad: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor) -> None:
     """Adds the gradient of x to x_grad."""
-    shared = x_grad.dim() == 2
-    if x_grad.dtype != weight.dtype:
-        x_grad.add_(input_grad(grad, weight, shared))
-    elif shared:
+    if x_grad.dim() == 2:
         _product(side_by_side(grad), weight.flatten(0, 1), x_grad)
     else:
         _product(grad, weight, x_grad)
@@ -69,10 +65,10 @@ class _Operand(NamedTuple):
 
 def _product(a: torch.Tensor, b: torch.Tensor, add_to: torch.Tensor | None = None) -> torch.Tensor:
     """a: (n, k) or (G, n, k); b: (k, m) or (G, k, m); add_to: a contiguous tensor that the product is added to."""
-    compiled = a.dtype in (torch.float32, torch.float64) and min(*a.shape, *b.shape) > 0
-    if not compiled:
-        return torch.matmul(a, b) if add_to is None else add_to.add_(torch.matmul(a, b))
-    out = a.new_empty(*a.shape[:-1], b.shape[-1]) if add_to is None else add_to
+    dtype = accumulator_dtype(a.dtype)
+    if min(*a.shape, *b.shape) == 0:
+        return a.new_zeros(*a.shape[:-1], b.shape[-1], dtype=dtype) if add_to is None else add_to
+    out = a.new_empty(*a.shape[:-1], b.shape[-1], dtype=dtype) if add_to is None else add_to
     left, right, result = _Operand.of(a), _Operand.of(b), _Operand(out, out.shape[-1], False)
     sides = [left.pointers(), left.stride, left.transposed, right.pointers(), right.stride, right.transposed]
     groups = 1 if a.dim() == 2 else len(a)

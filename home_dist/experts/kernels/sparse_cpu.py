@@ -1,19 +1,16 @@
 """The bank of chosen experts on a CPU: pairs (sample, expert) by expert, ragged products, and passes over pairs.
 
 Memory is by pairs: the hidden activations and the last products (P, width), which the backward overwrites with their gradients,
-and the parts of the input's gradient. In fp32 and fp64, the C++ library computes all layers of an expert's pairs in one call,
-with the BLAS of torch. A BLAS has no bf16 product: in bf16, torch's grouped_mm computes a layer of all pairs. It takes widths
-that are multiples of 8: experts of others are computed in fp32.
+and the parts of the input's gradient. The C++ library computes all layers of an expert's pairs in one call, with the BLAS of
+torch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import grouped_mm, pad
 
-from home_dist.experts.kernels.choice import WIDTH_MULTIPLE
 from home_dist.experts.kernels.cpu_bank import NO_DROPOUT
 from home_dist.experts.kernels.cpu_library import accumulator_dtype, call, check_dtypes, gemm, pointers, sizes
 from home_dist.experts.kernels.dropout import Dropout
@@ -34,13 +31,7 @@ def mixed(
 ) -> torch.Tensor:
     """x: (B, F); chosen: (K, B, M), experts; gates: (K, B, M), their weights; mask: (B,). Returns (K, B, D). Raises ValueError
     for an expert that is not there."""
-    check_dtypes(x, gates, *operands.weights)
-    if precision == "bf16" and any(w.shape[1] % WIDTH_MULTIPLE for w in operands.weights):
-        precision = "fp32"
-    if precision == "bf16":
-        missing = -x.shape[1] % WIDTH_MULTIPLE
-        x, first = pad(x, (0, missing)), pad(operands.weights[0], (0, missing))
-        operands = replace(operands, weights=[first, *operands.weights[1:]])
+    check_dtypes(*(() if precision == "bf16" and x.dtype == torch.bfloat16 else (x,)), gates, *operands.weights)
     arguments, tensors = Arguments.of(operands, [x], mask, precision, dropout)
     return _CpuChosen.apply(arguments, Pairs.of(chosen, sum(operands.experts)), gates, *tensors)
 
@@ -78,11 +69,6 @@ class Pairs:
     def count(self) -> int:
         return len(self.samples)
 
-    @property
-    def ends(self) -> torch.Tensor:
-        """(E,) int32: where each expert's pairs end."""
-        return self.offsets[1:].int()
-
 
 class _CpuChosen(torch.autograd.Function):
     @staticmethod
@@ -90,6 +76,7 @@ class _CpuChosen(torch.autograd.Function):
         (x,), weights, biases = arguments.split(tensors)
         gates = gates.contiguous()
         mask = None if arguments.mask is None else arguments.mask.to(gates.dtype).contiguous()
+        ctx.input_dtype = x.dtype
         if arguments.precision == "bf16":
             x, weights = x.bfloat16(), [w.bfloat16() for w in weights]
         x, weights, biases = x.contiguous(), [w.contiguous() for w in weights], [b.contiguous() for b in biases]
@@ -122,12 +109,12 @@ class _CpuChosen(torch.autograd.Function):
         away, along = statistics_grad(arguments, activation, shift_grad, scale_grad)
         _inner_(inner, y, activation, away, along, mask, pairs)
         del inner
-        layers_backward = _bf16_backward if y.dtype == torch.bfloat16 else _library_backward
-        x_grad, weight_grads, bias_grads = layers_backward(x, y, weights, hidden, pairs, ctx.needs_input_grad[3])
+        x_grad, weight_grads, bias_grads = _layers_backward(x, y, weights, hidden, pairs, ctx.needs_input_grad[3])
+        x_grad = None if x_grad is None else x_grad.to(ctx.input_dtype)
         if activation.scale is None:
             bias_grads.append(shift_grad)
         norm_grads = () if scale_grad is None else (scale_grad, shift_grad)
-        return (None, None, gate_grad, x_grad, *(g.to(grad.dtype) for g in weight_grads), *bias_grads, *norm_grads)
+        return (None, None, gate_grad, x_grad, *weight_grads, *bias_grads, *norm_grads)
 
 
 def _layers(
@@ -135,8 +122,6 @@ def _layers(
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Returns y (P, D), the last layer's output without bias, and the hidden activations (P, H) by layer, if kept."""
     widths = [x.shape[1], *(w.shape[1] for w in weights)]
-    if x.dtype == torch.bfloat16:
-        return _bf16_layers(x, weights, biases, pairs, keep)
     y = x.new_empty(pairs.count, widths[-1])
     hidden = [x.new_empty(pairs.count, width) for width in widths[1:-1]] if keep else []
     kept = pointers(hidden) if keep else None
@@ -146,20 +131,7 @@ def _layers(
     return y, hidden
 
 
-def _bf16_layers(
-    x: torch.Tensor, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], pairs: Pairs, keep: bool
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    below, hidden = x.index_select(0, pairs.samples), []
-    for depth, weight in enumerate(weights):
-        below = grouped_mm(below, weight.transpose(1, 2), offs=pairs.ends)
-        if depth < len(weights) - 1:
-            call("pairs_bias_relu", x.dtype, below, biases[depth], pairs.offsets, len(weight), weight.shape[1])
-            if keep:
-                hidden.append(below)
-    return below, hidden
-
-
-def _library_backward(
+def _layers_backward(
     x: torch.Tensor,
     y: torch.Tensor,
     weights: Sequence[torch.Tensor],
@@ -170,37 +142,14 @@ def _library_backward(
     """y: (P, D), its gradient. Overwrites the hidden activations. Returns the gradients of x, of weights and of the biases of
     all layers but the last."""
     widths = [x.shape[1], *(w.shape[1] for w in weights)]
-    weight_grads = [torch.empty_like(w) for w in weights]
-    bias_grads = [x.new_empty(w.shape[:2]) for w in weights[:-1]]
+    dtype = accumulator_dtype(x.dtype)
+    weight_grads = [torch.empty_like(w, dtype=dtype) for w in weights]
+    bias_grads = [x.new_empty(w.shape[:2], dtype=dtype) for w in weights[:-1]]
     parts = x.new_empty(pairs.count, widths[0]) if wants_x else None
     results = pointers(weight_grads), pointers(bias_grads), parts
     shape = sizes(widths), len(weights), len(weights[0])
     own = gemm(x.dtype), x, y, pointers(weights), pointers(hidden), *results, pairs.offsets, pairs.samples
     call("sparse_bank_backward", x.dtype, *own, *shape)
-    return None if parts is None else _summed(parts, x, pairs), weight_grads, bias_grads
-
-
-def _bf16_backward(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    weights: Sequence[torch.Tensor],
-    hidden: Sequence[torch.Tensor],
-    pairs: Pairs,
-    wants_x: bool,
-) -> tuple[torch.Tensor | None, list[torch.Tensor], list[torch.Tensor]]:
-    weight_grads: list[torch.Tensor] = []
-    bias_grads: list[torch.Tensor] = []
-    down = y
-    for depth in range(len(weights) - 1, 0, -1):
-        below, weight = hidden[depth - 1], weights[depth]
-        weight_grads.insert(0, grouped_mm(down.t(), below, offs=pairs.ends))
-        grad = grouped_mm(down, weight, offs=pairs.ends)
-        sums = x.new_empty(len(weight), weight.shape[2], dtype=torch.float32)
-        call("pairs_relu_backward", x.dtype, below, grad, sums, pairs.offsets, len(weight), weight.shape[2])
-        bias_grads.insert(0, sums)
-        down = below
-    weight_grads.insert(0, grouped_mm(down.t(), x.index_select(0, pairs.samples), offs=pairs.ends))
-    parts = grouped_mm(down, weights[0], offs=pairs.ends) if wants_x else None
     return None if parts is None else _summed(parts, x, pairs), weight_grads, bias_grads
 
 

@@ -15,20 +15,24 @@ inline Size chunks_of(Size count, Size grain) { return std::max((count + grain -
 // y (E, B, D) = the last layer's outputs without bias, of inputs x[e] (B, F). hidden[l * E + e] (B, widths[l + 1]) = the
 // activations for the backward; they are not kept if hidden is null. widths: F, the hidden layers', D. mean, squares (E, D) =
 // the moments of y, unless null.
-template <class A>
-void bank(Gemm<A> gemm, const A* const* x, const A* const* weights, const A* const* biases, A* const* hidden, A* const* y,
+template <class S, class A>
+void bank(Gemm<A, S> gemm, const S* const* x, const S* const* weights, const A* const* biases, S* const* hidden, S* const* y,
           const A* mask, A* mean, A* squares, const Size* widths, Size layers, Size experts, Size rows) {
   const Size chunks = chunks_of(rows, SAMPLES), widest = *std::max_element(widths, widths + layers + 1);
   deal(experts * chunks, [&](Size piece) {
     const Size e = piece / chunks, first = piece % chunks * SAMPLES, some = std::min(SAMPLES, rows - first);
-    A* const near[2] = {scratch<A, 0>(SAMPLES * widest), scratch<A, 1>(SAMPLES * widest)};
-    const A* in = x[e] + first * widths[0];
+    S* const near[2] = {scratch<S, 0>(SAMPLES * widest), scratch<S, 1>(SAMPLES * widest)};
+    const S* in = x[e] + first * widths[0];
     for (Size l = 0; l < layers; ++l) {
       const Size width = widths[l], next = widths[l + 1];
       const bool last = l == layers - 1;
-      A* out = last ? y[e] + first * next : hidden ? hidden[l * experts + e] + first * next : near[l % 2];
-      product(gemm, in, false, weights[l] + e * next * width, true, out, some, width, next);
-      if (!last) bias_relu(out, biases[l] + e * next, 1, some, next);
+      S* out = last ? y[e] + first * next : hidden ? hidden[l * experts + e] + first * next : near[l % 2];
+      A* sums = sums_for<2, S, A>(out, some * next);
+      product<S, A>(gemm, in, false, weights[l] + e * next * width, true, sums, some, width, next);
+      if (last)
+        store_sums(sums, out, some * next);
+      else
+        bias_relu(sums, biases[l] + e * next, out, some, next);
       in = out;
     }
   });
@@ -40,24 +44,24 @@ void bank(Gemm<A> gemm, const A* const* x, const A* const* weights, const A* con
 
 // The backward of all layers but the first. y: its gradient. Overwrites the hidden activations with their gradients.
 // weight_grads[l] (E, out, in) for l > 0; bias_grads[l] (E, out) for l < layers - 1.
-template <class A>
-void bank_backward(Gemm<A> gemm, const A* const* y, const A* const* weights, A* const* hidden, A* const* weight_grads,
+template <class S, class A>
+void bank_backward(Gemm<A, S> gemm, const S* const* y, const S* const* weights, S* const* hidden, A* const* weight_grads,
                    A* const* bias_grads, const Size* widths, Size layers, Size experts, Size rows) {
   const Size chunks = chunks_of(rows, SAMPLES);
   for (Size l = layers - 1; l > 0; --l) {
     const Size width = widths[l], next = widths[l + 1], columns = chunks_of(width, COLUMNS);
-    auto down = [&](Size e) { return l == layers - 1 ? y[e] : hidden[l * experts + e]; };
+    auto down = [&](Size e) -> const S* { return l == layers - 1 ? y[e] : hidden[l * experts + e]; };
     deal(experts * columns, [&](Size piece) {
       const Size e = piece / columns, first = piece % columns * COLUMNS, some = std::min(COLUMNS, width - first);
-      product(gemm, Matrix<const A>{down(e), next}, true, Matrix<const A>{hidden[(l - 1) * experts + e] + first, width}, false,
-              Matrix<A>{weight_grads[l] + e * next * width + first, width}, next, rows, some);
+      product<S, A>(gemm, Matrix<const S>{down(e), next}, true, Matrix<const S>{hidden[(l - 1) * experts + e] + first, width},
+                    false, Matrix<A>{weight_grads[l] + e * next * width + first, width}, next, rows, some);
     });
     std::vector<A> parts(experts * chunks * width);
     deal(experts * chunks, [&](Size piece) {
       const Size e = piece / chunks, first = piece % chunks * SAMPLES, some = std::min(SAMPLES, rows - first);
       A* grad = scratch<A, 0>(SAMPLES * width);
-      product(gemm, down(e) + first * next, false, weights[l] + e * next * width, false, grad, some, next, width);
-      relu_backward(hidden[(l - 1) * experts + e] + first * width, grad, parts.data() + piece * width, 1, some, width);
+      product<S, A>(gemm, down(e) + first * next, false, weights[l] + e * next * width, false, grad, some, next, width);
+      relu_backward(hidden[(l - 1) * experts + e] + first * width, grad, parts.data() + piece * width, some, width);
     });
     for (Size e = 0; e < experts; ++e) {
       A* sums = bias_grads[l - 1] + e * width;
@@ -68,24 +72,28 @@ void bank_backward(Gemm<A> gemm, const A* const* y, const A* const* weights, A* 
   }
 }
 
-// The backward of the first layer: the gradients of its weights (E, H, F) and of the inputs, x_grads[i] (B, F) unless null.
-// Experts from starts[i] to starts[i + 1] read input i. down[e] (B, H): the gradient of the layer's output.
-template <class A>
-void bank_inputs(Gemm<A> gemm, const A* const* down, const A* const* x, const A* weights, A* weight_grads, A* const* x_grads,
+// The backward of the first layer: the gradients of its weights (E, H, F) and of the inputs, x_grads[i] (B, F) unless null, as A
+// or as S. Experts from starts[i] to starts[i + 1] read input i. down[e] (B, H): the gradient of the layer's output.
+template <class S, class A, class Out>
+void bank_inputs(Gemm<A, S> gemm, const S* const* down, const S* const* x, const S* weights, A* weight_grads, Out* const* x_grads,
                  const Size* starts, Size inputs, Size width, Size next, Size experts, Size rows) {
   const Size columns = chunks_of(width, COLUMNS), chunks = chunks_of(rows, SAMPLES), of_weights = experts * columns;
   deal(of_weights + inputs * chunks, [&](Size piece) {
     if (piece < of_weights) {
       const Size e = piece / columns, first = piece % columns * COLUMNS, some = std::min(COLUMNS, width - first);
-      product(gemm, Matrix<const A>{down[e], next}, true, Matrix<const A>{x[e] + first, width}, false,
-              Matrix<A>{weight_grads + e * next * width + first, width}, next, rows, some);
+      product<S, A>(gemm, Matrix<const S>{down[e], next}, true, Matrix<const S>{x[e] + first, width}, false,
+                    Matrix<A>{weight_grads + e * next * width + first, width}, next, rows, some);
       return;
     }
     const Size i = (piece - of_weights) / chunks, first = (piece - of_weights) % chunks * SAMPLES;
     if (!x_grads[i]) return;
+    const Size some = std::min(SAMPLES, rows - first);
+    Out* out = x_grads[i] + first * width;
+    A* sums = sums_for<2, Out, A>(out, some * width);
     for (Size e = starts[i]; e < starts[i + 1]; ++e)
-      product(gemm, down[e] + first * next, false, weights + e * next * width, false, x_grads[i] + first * width,
-              std::min(SAMPLES, rows - first), next, width, e > starts[i]);
+      product<S, A>(gemm, down[e] + first * next, false, weights + e * next * width, false, sums, some, next, width,
+                    e > starts[i]);
+    store_sums(sums, out, some * width);
   });
 }
 

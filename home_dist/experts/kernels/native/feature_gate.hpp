@@ -1,5 +1,6 @@
 // The feature gates of all groups, matrix products included: for a chunk of b samples of a group, a thread computes the result
-// from the low-rank activations while the chunk's low-rank gates (L, b, F) are in its cache. G groups, R the rank.
+// from the low-rank activations while the chunk's low-rank gates (L, b, F) are in its cache. G groups, R the rank. The result,
+// its gradient and the operands of products are of S.
 
 #pragma once
 
@@ -45,39 +46,39 @@ struct GateRow {
 };
 
 // to (F) = x (F) times the feature gate of wide (L, F; rows `gate` apart) and share (L).
-template <class A>
-inline void scale_row(const A* wide, Size gate, const A* share, const A* x, A* to, bool inside, Size count, Size width,
+template <class S, class A>
+inline void scale_row(const A* wide, Size gate, const A* share, const A* x, S* to, bool inside, Size count, Size width,
                       GateRow<A>& own) {
   gate_row(wide, gate, share, own.gates.data(), own.total.data(), inside, count, width);
   const A* total = own.total.data();
 #pragma omp simd
-  for (Size d = 0; d < width; ++d) to[d] = A(2) * x[d] * total[d];
+  for (Size d = 0; d < width; ++d) store(to[d], A(2) * x[d] * total[d]);
 }
 
-// The backward of `scale_row`: wide = its gradient; share_grad (L); x_grad (F), unless null, = or, if `add`, += the gradient of
-// x as a factor of the result.
-template <class A>
-inline void scale_row_backward(const A* grad, A* wide, Size gate, const A* share, const A* x, A* share_grad, A* x_grad, bool add,
-                               bool inside, Size count, Size width, GateRow<A>& own) {
+// The backward of `scale_row`: to = the gradient of wide, whose memory it may share; share_grad (L); x_grad (F), unless null, =
+// or, if `add`, += the gradient of x as a factor of the result.
+template <class S, class A>
+inline void scale_row_backward(const S* grad, const A* wide, S* to, Size gate, const A* share, const A* x, A* share_grad,
+                               A* x_grad, bool add, bool inside, Size count, Size width, GateRow<A>& own) {
   gate_row(wide, gate, share, own.gates.data(), own.total.data(), inside, count, width);
   const A* total = own.total.data();
   A* down = own.down.data();
   if (x_grad) {
 #pragma omp simd
-    for (Size d = 0; d < width; ++d) x_grad[d] = A(2) * grad[d] * total[d] + (add ? x_grad[d] : A(0));
+    for (Size d = 0; d < width; ++d) x_grad[d] = A(2) * load(grad[d]) * total[d] + (add ? x_grad[d] : A(0));
   }
 #pragma omp simd
-  for (Size d = 0; d < width; ++d) down[d] = A(2) * grad[d] * x[d] * (inside ? A(1) : total[d] * (A(1) - total[d]));
+  for (Size d = 0; d < width; ++d) down[d] = A(2) * load(grad[d]) * x[d] * (inside ? A(1) : total[d] * (A(1) - total[d]));
   for (Size l = 0; l < count; ++l) {
     const A *gates = own.gates.data() + l * width, factor = share[l];
-    A* row = wide + l * gate;
+    S* row = to + l * gate;
     share_grad[l] = dot(down, gates, width);
     if (inside) {
 #pragma omp simd
-      for (Size d = 0; d < width; ++d) row[d] = down[d] * factor * gates[d] * (A(1) - gates[d]);
+      for (Size d = 0; d < width; ++d) store(row[d], down[d] * factor * gates[d] * (A(1) - gates[d]));
     } else {
 #pragma omp simd
-      for (Size d = 0; d < width; ++d) row[d] = down[d] * factor;
+      for (Size d = 0; d < width; ++d) store(row[d], down[d] * factor);
     }
   }
 }
@@ -88,17 +89,18 @@ struct GateSizes {
 };
 
 // wide (L, n, F): the low-rank gates of n samples before the sigmoid, of low (n, L, R) and up (L, R, F).
-template <class A>
-inline void widen(Gemm<A> gemm, const A* low, const A* up, A* wide, Size n, const GateSizes& s) {
+template <class S, class A>
+inline void widen(Gemm<A, S> gemm, const S* low, const S* up, A* wide, Size n, const GateSizes& s) {
   for (Size l = 0; l < s.count; ++l)
-    product(gemm, Matrix<const A>{low + l * s.rank, s.count * s.rank}, false, Matrix<const A>{up + l * s.rank * s.width, s.width},
-            false, Matrix<A>{wide + l * n * s.width, s.width}, n, s.rank, s.width);
+    product<S, A>(gemm, Matrix<const S>{low + l * s.rank, s.count * s.rank}, false,
+                  Matrix<const S>{up + l * s.rank * s.width, s.width}, false, Matrix<A>{wide + l * n * s.width, s.width}, n,
+                  s.rank, s.width);
 }
 
 // out (G, B, F) of low (G, B, L, R), up (G, L, R, F), share (G, B, L) and x (B, F) or (G, B, F).
 // A thread holds the gates of `chunk` samples, (L, chunk, F).
-template <class A>
-void feature_gates(Gemm<A> gemm, const A* x, const A* low, const A* up, const A* share, A* out, Size chunk, GateSizes s) {
+template <class S, class A>
+void feature_gates(Gemm<A, S> gemm, const A* x, const S* low, const S* up, const A* share, S* out, Size chunk, GateSizes s) {
   const Size chunks = (s.rows + chunk - 1) / chunk;
   deal(s.groups * chunks, [&](Size task) {
     GateRow<A> own(s.count, s.width);
@@ -114,13 +116,14 @@ void feature_gates(Gemm<A> gemm, const A* x, const A* low, const A* up, const A*
 // The backward: share_grad and low_grad in the shapes of share and low; x_grad, unless null, in the shape of x, the gradient of
 // x as a factor of the result; up_grad (parts, G, L, R, F), whose sum over parts is the gradient of up. One thread works on
 // each part of the samples, and the number of threads does not change the parts.
-template <class A>
-void feature_gates_backward(Gemm<A> gemm, const A* grad, const A* x, const A* low, const A* up, const A* share, A* share_grad,
+template <class S, class A>
+void feature_gates_backward(Gemm<A, S> gemm, const S* grad, const A* x, const S* low, const S* up, const A* share, A* share_grad,
                             A* low_grad, A* x_grad, A* up_grad, Size chunk, Size parts, GateSizes s) {
   const Size of_part = (s.rows + parts - 1) / parts, weights = s.count * s.rank * s.width;
   deal(parts, [&](Size part) {
     GateRow<A> own(s.count, s.width);
     A* wide = scratch<A, 0>(s.count * chunk * s.width);
+    S* wide_grad = scratch<S, 0>(s.count * chunk * s.width);  // the same memory, if S is A
     const Size start = std::min(part * of_part, s.rows), end = std::min(start + of_part, s.rows);
     A* sums = up_grad + part * s.groups * weights;
     if (start == end) std::fill_n(sums, s.groups * weights, A(0));
@@ -128,21 +131,21 @@ void feature_gates_backward(Gemm<A> gemm, const A* grad, const A* x, const A* lo
       const Size n = std::min(chunk, end - first);
       for (Size g = 0; g < s.groups; ++g) {
         const Size at = g * s.rows + first;
-        const A *of_low = low + at * s.count * s.rank, *of_up = up + g * weights;
+        const S *of_low = low + at * s.count * s.rank, *of_up = up + g * weights;
         widen(gemm, of_low, of_up, wide, n, s);
         for (Size r = 0; r < n; ++r) {
           const Size input = g * s.x_step + (first + r) * s.width;
-          scale_row_backward(grad + (at + r) * s.width, wide + r * s.width, n * s.width, share + (at + r) * s.count, x + input,
-                             share_grad + (at + r) * s.count, x_grad ? x_grad + input : nullptr, g > 0 && !s.x_step,
-                             s.inside != 0, s.count, s.width, own);
+          scale_row_backward(grad + (at + r) * s.width, wide + r * s.width, wide_grad + r * s.width, n * s.width,
+                             share + (at + r) * s.count, x + input, share_grad + (at + r) * s.count,
+                             x_grad ? x_grad + input : nullptr, g > 0 && !s.x_step, s.inside != 0, s.count, s.width, own);
         }
         for (Size l = 0; l < s.count; ++l) {
-          const Matrix<const A> of_wide{wide + l * n * s.width, s.width};
+          const Matrix<const S> of_wide{wide_grad + l * n * s.width, s.width};
           const Size rank = s.count * s.rank, gate = l * s.rank;
-          product(gemm, of_wide, false, Matrix<const A>{of_up + gate * s.width, s.width}, true,
-                  Matrix<A>{low_grad + at * rank + gate, rank}, n, s.width, s.rank);
-          product(gemm, Matrix<const A>{of_low + gate, rank}, true, of_wide, false,
-                  Matrix<A>{sums + g * weights + gate * s.width, s.width}, s.rank, n, s.width, first > start);
+          product<S, A>(gemm, of_wide, false, Matrix<const S>{of_up + gate * s.width, s.width}, true,
+                        Matrix<A>{low_grad + at * rank + gate, rank}, n, s.width, s.rank);
+          product<S, A>(gemm, Matrix<const S>{of_low + gate, rank}, true, of_wide, false,
+                        Matrix<A>{sums + g * weights + gate * s.width, s.width}, s.rank, n, s.width, first > start);
         }
       }
     }

@@ -6,49 +6,42 @@
 
 namespace {
 
-// x (M, B, C) = ReLU(x + bias (M, C)).
+// to (B, C) = ReLU(from + bias (C)).
 template <class S, class A>
-void bias_relu(S* x, const A* bias, Size experts, Size rows, Size width) {
-  const Size blocks = blocks_of(rows);
-  deal(experts * blocks, [&](Size task) {
-    const Size e = task / blocks, first = task % blocks * ROWS, last = std::min(rows, first + ROWS);
-    const A* b = bias + e * width;
+inline void bias_relu(const A* from, const A* bias, S* to, Size rows, Size width) {
+  deal_pieces(rows, ROWS, [&](Size first, Size last) {
     for (Size r = first; r < last; ++r) {
-      S* row = x + (e * rows + r) * width;
+      const A* row = from + r * width;
+      S* out = to + r * width;
 #pragma omp simd
       for (Size d = 0; d < width; ++d) {
-        const A v = load(row[d]) + b[d];
-        store(row[d], v < A(0) ? A(0) : v);
+        const A v = row[d] + bias[d];
+        store(out[d], v < A(0) ? A(0) : v);
       }
     }
   });
 }
 
-// x (M, B, C) = grad (M, B, C), or 0 if x <= 0. sums (M, C): the sum over samples of the new x.
+// x (B, C) = grad (B, C), or 0 if x <= 0. sums (C): the sum over samples of the new x.
 template <class S, class A>
-void relu_backward(S* x, const S* grad, A* sums, Size experts, Size rows, Size width) {
-  const Size blocks = blocks_of(rows);
-  std::vector<A> parts(experts * blocks * width);
-  deal(experts * blocks, [&](Size task) {
-    const Size e = task / blocks, first = task % blocks * ROWS, last = std::min(rows, first + ROWS);
-    A* part = parts.data() + task * width;
+inline void relu_backward(S* x, const A* grad, A* sums, Size rows, Size width) {
+  std::vector<A> parts(blocks_of(rows) * width);
+  deal_pieces(rows, ROWS, [&](Size first, Size last) {
+    A* part = parts.data() + first / ROWS * width;
     for (Size r = first; r < last; ++r) {
-      const S* g = grad + (e * rows + r) * width;
-      S* row = x + (e * rows + r) * width;
+      const A* g = grad + r * width;
+      S* row = x + r * width;
 #pragma omp simd
       for (Size d = 0; d < width; ++d) {
-        const A v = load(row[d]) <= A(0) ? A(0) : load(g[d]);
+        const A v = load(row[d]) <= A(0) ? A(0) : g[d];
         store(row[d], v);
         part[d] += v;
       }
     }
   });
-  deal(experts, [&](Size e) {
-    A* sum = sums + e * width;
-    std::fill(sum, sum + width, A(0));
-    for (Size block = 0; block < blocks; ++block)
-      for (Size d = 0; d < width; ++d) sum[d] += parts[(e * blocks + block) * width + d];
-  });
+  std::fill_n(sums, width, A(0));
+  for (Size block = 0; block < blocks_of(rows); ++block)
+    for (Size d = 0; d < width; ++d) sums[d] += parts[block * width + d];
 }
 
 // The mean of y (M, B, D) over samples, and the sum of squares around it, (M, D). mask (B,): the samples' weights, 1 if null.

@@ -43,6 +43,13 @@ inline void store(bf16& to, float x) {
   to.bits = uint16_t(x == x ? rounded : (bits >> 16) | 0x40);
 }
 
+// to (count) = from.
+template <class S, class A>
+inline void store_all(const A* from, S* to, Size count) {
+#pragma omp simd
+  for (Size i = 0; i < count; ++i) store(to[i], from[i]);
+}
+
 // exp with a relative error of 1e-7 up to 87, infinite above; below -87 it stays at 1e-38. Without branches and with a clamp of
 // integers, so that compilers vectorise it: of a comparison of floats they would compute both branches.
 [[gnu::always_inline]] inline float exponential(float argument) {

@@ -12,8 +12,6 @@
 
 #define PASSES(NAME, S, A)                                                                                                    \
   extern "C" {                                                                                                                \
-  void bias_relu_##NAME(S* x, const A* bias, Size m, Size b, Size c) { bias_relu(x, bias, m, b, c); }                         \
-  void relu_backward_##NAME(S* x, const S* g, A* sums, Size m, Size b, Size c) { relu_backward(x, g, sums, m, b, c); }        \
   void moments_##NAME(const S* y, const A* mask, A* mean, A* squares, Size m, Size b, Size d) {                               \
     moments(y, mask, mean, squares, m, b, d);                                                                                 \
   }                                                                                                                           \
@@ -46,12 +44,6 @@
   void sum_pairs_##NAME(const S* parts, A* out, const Size* starts, const Size* pairs, Size b, Size f) {                      \
     sum_pairs(parts, out, starts, pairs, b, f);                                                                               \
   }                                                                                                                           \
-  void pairs_bias_relu_##NAME(S* x, const A* bias, const Size* offsets, Size e, Size c) {                                     \
-    pairs_bias_relu(x, bias, offsets, e, c);                                                                                  \
-  }                                                                                                                           \
-  void pairs_relu_backward_##NAME(S* x, const S* grad, A* sums, const Size* offsets, Size e, Size c) {                        \
-    pairs_relu_backward(x, grad, sums, offsets, e, c);                                                                        \
-  }                                                                                                                           \
   void pairs_moments_##NAME(const S* y, const A* mask, A* mean, A* squares, A* count, const Size* offsets,                    \
                             const Size* samples, Size e, Size d) {                                                            \
     pairs_moments(y, mask, mean, squares, count, offsets, samples, e, d);                                                     \
@@ -78,41 +70,38 @@
   }                                                                                                                           \
   }
 
-#define BANK(NAME, A)                                                                                                         \
+#define BANK(NAME, S, A)                                                                                                      \
   extern "C" {                                                                                                                \
-  void products_##NAME(Gemm<A> gemm, const A* const* a, Size a_row, Size a_t, const A* const* b, Size b_row, Size b_t,        \
+  void products_##NAME(Gemm<A, S> gemm, const S* const* a, Size a_row, Size a_t, const S* const* b, Size b_row, Size b_t,     \
                        A* const* c, Size c_row, Size add, Size g, Size n, Size k, Size m) {                                   \
     products(gemm, a, a_row, a_t != 0, b, b_row, b_t != 0, c, c_row, add != 0, g, n, k, m);                                   \
   }                                                                                                                           \
-  void bank_##NAME(Gemm<A> gemm, const A* const* x, const A* const* weights, const A* const* biases, A* const* hidden,        \
-                   A* const* y, const A* mask, A* mean, A* squares, const Size* widths, Size layers, Size e, Size b) {        \
+  void bank_##NAME(Gemm<A, S> gemm, const S* const* x, const S* const* weights, const A* const* biases, S* const* hidden,     \
+                   S* const* y, const A* mask, A* mean, A* squares, const Size* widths, Size layers, Size e, Size b) {        \
     bank(gemm, x, weights, biases, hidden, y, mask, mean, squares, widths, layers, e, b);                                     \
   }                                                                                                                           \
-  void bank_backward_##NAME(Gemm<A> gemm, const A* const* y, const A* const* weights, A* const* hidden,                       \
+  void bank_backward_##NAME(Gemm<A, S> gemm, const S* const* y, const S* const* weights, S* const* hidden,                    \
                             A* const* weight_grads, A* const* bias_grads, const Size* widths, Size layers, Size e, Size b) {  \
     bank_backward(gemm, y, weights, hidden, weight_grads, bias_grads, widths, layers, e, b);                                  \
   }                                                                                                                           \
-  void bank_inputs_##NAME(Gemm<A> gemm, const A* const* down, const A* const* x, const A* weights, A* weight_grads,           \
+  void bank_inputs_##NAME(Gemm<A, S> gemm, const S* const* down, const S* const* x, const S* weights, A* weight_grads,        \
                           A* const* x_grads, const Size* starts, Size inputs, Size f, Size h, Size e, Size b) {               \
     bank_inputs(gemm, down, x, weights, weight_grads, x_grads, starts, inputs, f, h, e, b);                                   \
   }                                                                                                                           \
-  void sparse_bank_##NAME(Gemm<A> gemm, const A* x, const A* const* weights, const A* const* biases, A* const* hidden, A* y,  \
+  void sparse_bank_##NAME(Gemm<A, S> gemm, const S* x, const S* const* weights, const A* const* biases, S* const* hidden, S* y,\
                           const Size* offsets, const Size* samples, const Size* widths, Size layers, Size e) {                \
     sparse_bank(gemm, x, weights, biases, hidden, y, offsets, samples, widths, layers, e);                                    \
   }                                                                                                                           \
-  void sparse_bank_backward_##NAME(Gemm<A> gemm, const A* x, const A* y, const A* const* weights, A* const* hidden,           \
-                                   A* const* weight_grads, A* const* bias_grads, A* x_grad, const Size* offsets,              \
+  void sparse_bank_backward_##NAME(Gemm<A, S> gemm, const S* x, const S* y, const S* const* weights, S* const* hidden,        \
+                                   A* const* weight_grads, A* const* bias_grads, S* x_grad, const Size* offsets,              \
                                    const Size* samples, const Size* widths, Size layers, Size e) {                            \
     sparse_bank_backward(gemm, x, y, weights, hidden, weight_grads, bias_grads, x_grad, offsets, samples, widths, layers, e); \
   }                                                                                                                           \
-  void drop_##NAME(const A* x, A* out, Size first, Size second, Size threshold, double factor, Size b, Size f) {              \
-    drop(x, out, DROPOUT, b, f);                                                                                              \
-  }                                                                                                                           \
-  void feature_gates_##NAME(Gemm<A> gemm, const A* x, const A* low, const A* up, const A* share, A* out, Size chunk,          \
+  void feature_gates_##NAME(Gemm<A, S> gemm, const A* x, const S* low, const S* up, const A* share, S* out, Size chunk,       \
                             Size x_step, Size inside, Size g, Size l, Size r, Size b, Size f) {                               \
     feature_gates(gemm, x, low, up, share, out, chunk, GateSizes{x_step, inside, g, l, r, b, f});                             \
   }                                                                                                                           \
-  void feature_gates_backward_##NAME(Gemm<A> gemm, const A* grad, const A* x, const A* low, const A* up, const A* share,      \
+  void feature_gates_backward_##NAME(Gemm<A, S> gemm, const S* grad, const A* x, const S* low, const S* up, const A* share,   \
                                      A* share_grad, A* low_grad, A* x_grad, A* up_grad, Size chunk, Size parts,               \
                                      Size x_step, Size inside, Size g, Size l, Size r, Size b, Size f) {                      \
     feature_gates_backward(gemm, grad, x, low, up, share, share_grad, low_grad, x_grad, up_grad, chunk, parts,                \
@@ -120,19 +109,36 @@
   }                                                                                                                           \
   }
 
+// For types that inputs have.
+#define INPUTS(NAME, A)                                                                                                       \
+  extern "C" {                                                                                                                \
+  void drop_##NAME(const A* x, A* out, Size first, Size second, Size threshold, double factor, Size b, Size f) {              \
+    drop(x, out, DROPOUT, b, f);                                                                                              \
+  }                                                                                                                           \
+  }
+
 #ifdef BF16
+// The gradient of inputs that are bf16 themselves.
+extern "C" void bank_inputs_stored_bf16(Gemm<float, bf16> gemm, const bf16* const* down, const bf16* const* x,
+                                        const bf16* weights, float* weight_grads, bf16* const* x_grads, const Size* starts,
+                                        Size inputs, Size f, Size h, Size e, Size b) {
+  bank_inputs(gemm, down, x, weights, weight_grads, x_grads, starts, inputs, f, h, e, b);
+}
+BANK(bf16, bf16, float)
 PASSES(bf16, bf16, float)
 PAIRS(bf16, bf16, float)
 #endif
 
 #ifdef FP64
-BANK(fp64, double)
+BANK(fp64, double, double)
+INPUTS(fp64, double)
 PASSES(fp64, double, double)
 PAIRS(fp64, double, double)
 #endif
 
 #ifdef FP32
-BANK(fp32, float)
+BANK(fp32, float, float)
+INPUTS(fp32, float)
 PASSES(fp32, float, float)
 PAIRS(fp32, float, float)
 

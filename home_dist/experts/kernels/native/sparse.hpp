@@ -82,25 +82,29 @@ inline void gather(const S* x, const Size* samples, S* out, Size count, Size wid
 
 // y (P, D) = the last layer's outputs without bias, of x (B, F). hidden[l] (P, widths[l + 1]): the activations for the backward;
 // not kept if hidden is null.
-template <class A>
-void sparse_bank(Gemm<A> gemm, const A* x, const A* const* weights, const A* const* biases, A* const* hidden, A* y,
+template <class S, class A>
+void sparse_bank(Gemm<A, S> gemm, const S* x, const S* const* weights, const A* const* biases, S* const* hidden, S* y,
                  const Size* offsets, const Size* samples, const Size* widths, Size layers, Size experts) {
   deal_pairs(offsets, experts, SOME, [&](Size e, Size first, Size last) {
     const Size rows = last - first;
     if (!rows) return;
-    std::vector<A> gathered(rows * widths[0]), kept[2];
+    std::vector<S> gathered(rows * widths[0]), kept[2];
     gather(x, samples + first, gathered.data(), rows, widths[0]);
-    const A* in = gathered.data();
+    const S* in = gathered.data();
     for (Size l = 0; l < layers; ++l) {
       const Size width = widths[l], next = widths[l + 1];
       const bool is_last = l == layers - 1;
-      A* out = is_last ? y + first * next : hidden ? hidden[l] + first * next : nullptr;
+      S* out = is_last ? y + first * next : hidden ? hidden[l] + first * next : nullptr;
       if (!out) {
         kept[l % 2].resize(rows * next);
         out = kept[l % 2].data();
       }
-      product(gemm, in, false, weights[l] + e * next * width, true, out, rows, width, next);
-      if (!is_last) bias_relu(out, biases[l] + e * next, 1, rows, next);
+      A* sums = sums_for<2, S, A>(out, rows * next);
+      product<S, A>(gemm, in, false, weights[l] + e * next * width, true, sums, rows, width, next);
+      if (is_last)
+        store_sums(sums, out, rows * next);
+      else
+        bias_relu(sums, biases[l] + e * next, out, rows, next);
       in = out;
     }
   });
@@ -108,10 +112,10 @@ void sparse_bank(Gemm<A> gemm, const A* x, const A* const* weights, const A* con
 
 // The backward of all layers. y (P, D): its gradient. Overwrites the hidden activations with their gradients. weight_grads[l]
 // (E, out, in); bias_grads[l] (E, out) for l < layers - 1; x_grad (P, F): each pair's part of the input's gradient, unless null.
-template <class A>
-void sparse_bank_backward(Gemm<A> gemm, const A* x, const A* y, const A* const* weights, A* const* hidden, A* const* weight_grads,
-                          A* const* bias_grads, A* x_grad, const Size* offsets, const Size* samples, const Size* widths,
-                          Size layers, Size experts) {
+template <class S, class A>
+void sparse_bank_backward(Gemm<A, S> gemm, const S* x, const S* y, const S* const* weights, S* const* hidden,
+                          A* const* weight_grads, A* const* bias_grads, S* x_grad, const Size* offsets, const Size* samples,
+                          const Size* widths, Size layers, Size experts) {
   const Size widest = *std::max_element(widths + 1, widths + layers + 1);
   deal_pairs(offsets, experts, 0, [&](Size e, Size first, Size last) {
     const Size rows = last - first;
@@ -123,26 +127,34 @@ void sparse_bank_backward(Gemm<A> gemm, const A* x, const A* y, const A* const* 
       return;
     }
     std::vector<A> grad(layers > 1 ? std::min(rows, SOME) * widest : 0);
-    const A* down = y + first * widths[layers];
+    const S* down = y + first * widths[layers];
     for (Size l = layers - 1; l > 0; --l) {
       const Size width = widths[l], next = widths[l + 1];
-      A *below = hidden[l - 1] + first * width, *sums = bias_grads[l - 1] + e * width;
-      product(gemm, down, true, below, false, weight_grads[l] + e * next * width, next, rows, width);
+      S* below = hidden[l - 1] + first * width;
+      A* sums = bias_grads[l - 1] + e * width;
+      product<S, A>(gemm, down, true, below, false, weight_grads[l] + e * next * width, next, rows, width);
       std::vector<A> part(width);
       std::fill_n(sums, width, A(0));
       for (Size at = 0; at < rows; at += SOME) {
         const Size some = std::min(SOME, rows - at);
-        product(gemm, down + at * next, false, weights[l] + e * next * width, false, grad.data(), some, next, width);
-        relu_backward(below + at * width, grad.data(), part.data(), 1, some, width);
+        product<S, A>(gemm, down + at * next, false, weights[l] + e * next * width, false, grad.data(), some, next, width);
+        relu_backward(below + at * width, grad.data(), part.data(), some, width);
         for (Size d = 0; d < width; ++d) sums[d] += part[d];
       }
       down = below;
     }
     const Size width = widths[0], next = widths[1];
-    std::vector<A> gathered(rows * width);
+    std::vector<S> gathered(rows * width);
     gather(x, samples + first, gathered.data(), rows, width);
-    product(gemm, down, true, gathered.data(), false, weight_grads[0] + e * next * width, next, rows, width);
-    if (x_grad) product(gemm, down, false, weights[0] + e * next * width, false, x_grad + first * width, rows, next, width);
+    product<S, A>(gemm, down, true, gathered.data(), false, weight_grads[0] + e * next * width, next, rows, width);
+    const Size step = std::is_same_v<S, A> ? rows : SOME;
+    for (Size at = 0; x_grad && at < rows; at += step) {
+      const Size some = std::min(step, rows - at);
+      S* out = x_grad + (first + at) * width;
+      A* sums = sums_for<2, S, A>(out, some * width);
+      product<S, A>(gemm, down + at * next, false, weights[0] + e * next * width, false, sums, some, next, width);
+      store_sums(sums, out, some * width);
+    }
   });
 }
 
@@ -159,22 +171,6 @@ void sum_pairs(const S* parts, A* out, const Size* starts, const Size* pairs, Si
         for (Size f = 0; f < width; ++f) to[f] += load(part[f]);
       }
     }
-  });
-}
-
-// x (P, C) = ReLU(x + bias (E, C)).
-template <class S, class A>
-void pairs_bias_relu(S* x, const A* bias, const Size* offsets, Size experts, Size width) {
-  deal_pairs(offsets, experts, SOME, [&](Size e, Size first, Size last) {
-    bias_relu(x + first * width, bias + e * width, 1, last - first, width);
-  });
-}
-
-// x (P, C) = grad (P, C), or 0 if x <= 0. sums (E, C): each expert's sum of the new x.
-template <class S, class A>
-void pairs_relu_backward(S* x, const S* grad, A* sums, const Size* offsets, Size experts, Size width) {
-  deal_pairs(offsets, experts, 0, [&](Size e, Size first, Size last) {
-    relu_backward(x + first * width, grad + first * width, sums + e * width, 1, last - first, width);
   });
 }
 
