@@ -1,8 +1,8 @@
 """HoME's feature gate on a CPU: the low-rank gates (G, L, B, F) exist for a chunk of samples at a time, in the cache.
 
-The forward keeps the inputs, the low-rank activations and the shares; the backward computes the low-rank gates again. With
-precision bf16, operands of products are bf16, but for the shares', and so is the result: the bank reads it as it is. The
-operator is an autograd function and no custom op, which takes longer: see kernels/__init__.py.
+One product of the inputs gives the low-rank activations and the shares' scores. The forward keeps the inputs, the activations
+and the shares; the backward computes the low-rank gates again. With precision bf16, the inputs, the operands of products and the
+result are bf16: the bank reads it as it is. The operator is an autograd function and no custom op, which takes longer: see kernels/__init__.py.
 """
 
 from typing import Any, NamedTuple
@@ -52,7 +52,7 @@ class Gates(NamedTuple):
     @property
     def chunk(self) -> int:
         """The number of samples in a chunk."""
-        row = self.share.shape[2] * self.x.shape[-1] * self.x.element_size()
+        row = self.share.shape[2] * self.x.shape[-1] * self.share.element_size()
         return max(min(max(CHUNK_BYTES // row, 16), self.x.shape[-2]), 1)
 
     @property
@@ -68,29 +68,28 @@ class _CpuGated(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, choice: torch.Tensor, inside: bool, bf16: bool
     ) -> torch.Tensor:
         groups, gates, width = choice.shape
+        ctx.inside, ctx.dtype, first = inside, x.dtype, torch.cat([down, choice], 1)
         if bf16:
-            down, up = down.bfloat16(), up.bfloat16()
+            x, first, up = x.bfloat16(), first.bfloat16(), up.bfloat16()
         up = up.contiguous().view(groups, gates, -1, width)
-        low = by_group(x.to(down.dtype), down).unflatten(2, (gates, -1)).to(down.dtype).contiguous()
-        share = by_group(x, choice).softmax(2).contiguous()
-        ctx.inside = inside
-        ctx.save_for_backward(x, low, share, down, up, choice)
+        low, scores = by_group(x, first).split(down.shape[1], 2)
+        low, share = low.unflatten(2, (gates, -1)).to(x.dtype).contiguous(), scores.softmax(2).contiguous()
+        ctx.save_for_backward(x, low, share, first, up)
         return _gate(Gates(x, low, up, share, inside))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, low, share, down, up, choice = ctx.saved_tensors
+        x, low, share, first, up = ctx.saved_tensors
         grad = grads[0].contiguous()
-        x_grad = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        x_grad = torch.empty_like(x, dtype=ctx.dtype) if ctx.needs_input_grad[0] else None
         share_grad, low_grad, up_grad = _gate_backward(grad, Gates(x, low, up, share, ctx.inside), x_grad)
         scores_grad = share * (share_grad - (share * share_grad).sum(2, keepdim=True))
-        low_grad = low_grad.flatten(2).to(down.dtype)
+        first_grad = torch.cat([low_grad.flatten(2), scores_grad], 2).to(first.dtype)
         if x_grad is not None:
-            add_input_grad(x_grad, low_grad, down)
-            add_input_grad(x_grad, scores_grad, choice)
-        down_grad = weight_grad(low_grad, x.to(down.dtype))
-        return x_grad, down_grad, up_grad.flatten(0, 1), weight_grad(scores_grad, x), None, None
+            add_input_grad(x_grad, first_grad, first)
+        down_grad, choice_grad = weight_grad(first_grad, x).split([first.shape[1] - share.shape[2], share.shape[2]], 1)
+        return x_grad, down_grad, up_grad.flatten(0, 1), choice_grad, None, None
 
 
 def _gate(gates: Gates) -> torch.Tensor:
@@ -106,10 +105,10 @@ def _gate_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns the gradients of share, low and up. Writes to x_grad the gradient of x as a factor of the result."""
     x, low, up, share, _ = gates
-    share_grad, low_grad = torch.empty_like(share), torch.empty_like(low, dtype=x.dtype)
+    share_grad, low_grad = torch.empty_like(share), torch.empty_like(low, dtype=share.dtype)
     # The number of parts does not depend on the number of threads, so that the sums do not either.
     parts = max(min(x.shape[-2] // _LEAST_SAMPLES, _MOST_PARTS), 1)
-    up_grads = x.new_empty(parts, *up.shape)
+    up_grads = share.new_empty(parts, *up.shape)
     arguments = (grad, x, low, up, share, share_grad, low_grad, x_grad, up_grads, gates.chunk, parts, *gates.sizes)
     call("feature_gates_backward", low.dtype, gemm(low.dtype), *arguments)
     return share_grad, low_grad, up_grads[0] if parts == 1 else up_grads.sum(0)

@@ -1,6 +1,6 @@
 // The feature gates of all groups, matrix products included: for a chunk of b samples of a group, a thread computes the result
-// from the low-rank activations while the chunk's low-rank gates (L, b, F) are in its cache. G groups, R the rank. The result,
-// its gradient and the operands of products are of S.
+// from the low-rank activations while the chunk's low-rank gates (L, b, F) are in its cache. G groups, R the rank. The
+// operands of products, the result and its gradient are of S.
 
 #pragma once
 
@@ -47,18 +47,18 @@ struct GateRow {
 
 // to (F) = x (F) times the feature gate of wide (L, F; rows `gate` apart) and share (L).
 template <class S, class A>
-inline void scale_row(const A* wide, Size gate, const A* share, const A* x, S* to, bool inside, Size count, Size width,
+inline void scale_row(const A* wide, Size gate, const A* share, const S* x, S* to, bool inside, Size count, Size width,
                       GateRow<A>& own) {
   gate_row(wide, gate, share, own.gates.data(), own.total.data(), inside, count, width);
   const A* total = own.total.data();
 #pragma omp simd
-  for (Size d = 0; d < width; ++d) store(to[d], A(2) * x[d] * total[d]);
+  for (Size d = 0; d < width; ++d) store(to[d], A(2) * load(x[d]) * total[d]);
 }
 
 // The backward of `scale_row`: to = the gradient of wide, whose memory it may share; share_grad (L); x_grad (F), unless null, =
 // or, if `add`, += the gradient of x as a factor of the result.
 template <class S, class A>
-inline void scale_row_backward(const S* grad, const A* wide, S* to, Size gate, const A* share, const A* x, A* share_grad,
+inline void scale_row_backward(const S* grad, const A* wide, S* to, Size gate, const A* share, const S* x, A* share_grad,
                                A* x_grad, bool add, bool inside, Size count, Size width, GateRow<A>& own) {
   gate_row(wide, gate, share, own.gates.data(), own.total.data(), inside, count, width);
   const A* total = own.total.data();
@@ -68,7 +68,7 @@ inline void scale_row_backward(const S* grad, const A* wide, S* to, Size gate, c
     for (Size d = 0; d < width; ++d) x_grad[d] = A(2) * load(grad[d]) * total[d] + (add ? x_grad[d] : A(0));
   }
 #pragma omp simd
-  for (Size d = 0; d < width; ++d) down[d] = A(2) * load(grad[d]) * x[d] * (inside ? A(1) : total[d] * (A(1) - total[d]));
+  for (Size d = 0; d < width; ++d) down[d] = A(2) * load(grad[d]) * load(x[d]) * (inside ? A(1) : total[d] * (A(1) - total[d]));
   for (Size l = 0; l < count; ++l) {
     const A *gates = own.gates.data() + l * width, factor = share[l];
     S* row = to + l * gate;
@@ -100,7 +100,7 @@ inline void widen(Gemm<A, S> gemm, const S* low, const S* up, A* wide, Size n, c
 // out (G, B, F) of low (G, B, L, R), up (G, L, R, F), share (G, B, L) and x (B, F) or (G, B, F).
 // A thread holds the gates of `chunk` samples, (L, chunk, F).
 template <class S, class A>
-void feature_gates(Gemm<A, S> gemm, const A* x, const S* low, const S* up, const A* share, S* out, Size chunk, GateSizes s) {
+void feature_gates(Gemm<A, S> gemm, const S* x, const S* low, const S* up, const A* share, S* out, Size chunk, GateSizes s) {
   const Size chunks = (s.rows + chunk - 1) / chunk;
   deal(s.groups * chunks, [&](Size task) {
     GateRow<A> own(s.count, s.width);
@@ -117,7 +117,7 @@ void feature_gates(Gemm<A, S> gemm, const A* x, const S* low, const S* up, const
 // x as a factor of the result; up_grad (parts, G, L, R, F), whose sum over parts is the gradient of up. One thread works on
 // each part of the samples, and the number of threads does not change the parts.
 template <class S, class A>
-void feature_gates_backward(Gemm<A, S> gemm, const S* grad, const A* x, const S* low, const S* up, const A* share, A* share_grad,
+void feature_gates_backward(Gemm<A, S> gemm, const S* grad, const S* x, const S* low, const S* up, const A* share, A* share_grad,
                             A* low_grad, A* x_grad, A* up_grad, Size chunk, Size parts, GateSizes s) {
   const Size of_part = (s.rows + parts - 1) / parts, weights = s.count * s.rank * s.width;
   deal(parts, [&](Size part) {

@@ -97,11 +97,11 @@
                                    const Size* samples, const Size* widths, Size layers, Size e) {                            \
     sparse_bank_backward(gemm, x, y, weights, hidden, weight_grads, bias_grads, x_grad, offsets, samples, widths, layers, e); \
   }                                                                                                                           \
-  void feature_gates_##NAME(Gemm<A, S> gemm, const A* x, const S* low, const S* up, const A* share, S* out, Size chunk,       \
+  void feature_gates_##NAME(Gemm<A, S> gemm, const S* x, const S* low, const S* up, const A* share, S* out, Size chunk,       \
                             Size x_step, Size inside, Size g, Size l, Size r, Size b, Size f) {                               \
     feature_gates(gemm, x, low, up, share, out, chunk, GateSizes{x_step, inside, g, l, r, b, f});                             \
   }                                                                                                                           \
-  void feature_gates_backward_##NAME(Gemm<A, S> gemm, const S* grad, const A* x, const S* low, const S* up, const A* share,   \
+  void feature_gates_backward_##NAME(Gemm<A, S> gemm, const S* grad, const S* x, const S* low, const S* up, const A* share,   \
                                      A* share_grad, A* low_grad, A* x_grad, A* up_grad, Size chunk, Size parts,               \
                                      Size x_step, Size inside, Size g, Size l, Size r, Size b, Size f) {                      \
     feature_gates_backward(gemm, grad, x, low, up, share, share_grad, low_grad, x_grad, up_grad, chunk, parts,                \
