@@ -122,7 +122,8 @@ class ExpertBank(KernelUser):
         """Kernels read these without looking at their sizes."""
         samples, width = gates.shape[1:2], self.weights[0].shape[2]
         fit = gates.dim() == 3 and gates.shape[2] == self.total and len(inputs) == len(self.experts)
-        if not fit or any(x.shape != (*samples, width) for x in inputs) or (mask is not None and mask.shape != samples):
+        shapes = {inputs.shape[1:]} if isinstance(inputs, torch.Tensor) else {x.shape for x in inputs}
+        if not fit or any(shape != (*samples, width) for shape in shapes) or (mask is not None and mask.shape != samples):
             given = ", ".join(str(tuple(x.shape)) for x in inputs)
             raise ValueError(
                 f"{len(self.experts)} inputs (B, {width}), gates (K, B, {self.total}) and mask (B,) belong together; got "

@@ -7,7 +7,7 @@ operator is an autograd function and no custom op: see kernels/__init__.py.
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -19,8 +19,6 @@ from home_dist.experts.kernels.fused import Activation, Arguments, activation_of
 from home_dist.experts.kernels.once import once_differentiable
 from home_dist.experts.kernels.operands import Operands, Precision
 from home_dist.layers.global_norm import Moments
-
-T = TypeVar("T", torch.Tensor, torch.Tensor | None)
 
 NO_DROPOUT = Dropout(0, 0, 0, 1.0)
 
@@ -51,7 +49,7 @@ class _CpuMixed(torch.autograd.Function):
         if arguments.precision == "bf16":
             inputs, weights = [x.bfloat16() for x in inputs], [w.bfloat16() for w in weights]
         inputs, weights, biases = ([t.contiguous() for t in tensors] for tensors in (inputs, weights, biases))
-        layers = Layers(_one_per_input(inputs), arguments.operands.experts, weights, biases)
+        layers = Layers(inputs, arguments.operands.experts, weights, biases)
         norm = arguments.operands.norm
         y, hidden, moments = cpu_products.forward(layers, arguments.keep, norm is not None and norm.training, mask)
 
@@ -74,7 +72,7 @@ class _CpuMixed(torch.autograd.Function):
         (gates, mask, *rest), activations = saved(ctx)
         activation = Activation(*rest[:4])
         inputs, weights, biases = arguments.split(rest[4:])
-        layers = Layers(_one_per_input(inputs), arguments.operands.experts, weights, biases)
+        layers = Layers(inputs, arguments.operands.experts, weights, biases)
         y, hidden = activations or cpu_products.forward(layers, keep=True, moments=False, mask=None)[:2]
         del activations
         grad = grads[0].contiguous()
@@ -87,7 +85,7 @@ class _CpuMixed(torch.autograd.Function):
         del y
         wanted = ctx.needs_input_grad[2 : 2 + arguments.inputs]
         input_grads = [torch.empty_like(x, dtype=ctx.input_dtype) if w else None for x, w in zip(inputs, wanted, strict=True)]
-        weight_grads.insert(0, cpu_products.first_layer(layers, layer_grad, _one_per_input(input_grads)))
+        weight_grads.insert(0, cpu_products.first_layer(layers, layer_grad, input_grads))
         if activation.scale is None:
             bias_grads.append(shift_grad)
         norm_grads = () if scale_grad is None else (scale_grad, shift_grad)
@@ -133,9 +131,3 @@ def _mix_inner_(
 
 def _strided(gates: torch.Tensor) -> tuple[torch.Tensor, int, int]:
     return gates, gates.stride(0), gates.stride(1)
-
-
-def _one_per_input(tensors: list[T]) -> list[T]:
-    """Splits inputs that are one tensor (n, B, F)."""
-    first = tensors[0]
-    return list(first.unbind(0)) if first is not None and first.dim() == 3 else tensors

@@ -1,8 +1,9 @@
 """HoME's feature gate on a CPU: the low-rank gates (G, L, B, F) exist for a chunk of samples at a time, in the cache.
 
 One product of the inputs gives the low-rank activations and the shares' scores. The forward keeps the inputs, the activations
-and the shares; the backward computes the low-rank gates again. With precision bf16, the inputs, the operands of products and the
-result are bf16: the bank reads it as it is. The operator is an autograd function and no custom op, which takes longer: see kernels/__init__.py.
+and the shares; the backward computes the low-rank gates again. With precision bf16, the inputs, the operands of products and
+the result are bf16: the bank reads it as it is. The operator is an autograd function and no custom op, which takes longer: see
+kernels/__init__.py.
 """
 
 from typing import Any, NamedTuple

@@ -64,7 +64,25 @@ def gemm(dtype: torch.dtype) -> ctypes.c_void_p:
 
 def pointers(tensors: Sequence[torch.Tensor | None]) -> Any:
     """A C array of pointers to the data of tensors, null for None."""
-    return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
+    return addresses_as_c([None if t is None else t.data_ptr() for t in tensors])
+
+
+def pointers_within(tensors: Sequence[torch.Tensor | None]) -> Any:
+    """The same, of a tensor (n, B, F) to the data of each of its n matrices, without an operator for each."""
+    return addresses_as_c([address for t in tensors for address in addresses(t)])
+
+
+def addresses(tensor: torch.Tensor | None) -> list[int | None]:
+    """Where the data of a matrix, or of each matrix of (n, B, F), begin."""
+    if tensor is None:
+        return [None]
+    first, step = tensor.data_ptr(), tensor.stride(0) * tensor.element_size()
+    return [first + i * step for i in range(len(tensor) if tensor.dim() == 3 else 1)]
+
+
+def addresses_as_c(values: Sequence[int | None]) -> Any:
+    """A C array of pointers, null for None."""
+    return (ctypes.c_void_p * len(values))(*values)
 
 
 def sizes(values: Sequence[int]) -> Any:

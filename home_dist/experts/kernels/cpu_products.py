@@ -9,7 +9,16 @@ from typing import NamedTuple
 
 import torch
 
-from home_dist.experts.kernels.cpu_library import accumulator_dtype, call, gemm, pointers, sizes
+from home_dist.experts.kernels.cpu_library import (
+    accumulator_dtype,
+    addresses,
+    addresses_as_c,
+    call,
+    gemm,
+    pointers,
+    pointers_within,
+    sizes,
+)
 from home_dist.experts.kernels.fused import Hidden
 
 BLOCK_BYTES = 8 << 20
@@ -21,7 +30,7 @@ class Layers:
     """The operands of all layers, contiguous and of one dtype, except biases, which are in the accumulator's."""
 
     inputs: list[torch.Tensor]
-    """(B, F) each"""
+    """(B, F) each, or all as one tensor (n, B, F)"""
     experts: tuple[int, ...]
     """How many experts read input i."""
     weights: list[torch.Tensor]
@@ -37,11 +46,11 @@ class Layers:
     @property
     def widths(self) -> list[int]:
         """The widths of the inputs and of each layer's output."""
-        return [self.inputs[0].shape[1], *(w.shape[1] for w in self.weights)]
+        return [self.inputs[0].shape[-1], *(w.shape[1] for w in self.weights)]
 
     @property
     def samples(self) -> int:
-        return len(self.inputs[0])
+        return self.inputs[0].shape[-2]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,8 +79,8 @@ def forward(layers: Layers, keep: bool, moments: bool, mask: torch.Tensor | None
         _inputs_of_experts(layers),
         pointers(layers.weights),
         pointers(layers.biases),
-        pointers(_each_expert(hidden)) if keep else None,
-        pointers(y.unbind()),
+        _each_expert(hidden) if keep else None,
+        pointers_within([y]),
         mask,
         *(pair or (None, None)),
         sizes(widths),
@@ -95,9 +104,9 @@ def backward_(layers: Layers, y_grad: torch.Tensor, hidden: Hidden) -> tuple[lis
         "bank_backward",
         layers.dtype,
         gemm(layers.dtype),
-        pointers(y_grad.unbind()),
+        pointers_within([y_grad]),
         pointers(layers.weights),
-        pointers(_each_expert(hidden)),
+        _each_expert(hidden),
         pointers([None, *weight_grads]),
         pointers(bias_grads),
         sizes(layers.widths),
@@ -111,8 +120,8 @@ def backward_(layers: Layers, y_grad: torch.Tensor, hidden: Hidden) -> tuple[lis
 def first_layer(layers: Layers, grad: list[torch.Tensor], input_grads: list[torch.Tensor | None]) -> torch.Tensor:
     """grad: the gradient of the first layer's output, in blocks of experts.
 
-    Writes input_grads, (B, F) each, in the dtype of layers or of its accumulator, unless None. Returns the gradient of the
-    weights.
+    Writes input_grads, shaped as the inputs, in the dtype of layers or of its accumulator, unless None. Returns the gradient of
+    the weights.
     """
     weight = layers.weights[0]
     weight_grad = torch.empty_like(weight, dtype=accumulator_dtype(weight.dtype))
@@ -122,13 +131,13 @@ def first_layer(layers: Layers, grad: list[torch.Tensor], input_grads: list[torc
         "bank_inputs_stored" if stored else "bank_inputs",
         layers.dtype,
         gemm(layers.dtype),
-        pointers(_each_expert([grad])),
+        _each_expert([grad]),
         _inputs_of_experts(layers),
         weight,
         weight_grad,
-        pointers(input_grads),
+        pointers_within(input_grads),
         sizes([sum(layers.experts[:i]) for i in range(len(layers.experts) + 1)]),
-        len(layers.inputs),
+        len(layers.experts),
         in_width,
         width,
         experts,
@@ -156,11 +165,12 @@ def _blocks_of_memory(like: torch.Tensor, experts: int, samples: int, width: int
     return [like.new_empty(min(step, experts - first), samples, width) for first in range(0, experts, step)]
 
 
-def _each_expert(layers: Hidden) -> list[torch.Tensor]:
-    """One tensor per layer and expert."""
-    return [one for blocks in layers for block in blocks for one in block.unbind()]
+def _each_expert(layers: Hidden) -> object:
+    """A pointer per layer and expert."""
+    return pointers_within([block for blocks in layers for block in blocks])
 
 
 def _inputs_of_experts(layers: Layers) -> object:
     """A pointer per expert to its input."""
-    return pointers([x for x, count in zip(layers.inputs, layers.experts, strict=True) for _ in range(count)])
+    inputs = [address for x in layers.inputs for address in addresses(x)]
+    return addresses_as_c([x for x, count in zip(inputs, layers.experts, strict=True) for _ in range(count)])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from home_dist.experts.kernels.cpu_library import accumulator_dtype, call, gemm, pointers
+from home_dist.experts.kernels.cpu_library import accumulator_dtype, call, gemm, pointers_within
 
 
 def by_group(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -60,7 +60,7 @@ class _Operand(NamedTuple):
         return _Operand(x.contiguous(), columns, False)
 
     def pointers(self) -> object:
-        return pointers([self.values] if self.values.dim() == 2 else self.values.unbind())
+        return pointers_within([self.values])
 
 
 def _product(a: torch.Tensor, b: torch.Tensor, add_to: torch.Tensor | None = None) -> torch.Tensor:
