@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from home_dist.experts.kernels import Kernel, KernelUser
 from home_dist.models import TaskGroups
 from home_dist.models.home import Home, HomeSection
 
@@ -193,3 +194,22 @@ def test_permuting_samples_permutes_the_output(order, training):
 def test_groups_must_be_numbered_without_gaps():
     with pytest.raises(ValueError, match="without gaps"):
         TaskGroups((0, 2))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_has_as_many_operators_with_many_tasks(precision):
+    def operators(tasks: int) -> int:
+        model = Home(config(), F, TaskGroups(tuple(t % 2 for t in range(tasks))))
+        for module in model.modules():
+            if isinstance(module, KernelUser):
+                module.kernel = Kernel("cpu", precision)
+        x = torch.randn(B, F, requires_grad=True)
+        model(x).sum().backward()  # the first call makes what is kept
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            model(x).sum().backward()
+        return sum(e.name.startswith("aten::") for e in profile.events())
+
+    few, many = operators(4), operators(24)
+    assert 100 < few < 1000
+    # One gradient is accumulated for each parameter, and there are as many parameters.
+    assert many <= few + 2
