@@ -9,5 +9,5 @@ class KernelSection(Section):
     backend: Literal["auto", "eager", "cpu", "triton"] = "auto"
     """How experts are computed: plain torch operators, passes fused for a CPU, or Triton kernels. "auto" decides by device."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of matrix products in experts and, by torch's autocast, in history encoders and towers. Parameters, sums, statistics and
-    losses are always fp32."""
+    """Of matrix products in experts and, by torch's autocast, in history encoders (but DIN's on a CPU) and towers. Parameters,
+    sums, statistics and losses are always fp32."""
