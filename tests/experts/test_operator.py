@@ -1,11 +1,9 @@
 """The expert bank's operator: eager and cpu against a float64 reference, forward and all gradients."""
 
-import ctypes
-
 import pytest
 import torch
 
-from home_dist.experts.kernels import Kernel, cpu_bank, cpu_library, cpu_products, eager
+from home_dist.experts.kernels import Kernel, cpu_bank, cpu_library, cpu_products, eager, torch_products
 from home_dist.experts.kernels.fused import Activation
 from home_dist.layers.recompute import recomputed
 from home_dist.native_library import CannotBuild
@@ -71,13 +69,29 @@ def test_bf16_rounds_operands_of_products_alone(backend, case):
 
 
 @pytest.mark.parametrize("case", [Case(masked=True), Case(norm=False), Case(hidden=(8, 24), samples=300)], ids=str)
-def test_bf16_without_a_product_of_bf16_is_the_same(case, monkeypatch):
-    ours, theirs = (case.make(torch.float32) for _ in range(2))
-    expected = theirs.results(run("cpu", theirs, "bf16"))
-    monkeypatch.setattr(cpu_products, "gemm", lambda dtype: ctypes.c_void_p())
-    found = distances(ours.results(run("cpu", ours, "bf16")), expected)
-    assert max(found.values()) < 4e-3  # other sums, then rounded
-    assert found["output"] < 1e-3
+def test_bf16_without_amx(case, monkeypatch):
+    monkeypatch.setattr(cpu_bank, "multiplies_bf16", lambda: False)
+    ours = case.make(torch.float32)
+    found, exact = ours.results(run("cpu", ours, "bf16")), exactly(ours)
+    off = distances(found, exact.results(reference(exact, bf16=True)))
+    assert off["output"] < 8e-3  # products are rounded before their bias is added, so that ReLUs fall to the other side
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_blocks_of_experts_of_torchs_products_change_nothing(monkeypatch, threads):
+    """In fp64, which shows more than rounding."""
+    monkeypatch.setattr(cpu_bank, "_products", lambda layers: torch_products)
+    expected = Case(experts=(5, 1, 3)).make(torch.float64)
+    expected = expected.results(run("eager", expected))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for size in (1, 20_000):
+            monkeypatch.setattr(torch_products, "BLOCK_BYTES", size)
+            made = Case(experts=(5, 1, 3)).make(torch.float64)
+            compare(made.results(run("cpu", made)), expected, 1e-12)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("case", [Case(), Case(experts=(5, 1, 3), norm=False, samples=300)], ids=str)

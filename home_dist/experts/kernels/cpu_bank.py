@@ -7,12 +7,13 @@ operator is an autograd function and no custom op: see kernels/__init__.py.
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from home_dist.experts.kernels import cpu_products
-from home_dist.experts.kernels.cpu_library import accumulator_dtype, call, check_dtypes
+from home_dist.experts.kernels import cpu_products, torch_products
+from home_dist.experts.kernels.cpu_library import accumulator_dtype, call, check_dtypes, multiplies_bf16
 from home_dist.experts.kernels.cpu_products import Layers
 from home_dist.experts.kernels.dropout import Dropout
 from home_dist.experts.kernels.fused import Activation, Arguments, activation_of, save, saved, statistics_grad
@@ -51,7 +52,7 @@ class _CpuMixed(torch.autograd.Function):
         inputs, weights, biases = ([t.contiguous() for t in tensors] for tensors in (inputs, weights, biases))
         layers = Layers(inputs, arguments.operands.experts, weights, biases)
         norm = arguments.operands.norm
-        y, hidden, moments = cpu_products.forward(layers, arguments.keep, norm is not None and norm.training, mask)
+        y, hidden, moments = _products(layers).forward(layers, arguments.keep, norm is not None and norm.training, mask)
 
         def local_moments() -> Moments:
             if moments is None:
@@ -73,23 +74,28 @@ class _CpuMixed(torch.autograd.Function):
         activation = Activation(*rest[:4])
         inputs, weights, biases = arguments.split(rest[4:])
         layers = Layers(inputs, arguments.operands.experts, weights, biases)
-        y, hidden = activations or cpu_products.forward(layers, keep=True, moments=False, mask=None)[:2]
+        products = _products(layers)
+        y, hidden = activations or products.forward(layers, keep=True, moments=False, mask=None)[:2]
         del activations
         grad = grads[0].contiguous()
 
         gate_grad, shift_grad, scale_grad = _mix_sums(grad, y, activation, gates, arguments.dropout)
         away, along = statistics_grad(arguments, activation, shift_grad, scale_grad)
         _mix_inner_(grad, y, activation, gates, away, along, mask, arguments.dropout)
-        weight_grads, bias_grads = cpu_products.backward_(layers, y, hidden)
+        weight_grads, bias_grads = products.backward_(layers, y, hidden)
         layer_grad = hidden[0] if hidden else [y]
         del y
         wanted = ctx.needs_input_grad[2 : 2 + arguments.inputs]
         input_grads = [torch.empty_like(x, dtype=ctx.input_dtype) if w else None for x, w in zip(inputs, wanted, strict=True)]
-        weight_grads.insert(0, cpu_products.first_layer(layers, layer_grad, input_grads))
+        weight_grads.insert(0, products.first_layer(layers, layer_grad, input_grads))
         if activation.scale is None:
             bias_grads.append(shift_grad)
         norm_grads = () if scale_grad is None else (scale_grad, shift_grad)
         return (None, gate_grad, *input_grads, *weight_grads, *bias_grads, *norm_grads)
+
+
+def _products(layers: Layers) -> ModuleType:
+    return torch_products if layers.dtype == torch.bfloat16 and not multiplies_bf16() else cpu_products
 
 
 def mix(y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None) -> torch.Tensor:

@@ -52,14 +52,21 @@ def _library(source: Path, dtype: str) -> ctypes.CDLL:
 def gemm(dtype: torch.dtype) -> ctypes.c_void_p:
     """The matrix product of the BLAS within torch, as a function pointer. Raises CannotBuild.
 
-    Of bf16 the result is fp32. Null if the BLAS has no such product: the library then takes that of fp32.
+    Of bf16 the result is fp32. Null if the BLAS has no fast one: the library then takes that of fp32, of operands made fp32.
     """
-    function = _find_gemm(dtype)
-    if function is None and dtype == torch.bfloat16:
+    if dtype == torch.bfloat16 and not multiplies_bf16():
         return ctypes.c_void_p()
+    function = _find_gemm(dtype)
     if function is None:
         raise CannotBuild(f"the BLAS of torch has no usable matrix product for {dtype}")
     return function
+
+
+@functools.cache
+def multiplies_bf16() -> bool:
+    """Whether the BLAS multiplies bf16 faster than fp32: MKL with AMX does. With AVX-512's instructions for bf16 alone it takes
+    longer than for fp32."""
+    return torch.cpu.get_capabilities().get("amx_bf16", False) and _find_gemm(torch.bfloat16) is not None
 
 
 def pointers(tensors: Sequence[torch.Tensor | None]) -> Any:

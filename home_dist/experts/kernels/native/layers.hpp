@@ -7,15 +7,15 @@
 namespace {
 
 // to (B, C) = ReLU(from + bias (C)).
-template <class S, class A>
-inline void bias_relu(const A* from, const A* bias, S* to, Size rows, Size width) {
+template <class From, class S, class A>
+inline void bias_relu(const From* from, const A* bias, S* to, Size rows, Size width) {
   deal_pieces(rows, ROWS, [&](Size first, Size last) {
     for (Size r = first; r < last; ++r) {
-      const A* row = from + r * width;
+      const From* row = from + r * width;
       S* out = to + r * width;
 #pragma omp simd
       for (Size d = 0; d < width; ++d) {
-        const A v = row[d] + bias[d];
+        const A v = load(row[d]) + bias[d];
         store(out[d], v < A(0) ? A(0) : v);
       }
     }
@@ -23,17 +23,17 @@ inline void bias_relu(const A* from, const A* bias, S* to, Size rows, Size width
 }
 
 // x (B, C) = grad (B, C), or 0 if x <= 0. sums (C): the sum over samples of the new x.
-template <class S, class A>
-inline void relu_backward(S* x, const A* grad, A* sums, Size rows, Size width) {
+template <class S, class G, class A>
+inline void relu_backward(S* x, const G* grad, A* sums, Size rows, Size width) {
   std::vector<A> parts(blocks_of(rows) * width);
   deal_pieces(rows, ROWS, [&](Size first, Size last) {
     A* part = parts.data() + first / ROWS * width;
     for (Size r = first; r < last; ++r) {
-      const A* g = grad + r * width;
+      const G* g = grad + r * width;
       S* row = x + r * width;
 #pragma omp simd
       for (Size d = 0; d < width; ++d) {
-        const A v = load(row[d]) <= A(0) ? A(0) : g[d];
+        const A v = load(row[d]) <= A(0) ? A(0) : load(g[d]);
         store(row[d], v);
         part[d] += v;
       }

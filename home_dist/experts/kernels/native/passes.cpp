@@ -12,6 +12,12 @@
 
 #define PASSES(NAME, S, A)                                                                                                    \
   extern "C" {                                                                                                                \
+  void bias_relu_##NAME(S* x, const A* bias, Size m, Size b, Size c) {                                                        \
+    for (Size e = 0; e < m; ++e) bias_relu(x + e * b * c, bias + e * c, x + e * b * c, b, c);                                 \
+  }                                                                                                                           \
+  void relu_backward_##NAME(S* x, const S* grad, A* sums, Size m, Size b, Size c) {                                           \
+    for (Size e = 0; e < m; ++e) relu_backward(x + e * b * c, grad + e * b * c, sums + e * c, b, c);                          \
+  }                                                                                                                           \
   void moments_##NAME(const S* y, const A* mask, A* mean, A* squares, Size m, Size b, Size d) {                               \
     moments(y, mask, mean, squares, m, b, d);                                                                                 \
   }                                                                                                                           \
