@@ -251,12 +251,15 @@ def _kind_of(item: IdInput) -> str:
 
 
 def check_columns(path: str, schema: pa.Schema, needed: Mapping[str, Sequence[str]], asked_by: str = "schema") -> None:
-    """Raises DataError, which names file and column, for a column that is missing or whose type does not fit one of its uses.
+    """Raises DataError, which names file and column, for a column that is missing, stands there more than once, or whose type
+    does not fit one of its uses.
 
     asked_by: who needs the columns, for messages: "schema", "draft", "program" or "run's data.request".
     """
     for column, kinds in needed.items():
-        position = schema.get_field_index(column)
+        position, times = schema.get_field_index(column), schema.names.count(column)
+        if times > 1:
+            raise DataError(f"{path}: {times} columns are called {column!r}; the {asked_by} needs one. Rename or drop others.")
         if position < 0:
             close = ", ".join(sorted(schema.names)[:20])
             exclude = ", or leave the feature out with data.exclude" if asked_by == "schema" else ""
