@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from home_dist.data.buffers import Buffers
 from home_dist.data.decode import Decoder, WindowRows
 from home_dist.data.decoded_rows import Rows
 from home_dist.data.order import Fragment, RowGroup, Windows
@@ -51,9 +52,18 @@ class Ahead:
     """Decodes windows ahead of one consuming thread, which enters and leaves each fragment, about in the given order."""
 
     def __init__(
-        self, decoder: Decoder, windows: Windows, fragments: Sequence[Fragment], threads: int, most: int, most_rows: int
+        self,
+        decoder: Decoder,
+        windows: Windows,
+        fragments: Sequence[Fragment],
+        buffers: Buffers,
+        threads: int,
+        most: int,
+        most_rows: int,
     ):
-        """most: bound of windows decoded but not yet entered; most_rows: bound of rows in memory, entered windows included."""
+        """buffers: makes the arrays of the permuted rows. most: bound of windows decoded but not yet entered; most_rows: bound
+        of rows in memory, entered windows included."""
+        self.buffers = buffers
         self.decoder, self.windows, self.most, self.most_rows = decoder, windows, most, most_rows
         ahead: dict[int, _Window] = {}
         for fragment in fragments:
@@ -153,7 +163,7 @@ class Ahead:
         else:
             order = order[fragment.start : fragment.stop]
         if decoded.kept is None:
-            return FragmentRows(decoded.rows.take(np.ascontiguousarray(order)), bins)
+            return FragmentRows(decoded.rows.take(np.ascontiguousarray(order), self.buffers), bins)
         rows = self._without_bad(decoded, order)
         return rows if bins is None or rows.bounds is None else FragmentRows(rows.rows, rows.bounds[bins])
 
@@ -165,4 +175,4 @@ class Ahead:
         good = place[order] >= 0
         # Only bad rows of this rank's fragments: two ranks may read a window, which must not count twice.
         self.decoder.bad_rows.add([decoded.bad[i] for i in order[~good].tolist()])
-        return FragmentRows(decoded.rows.take(place[order[good]]), np.concatenate([[0], np.cumsum(good)]))
+        return FragmentRows(decoded.rows.take(place[order[good]], self.buffers), np.concatenate([[0], np.cumsum(good)]))
