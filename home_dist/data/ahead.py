@@ -148,9 +148,10 @@ class Ahead:
         del raw
         order, bins = self.windows.ordered(window.number)
         permuted = {f: self._permuted(decoded, f, order, bins) for f in window.fragments}
-        once = decoded.rows.runs is not None
-        del decoded
-        if once:  # of a request's rows one is kept; Arrow's allocator would keep the memory of the others
+        runs = decoded.rows.runs
+        shared = runs is not None and len(runs.firsts) < len(runs.numbers)
+        del decoded, runs
+        if shared:  # of a request's rows one is kept; Arrow's allocator would keep the memory of the others
             pa.default_memory_pool().release_unused()
         return permuted
 
