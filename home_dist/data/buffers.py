@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SMALL = 1 << 16  # bytes; the C library keeps smaller pieces
-_KEPT = 64 << 20
 
 
 class Buffers:
     """Makes the large arrays of a reader's windows and batches. Threads may share it."""
 
-    def __init__(self, kept: int = _KEPT):
+    def __init__(self, kept: int):
         """kept: most bytes of idle memory; beyond them, memory that has been idle longest is freed."""
         self.kept = kept
         self._lock = threading.Lock()

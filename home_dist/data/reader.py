@@ -51,6 +51,8 @@ class WindowSizes:
 
 _KEPT_EPOCHS = 8
 """Epochs whose order is kept: the steps of all epochs are asked for at the start, and the consumer may be an epoch behind."""
+_IDLE = 1 / 16
+"""Share of the memory budget that may be idle, until arrays are made in it."""
 _VALUE_BYTES = 8
 """Bytes of a decoded value in memory, without the temporary memory of decoding."""
 
@@ -113,7 +115,7 @@ class Reader:
         self.bad_rows = bad_rows
         heads = requests.head_rows() if requests else None
         self.decoder = Decoder(files, schema, layout, self.sampler, bad_rows, heads, unknown_labels, negatives)
-        self.buffers = Buffers()
+        self.buffers = Buffers(int(memory_mb * 2**20 * _IDLE))
         self.assemble = Assembler(layout, len(schema.task), batch_size, self.buffers, bool(files.request))
         row_bytes = files.row_values * _VALUE_BYTES
         self.sizes = WindowSizes.of(memory_mb, row_bytes, window_rows, lanes)

@@ -17,7 +17,7 @@ def place(array: np.ndarray) -> int:
     "hold", [lambda a: a, lambda a: a[5:7], lambda a: a[::2].T, lambda a: torch.from_numpy(a)[3:].view(-1)]
 )
 def test_memory_is_used_again_when_the_last_view_or_tensor_of_it_is_gone(hold):
-    buffers = Buffers()
+    buffers = Buffers(64 << 20)
     array = buffers.empty((VALUES,), np.int64)
     first, held = place(array), hold(array)
     del array
@@ -30,7 +30,7 @@ def test_memory_is_used_again_when_the_last_view_or_tensor_of_it_is_gone(hold):
 
 
 def test_small_wishes_leave_large_memory_alone():
-    buffers = Buffers()
+    buffers = Buffers(64 << 20)
     first = place(buffers.empty((VALUES,), np.int64))
     assert place(buffers.empty((VALUES // 4,), np.int64)) != first
     assert place(buffers.empty((VALUES,), np.int64)) == first
@@ -46,7 +46,7 @@ def test_idle_memory_is_bounded():
 
 
 def test_threads_never_hold_the_same_memory():
-    buffers, wrong = Buffers(), []
+    buffers, wrong = Buffers(64 << 20), []
 
     def work(number: int) -> None:
         held = []
