@@ -2,11 +2,15 @@
 
     python benchmarks/once_per_request.py            # results/once_per_request.json and .md, some half an hour
     python benchmarks/once_per_request.py --quick    # one case, few steps, under 50 s; writes nothing
+    python benchmarks/once_per_request.py --storage  # bytes and decoding of files alone; writes this part of the results
 
 Generated logs with 1, 8 and 32 candidates per request and histories of 100 and 1,000 events (item, category, watch ratio). 4
 user and 3 item features in tables of 100,000 rows, width 16; HoME with 4 tasks; batch 1,024; one process. Both layouts train
 the same rows in the same order, data included. Samples/s: both in one process, step by step in turns, median of the ratios.
 Memory: a process for each layout; its peak in training (VmHWM) above its memory before the model was built.
+
+Storage: the log as Parquet, with a copy of the request's user side in each row, and as two files, one of rows and one of
+requests, which home_dist does not read. Bytes, and processor time of one thread in which pyarrow decodes all columns; medians.
 """
 
 import argparse
@@ -57,6 +61,8 @@ Case = tuple[str, int, int]
 CASES = [(e, c, t) for e in ENCODERS for t in (100, 1000) for c in (1, 8, 32)]
 QUICK: list[Case] = [("twin", 32, 1000)]
 FAR = (32, 1000)
+STORED = list(itertools.product((1, 8, 32), (1000,), ("snappy", "zstd")))
+STORED_REPEATS = 7
 
 
 def write(folder: Path, candidates: int, events: int) -> None:
@@ -108,6 +114,7 @@ def configuration(folder: Path, encoder: str, layout: str) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one case, few steps, under 50 s; writes nothing")
+    parser.add_argument("--storage", action="store_true", help="the files alone, see above")
     parser.add_argument("--steps", type=int, default=10, help="timed steps of each layout")
     parser.add_argument("--case", nargs=3, metavar=("ENCODER", "CANDIDATES", "EVENTS"), help="one case only; writes nothing")
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
@@ -115,19 +122,66 @@ def main() -> None:
     if options.worker:
         print(json.dumps(train([Path(p) for p in options.worker], options.steps)))
         return
+    path = RESULTS / "once_per_request.json"
+    if options.storage:
+        result = json.loads(path.read_text()) | {"storage": storage()}
+        save(path, result)
+        print(storage_table(result["storage"]))
+        return
     cases = QUICK if options.quick else CASES
     if options.case:
         encoder, candidates, events = options.case
         cases = [(encoder, int(candidates), int(events))]
     found = [measured(case, 3 if options.quick else options.steps) for case in cases]
     result = {"processor": processor() + vectors(), "cores": len(os.sched_getaffinity(0)), "batch": BATCH, "cases": found}
-    text = table(result)
-    print(text)
+    print(table(result))
     if not options.quick and not options.case:
-        (RESULTS / "once_per_request.json").write_text(json.dumps(result, indent=1) + "\n")
-        (RESULTS / "once_per_request.md").write_text(text + "\n")
+        save(path, result | {"storage": storage()})
     for line in claims(found):
         print(line)
+
+
+def save(path: Path, result: dict[str, Any]) -> None:
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.with_suffix(".md").write_text(f"{table(result)}\n\n{storage_table(result['storage'])}\n")
+
+
+def storage() -> dict[str, Any]:
+    return {"processor": processor() + vectors(), "cases": [stored(*case) for case in STORED]}
+
+
+def stored(candidates: int, events: int, compression: str) -> dict[str, Any]:
+    """Bytes per row, and microseconds in which one thread decodes a row, of both layouts."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write(folder, candidates, events)
+        log = pq.read_table(folder / "train")
+        of_user = [*USER, *EVENTS]
+        requests = log.select(["request", *of_user]).take(np.arange(0, len(log), candidates))
+        layouts = {"plain": {"rows": log}, "once": {"rows": log.drop_columns(of_user), "requests": requests}}
+        files: dict[str, list[Path]] = {layout: [] for layout in layouts}
+        for layout, tables in layouts.items():
+            for name, part in tables.items():
+                files[layout].append(folder / f"{layout}-{name}.parquet")
+                rows = BATCH * len(part) // len(log)  # row groups of the same requests
+                pq.write_table(part, files[layout][-1], row_group_size=rows, compression=compression)
+        sizes = {layout: sum(f.stat().st_size for f in found) / len(log) for layout, found in files.items()}
+        seconds: dict[str, list[float]] = {layout: [] for layout in files}
+        for _ in range(STORED_REPEATS):
+            for layout, found in files.items():
+                seconds[layout].append(sum(map(decoded, found)))
+        times = {layout: statistics.median(found) / len(log) * 1e6 for layout, found in seconds.items()}
+    shape = {"candidates": candidates, "events": events, "compression": compression}
+    return shape | {"bytes_of_a_row": sizes, "microseconds_of_a_row": times}
+
+
+def decoded(path: Path) -> float:
+    """Processor seconds of this thread in which a file is decoded."""
+    file = pq.ParquetFile(path)
+    began = time.thread_time()
+    for group in range(file.num_row_groups):
+        file.read_row_group(group, use_threads=False)
+    return time.thread_time() - began
 
 
 def measured(case: Case, steps: int) -> dict[str, Any]:
@@ -200,6 +254,22 @@ def table(result: dict[str, Any]) -> str:
         cells += [f"{speed['plain']:,.0f}", f"{speed['once']:,.0f}", f"{found['speed']:.2f}"]
         cells += [f"{megabytes['plain']:,.0f}", f"{megabytes['once']:,.0f}", f"{found['memory']:.2f}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def storage_table(found: dict[str, Any]) -> str:
+    lines = [
+        "Files with the user's side in each row, and once per request in a file of their own, which home_dist does not read "
+        f"({found['processor']}):",
+        "",
+        "| compression | candidates | events | bytes of a row, plain | once | decoding of a row, plain | once |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for case in found["cases"]:
+        sizes, times = case["bytes_of_a_row"], case["microseconds_of_a_row"]
+        cells = [case["compression"], str(case["candidates"]), f"{case['events']:,}"]
+        cells += [f"{sizes[layout]:,.0f}" for layout in LAYOUTS] + [f"{times[layout]:.2f} µs" for layout in LAYOUTS]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from home_dist.data.buffers import Buffers
 from home_dist.data.decode import Decoder, WindowRows
 from home_dist.data.decoded_rows import Rows
 from home_dist.data.order import Fragment, RowGroup, Windows
@@ -51,9 +52,18 @@ class Ahead:
     """Decodes windows ahead of one consuming thread, which enters and leaves each fragment, about in the given order."""
 
     def __init__(
-        self, decoder: Decoder, windows: Windows, fragments: Sequence[Fragment], threads: int, most: int, most_rows: int
+        self,
+        decoder: Decoder,
+        windows: Windows,
+        fragments: Sequence[Fragment],
+        buffers: Buffers,
+        threads: int,
+        most: int,
+        most_rows: int,
     ):
-        """most: bound of windows decoded but not yet entered; most_rows: bound of rows in memory, entered windows included."""
+        """buffers: makes the arrays of the permuted rows. most: bound of windows decoded but not yet entered; most_rows: bound
+        of rows in memory, entered windows included."""
+        self.buffers = buffers
         self.decoder, self.windows, self.most, self.most_rows = decoder, windows, most, most_rows
         ahead: dict[int, _Window] = {}
         for fragment in fragments:
@@ -138,9 +148,10 @@ class Ahead:
         del raw
         order, bins = self.windows.ordered(window.number)
         permuted = {f: self._permuted(decoded, f, order, bins) for f in window.fragments}
-        once = decoded.rows.runs is not None
-        del decoded
-        if once:  # of a request's rows one is kept; Arrow's allocator would keep the memory of the others
+        runs = decoded.rows.runs
+        shared = runs is not None and len(runs.firsts) < len(runs.numbers)
+        del decoded, runs
+        if shared:  # of a request's rows one is kept; Arrow's allocator would keep the memory of the others
             pa.default_memory_pool().release_unused()
         return permuted
 
@@ -153,7 +164,7 @@ class Ahead:
         else:
             order = order[fragment.start : fragment.stop]
         if decoded.kept is None:
-            return FragmentRows(decoded.rows.take(np.ascontiguousarray(order)), bins)
+            return FragmentRows(decoded.rows.take(np.ascontiguousarray(order), self.buffers), bins)
         rows = self._without_bad(decoded, order)
         return rows if bins is None or rows.bounds is None else FragmentRows(rows.rows, rows.bounds[bins])
 
@@ -165,4 +176,4 @@ class Ahead:
         good = place[order] >= 0
         # Only bad rows of this rank's fragments: two ranks may read a window, which must not count twice.
         self.decoder.bad_rows.add([decoded.bad[i] for i in order[~good].tolist()])
-        return FragmentRows(decoded.rows.take(place[order[good]]), np.concatenate([[0], np.cumsum(good)]))
+        return FragmentRows(decoded.rows.take(place[order[good]], self.buffers), np.concatenate([[0], np.cumsum(good)]))

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from home_dist.data.batch import Batch
+from home_dist.data.buffers import Buffers
 from home_dist.data.decoded_rows import Columns, Lists, Rows
 from home_dist.data.runs import begins_of
 from home_dist.schema import InputLayout
@@ -21,9 +22,9 @@ RowRanges = Sequence[tuple[Rows, int, int]]
 class Assembler:
     """Builds batches of `size` samples. If the ranges hold fewer rows, padding samples of mask 0 follow."""
 
-    def __init__(self, layout: InputLayout, tasks: int, size: int, requests: bool = False):
-        """requests: whether rows have the keys of their requests."""
-        self.requests = requests
+    def __init__(self, layout: InputLayout, tasks: int, size: int, buffers: Buffers, requests: bool = False):
+        """buffers: makes the arrays of ids. requests: whether rows have the keys of their requests."""
+        self.requests, self.buffers = requests, buffers
         self.once = requests and any(i.once for i in layout.inputs)
         self.columns = Columns.of(layout)
         self.dense_width, self.tasks, self.size = layout.dense_width, tasks, size
@@ -35,6 +36,9 @@ class Assembler:
         self.managed_keys = [i.key for i in layout.at("managed")]
         self.pretrained = layout.pretrained
         self.list_keys = [i.key for i in layout.at("small_list")]
+        self.no_ids, self.no_weights = (
+            KeyedJaggedTensor.empty(values_dtype=kind, lengths_dtype=torch.int32) for kind in (torch.int64, torch.float32)
+        )
 
     def __call__(self, ranges: RowRanges, epoch: int, step: int) -> Batch:
         real = sum(stop - start for _, start, stop in ranges)
@@ -43,12 +47,12 @@ class Assembler:
         mask = torch.ones(self.size)
         mask[real:] = 0
         return Batch(
-            bags=_keyed(self.bag_keys, jagged),
-            weighted_bags=_keyed(self.weighted_keys, jagged, weighted=True),
-            events=_keyed(self.event_keys, jagged),
-            managed=_keyed(self.managed_keys, jagged),
-            small_lists=_keyed(self.list_keys, jagged),
-            list_weights=_weights(self.weights_keys, jagged),
+            bags=self._keyed(self.bag_keys, jagged),
+            weighted_bags=self._keyed(self.weighted_keys, jagged, weighted=True),
+            events=self._keyed(self.event_keys, jagged),
+            managed=self._keyed(self.managed_keys, jagged),
+            small_lists=self._keyed(self.list_keys, jagged),
+            list_weights=self._list_weights(self.weights_keys, jagged),
             small=self._gather(ranges, "small", len(self.columns.small), np.int64),
             dense=self._gather(ranges, "dense", self.dense_width, np.float32),
             vectors=self._vectors(ranges),
@@ -128,16 +132,14 @@ class Assembler:
         real = self.size - fill
         lengths = np.ones(self.size, np.int32)
         lengths[real:] = 0
-        single = np.empty((len(self.columns.single), real), np.int64)
-        at = 0
-        for rows, start, stop in ranges:
-            single[:, at : at + stop - start] = rows.single[:, start:stop]
-            at += stop - start
         holders = np.arange(0) if firsts is None else firsts[firsts < real]
         once = np.zeros(self.size, np.int32)
         once[holders] = 1
         for column, item in enumerate(self.columns.single):
-            jagged[item.key] = ([single[column][holders]], once, None) if item.once else ([single[column]], lengths, None)
+            pieces = [rows.single[column, start:stop] for rows, start, stop in ranges]
+            if item.once:
+                pieces = [np.concatenate([holders[:0], *pieces])[holders]]
+            jagged[item.key] = (pieces, once if item.once else lengths, None)
         for group, items in enumerate(self.columns.lists):
             counts, bounds = self._bounds(ranges, group, holders if self.once and items[0].once else np.arange(real))
             weights = None
@@ -167,6 +169,26 @@ class Assembler:
         counts[holders] = np.concatenate(lengths)
         return counts, bounds
 
+    def _keyed(self, keys: list[str], jagged: dict[str, _Jagged], weighted: bool = False) -> KeyedJaggedTensor:
+        """The keys' values as one KeyedJaggedTensor. weighted: with weights, which are 1 for keys without weights."""
+        if not keys:
+            return self.no_ids
+        values = _joined(self.buffers, [piece for k in keys for piece in jagged[k][0]], np.int64)
+        lengths = _joined(self.buffers, [jagged[k][1] for k in keys], np.int32)
+        weights = None
+        if weighted:
+            weight_pieces: list[NDArray] = []
+            for pieces, _, key_weights in (jagged[k] for k in keys):
+                weight_pieces += [np.ones(len(p), np.float32) for p in pieces] if key_weights is None else key_weights
+            weights = _joined(self.buffers, weight_pieces, np.float32)
+        return KeyedJaggedTensor(keys, values, lengths=lengths, weights=weights)
+
+    def _list_weights(self, keys: list[str], jagged: dict[str, _Jagged]) -> KeyedJaggedTensor:
+        if not keys:
+            return self.no_weights
+        values = _joined(self.buffers, [piece for k in keys for piece in jagged[k][2] or ()], np.float32)
+        return KeyedJaggedTensor(keys, values, lengths=_joined(self.buffers, [jagged[k][1] for k in keys], np.int32))
+
 
 def _runs(rows: Rows, start: int, stop: int) -> NDArray[np.int32]:
     if rows.runs is None:
@@ -174,27 +196,8 @@ def _runs(rows: Rows, start: int, stop: int) -> NDArray[np.int32]:
     return rows.runs[start:stop]
 
 
-def _keyed(keys: list[str], jagged: dict[str, _Jagged], weighted: bool = False) -> KeyedJaggedTensor:
-    """The keys' values as one KeyedJaggedTensor. weighted: with weights, which are 1 for keys without weights."""
-    if not keys:
-        return KeyedJaggedTensor.empty(values_dtype=torch.int64, lengths_dtype=torch.int32)
-    values = _joined([piece for k in keys for piece in jagged[k][0]], np.int64)
-    lengths = _joined([jagged[k][1] for k in keys], np.int32)
-    weights = None
-    if weighted:
-        weight_pieces: list[NDArray] = []
-        for pieces, _, key_weights in (jagged[k] for k in keys):
-            weight_pieces += [np.ones(len(p), np.float32) for p in pieces] if key_weights is None else key_weights
-        weights = _joined(weight_pieces, np.float32)
-    return KeyedJaggedTensor(keys, values, lengths=lengths, weights=weights)
-
-
-def _weights(keys: list[str], jagged: dict[str, _Jagged]) -> KeyedJaggedTensor:
-    if not keys:
-        return KeyedJaggedTensor.empty(values_dtype=torch.float32, lengths_dtype=torch.int32)
-    values = _joined([piece for k in keys for piece in jagged[k][2] or ()], np.float32)
-    return KeyedJaggedTensor(keys, values, lengths=_joined([jagged[k][1] for k in keys], np.int32))
-
-
-def _joined(pieces: list[NDArray], dtype: type) -> torch.Tensor:
-    return torch.from_numpy(np.concatenate([np.zeros(0, dtype), *pieces], dtype=dtype, casting="same_kind"))
+def _joined(buffers: Buffers, pieces: list[NDArray], dtype: type) -> torch.Tensor:
+    joined = buffers.empty((sum(map(len, pieces)),), dtype)
+    if pieces:
+        np.concatenate(pieces, out=joined, casting="same_kind")
+    return torch.from_numpy(joined)

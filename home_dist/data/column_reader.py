@@ -129,7 +129,7 @@ class ColumnReader:
     def _checked_ids(self, item: IdInput, chunks: Chunks, offsets: NDArray[np.int64] | None = None) -> Chunks:
         """Refuses ids outside of the table. chunks: one id per row; with `offsets`, the ids of the rows' lists, one after
         another."""
-        if any(len(chunk) and (chunk.min() < 0 or chunk.max() >= item.declared_rows) for chunk in chunks):
+        if any(_outside(chunk, item.declared_rows) for chunk in chunks):
             ids = np.concatenate(chunks)
             bad = (ids < 0) | (ids >= item.declared_rows)
             raise self.fail(
@@ -344,6 +344,14 @@ def read_uses(store: Store, file: Found, uses: Uses, rows: int, asked_by: str, m
 def nulls(chunks: Sequence[pa.Array]) -> NDArray[np.bool_]:
     """(rows,): marks nulls."""
     return np.concatenate([np.zeros(0, np.bool_), *(np.asarray(chunk.is_null()) for chunk in chunks)])
+
+
+def _outside(ids: NDArray, rows: int) -> bool:
+    """Whether an integer is negative or at least `rows`, in one pass: a negative one, read as unsigned, is above all others."""
+    if ids.dtype.kind == "i":
+        rows = min(rows, 1 << (8 * ids.itemsize - 1))
+        ids = ids.view(f"u{ids.itemsize}")
+    return len(ids) > 0 and int(ids.max()) >= rows
 
 
 def _kept(item: IdInput, rows: NDArray) -> NDArray:

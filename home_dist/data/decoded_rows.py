@@ -1,10 +1,12 @@
 """Decoded rows in arrays that batches are cut from, and the place of each input in them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from home_dist.data.buffers import Buffers
 from home_dist.data.chunked import ChunkedColumns
 from home_dist.data.runs import Runs
 from home_dist.schema import IdInput, InputLayout
@@ -67,13 +69,13 @@ class DecodedLists:
     values: ChunkedColumns
     weights: ChunkedColumns | None
 
-    def take(self, order: NDArray[np.int64], dtype: type) -> Lists:
+    def take(self, order: NDArray[np.int64], dtype: type, empty: Callable[..., NDArray] = np.empty) -> Lists:
         offsets = self.values.offsets_of(order)
-        values = tuple(np.empty(offsets[-1], dtype) for _ in range(len(self.values)))
+        values = tuple(empty((int(offsets[-1]),), dtype) for _ in range(len(self.values)))
         self.values.gather(order, values)
         weights: NDArray[np.float32] | None = None
         if self.weights is not None:
-            weights = np.empty(offsets[-1], np.float32)
+            weights = empty((int(offsets[-1]),), np.float32)
             self.weights.gather(order, [weights])
         return Lists(offsets, values, weights)
 
@@ -98,14 +100,14 @@ class DecodedRows:
     requests: ChunkedColumns
     runs: Runs | None = None
 
-    def take(self, order: NDArray[np.int64]) -> Rows:
+    def take(self, order: NDArray[np.int64], buffers: Buffers) -> Rows:
         """Permutes rows: those at indices `order`, in this order. It is the only copy between Parquet's decoder and a batch."""
         rows = len(order)
-        small: NDArray = np.empty((rows, len(self.small)), _dtype(self.columns.small))
+        small: NDArray = buffers.empty((rows, len(self.small)), _dtype(self.columns.small))
         self.small.gather(order, list(small.T))
-        single: NDArray = np.empty((len(self.single), rows), _dtype(self.columns.single))
+        single: NDArray = buffers.empty((len(self.single), rows), _dtype(self.columns.single))
         self.single.gather(order, list(single))
-        labels: NDArray[np.float32] = np.empty((rows, self.tasks), np.float32)
+        labels: NDArray[np.float32] = buffers.empty((rows, self.tasks), np.float32)
         self.labels.gather(order, list(labels.T))
         weights: NDArray[np.float32] | None = None
         if self.weighted:
@@ -113,17 +115,21 @@ class DecodedRows:
             self.weights.gather(order, [weights[:, task] for task in self.weighted])
         groups = np.zeros(rows, np.int64)
         self.groups.gather(order, [groups] * len(self.groups))
-        durations: NDArray[np.float32] = np.empty((rows, len(self.durations)), np.float32)
+        durations: NDArray[np.float32] = buffers.empty((rows, len(self.durations)), np.float32)
         self.durations.gather(order, list(durations.T))
         requests = np.zeros(rows if len(self.requests) else 0, np.int64)
         self.requests.gather(order, [requests] * len(self.requests))
+        dense = buffers.empty((rows, self.dense.shape[1]), np.float32)
+        np.take(self.dense, order, axis=0, out=dense, mode="clip")  # `order` is valid; only with a mode is there no copy
         runs, firsts = (None, order) if self.runs is None else self.runs.taken(order)
         orders = [firsts if items[0].once else order for items in self.columns.lists]
         return Rows(
             small=small,
             single=single,
-            lists=tuple(x.take(o, _dtype(c)) for x, c, o in zip(self.lists, self.columns.lists, orders, strict=True)),
-            dense=np.take(self.dense, order, axis=0),
+            lists=tuple(
+                x.take(o, _dtype(c), buffers.empty) for x, c, o in zip(self.lists, self.columns.lists, orders, strict=True)
+            ),
+            dense=dense,
             vectors=tuple(Vectors(np.take(v.values, order, axis=0), v.missing[order]) for v in self.vectors),
             labels=labels,
             weights=weights,

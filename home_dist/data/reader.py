@@ -16,6 +16,7 @@ from home_dist.data.assemble import Assembler, RowRanges
 from home_dist.data.bad_rows import BadRowLog
 from home_dist.data.batch import Batch
 from home_dist.data.bins import bin_size, pack
+from home_dist.data.buffers import Buffers
 from home_dist.data.decode import Decoder
 from home_dist.data.files import DataFiles
 from home_dist.data.negatives import Kept, NegativeSampler
@@ -50,6 +51,8 @@ class WindowSizes:
 
 _KEPT_EPOCHS = 8
 """Epochs whose order is kept: the steps of all epochs are asked for at the start, and the consumer may be an epoch behind."""
+_IDLE = 1 / 16
+"""Share of the memory budget that may be idle, until arrays are made in it."""
 _VALUE_BYTES = 8
 """Bytes of a decoded value in memory, without the temporary memory of decoding."""
 
@@ -112,7 +115,8 @@ class Reader:
         self.bad_rows = bad_rows
         heads = requests.head_rows() if requests else None
         self.decoder = Decoder(files, schema, layout, self.sampler, bad_rows, heads, unknown_labels, negatives)
-        self.assemble = Assembler(layout, len(schema.task), batch_size, bool(files.request))
+        self.buffers = Buffers(int(memory_mb * 2**20 * _IDLE))
+        self.assemble = Assembler(layout, len(schema.task), batch_size, self.buffers, bool(files.request))
         row_bytes = files.row_values * _VALUE_BYTES
         self.sizes = WindowSizes.of(memory_mb, row_bytes, window_rows, lanes)
         if requests is not None:
@@ -275,7 +279,8 @@ class Reader:
         first, quota = self.steps_done(epoch), dealt.quota
         lanes = [_Lane(dealt.lanes[i], quota[i], skip=first * quota[i]) for i in own_lanes]
         coming = sorted((step, fragment) for lane in lanes for step, fragment in lane.coming())
-        ahead = Ahead(self.decoder, windows, [f for _, f in coming], self.threads, max(1, len(lanes)), self.most_rows)
+        fragments, most = [f for _, f in coming], max(1, len(lanes))
+        ahead = Ahead(self.decoder, windows, fragments, self.buffers, self.threads, most, self.most_rows)
         try:
             for step in range(first, dealt.steps):
                 ranges = [r for lane in lanes for r in lane.take(ahead)]

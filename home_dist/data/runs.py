@@ -24,9 +24,11 @@ class Runs:
 
     def differing(self, columns: ChunkedColumns, place: int) -> NDArray[np.bool_]:
         """(rows,): whether a row's value in a column differs from that in the first row of its run."""
+        marked = np.zeros(len(self.numbers), np.bool_)
+        if len(self.firsts) == len(self.numbers):
+            return marked
         firsts = self.firsts[self.numbers]
         rows = np.flatnonzero(firsts != np.arange(len(firsts)))
-        marked = np.zeros(len(firsts), np.bool_)
         marked[rows] = columns.differing(place, rows, firsts[rows])
         return marked
 

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from home_dist.data.column_reader import BadRows, ColumnReader
+from home_dist.data.column_reader import BadRows, ColumnReader, _outside
 from home_dist.data.labels import read_labels
 from home_dist.data.order import RowGroup
 from home_dist.data.raw_rows import RawRows
@@ -93,3 +93,13 @@ def test_whole_numbers_beyond_2_to_the_53_are_numbers_too():
     assert absent is not None
     assert absent.tolist() == [False, True, False]
     assert reader({"x": pa.array([2**64 - 1], pa.uint64())}).numbers("x")[0].tolist() == [2.0**64]
+
+
+@pytest.mark.parametrize("kind", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
+@pytest.mark.parametrize("rows", [1, 100, 200, 300, 2**31, 2**40])
+def test_ids_outside_of_a_table_are_seen_in_every_type(kind, rows):
+    limits = np.iinfo(kind)
+    for number in {int(limits.min), -1, 0, 1, 99, 100, 127, 128, 199, 200, 255, 2**31, int(limits.max)}:
+        if limits.min <= number <= limits.max:
+            assert _outside(np.array([0, number, 0], kind), rows) == (not 0 <= number < rows), number
+    assert not _outside(np.array([], kind), rows)

@@ -178,3 +178,23 @@ def test_leaving_an_epoch_early_ends_its_thread(prepared):
         assert batch.step == 1
         break
     assert threading.active_count() == before
+
+
+def test_batches_that_are_kept_are_not_written_over(prepared, monkeypatch):
+    """Their memory is used again (buffers.py) only when they are gone."""
+    monkeypatch.setattr("home_dist.data.buffers._SMALL", 1)
+    reader = make_reader(prepared, threads=3)
+    kept = [batch for epoch in range(3) for batch in reader.epoch(epoch)]
+    monkeypatch.setattr("home_dist.data.buffers._SMALL", 1 << 40)
+    plain = make_reader(prepared)
+    for epoch in range(3):
+        for batch in plain.epoch(epoch):
+            again = kept.pop(0)
+            for name in ("bags", "events", "small_lists", "weighted_bags", "managed"):
+                expected, found = getattr(batch, name), getattr(again, name)
+                assert torch.equal(found.values(), expected.values())
+                assert torch.equal(found.lengths(), expected.lengths())
+            for name in ("small", "dense", "vectors", "labels", "weights", "mask", "groups", "durations"):
+                assert torch.equal(getattr(again, name), getattr(batch, name)), name
+    assert not kept
+    assert reader.buffers.idle() > 0
