@@ -12,7 +12,9 @@ of others updates all.
 
 Data are read from Parquet by each system's own reader: home_dist shuffles, torch-rechub permutes rows that it holds in memory,
 FuxiCTR shuffles a buffer, plain torch reads in order. TorchEasyRec's modules and AdaTT's train on TorchRec's tables and on our
-reader (torchrec_peers.py). One process, as many threads as cores.
+reader (torchrec_peers.py). One process, as many threads as cores. torch.compile is plain torch's network through inductor,
+warm: the step that compiles comes before the timed ones, and its seconds are told beside (compiled_peers.py). --quick leaves
+it out, as it compiles for longer than --quick may take.
 
 Systems take turns, `--repeats` times; each is a process of its own; medians and ratios of medians are told. torch-rechub and
 FuxiCTR run in another environment; FuxiCTR's multi-task models, TorchEasyRec and AdaTT are read from checkouts of
@@ -40,11 +42,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.machine import processor, vectors  # noqa: E402
 from benchmarks.peers_data import BATCH, SAMPLE, large, sample_as_ids  # noqa: E402
 from benchmarks.sample_run import SINGLE, output_of, set_options, torchrun  # noqa: E402
 
@@ -58,9 +62,11 @@ OVERRIDES = {
 }
 QUIET = {"PYTHONWARNINGS": "ignore"}
 FP32, BF16 = "home_dist, fp32", "home_dist, bf16"
+COMPILED = "torch.compile"
 PEERS = ("torch-rechub", "FuxiCTR", "TorchEasyRec", "AdaTT")
-GOALS = {"torch-rechub": 1.8, "FuxiCTR": 1.8, "TorchEasyRec": 1.5, "AdaTT": 1.5, "plain": 2.0}
+GOALS = {"torch-rechub": 1.8, "FuxiCTR": 1.8, "TorchEasyRec": 1.5, "AdaTT": 1.5, "plain": 2.0, COMPILED: 1.3}
 """Of samples/s, ours in fp32 over theirs."""
+HOME_GOALS = {"plain": 3.0}
 LARGE_GOALS = {"torch-rechub": 10.0, "FuxiCTR": 10.0}
 BF16_GOALS = {"torch-rechub": 3.0, "FuxiCTR": 3.0}
 Figures = dict[str, Any]
@@ -103,12 +109,18 @@ def theirs(python: str, script: str, system: str, threads: int, checkout: str = 
     return run
 
 
-def systems_at_hand(python: str, checkouts: dict[str, str], threads: int) -> tuple[dict[str, System], dict[str, str]]:
+def systems_at_hand(
+    python: str, checkouts: dict[str, str], threads: int, compiled: bool
+) -> tuple[dict[str, System], dict[str, str]]:
     """And, of those that cannot be run, why."""
     own, with_peers, torchrec = ("mmoe", "ple", "home", "adatt"), "models_peers.py", "torchrec_peers.py"
     found = {FP32: System(own, ours("fp32", threads)), BF16: System(own, ours("bf16", threads))}
     found["plain"] = System(("mmoe", "ple", "home"), theirs(sys.executable, with_peers, "plain", threads))
     why = {}
+    if compiled:
+        found[COMPILED] = System(("mmoe", "home"), theirs(sys.executable, "compiled_peers.py", COMPILED, threads))
+    else:
+        why[COMPILED] = "compiles for longer than --quick may take"
     if python:
         found["torch-rechub"] = System(("mmoe", "ple"), theirs(python, with_peers, "torch-rechub", threads))
     else:
@@ -155,8 +167,8 @@ def quality(folder: Path, model: str, precision: str, threads: int) -> float:
 
 def table(result: dict[str, Any]) -> str:
     lines = [
-        f"{result['cores']} cores, one process, {result['cores']} threads, batches of {BATCH:,}; medians of "
-        f"{result['repeats']}, with the lowest and highest.",
+        f"{result['machine']}, one process, {result['cores']} threads, batches of {BATCH:,}; medians of {result['repeats']}, "
+        f"with the lowest and highest. Load average before the run: {result['load_before']:.1f}.",
         "",
         "| data, model | system | samples/s | ours in fp32 over it | ours in bf16 over it | peak MB |",
         "|---|---|---|---|---|---|",
@@ -168,6 +180,10 @@ def table(result: dict[str, Any]) -> str:
             spread = f"{statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
             over = [middle_of(systems[own]) / middle_of(runs) for own in (FP32, BF16)]
             lines.append(f"| {case} | {system} | {spread} | {over[0]:.2f} | {over[1]:.2f} | {peak:,.0f} |")
+    compiled = {case: max(r["compile_seconds"] for r in of[COMPILED]) for case, of in result["cases"].items() if COMPILED in of}
+    if compiled:
+        told = "; ".join(f"{case}: {seconds:,.0f} s" for case, seconds in compiled.items())
+        lines += ["", f"The first step of {COMPILED}, which compiles and is not timed: {told}."]
     lines += ["", *(f"Not run: {name}: {why}" for name, why in result["not run"].items())]
     return "\n".join(lines).rstrip()
 
@@ -179,12 +195,13 @@ def middle_of(runs: list[Figures], figure: str = "samples_per_second") -> float:
 def claims(result: dict[str, Any]) -> list[str]:
     lines = []
     for case, systems in result["cases"].items():
-        goals = GOALS | LARGE_GOALS if case.startswith(LARGE_DATA) else GOALS
+        large_ = case.startswith(LARGE_DATA)
+        goals = GOALS | (LARGE_GOALS if large_ else HOME_GOALS if case.endswith("home") else {})
         others = [s for s in systems if s not in (FP32, BF16)]
         for other in others:
             speed = middle_of(systems[FP32]) / middle_of(systems[other])
             lines.append(claim(f"{case}: samples/s over {other}, fp32", speed, goals[other]))
-            if other in BF16_GOALS and goals is GOALS:
+            if other in BF16_GOALS and not large_:
                 speed = middle_of(systems[BF16]) / middle_of(systems[other])
                 lines.append(claim(f"{case}: samples/s over {other}, bf16", speed, BF16_GOALS[other]))
         peaks = {s: middle_of(systems[s], "peak_memory_bytes") for s in [FP32, *others]}
@@ -221,7 +238,7 @@ def main() -> None:
             parser.error(f"--peer-path {name}={path}: NAME is one of {', '.join(PEERS[1:])}, CHECKOUT a folder")
     cores = len(os.sched_getaffinity(0))
     repeats, steps, warm_up = (1, 6, 2) if options.quick else (options.repeats, 16, 4)
-    systems, why = systems_at_hand(options.peers_python, checkouts, cores)
+    systems, why = systems_at_hand(options.peers_python, checkouts, cores, compiled=not options.quick)
     cases = {f"{SAMPLE_DATA}, {model}": (SAMPLE_DATA, model) for model in OVERRIDES}
     cases |= {f"{LARGE_DATA}, mmoe": (LARGE_DATA, "mmoe")}
     cases = {name: case for name, case in cases.items() if options.only in name}
@@ -230,6 +247,7 @@ def main() -> None:
     if not cases:
         parser.error(f"--only {options.only}: no such case")
     whole = not options.quick and not options.only
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as scratch:
         folders = {SAMPLE_DATA: Path(scratch, "sample"), LARGE_DATA: Path(scratch, "large")}
         sample_as_ids(folders[SAMPLE_DATA])
@@ -242,12 +260,14 @@ def main() -> None:
             for case, (data, model) in cases.items():
                 for system, runs in found[case].items():
                     print(f"{turn + 1}/{repeats} {case}: {system}", flush=True)
-                    slow = data == LARGE_DATA and system in ("plain", "torch-rechub", "FuxiCTR")
+                    slow = data == LARGE_DATA and system in ("plain", COMPILED, "torch-rechub", "FuxiCTR")
                     count, before = (min(steps, 6), 2) if slow else (steps, warm_up)
                     runs.append(systems[system].run(folders[data], model, count, before))
         seconds = [start_up() for _ in range(1 if options.only else repeats)]
         auc = {p: quality(folders[SAMPLE_DATA], "mmoe", p, cores) for p in ("fp32", "bf16")} if whole else {}
-    result = {"cores": cores, "repeats": repeats, "cases": found, "not run": why, "start_up": seconds, "auc": auc}
+    machine = f"{cores} cores, {processor()}{vectors()}, torch {torch.__version__}"
+    about = {"cores": cores, "machine": machine, "load_before": load, "repeats": repeats}
+    result = {**about, "cases": found, "not run": why, "start_up": seconds, "auc": auc}
     print(table(result))
     stored = RESULTS / "peers.json"
     if whole:
@@ -256,8 +276,8 @@ def main() -> None:
     elif not options.quick and stored.is_file():
         known = json.loads(stored.read_text())
         lost = [f"{case}: {s}" for case, of in found.items() for s in known["cases"].get(case, {}) if s not in of]
-        if lost or (known["cores"], known["repeats"]) != (cores, repeats):
-            print(f"not written: results had {', '.join(lost) or 'other cores or repeats'}")
+        if lost or (known.get("machine"), known["repeats"]) != (machine, repeats):
+            print(f"not written: results had {', '.join(lost) or 'another machine or other repeats'}")
         else:
             write(stored, {**known, "cases": known["cases"] | found})
     print("\n".join(claims(result)))
