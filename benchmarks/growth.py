@@ -12,7 +12,8 @@ Adagrad. The limit that is drawn in is what the step cannot go below on this mac
 large one, or the bytes that it must move at the speed of a copy, whichever takes longer (home_dist/speed/measure.py).
 
 A point for which the machine has not enough memory is refused by home-dist; the table tells its message. Each point keeps the
-machine, and the load before it, of the run that measured it.
+machine, and the load average before, of the run that measured it. Points measured beside other work are hollow in the picture,
+and no claim compares them with calm ones.
 """
 
 import argparse
@@ -155,6 +156,16 @@ def measured(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [p for p in points if "seconds" in p]
 
 
+def busy(point: dict[str, Any]) -> bool:
+    """Whether other work was running when its run began."""
+    return point.get("load_before", 0.0) >= 1
+
+
+def comparable(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The calm ones; all, if none is."""
+    return [p for p in points if not busy(p)] or points
+
+
 def picture(result: dict[str, list[dict[str, Any]]], path: Path) -> None:
     fields = list(dict.fromkeys(AXES[name].field for name in result))
     figure, panels = plt.subplots(2, len(fields), figsize=(3.8 * len(fields), 6.4), layout="constrained", squeeze=False)
@@ -165,11 +176,14 @@ def picture(result: dict[str, list[dict[str, Any]]], path: Path) -> None:
             points, color = measured(result[name]), f"C{n}"
             x = axis.values(points)
             ticks.update(x)
+            fill = {"color": color, "markerfacecolor": "white", "linestyle": "none"}
             above.loglog(x, [p["seconds"] * 1e3 for p in points], "o-", color=color, label=axis.label or "measured")
             above.loglog(
                 x, [p["limit_seconds"] * 1e3 for p in points], "--", color=color, alpha=0.5, label="limit of the machine"
             )
             below.loglog(x, [p["peak_memory_bytes"] / 1e6 for p in points], "s-", color=color)
+            beside = [p for p in points if busy(p)]
+            above.loglog(axis.values(beside), [p["seconds"] * 1e3 for p in beside], marker="o", **fill)
         below.set_xlabel(AXES[next(name for name in result if AXES[name].field == field)].title)
         above.legend(fontsize=7)
         if not column:
@@ -242,14 +256,13 @@ def steps(quick: bool, timed: int, missing: bool) -> list[str]:
     """Measures steps; returns the claims. timed: steps of each point; missing: keeps the stored points, measures the others."""
     stored = RESULTS / "growth.json"
     known = json.loads(stored.read_text())["points"] if missing and stored.is_file() else {}
-    cores = len(os.sched_getaffinity(0))
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     result: dict[str, list[dict[str, Any]]] = {}
     for name, axis in (QUICK if quick else AXES).items():
         kept = {p[axis.field]: p for p in known.get(name, [])}
         for point in axis.points:
             value = getattr(point, axis.field)
             if value not in kept:
-                load = os.getloadavg()[0]
                 found = measure(point, 3 if quick else timed, 2)
                 about = {"machine": f"{cores} cores, {processor()}{vectors()}", "load_before": load}
                 kept[value] = {axis.field: value, **found, **about}
@@ -266,7 +279,7 @@ def steps(quick: bool, timed: int, missing: bool) -> list[str]:
         picture(result, stored.with_suffix(".png"))
     claims = []
     for name, points in result.items():
-        field, ends = AXES[name].field, measured(points)
+        field, ends = AXES[name].field, comparable(measured(points))
         if len(ends) < 2:
             continue
         first, last = ends[0], ends[-1]
@@ -274,7 +287,14 @@ def steps(quick: bool, timed: int, missing: bool) -> list[str]:
         # Rows must not cost at all; everything else no more than in proportion.
         goal = 2 * first[field] / last[field] if field == "rows" else 1.0
         claims.append(
-            claim(f"growth of a step over that of its {name}", grown, goal, at_most=True, form=".3g", goal_form=".3g")
+            claim(
+                f"growth of a step over that of its {name}, to {last[field]:,}",
+                grown,
+                goal,
+                at_most=True,
+                form=".3g",
+                goal_form=".3g",
+            )
         )
     return claims
 
