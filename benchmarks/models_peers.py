@@ -120,21 +120,32 @@ class Rows(torch.utils.data.IterableDataset):
                     yield ids, torch.stack(columns[len(self.names) :], 1).float()
 
 
-def plain(model: str, folder: Path, batch: int, steps: int, warm_up: int) -> float:
+def plain_step(
+    network: nn.Module, folder: Path, batch: int, forward: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> Callable[[], None]:
+    """A step of training on the next batch. forward: ids to logits, where it is not the network itself that is called."""
     about = told(folder)
     names, tasks = [n for n, _ in about["features"]], about["tasks"]
-    network = Plain(model, about["features"], about["groups"])
     optimizer = torch.optim.Adam(network.parameters(), lr=LR, weight_decay=DECAY)
     loader = iter(torch.utils.data.DataLoader(Rows(folder, names, tasks, batch), batch_size=None, num_workers=1))
-    loss_of = nn.BCEWithLogitsLoss()
+    loss_of, called = nn.BCEWithLogitsLoss(), network if forward is None else forward
 
     def step() -> None:
         ids, labels = next(loader)
         optimizer.zero_grad()
-        loss_of(network(ids), labels).backward()
+        loss_of(called(ids), labels).backward()
         optimizer.step()
 
-    return timed(step, steps, warm_up)
+    return step
+
+
+def plain_network(model: str, folder: Path) -> Plain:
+    about = told(folder)
+    return Plain(model, about["features"], about["groups"])
+
+
+def plain(model: str, folder: Path, batch: int, steps: int, warm_up: int) -> float:
+    return timed(plain_step(plain_network(model, folder), folder, batch), steps, warm_up)
 
 
 def peak_memory() -> int:
@@ -237,10 +248,10 @@ def arguments(description: str | None, systems: Iterable[str], models: Iterable[
     return parser.parse_args()
 
 
-def told_of(chosen: argparse.Namespace, seconds: float) -> str:
-    """What benchmarks/peers.py reads."""
+def told_of(chosen: argparse.Namespace, seconds: float, **more: float) -> str:
+    """What benchmarks/peers.py reads. more: further figures."""
     rate = chosen.steps * chosen.batch / seconds
-    return json.dumps({"samples_per_second": rate, "peak_memory_bytes": peak_memory()})
+    return json.dumps({"samples_per_second": rate, "peak_memory_bytes": peak_memory(), **more})
 
 
 def main() -> None:

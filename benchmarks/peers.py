@@ -12,7 +12,10 @@ of others updates all.
 
 Data are read from Parquet by each system's own reader: home_dist shuffles, torch-rechub permutes rows that it holds in memory,
 FuxiCTR shuffles a buffer, plain torch reads in order. TorchEasyRec's modules and AdaTT's train on TorchRec's tables and on our
-reader (torchrec_peers.py). One process, as many threads as cores.
+reader (torchrec_peers.py). One process, as many threads as cores; beside other work, --threads 1 disturbs ratios less.
+
+torch.compile is plain torch's network through inductor, warm: the step that compiles comes before the timed ones, and its
+seconds are told beside (compiled_peers.py). --quick leaves it out, as it compiles for longer than --quick may take.
 
 Systems take turns, `--repeats` times; each is a process of its own; medians and ratios of medians are told. torch-rechub and
 FuxiCTR run in another environment; FuxiCTR's multi-task models, TorchEasyRec and AdaTT are read from checkouts of
@@ -40,11 +43,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.machine import processor, vectors  # noqa: E402
 from benchmarks.peers_data import BATCH, SAMPLE, large, sample_as_ids  # noqa: E402
 from benchmarks.sample_run import SINGLE, output_of, set_options, torchrun  # noqa: E402
 
@@ -58,9 +63,11 @@ OVERRIDES = {
 }
 QUIET = {"PYTHONWARNINGS": "ignore"}
 FP32, BF16 = "home_dist, fp32", "home_dist, bf16"
+COMPILED = "torch.compile"
 PEERS = ("torch-rechub", "FuxiCTR", "TorchEasyRec", "AdaTT")
-GOALS = {"torch-rechub": 1.8, "FuxiCTR": 1.8, "TorchEasyRec": 1.5, "AdaTT": 1.5, "plain": 2.0}
+GOALS = {"torch-rechub": 1.8, "FuxiCTR": 1.8, "TorchEasyRec": 1.5, "AdaTT": 1.5, "plain": 2.0, COMPILED: 1.3}
 """Of samples/s, ours in fp32 over theirs."""
+HOME_GOALS = {"plain": 3.0}
 LARGE_GOALS = {"torch-rechub": 10.0, "FuxiCTR": 10.0}
 BF16_GOALS = {"torch-rechub": 3.0, "FuxiCTR": 3.0}
 Figures = dict[str, Any]
@@ -103,12 +110,18 @@ def theirs(python: str, script: str, system: str, threads: int, checkout: str = 
     return run
 
 
-def systems_at_hand(python: str, checkouts: dict[str, str], threads: int) -> tuple[dict[str, System], dict[str, str]]:
+def systems_at_hand(
+    python: str, checkouts: dict[str, str], threads: int, compiled: bool
+) -> tuple[dict[str, System], dict[str, str]]:
     """And, of those that cannot be run, why."""
     own, with_peers, torchrec = ("mmoe", "ple", "home", "adatt"), "models_peers.py", "torchrec_peers.py"
     found = {FP32: System(own, ours("fp32", threads)), BF16: System(own, ours("bf16", threads))}
     found["plain"] = System(("mmoe", "ple", "home"), theirs(sys.executable, with_peers, "plain", threads))
     why = {}
+    if compiled:
+        found[COMPILED] = System(("mmoe", "home"), theirs(sys.executable, "compiled_peers.py", COMPILED, threads))
+    else:
+        why[COMPILED] = "compiles for longer than --quick may take"
     if python:
         found["torch-rechub"] = System(("mmoe", "ple"), theirs(python, with_peers, "torch-rechub", threads))
     else:
@@ -155,11 +168,11 @@ def quality(folder: Path, model: str, precision: str, threads: int) -> float:
 
 def table(result: dict[str, Any]) -> str:
     lines = [
-        f"{result['cores']} cores, one process, {result['cores']} threads, batches of {BATCH:,}; medians of "
-        f"{result['repeats']}, with the lowest and highest.",
+        f"{result['machine']}, one process, {result['threads']} threads, batches of {BATCH:,}; medians of turns, "
+        f"with the lowest and highest. Load average before the run: {result['load_before']:.1f}.",
         "",
-        "| data, model | system | samples/s | ours in fp32 over it | ours in bf16 over it | peak MB |",
-        "|---|---|---|---|---|---|",
+        "| data, model | system | turns | samples/s | ours in fp32 over it | ours in bf16 over it | peak MB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for case, systems in result["cases"].items():
         for system, runs in systems.items():
@@ -167,7 +180,11 @@ def table(result: dict[str, Any]) -> str:
             peak = middle_of(runs, "peak_memory_bytes") / 1e6
             spread = f"{statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
             over = [middle_of(systems[own]) / middle_of(runs) for own in (FP32, BF16)]
-            lines.append(f"| {case} | {system} | {spread} | {over[0]:.2f} | {over[1]:.2f} | {peak:,.0f} |")
+            lines.append(f"| {case} | {system} | {len(runs)} | {spread} | {over[0]:.2f} | {over[1]:.2f} | {peak:,.0f} |")
+    compiled = {case: max(r["compile_seconds"] for r in of[COMPILED]) for case, of in result["cases"].items() if COMPILED in of}
+    if compiled:
+        told = "; ".join(f"{case}: {seconds:,.0f} s" for case, seconds in compiled.items())
+        lines += ["", f"The first step of {COMPILED}, which compiles and is not timed: {told}."]
     lines += ["", *(f"Not run: {name}: {why}" for name, why in result["not run"].items())]
     return "\n".join(lines).rstrip()
 
@@ -179,12 +196,13 @@ def middle_of(runs: list[Figures], figure: str = "samples_per_second") -> float:
 def claims(result: dict[str, Any]) -> list[str]:
     lines = []
     for case, systems in result["cases"].items():
-        goals = GOALS | LARGE_GOALS if case.startswith(LARGE_DATA) else GOALS
+        large_ = case.startswith(LARGE_DATA)
+        goals = GOALS | (LARGE_GOALS if large_ else HOME_GOALS if case.endswith("home") else {})
         others = [s for s in systems if s not in (FP32, BF16)]
         for other in others:
             speed = middle_of(systems[FP32]) / middle_of(systems[other])
             lines.append(claim(f"{case}: samples/s over {other}, fp32", speed, goals[other]))
-            if other in BF16_GOALS and goals is GOALS:
+            if other in BF16_GOALS and not large_:
                 speed = middle_of(systems[BF16]) / middle_of(systems[other])
                 lines.append(claim(f"{case}: samples/s over {other}, bf16", speed, BF16_GOALS[other]))
         peaks = {s: middle_of(systems[s], "peak_memory_bytes") for s in [FP32, *others]}
@@ -206,22 +224,29 @@ def write(stored: Path, result: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="MMoE on the sample, few steps, once; writes nothing")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=16, help="timed steps of each run")
+    parser.add_argument(
+        "--threads", type=int, default=cores, help="by default one per core; others' results have a file of their own"
+    )
     parser.add_argument("--only", default="", help="cases whose names contain this; the stored results keep the others")
     parser.add_argument(
         "--peers-python", default="", help="interpreter of an environment with torch-rechub and FuxiCTR's needs"
     )
     parser.add_argument("--peer-path", action="append", default=[], metavar="NAME=CHECKOUT", help=", ".join(PEERS[1:]))
     options = parser.parse_args()
+    if min(options.repeats, options.steps, options.threads) < 1:
+        parser.error("--repeats, --steps and --threads: at least 1")
     checkouts = dict(text.partition("=")[::2] for text in options.peer_path)
     for name, path in checkouts.items():
         if name not in PEERS[1:] or not Path(path).is_dir():
             parser.error(f"--peer-path {name}={path}: NAME is one of {', '.join(PEERS[1:])}, CHECKOUT a folder")
-    cores = len(os.sched_getaffinity(0))
-    repeats, steps, warm_up = (1, 6, 2) if options.quick else (options.repeats, 16, 4)
-    systems, why = systems_at_hand(options.peers_python, checkouts, cores)
+    repeats, steps, warm_up = (1, 6, 2) if options.quick else (options.repeats, options.steps, 4)
+    threads = options.threads
+    systems, why = systems_at_hand(options.peers_python, checkouts, threads, compiled=not options.quick)
     cases = {f"{SAMPLE_DATA}, {model}": (SAMPLE_DATA, model) for model in OVERRIDES}
     cases |= {f"{LARGE_DATA}, mmoe": (LARGE_DATA, "mmoe")}
     cases = {name: case for name, case in cases.items() if options.only in name}
@@ -230,6 +255,7 @@ def main() -> None:
     if not cases:
         parser.error(f"--only {options.only}: no such case")
     whole = not options.quick and not options.only
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as scratch:
         folders = {SAMPLE_DATA: Path(scratch, "sample"), LARGE_DATA: Path(scratch, "large")}
         sample_as_ids(folders[SAMPLE_DATA])
@@ -242,24 +268,26 @@ def main() -> None:
             for case, (data, model) in cases.items():
                 for system, runs in found[case].items():
                     print(f"{turn + 1}/{repeats} {case}: {system}", flush=True)
-                    slow = data == LARGE_DATA and system in ("plain", "torch-rechub", "FuxiCTR")
+                    slow = data == LARGE_DATA and system in ("plain", COMPILED, "torch-rechub", "FuxiCTR")
                     count, before = (min(steps, 6), 2) if slow else (steps, warm_up)
                     runs.append(systems[system].run(folders[data], model, count, before))
         seconds = [start_up() for _ in range(1 if options.only else repeats)]
-        auc = {p: quality(folders[SAMPLE_DATA], "mmoe", p, cores) for p in ("fp32", "bf16")} if whole else {}
-    result = {"cores": cores, "repeats": repeats, "cases": found, "not run": why, "start_up": seconds, "auc": auc}
+        auc = {p: quality(folders[SAMPLE_DATA], "mmoe", p, threads) for p in ("fp32", "bf16")} if whole else {}
+    machine = f"{cores} cores, {processor()}{vectors()}, torch {torch.__version__}"
+    about = {"cores": cores, "threads": threads, "machine": machine, "load_before": load}
+    result = {**about, "cases": found, "not run": why, "start_up": seconds, "auc": auc}
     print(table(result))
-    stored = RESULTS / "peers.json"
+    stored = RESULTS / ("peers.json" if threads == cores else f"peers_{threads}_threads.json")
     if whole:
         RESULTS.mkdir(exist_ok=True)
         write(stored, result)
-    elif not options.quick and stored.is_file():
-        known = json.loads(stored.read_text())
+    elif not options.quick:
+        known = json.loads(stored.read_text()) if stored.is_file() else result
         lost = [f"{case}: {s}" for case, of in found.items() for s in known["cases"].get(case, {}) if s not in of]
-        if lost or (known["cores"], known["repeats"]) != (cores, repeats):
-            print(f"not written: results had {', '.join(lost) or 'other cores or repeats'}")
+        if lost or known.get("machine") != machine:
+            print(f"not written: results had {', '.join(lost) or 'another machine'}")
         else:
-            write(stored, {**known, "cases": known["cases"] | found})
+            write(stored, {**known, "load_before": max(load, known["load_before"]), "cases": known["cases"] | found})
     print("\n".join(claims(result)))
 
 

@@ -23,6 +23,8 @@ _PIECES = 4  # values of one hashed word
 _STEPS = 1 << 16
 _BLOCK = {"cpu": 1 << 15, "cuda": 1 << 24}  # words at a time: on a CPU, as its cache holds
 _NATIVE_VALUES = 1 << 20  # that a thread fills at a time
+_NATIVE = {torch.float32: "fill", torch.float16: "fill_half"}
+"""Functions of the compiled library, by the type of the table."""
 _SOURCE = Path(__file__).parent / "native" / "initial.cpp"
 
 
@@ -46,7 +48,7 @@ class Drawn:
 
     def fill(self, out: torch.Tensor, first_row: int, first_column: int) -> None:
         """Fills a shard (n, columns), whose first entry is at (first_row, first_column) of the table."""
-        library = _native() if out.device.type == "cpu" and out.dtype == torch.float32 and out.stride(1) == 1 else None
+        library = _native() if out.device.type == "cpu" and out.dtype in _NATIVE and out.stride(1) == 1 else None
         if library is not None:
             self._fill_natively(library, out, first_row, first_column)
             return
@@ -57,7 +59,7 @@ class Drawn:
             part.copy_(self.rows(rows, first_column, out.shape[1]))
 
     def _fill_natively(self, library: ctypes.CDLL, out: torch.Tensor, first_row: int, first_column: int) -> None:
-        quantiles = _quantiles(self.std, "cpu")
+        quantiles, filled = _quantiles(self.std, "cpu").to(out.dtype), getattr(library, _NATIVE[out.dtype])
         count, columns = out.shape
         block = max(1, _NATIVE_VALUES // max(1, columns))
 
@@ -65,7 +67,7 @@ class Drawn:
             part = out[first : first + block]
             sizes = (first_row + first, len(part), first_column, columns, out.stride(0), self._words)
             numbers = [ctypes.c_int64(n) for n in sizes]
-            library.fill(
+            filled(
                 ctypes.c_void_p(part.data_ptr()), *numbers, ctypes.c_uint64(self._key), ctypes.c_void_p(quantiles.data_ptr())
             )
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import PlannerError
-from torchrec.distributed.types import EnumerableShardingSpec, ShardingPlan
+from torchrec.distributed.planner.types import PlannerError, ShardingOption, Storage
+from torchrec.distributed.types import EnumerableShardingSpec, ShardingPlan, ShardingType
 
 from home_dist.config import RunConfig
 from home_dist.embeddings.sharding import sharders, sharding_name, table_constraints
@@ -18,7 +20,7 @@ from home_dist.embeddings.table_optimizer import fuse_table_optimizer
 from home_dist.errors import ConfigError
 from home_dist.experts import SparseBank
 from home_dist.network import Network
-from home_dist.planning.estimate import HEAD_ROOM, not_tables
+from home_dist.planning.estimate import HEAD_ROOM, not_tables, state_bytes
 from home_dist.planning.no_plan import does_not_fit
 from home_dist.planning.probe import DenseCost, probe
 from home_dist.planning.topology import Machines
@@ -91,6 +93,7 @@ def _planned(
     planner = EmbeddingShardingPlanner(
         topology=topology,
         batch_size=config.train.batch_size,
+        enumerator=_Enumerator(topology, config.train.batch_size, constraints, config.embedding.optimizer),
         constraints=constraints,
         storage_reservation=_nothing(),
         debug=False,
@@ -100,6 +103,30 @@ def _planned(
             return planner.plan(network, sharders(config.embedding, config.train.seed))
     except PlannerError as error:
         raise NoPlan(str(error).splitlines()[0]) from None
+
+
+class _Enumerator(EmbeddingEnumerator):
+    """TorchRec's, with all of the optimizer's state. TorchRec counts the state in the weights' precision, so that it lacks half
+    of the state of fp16 tables, and one number per row of the table, where each column-wise shard keeps one."""
+
+    def __init__(self, topology: Topology, batch: int, constraints: dict[str, ParameterConstraints], optimizer: str):
+        super().__init__(topology, batch, constraints)
+        self._optimizer = optimizer
+
+    def populate_estimates(self, sharding_options: list[ShardingOption]) -> None:
+        super().populate_estimates(sharding_options)
+        for option in sharding_options:
+            if option.sharding_type == ShardingType.DATA_PARALLEL.value:
+                continue  # fp32, and kept whole
+            weight, columns = option.tensor.element_size(), option.tensor.shape[1]
+            for shard in option.shards:
+                rows, width = shard.size
+                counted = state_bytes(self._optimizer, rows, width) * weight / 4
+                if self._optimizer == "row_wise_adagrad":
+                    counted *= width / columns
+                lacks = int(state_bytes(self._optimizer, rows, width) - counted)
+                on_device = self._compute_device == "cuda" and option.compute_kernel == EmbeddingComputeKernel.FUSED.value
+                shard.storage = shard.storage + (Storage(lacks, 0) if on_device else Storage(0, lacks))
 
 
 def _refuse_wide(plan: ShardingPlan, layout: InputLayout, machines: Machines) -> None:

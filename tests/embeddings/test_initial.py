@@ -60,11 +60,16 @@ def test_shards_join_to_the_whole_table(compiled, monkeypatch):
     assert not strided[:, 20:].any()
 
 
-def test_compiled_values_are_those_of_torch(monkeypatch):
-    drawn, compiled, plain = Drawn("item", 64, 0.1, 1), torch.empty(30_000, 64), torch.empty(30_000, 64)
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_compiled_values_are_those_of_torch(kind, monkeypatch):
+    drawn, compiled = Drawn("item", 64, 0.1, 1), torch.empty(30_000, 64, dtype=kind)
+    plain, calls = torch.empty_like(compiled), list[tuple]()
     if initial._native() is None:
         pytest.skip("no C++ compiler")
+    filled = drawn._fill_natively
+    monkeypatch.setattr(Drawn, "_fill_natively", lambda *given: calls.append(given) or filled(*given[1:]))
     drawn.fill(compiled, 2**33, 0)
+    assert calls
     monkeypatch.setattr(initial, "_native", lambda: None)
     drawn.fill(plain, 2**33, 0)
     assert torch.equal(compiled, plain)

@@ -1,5 +1,7 @@
 """A run's ranks place tables as `home-dist plan` says, and end before they allocate where that does not fit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -97,6 +99,33 @@ def test_a_run_that_does_not_fit_ends_before_it_allocates(tmp_path):
     assert "--topology" not in ended.text
     assert ended.text.count("no plan fits") == 1
     assert "Traceback" not in ended.text
+
+
+@pytest.mark.parametrize(
+    ("ranks", "overrides", "gigabytes"),
+    [
+        (1, ["embedding.precision=fp16"], 16 + 4),
+        (1, ["embedding.precision=fp16", "embedding.optimizer=adagrad"], 16 + 32),
+        (1, ["embedding.precision=fp16", "embedding.optimizer=sgd"], 16),
+        (1, [], 32 + 4),
+        (2, ["embedding.dim=256", "embedding.tables.video.sharding=column_wise"], 512 + 4),
+    ],
+)
+def test_a_plan_has_room_for_the_whole_state_of_the_optimizer(ranks, overrides, gigabytes, tmp_path):
+    """10^9 rows of 8 or 256 numbers; a float32 of state per row and shard, or per weight, whatever the weights' precision."""
+    data = make_data(tmp_path / "data", rows=600, files=2)
+    schema = (data / "schema.toml").read_text()
+    (data / "schema.toml").write_text(schema.replace('"video", rows = 2000', '"video", rows = 1_000_000_000'))
+    config = load_config(make_config(tmp_path, data), ["embedding.dim=8", "train.batch_size=64", *overrides])
+    kind = machines(f"{ranks}xCPU-32GB")
+    for memory, fits in (((gigabytes + 1) / 0.92, True), ((gigabytes - 1) / 0.92, False)):
+        wanted = replace(kind, device=kind.device.model_copy(update={"memory": memory}))
+        if fits:
+            planned = planning.plan(config, wanted, {}).estimate.tables
+            assert (planned.weights + planned.state).max() == pytest.approx(gigabytes * 1e9, rel=0.01)
+        else:
+            with pytest.raises(ConfigError, match="no plan fits"):
+                planning.plan(config, wanted, {})
 
 
 def test_tables_in_host_memory_are_planned_for(monkeypatch):
