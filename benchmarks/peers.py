@@ -70,6 +70,7 @@ GOALS = {"torch-rechub": 1.8, "FuxiCTR": 1.8, "TorchEasyRec": 1.5, "AdaTT": 1.5,
 HOME_GOALS = {"plain": 3.0}
 LARGE_GOALS = {"torch-rechub": 10.0, "FuxiCTR": 10.0}
 BF16_GOALS = {"torch-rechub": 3.0, "FuxiCTR": 3.0}
+HOME_BF16 = 2.0
 Figures = dict[str, Any]
 
 
@@ -205,6 +206,10 @@ def claims(result: dict[str, Any]) -> list[str]:
             if other in BF16_GOALS and not large_:
                 speed = middle_of(systems[BF16]) / middle_of(systems[other])
                 lines.append(claim(f"{case}: samples/s over {other}, bf16", speed, BF16_GOALS[other]))
+        if BF16 in systems and case.endswith("home"):
+            lines.append(
+                claim(f"{case}: samples/s in bf16 over fp32", middle_of(systems[BF16]) / middle_of(systems[FP32]), HOME_BF16)
+            )
         peaks = {s: middle_of(systems[s], "peak_memory_bytes") for s in [FP32, *others]}
         leanest = min(others, key=lambda s: peaks[s])
         memory = peaks[FP32] / peaks[leanest]
