@@ -56,6 +56,9 @@ RUNGS = [
     Rung("kernels take pieces from a queue instead of OpenMP's loops", "06f3dd4"),
     Rung("small tables' gradients are one compiled sum; OpenMP's threads hardly spin", "38908fc"),
     Rung("gates' products by the kernels' own threads", "a31797d"),
+    Rung("bf16: the BLAS's own product, all layers in one call, gates hand over bf16", "9266701"),
+    Rung("feature gates: one product for activations and shares' scores", "d276429"),
+    Rung("addresses of experts without an operator for each", "eac2107"),
 ]
 CASES = ("MMoE, fp32", "MMoE, bf16", "README's HoME")
 Rates = dict[str, dict[str, list[float]]]
