@@ -122,7 +122,8 @@ class ExpertBank(KernelUser):
         """Kernels read these without looking at their sizes."""
         samples, width = gates.shape[1:2], self.weights[0].shape[2]
         fit = gates.dim() == 3 and gates.shape[2] == self.total and len(inputs) == len(self.experts)
-        shapes = {inputs.shape[1:]} if isinstance(inputs, torch.Tensor) else {x.shape for x in inputs}
+        # A list: a program that is exported has symbols as sizes, which a set would make numbers.
+        shapes = [inputs.shape[1:]] if isinstance(inputs, torch.Tensor) else [x.shape for x in inputs]
         if not fit or any(shape != (*samples, width) for shape in shapes) or (mask is not None and mask.shape != samples):
             given = ", ".join(str(tuple(x.shape)) for x in inputs)
             raise ValueError(
