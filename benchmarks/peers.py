@@ -169,8 +169,8 @@ def quality(folder: Path, model: str, precision: str, threads: int) -> float:
 
 def table(result: dict[str, Any]) -> str:
     lines = [
-        f"{result['machine']}, one process, {result['threads']} threads, batches of {BATCH:,}; medians of turns, "
-        f"with the lowest and highest. Load average before the run: {result['load_before']:.1f}.",
+        f"{result['cores']} cores, one process, {result['threads']} threads, batches of {BATCH:,}; medians of turns, with the "
+        "lowest and highest.",
         "",
         "| data, model | system | turns | samples/s | ours in fp32 over it | ours in bf16 over it | peak MB |",
         "|---|---|---|---|---|---|---|",
@@ -186,6 +186,10 @@ def table(result: dict[str, Any]) -> str:
     if compiled:
         told = "; ".join(f"{case}: {seconds:,.0f} s" for case, seconds in compiled.items())
         lines += ["", f"The first step of {COMPILED}, which compiles and is not timed: {told}."]
+    for case in result["cases"]:
+        about = result["measured"].get(case)
+        told = f"{about['machine']}, load average {about['load_before']:.1f} before the run" if about else "machine not told"
+        lines += ["", f"{case}: {told}."]
     lines += ["", *(f"Not run: {name}: {why}" for name, why in result["not run"].items())]
     return "\n".join(lines).rstrip()
 
@@ -278,9 +282,9 @@ def main() -> None:
                     runs.append(systems[system].run(folders[data], model, count, before))
         seconds = [start_up() for _ in range(1 if options.only else repeats)]
         auc = {p: quality(folders[SAMPLE_DATA], "mmoe", p, threads) for p in ("fp32", "bf16")} if whole else {}
-    machine = f"{cores} cores, {processor()}{vectors()}, torch {torch.__version__}"
-    about = {"cores": cores, "threads": threads, "machine": machine, "load_before": load}
-    result = {**about, "cases": found, "not run": why, "start_up": seconds, "auc": auc}
+    about = {"machine": f"{cores} cores, {processor()}{vectors()}, torch {torch.__version__}", "load_before": load}
+    result = {"cores": cores, "threads": threads, "cases": found, "measured": dict.fromkeys(found, about)}
+    result |= {"not run": why, "start_up": seconds, "auc": auc}
     print(table(result))
     stored = RESULTS / ("peers.json" if threads == cores else f"peers_{threads}_threads.json")
     if whole:
@@ -289,10 +293,11 @@ def main() -> None:
     elif not options.quick:
         known = json.loads(stored.read_text()) if stored.is_file() else result
         lost = [f"{case}: {s}" for case, of in found.items() for s in known["cases"].get(case, {}) if s not in of]
-        if lost or known.get("machine") != machine:
-            print(f"not written: results had {', '.join(lost) or 'another machine'}")
+        if lost or known["cores"] != cores:
+            print(f"not written: results had {', '.join(lost) or 'other cores'}")
         else:
-            write(stored, {**known, "load_before": max(load, known["load_before"]), "cases": known["cases"] | found})
+            kept = {key: known[key] | result[key] for key in ("cases", "measured")}
+            write(stored, {**known, **kept})
     print("\n".join(claims(result)))
 
 
