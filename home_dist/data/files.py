@@ -257,17 +257,19 @@ def check_columns(path: str, schema: pa.Schema, needed: Mapping[str, Sequence[st
     asked_by: who needs the columns, for messages: "schema", "draft", "program" or "run's data.request".
     """
     for column, kinds in needed.items():
-        position, times = schema.get_field_index(column), schema.names.count(column)
-        if times > 1:
-            raise DataError(f"{path}: {times} columns are called {column!r}; the {asked_by} needs one. Rename or drop others.")
-        if position < 0:
+        positions = schema.get_all_field_indices(column)
+        if len(positions) > 1:
+            raise DataError(
+                f"{path}: {len(positions)} columns are called {column!r}; the {asked_by} needs one. Rename or drop others."
+            )
+        if not positions:
             close = ", ".join(sorted(schema.names)[:20])
             exclude = ", or leave the feature out with data.exclude" if asked_by == "schema" else ""
             raise DataError(
                 f"{path}: column {column!r} is missing; the {asked_by} needs it. The file has: {close}, ... "
                 f"Prepare the data again{exclude}."
             )
-        kind = schema.field(position).type
+        kind = schema.field(positions[0]).type
         for wanted in kinds:
             if not fits(kind, wanted):
                 raise DataError(

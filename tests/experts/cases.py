@@ -1,6 +1,5 @@
 """Cases for tests of the expert bank, and a float64 reference by the equations, expert by expert."""
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +44,7 @@ class Made:
     mask: torch.Tensor | None
     pull: torch.Tensor
 
-    def to(self, device: torch.device) -> "Made":
+    def to(self, device: torch.device | torch.dtype) -> "Made":
         inputs = [x.detach().to(device).requires_grad_() for x in self.inputs]
         gates = self.gates.detach().to(device).requires_grad_()
         mask = None if self.mask is None else self.mask.to(device)
@@ -82,14 +81,6 @@ CASES = [
 def as_bf16(x: torch.Tensor) -> torch.Tensor:
     """Rounded to bf16; the gradient passes as it is."""
     return x + (x.detach().bfloat16().to(x.dtype) - x.detach())
-
-
-def exactly(made: "Made") -> "Made":
-    """The same numbers in float64."""
-    bank = copy.deepcopy(made.bank).double()
-    inputs = [x.detach().double().requires_grad_() for x in made.inputs]
-    gates, mask = made.gates.detach().double().requires_grad_(), None if made.mask is None else made.mask.double()
-    return Made(bank, inputs, gates, mask, made.pull.double())
 
 
 def reference(made: Made, factors: torch.Tensor | None = None, bf16: bool = False) -> torch.Tensor:

@@ -35,7 +35,7 @@ def mixed(
     """inputs: (B, F) each, or all as one tensor, also of bf16 if that is the precision; gates: (K, B, E); mask: (B,). Returns
     (K, B, D)."""
     inputs = [inputs] if isinstance(inputs, torch.Tensor) else inputs
-    check_dtypes(*(x for x in inputs if precision != "bf16" or x.dtype != torch.bfloat16), gates, *operands.weights)
+    check_dtypes(gates, *operands.weights, inputs=inputs, bf16=precision == "bf16")
     arguments, tensors = Arguments.of(operands, inputs, mask, precision, dropout)
     return _CpuMixed.apply(arguments, gates, *tensors)
 

@@ -102,9 +102,9 @@ def accumulator_dtype(stored: torch.dtype) -> torch.dtype:
     return torch.float32 if stored == torch.bfloat16 else stored
 
 
-def check_dtypes(*tensors: torch.Tensor) -> None:
-    """Raises TypeError unless all tensors are fp32, or all are fp64."""
-    dtypes = {t.dtype for t in tensors}
+def check_dtypes(*tensors: torch.Tensor, inputs: Sequence[torch.Tensor] = (), bf16: bool = False) -> None:
+    """Raises TypeError unless all tensors are fp32, or all are fp64. bf16: whether inputs may be bf16, too."""
+    dtypes = {t.dtype for t in tensors} | ({x.dtype for x in inputs} - ({torch.bfloat16} if bf16 else set()))
     if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
         raise TypeError(f"the cpu kernel takes fp32 or fp64 throughout, got {', '.join(sorted(map(str, dtypes)))}")
 

@@ -31,7 +31,7 @@ def mixed(
 ) -> torch.Tensor:
     """x: (B, F); chosen: (K, B, M), experts; gates: (K, B, M), their weights; mask: (B,). Returns (K, B, D). Raises ValueError
     for an expert that is not there."""
-    check_dtypes(*(() if precision == "bf16" and x.dtype == torch.bfloat16 else (x,)), gates, *operands.weights)
+    check_dtypes(gates, *operands.weights, inputs=[x], bf16=precision == "bf16")
     arguments, tensors = Arguments.of(operands, [x], mask, precision, dropout)
     return _CpuChosen.apply(arguments, Pairs.of(chosen, sum(operands.experts)), gates, *tensors)
 

@@ -69,11 +69,11 @@ def backward_(layers: Layers, y_grad: torch.Tensor, hidden: Hidden) -> tuple[lis
 
 
 def first_layer(layers: Layers, grad: list[torch.Tensor], input_grads: list[torch.Tensor | None]) -> torch.Tensor:
-    """As cpu_products.first_layer, but empties the list `grad`."""
+    """As cpu_products.first_layer, but empties the list `grad` if it holds several blocks."""
     blocks, inputs, of_inputs = _blocks_of(layers), _one_per_input(layers.inputs), _one_per_input(input_grads)
     weight_grad, weights = torch.empty_like(layers.weights[0]), layers.weights[0].split(list(layers.experts))
     counts = [block.experts for block in blocks]
-    parts = grad if len(grad) == len(counts) else [part for [whole] in [grad] for part in whole.split(counts)]
+    parts = grad if len(grad) > 1 else list(grad[0].split(counts))
     parts.reverse()  # taken from its end, so that the memory of a block is free once it was used
     wide: list[torch.Tensor] = []
     for block, out in zip(blocks, weight_grad.split(counts), strict=True):

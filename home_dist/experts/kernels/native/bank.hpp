@@ -27,12 +27,7 @@ void bank(Gemm<A, S> gemm, const S* const* x, const S* const* weights, const A* 
       const Size width = widths[l], next = widths[l + 1];
       const bool last = l == layers - 1;
       S* out = last ? y[e] + first * next : hidden ? hidden[l * experts + e] + first * next : near[l % 2];
-      A* sums = sums_for<2, S, A>(out, some * next);
-      product<S, A>(gemm, in, false, weights[l] + e * next * width, true, sums, some, width, next);
-      if (last)
-        store_sums(sums, out, some * next);
-      else
-        bias_relu(sums, biases[l] + e * next, out, some, next);
+      layer<S, A>(gemm, in, weights[l] + e * next * width, last ? nullptr : biases[l] + e * next, out, some, width, next);
       in = out;
     }
   });

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "numbers.hpp"
+#include "product.hpp"
 
 namespace {
 
@@ -20,6 +20,17 @@ inline void bias_relu(const From* from, const A* bias, S* to, Size rows, Size wi
       }
     }
   });
+}
+
+// out (B, next) = in (B, width) times the transposed weight (next, width), or its ReLU with a bias, unless that is null.
+template <class S, class A>
+inline void layer(Gemm<A, S> gemm, const S* in, const S* weight, const A* bias, S* out, Size rows, Size width, Size next) {
+  A* sums = sums_for<2, S, A>(out, rows * next);
+  product<S, A>(gemm, in, false, weight, true, sums, rows, width, next);
+  if (bias)
+    bias_relu(sums, bias, out, rows, next);
+  else
+    store_sums(sums, out, rows * next);
 }
 
 // x (B, C) = grad (B, C), or 0 if x <= 0. sums (C): the sum over samples of the new x.

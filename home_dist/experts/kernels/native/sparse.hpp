@@ -99,12 +99,7 @@ void sparse_bank(Gemm<A, S> gemm, const S* x, const S* const* weights, const A* 
         kept[l % 2].resize(rows * next);
         out = kept[l % 2].data();
       }
-      A* sums = sums_for<2, S, A>(out, rows * next);
-      product<S, A>(gemm, in, false, weights[l] + e * next * width, true, sums, rows, width, next);
-      if (is_last)
-        store_sums(sums, out, rows * next);
-      else
-        bias_relu(sums, biases[l] + e * next, out, rows, next);
+      layer<S, A>(gemm, in, weights[l] + e * next * width, is_last ? nullptr : biases[l] + e * next, out, rows, width, next);
       in = out;
     }
   });
