@@ -7,6 +7,7 @@ mark are removed or emptied. If a user's folder has the same name, it stays, and
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from home_dist.files.lock import locked
 
 MARK = ".home_dist"
 WRITING = ".writing"
+_BEING_MARKED = re.compile(rf"\.{re.escape(MARK)}\.[0-9a-f]{{8}}{re.escape(WRITING)}")
+"""The temporary name that `whole_file` gives the mark."""
 
 
 @contextmanager
@@ -76,7 +79,8 @@ def whole_folder(out: Path, kind: type[UserError] = DataError) -> Iterator[Path]
                     out.rmdir()  # it is empty
                 writing.rename(out)
             except BaseException:
-                shutil.rmtree(writing, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    _remove(writing)
                 raise
         (out / MARK).unlink()
         sync(out.parent)
@@ -116,13 +120,21 @@ def is_mark(content: str | bytes) -> bool:
 
 
 def refuse_foreign(folder: Path, kind: type[UserError] = DataError) -> None:
-    """Raises `kind` when something is at `folder` that home_dist did not make. An empty folder is accepted."""
+    """Raises `kind` when something is at `folder` that home_dist did not make. Accepts an empty folder, and one whose mark was
+    being written when the process was killed."""
     exists = folder.is_symlink() or folder.exists()
-    if exists and (folder.is_symlink() or not folder.is_dir() or (any(folder.iterdir()) and not is_ours(folder))):
+    if exists and (folder.is_symlink() or not folder.is_dir() or not (is_ours(folder) or _is_bare(folder))):
         raise kind(
             f"{folder} is in the way: home_dist writes there until its output is whole, and did not make what stands there "
             f"now (it has no {MARK} of ours). Move it away, or choose another folder to write to."
         )
+
+
+def _is_bare(folder: Path) -> bool:
+    """Whether the folder holds nothing but marks that were being written, and a mark that a lock has made."""
+    return all(
+        _BEING_MARKED.fullmatch(p.name) or (p.name == MARK and p.is_file() and not p.stat().st_size) for p in folder.iterdir()
+    )
 
 
 def clear_folder(folder: Path, kind: type[UserError] = DataError) -> None:
@@ -131,9 +143,18 @@ def clear_folder(folder: Path, kind: type[UserError] = DataError) -> None:
     if folder.exists():
         try:
             with locked(folder / MARK, _busy(folder, kind)):
-                shutil.rmtree(folder)
+                _remove(folder)
         except OSError as error:
             raise kind(f"{folder}: cannot be removed: {error}. Remove it, or choose another folder to write to.") from None
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder of ours. The mark goes last, so that what a kill leaves behind can be told to be ours. Raises OSError."""
+    for path in folder.iterdir():
+        if path.name != MARK:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    (folder / MARK).unlink(missing_ok=True)
+    folder.rmdir()
 
 
 def _busy(folder: Path, kind: type[UserError]) -> UserError:

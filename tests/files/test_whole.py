@@ -1,8 +1,11 @@
 """Files and folders that are written whole or not at all, and what is not ours and so stays."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -98,6 +101,51 @@ def test_what_a_killed_run_left_is_removed_and_what_others_put_there_stays(tmp_p
     (tmp_path / "file.writing").write_text("mine")
     with pytest.raises(DataError, match=r"file.writing is in the way"), whole_folder(tmp_path / "file"):
         pass
+
+
+def _killed(body: str, call: int, tmp_path: Path) -> bool:
+    """Runs `body`, which is killed at its n-th change of a name or a file's opening. Returns whether it was."""
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+from home_dist.files.whole import clear_folder, whole_folder
+out = Path({str(tmp_path / "out")!r})
+calls = 0
+def hook(event, arguments):
+    global calls
+    if event in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"):
+        calls += 1
+        if calls == {call}:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+{body}
+"""
+    return subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "with whole_folder(out) as w: (w / 'a').write_text('1'); (w / 'b').mkdir()",
+        "clear_folder(out.with_name('out.writing'))",
+    ],
+    ids=["writing", "removing"],
+)
+def test_a_folder_whose_process_was_killed_at_any_step_is_still_told_to_be_ours(tmp_path, body):
+    for call in range(1, 60):
+        left = tmp_path / "out.writing"
+        if "clear" in body:
+            (left / "b").mkdir(parents=True)
+            (left / "a").write_text("1")
+            mark_folder(left, tmp_path / "out")
+        killed = _killed(body, call, tmp_path)
+        clear_folder(left)
+        assert not left.exists(), call
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        if not killed:
+            assert call > 5
+            return
+    raise AssertionError("the hook has seen no end")
 
 
 def test_a_second_command_does_not_take_the_folder_of_the_first(tmp_path):
