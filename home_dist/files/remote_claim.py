@@ -130,6 +130,12 @@ def refuse_taken(place: str, owner: str) -> None:
         )
 
 
+def remove_claimed(place: str) -> None:
+    """Removes a folder of ours, its mark last, so that what a kill leaves behind can be told to be ours. Raises StoreError."""
+    remote.empty(place, keep=MARK)
+    remote.remove_below(place)
+
+
 def owner_of(place: str) -> str | None:
     """Raises StoreError."""
     content = remote.read_bytes(join(place, MARK))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from home_dist.errors import DataError
 from home_dist.files import remote
-from home_dist.files.remote_claim import Claim, claimed, refuse_claimed
+from home_dist.files.remote_claim import Claim, claimed, refuse_claimed, remove_claimed
 from home_dist.files.stores import join, without_secrets
 from home_dist.files.whole import MARK
 
@@ -52,7 +52,7 @@ def whole_remote_folder(out: str, last: str) -> Iterator[RemoteFolder]:
             except BaseException:
                 with suppress(DataError):
                     if claim.is_own():
-                        remote.remove_below(out)
+                        remove_claimed(out)
                 raise
 
 

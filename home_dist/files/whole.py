@@ -149,7 +149,7 @@ def clear_folder(folder: Path, kind: type[UserError] = DataError) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Removes a folder of ours. The mark goes last, so that what a kill leaves behind can be told to be ours. Raises OSError."""
+    """Removes a folder of ours. The mark goes last, so that what a kill leaves is told to be ours. Raises OSError."""
     for path in folder.iterdir():
         if path.name != MARK:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

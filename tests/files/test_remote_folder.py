@@ -92,6 +92,26 @@ def test_what_a_killed_command_left_is_overwritten(out, tmp_path, monkeypatch):
     assert content(out) == dict.fromkeys([*NAMES, "schema"], "second")
 
 
+def test_a_command_killed_while_it_removes_leaves_the_mark(out, monkeypatch):
+    Claim(out, "output").write()
+    remote.put_bytes(b"half", remote.join(out, "schema"))
+    removed = []
+
+    def killed(place):
+        removed.append(place)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(remote, "remove_below", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remote_claim.remove_claimed(out)
+    assert removed == [out]
+    assert list(content(out)) == [MARK]
+    refuse_existing_remote(out)
+    remote_claim.remove_claimed(out)
+    assert content(out) == {}
+
+
 def test_a_file_that_another_command_put_between_is_told(out, monkeypatch):
     meanwhile(monkeypatch, "schema", lambda: remote.put_bytes(b"a late one", remote.join(out, "train/part-0")))
     with pytest.raises(DataError, match="another command wrote or removed train/part-0 meanwhile"):

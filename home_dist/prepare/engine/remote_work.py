@@ -27,7 +27,7 @@ from home_dist.files import remote
 from home_dist.files.json_files import json_text
 from home_dist.files.private import is_full, no_room, private_folder
 from home_dist.files.remote import StoreError
-from home_dist.files.remote_claim import claimed, refuse_taken
+from home_dist.files.remote_claim import claimed, refuse_taken, remove_claimed
 from home_dist.files.stores import join, without_secrets
 from home_dist.files.whole import MARK
 from home_dist.prepare.engine.engines import Engine
@@ -126,7 +126,7 @@ class RemoteWork(Work):
         self._refreshed.close()  # first, so that the mark is not written again
         with suppress(DataError):
             if self._claim.is_own():
-                remote.remove_below(self._place)
+                remove_claimed(self._place)
         self._engine.everywhere(_Forget(self._run))
         with suppress(OSError):
             shutil.rmtree(self.folder)
@@ -217,7 +217,7 @@ def remove_left(place: str) -> None:
     with suppress(DataError, OSError):
         if remote.names_below(place):
             with claimed(place, _USE, _in_the_way(place)):
-                remote.remove_below(place)
+                remove_claimed(place)
 
 
 def _in_the_way(place: str) -> DataError:
