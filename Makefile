@@ -28,7 +28,7 @@ LINTED := home_dist launchers pipelines benchmarks examples tests requirements
 LINTED_HERE = $(wildcard $(LINTED))
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev train test test-slow test-all test-slurm guard lint format doctor lock clean
+.PHONY: help install dev train test test-slow test-all test-slurm guard figures lint format doctor lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -63,6 +63,9 @@ test-slurm: $(DEV) ## the sample's training on a Slurm cluster of two nodes, mad
 
 guard: $(DEV) ## the benchmarks' ratios against those recorded: fails when one has fallen by a fifth
 	$(VENV)/bin/python benchmarks/guard.py
+
+figures: $(DEV) ## all stored results of benchmarks/ anew, with their tables and pictures: hours
+	$(VENV)/bin/python benchmarks/figures.py
 
 lint: $(DEV) ## ruff and mypy
 	$(VENV)/bin/ruff check $(LINTED_HERE)

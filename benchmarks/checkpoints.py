@@ -38,6 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.machine import write_result  # noqa: E402
 from home_dist import process  # noqa: E402
 from home_dist.config import CheckpointSection, RunConfig  # noqa: E402
 from home_dist.data.batch import Batch  # noqa: E402
@@ -233,8 +234,7 @@ def main() -> None:
     print(claim("hashing by 2 ranks, speed over one rank", middle["hash_all"] / middle["hash_own"], 1.6))
     print(claim("load and reshard over a load as saved", middle["reshard"] / middle["load"], 3, at_most=True))
     if not chosen.quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "checkpoints.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_result(RESULTS / "checkpoints.json", result)
         (RESULTS / "checkpoints.md").write_text(text + "\n")
 
 

@@ -30,6 +30,7 @@ import torch  # noqa: E402
 from benchmarks.expert_bank_measures import flops, launches, medians, moved_bytes, peak_bytes, share_of_cores  # noqa: E402
 from benchmarks.expert_bank_peers import HomeOfModules, Loop, floor, home  # noqa: E402
 from benchmarks.expert_bank_report import claims, plot, table  # noqa: E402
+from benchmarks.machine import write_result  # noqa: E402
 from home_dist.config import KernelSection  # noqa: E402
 from home_dist.experts import ExpertBank  # noqa: E402
 from home_dist.experts.kernels import EAGER, Kernel, KernelUser, choose  # noqa: E402
@@ -224,8 +225,7 @@ def main() -> None:
         }
         if not options.quick:
             result["scaling"] = measure_scaling()
-            RESULTS.parent.mkdir(exist_ok=True)
-            RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+            write_result(RESULTS, result)
     else:
         result = json.loads(RESULTS.read_text())
     text = table(result)

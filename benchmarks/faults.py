@@ -12,7 +12,6 @@ were trained on. Recovery is the time from the next start to its first step.
 
 import argparse
 import errno
-import json
 import os
 import random
 import shutil
@@ -40,6 +39,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import faults_jobs as jobs  # noqa: E402
 from benchmarks.checkpoints import write_data  # noqa: E402
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.machine import write_result  # noqa: E402
 from home_dist.config import CheckpointSection  # noqa: E402
 from home_dist.training.checkpoint.folder import Checkpoints  # noqa: E402
 from home_dist.training.checkpoint.reading import open_stored  # noqa: E402
@@ -341,9 +341,9 @@ def main() -> None:
         print(claim("faults tried", len(result["faults"]), 200, form="d"))
     print(claim("samples lost", sum(o["samples_lost"] for o in result["faults"]), 0, at_most=True, form="g"))
     if chosen.out is not None:
-        chosen.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(chosen.out, result)
     elif not chosen.quick:
-        (RESULTS / "faults.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_result(RESULTS / "faults.json", result)
         (RESULTS / "faults.md").write_text(text + "\n")
 
 

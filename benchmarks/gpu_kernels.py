@@ -8,7 +8,6 @@ these figures, and they are no speeds.
 """
 
 import argparse
-import json
 import re
 import subprocess
 import sys
@@ -22,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.machine import write_result  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 SHARED = {80: 163 * 1024, 90: 227 * 1024}
@@ -225,8 +225,7 @@ def main() -> None:
     text = table(found)
     print(text)
     if not options.quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "gpu_kernels.json").write_text(json.dumps(found, indent=1) + "\n")
+        write_result(RESULTS / "gpu_kernels.json", found)
         (RESULTS / "gpu_kernels.md").write_text(text + "\n")
     each = [one for by in found.values() for one in by.values()]
     print(claim("bytes of a thread that did not fit into registers, at most", max(o["stack"] for o in each), 0, True, form="d"))

@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.machine import write_result  # noqa: E402
 from home_dist.config.insight import InsightSection  # noqa: E402
 from home_dist.metrics import gauc_over_ranks  # noqa: E402
 
@@ -200,8 +201,7 @@ def main() -> None:
     print(claim("GAUC, distance to the oracle", gauc["apart"], 1e-9, at_most=True, form=".3g"))
     print(claim(f"insight every {cost['every_steps']} steps, share of time", cost["share"], 0.02, at_most=True, form=".3g"))
     if not quick:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(RESULTS, result)
 
 
 if __name__ == "__main__":

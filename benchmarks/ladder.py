@@ -18,11 +18,13 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.machine import measured_on  # noqa: E402
 from benchmarks.peers_data import SAMPLE, sample_as_ids  # noqa: E402
 from benchmarks.sample_run import SINGLE, output_of, set_options  # noqa: E402
 
@@ -123,6 +125,7 @@ def main() -> None:
     options = parser.parse_args()
     stored = RESULTS / "ladder.json"
     known: dict[str, Rates] = json.loads(stored.read_text()) if stored.is_file() and not options.again else {}
+    machines: dict[str, Any] = known.pop("measured_on", {})
     with tempfile.TemporaryDirectory() as scratch:
         data, trees = Path(scratch, "data"), Path(scratch, "trees")
         sample_as_ids(data)
@@ -133,7 +136,11 @@ def main() -> None:
             for rung in RUNGS if not options.quick else []:
                 if rung.what not in known:
                     known[rung.what] = climb(rung, data, trees, options.turns, 16)
-                    stored.write_text(json.dumps({r.what: known[r.what] for r in RUNGS if r.what in known}) + "\n")
+                    machines[rung.what] = measured_on()
+                    there = [r.what for r in RUNGS if r.what in known]
+                    result: dict[str, Any] = {what: known[what] for what in there}
+                    result["measured_on"] = {what: machines[what] for what in there if what in machines}
+                    stored.write_text(json.dumps(result) + "\n")
         finally:
             for tree in trees.glob("*"):
                 _git("worktree", "remove", "--force", str(tree))

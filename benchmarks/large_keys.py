@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
-from benchmarks.machine import processor  # noqa: E402
+from benchmarks.machine import processor, write_result  # noqa: E402
 from home_dist.ids.hashing import mix  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -276,8 +276,7 @@ def main() -> None:
         result |= {name: [kept[size] for size in sorted(kept)]} if kept else {}
     result |= machine()
     if not chosen.quick:
-        RESULTS.mkdir(exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(path, result)
     print("\n".join(claims(result)))
 
 

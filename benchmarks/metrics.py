@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
-from benchmarks.machine import memory, processor  # noqa: E402
+from benchmarks.machine import memory, processor, write_result  # noqa: E402
 from benchmarks.metrics_evaluation import WORLDS, shared, speeds  # noqa: E402
 from home_dist.metrics import auc, gauc, grouped_xauc, mean_absolute_error, within_requests, xauc  # noqa: E402
 
@@ -284,8 +284,7 @@ def main() -> None:
     for line in claims(result):
         print(line)
     if not chosen.quick:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(RESULTS, result)
         RESULTS.with_suffix(".md").write_text(report(result) + "\n")
 
 

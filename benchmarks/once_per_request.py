@@ -38,7 +38,7 @@ import pyarrow.parquet as pq  # noqa: E402
 
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.id_log import GROUP, power_law, rare_labels  # noqa: E402
-from benchmarks.machine import memory, processor, vectors  # noqa: E402
+from benchmarks.machine import memory, processor, vectors, write_result  # noqa: E402
 from benchmarks.sample_run import output_of  # noqa: E402
 from home_dist.schema import Schema, save_schema  # noqa: E402
 
@@ -142,7 +142,7 @@ def main() -> None:
 
 
 def save(path: Path, result: dict[str, Any]) -> None:
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(path, result)
     path.with_suffix(".md").write_text(f"{table(result)}\n\n{storage_table(result['storage'])}\n")
 
 

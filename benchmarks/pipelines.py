@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.machine import write_result  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 DAY_MS = 86_400_000
@@ -345,8 +346,7 @@ def main() -> None:
             )
         )
     if not chosen.quick:
-        RESULTS.mkdir(exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(path, result)
         (RESULTS / "pipelines.md").write_text(text + "\n")
 
 

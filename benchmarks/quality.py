@@ -9,7 +9,6 @@ has an interval of its own, from the same draws.
 """
 
 import argparse
-import json
 import os
 import platform
 import subprocess
@@ -30,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import quality_baselines as baselines  # noqa: E402
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.machine import write_result  # noqa: E402
 from benchmarks.sample_run import set_options, torchrun  # noqa: E402
 from home_dist import process  # noqa: E402
 from home_dist.config import DistributedSection  # noqa: E402
@@ -100,8 +100,7 @@ def main() -> None:
     text = _table(result)
     print(text)
     if not chosen.quick:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        (chosen.out / "quality.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_result(chosen.out / "quality.json", result)
         (chosen.out / "quality.md").write_text(text + "\n")
     for line in _claims(result):
         print(line)

@@ -43,6 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.machine import write_result  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "reader.json"
 IDS, STATISTICS, HISTORIES, LABELS = 20, 10, 2, 8
@@ -384,8 +385,7 @@ def main() -> None:
     for line in claims(result):
         print(line)
     if not chosen.quick:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(RESULTS, result)
         RESULTS.with_suffix(".md").write_text(table(result) + "\n")
 
 

@@ -11,7 +11,6 @@ and hashing of this rank's part of a checkpoint, reading it back, and starting.
 """
 
 import argparse
-import json
 import os
 import resource
 import statistics
@@ -44,7 +43,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import rehearsal_group  # noqa: E402
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.id_log import power_law  # noqa: E402
-from benchmarks.machine import processor, vectors  # noqa: E402
+from benchmarks.machine import processor, vectors, write_result  # noqa: E402
 from home_dist.config import RunConfig, load_config  # noqa: E402
 from home_dist.data.batch import Batch  # noqa: E402
 from home_dist.data.inputs import Inputs, open_inputs  # noqa: E402
@@ -316,8 +315,7 @@ def main() -> None:
         found = rehearse(Path(scratch), factor, batch, steps)
     print(table(found))
     if not options.quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "rehearsal.json").write_text(json.dumps(found, indent=1) + "\n")
+        write_result(RESULTS / "rehearsal.json", found)
         (RESULTS / "rehearsal.md").write_text(table(found) + "\n")
     held = found["tables_bytes"] / found["planned_bytes"]["tables"]
     print(claim("tables held by one rank of 64 over planned", held, 1.001, at_most=True, form=".4f"))

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.machine import write_result  # noqa: E402
 from benchmarks.sample_run import output_of, set_options, torchrun  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -129,8 +130,7 @@ def main() -> None:
     text = table(rows, cores, repeats)
     print(text)
     if not options.quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "scaling.json").write_text(json.dumps({"cores": cores, "repeats": repeats, "rows": rows}, indent=1) + "\n")
+        write_result(RESULTS / "scaling.json", {"cores": cores, "repeats": repeats, "rows": rows})
         (RESULTS / "scaling.md").write_text(text + "\n")
     several = {name: r for name, r in rows.items() if r["ranks"] > 1 and "fp16" not in name}
     worst = max(r["handed_over_least"] for r in several.values())

@@ -9,7 +9,6 @@ sets its own (home_dist/process.py).
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ import torch  # noqa: E402
 
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.expert_bank_measures import medians, peak_bytes  # noqa: E402
+from benchmarks.machine import write_result  # noqa: E402
 from benchmarks.sequence_peers import FullAttention, PaddedDin  # noqa: E402
 from home_dist.sequence.din import Din, DinSection  # noqa: E402
 from home_dist.sequence.history import EncoderInputs, History  # noqa: E402
@@ -58,8 +58,7 @@ def main() -> None:
     text = _table(result)
     print(text)
     if not chosen.quick:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        (chosen.out / "sequence.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_result(chosen.out / "sequence.json", result)
         (chosen.out / "sequence.md").write_text(text + "\n")
     for line in _claims(result):
         print(line)

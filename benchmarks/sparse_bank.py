@@ -25,7 +25,7 @@ import torch  # noqa: E402
 
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.expert_bank_measures import medians  # noqa: E402
-from benchmarks.machine import processor, vectors  # noqa: E402
+from benchmarks.machine import processor, vectors, write_result  # noqa: E402
 from home_dist.config import KernelSection  # noqa: E402
 from home_dist.experts import ExpertBank, SparseBank  # noqa: E402
 from home_dist.experts.kernels import choose  # noqa: E402
@@ -167,7 +167,7 @@ def main() -> None:
     found = measured(5 if quick else 40)
     print(json.dumps(found, indent=1))
     if not quick:
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        write_result(RESULTS, found)
     print("\n".join(lines(found)))
 
 

@@ -9,7 +9,6 @@ included; warm: with the C++ libraries of an earlier run; cold: with an empty ca
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -23,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
-from benchmarks.machine import processor  # noqa: E402
+from benchmarks.machine import processor, write_result  # noqa: E402
 from benchmarks.sample_run import SINGLE, output_of, set_options  # noqa: E402
 
 GOAL = 1.0
@@ -74,7 +73,7 @@ def main() -> None:
     if not chosen.quick:
         result: dict[str, Any] = {"machine": machine(), "starts": len(starts["--help"]), "commands": medians}
         result["first_step_seconds"] = {"warm": steps["warm"], "cold": steps["cold"], "medians": first_steps}
-        (ROOT / "benchmarks" / "results" / "start.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_result(ROOT / "benchmarks" / "results" / "start.json", result)
     for name in ("--help", "buckets", "runs", "checkpoints ls", "checkpoints prune", "checkpoints show", "checkpoints diff"):
         print(claim(f"seconds of home-dist {name}", medians[name]["seconds"], GOAL, at_most=True))
     print(claim("seconds until the first step", first_steps["warm"], FIRST_STEP_GOAL, at_most=True))

@@ -36,6 +36,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.id_log import GROUP  # noqa: E402
+from benchmarks.machine import write_result  # noqa: E402
 from benchmarks.models_peers import DECAY, LR, Plain, told  # noqa: E402
 from benchmarks.peers_data import BATCH, sample_as_ids  # noqa: E402
 from benchmarks.sample_run import SINGLE, output_of, set_options  # noqa: E402
@@ -176,8 +177,7 @@ def main() -> None:
     text = table(result)
     print(text)
     if not options.quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "time_to_quality.json").write_text(json.dumps(result) + "\n")
+        write_result(RESULTS / "time_to_quality.json", result)
         (RESULTS / "time_to_quality.md").write_text(text + "\n")
         picture(turns, RESULTS / "time_to_quality.png")
     for name, found in ratios(turns).items():

@@ -35,6 +35,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 from benchmarks import quality_baselines as baselines  # noqa: E402
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.machine import write_result  # noqa: E402
 from benchmarks.sample_run import SINGLE, output_of, set_options  # noqa: E402
 from home_dist.insight.kept_scores import kept_scores, of_family  # noqa: E402
 from home_dist.metrics import bootstrap, evaluate_number, mean_bootstrap, paired_test  # noqa: E402
@@ -70,8 +71,7 @@ def main() -> None:
     text = table(result)
     print(text)
     if not chosen.quick:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        (chosen.out / "watch_time.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_result(chosen.out / "watch_time.json", result)
         (chosen.out / "watch_time.md").write_text(text + "\n")
         picture(result, chosen.out / "watch_time.png")
     for line in claims(result):
