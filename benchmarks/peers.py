@@ -21,7 +21,7 @@ Systems take turns, `--repeats` times; each is a process of its own; medians and
 FuxiCTR run in another environment; FuxiCTR's multi-task models, TorchEasyRec and AdaTT are read from checkouts of
 reczoo/FuxiCTR, alibaba/TorchEasyRec and facebookresearch/AdaTT:
 
-    python3.11 -m venv PEERS && PEERS/bin/pip install torch torch-rechub==0.9.0 fuxictr==2.3.0 pandas pyarrow
+    python3.11 -m venv PEERS && PEERS/bin/pip install torch torch-rechub==0.9.0 fuxictr==2.3.0 polars==0.20.31 pandas pyarrow
 
 Start-up: from the command `home-dist train` on two ranks until the first line of progress, on configs/kuairand_pure.toml.
 Quality: test AUC after one epoch over the sample's files, of ours with fp32 and with bf16.
