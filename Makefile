@@ -6,9 +6,11 @@ JOB ?= 1x2
 PYTEST_ARGS ?=
 WORKERS ?= 2
 
-# The locks hold wheels for Python 3.11.
-PYTHON ?= $(shell for p in python3.11 python3 python; do \
-	if "$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then echo "$$p"; break; fi; done)
+# All packages of the locks have wheels for these.
+PYTHONS := 3.11 3.12 3.13
+IS_ONE = import sys; sys.exit('%d.%d' % sys.version_info[:2] not in '$(PYTHONS)'.split())
+PYTHON ?= $(shell for p in $(PYTHONS:%=python%) python3 python; do \
+	if "$$p" -c "$(IS_ONE)" 2>/dev/null; then echo "$$p"; break; fi; done)
 
 # cpu or gpu: which lock is installed.
 PLATFORM ?= $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
@@ -35,7 +37,7 @@ help: ## this list
 	@echo "Targets:"
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 	@echo "Variables (make train JOB=1x4):"
-	@echo "  PYTHON        a Python 3.11              ($(or $(PYTHON),none found))"
+	@echo "  PYTHON        a Python of $(PYTHONS)  ($(or $(PYTHON),none found))"
 	@echo "  PLATFORM      cpu or gpu                 ($(PLATFORM))"
 	@echo "  TORCH_INDEX   URL of a package index with CPU builds of torch, which are much smaller"
 	@echo "  CONFIG, JOB   what make train runs, on how many nodes x processes  ($(CONFIG), $(JOB))"
@@ -88,9 +90,9 @@ clean: ## remove .venv and caches
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define check-python
-if ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
-	echo "home_dist needs Python 3.11; '$(or $(PYTHON),python3.11, python3, python)' is not one." >&2; \
-	echo "Install Python 3.11 (with venv), or name it: make $(or $(MAKECMDGOALS),train) PYTHON=/path/to/python3.11" >&2; \
+if ! "$(PYTHON)" -c "$(IS_ONE)" 2>/dev/null; then \
+	echo "home_dist needs a Python of $(PYTHONS); '$(or $(PYTHON),$(PYTHONS:%=python%) python3 python)' is none." >&2; \
+	echo "Install one (with venv), or name it: make $(or $(MAKECMDGOALS),train) PYTHON=/path/to/python3.11" >&2; \
 	exit 1; fi
 endef
 

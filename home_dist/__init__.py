@@ -168,7 +168,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    try:
+        value = globals()[name] = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    except (ImportError, OSError) as error:
+        from home_dist import fbgemm
+
+        unusable = fbgemm.explained(error)
+        if unusable is None:
+            raise
+        raise ImportError(unusable) from error
     return value
 
 

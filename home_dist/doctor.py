@@ -54,8 +54,8 @@ def findings() -> Iterator[Check]:
 
 def python() -> Iterator[Check]:
     version = ".".join(map(str, sys.version_info[:3]))
-    right = sys.version_info[:2] == (3, 11)
-    fix = "" if right else "The locks hold wheels of Python 3.11: make clean install PYTHON=python3.11"
+    right = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    fix = "" if right else "The locks hold wheels of Python 3.11 to 3.13: make clean install PYTHON=python3.11"
     yield Check("ok" if right else "problem", "Python", f"{version} in {sys.prefix}", fix)
 
 

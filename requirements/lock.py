@@ -47,7 +47,7 @@ def write(name: str, comment: str, pins: dict[str, str]) -> None:
 
 def main() -> None:
     if sys.version_info[:2] != (3, 11) or sys.platform != "linux":
-        sys.exit("The locks hold what Python 3.11 on Linux needs: make them there.")
+        sys.exit("The locks hold what the oldest Python on Linux, 3.11, needs, and later ones too: make them there.")
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     runtime = project["dependencies"] + extras["gpu"] + BOUNDS

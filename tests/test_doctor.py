@@ -49,10 +49,10 @@ def test_another_version_than_the_pinned_one(sound, capsys):
 
 
 def test_another_python(sound, capsys):
-    sound.setattr(sys, "version_info", (3, 12, 1, "final", 0))
+    sound.setattr(sys, "version_info", (3, 14, 1, "final", 0))
     code, text = told(capsys)
     assert code == 1
-    assert "PROBLEM  Python: 3.12.1" in text
+    assert "PROBLEM  Python: 3.14.1" in text
     assert "PYTHON=python3.11" in text
 
 
