@@ -6,17 +6,16 @@ one go. Remains of killed publishers are removed by the next one.
 """
 
 import hashlib
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from home_dist.errors import DataError, UserError
+from home_dist.errors import DataError
 from home_dist.files import remote
 from home_dist.files.lock import locked
 from home_dist.files.remote_claim import claimed, remove_claimed
-from home_dist.files.stores import is_remote, join, open_store, without_secrets
+from home_dist.files.stores import is_remote, join, open_store, path_of
 from home_dist.files.whole import MARK, WRITING, clear_folder, mark_folder, sync, sync_tree, write_whole
 from home_dist.publish.manifest import (
     CURRENT,
@@ -42,10 +41,12 @@ class VersionsFolder:
         self.local = Path(path)
 
     def __str__(self) -> str:
-        return without_secrets(self.place).rstrip("/")
+        return self.shown("")
 
     def shown(self, name: str) -> str:
-        return without_secrets(join(self.place, name))
+        """A file or folder below, for messages; without a URL's options."""
+        place = join(self.place, name)
+        return path_of(place) if self.remote else place.rstrip("/")
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -236,13 +237,3 @@ class VersionsFolder:
 
 
 _AGAIN = "Take another version, or publish a full one again."
-
-
-def told_failure(place: object, error: BaseException) -> PublishError:
-    """The error to raise when something other than a message for users came up while a version was written."""
-    if isinstance(error, PublishError):
-        return error
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(error, OSError) or not isinstance(error, UserError):
-        first = f"{first} (on {socket.gethostname()})"
-    return PublishError(f"{place}: no version could be written: {first}")

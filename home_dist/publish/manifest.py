@@ -121,7 +121,6 @@ class Manifest:
     """All files of the version but this one."""
     checkpoint: dict[str, str] | None = None
     """Of a version that was made from a checkpoint: its name, and the SHA-256 of its manifest."""
-    golden: dict[str, Any] | None = None
 
     @property
     def number(self) -> int:

@@ -45,6 +45,8 @@ class VersionRows:
         slots, ids, values, scales = read_chunk(content, chunk, self.row_type)
         if len(slots) and not (slots.min() >= 0 and slots.max() < self.table.rows):
             raise ValueError(f"rows {slots.min()} to {slots.max()} of a table of {self.table.rows}")
+        if chunk.kind != "rows" and ids is None:
+            raise ValueError(f"a chunk of kind {chunk.kind} has no ids")
         if chunk.kind == "evicted":
             self._evict(slots, ids)
             return

@@ -20,7 +20,7 @@ from home_dist.publish.manifest import BaseVersion, FileEntry, Manifest, RowsChu
 from home_dist.publish.rows_file import RowsFile
 from home_dist.schema.meaning import fingerprint
 
-DENSE, MEANING, GOLDEN = "dense.safetensors", "meaning", "golden.parquet"
+DENSE, MEANING = "dense.safetensors", "meaning"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,6 @@ def write_rest(
     parts: Sequence[RankPart],
     dense: Mapping[str, torch.Tensor],
     meaning: ModelMeaning | None,
-    golden: bytes | None = None,
 ) -> tuple[Manifest, str]:
     """Writes all but rows, and makes the version whole and current. meaning: of a full version; a delta has its base's.
     Returns the manifest and its SHA-256. Raises PublishError, CheckpointError, StoreError, OSError."""
@@ -78,10 +77,6 @@ def write_rest(
         write_stream(buffer, [Stream.of(name, values) for name, values in sorted(dense.items())], {"version": version})
         stream.write(buffer.getbuffer())
         files[DENSE] = FileEntry(buffer.tell(), digest(buffer.getvalue()))
-    if golden is not None:
-        with folder.writing(version, GOLDEN) as stream:
-            stream.write(golden)
-        files[GOLDEN] = FileEntry(len(golden), digest(golden))
     if meaning is not None:
         with tempfile.TemporaryDirectory(prefix="home-dist-") as staging:
             write_meaning_files(meaning, Path(staging))
