@@ -93,3 +93,24 @@ def score(
         options = LogOptions(processes=processes or len(os.sched_getaffinity(0)), memory=int(memory * 1e9))
         count = score_log(program, log, out, keep or [], rows, compiled, Progress(), options)
     print(f"{count:,} rows scored, written to {out}")
+
+
+@command(group)
+def publish(
+    run: Annotated[Path, typer.Argument(help="A run.dir for its newest checkpoint, RUN/best, or a checkpoint's folder.")],
+    to: Annotated[str, typer.Option(help="Folder or URL (s3://bucket/model) of the versions.")],
+    rows: Annotated[Precision, typer.Option(help="How rows of tables are written.")] = Precision.fp32,
+    delta: Annotated[
+        bool, typer.Option("--delta", help="Only rows that changed since the newest version, if its checkpoint is there.")
+    ] = False,
+    keep: Annotated[int, typer.Option(min=1, help="Newest versions that stay, and those that they build on.")] = 3,
+    ema: Annotated[bool | None, typer.Option(help="Averaged parameters; by default as train.ema says.")] = None,
+) -> None:
+    """Publish a checkpoint for servers: a version that is whole or not there, in an open format (docs/publish.md)."""
+    from home_dist.export.source import Source
+    from home_dist.publish.of_checkpoint import publish_checkpoint
+
+    version = publish_checkpoint(Source.open(run, ema), to, rows.value, delta, keep)
+    count = sum(t.entries for t in version.tables.values())
+    size = sum(f.bytes for f in version.files.values())
+    print(f"published {version.version} ({version.kind}, step {version.step:,}): {count:,} rows, {size / 1e6:,.1f} MB")

@@ -104,7 +104,8 @@ def _program(source: Source) -> Program:
     read = {i.table.name for i in source.layout.inputs if i.rows_of is not None}
     refuse_other_vocabularies(source.config, source.whole, {t: sha for t, sha in recorded.items() if t in read})
     scorer = Scorer(source)
-    about = {**source.metadata(), "tasks": scorer.tasks, "predictions": predictions_of(source, scorer)}
+    predictions = predictions_of(source.schema.task, scorer.head.objectives)
+    about = {**source.metadata(), "tasks": scorer.tasks, "predictions": predictions}
     trained = RunSide(source.given, source.whole, recorded)
     tables = {t.name: t for t in source.layout.tables}
     layout = with_managed_rows(source.layout, lambda name: stored_rows(source, tables[name]))

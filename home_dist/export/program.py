@@ -37,6 +37,7 @@ from home_dist.export.weights import write_meaning
 from home_dist.files.json_files import json_text
 from home_dist.files.listing import Found
 from home_dist.files.stores import Store, join, with_parents, without_secrets
+from home_dist.objectives import Objectives
 from home_dist.schema import InputLayout, TaskSpec, build_layout, load_schema
 from home_dist.sequence.history import History
 from home_dist.training.build import build
@@ -82,7 +83,7 @@ def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: 
             **source.metadata(),
             "embeddings": embeddings,
             "tasks": scorer.tasks,
-            "predictions": predictions_of(source, scorer),
+            "predictions": predictions_of(source.schema.task, scorer.head.objectives),
             "inputs": {n: _told(i) for n, i in inputs.items()},
         }
         (folder / ABOUT).write_text(json_text(about) + "\n")
@@ -103,15 +104,15 @@ def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: 
     return parities
 
 
-def predictions_of(source: Source, scorer: Scorer) -> list[dict[str, Any]]:
+def predictions_of(specs: Sequence[TaskSpec], objectives: Objectives) -> list[dict[str, Any]]:
     """Description of each column of the program's result."""
-    counts = scorer.head.objectives.predictions
-    tasks = [t for t, count in zip(source.schema.task, counts, strict=True) for _ in range(count)]
-    kinds = [k for k, count in zip(scorer.head.objectives.kinds, counts, strict=True) for _ in range(count)]
+    counts = objectives.predictions
+    tasks = [t for t, count in zip(specs, counts, strict=True) for _ in range(count)]
+    kinds = [k for k, count in zip(objectives.kinds, counts, strict=True) for _ in range(count)]
     units = [t.unit if k not in ("binary", "multiclass") else "probability" for t, k in zip(tasks, kinds, strict=True)]
     return [
         {"name": name, "task": task.name, "kind": kind, "unit": unit}
-        for name, task, kind, unit in zip(scorer.names, tasks, kinds, units, strict=True)
+        for name, task, kind, unit in zip(objectives.names, tasks, kinds, units, strict=True)
     ]
 
 

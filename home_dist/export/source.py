@@ -10,6 +10,7 @@ from home_dist.config import RunConfig
 from home_dist.config.stopping import averages_wanted
 from home_dist.data.side_files import with_local_schema
 from home_dist.errors import ConfigError
+from home_dist.export.meaning import ModelMeaning
 from home_dist.files.whole import whole_folder
 from home_dist.layers.averages import average_name
 from home_dist.schema import InputLayout, Schema, build_layout
@@ -58,6 +59,12 @@ class Source:
         places = dict(table_places(layout, stored))
         wanted = averages_wanted(config, averaged)
         return Source(checkpoint, given, config, whole, schema, layout, stored, record, places, wanted)
+
+    @property
+    def meaning(self) -> ModelMeaning:
+        recorded = RunFolder(self.checkpoint.parent.parent).recorded_vocabularies()
+        parts = self.given, self.config, self.record.config, self.whole, self.schema, set(self.places), recorded
+        return ModelMeaning(str(self.checkpoint), *parts)
 
     def table_shape(self, table: str) -> tuple[int, int]:
         place = self.places[table]

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -71,6 +72,13 @@ def write_sharded(
 
 
 def write_file(path: Path, streams: Sequence[Stream], metadata: dict[str, str]) -> None:
+    with path.open("wb") as file:
+        write_stream(file, streams, metadata)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_stream(file: BinaryIO, streams: Sequence[Stream], metadata: dict[str, str]) -> None:
     header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     at = 0
     for stream in streams:
@@ -84,14 +92,11 @@ def write_file(path: Path, streams: Sequence[Stream], metadata: dict[str, str]) 
         at += stream.bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for stream in streams:
-            written = 0
-            for block in stream.blocks():
-                flat = block.detach().to(stream.dtype).contiguous().reshape(-1)
-                written += file.write(flat.view(torch.uint8).numpy().tobytes())
-            if written != stream.bytes:
-                raise ValueError(f"{stream.name}: {written} bytes instead of {stream.bytes}")
-        file.flush()
-        os.fsync(file.fileno())
+    file.write(len(text).to_bytes(8, "little") + text)
+    for stream in streams:
+        written = 0
+        for block in stream.blocks():
+            flat = block.detach().to(stream.dtype).contiguous().reshape(-1)
+            written += file.write(flat.view(torch.uint8).numpy().tobytes())
+        if written != stream.bytes:
+            raise ValueError(f"{stream.name}: {written} bytes instead of {stream.bytes}")

@@ -1,32 +1,23 @@
 """`home-dist export --format safetensors`: a checkpoint for users of the safetensors library. `--format delta`: only the rows
 of tables that changed since another checkpoint, to update a server."""
 
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
-import tomli_w
 import torch
-from pyarrow import fs
 
 from home_dist.data.matching_rows import common_keys
-from home_dist.data.side_files import side_file
 from home_dist.errors import CheckpointError
 from home_dist.export.managed_rows import write_managed
+from home_dist.export.meaning import copy_vocabularies, write_meaning_files
 from home_dist.export.source import Source, written_whole
 from home_dist.export.streams import Stream, write_sharded
 from home_dist.files.json_files import json_text
-from home_dist.files.listing import list_files
-from home_dist.files.stores import join, open_store, with_parents
-from home_dist.ids.vocabulary import file_sha256
-from home_dist.schema import PretrainedFeature, Schema, StatisticFeature, load_schema, save_schema
-from home_dist.schema.frozen import KEYS, VECTORS
-from home_dist.schema.meaning import differences, fingerprint
-from home_dist.schema.values import VocabularyValues
+from home_dist.schema import Schema, save_schema
+from home_dist.schema.meaning import differences
 from home_dist.training.checkpoint.inspection import changed_rows
-from home_dist.training.run_folder import RunFolder
 
 SHARD_BYTES = 2 * 10**9
 
@@ -54,91 +45,18 @@ def _dense(source: Source, name: str) -> Stream:
 
 
 def write_meaning(source: Source, folder: Path) -> None:
-    """Writes the files that give rows a meaning: schema.toml, config.toml, boundaries.json, vocabularies/, managed/, frozen
-    tables, state/ and export.json."""
-    (folder / "schema.toml").write_text(tomli_w.dumps(source.schema.model_dump(exclude_none=True, mode="json")))
-    (folder / "config.toml").write_text(tomli_w.dumps(source.record.config))
-    statistics = {f.name: f for f in source.schema.feature if isinstance(f, StatisticFeature)}
-    boundaries = {n: {"boundaries": list(f.boundaries), "mean": f.mean, "std": f.std} for n, f in statistics.items()}
-    (folder / "boundaries.json").write_text(json_text(boundaries) + "\n")
-    data = source.config.schema_path().parent
-    values = {t.name: t.values for t in source.schema.table}
-    managed = write_managed(source, folder)
-    copy_vocabularies(source, folder)
-    copy_state(source, folder)
-    missing = []
-    for table in sorted(set(source.places) - set(statistics)):
-        table_values, path = values.get(table), data / "vocabularies" / f"{table}.parquet"
-        if isinstance(table_values, VocabularyValues) or (folder / "vocabularies" / path.name).is_file():
-            continue
-        elif path.is_file():
-            _copy(path, folder / "vocabularies" / path.name)
-        elif table_values is None:
-            missing.append(table)
-    for feature in source.schema.feature:
-        if isinstance(feature, PretrainedFeature) and feature.frozen is not None:
-            for name in (KEYS, VECTORS):
-                _copy(data / feature.frozen / name, folder / feature.frozen / name, link=True)
-    tables = {t: dict(zip(("rows", "dim"), source.table_shape(t), strict=True)) for t in sorted(source.places)}
+    """Writes the files that give rows a meaning (meaning.py), managed/ and export.json."""
+    missing = write_meaning_files(source.meaning, folder)
     about = {
         **source.metadata(),
         "samples": source.record.state.samples,
         "metrics": source.record.state.metrics,
         "tasks": [t.name for t in source.schema.task],
-        "tables": tables,
+        "tables": {t: dict(zip(("rows", "dim"), source.table_shape(t), strict=True)) for t in sorted(source.places)},
         "tables_without_vocabulary": missing,
-        "tables_with_managed_ids": managed,
+        "tables_with_managed_ids": write_managed(source, folder),
     }
     (folder / "export.json").write_text(json_text(about) + "\n")
-
-
-def copy_vocabularies(source: Source, folder: Path) -> None:
-    """Copies the vocabularies that the schema names. Raises CheckpointError for one that is not the run's."""
-    recorded = RunFolder(source.checkpoint.parent.parent).recorded_vocabularies()
-    for table in source.schema.table:
-        named = table.origin or (table.values if isinstance(table.values, VocabularyValues) else None)
-        file = f"vocabularies/{table.name}.parquet" if named is None else named.file
-        sha256 = recorded.get(table.name) if named is None else named.sha256
-        path = side_file(source.given, file) if named is not None or sha256 is not None else None
-        if path is None and (named is None or table.name not in source.places):
-            continue
-        if path is None or (sha256 is not None and file_sha256(path) != sha256):
-            raise CheckpointError(
-                f"{path or file}: is not the vocabulary of table {table.name!r} that {source.checkpoint} was trained with: "
-                f"the data has been prepared anew, or it is gone. Restore it: without it no row can be told from another."
-            )
-        _copy(path, folder / file)
-
-
-def copy_state(source: Source, folder: Path) -> None:
-    """Copies what the preparation of the run's data left, if it left anything and is still the run's: it is needed to score a
-    raw log."""
-    store, path = open_store(join(with_parents(source.given.data.schema_place)[1], "state"))
-    if store.filesystem.get_file_info(path).type != fs.FileType.Directory:
-        return
-    if fingerprint(load_schema(source.config.schema_path())) != fingerprint(source.whole):
-        return
-    (folder / "state").mkdir()
-    for file in list_files(store, path):
-        if store.local:
-            _copy(Path(file.path), folder / "state" / file.name, link=True)
-        else:
-            target = str(folder / "state" / file.name)
-            fs.copy_files(file.path, target, source_filesystem=store.filesystem, destination_filesystem=fs.LocalFileSystem())
-
-
-def _copy(path: Path, target: Path, link: bool = False) -> None:
-    """link: try a hard link. It is safe for frozen tables, which are large and never changed in place."""
-    if target.exists():  # another feature reads the same file
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if link:
-            target.hardlink_to(path)
-            return
-    except OSError:
-        pass
-    shutil.copy(path, target)
 
 
 def export_delta(source: Source, since: Source, out: Path) -> dict[str, int]:
@@ -175,7 +93,7 @@ def export_delta(source: Source, since: Source, out: Path) -> dict[str, int]:
         write_managed(source, folder)  # rows may have been assigned to other ids
         if source.schema != since.schema:  # new keys have rows
             save_schema(source.schema, folder / "schema.toml")
-            copy_vocabularies(source, folder)
+            copy_vocabularies(source.meaning, folder)
 
     written_whole(out, write)
     return {t: len(r) for t, r in changed.items()}
@@ -191,8 +109,16 @@ def other_meanings(since: Schema, now: Schema) -> list[str]:
 
 
 def _changed(source: Source, since: Source, table: str) -> Iterator[torch.Tensor]:
-    """Indices of changed rows; rows that only the newer checkpoint has count as changed."""
+    """Indices of changed rows."""
     first = 0
+    for newer, differ in changed_blocks(source, since, table):
+        yield first + differ.nonzero().flatten()
+        first += len(newer)
+
+
+def changed_blocks(source: Source, since: Source, table: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(rows (n, dim), whether each has changed (n,)) of a table, block by block; rows that only the newer checkpoint has count
+    as changed."""
     for newer, older in zip_longest(source.rows(table), _like(source, since, table)):
         if newer is None:
             break
@@ -200,8 +126,7 @@ def _changed(source: Source, since: Source, table: str) -> Iterator[torch.Tensor
         differ = torch.ones(len(newer), dtype=torch.bool)
         if shared:
             differ[:shared] = changed_rows(newer[:shared], older[:shared])
-        yield first + differ.nonzero().flatten()
-        first += len(newer)
+        yield newer, differ
 
 
 def _like(source: Source, since: Source, table: str) -> Iterator[torch.Tensor]:
