@@ -83,7 +83,8 @@ CAUGHT = {
     "x.new_tensor([1.0])": "a copy from cpu to cuda",
 }
 """Statements that make the host wait, and what is said about them."""
-PASSED = ("x.new_full((), 1.0)", "x.cumsum(0)", "x.nonzero_static(size=2)", "torch.where(x > 0, x, 0.0)", "x * 2")
+NOT_DETERMINISTIC = ("x.cumsum(0)", "torch.nn.functional.cross_entropy(x.view(1, 2, 2), x[:2].long().view(1, 2))")
+PASSED = ("x.new_full((), 1.0)", "x.long().cumsum(0)", "x.nonzero_static(size=2)", "torch.where(x > 0, x, 0.0)", "x * 2")
 HARNESS = """
 import json, sys
 from tests.fake_cuda import device
@@ -124,10 +125,11 @@ print(json.dumps(found))
 
 
 def test_what_makes_the_host_wait_is_caught():
-    found = json.loads(program("-W", "ignore", "-c", HARNESS, json.dumps([*CAUGHT, *PASSED])))
+    found = json.loads(program("-W", "ignore", "-c", HARNESS, json.dumps([*CAUGHT, *NOT_DETERMINISTIC, *PASSED])))
     for statement, said in CAUGHT.items():
         assert found[statement].startswith("HostSync: "), (statement, found[statement])
         assert said in found[statement]
+    assert all(found[statement].startswith("NotDeterministic: ") for statement in NOT_DETERMINISTIC), found
     assert {statement: found[statement] for statement in PASSED} == dict.fromkeys(PASSED, "")
     assert "device" in found["two devices"]
     assert "the backward of LateBackward" in found["backward"]

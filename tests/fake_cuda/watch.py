@@ -1,4 +1,5 @@
-"""Sees every operator of a step on fake CUDA tensors: counts them, and refuses those that make the host wait for the device."""
+"""Sees every operator of a step on fake CUDA tensors: counts them, and refuses those that make the host wait for the device and
+those without a deterministic algorithm."""
 
 import traceback
 from typing import Any
@@ -20,6 +21,8 @@ _SIZED_BY_DATA = {
 }
 _READS = {aten._local_scalar_dense, aten.equal, aten.is_nonzero}
 _WITH_MASKS = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
+_NOT_DETERMINISTIC = {aten.nll_loss2d_forward, aten.median, aten.histc, aten.put_, aten._embedding_bag}
+"""Of those that torch refuses on a GPU where algorithms have to be deterministic, what such a network might use."""
 _COPIES = {aten._to_copy, aten.copy_}
 
 
@@ -27,9 +30,13 @@ class HostSync(Exception):
     """An operator of a step makes the host wait for the device; the message names it and its line."""
 
 
+class NotDeterministic(Exception):
+    """An operator of a step has no deterministic algorithm on a GPU, so that `kernel.deterministic` would end the run."""
+
+
 class Watch(TorchDispatchMode):
-    """`count`: operators so far, without views, which launch nothing. Raises HostSync, or AssertionError for a tensor that
-    takes part in a step from another device."""
+    """`count`: operators so far, without views, which launch nothing. Raises HostSync, NotDeterministic, or
+    AssertionError for a tensor that takes part in a step from another device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,6 +52,9 @@ class Watch(TorchDispatchMode):
             reason = _sync(operator, packet, args, kwargs)
             if reason:
                 raise HostSync(f"{packet.__name__} ({reason}) at {place()}")
+            floats = packet is aten.cumsum and args[0].is_floating_point()
+            if floats or packet in _NOT_DETERMINISTIC or (packet is aten.scatter_reduce and "prod" in args):
+                raise NotDeterministic(f"{packet.__name__} at {place()}")
         out = operator(*args, **kwargs)
         if packet in _COPIES:
             source = args[1] if packet is aten.copy_ else args[0]
