@@ -72,8 +72,8 @@ class Sim(Encoder):
 
     def forward(self, history: History) -> Encoded:
         if self.search == "hard":
-            samples = len(history.targets)
-            return Encoded(self.attention(self._same_category(history))[:samples])
+            out = self.attention(self._same_category(history))
+            return Encoded(out if history.on_host is None else out[: len(history.targets)])
         best, kept = self.searched(history).best(history, self.most)
         encoded = Encoded(self.attention(history.for_targets(best, kept)))
         if self.training:
