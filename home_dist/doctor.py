@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,9 @@ State = Literal["ok", "note", "problem"]
 
 _IMPORT_SECONDS = 120
 _MEMORY_GIB, _DISK_GIB, _SHARED_MIB, _OPEN_FILES = 4, 2, 64, 1024
+_PINNED_MIB = 256
+_FBGEMM_CODE = ("sm_80", "sm_90a", "sm_100a")
+"""What cuobjdump lists in the wheel of fbgemm-gpu 1.8.0."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,10 @@ def main() -> int:
 
 
 def findings() -> Iterator[Check]:
-    checks: list[Callable[[], Iterator[Check]]] = [python, versions, fbgemm, devices, group, kernel, resources]
+    checks: list[Callable[[], Iterator[Check]]] = [
+        *(python, versions, fbgemm, devices, group),
+        *(driver, code_for_gpus, between_gpus, pinned_memory, kernel, resources),
+    ]
     for check in checks:
         try:
             yield from check()
@@ -125,10 +131,105 @@ def group() -> Iterator[Check]:
         yield Check("problem", "gloo", failure, fix)
     else:
         yield Check("ok", "gloo", "a process group forms")
+
+
+def driver() -> Iterator[Check]:
+    """The driver has to know the CUDA that torch was built for, of this or of an earlier minor version."""
     import torch
 
-    if torch.cuda.is_available() and not torch.distributed.is_nccl_available():
+    if not torch.cuda.is_available():
+        return
+    # Tens of units are the minor version: 13010 is 13.1.
+    known, built = torch._C._cuda_getDriverVersion(), torch.version.cuda or "0"  # type: ignore[attr-defined]
+    found = f"the driver knows CUDA {known // 1000}.{known % 1000 // 10}, torch was built for {built}"
+    if known // 1000 < int(built.partition(".")[0]):
+        yield Check("problem", "driver", found, f"Update the driver to one for CUDA {built}")
+    else:
+        yield Check("ok", "driver", found)
+
+
+def code_for_gpus() -> Iterator[Check]:
+    """Whether torch and FBGEMM hold code for each GPU's compute capability."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    of_torch = torch.cuda.get_arch_list()
+    for capability in sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}):
+        major, minor = capability
+        name = f"compute capability {major}.{minor}"
+        if not _runs(of_torch, capability):
+            fix = f"Install a build of torch for it: this one has {', '.join(of_torch)}"
+            yield Check("problem", name, "torch holds no code for it", fix)
+        elif not _runs(_FBGEMM_CODE, capability):
+            fix = (
+                f"Take a GPU of capability 8.x, 9.0 or 10.0, or build FBGEMM from its source with TORCH_CUDA_ARCH_LIST="
+                f'"{major}.{minor}"; else the first look-up ends with "no kernel image is available"'
+            )
+            found = f"the wheel of fbgemm-gpu 1.8.0 holds code for {', '.join(_FBGEMM_CODE)} alone"
+            yield Check("problem", name, found, fix)
+        else:
+            yield Check("ok", name, "torch and FBGEMM hold code for it")
+
+
+def _runs(code: Sequence[str], capability: tuple[int, int]) -> bool:
+    """Whether one of the targets runs on a GPU: sm_XY on X.Y and later minor versions, sm_XYa on X.Y alone, compute_XY on all
+    later ones, for which the driver compiles it."""
+    for target in code:
+        kind, _, number = target.partition("_")
+        of = int(number.rstrip("af")[:-1]), int(number.rstrip("af")[-1])
+        exact = number.endswith("a")
+        if of == capability or (not exact and of < capability and (kind == "compute" or of[0] == capability[0])):
+            return True
+    return False
+
+
+def between_gpus() -> Iterator[Check]:
+    """nccl, and whether GPUs of this host reach each other's memory."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    if not torch.distributed.is_nccl_available():
         yield Check("problem", "nccl", "this torch has none", "make clean install PLATFORM=gpu")
+        return
+    count = torch.cuda.device_count()
+    code = (
+        "import torch, torch.cuda.nccl as n\n"
+        f"x = [torch.ones(1 << 20, device=i) for i in range({count})]; n.all_reduce(x)\n"
+        f"found = [float(t.min()) for t in x]; assert found == [{count}.0] * {count}, f'wrong sums: {{found}}'"
+    )
+    failure = run_python(code)
+    if failure:
+        fix = "NCCL_DEBUG=INFO tells more; in a container: --shm-size=1g; NCCL_P2P_DISABLE=1 if peer access is broken"
+        yield Check("problem", "nccl", failure, fix)
+    else:
+        yield Check("ok", "nccl", f"all-reduce over {count} GPU{'s' if count > 1 else ''} of this host")
+    apart = [(i, j) for i in range(count) for j in range(count) if i != j and not torch.cuda.can_device_access_peer(i, j)]
+    if apart:
+        pairs = ", ".join(f"{i} and {j}" for i, j in apart if (j, i) not in apart or i < j)
+        fix = "Exchanges between them go through the host's memory. Look at nvidia-smi topo -m, and at the host's IOMMU (ACS)"
+        yield Check("note", "peer access", f"none between GPUs {pairs}", fix)
+    elif count > 1:
+        yield Check("ok", "peer access", f"between all {count} GPUs")
+
+
+def pinned_memory() -> Iterator[Check]:
+    """Batches are read into it; without, a step waits for its copy."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    failure = run_python(f"import torch; torch.empty({_PINNED_MIB} << 20, dtype=torch.uint8, pin_memory=True).to('cuda').cpu()")
+    if failure:
+        yield Check(
+            "problem",
+            "pinned memory",
+            failure,
+            "Allow locked memory: ulimit -l unlimited, or in a container --ulimit memlock=-1",
+        )
+    else:
+        yield Check("ok", "pinned memory", f"{_PINNED_MIB} MiB, copied to the GPU and back")
 
 
 def kernel() -> Iterator[Check]:

@@ -4,14 +4,15 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
 from home_dist.config import RunConfig
-from home_dist.data.batch import Batch
+from home_dist.data.batch import Batch, HostSizes
 from home_dist.embeddings.collections import bag_collection, event_collection, managed_tables
-from home_dist.embeddings.pooling import in_order, means_of_sums, pooled
+from home_dist.embeddings.pooling import MeansOfSums, in_order, pooled
 from home_dist.embeddings.pretrained import Pretrained
 from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.embeddings.requests import RequestsOfSamples
@@ -26,7 +27,7 @@ from home_dist.objectives import JointLogits, Objectives, build_weighting
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema, SequenceInput
 from home_dist.schema.layout import ONE_BY_ONE, Place, Table
 from home_dist.sequence import Encoded, History, build_encoder, encoded_by
-from home_dist.sequence.jagged import newest_within
+from home_dist.sequence.history import HostLengths
 
 Events = dict[str, JaggedTensor]
 Content = Literal["vector", "projection", "history", "value"]
@@ -137,6 +138,11 @@ class FeatureVector(nn.Module):
         encoded = {}
         for s in self.layout.sequences:
             history = self._history(s, requests, single, lists, weights, events, ids, batch.small)
+            if batch.on_host is not None:
+                history.lengths_on_host = _lengths_on_host(s, requests, batch.on_host)
+            newest = self.settings[s.name].newest
+            if newest is not None:
+                history = history.newest(newest)
             if self.grouped and self.training:
                 shared = history.of_target is not None
                 history.users = batch.groups.index_select(0, batch.firsts) if shared else batch.groups
@@ -187,9 +193,7 @@ class FeatureVector(nn.Module):
             lengths, of_target = lengths.index_select(0, requests.firsts), requests.of_sample
         events, q = torch.cat(shared, 1), torch.cat(targets, 1)
         c = torch.cat(contexts, 1) if contexts else events.new_zeros(len(events), 0)
-        history = History(events, c, q, lengths, event_ids, target_ids, of_target=of_target)
-        newest = self.settings[sequence.name].newest
-        return history if newest is None else history.take(*newest_within(lengths, history.owners, newest))
+        return History(events, c, q, lengths, event_ids, target_ids, of_target=of_target)
 
     def _target_rows(self, item: IdInput, ids: Events, small: torch.Tensor) -> torch.Tensor | None:
         """A target's table rows (B,), 0 for padding samples without an id; None for a multi-valued target."""
@@ -212,6 +216,15 @@ class FeatureVector(nn.Module):
             return self._listed(lists, item, weights)
         dim, index = self.replicated.position(self._small_column[item.key])
         return single[dim][:, index]
+
+
+def _lengths_on_host(sequence: SequenceInput, requests: RequestsOfSamples, known: HostSizes) -> HostLengths:
+    field = sequence.fields[0].field
+    lengths = known.lengths[field.key]
+    if not requests.share(field):
+        return HostLengths(lengths, lengths)
+    histories = lengths[known.firsts]
+    return HostLengths(histories, histories.repeat(np.diff(known.firsts, append=requests.samples)))
 
 
 def _shared_set(values: torch.Tensor, table: Table) -> torch.Tensor:
@@ -238,7 +251,8 @@ class Head(nn.Module):
     def __init__(self, schema: Schema, layout: InputLayout, config: RunConfig):
         super().__init__()
         tasks = schema.task
-        self.means = frozenset(i.key for i in layout.at("bag") if i.pooling == "mean")
+        means = frozenset(i.key for i in layout.at("bag") if i.pooling == "mean")
+        self.means = MeansOfSums(means) if means else None
         self.objectives = Objectives(tasks, config)
         self.features = FeatureVector(layout, config, sum(self.objectives.outputs))
         self.features.grouped = schema.group_column is not None
@@ -282,15 +296,16 @@ class Head(nn.Module):
         if check is not None:
             check.begin()
             bags, weighted, events = check.through(bags, weighted, events)
-        if bags is not None and self.means:
-            bags = means_of_sums(bags, batch.bags, self.means)
+        if bags is not None and self.means is not None:
+            bags = self.means(bags, batch.bags)
         v, encoded = self.features(batch, bags, weighted, events)
         if self.weighting.looks and self.training and not v.requires_grad:
             v = v.requires_grad_()  # of dense values alone
         logits = self.logits(v, batch.dense, batch.mask)
         weights = batch.weights * batch.mask.unsqueeze(1)
         requests = batch.requests if self.training and self.objectives.within else None
-        sums = (self.objectives.losses(logits, batch.labels, weights, batch.durations, requests) * weights).sum(0)
+        on_host = None if batch.on_host is None else batch.on_host.requests
+        sums = (self.objectives.losses(logits, batch.labels, weights, batch.durations, requests, on_host) * weights).sum(0)
         weight_sums = weights.sum(0)
         if self.training and torch.is_grad_enabled():
             self.weighting.look(v, sums, batch.size)

@@ -81,3 +81,100 @@ def test_code_that_crashes_is_told_by_its_last_line():
     assert doctor.run_python("pass") is None
     assert doctor.run_python("raise ValueError('broken here')") == "ValueError: broken here"
     assert doctor.run_python("import os; os._exit(7)") == "ended with exit code 7"
+
+
+@pytest.fixture
+def gpus(sound):
+    """A machine with two GPUs of capability 9.0: torch's calls alone are faked."""
+    import torch
+
+    fakes = {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "get_device_name": lambda i: "GPU of a test",
+        "get_device_capability": lambda i=None: (9, 0),
+        "get_arch_list": lambda: ["sm_80", "sm_90", "sm_100", "sm_120", "compute_120"],
+        "can_device_access_peer": lambda i, j: True,
+        "is_bf16_supported": lambda *a, **k: True,
+    }
+    for name, fake in fakes.items():
+        sound.setattr(torch.cuda, name, fake)
+    sound.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    sound.setattr(torch._C, "_cuda_getDriverVersion", lambda: 13010, raising=False)
+    sound.setattr(torch.version, "cuda", "13.0")
+    return sound
+
+
+def test_a_sound_machine_with_gpus(gpus, capsys):
+    code, text = told(capsys)
+    assert code == 0
+    for line in (
+        "devices: 2 x GPU of a test",
+        "driver: the driver knows CUDA 13.1, torch was built for 13.0",
+        "compute capability 9.0: torch and FBGEMM hold code for it",
+        "nccl: all-reduce over 2 GPUs of this host",
+        "peer access: between all 2 GPUs",
+        "pinned memory: 256 MiB, copied to the GPU and back",
+    ):
+        assert f"ok       {line}" in text
+
+
+@pytest.mark.parametrize(
+    ("capability", "runs"),
+    [((8, 0), True), ((8, 9), True), ((9, 0), True), ((10, 0), True), ((7, 5), False), ((10, 3), False), ((12, 0), False)],
+)
+def test_a_gpu_that_fbgemm_holds_no_code_for(gpus, capsys, capability, runs):
+    import torch
+
+    gpus.setattr(torch.cuda, "get_device_capability", lambda i=None: capability)
+    gpus.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90", "sm_100", "sm_120"])
+    code, text = told(capsys)
+    name = "compute capability {}.{}".format(*capability)
+    assert code == (0 if runs else 1)
+    if runs:
+        assert f"ok       {name}: " in text
+    else:
+        assert f"PROBLEM  {name}: the wheel of fbgemm-gpu 1.8.0 holds code for sm_80, sm_90a, sm_100a alone" in text
+        assert 'TORCH_CUDA_ARCH_LIST="{}.{}"'.format(*capability) in text
+
+
+def test_a_gpu_that_torch_holds_no_code_for(gpus, capsys):
+    import torch
+
+    gpus.setattr(torch.cuda, "get_arch_list", lambda: ["sm_100", "compute_100"])
+    code, text = told(capsys)
+    assert code == 1
+    assert "PROBLEM  compute capability 9.0: torch holds no code for it" in text
+    gpus.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "compute_80"])  # which the driver compiles for later ones
+    assert told(capsys)[0] == 0
+
+
+def test_an_old_driver(gpus, capsys):
+    import torch
+
+    gpus.setattr(torch._C, "_cuda_getDriverVersion", lambda: 12080, raising=False)
+    code, text = told(capsys)
+    assert code == 1
+    assert "PROBLEM  driver: the driver knows CUDA 12.8, torch was built for 13.0" in text
+    assert "-> Update the driver to one for CUDA 13.0" in text
+
+
+def test_gpus_that_do_not_reach_each_other_are_noted(gpus, capsys):
+    import torch
+
+    gpus.setattr(torch.cuda, "can_device_access_peer", lambda i, j: False)
+    code, text = told(capsys)
+    assert code == 0
+    assert "note     peer access: none between GPUs 0 and 1\n" in text
+
+
+def test_nccl_or_pinned_memory_that_fails(gpus, capsys):
+    gpus.setattr(doctor, "run_python", lambda code: "RuntimeError: unhandled system error" if "nccl" in code else None)
+    code, text = told(capsys)
+    assert code == 1
+    assert "PROBLEM  nccl: RuntimeError: unhandled system error" in text
+    gpus.setattr(doctor, "run_python", lambda code: "RuntimeError: out of memory" if "pin_memory" in code else None)
+    code, text = told(capsys)
+    assert code == 1
+    assert "PROBLEM  pinned memory: RuntimeError: out of memory" in text
+    assert "ulimit -l unlimited" in text

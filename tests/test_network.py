@@ -6,7 +6,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, Keyed
 
 from home_dist.config import RunConfig
 from home_dist.data.batch import Batch
-from home_dist.embeddings.pooling import means_of_sums
+from home_dist.embeddings.pooling import MeansOfSums
 from home_dist.errors import ConfigError
 from home_dist.network import FeatureVector, Head, Network
 from home_dist.schema import InputLayout, Schema, build_layout
@@ -170,7 +170,7 @@ def test_means_are_made_of_sums():
         lengths=torch.tensor([2, 0, 1, 3, 1, 0, 1, 1, 1], dtype=torch.int32),
     )
     sums = {"c": torch.randn(3, 2), "a": torch.randn(3, 4), "b": torch.randn(3, 1)}
-    found = means_of_sums(keyed(sums, ["c", "a", "b"]), ids, frozenset({"a", "b"})).to_dict()
+    found = MeansOfSums(frozenset({"a", "b"}))(keyed(sums, ["c", "a", "b"]), ids).to_dict()
     assert torch.equal(found["c"], sums["c"])
     torch.testing.assert_close(found["a"], sums["a"] / torch.tensor([[2.0], [1], [1]]))
     torch.testing.assert_close(found["b"], sums["b"] / torch.tensor([[3.0], [1], [1]]))

@@ -77,7 +77,7 @@ def prepare_described(
     The log is cut into partitions, and may be larger than memory. A run that was killed goes on where it stopped, by the same
     command.
     """
-    from home_dist.files.stores import join, without_secrets
+    from home_dist.files.places import join, without_secrets
     from home_dist.prepare.generic import LogOptions, prepare_log
     from home_dist.prepare.progress import Progress
     from home_dist.prepare.summary import part_lines
@@ -106,8 +106,8 @@ def prepare_described(
 
 
 def _write_page(report: dict[str, Any], out: str) -> None:
+    from home_dist.files.places import is_remote, join
     from home_dist.files.remote import put
-    from home_dist.files.stores import is_remote, join
     from home_dist.insight.prepared_page import write_page
 
     if not is_remote(out):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from home_dist.config.section import Section
-from home_dist.files.stores import join, without_secrets
+from home_dist.files.places import join, without_secrets
 
 SampleRate = Annotated[float, Field(gt=0, le=1)]
 

@@ -11,3 +11,7 @@ class KernelSection(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of matrix products in experts and, by torch's autocast, in history encoders (but DIN's on a CPU) and towers. Parameters,
     sums, statistics and losses are always fp32."""
+    tf32: bool = False
+    """On a GPU: torch's fp32 products round their operands to TF32, which is faster. Those of the Triton kernels do not."""
+    deterministic: bool = False
+    """On a GPU: torch and FBGEMM take algorithms that give the same bits in each run on the same GPUs, which is slower."""

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from home_dist.config.run_config import RunConfig
-from home_dist.files.stores import without_secrets
+from home_dist.files.places import without_secrets
 from home_dist.files.whole import write_whole
 
 
@@ -17,6 +15,8 @@ def save_config(config: RunConfig, path: str | Path) -> None:
 
 
 def config_text(config: RunConfig) -> str:
+    import tomli_w  # here, because a process that writes no configuration may lack it
+
     return tomli_w.dumps(config_tree(config))
 
 

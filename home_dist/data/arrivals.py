@@ -2,7 +2,8 @@
 
 from home_dist.config import DataSection
 from home_dist.files.listing import Found, data_files, list_files
-from home_dist.files.stores import Store, join, open_store
+from home_dist.files.places import join
+from home_dist.files.stores import Store, open_store
 
 _DONE = "_SUCCESS"
 

@@ -5,9 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
+
+
+@dataclass(frozen=True)
+class HostSizes:
+    """Sizes that the host knows of a batch on a device. Without them it would wait for the device wherever the size of a tensor
+    depends on them."""
+
+    lengths: dict[str, NDArray[np.integer]]
+    """By key of `events`, `managed` and `small_lists`: (B,) ids of each sample."""
+    requests: NDArray[np.int64]
+    """As `Batch.requests`."""
+    firsts: NDArray[np.int64]
+    """As `Batch.firsts`."""
 
 
 @dataclass
@@ -56,13 +71,35 @@ class Batch(Pipelineable):
     step: int = 0
     """The epoch, and the step within it that training this batch completes. The batch carries the reader's position, so that
     batches that are only read ahead do not count as trained."""
+    on_host: HostSizes | None = None
+    """Of a batch that was moved from the host to a device."""
 
     @property
     def size(self) -> int:
         return self.mask.shape[0]
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
-        return self._each(lambda x: x.to(device=device, non_blocking=non_blocking))
+        on_host = self.host_sizes() if self.on_host is None and torch.device(device).type != "cpu" else self.on_host
+        moved = self._each(lambda x: x.to(device=device, non_blocking=non_blocking))
+        moved.on_host = on_host
+        return moved
+
+    def host_sizes(self) -> HostSizes | None:
+        """The sizes of a batch on the host; None on a device. Each list of ids also learns its total by key, which it takes
+        along to a device."""
+        if self.mask.device.type != "cpu":
+            return None
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, KeyedJaggedTensor) and value.keys():
+                value.length_per_key()
+        lengths = {
+            key: of_key
+            for ids in (self.events, self.managed, self.small_lists)
+            if ids.keys()
+            for key, of_key in zip(ids.keys(), ids.lengths().view(len(ids.keys()), -1).numpy(), strict=True)
+        }
+        return HostSizes(lengths, self.requests.numpy(), self.firsts.numpy())
 
     def pin_memory(self) -> Batch:
         return self._each(lambda x: x.pin_memory())

@@ -23,7 +23,8 @@ from home_dist.errors import DataError
 from home_dist.files.listing import Found
 from home_dist.files.stores import Store
 from home_dist.ids.arrow_types import is_text
-from home_dist.ids.keys import NO_GROUP, NotKeys, as_keys, group_numbers, key_numbers
+from home_dist.ids.keys import NotKeys, as_keys, group_numbers, key_numbers
+from home_dist.ids.no_group import NO_GROUP
 from home_dist.schema import DenseFeature, IdInput, PretrainedInput, StatisticFeature
 
 VALUE_NEEDED = "null where a value is needed. Fill it in the pipeline"

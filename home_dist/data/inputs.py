@@ -18,7 +18,7 @@ from home_dist.data.requests import Requests
 from home_dist.data.side_files import with_data, with_local_schema
 from home_dist.distributed.ranks import Ranks
 from home_dist.errors import ConfigError
-from home_dist.files.stores import join
+from home_dist.files.places import join
 from home_dist.schema import InputLayout, Schema, build_layout, load_schema
 from home_dist.schema.once import once_per_request
 

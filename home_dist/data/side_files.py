@@ -10,8 +10,9 @@ from home_dist.config import RunConfig
 from home_dist.errors import ConfigError, DataError
 from home_dist.files.listing import list_files
 from home_dist.files.lock import locked
+from home_dist.files.places import join, with_parents, without_secrets
 from home_dist.files.private import private_folder
-from home_dist.files.stores import Store, join, open_store, unreachable, with_parents, without_secrets
+from home_dist.files.stores import Store, open_store, unreachable
 from home_dist.files.whole import whole_folder
 from home_dist.schema import PretrainedFeature, Schema, load_schema
 from home_dist.schema.values import VocabularyValues

@@ -14,16 +14,34 @@ def in_order(bags: KeyedTensor, keys: list[str]) -> torch.Tensor:
     return torch.cat([by_key[key] for key in keys], 1)
 
 
-def means_of_sums(bags: KeyedTensor, ids: KeyedJaggedTensor, means: frozenset[str]) -> KeyedTensor:
+class MeansOfSums:
     """Divides sums (B, width) of the keys in `means` by each sample's number of ids; samples without ids keep zero."""
-    keys, row = bags.keys(), {key: n for n, key in enumerate(ids.keys())}
-    order = torch.tensor([row[key] for key in keys], device=ids.lengths().device)
-    counts = ids.lengths().view(len(row), -1).index_select(0, order)
-    divided = torch.tensor([key in means for key in keys], device=counts.device).unsqueeze(1)
-    scale = torch.where(divided, 1 / counts.clamp(min=1), 1.0)
-    widths = torch.tensor(bags.length_per_key(), device=counts.device)
-    values = bags.values() * scale.t().repeat_interleave(widths, 1, output_size=bags.values().shape[1])
-    return KeyedTensor(keys, bags.length_per_key(), values)
+
+    def __init__(self, means: frozenset[str]):
+        self.means = means
+        self._columns: tuple[object, torch.Tensor, torch.Tensor] | None = None
+
+    def __call__(self, bags: KeyedTensor, ids: KeyedJaggedTensor) -> KeyedTensor:
+        keys, counts = bags.keys(), ids.lengths().view(len(ids.keys()), -1)
+        row, divided = self._of_columns(keys, bags.length_per_key(), ids.keys(), counts.device)
+        scale = torch.where(divided, (1 / counts.clamp(min=1)).t().index_select(1, row), 1.0)
+        return KeyedTensor(keys, bags.length_per_key(), bags.values() * scale)
+
+    def _of_columns(
+        self, keys: list[str], widths: list[int], rows: list[str], device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(width,) each: the row of `ids` of a column of the bags, and whether it is divided. The same in every step: sent to a
+        GPU once, because it waits for what is sent from unpinned memory."""
+        layout = tuple(keys), tuple(widths), tuple(rows), device
+        if self._columns is None or self._columns[0] != layout:
+            number = {key: n for n, key in enumerate(rows)}
+            by_column = [key for key, width in zip(keys, widths, strict=True) for _ in range(width)]
+            row = torch.tensor([number[key] for key in by_column], device=device)
+            divided = torch.tensor([key in self.means for key in by_column], device=device)
+            if torch.compiler.is_compiling():  # tensors of a trace must not outlive it
+                return row, divided
+            self._columns = layout, row, divided
+        return self._columns[1:]
 
 
 def pooled(ids: JaggedTensor, item: IdInput, weights: JaggedTensor | None = None) -> torch.Tensor:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from home_dist.distributed import health
 from home_dist.evaluation.scores import Scored
-from home_dist.ids.keys import NO_GROUP
+from home_dist.ids.no_group import NO_GROUP
 from home_dist.metrics import (
     ALONE,
     OverRanks,

@@ -15,7 +15,7 @@ from home_dist.evaluation.measure import measured, within_all_requests, within_u
 from home_dist.evaluation.scores import Families, Scored, scored, without_broken
 from home_dist.evaluation.screen_tables import evaluation_tables, slice_table
 from home_dist.evaluation.slices import measured_slices
-from home_dist.ids.keys import NO_GROUP
+from home_dist.ids.no_group import NO_GROUP
 from home_dist.metrics import NumberCalibration, OverRanks, Slice, TaskMetrics
 from home_dist.objectives import Objectives
 from home_dist.schema import InputLayout, Schema

@@ -36,7 +36,8 @@ from home_dist.export.source import Source, written_whole
 from home_dist.export.weights import write_meaning
 from home_dist.files.json_files import json_text
 from home_dist.files.listing import Found
-from home_dist.files.stores import Store, join, with_parents, without_secrets
+from home_dist.files.places import join, with_parents, without_secrets
+from home_dist.files.stores import Store
 from home_dist.objectives import Objectives
 from home_dist.schema import InputLayout, TaskSpec, build_layout, load_schema
 from home_dist.sequence.history import History

@@ -104,6 +104,7 @@ class _Batch:
     dense: torch.Tensor
     vectors: torch.Tensor
     firsts: torch.Tensor
+    on_host: None = None
 
 
 class Scorer(nn.Module):

@@ -17,8 +17,9 @@ from pyarrow import fs
 
 from home_dist.errors import DataError
 from home_dist.files.listing import hidden, matches
+from home_dist.files.places import join, without_secrets
 from home_dist.files.private import is_full
-from home_dist.files.stores import Store, join, open_store, unreachable, without_secrets
+from home_dist.files.stores import Store, open_store, unreachable
 
 _TRIES = 3
 _WAIT_SECONDS = 1.0

@@ -19,8 +19,8 @@ from urllib.parse import parse_qs
 from home_dist.errors import DataError
 from home_dist.files import remote
 from home_dist.files.lock import locked
+from home_dist.files.places import join, options_of, path_of, without_secrets
 from home_dist.files.private import private_folder
-from home_dist.files.stores import join, options_of, path_of, without_secrets
 from home_dist.files.whole import MARK, is_mark, write_whole
 
 FRESH_SECONDS = 300.0

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from home_dist.errors import DataError
 from home_dist.files import remote
+from home_dist.files.places import join, without_secrets
 from home_dist.files.remote_claim import Claim, claimed, refuse_claimed, remove_claimed
-from home_dist.files.stores import join, without_secrets
 from home_dist.files.whole import MARK
 
 _USE = "output"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from home_dist.ids.arrow_types import is_number, is_text
 from home_dist.ids.hashing import hash_texts
+from home_dist.ids.no_group import NO_GROUP
 
 KeyType = Literal["integer", "text"]
 
@@ -122,10 +123,6 @@ def codes(*columns: pa.Array) -> NDArray[np.int64]:
         absent |= missing(column)
     combined[absent] = -1
     return combined
-
-
-NO_GROUP = -(2**63)
-"""Number of rows without a key in `group_numbers`."""
 
 
 def group_numbers(keys: Sequence[pa.Array], kind: KeyType) -> NDArray[np.int64]:

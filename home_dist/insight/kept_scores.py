@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from home_dist.errors import ConfigError
 from home_dist.ids.hashing import mix
-from home_dist.ids.keys import NO_GROUP
+from home_dist.ids.no_group import NO_GROUP
 from home_dist.insight.run_figures import RunFigures
 
 RESAMPLES = 200

@@ -50,7 +50,7 @@ def local_moments(x: torch.Tensor, mask: torch.Tensor | None) -> Moments:
     """This rank's mean (..., D), sum of squares around it (..., D) and number of samples (), of x (..., B, D). mask: (B,), or
     (..., B), with which the number of samples is (..., 1)."""
     if mask is None:
-        count = x.new_tensor(float(x.shape[-2]))
+        count = x.new_full((), float(x.shape[-2]))
         mean = x.sum(-2) / count.clamp(min=1)
         squares = (x - mean.unsqueeze(-2)).square().sum(-2)
     else:

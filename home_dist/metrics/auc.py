@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from home_dist.ids.keys import NO_GROUP
+from home_dist.ids.no_group import NO_GROUP
 from home_dist.metrics.levels import Levels, area, levels
 from home_dist.metrics.over_ranks import ALONE, OverRanks
 from home_dist.metrics.samples import Floats, Samples, counted

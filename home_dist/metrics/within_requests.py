@@ -59,7 +59,7 @@ def within_requests(
 ) -> RequestMetrics:
     """NDCG@k, MRR and recall@k of labels (0 and 1, or gains of at least 0), scores, requests (int64) and weights, all (N,).
 
-    Rows whose request is missing (ids.keys.NO_GROUP) are left out. Raises DataError for scores that are NaN, labels that are
+    Rows whose request is missing (NO_GROUP) are left out. Raises DataError for scores that are NaN, labels that are
     negative, infinite or NaN, and weights that are no whole numbers of at least 0. 10 million rows take some 10 s and 200 bytes
     per row; MRR takes time for each rank that the first positive can have, but no memory.
     """

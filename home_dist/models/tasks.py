@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from home_dist.models.anatomy import Gate, Owner
-from home_dist.schema import TaskSpec
+
+if TYPE_CHECKING:  # models run where pyarrow, which schemas need, is missing
+    from home_dist.schema import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class TaskGroups:
             raise ValueError(f"groups must be numbered from 0 without gaps, got {self.group_of}")
 
     @staticmethod
-    def of(tasks: Sequence[TaskSpec]) -> "TaskGroups":
+    def of(tasks: "Sequence[TaskSpec]") -> "TaskGroups":
         names = list(dict.fromkeys(t.group for t in tasks))
         return TaskGroups(tuple(names.index(t.group) for t in tasks), tuple(t.name for t in tasks), tuple(names))
 

@@ -7,7 +7,9 @@ import hashlib
 from collections.abc import Hashable, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from home_dist.config import RunConfig
@@ -78,10 +80,12 @@ class Objectives(nn.Module):
         weights: torch.Tensor,
         durations: torch.Tensor,
         requests: torch.Tensor | None = None,
+        on_host: NDArray[np.int64] | None = None,
     ) -> torch.Tensor:
         """(B, K), not yet weighted. logits: (B, O); labels, weights: (B, K); durations: (B, columns of layout.durations);
-        requests: (B,) keys, for losses within requests, which are left out without them."""
-        within = RequestsOfBatch.of(requests) if self.within and requests is not None and len(requests) else None
+        requests: (B,) keys, for losses within requests, which are left out without them; on_host: the same, of keys on a
+        GPU."""
+        within = RequestsOfBatch.of(requests, on_host) if self.within and requests is not None and len(requests) else None
         parts = []
         for group in self._groups:
             z, y = group.outputs(logits), group.labels(labels)

@@ -15,25 +15,35 @@ Letters: n tasks, R requests.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
 class RequestsOfBatch:
-    """The requests of a batch. owner: (B,) each sample's request, from 0 on; first, size: (R,)."""
+    """The requests of a batch. owner: (B,) each sample's request, from 0 on; first, size: (R,); paired: the number of all
+    ordered pairs of samples of one request, where the host knows it."""
 
     owner: torch.Tensor
     first: torch.Tensor
     size: torch.Tensor
+    paired: int | None = None
 
     @staticmethod
-    def of(keys: torch.Tensor) -> "RequestsOfBatch":
-        """keys: (B,), equal for neighbours of one request."""
+    def of(keys: torch.Tensor, on_host: NDArray[np.int64] | None = None) -> "RequestsOfBatch":
+        """keys: (B,), equal for neighbours of one request. on_host: the same, where `keys` is on a GPU, so that the host need
+        not wait for it."""
         new = torch.ones_like(keys, dtype=torch.bool)
         new[1:] = keys[1:] != keys[:-1]
-        first = new.nonzero().flatten()
-        size = torch.diff(first, append=first.new_tensor([len(keys)]))
-        return RequestsOfBatch(new.cumsum(0) - 1, first, size)
+        if on_host is None:
+            first, paired = new.nonzero().flatten(), None
+        else:
+            begins = np.flatnonzero(np.diff(on_host, prepend=on_host[:1] - 1))
+            first = new.nonzero_static(size=len(begins)).flatten()
+            paired = int(np.square(np.diff(begins, append=len(on_host))).sum())
+        size = torch.diff(first, append=first.new_full((1,), len(keys)))
+        return RequestsOfBatch(new.cumsum(0) - 1, first, size, paired)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """(B, n) -> (R, n)"""
@@ -55,7 +65,7 @@ class RequestsOfBatch:
     def pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(P,), (P,): all ordered pairs of samples of one request."""
         partners = self.size.index_select(0, self.owner)
-        one = torch.repeat_interleave(partners)
+        one = torch.repeat_interleave(partners, output_size=self.paired)
         begins = partners.cumsum(0) - partners
         other = torch.arange(len(one), device=one.device) - begins.index_select(0, one)
         return one, other + self.first.index_select(0, self.owner.index_select(0, one))

@@ -13,7 +13,7 @@ from home_dist.config import RunConfig
 from home_dist.data import open_files
 from home_dist.data.side_files import schema_of, with_local_schema
 from home_dist.errors import ConfigError
-from home_dist.files.stores import join
+from home_dist.files.places import join
 from home_dist.planning import show
 from home_dist.planning.checkpoints import CheckpointCost, Speeds, checkpoint_cost
 from home_dist.planning.estimate import Estimate, estimate

@@ -14,8 +14,9 @@ from typing import BinaryIO, cast
 from home_dist.errors import DataError
 from home_dist.files import remote
 from home_dist.files.lock import locked
+from home_dist.files.places import is_remote, join, path_of
 from home_dist.files.remote_claim import claimed, remove_claimed
-from home_dist.files.stores import is_remote, join, open_store, path_of
+from home_dist.files.stores import open_store
 from home_dist.files.whole import MARK, WRITING, clear_folder, mark_folder, sync, sync_tree, write_whole
 from home_dist.publish.manifest import (
     CURRENT,

@@ -17,7 +17,7 @@ from home_dist.export.program import predictions_of
 from home_dist.export.source import Source
 from home_dist.export.weights import changed_blocks
 from home_dist.files.listing import find_files
-from home_dist.files.stores import join
+from home_dist.files.places import join
 from home_dist.objectives import Objectives
 from home_dist.publish.codec import Floats
 from home_dist.publish.folder import VersionsFolder

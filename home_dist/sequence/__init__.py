@@ -4,20 +4,22 @@ config/sequence.py has the table of kinds.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from home_dist.config.sequence import ENCODERS, SequenceSection
 from home_dist.errors import ConfigError
 from home_dist.layers.own_class import check_result, check_takes, check_width, place_of
-from home_dist.schema import EventInput
 from home_dist.sequence.history import Encoded, Encoder, EncoderInputs, History
+
+if TYPE_CHECKING:  # encoders run where pyarrow, which schemas need, is missing
+    from home_dist.schema import EventInput
 
 __all__ = ["Encoded", "Encoder", "EncoderInputs", "History", "build_encoder", "encoded_by"]
 
 
-def build_encoder(section: SequenceSection, fields: Sequence[EventInput], tasks: int) -> Encoder:
+def build_encoder(section: SequenceSection, fields: "Sequence[EventInput]", tasks: int) -> Encoder:
     """The encoder of a `[[sequence]]`: History -> Encoded, with `out_dim`. tasks: K.
 
     Raises ConfigError if the sequence's fields do not fit the kind, and for a class of one's own that does not take a section

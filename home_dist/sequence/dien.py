@@ -15,6 +15,7 @@ target.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
@@ -22,7 +23,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from home_dist.config.sequence import SequenceSection
 from home_dist.sequence.history import Encoded, Encoder, EncoderInputs, History
-from home_dist.sequence.jagged import softmax_within, starts
+from home_dist.sequence.jagged import Sizes, softmax_within, starts, true_places
 
 
 class DienSection(SequenceSection):
@@ -53,9 +54,11 @@ class Dien(Encoder):
             # Data-parallel training waits for every parameter's gradient in every step, so give zero gradients.
             nothing = sum((0 * p.sum() for p in self.parameters()), start=whole.new_zeros(()))
             return Encoded(whole.new_zeros(samples, self.out_dim) + nothing)
-        times = _Times.of(history.lengths, history.owners)
+        known = history.on_host
+        times = _Times.of(history.lengths, history.owners, None if known is None else known.histories)
         packed, _ = self.extractor(PackedSequence(whole.index_select(0, times.order), times.sizes))
-        states = torch.empty_like(whole).index_copy(0, times.order, packed.data)
+        # Under autocast a GPU's GRU gives 16 bits.
+        states = torch.empty_like(whole).index_copy(0, times.order, packed.data.to(whole.dtype))
         auxiliary = {}
         if self.training and self.auxiliary_weight:
             auxiliary["next_event"] = self.auxiliary_weight * self._next_event(states, whole, history)
@@ -64,7 +67,7 @@ class Dien(Encoder):
         inputs = self.gates_in(packed.data).split(times.sizes.tolist())
         place = None
         if history.of_target is not None:
-            of_histories, times = times, _Times.of(pairs.lengths, pairs.targets)
+            of_histories, times = times, _Times.of(pairs.lengths, pairs.targets, None if known is None else known.targets)
             place = of_histories.rank_of().index_select(0, history.of_target.index_select(0, times.ranks))
         sizes = times.sizes.tolist()
         last = self._evolve(inputs, attention.index_select(0, times.order).split(sizes), sizes, place)
@@ -78,7 +81,8 @@ class Dien(Encoder):
         pairs = history.pairs
         owners = pairs.targets
         users = owners if history.users is None else pairs.of_events(history.users.index_select(0, history.owners))
-        earlier = (owners[1:] == owners[:-1]).nonzero().flatten()
+        count = None if history.on_host is None else int((history.on_host.targets - 1).clip(min=0).sum())
+        earlier = true_places(owners[1:] == owners[:-1], count)
         other, exists = strangers(users, earlier)
         at, after, far_at = earlier, earlier + 1, other
         if pairs.events is not None:
@@ -140,17 +144,27 @@ class _Times:
     """(B,): samples by rank, longest first."""
 
     @staticmethod
-    def of(lengths: torch.Tensor, owners: torch.Tensor) -> "_Times":
+    def of(lengths: torch.Tensor, owners: torch.Tensor, known: Sizes) -> "_Times":
+        """known: the lengths on the host, where the tensors are on a GPU."""
         ranks = lengths.argsort(descending=True, stable=True)
         time = torch.arange(len(owners), device=owners.device) - starts(lengths).index_select(0, owners)
-        sizes = torch.bincount(time)
+        if known is None:
+            sizes = torch.bincount(time)
+        else:
+            sizes = lengths.new_zeros(int(known.max()), dtype=torch.int64).index_add_(0, time, torch.ones_like(time))
         # At each time the samples that still have values are the first ones by rank.
         place = starts(sizes).index_select(0, time) + _places(ranks).index_select(0, owners)
-        return _Times(_places(place), sizes.cpu(), ranks)
+        return _Times(_places(place), sizes if known is None else on_host(known), ranks)
 
     def rank_of(self) -> torch.Tensor:
         """(B,): the rank of each sample."""
         return _places(self.ranks)
+
+
+def on_host(lengths: np.ndarray) -> torch.Tensor:
+    """(T,): how many of some lengths (B,) are longer than 0, 1, .., T - 1."""
+    ended = np.bincount(lengths, minlength=int(lengths.max()) + 1)[:-1].cumsum()
+    return torch.from_numpy((len(lengths) - ended).astype(np.int64))
 
 
 def _places(permutation: torch.Tensor) -> torch.Tensor:

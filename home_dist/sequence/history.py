@@ -4,13 +4,28 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from home_dist.config.sequence import SequenceSection
 from home_dist.layers.axis_names import Axes, Names
 from home_dist.layers.own_class import take_docstring
-from home_dist.sequence.jagged import starts
+from home_dist.sequence.jagged import newest_within, starts
+
+
+@dataclass(frozen=True)
+class HostLengths:
+    """Lengths of histories as the host knows them: sizes of tensors on a device that depend on them."""
+
+    histories: NDArray[np.integer]
+    """(R,)"""
+    targets: NDArray[np.integer]
+    """(B,): length of the history that each target reads."""
+
+    def at_most(self, most: int) -> "HostLengths":
+        return HostLengths(np.minimum(self.histories, most), np.minimum(self.targets, most))
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,18 @@ class History:
     of_target: torch.Tensor | None = None
     """(B,): the history that each target reads, ascending, so that the targets of a history follow each other. None: R = B, and
     target b reads history b."""
+    lengths_on_host: HostLengths | None = None
+    """Of tensors on a GPU. Without, the host waits for the GPU once to read them."""
+
+    @cached_property
+    def on_host(self) -> HostLengths | None:
+        """None on a CPU, where `lengths` is at hand, and in a program that is traced, which must not depend on sizes."""
+        if self.lengths.device.type == "cpu" or torch.compiler.is_exporting():
+            return None
+        if self.lengths_on_host is not None:
+            return self.lengths_on_host
+        histories = self.lengths.cpu().numpy()
+        return HostLengths(histories, histories if self.of_target is None else histories[self.of_target.cpu().numpy()])
 
     @cached_property
     def owners(self) -> torch.Tensor:
@@ -66,10 +93,18 @@ class History:
         if self.of_target is None:
             return EventPairs(self.owners, self.lengths)
         lengths = self.lengths.index_select(0, self.of_target)
-        targets = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+        pairs = None if self.on_host is None else int(self.on_host.targets.sum())
+        targets = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths, output_size=pairs)
         # From a target's first pair to its history's first event.
         shift = starts(self.lengths).index_select(0, self.of_target) - starts(lengths)
         return EventPairs(targets, lengths, torch.arange(len(targets), device=targets.device) + shift.index_select(0, targets))
+
+    def newest(self, most: int) -> "History":
+        """The histories with only their `most` newest events."""
+        known = self.on_host
+        chosen, lengths = newest_within(self.lengths, self.owners, most, None if known is None else known.histories)
+        taken = self.take(chosen, lengths)
+        return taken if known is None else replace(taken, lengths_on_host=known.at_most(most))
 
     def take(self, chosen: torch.Tensor, lengths: torch.Tensor) -> "History":
         """The histories with only the events `chosen` (n,), grouped by history. lengths: (R,), events that each one keeps."""
@@ -95,7 +130,9 @@ class History:
         """A history for each target, with copies of the events that several targets read."""
         if self.of_target is None:
             return self
-        return self.take_pairs(torch.arange(len(self.pairs.targets), device=self.lengths.device), self.pairs.lengths)
+        known = self.on_host
+        copied = self.take_pairs(torch.arange(len(self.pairs.targets), device=self.lengths.device), self.pairs.lengths)
+        return copied if known is None else replace(copied, lengths_on_host=HostLengths(known.targets, known.targets))
 
 
 @dataclass

@@ -5,13 +5,20 @@ Letters: N events of all samples, grouped by sample; B samples; owners (N,) is e
 
 The fastest algorithm depends on the data. An exported program is traced only once, so that `torch.compiler.is_exporting()`
 takes the algorithm that is right for all data.
+
+sizes: lengths (B,) on the host, where the tensors are on a GPU. With them the host knows the size of each result, and does not
+wait for the GPU to tell it.
 """
 
 import functools
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+
+Sizes = NDArray[np.integer] | None
 
 
 def sum_within(values: torch.Tensor, owners: torch.Tensor, samples: int) -> torch.Tensor:
@@ -143,16 +150,17 @@ def _first_matrix() -> None:
         torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1))
 
 
-def some_within(lengths: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+def some_within(lengths: torch.Tensor, most: int, sizes: Sizes = None) -> tuple[torch.Tensor, torch.Tensor]:
     """All events of a history with at most `most` events; of a longer one, `most` events at random, with repetition.
 
-    Returns positions (n,) and the number of events of each sample (B,). Draws from torch's generator.
+    Returns positions (n,) and the number of events of each sample (B,). Draws from torch's generator. sizes: see above.
     """
     kept = lengths.clamp(max=most)
-    owners = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), kept)
+    every = torch.arange(len(lengths), device=lengths.device)
+    owners = torch.repeat_interleave(every, kept, output_size=_kept(sizes, most))
     place = torch.arange(len(owners), device=owners.device) - starts(kept).index_select(0, owners)
     length = lengths.index_select(0, owners)
-    if len(length) and int(lengths.max()) > most:
+    if len(length) and _longest(lengths, sizes) > most:
         drawn = (torch.rand(len(owners), device=owners.device, dtype=torch.float64) * length).long()
         place = torch.where(length > most, torch.minimum(drawn, length - 1), place)
     return starts(lengths).index_select(0, owners) + place, kept
@@ -168,15 +176,32 @@ def starts(lengths: torch.Tensor) -> torch.Tensor:
     return torch.cumsum(lengths, 0) - lengths
 
 
-def newest_within(lengths: torch.Tensor, owners: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+def newest_within(
+    lengths: torch.Tensor, owners: torch.Tensor, most: int, sizes: Sizes = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions (n,) of the last `most` events of each sample, in order, and the number of events of each sample (B,)."""
     kept = lengths.clamp(max=most)
     place = torch.arange(len(owners), device=owners.device) - starts(lengths).index_select(0, owners)
-    return (place >= (lengths - kept).index_select(0, owners)).nonzero().flatten(), kept
+    return true_places(place >= (lengths - kept).index_select(0, owners), _kept(sizes, most)), kept
+
+
+def true_places(mask: torch.Tensor, count: int | None = None) -> torch.Tensor:
+    """(n,): where mask (N,) is true. count: n, where the host knows it; after fewer true places, 0 follows."""
+    return mask.nonzero().flatten() if count is None else mask.nonzero_static(size=count, fill_value=0).flatten()
+
+
+def _kept(sizes: Sizes, most: int) -> int | None:
+    return None if sizes is None else int(np.minimum(sizes, most).sum())
+
+
+def _longest(lengths: torch.Tensor, sizes: Sizes) -> int:
+    if not len(lengths):
+        return 0
+    return int(lengths.max()) if sizes is None else int(sizes.max())
 
 
 def best_within(
-    scores: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor, most: int
+    scores: torch.Tensor, lengths: torch.Tensor, owners: torch.Tensor, most: int, sizes: Sizes = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions (n,) of each sample's `most` events with the highest scores (N,), in order, and their number by sample (B,).
 
@@ -185,7 +210,7 @@ def best_within(
     kept = lengths.clamp(max=most)
     place = torch.arange(len(owners), device=owners.device) - starts(lengths).index_select(0, owners)
     if not torch.compiler.is_exporting():
-        samples, longest = len(lengths), int(lengths.max()) if len(lengths) else 0
+        samples, longest = len(lengths), _longest(lengths, sizes)
         if longest <= most:
             return torch.arange(len(scores), device=scores.device), lengths
         if samples * longest <= 4 * len(scores):
@@ -194,7 +219,8 @@ def best_within(
             table[owners, place] = scores
             taken = torch.zeros(samples, longest, dtype=torch.bool, device=scores.device)
             taken.scatter_(1, table.topk(most, 1, sorted=False).indices, True)
-            return taken[owners, place].nonzero().flatten(), kept
+            return true_places(taken[owners, place], _kept(sizes, most)), kept
     order = scores.argsort(descending=True, stable=True)
     order = order[owners[order].argsort(stable=True)]  # by sample, and within it from the best
-    return order[place < most].sort().values, kept
+    best = order[place < most] if sizes is None else order.index_select(0, true_places(place < most, _kept(sizes, most)))
+    return best.sort().values, kept

@@ -47,7 +47,8 @@ class Searched:
             return self._best_by_history(history, most), history.lengths.index_select(0, history.of_target).clamp(max=most)
         pairs = history.pairs
         with torch.no_grad():
-            chosen, kept = best_within(self.of_pairs(history), pairs.lengths, pairs.targets, most)
+            sizes = None if history.on_host is None else history.on_host.targets
+            chosen, kept = best_within(self.of_pairs(history), pairs.lengths, pairs.targets, most, sizes)
         return chosen if pairs.events is None else pairs.events.index_select(0, chosen), kept
 
     def _best_by_history(self, history: History, most: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ q]) predicts the tasks (section 3.2). The search's loss does not train embedding
 Exact search unit: multi-head target attention over the k events, with time gaps among their fields (section 3.3).
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -19,7 +20,7 @@ from home_dist.errors import ConfigError
 from home_dist.layers.axis_names import Axes, Names
 from home_dist.sequence.attention import TargetAttention
 from home_dist.sequence.history import Encoded, Encoder, EncoderInputs, History
-from home_dist.sequence.jagged import dots_within, newest_within, products, some_within, weighted_sums_within
+from home_dist.sequence.jagged import dots_within, newest_within, products, some_within, true_places, weighted_sums_within
 from home_dist.sequence.search import Searched, by_history, spans
 
 
@@ -71,7 +72,8 @@ class Sim(Encoder):
 
     def forward(self, history: History) -> Encoded:
         if self.search == "hard":
-            return Encoded(self.attention(self._same_category(history)))
+            out = self.attention(self._same_category(history))
+            return Encoded(out if history.on_host is None else out[: len(history.targets)])
         best, kept = self.searched(history).best(history, self.most)
         encoded = Encoded(self.attention(history.for_targets(best, kept)))
         if self.training:
@@ -97,7 +99,7 @@ class Sim(Encoder):
             pooled = pooled.index_copy(0, lengths.nonzero().flatten(), torch.cat([pooled[:0], *sums]))
         else:
             pairs = history.pairs
-            positions, kept = some_within(pairs.lengths, SAMPLED)
+            positions, kept = some_within(pairs.lengths, SAMPLED, None if history.on_host is None else history.on_host.targets)
             lengths, owners, places = pairs.lengths, pairs.targets.index_select(0, positions), positions
             if pairs.events is not None:
                 places = pairs.events.index_select(0, positions)
@@ -108,10 +110,22 @@ class Sim(Encoder):
         return self.predictor(torch.cat([pooled, history.targets.detach()], 1))
 
     def _same_category(self, history: History) -> History:
+        """A history for each target. On a GPU one more target follows, and reads what is left of as many events as could match:
+        their number would have to be waited for."""
         pairs = history.pairs
         wanted = history.target_ids[self.category].index_select(0, pairs.targets)
         same = pairs.of_events(history.event_ids[self.category]) == wanted
-        matching = same.nonzero().flatten()
         counts = torch.zeros_like(pairs.lengths).index_add_(0, pairs.targets, same.to(pairs.lengths.dtype))
+        if history.on_host is not None:
+            return self._padded(history, same, counts, int(history.on_host.at_most(self.most).targets.sum()))
+        matching = same.nonzero().flatten()
         newest, kept = newest_within(counts, pairs.targets.index_select(0, matching), self.most)
         return history.take_pairs(matching.index_select(0, newest), kept)
+
+    def _padded(self, history: History, same: torch.Tensor, counts: torch.Tensor, size: int) -> History:
+        """same: (P,) bool; counts: (B,) of them by target; size: the events of all targets, and those that fill up."""
+        owners, kept = history.pairs.targets, counts.clamp(max=self.most)
+        later = counts.cumsum(0).index_select(0, owners) - same.cumsum(0)  # events of the category after this one
+        taken = history.take_pairs(true_places(same & (later < self.most), size), kept)
+        targets = torch.cat([taken.targets, taken.targets.new_zeros(1, taken.targets.shape[1])])
+        return replace(taken, targets=targets, lengths=torch.cat([kept, (size - kept.sum()).view(1)]))

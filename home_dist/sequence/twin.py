@@ -6,8 +6,8 @@ the highest scores; stage two attends to them by softmax over their scores. With
 mean score, so that all attend to the same events; with `search_per_head` each head attends to the k events that it scores
 highest, as the paper, at a search per head.
 
-Inherent fields are projected once per distinct item of the batch, not once per event (the paper's cache), so that the number of
-items bounds the most expensive product.
+On a CPU inherent fields are projected once per distinct item of the batch, not once per event (the paper's cache), so that the
+number of items bounds the most expensive product. A GPU projects all events: it would wait for the number of distinct ones.
 """
 
 import functools
@@ -68,7 +68,7 @@ class Twin(Encoder):
         chosen = history.for_targets(*searched.best(history, self.most))
         owners, samples = chosen.owners, len(history.targets)
         keys, item = _projected(chosen, project)
-        scores = (keys.index_select(0, item) * query.index_select(0, owners)).sum(1, keepdim=True)
+        scores = (_of_events(keys, item) * query.index_select(0, owners)).sum(1, keepdim=True)
         if bias is not None:
             scores = scores + (chosen.contexts @ bias).unsqueeze(1)
         whole = torch.cat([chosen.events, chosen.contexts], 1)
@@ -78,7 +78,7 @@ class Twin(Encoder):
     def scores(self, history: History, owners: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
         """Scores (N, heads) of the events."""
         keys, item = _projected(history, self.attention.keys)
-        scores = self.attention.scores(keys.index_select(0, item), queries, owners)
+        scores = self.attention.scores(_of_events(keys, item), queries, owners)
         return scores if self.bias is None else scores + self.bias(history.contexts)
 
     def searched(self, history: History, queries: torch.Tensor) -> Searched:
@@ -89,18 +89,24 @@ class Twin(Encoder):
             return Searched(keys, queries / (self.attention.heads * math.sqrt(self.attention.head_dim)), item, bias)
 
 
-def _projected(history: History, project: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def _projected(history: History, project: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
     """project: (n, De) -> (n, D). Returns the projected inherent fields of the distinct items, (M, D), and each event's item
-    (N,)."""
+    (N,); None: M = N, and event n is item n."""
+    apart = torch.compiler.is_exporting() or not history.event_ids or history.events.device.type != "cpu"
+    if apart or not len(history.events):
+        return project(history.events), None
     first, item = _distinct(history)
     return project(history.events.index_select(0, first)), item
+
+
+def _of_events(keys: torch.Tensor, item: torch.Tensor | None) -> torch.Tensor:
+    """(M, D) of items -> (N, D) of events."""
+    return keys if item is None else keys.index_select(0, item)
 
 
 def _distinct(history: History) -> tuple[torch.Tensor, torch.Tensor]:
     """Distinct items of a batch, by all ids of an event: (an event of each item (M,), each event's item (N,) in 0 .. M - 1)."""
     positions = torch.arange(len(history.events), device=history.events.device)
-    if torch.compiler.is_exporting() or not history.event_ids or not len(positions):
-        return positions, positions
     item, count = torch.zeros_like(positions), 1
     for ids in history.event_ids.values():
         # Renumbered after each field, so that the code of two numbers fits 64 bits.

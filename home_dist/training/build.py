@@ -62,6 +62,7 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
     """Plans, shards and initialises; initial values are the same on any number of ranks. loaded: a checkpoint fills the tables
     next, so that their initial values are not drawn."""
     config, exchange = inputs.config, inputs.config.distributed.exchange
+    kernels.set_numerics(config.kernel, ranks.device)
     kernel = _of_all_ranks(kernels.choose(ranks.device, config.kernel), ranks)
     torch.manual_seed(config.train.seed)
     network = model_without_memory(inputs.schema, inputs.layout, config, ranks.world_size)

@@ -12,7 +12,7 @@ from home_dist.errors import ConfigError
 from home_dist.evaluation.record import write_figures
 from home_dist.evaluation.split import evaluate_splits
 from home_dist.files.listing import is_there
-from home_dist.files.stores import join, without_secrets
+from home_dist.files.places import join, without_secrets
 from home_dist.schema.meaning import fingerprint
 from home_dist.screen import Screen
 from home_dist.training.bad_row_report import BadRowReport

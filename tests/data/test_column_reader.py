@@ -8,7 +8,7 @@ from home_dist.data.column_reader import BadRows, ColumnReader, _outside
 from home_dist.data.labels import read_labels
 from home_dist.data.order import RowGroup
 from home_dist.data.raw_rows import RawRows
-from home_dist.ids.keys import NO_GROUP
+from home_dist.ids.no_group import NO_GROUP
 from home_dist.ids.rows import HashRows
 from home_dist.schema import DenseFeature, IdInput, StatisticFeature, Table, TaskSpec
 

@@ -19,7 +19,7 @@ from home_dist.evaluation.record import record
 from home_dist.evaluation.scores import Families, Scored
 from home_dist.evaluation.slices import _turns
 from home_dist.evaluation.split import Evaluation, evaluate
-from home_dist.ids.keys import NO_GROUP
+from home_dist.ids.no_group import NO_GROUP
 from home_dist.metrics import OverRanks, grouped_xauc, within_requests
 from home_dist.metrics import gauc as gauc_of_rows
 from tests.on_ranks import on_ranks

@@ -8,7 +8,8 @@ import pytest
 
 from home_dist.errors import DataError
 from home_dist.files.listing import Found, find_files, glob_files, list_files, matches
-from home_dist.files.stores import Store, join
+from home_dist.files.places import join
+from home_dist.files.stores import Store
 from home_dist.prepare.fit import fit_data
 
 

@@ -19,7 +19,7 @@ from home_dist.data import Reader, ReaderPosition, open_files
 from home_dist.data.side_files import with_local_schema
 from home_dist.errors import DataError, UserError
 from home_dist.files.listing import find_files
-from home_dist.files.stores import join, without_secrets
+from home_dist.files.places import join, without_secrets
 from home_dist.schema import build_layout, load_schema, save_schema
 from home_dist.training.checkpoint.state import Record, TrainState
 from tests import forked

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 
 from home_dist.ids.hashing import hash_integers
-from home_dist.ids.keys import NO_GROUP, NotKeys, as_keys, codes, fits_key, group_numbers, key_type
+from home_dist.ids.keys import NotKeys, as_keys, codes, fits_key, group_numbers, key_type
+from home_dist.ids.no_group import NO_GROUP
 from home_dist.ids.rows import HashRows, ManagedKeys, VocabularyRows
 from home_dist.ids.vocabulary import Counts, VocabularyFile, counted, merged, most_frequent
 

@@ -8,7 +8,7 @@ import numpy as np
 from home_dist.evaluation.record import record
 from home_dist.evaluation.scores import Families, Scored
 from home_dist.evaluation.split import Evaluation
-from home_dist.ids.keys import NO_GROUP
+from home_dist.ids.no_group import NO_GROUP
 from home_dist.metrics import evaluate_tasks
 from home_dist.schema import Schema, save_schema
 from tests.factory import TASKS, make_schema

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from home_dist.errors import DataError
-from home_dist.ids.keys import NO_GROUP
+from home_dist.ids.no_group import NO_GROUP
 from home_dist.metrics import (
     bootstrap,
     bootstrap_errors,

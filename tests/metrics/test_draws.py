@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
-from home_dist.ids.keys import NO_GROUP
+from home_dist.ids.no_group import NO_GROUP
 from home_dist.metrics import bootstrap, bootstrap_log_loss, mean_bootstrap
 from home_dist.metrics import draws as draws_of_users
 from home_dist.metrics.draws import Draws

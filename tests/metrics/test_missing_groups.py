@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from home_dist.ids.keys import NO_GROUP
+from home_dist.ids.no_group import NO_GROUP
 from home_dist.metrics import evaluate_tasks, gauc
 from home_dist.metrics.bootstrap import bootstrap
 

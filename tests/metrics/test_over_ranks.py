@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from home_dist.errors import DataError
-from home_dist.ids.keys import NO_GROUP
+from home_dist.ids.no_group import NO_GROUP
 from home_dist.metrics import grouped_xauc, grouped_xauc_over_ranks, within_requests, within_requests_over_ranks
 from tests.on_ranks import on_ranks
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from home_dist.errors import DataError
-from home_dist.ids.keys import NO_GROUP
+from home_dist.ids.no_group import NO_GROUP
 from home_dist.metrics import within_requests
 from home_dist.metrics.within_requests import counted_gains
 

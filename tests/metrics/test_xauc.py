@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from home_dist.errors import DataError
-from home_dist.ids.keys import NO_GROUP
+from home_dist.ids.no_group import NO_GROUP
 from home_dist.metrics import auc, gauc, grouped_xauc, xauc
 from home_dist.metrics.inversions import inversions
 from home_dist.metrics.samples import counted_numbers

@@ -10,8 +10,8 @@ import pytest
 
 from home_dist.errors import DataError
 from home_dist.files import remote, remote_claim
+from home_dist.files.places import join
 from home_dist.files.remote_claim import Taken
-from home_dist.files.stores import join
 from home_dist.prepare.engine import LocalEngine, RemoteWork, Task
 from home_dist.prepare.engine.mirror import here
 from tests.prepare.test_engine import QUIET

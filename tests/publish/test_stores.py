@@ -12,7 +12,8 @@ from pyarrow import fs
 
 from home_dist.errors import DataError
 from home_dist.export.source import Source
-from home_dist.files.stores import join, open_store
+from home_dist.files.places import join
+from home_dist.files.stores import open_store
 from home_dist.publish.folder import VersionsFolder
 from home_dist.publish.manifest import PublishError
 from home_dist.publish.of_checkpoint import publish_checkpoint

@@ -14,6 +14,19 @@ The operators of cpu and triton are autograd functions. They are not torch.libra
 """
 
 from home_dist.experts.kernels.choice import EAGER, Kernel, KernelUser, choose, common, select
+from home_dist.experts.kernels.numerics import set_numerics
 from home_dist.experts.kernels.operands import Inside, Norm, Operands, Precision
 
-__all__ = ["EAGER", "Inside", "Kernel", "KernelUser", "Norm", "Operands", "Precision", "choose", "common", "select"]
+__all__ = [
+    "EAGER",
+    "Inside",
+    "Kernel",
+    "KernelUser",
+    "Norm",
+    "Operands",
+    "Precision",
+    "choose",
+    "common",
+    "select",
+    "set_numerics",
+]

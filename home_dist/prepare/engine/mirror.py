@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from home_dist.files import remote
-from home_dist.files.stores import join
+from home_dist.files.places import join
 
 
 @dataclass(frozen=True)

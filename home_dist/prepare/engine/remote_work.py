@@ -25,10 +25,10 @@ from typing import Any
 from home_dist.errors import DataError
 from home_dist.files import remote
 from home_dist.files.json_files import json_text
+from home_dist.files.places import join, without_secrets
 from home_dist.files.private import is_full, no_room, private_folder
 from home_dist.files.remote import StoreError
 from home_dist.files.remote_claim import claimed, refuse_taken, remove_claimed
-from home_dist.files.stores import join, without_secrets
 from home_dist.files.whole import MARK
 from home_dist.prepare.engine.engines import Engine
 from home_dist.prepare.engine.mirror import Mirror, mirrored, on_node

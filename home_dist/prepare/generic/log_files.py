@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 
 from home_dist.errors import DataError
 from home_dist.files.listing import glob_files
+from home_dist.files.places import is_remote
 from home_dist.files.remote import SourceFile, StoreError, remote_files
-from home_dist.files.stores import is_remote, open_store, unreachable
+from home_dist.files.stores import open_store, unreachable
 from home_dist.ids.arrow_types import is_number, is_text
 from home_dist.ids.keys import key_numbers, missing
 from home_dist.prepare.engine.mirror import here, source, stream

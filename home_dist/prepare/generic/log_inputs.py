@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from home_dist.errors import DataError
+from home_dist.files.places import is_remote
 from home_dist.files.remote import SourceFile
-from home_dist.files.stores import is_remote
 from home_dist.prepare.engine import Task, Work
 from home_dist.prepare.generic.columns import Types
 from home_dist.prepare.generic.going_on import with_key_types

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from home_dist.errors import ConfigError
-from home_dist.files.stores import is_remote, without_secrets
+from home_dist.files.places import is_remote, without_secrets
 from home_dist.prepare.memory import MEMORY_BYTES
 
 _URL = re.compile("^(s3|gs|gcs|hdfs|viewfs):/+")  # a Path has lost the second slash

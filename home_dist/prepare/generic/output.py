@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from home_dist.errors import ConfigError, DataError
+from home_dist.files.places import is_remote, path_of, without_secrets
 from home_dist.files.private import no_room
 from home_dist.files.remote import beside
 from home_dist.files.remote_folder import AlreadyThere, RemoteFolder, refuse_existing_remote, whole_remote_folder
-from home_dist.files.stores import is_remote, path_of, without_secrets
 from home_dist.files.whole import refuse_existing, whole_folder
 from home_dist.prepare.engine import RemoteWork, Work
 from home_dist.prepare.engine.engines import Engine
