@@ -24,7 +24,9 @@ def choices(model, scores) -> tuple[list[int], list[list[int]]]:
     """scores: (E,) per task."""
     experts = list(range(model.bank.total))
     p = [torch.softmax(z, 0).tolist() for z in scores]
-    joint = [sum(float(w) * p_t[e] for w, p_t in zip(model.choice_weights, p, strict=True)) for e in experts]
+    joint = [0.0] * len(experts)
+    for w, p_t in zip(model.choice_weights, p, strict=True):  # in order, also where Python's sum() makes up for rounding
+        joint = [j + float(w) * p_t[e] for j, e in zip(joint, experts, strict=True)]
     shared = largest(joint, model.shared_choices, experts)
     left = [e for e in experts if e not in shared]
     return shared, [largest(z.tolist(), model.task_choices, left) for z in scores]

@@ -232,6 +232,7 @@ _ALLOWED = {
     "torch": {"Size", "bool", *(str(d).removeprefix("torch.") for d in _DTYPES)},
     "torch.serialization": {"_get_layout"},
     "pathlib": {"PosixPath"},
+    "pathlib._local": {"PosixPath"},  # as Python 3.13 writes it; others have no such module
 }
 
 
@@ -239,4 +240,4 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name not in _ALLOWED.get(module, ()):
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no checkpoint holds")
-        return super().find_class(module, name)
+        return super().find_class(module.removesuffix("._local"), name)

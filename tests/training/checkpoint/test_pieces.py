@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import StorageMeta
 
 from home_dist.errors import CheckpointError
 from home_dist.training.checkpoint import pieces
@@ -90,6 +92,19 @@ def test_a_pickle_of_other_types_is_not_run_even_when_the_manifest_vouches_for_i
     with pytest.raises(CheckpointError, match=r"\.metadata: damaged checkpoint: it asks for posix\.mkdir"):
         open_stored(path)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("module", [b"pathlib", b"pathlib._local"])
+def test_metadata_with_a_path_as_another_python_writes_it_is_read(tmp_path, module):
+    path = write_checkpoint(tmp_path, {"dense/x": torch.arange(2.0)})
+    metadata = pickle.loads((path / ".metadata").read_bytes())
+    metadata.storage_meta = StorageMeta(checkpoint_id=tmp_path)
+    content = re.sub(rb"cpathlib(\._local)?\n", b"c" + module + b"\n", pickle.dumps(metadata, protocol=2))
+    assert b"c" + module + b"\nPosixPath" in content
+    (path / ".metadata").write_bytes(content)
+    write_manifest(path, {p.name: entry(p) for p in path.iterdir() if p.name != "manifest.json"})
+    stored, _ = open_stored(path)
+    assert stored.whole("dense/x").tolist() == [0, 1]
 
 
 def test_metadata_that_points_out_of_the_folder_is_refused(tmp_path):
