@@ -104,13 +104,33 @@ def publish(
         bool, typer.Option("--delta", help="Only rows that changed since the newest version, if its checkpoint is there.")
     ] = False,
     keep: Annotated[int, typer.Option(min=1, help="Newest versions that stay, and those that they build on.")] = 3,
+    golden: Annotated[int, typer.Option(min=0, help="Rows of the run's data that go with it, with their predictions.")] = 64,
     ema: Annotated[bool | None, typer.Option(help="Averaged parameters; by default as train.ema says.")] = None,
 ) -> None:
     """Publish a checkpoint for servers: a version that is whole or not there, in an open format (docs/publish.md)."""
     from home_dist.export.source import Source
     from home_dist.publish.of_checkpoint import publish_checkpoint
 
-    version = publish_checkpoint(Source.open(run, ema), to, rows.value, delta, keep)
+    version = publish_checkpoint(Source.open(run, ema), to, rows.value, delta, keep, golden)
     count = sum(t.entries for t in version.tables.values())
     size = sum(f.bytes for f in version.files.values())
     print(f"published {version.version} ({version.kind}, step {version.step:,}): {count:,} rows, {size / 1e6:,.1f} MB")
+
+
+@command(group)
+def replay(
+    place: Annotated[str, typer.Argument(help="Folder or URL of published versions.")],
+    version: Annotated[str | None, typer.Option(help="v000007; by default the current one.")] = None,
+) -> None:
+    """Answer a version's golden requests from its files, and compare with the trainer's answers: exit code 1 if they differ."""
+    from home_dist.publish.replay import TOLERANCE, replay
+
+    manifest, tasks = replay(place, version)
+    allowed = TOLERANCE[manifest.row_type]
+    for p in tasks:
+        print(f"{p.name}: largest difference to the trainer {p.largest_difference:.2e}")
+    far = [p.name for p in tasks if p.largest_difference > allowed]
+    told = f"{manifest.version}, {manifest.golden} golden requests, {manifest.row_type} rows, allowed {allowed:g}"
+    print(f"{told}: {'too far apart: ' + ', '.join(far) if far else 'as the trainer answers'}")
+    if far:
+        raise typer.Exit(1)

@@ -88,7 +88,11 @@ def load(run: str | Path, step: int | None = None, averaged: bool | None = None)
             raise ConfigError(f"{place}: is an exported program, which has one step and one kind of parameters: leave both out")
         program = open_program(place)
         return LoadedModel(program, place, int(program.about["step"]))
-    source = Source.open(_of_step(place, step) if step is not None else place, averaged)
+    return model_of(Source.open(_of_step(place, step) if step is not None else place, averaged))
+
+
+def model_of(source: Source) -> LoadedModel:
+    """The model of a checkpoint. Raises ConfigError, DataError."""
     return LoadedModel(_program(source), source.checkpoint, source.record.state.step)
 
 

@@ -16,19 +16,20 @@ program takes their rows, since texts are no tensors; columns.py maps ids to row
 `keep_rows` cuts off, read row 0.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
+from home_dist.config import RunConfig
 from home_dist.embeddings.pooling import pooled
 from home_dist.errors import ConfigError
 from home_dist.export.program_inputs import id_name, list_groups
-from home_dist.export.source import Source
 from home_dist.network import Head
-from home_dist.schema import DenseFeature, IdInput, InputLayout, StatisticFeature
+from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema, StatisticFeature
 from home_dist.schema.layout import ONE_BY_ONE, Place
 
 Embeddings = Literal["fp32", "fp16", "int8"]
@@ -38,6 +39,37 @@ LOOKED_UP: tuple[Place, ...] = (*POOLED, *ONE_BY_ONE)
 PLACES: tuple[Place, ...] = ("small_list", *LOOKED_UP)
 
 
+class Weights(Protocol):
+    """What a scoring model is filled from: a checkpoint (source.py), or a published version."""
+
+    @property
+    def shown(self) -> str:
+        """Its place, for messages."""
+
+    @property
+    def config(self) -> RunConfig: ...
+
+    @property
+    def schema(self) -> Schema: ...
+
+    @property
+    def layout(self) -> InputLayout: ...
+
+    @property
+    def averaged(self) -> bool:
+        """Whether averages of the head's parameters take the parameters' place."""
+
+    def table_shape(self, table: str) -> tuple[int, int]: ...
+
+    def rows(self, table: str) -> Iterator[torch.Tensor]:
+        """A table's rows in order, as blocks (n, dim)."""
+
+    def head_names(self) -> set[str]:
+        """Names of the tensors of the network's head."""
+
+    def head_tensor(self, name: str) -> torch.Tensor: ...
+
+
 class StoredTable(nn.Module):
     """Rows of a table. int8: a row is value * scale + lowest, with both in fp32 per row, as in FBGEMM and Caffe2."""
 
@@ -45,7 +77,7 @@ class StoredTable(nn.Module):
     scale: torch.Tensor
     lowest: torch.Tensor
 
-    def __init__(self, source: Source, table: str, kind: Embeddings):
+    def __init__(self, source: Weights, table: str, kind: Embeddings):
         super().__init__()
         rows, dim = source.table_shape(table)
         self.rows, self.kind = rows, kind
@@ -108,8 +140,8 @@ class _Batch:
 
 
 class Scorer(nn.Module):
-    def __init__(self, source: Source, embeddings: Embeddings = "fp32"):
-        """Raises ConfigError for a checkpoint that does not fit its configuration."""
+    def __init__(self, source: Weights, embeddings: Embeddings = "fp32"):
+        """Raises ConfigError for tensors that do not fit their configuration."""
         super().__init__()
         self.layout: InputLayout = source.layout
         self.tasks = [t.name for t in source.schema.task]
@@ -129,16 +161,13 @@ class Scorer(nn.Module):
         self.requires_grad_(False)
 
     @torch.no_grad()
-    def _fill(self, source: Source) -> None:
+    def _fill(self, source: Weights) -> None:
         state = self.head.state_dict()
-        stored = {n.removeprefix("dense/head.") for n in source.stored.tensors if n.startswith("dense/head.")}
-        unmatched = sorted(set(state) ^ stored)
+        unmatched = sorted(set(state) ^ source.head_names())
         if unmatched:
-            raise ConfigError(
-                f"{source.checkpoint}: its dense part is not that of its configuration: {', '.join(unmatched[:5])}"
-            )
+            raise ConfigError(f"{source.shown}: its dense part is not that of its configuration: {', '.join(unmatched[:5])}")
         for name, value in state.items():
-            value.copy_(source.stored.whole(f"dense/head.{name}"))
+            value.copy_(source.head_tensor(name))
         if self.head.averages is not None:
             if source.averaged:
                 self.head.averages.fill(self.head)

@@ -78,6 +78,16 @@ class Source:
         else:
             yield self.stored.box(place.tensor, (place.first, 0), self.table_shape(table))
 
+    @property
+    def shown(self) -> str:
+        return str(self.checkpoint)
+
+    def head_names(self) -> set[str]:
+        return {n.removeprefix("dense/head.") for n in self.stored.tensors if n.startswith("dense/head.")}
+
+    def head_tensor(self, name: str) -> torch.Tensor:
+        return self.stored.whole(f"dense/head.{name}")
+
     def dense(self) -> list[str]:
         """Names of all parameters and statistics outside of tables."""
         return [n for n in self.stored.tensors if n.startswith("dense/") and not n.startswith((_REPLICATED, _AVERAGES))]

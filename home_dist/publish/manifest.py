@@ -119,6 +119,8 @@ class Manifest:
     """In order: later ones replace rows of earlier ones."""
     files: dict[str, FileEntry] = field(default_factory=dict)
     """All files of the version but this one."""
+    golden: int = 0
+    """Requests in golden.parquet, with the trainer's answers; 0: there is no such file."""
     checkpoint: dict[str, str] | None = None
     """Of a version that was made from a checkpoint: its name, and the SHA-256 of its manifest."""
 

@@ -12,6 +12,7 @@ from pyarrow import fs
 from home_dist.config.publish import RowType
 from home_dist.data.arrivals import arrived
 from home_dist.errors import DataError
+from home_dist.export.loaded import model_of
 from home_dist.export.managed_rows import stored_rows
 from home_dist.export.program import predictions_of
 from home_dist.export.source import Source
@@ -21,6 +22,7 @@ from home_dist.files.places import join
 from home_dist.objectives import Objectives
 from home_dist.publish.codec import Floats
 from home_dist.publish.folder import VersionsFolder
+from home_dist.publish.golden import golden_requests
 from home_dist.publish.keys import ManagedOwners, Slots, VocabularyIds, shared_or_owned, version_tables, vocabulary_of
 from home_dist.publish.manifest import Manifest, PublishError, VersionTable, digest
 from home_dist.publish.rows_file import RowsFile
@@ -32,13 +34,17 @@ from home_dist.training.stored_tables import all_tables
 Keys = VocabularyIds | ManagedOwners | None
 
 
-def publish_checkpoint(source: Source, to: str, row_type: RowType, delta: bool = False, keep: int = 3) -> Manifest:
-    """Publishes a checkpoint as a full version, or as a delta on the newest one. Returns its manifest.
+def publish_checkpoint(
+    source: Source, to: str, row_type: RowType, delta: bool = False, keep: int = 3, golden: int = 64
+) -> Manifest:
+    """Publishes a checkpoint as a full version, or as a delta on the newest one. Returns its manifest. golden: requests with
+    the model's answers that the version is to hold.
 
     Raises PublishError when another publisher is at work there, or when a delta is not possible; StoreError, CheckpointError.
     """
     folder = VersionsFolder(to)
     tables = version_tables(source.meaning, source.layout)
+    requests = golden_requests(model_of(source), source.given.data, golden) if golden else None
     try:
         with folder.claimed():
             folder.clear_unfinished()
@@ -55,7 +61,7 @@ def publish_checkpoint(source: Source, to: str, row_type: RowType, delta: bool =
                     if older is None:
                         write_aliases(file, source.meaning, tables)
                 meaning = source.meaning if older is None else None
-                manifest, _ = write_rest(folder, manifest, [part], dense_of(source), meaning)
+                manifest, _ = write_rest(folder, manifest, [part], dense_of(source), meaning, requests)
             folder.prune(keep)
     except OSError as error:
         raise PublishError(f"{folder}: cannot be written: {error}. Make room, or publish to another folder.") from None

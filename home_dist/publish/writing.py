@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from home_dist.config.publish import RowType
@@ -20,7 +22,7 @@ from home_dist.publish.manifest import BaseVersion, FileEntry, Manifest, RowsChu
 from home_dist.publish.rows_file import RowsFile
 from home_dist.schema.meaning import fingerprint
 
-DENSE, MEANING = "dense.safetensors", "meaning"
+DENSE, MEANING, GOLDEN = "dense.safetensors", "meaning", "golden.parquet"
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,24 @@ def write_rest(
     parts: Sequence[RankPart],
     dense: Mapping[str, torch.Tensor],
     meaning: ModelMeaning | None,
+    golden: pa.Table | None = None,
 ) -> tuple[Manifest, str]:
     """Writes all but rows, and makes the version whole and current. meaning: of a full version; a delta has its base's.
-    Returns the manifest and its SHA-256. Raises PublishError, CheckpointError, StoreError, OSError."""
+    golden: as golden.py makes it. Returns the manifest and its SHA-256. Raises PublishError, CheckpointError, StoreError,
+    OSError."""
     version, files = manifest.version, {n: e for part in parts for n, e in part.files.items()}
     with folder.writing(version, DENSE) as stream:
         buffer = io.BytesIO()
         write_stream(buffer, [Stream.of(name, values) for name, values in sorted(dense.items())], {"version": version})
         stream.write(buffer.getbuffer())
         files[DENSE] = FileEntry(buffer.tell(), digest(buffer.getvalue()))
+    if golden is not None:
+        with folder.writing(version, GOLDEN) as stream:
+            written = pa.BufferOutputStream()
+            pq.write_table(golden, written)
+            content = written.getvalue().to_pybytes()
+            stream.write(content)
+            files[GOLDEN] = FileEntry(len(content), digest(content))
     if meaning is not None:
         with tempfile.TemporaryDirectory(prefix="home-dist-") as staging:
             write_meaning_files(meaning, Path(staging))
@@ -84,7 +95,8 @@ def write_rest(
                 name = f"{MEANING}/{path.relative_to(staging)}"
                 files[name] = folder.copy(version, name, path)
     chunks = [chunk for part in parts for chunk in part.chunks]
-    whole = replace(manifest, chunks=chunks, files=dict(sorted(files.items())), published=time.time()).counted()
+    count = 0 if golden is None else len(golden)
+    whole = replace(manifest, chunks=chunks, files=dict(sorted(files.items())), golden=count, published=time.time()).counted()
     return whole, folder.finish(whole)
 
 

@@ -1,0 +1,130 @@
+"""Golden requests: the trainer's answers travel with a version, and the published files alone give the same."""
+
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from home_dist import load
+from home_dist.cli import app
+from home_dist.export.source import Source
+from home_dist.publish import of_checkpoint
+from home_dist.publish.folder import VersionsFolder
+from home_dist.publish.manifest import PublishError
+from home_dist.publish.of_checkpoint import publish_checkpoint
+from home_dist.publish.replay import TOLERANCE, compared, replay
+from home_dist.publish.scoring import open_version
+from tests.factory import make_config
+from tests.publish.raw_data import raw_data
+from tests.ranks import run, settings
+
+pytestmark = pytest.mark.distributed
+
+MANAGED = settings(embedding__tables__video__managed="lfu", embedding__tables__video__keep_rows=512)
+CUT = settings(embedding__tables__user__keep_rows=1000)
+KINDS = {"plain": CUT, "managed": MANAGED, "averaged": settings(train__ema__decay=0.5)}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def trained(request, tmp_path_factory):
+    """A run with checkpoints of steps 2 and 4."""
+    folder = tmp_path_factory.mktemp(request.param)
+    config = make_config(folder, raw_data(folder / "data"), batch_size=32)
+    options = settings(checkpoint__every_steps=2, train__max_steps=4, insight__every_steps=0)
+    ended = run(1, "train", config, *options, *KINDS[request.param])
+    assert ended.codes == [0], ended.text
+    return folder / "run"
+
+
+def source(trained, step):
+    return Source.open(trained / "checkpoints" / f"step-{step:08d}")
+
+
+@pytest.mark.parametrize("rows", ["fp32", "fp16", "int8"])
+def test_the_published_files_answer_as_the_trainer(trained, tmp_path, rows):
+    to = str(tmp_path / "out")
+    publish_checkpoint(source(trained, 2), to, rows, golden=10)
+    publish_checkpoint(source(trained, 4), to, rows, delta=True, golden=30)
+    for version, count in (("v000001", 10), (None, 30)):
+        manifest, found = replay(to, version)
+        assert manifest.golden == count
+        assert [p.name for p in found] == [p["name"] for p in manifest.predictions]
+        assert {p.requests for p in found} == {count}
+        largest = max(p.largest_difference for p in found)
+        assert largest <= (1e-6 if rows == "fp32" else TOLERANCE[rows] / 10)
+        assert rows == "fp32" or largest > 0
+
+
+def test_golden_requests_are_rows_of_the_data_with_what_the_run_predicts(trained, tmp_path):
+    publish_checkpoint(source(trained, 4), str(tmp_path / "out"), "fp32")
+    golden = pq.read_table(tmp_path / "out" / "v000001" / "golden.parquet")
+    columns = [c for c in golden.column_names if not c.startswith("answer.")]
+    files = sorted((trained.parent / "data" / "validation").iterdir())
+    there = {str(row) for path in files for row in pq.read_table(path, columns=columns).to_pylist()}
+    assert len(golden) == 64
+    assert all(str(row) in there for row in golden.select(columns).to_pylist())
+    expected = load(trained, 4).predict(golden.select(columns))
+    for name in expected.column_names:
+        np.testing.assert_allclose(golden[f"answer.{name}"], expected[name], rtol=0, atol=1e-7)
+    assert np.std(golden[f"answer.{expected.column_names[0]}"]) > 0
+
+
+def test_a_version_predicts_any_rows_as_its_run_does(trained, tmp_path):
+    publish_checkpoint(source(trained, 4), str(tmp_path / "out"), "fp32", golden=0)
+    model, files = open_version(str(tmp_path / "out")), sorted((trained.parent / "data" / "test").iterdir())
+    table = pa.concat_tables([pq.read_table(path, columns=model.columns) for path in files])
+    one, other = model.predict(table), load(trained, 4).predict(table)
+    assert one.column_names == other.column_names == [p["name"] for p in model.predictions]
+    for name in one.column_names:
+        np.testing.assert_allclose(one[name], other[name], rtol=0, atol=1e-7)
+    unknown = table.slice(0, 1)
+    unknown = unknown.set_column(unknown.column_names.index("user"), "user", pa.array(["never seen"]))
+    [one], [other] = (m.predict(unknown).to_pylist() for m in (model, load(trained, 4)))
+    assert one == pytest.approx(other, abs=1e-7)
+
+
+def test_the_command_tells_answers_that_are_too_far_apart(trained, tmp_path, monkeypatch):
+    to = str(tmp_path / "out")
+    publish_checkpoint(source(trained, 4), to, "fp32")
+    told = CliRunner().invoke(app, ["replay", to])
+    assert told.exit_code == 0
+    assert "v000001, 64 golden requests, fp32 rows, allowed 1e-05: as the trainer answers" in told.output
+    answers, model = of_checkpoint.golden_requests, of_checkpoint.model_of(source(trained, 2))
+    monkeypatch.setattr(of_checkpoint, "golden_requests", lambda _, *rest: answers(model, *rest))
+    publish_checkpoint(source(trained, 4), to, "fp32")
+    told = CliRunner().invoke(app, ["replay", to])
+    assert told.exit_code == 1
+    assert "v000002, 64 golden requests, fp32 rows, allowed 1e-05: too far apart: " in told.output
+    assert CliRunner().invoke(app, ["replay", to, "--version", "v000001"]).exit_code == 0
+
+
+def test_what_is_missing_or_damaged_is_told(trained, tmp_path):
+    to, copy = tmp_path / "out", tmp_path / "copy"
+    publish_checkpoint(source(trained, 4), str(to), "fp32", golden=0)
+    with pytest.raises(PublishError, match=r"v000001: holds no golden requests"):
+        replay(str(to))
+    publish_checkpoint(source(trained, 4), str(to), "fp32", golden=5)
+    file = to / "v000002" / "golden.parquet"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(PublishError, match=r"golden.parquet: has [\d,]+ bytes instead of [\d,]+: it is incomplete"):
+        replay(str(to))
+    with pytest.raises(PublishError, match=r"v000009/manifest.json: no such file"):
+        replay(str(to), "v000009")
+    shutil.copytree(trained.parent, copy)
+    config = (copy / "run" / "config.toml").read_text().replace(str(trained.parent), str(copy))
+    (copy / "run" / "config.toml").write_text(config)
+    for path in (copy / "data" / "validation").iterdir():
+        path.unlink()
+    with pytest.raises(PublishError, match=r"no golden requests could be taken .* or publish without: --golden 0"):
+        publish_checkpoint(source(copy / "run", 4), str(to), "fp32")
+    assert VersionsFolder(str(to)).versions() == [1, 2]
+    publish_checkpoint(source(copy / "run", 4), str(to), "fp32", golden=0)
+
+
+def test_an_answer_that_is_no_number_is_far_apart():
+    one, other = (pa.table({"a": pa.array(values, pa.float32())}) for values in ([float("nan"), 1.0], [0.5, 1.0]))
+    assert compared(one, other)[0].largest_difference == np.inf
+    assert compared(pa.table({"a": [30.0]}), pa.table({"a": [20.0]}))[0].largest_difference == 0.5
