@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
-from benchmarks.machine import processor, vectors, write_result  # noqa: E402
+from benchmarks.machine import write_result  # noqa: E402
 from benchmarks.peers_data import SAMPLE  # noqa: E402
 from benchmarks.sample_run import SINGLE, output_of, set_options  # noqa: E402
 
@@ -68,9 +68,7 @@ def main() -> None:
     for name, median in medians.items():
         print(f"{name:18} {median:8,.0f} samples/s ({min(rates[name]):,.0f} to {max(rates[name]):,.0f})")
     if not chosen.quick:
-        machine = f"{cores} cores, {processor()}{vectors()}"
-        result = {"machine": machine, "load_before": load, "samples_per_second": rates}
-        write_result(RESULTS, result)
+        write_result(RESULTS, {"load_before": load, "samples_per_second": rates})
     print(claim("beside a busy process of the lowest priority, times slower", medians["alone"] / medians["beside"], GOAL, True))
 
 

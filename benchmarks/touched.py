@@ -9,8 +9,6 @@ with marks take. The time spent in marking itself is measured apart, with a cloc
 """
 
 import argparse
-import json
-import os
 import statistics
 import sys
 import tempfile
@@ -24,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
-from benchmarks.machine import processor, vectors  # noqa: E402
+from benchmarks.machine import write_result  # noqa: E402
 from home_dist.config import load_config  # noqa: E402
 from home_dist.data.inputs import open_inputs  # noqa: E402
 from home_dist.data.side_files import schema_of  # noqa: E402
@@ -72,7 +70,7 @@ def measured(pairs: int, folder: str) -> dict[str, Any]:
         return time.perf_counter() - began
 
     turn(4)
-    shares, marking = [], []
+    shares = []
     for pair in range(pairs):
         seconds = {}
         for with_marks in (True, False) if pair % 2 else (False, True):
@@ -83,12 +81,11 @@ def measured(pairs: int, folder: str) -> dict[str, Any]:
         shares.append(seconds[True] / seconds[False] - 1)
     plain, touched.Marking = touched.Marking, Clocked  # type: ignore[misc]
     noted = touched.TouchedRows(built.model)
-    marking.append((turn(TURN), Clocked.seconds))
+    whole, inside = turn(TURN), Clocked.seconds
     touched.Marking = plain  # type: ignore[misc]
     rows = {f"{table}+{first}": int(marks.sum()) for (table, first), marks in noted.marks.items()}
     noted.close()
     batches.close()
-    [(whole, inside)] = marking
     return {"shares": shares, "seconds_of_step": whole / TURN, "marking_share": inside / whole, "rows_of_turn": rows}
 
 
@@ -107,8 +104,7 @@ def main() -> None:
     print(claim("touched rows, share of a step in marking", found["marking_share"], 0.01, at_most=True, form=".4f"))
     print(claim("touched rows, cost of a step, median of pairs", quarters[1], 0.01, at_most=True, form=".4f"))
     if not quick:
-        result = {"processor": processor(), "vectors": vectors(), "cores": len(os.sched_getaffinity(0)), **found}
-        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(RESULTS, found)
 
 
 if __name__ == "__main__":
