@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
+
+from home_dist.layers.kept_bytes import KeptBytes
 
 Step = Callable[[], object]
 AT_LEAST = 0.02
@@ -68,18 +69,11 @@ def peak_of(step: Step) -> int:
 def kept_bytes(module: nn.Module, v: torch.Tensor, labels: torch.Tensor) -> tuple[int, int]:
     """FLOPs of a step of torch's operators, and bytes that its forward keeps for the backward, without parameters."""
     own = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     clear(module, v)
-    with FlopCounterMode(display=False) as counted, saved_tensors_hooks(keep, lambda tensor: tensor):
+    kept = KeptBytes(own)
+    with FlopCounterMode(display=False) as counted, kept:
         module(v, labels).backward()
-    return counted.get_total_flops(), sum(kept.values())
+    return counted.get_total_flops(), kept.total
 
 
 def graphed(loss: Callable[[], torch.Tensor], leaves: Sequence[torch.Tensor]) -> Step:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
@@ -18,6 +17,7 @@ from home_dist.experts import SparseBank, kernels, mixture
 from home_dist.experts.kernels import Operands
 from home_dist.experts.kernels.eager import outputs
 from home_dist.layers.global_norm import GlobalBatchNorm, without_other_ranks
+from home_dist.layers.kept_bytes import KeptBytes
 from home_dist.network import Head, Network
 from home_dist.schema import IdInput, InputLayout
 from home_dist.schema.layout import ONE_BY_ONE
@@ -79,15 +79,8 @@ def _probe(head: Head, layout: InputLayout, lengths: Mapping[str, float]) -> Den
     for bank in pools:
         bank.of_chosen = partial(_of_some, bank, parameters)  # type: ignore[method-assign]
     batch, looked_up = _batch(layout, len(head.objectives.outputs), lengths)
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # an output that its own graph holds would keep both, and the network, for ever
-
-    with FlopCounterMode(display=False) as counted, saved_tensors_hooks(keep, lambda tensor: tensor):
+    kept = KeptBytes(parameters)
+    with FlopCounterMode(display=False) as counted, kept:
         head(batch, *looked_up)
     with LaunchCount() as launched:
         loss, _ = head(batch, *looked_up)
@@ -98,7 +91,7 @@ def _probe(head: Head, layout: InputLayout, lengths: Mapping[str, float]) -> Den
     return DenseCost(
         parameters=sum(p.numel() for p in head.parameters()),
         flops=counted.get_total_flops() / _SAMPLES,
-        kept=sum(kept.values()) / _SAMPLES,
+        kept=kept.total / _SAMPLES,
         statistics=sum(2 * m.running_mean.numel() + 1 for m in norms),
         launches=launched.count,
         pools=tuple(PoolCost.of(bank) for bank in pools if not bank.share.whole),
