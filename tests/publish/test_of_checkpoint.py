@@ -13,55 +13,30 @@ from typer.testing import CliRunner
 
 from home_dist.cli import app
 from home_dist.errors import UserError
-from home_dist.export.source import Source
 from home_dist.ids.rows import ManagedKeys
 from home_dist.publish.codec import error_bound
 from home_dist.publish.folder import VersionsFolder
 from home_dist.publish.manifest import PublishError
 from home_dist.publish.of_checkpoint import publish_checkpoint
 from home_dist.publish.reading import read_version
-from tests.factory import make_config
 from tests.publish.raw_data import raw_data
-from tests.ranks import run, settings
+from tests.publish.trained import CUT, MANAGED, same, source, trained_on
 
 pytestmark = pytest.mark.distributed
 
 
-MANAGED = settings(embedding__tables__video__managed="lfu", embedding__tables__video__keep_rows=512)
-KINDS = {"plain": settings(embedding__tables__user__keep_rows=1000), "managed": MANAGED}
+KINDS = {"plain": CUT, "managed": MANAGED}
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def trained(request, tmp_path_factory):
-    """A run on two ranks with checkpoints of steps 2 and 4."""
     folder = tmp_path_factory.mktemp(request.param)
-    config = make_config(folder, raw_data(folder / "data"), batch_size=32)
-    options = settings(checkpoint__every_steps=2, train__max_steps=4, insight__every_steps=0)
-    ended = run(2, "train", config, *options, *KINDS[request.param])
-    assert ended.codes == [0, 0], ended.text
-    return folder / "run"
-
-
-def source(trained, step):
-    return Source.open(trained / "checkpoints" / f"step-{step:08d}")
+    return trained_on(2, raw_data(folder / "data"), KINDS[request.param])
 
 
 def rows_of(source, name):
     place = source.places[name]
     return source.stored.whole(place.tensor)[place.first : place.first + place.rows].numpy()
-
-
-def same(one, other):
-    """Whether two versions hold the same rows for the same ids, and the same dense tensors, to the bit."""
-    assert one.tables.keys() == other.tables.keys()
-    assert one.dense.keys() == other.dense.keys()
-    for name, table in one.tables.items():
-        np.testing.assert_array_equal(table.there, other.tables[name].there)
-        assert table.rows(table.there).tobytes() == other.tables[name].rows(table.there).tobytes()
-        ids, others = (dict(zip(i.to_pylist(), s.tolist(), strict=True)) for i, s in (table.ids, other.tables[name].ids))
-        assert ids == others
-    for name, values in one.dense.items():
-        assert torch.equal(values, other.dense[name])
 
 
 def test_a_full_version_holds_the_checkpoint(trained, tmp_path):

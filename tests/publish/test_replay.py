@@ -10,37 +10,25 @@ from typer.testing import CliRunner
 
 from home_dist import load
 from home_dist.cli import app
-from home_dist.export.source import Source
 from home_dist.publish import of_checkpoint
 from home_dist.publish.folder import VersionsFolder
 from home_dist.publish.manifest import PublishError
 from home_dist.publish.of_checkpoint import publish_checkpoint
 from home_dist.publish.replay import TOLERANCE, compared, replay
 from home_dist.publish.scoring import open_version
-from tests.factory import make_config
 from tests.publish.raw_data import raw_data
-from tests.ranks import run, settings
+from tests.publish.trained import CUT, MANAGED, source, trained_on
+from tests.ranks import settings
 
 pytestmark = pytest.mark.distributed
 
-MANAGED = settings(embedding__tables__video__managed="lfu", embedding__tables__video__keep_rows=512)
-CUT = settings(embedding__tables__user__keep_rows=1000)
 KINDS = {"plain": CUT, "managed": MANAGED, "averaged": settings(train__ema__decay=0.5)}
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def trained(request, tmp_path_factory):
-    """A run with checkpoints of steps 2 and 4."""
     folder = tmp_path_factory.mktemp(request.param)
-    config = make_config(folder, raw_data(folder / "data"), batch_size=32)
-    options = settings(checkpoint__every_steps=2, train__max_steps=4, insight__every_steps=0)
-    ended = run(1, "train", config, *options, *KINDS[request.param])
-    assert ended.codes == [0], ended.text
-    return folder / "run"
-
-
-def source(trained, step):
-    return Source.open(trained / "checkpoints" / f"step-{step:08d}")
+    return trained_on(1, raw_data(folder / "data"), KINDS[request.param])
 
 
 @pytest.mark.parametrize("rows", ["fp32", "fp16", "int8"])

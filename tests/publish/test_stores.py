@@ -11,15 +11,15 @@ import pytest
 from pyarrow import fs
 
 from home_dist.errors import DataError
-from home_dist.export.source import Source
 from home_dist.files.places import join
 from home_dist.files.stores import open_store
 from home_dist.publish.folder import VersionsFolder
 from home_dist.publish.manifest import PublishError
 from home_dist.publish.of_checkpoint import publish_checkpoint
 from home_dist.publish.reading import read_version
-from tests.factory import make_config, make_data
-from tests.ranks import REPOSITORY, run, settings
+from tests.factory import make_data
+from tests.publish.trained import same, source, trained_on
+from tests.ranks import REPOSITORY
 from tests.s3 import credentials, in_new_bucket, server
 
 __all__ = ["credentials", "server"]
@@ -29,20 +29,7 @@ pytestmark = pytest.mark.distributed
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    config = make_config(folder, make_data(folder / "data", rows=400), batch_size=64)
-    ended = run(1, "train", config, *settings(checkpoint__every_steps=2, train__max_steps=4, insight__every_steps=0))
-    assert ended.codes == [0], ended.text
-    return folder / "run"
-
-
-def source(trained, step):
-    return Source.open(trained / "checkpoints" / f"step-{step:08d}")
-
-
-def same(one, other):
-    for name, table in one.tables.items():
-        np.testing.assert_array_equal(table.there, other.tables[name].there)
-        assert table.rows(slice(None)).tobytes() == other.tables[name].rows(slice(None)).tobytes()
+    return trained_on(1, make_data(folder / "data", rows=400), batch_size=64)
 
 
 def test_a_store_holds_what_a_folder_holds(trained, tmp_path, request, server, credentials):
