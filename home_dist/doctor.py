@@ -13,6 +13,8 @@ from typing import Literal
 
 import psutil
 
+from home_dist.fbgemm import installed
+
 State = Literal["ok", "note", "problem"]
 
 _IMPORT_SECONDS = 120
@@ -267,13 +269,6 @@ def _enough(what: str, measured: float, wanted: float, unit: str, fix: str) -> C
     if measured >= wanted:
         return Check("ok", what, amount)
     return Check("note", what, f"{amount}, less than {wanted:,} {unit}".strip(), fix)
-
-
-def installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def has_nvidia() -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn, ParamSpec
 
 import typer
 
-from home_dist import fbgemm, process
+from home_dist import process
 from home_dist.errors import UserError
 
 Parameters = ParamSpec("Parameters")
@@ -53,6 +53,8 @@ def run_to_end(body: Callable[[], None]) -> None:
 
 def _leave_after(error: Exception) -> None:
     """Ends this rank when another one has failed or is gone; a failure of this one alone, without others, is raised."""
+    from home_dist import fbgemm
+
     unusable = fbgemm.explained(error)
     if unusable is not None:
         leave(2, f"error: {unusable}")
