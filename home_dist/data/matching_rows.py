@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from home_dist.config import RunConfig
 from home_dist.data.side_files import side_file
 from home_dist.errors import DataError
+from home_dist.files.hashes import file_sha256
 from home_dist.ids.rows import INDEXED, open_rows
-from home_dist.ids.vocabulary import VocabularyFile, file_sha256
+from home_dist.ids.vocabulary import VocabularyFile
 from home_dist.schema import Schema, Table, TableSpec
 from home_dist.schema.values import HashValues, Origin, VocabularyValues
 

@@ -13,11 +13,11 @@ from pyarrow import fs
 from home_dist.config import RunConfig
 from home_dist.data.side_files import side_file
 from home_dist.errors import CheckpointError
+from home_dist.files.hashes import file_sha256
 from home_dist.files.json_files import json_text
 from home_dist.files.listing import list_files
 from home_dist.files.places import join, with_parents
 from home_dist.files.stores import open_store
-from home_dist.ids.vocabulary import file_sha256
 from home_dist.schema import PretrainedFeature, Schema, StatisticFeature, load_schema
 from home_dist.schema.frozen import KEYS, VECTORS
 from home_dist.schema.meaning import fingerprint

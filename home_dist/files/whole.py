@@ -150,11 +150,16 @@ def clear_folder(folder: Path, kind: type[UserError] = DataError) -> None:
 
 def _remove(folder: Path) -> None:
     """Removes a folder of ours. The mark goes last, so that what a kill leaves is told to be ours. Raises OSError."""
+    empty_folder(folder)
+    (folder / MARK).unlink(missing_ok=True)
+    folder.rmdir()
+
+
+def empty_folder(folder: Path) -> None:
+    """Removes all but the mark. Raises OSError."""
     for path in folder.iterdir():
         if path.name != MARK:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    (folder / MARK).unlink(missing_ok=True)
-    folder.rmdir()
 
 
 def _busy(folder: Path, kind: type[UserError]) -> UserError:

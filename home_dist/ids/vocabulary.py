@@ -4,7 +4,6 @@ Rows are in order of falling frequency in the training part, then of value: keep
 has the columns value, row and count.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
+from home_dist.files.hashes import file_sha256
 from home_dist.ids.arrow_types import is_text
 from home_dist.ids.keys import KeyType, as_keys, fits_key, key_type
 
@@ -197,8 +197,3 @@ def _unreadable(wrong: str, error: Exception) -> DataError:
 
 def _no_rows(wrong: str) -> DataError:
     return DataError(f"{wrong}: null or no whole number in column 'row', or null in 'value'. Write it again.")
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from home_dist.files.hashes import file_sha256
 from home_dist.files.json_files import write_json
 from home_dist.files.whole import whole_folder
-from home_dist.ids.vocabulary import file_sha256
 from home_dist.prepare.written_vocabulary import PublishedVocabulary
 from home_dist.schema import Schema, save_schema
 from home_dist.schema.values import Origin

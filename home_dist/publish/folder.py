@@ -13,12 +13,14 @@ from typing import BinaryIO, cast
 
 from home_dist.errors import DataError
 from home_dist.files import remote
+from home_dist.files.hashes import file_sha256
 from home_dist.files.lock import locked
 from home_dist.files.places import is_remote, join, path_of
 from home_dist.files.remote_claim import claimed, remove_claimed
 from home_dist.files.stores import open_store
 from home_dist.files.whole import MARK, WRITING, clear_folder, mark_folder, sync, sync_tree, write_whole
 from home_dist.publish.manifest import (
+    ADVICE,
     CURRENT,
     MANIFEST,
     FileEntry,
@@ -135,12 +137,11 @@ class VersionsFolder:
                 remote.fetch(join(self.place, f"{version}/{name}"), path)
             size = path.stat().st_size
             if size != entry.bytes:
-                raise PublishError(f"{shown}: has {size:,} bytes instead of {entry.bytes:,}: it is incomplete. {_AGAIN}")
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
-                    raise PublishError(f"{shown}: its SHA-256 is not the manifest's: it is damaged. {_AGAIN}")
+                raise PublishError(f"{shown}: has {size:,} bytes instead of {entry.bytes:,}: it is incomplete. {ADVICE}")
+            if file_sha256(path) != entry.sha256:
+                raise PublishError(f"{shown}: its SHA-256 is not the manifest's: it is damaged. {ADVICE}")
         except (FileNotFoundError, NotADirectoryError):
-            raise PublishError(f"{shown}: no such file: the version is gone or incomplete. {_AGAIN}") from None
+            raise PublishError(f"{shown}: no such file: the version is gone or incomplete. {ADVICE}") from None
         except OSError as error:
             raise PublishError(f"{shown}: cannot be read: {error}. Check its permissions.") from None
         return path

@@ -7,14 +7,13 @@ prediction, computed in fp32 from the model that the version was made of.
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from home_dist.config import DataSection
+from home_dist.data.files import open_parquet
 from home_dist.errors import DataError
 from home_dist.export.columns import parquet_files
 from home_dist.export.loaded import LoadedModel
 from home_dist.files.places import join
-from home_dist.files.stores import unreachable
 from home_dist.publish.manifest import PublishError
 
 ANSWER = "answer."
@@ -39,10 +38,7 @@ def golden_requests(model: LoadedModel, data: DataSection, count: int) -> pa.Tab
 def _rows_of(place: str, columns: list[str], count: int) -> pa.Table:
     store, files = parquet_files(place)
     for found in reversed(files):
-        try:
-            file = pq.ParquetFile(store.filesystem.open_input_file(found.path))
-        except OSError as error:
-            raise unreachable(store, found.path, error) from None
+        file = open_parquet(store, found.path)
         missing = [c for c in columns if c not in file.schema_arrow.names]
         if missing:
             raise DataError(f"{found.path}: columns that the model reads are missing: {', '.join(missing)}")

@@ -27,6 +27,7 @@ from home_dist.publish.keys import ManagedOwners, Slots, VocabularyIds, shared_o
 from home_dist.publish.manifest import Manifest, PublishError, VersionTable, digest
 from home_dist.publish.rows_file import RowsFile
 from home_dist.publish.writing import Facts, RankPart, begun, rows_file, undone, write_aliases, write_rest
+from home_dist.schema import Table
 from home_dist.training.checkpoint.manifest import MANIFEST as CHECKPOINT_MANIFEST
 from home_dist.training.checkpoint.of_run import checkpoints_of
 from home_dist.training.stored_tables import all_tables
@@ -133,8 +134,7 @@ def _write_table(file: RowsFile, source: Source, older: Source | None, name: str
     keys = keys_of_checkpoint(source, name)
     moved = np.zeros(table.rows, np.bool_)
     if older is not None and isinstance(keys, ManagedOwners):
-        before = keys_of_checkpoint(older, name)
-        assert isinstance(before, ManagedOwners)  # `unlike` has compared the kinds of keys
+        before = owners_of_checkpoint(older, all_tables(older.layout)[name])
         moved = keys.owners != before.owners
         lost = np.flatnonzero(moved & (before.owners >= 0))
         file.evicted(name, lost, pa.array(before.owners[lost]))
@@ -160,11 +160,16 @@ def _blocks(source: Source, older: Source | None, name: str) -> Iterator[tuple[S
 def keys_of_checkpoint(source: Source, name: str) -> Keys:
     table = all_tables(source.layout)[name]
     if table.managed:
-        stored = stored_rows(source, table)
-        owners = np.full(stored.table_rows, -1, np.int64)
-        owners[stored.rows] = stored.hashes
-        return ManagedOwners(0, owners)
+        return owners_of_checkpoint(source, table)
     if name in source.layout.statistics:
         return None
     vocabulary = vocabulary_of(source.meaning, name)
     return None if vocabulary is None else VocabularyIds(vocabulary)
+
+
+def owners_of_checkpoint(source: Source, table: Table) -> ManagedOwners:
+    """Of a managed table."""
+    stored = stored_rows(source, table)
+    owners = np.full(stored.table_rows, -1, np.int64)
+    owners[stored.rows] = stored.hashes
+    return ManagedOwners(0, owners)

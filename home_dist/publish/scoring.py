@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -43,21 +44,22 @@ class VersionWeights:
         yield torch.from_numpy(self.found.tables[table].rows(slice(None)))
 
     def head_names(self) -> set[str]:
-        small = replicated_tables(self.layout)
-        own = {n.removeprefix(_HEAD) for n in self.found.dense}
-        return own | {replicated_weight(key).removeprefix(_HEAD) for key in small.weights}
+        return {name.removeprefix(_HEAD) for name in (*self.found.dense, *self._replicated)}
 
     def head_tensor(self, name: str) -> torch.Tensor:
-        if _HEAD + name in self.found.dense:
-            return self.found.dense[_HEAD + name]
+        dense = self.found.dense.get(_HEAD + name)
+        return self._replicated[_HEAD + name] if dense is None else dense
+
+    @cached_property
+    def _replicated(self) -> dict[str, torch.Tensor]:
+        """The head's weights that hold replicated tables, whose rows a version has by table."""
         small = replicated_tables(self.layout)
-        [weight] = (w for key, w in small.weights.items() if replicated_weight(key) == _HEAD + name)
-        whole = torch.empty_like(weight)
+        weights = {key: torch.empty_like(weight) for key, weight in small.weights.items()}
         for table in all_tables(self.layout).values():
-            if table.replicated and replicated_weight(small.place(table.name)[0]) == _HEAD + name:
-                _, first = small.place(table.name)
-                whole[first : first + table.rows] = next(self.rows(table.name))
-        return whole
+            if table.replicated:
+                key, first = small.place(table.name)
+                weights[key][first : first + table.rows] = next(self.rows(table.name))
+        return {replicated_weight(key): weight for key, weight in weights.items()}
 
 
 @dataclass(frozen=True)

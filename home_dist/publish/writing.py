@@ -18,7 +18,7 @@ from home_dist.export.meaning import ModelMeaning, write_meaning_files
 from home_dist.export.streams import Stream, write_stream
 from home_dist.publish.folder import VersionsFolder
 from home_dist.publish.keys import cut_ids, vocabulary_of
-from home_dist.publish.manifest import BaseVersion, FileEntry, Manifest, RowsChunk, VersionTable, digest
+from home_dist.publish.manifest import BaseVersion, FileEntry, Manifest, RowsChunk, VersionTable, digest, version_name
 from home_dist.publish.rows_file import RowsFile
 from home_dist.schema.meaning import fingerprint
 
@@ -109,7 +109,7 @@ def begun(
     row_type: RowType,
 ) -> Manifest:
     """The manifest of a version to write. base: of a delta, with its manifest's SHA-256."""
-    name = f"v{number:06d}"
+    name = version_name(number)
     return Manifest(
         version=name,
         kind="full" if base is None else "delta",

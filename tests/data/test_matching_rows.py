@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from home_dist.config import RunConfig
 from home_dist.data.matching_rows import RunSide, Unknown, same_rows, vocabulary_hashes
-from home_dist.ids.vocabulary import file_sha256
+from home_dist.files.hashes import file_sha256
 from home_dist.schema import Schema, Table
 from home_dist.schema.values import GrownFrom, Origin
 

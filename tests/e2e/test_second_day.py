@@ -16,7 +16,7 @@ import tomli_w
 from pyarrow import fs
 from sklearn.metrics import roc_auc_score
 
-from home_dist.ids.vocabulary import file_sha256
+from home_dist.files.hashes import file_sha256
 from home_dist.schema import load_schema, save_schema
 from home_dist.schema.meaning import without_told
 from tests import forked

@@ -11,7 +11,7 @@ from typing import Any
 from home_dist.errors import DataError, UserError
 from home_dist.files.json_files import json_text, read_json, write_json
 from home_dist.files.lock import locked
-from home_dist.files.whole import MARK, is_ours, mark_folder, refuse_foreign
+from home_dist.files.whole import MARK, empty_folder, is_ours, mark_folder, refuse_foreign
 from home_dist.prepare.engine.engines import Engine
 from home_dist.prepare.progress import Progress
 
@@ -108,9 +108,7 @@ def _plan_of(folder: Path) -> dict[str, Any]:
 def _empty(folder: Path) -> None:
     """Removes all but the mark."""
     (folder / _PLAN).unlink(missing_ok=True)  # first, so that no run resumes from a half-removed folder
-    for path in folder.iterdir():
-        if path.name != MARK:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    empty_folder(folder)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from home_dist.files.hashes import file_sha256
 from home_dist.files.whole import whole_file
-from home_dist.ids.vocabulary import file_sha256
 from home_dist.prepare.fit.draft import DraftVocabulary
 from home_dist.prepare.fitted_keys import FrequentKeys, SpilledCounts, empty_vocabulary, write_row_groups
 from home_dist.schema.values import VocabularyValues

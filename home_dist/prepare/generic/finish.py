@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from home_dist.files.hashes import file_sha256
 from home_dist.ids.keys import KeyType
-from home_dist.ids.vocabulary import file_sha256
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.boundaries import Buckets, Counted, fit_counted, rounding_step
 from home_dist.prepare.days import Days, choose_days, day_name

@@ -15,9 +15,9 @@ from pydantic import Field, ValidationError
 
 from home_dist import __version__
 from home_dist.errors import ConfigError, DataError, problem_lines
+from home_dist.files.hashes import file_sha256
 from home_dist.files.json_files import read_json, write_json
 from home_dist.ids.keys import KeyType
-from home_dist.ids.vocabulary import file_sha256
 from home_dist.prepare.engine.mirror import opened
 from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.schema import Schema, TableSpec, load_schema

@@ -3,7 +3,6 @@
 Files are read only if they agree with the manifest. A file that the manifest does not name makes the checkpoint damaged.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from home_dist.errors import CheckpointError
+from home_dist.files.hashes import file_sha256
 from home_dist.files.whole import write_whole
 
 MANIFEST = "manifest.json"
@@ -20,7 +20,7 @@ Files = dict[str, dict[str, Any]]
 
 
 def entry(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def write_manifest(folder: Path, files: Files) -> None:
@@ -66,7 +66,7 @@ def check(checkpoint: Path, name: str, files: Files) -> None:
             raise damaged(checkpoint, name, "the file is missing")
         if (size := path.stat().st_size) != files[name]["bytes"]:
             raise damaged(checkpoint, name, f"{size} bytes instead of {files[name]['bytes']}")
-        if _sha256(path) != files[name]["sha256"]:
+        if file_sha256(path) != files[name]["sha256"]:
             raise damaged(checkpoint, name, "its content has changed since it was written")
     except OSError as error:
         raise damaged(checkpoint, name, f"it cannot be read: {error}") from None
@@ -97,8 +97,3 @@ class Damaged(CheckpointError):
 
 def damaged(checkpoint: Path, name: str, reason: str) -> Damaged:
     return Damaged(f"{checkpoint / name}: damaged checkpoint: {reason}.")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
