@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from home_dist.config import RunConfig
 from home_dist.config.stopping import averages_wanted
@@ -77,6 +79,17 @@ class Source:
             yield from (values for _, values in self.stored.rows(place.tensor))
         else:
             yield self.stored.box(place.tensor, (place.first, 0), self.table_shape(table))
+
+    def rows_at(self, table: str, rows: NDArray[np.int64]) -> torch.Tensor:
+        """(n, dim) rows (n,) of a table, ascending. Blocks of the checkpoint that hold none of them are not read."""
+        place = self.places[table]
+        wanted, found = rows + place.first, []
+        for first, end in self.stored.blocks(place.tensor):
+            here = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, end)]
+            if len(here):
+                block = self.stored.box(place.tensor, (first, 0), (end - first, self.table_shape(table)[1]))
+                found.append(block[torch.from_numpy(here - first)])
+        return torch.cat([torch.zeros(0, self.table_shape(table)[1], dtype=self.stored.dtype(place.tensor)), *found])
 
     @property
     def shown(self) -> str:

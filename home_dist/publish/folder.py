@@ -3,11 +3,15 @@
 A version is there when its manifest is. On a disk it is written under another name and renamed; a store renames nothing, so
 that the manifest is put last. `current` holds one line, the version's name and the SHA-256 of its manifest, and is replaced in
 one go. Remains of killed publishers are removed by the next one.
+
+A store has no locks: a publisher that slept may find that another one has taken its claim. It reads the claim before each step
+that others would see, ends with Taken, and leaves what is there. What it was writing meanwhile stands below a number that the
+other one does not use, since a number is seen in the store from its beginning on.
 """
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -16,7 +20,7 @@ from home_dist.files import remote
 from home_dist.files.hashes import file_sha256
 from home_dist.files.lock import locked
 from home_dist.files.places import is_remote, join, path_of
-from home_dist.files.remote_claim import claimed, remove_claimed
+from home_dist.files.remote_claim import Claim, claimed, remove_claimed
 from home_dist.files.stores import open_store
 from home_dist.files.whole import MARK, WRITING, clear_folder, mark_folder, sync, sync_tree, write_whole
 from home_dist.publish.manifest import (
@@ -32,6 +36,8 @@ from home_dist.publish.manifest import (
 )
 
 _LOCK, _CLAIM = ".publisher.lock", ".publisher"
+_BEGUN = ".begun"
+"""A file that a version in a store holds until it is whole."""
 _BLOCK = 1 << 20
 
 
@@ -42,6 +48,7 @@ class VersionsFolder:
         store, path = open_store(place)
         self._filesystem = store.filesystem
         self.local = Path(path)
+        self._claim: Claim | None = None
 
     def __str__(self) -> str:
         return self.shown("")
@@ -53,7 +60,8 @@ class VersionsFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Within it no other publisher writes here. Raises PublishError if one does, or for a folder of other files."""
+        """Within it no other publisher writes here; methods that write or remove raise Taken if one has taken over meanwhile.
+        Raises PublishError if one is at work, or for a folder of other files."""
         busy = PublishError(
             f"{self}: another publisher writes versions there. End it, or publish to another folder: two runs in one folder "
             "would replace each other's model."
@@ -67,12 +75,24 @@ class VersionsFolder:
                     raise
                 except DataError as error:
                     raise PublishError(f"{busy} ({error})") from None
+                claims.callback(self._give_back, claim)
                 claims.enter_context(claim.refreshed())
-                claims.callback(lambda: remove_claimed(join(self.place, _CLAIM)) if claim.is_own() else None)
+                self._claim = claim
             else:
                 self.local.mkdir(parents=True, exist_ok=True)
                 claims.enter_context(locked(self.local / _LOCK, busy))
             yield
+
+    def _give_back(self, claim: Claim) -> None:
+        self._claim = None
+        with suppress(DataError):  # the store is away: the mark will count as left
+            if claim.is_own():
+                remove_claimed(join(self.place, _CLAIM))
+
+    def _check_claim(self) -> None:
+        """Raises Taken, StoreError."""
+        if self._claim is not None:
+            self._claim.check()
 
     def versions(self) -> list[int]:
         """Numbers of whole versions, ascending. Raises StoreError, OSError."""
@@ -147,8 +167,9 @@ class VersionsFolder:
         return path
 
     def clear_unfinished(self) -> None:
-        """Removes versions that killed publishers left unfinished. Call it within `claimed`. Raises PublishError,
+        """Removes versions that killed publishers left unfinished. Call it within `claimed`. Raises Taken, PublishError,
         StoreError."""
+        self._check_claim()
         for number, whole in self._all().items():
             if self.remote and not whole:
                 remote.remove_below(join(self.place, version_name(number)))
@@ -156,15 +177,19 @@ class VersionsFolder:
                 clear_folder(self._writing(version_name(number)), PublishError)
 
     def next_number(self) -> int:
-        """Of a new version: above all there are, whole or not."""
+        """Of a new version: above all there are, whole or not. Ask before `clear_unfinished`: whoever left a version unfinished
+        may still be writing it."""
         return max(self._all(), default=0) + 1
 
     def _writing(self, version: str) -> Path:
         return self.local / f"{version}{WRITING}"
 
     def begin(self, version: str) -> None:
-        """Makes the folder that ranks write into."""
-        if not self.remote:
+        """Makes the folder that ranks write into. Raises Taken, OSError, StoreError."""
+        self._check_claim()
+        if self.remote:
+            remote.put_bytes(b"", join(self.place, f"{version}/{_BEGUN}"))
+        else:
             self._writing(version).mkdir(parents=True)
             mark_folder(self._writing(version), self.local / version)
 
@@ -191,11 +216,14 @@ class VersionsFolder:
             return FileEntry(file.tell(), hashing.hexdigest())
 
     def finish(self, manifest: Manifest) -> str:
-        """Makes the version whole and current. Returns the SHA-256 of its manifest. Raises OSError, StoreError."""
+        """Makes the version whole and current. Returns the SHA-256 of its manifest. Raises Taken, OSError, StoreError."""
         version, content = manifest.version, manifest.to_bytes()
         sha256 = digest(content)
         if self.remote:
+            self._check_claim()
             remote.put_bytes(content, join(self.place, f"{version}/{MANIFEST}"))
+            remote.remove_file(join(self.place, f"{version}/{_BEGUN}"))
+            self._check_claim()
             remote.put_bytes(f"{version} {sha256}\n".encode(), join(self.place, CURRENT))
             return sha256
         writing = self._writing(version)
@@ -208,26 +236,28 @@ class VersionsFolder:
         return sha256
 
     def abandon(self, version: str) -> None:
-        """Removes a version that could not be finished. Raises OSError, StoreError."""
+        """Removes a version that could not be finished. Raises Taken, OSError, StoreError."""
+        self._check_claim()
         if self.remote:
             remote.remove_below(join(self.place, version))
         else:
             clear_folder(self._writing(version), PublishError)
 
     def prune(self, keep: int) -> list[str]:
-        """Removes versions but the newest `keep` and those that these build on; returns their names. Raises PublishError,
-        StoreError, OSError."""
+        """Removes versions but the newest `keep` and those that these build on. Returns what is wrong with damaged versions,
+        which count as built on the version before them. Raises Taken, PublishError, StoreError, OSError."""
+        self._check_claim()
         there = [version_name(n) for n in self.versions()]
+        damaged: list[str] = []
+        before = dict(zip(there[1:], there, strict=False))
         kept: set[str] = set()
-        for name in there[-keep:]:
-            while name not in kept:
+        for newest in there[-keep:]:
+            name: str | None = newest
+            while name is not None and name not in kept:
                 kept.add(name)
-                base = self.manifest(name).base
-                if base is None:
-                    break
-                name = base.version
-        gone = [name for name in there if name not in kept]
-        for name in reversed(gone):  # a delta before its base
+                name = self._base_of(name, before.get(name), damaged)
+        for name in reversed([name for name in there if name not in kept]):  # a delta before its base
+            self._check_claim()
             if self.remote:
                 remote.remove_file(join(self.place, f"{name}/{MANIFEST}"))
                 remote.remove_below(join(self.place, name))
@@ -235,7 +265,12 @@ class VersionsFolder:
                 mark_folder(self.local / name, self._writing(name))
                 (self.local / name).rename(self._writing(name))
                 clear_folder(self._writing(name), PublishError)
-        return gone
+        return damaged
 
-
-_AGAIN = "Take another version, or publish a full one again."
+    def _base_of(self, version: str, before: str | None, damaged: list[str]) -> str | None:
+        try:
+            base = self.manifest(version).base
+            return None if base is None else base.version
+        except PublishError as error:
+            damaged.append(str(error))
+            return before

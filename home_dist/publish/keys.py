@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from home_dist.data.matching_rows import RunSide
 from home_dist.data.side_files import side_file
 from home_dist.export.meaning import ModelMeaning
+from home_dist.ids.arrow_types import is_text
 from home_dist.ids.managed_sets import ManagedSets
 from home_dist.ids.rows import INDEXED
 from home_dist.ids.vocabulary import VocabularyFile
@@ -96,7 +97,7 @@ class VocabularyIds:
         return self._keys.take(pa.array(at, mask=absent))
 
     def _nulls(self, n: int) -> pa.Array:
-        return pa.nulls(n, pa.string() if self._file.kind == "text" else pa.int64())
+        return pa.nulls(n, pa.large_string() if self._file.kind == "text" else pa.int64())
 
     def _next(self) -> tuple[pa.Array | None, Slots | None]:
         """The next piece; (None, None) behind the last one."""
@@ -115,7 +116,8 @@ class VocabularyIds:
 
 
 def _plain(keys: pa.Array) -> pa.Array:
-    return keys.cast(pa.string()) if pa.types.is_large_string(keys.type) else keys
+    """Texts with offsets of 64 bits: those of a large vocabulary have more than 2 GiB together."""
+    return keys.cast(pa.large_string()) if is_text(keys.type) else keys
 
 
 def _ascends(file: VocabularyFile) -> bool:

@@ -1,6 +1,6 @@
 """`home-dist publish RUN --to PLACE`: a run's checkpoint as a version, in one process and with bounded memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ from pyarrow import fs
 from home_dist.config.publish import RowType
 from home_dist.data.arrivals import arrived
 from home_dist.errors import DataError
-from home_dist.export.loaded import model_of
 from home_dist.export.managed_rows import stored_rows
 from home_dist.export.program import predictions_of
 from home_dist.export.source import Source
@@ -21,6 +20,7 @@ from home_dist.files.listing import find_files
 from home_dist.files.places import join
 from home_dist.objectives import Objectives
 from home_dist.publish.codec import Floats
+from home_dist.publish.few_rows import FewRows
 from home_dist.publish.folder import VersionsFolder
 from home_dist.publish.golden import golden_requests
 from home_dist.publish.keys import ManagedOwners, Slots, VocabularyIds, shared_or_owned, version_tables, vocabulary_of
@@ -36,22 +36,30 @@ Keys = VocabularyIds | ManagedOwners | None
 
 
 def publish_checkpoint(
-    source: Source, to: str, row_type: RowType, delta: bool = False, keep: int = 3, golden: int = 64
+    source: Source,
+    to: str,
+    row_type: RowType,
+    delta: bool = False,
+    keep: int = 3,
+    golden: int = 64,
+    tell: Callable[[str], None] = print,
 ) -> Manifest:
     """Publishes a checkpoint as a full version, or as a delta on the newest one. Returns its manifest. golden: requests with
-    the model's answers that the version is to hold.
+    the model's answers that the version is to hold. tell: hears of older versions that are damaged.
 
-    Raises PublishError when another publisher is at work there, or when a delta is not possible; StoreError, CheckpointError.
+    Raises PublishError when another publisher is at work there, or when a delta is not possible; Taken when another one takes
+    over meanwhile; StoreError, CheckpointError.
     """
     folder = VersionsFolder(to)
     tables = version_tables(source.meaning, source.layout)
-    requests = golden_requests(model_of(source), source.given.data, golden) if golden else None
+    requests = golden_requests(FewRows(source), source.given.data, golden) if golden else None
     try:
         with folder.claimed():
+            number = folder.next_number()
             folder.clear_unfinished()
             base = _base(folder, source, row_type) if delta else None
             older = None if base is None else Source.open(_checkpoint_of(source, base[0]))
-            manifest = begun(folder.next_number(), base, _facts(source), source.meaning, tables, row_type)
+            manifest = begun(number, base, _facts(source), source.meaning, tables, row_type)
             if base is not None and (unlike := manifest.unlike(base[0])) is not None:
                 raise _no_delta(unlike)
             part = RankPart()
@@ -63,7 +71,8 @@ def publish_checkpoint(
                         write_aliases(file, source.meaning, tables)
                 meaning = source.meaning if older is None else None
                 manifest, _ = write_rest(folder, manifest, [part], dense_of(source), meaning, requests)
-            folder.prune(keep)
+            for damaged in folder.prune(keep):
+                tell(f"an older version is damaged: {damaged}")
     except OSError as error:
         raise PublishError(f"{folder}: cannot be written: {error}. Make room, or publish to another folder.") from None
     return manifest

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from home_dist.config.publish import RowType
 from home_dist.publish.codec import VALUES, Floats, decode
 from home_dist.publish.folder import VersionsFolder
-from home_dist.publish.manifest import ADVICE, Manifest, PublishError, RowsChunk, VersionTable
+from home_dist.publish.manifest import ADVICE, Manifest, PublishError, RowsChunk, VersionTable, version_name, version_number
 from home_dist.publish.rows_file import read_chunk
 from home_dist.publish.writing import DENSE
 
@@ -123,6 +123,9 @@ def chain_of(folder: VersionsFolder, version: str | None = None) -> list[Manifes
                 f"{folder}: holds no versions (no file `current`). Write one: home-dist publish RUN --to {folder}"
             )
         version, sha256 = current
+    elif version_number(version) is None:
+        there = ", ".join(version_name(n) for n in folder.versions()[-10:]) or "none"
+        raise PublishError(f"{folder}: {version!r} is no version's name, which is like v000001. Versions there: {there}")
     chain = [folder.manifest(version, sha256)]
     while (base := chain[0].base) is not None:
         older = folder.manifest(base.version, base.manifest_sha256)

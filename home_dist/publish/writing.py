@@ -129,7 +129,7 @@ def begun(
 
 @contextmanager
 def undone(folder: VersionsFolder, version: str) -> Iterator[None]:
-    """Begins a version; on an error nothing of it is left, if the folder allows."""
+    """Begins a version; on an error nothing of it is left, if the folder allows and is still ours."""
     folder.begin(version)
     try:
         yield

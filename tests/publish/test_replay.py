@@ -6,14 +6,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from home_dist import load
 from home_dist.cli import app
+from home_dist.export.source import Source
 from home_dist.publish import of_checkpoint
+from home_dist.publish.few_rows import FewRows
 from home_dist.publish.folder import VersionsFolder
+from home_dist.publish.golden import golden_requests
 from home_dist.publish.manifest import PublishError
 from home_dist.publish.of_checkpoint import publish_checkpoint
+from home_dist.publish.reading import read_version
 from home_dist.publish.replay import TOLERANCE, compared, replay
 from home_dist.publish.scoring import open_version
 from tests.publish.raw_data import raw_data
@@ -22,7 +27,7 @@ from tests.ranks import settings
 
 pytestmark = pytest.mark.distributed
 
-KINDS = {"plain": CUT, "managed": MANAGED, "averaged": settings(train__ema__decay=0.5)}
+KINDS = {"plain": CUT, "managed": MANAGED, "averaged": settings(train__ema__decay=0.5, train__ema__use=True)}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -46,6 +51,15 @@ def test_the_published_files_answer_as_the_trainer(trained, tmp_path, rows):
         assert rows == "fp32" or largest > 0
 
 
+def copied(trained, tmp_path):
+    """The folder of the run and its data, to be damaged."""
+    copy = tmp_path / "copy"
+    shutil.copytree(trained.parent, copy)
+    config = (copy / "run" / "config.toml").read_text().replace(str(trained.parent), str(copy))
+    (copy / "run" / "config.toml").write_text(config)
+    return copy
+
+
 def test_golden_requests_are_rows_of_the_data_with_what_the_run_predicts(trained, tmp_path):
     publish_checkpoint(source(trained, 4), str(tmp_path / "out"), "fp32")
     golden = pq.read_table(tmp_path / "out" / "v000001" / "golden.parquet")
@@ -58,6 +72,43 @@ def test_golden_requests_are_rows_of_the_data_with_what_the_run_predicts(trained
     for name in expected.column_names:
         np.testing.assert_allclose(golden[f"answer.{name}"], expected[name], rtol=0, atol=1e-7)
     assert np.std(golden[f"answer.{expected.column_names[0]}"]) > 0
+
+
+def test_averages_are_published_where_the_run_uses_them(tmp_path):
+    trained = trained_on(1, raw_data(tmp_path / "data"), KINDS["averaged"])
+    checkpoint = trained / "checkpoints" / "step-00000004"
+    for averaged in (None, False):
+        publish_checkpoint(Source.open(checkpoint, averaged), str(tmp_path / f"{averaged}"), "fp32", golden=4)
+        replay(str(tmp_path / f"{averaged}"))
+    one, other = (read_version(str(tmp_path / f"{averaged}")).dense for averaged in (None, False))
+    assert one.keys() == other.keys()
+    assert not all(torch.equal(values, other[name]) for name, values in one.items())
+
+
+def test_no_rows_but_those_of_golden_requests_are_held(trained, monkeypatch):
+    held = {}
+    rows_at = Source.rows_at
+    monkeypatch.setattr(Source, "rows_at", lambda self, name, slots: held.setdefault(name, rows_at(self, name, slots)))
+    opened = source(trained, 4)
+    golden_requests(FewRows(opened), opened.given.data, 2)
+    assert held.keys() == {t.name for t in opened.layout.tables if not t.replicated}
+    assert any(0 < len(rows) < opened.table_shape(name)[0] / 4 for name, rows in held.items())
+
+
+def test_rows_that_training_refuses_are_no_golden_requests(trained, tmp_path):
+    copy = copied(trained, tmp_path)
+    for path in (copy / "data" / "validation").iterdir():
+        table = pq.read_table(path)
+        bad = pa.array([-1 if n % 3 == 0 else v for n, v in enumerate(table["tab"].to_pylist())], table["tab"].type)
+        pq.write_table(table.set_column(table.column_names.index("tab"), "tab", bad), path)
+    publish_checkpoint(source(copy / "run", 4), str(tmp_path / "out"), "fp32", golden=30)
+    assert 10 <= replay(str(tmp_path / "out"))[0].golden < 30
+    for path in (copy / "data" / "validation").iterdir():
+        table = pq.read_table(path)
+        bad = pa.array([-1] * len(table), table["tab"].type)
+        pq.write_table(table.set_column(table.column_names.index("tab"), "tab", bad), path)
+    with pytest.raises(PublishError, match=r"validation/.*parquet: all 30 rows that were tried are refused, .*'tab'"):
+        publish_checkpoint(source(copy / "run", 4), str(tmp_path / "out"), "fp32", golden=30)
 
 
 def test_a_version_predicts_any_rows_as_its_run_does(trained, tmp_path):
@@ -80,7 +131,7 @@ def test_the_command_tells_answers_that_are_too_far_apart(trained, tmp_path, mon
     told = CliRunner().invoke(app, ["replay", to])
     assert told.exit_code == 0
     assert "v000001, 64 golden requests, fp32 rows, allowed 1e-05: as the trainer answers" in told.output
-    answers, model = of_checkpoint.golden_requests, of_checkpoint.model_of(source(trained, 2))
+    answers, model = of_checkpoint.golden_requests, FewRows(source(trained, 2))
     monkeypatch.setattr(of_checkpoint, "golden_requests", lambda _, *rest: answers(model, *rest))
     publish_checkpoint(source(trained, 4), to, "fp32")
     told = CliRunner().invoke(app, ["replay", to])
@@ -90,7 +141,7 @@ def test_the_command_tells_answers_that_are_too_far_apart(trained, tmp_path, mon
 
 
 def test_what_is_missing_or_damaged_is_told(trained, tmp_path):
-    to, copy = tmp_path / "out", tmp_path / "copy"
+    to = tmp_path / "out"
     publish_checkpoint(source(trained, 4), str(to), "fp32", golden=0)
     with pytest.raises(PublishError, match=r"v000001: holds no golden requests"):
         replay(str(to))
@@ -101,9 +152,10 @@ def test_what_is_missing_or_damaged_is_told(trained, tmp_path):
         replay(str(to))
     with pytest.raises(PublishError, match=r"v000009/manifest.json: no such file"):
         replay(str(to), "v000009")
-    shutil.copytree(trained.parent, copy)
-    config = (copy / "run" / "config.toml").read_text().replace(str(trained.parent), str(copy))
-    (copy / "run" / "config.toml").write_text(config)
+    for name in ("1", "../out/v000001", ""):
+        with pytest.raises(PublishError, match=r"is no version's name, .* Versions there: v000001, v000002"):
+            replay(str(to), name)
+    copy = copied(trained, tmp_path)
     for path in (copy / "data" / "validation").iterdir():
         path.unlink()
     with pytest.raises(PublishError, match=r"no golden requests could be taken .* or publish without: --golden 0"):

@@ -1,10 +1,12 @@
 """Versions in a store, on a real S3 server; publishers that are killed, and stores that fail, leave no torn version."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from pyarrow import fs
 
 from home_dist.errors import DataError
 from home_dist.files.places import join
+from home_dist.files.remote_claim import Claim, Taken
 from home_dist.files.stores import open_store
 from home_dist.publish.folder import VersionsFolder
 from home_dist.publish.manifest import PublishError
@@ -44,9 +47,12 @@ def test_a_store_holds_what_a_folder_holds(trained, tmp_path, request, server, c
         stream.write(b"torn")
     with pytest.raises(PublishError, match=r"v000003/rows-00000.bin: has 4 bytes instead of"):
         read_version(place)
-    below = fs.FileSelector(path.split("/")[0], recursive=True)
-    names = [i.path for i in store.filesystem.get_file_info(below)]
-    assert not any("publisher" in name for name in names)
+    assert not any("publisher" in info.path for info in files_of(place))
+
+
+def files_of(place):
+    store, path = open_store(place)
+    return store.filesystem.get_file_info(fs.FileSelector(path.split("/")[0], recursive=True))
 
 
 def test_unfinished_versions_in_a_store_are_removed(trained, tmp_path, request, server, credentials):
@@ -56,10 +62,52 @@ def test_unfinished_versions_in_a_store_are_removed(trained, tmp_path, request, 
     with store.filesystem.open_output_stream(path) as stream:
         stream.write(b"left by a killed publisher")
     assert read_version(place).manifest.version == "v000001"
-    assert publish_checkpoint(source(trained, 4), place, "fp32").version == "v000002"
-    assert read_version(place).manifest.version == "v000002"
+    assert publish_checkpoint(source(trained, 4), place, "fp32").version == "v000003"  # who left it may write on
+    assert read_version(place).manifest.version == "v000003"
+    assert not any("v000002" in i.path or i.path.endswith(".begun") for i in files_of(place))
     with VersionsFolder(place).claimed(), pytest.raises(PublishError, match="another publisher writes versions there"):
         publish_checkpoint(source(trained, 4), place, "fp32")
+
+
+def test_a_publisher_that_lost_its_claim_ends_and_leaves_what_is_there(trained, tmp_path, request, server, credentials):
+    """It slept, and a publisher of another machine took its mark for a left one."""
+    place = in_new_bucket(server, tmp_path, request, "model")
+    publish_checkpoint(source(trained, 2), place, "fp32")
+    late, manifest = VersionsFolder(place), read_version(place).manifest
+    with late.writing("v000002", "rows-00000.bin") as stream:
+        stream.write(b"the sleeper's")
+        with late.claimed():
+            late.begin("v000002")
+            Claim(join(place, ".publisher"), "publish").write()
+            for step in (
+                lambda: late.begin("v000003"),
+                lambda: late.finish(replace(manifest, version="v000002")),
+                lambda: late.abandon("v000001"),
+                lambda: late.prune(1),
+                late.clear_unfinished,
+            ):
+                with pytest.raises(Taken, match="another command has taken or removed this folder"):
+                    step()
+        assert late.current()[0] == "v000001"
+        assert VersionsFolder(place).versions() == [1]
+        assert publish_checkpoint(source(trained, 4), place, "fp32").version == "v000003"
+    publish_checkpoint(source(trained, 4), str(tmp_path / "out"), "fp32")
+    same(read_version(place), read_version(str(tmp_path / "out")))
+
+
+def test_a_damaged_older_version_stops_no_publisher(trained, tmp_path):
+    to = tmp_path / "out"
+    for step, delta in ((2, False), (4, True), (2, False), (4, True)):
+        publish_checkpoint(source(trained, step), str(to), "fp32", delta, keep=9, golden=0)
+    (to / "v000004" / "manifest.json").write_text("{")
+    told = []
+    for _ in range(2):
+        publish_checkpoint(source(trained, 4), str(to), "fp32", keep=3, golden=0, tell=told.append)
+    assert [re.sub(".*/v", "v", line)[:38] for line in told] == 2 * ["v000004/manifest.json: is damaged or o"]
+    assert VersionsFolder(str(to)).versions() == [3, 4, 5, 6]  # 4 built on the one before it
+    publish_checkpoint(source(trained, 4), str(to), "fp32", keep=2, golden=0, tell=told.append)
+    assert len(told) == 2
+    assert VersionsFolder(str(to)).versions() == [6, 7]
 
 
 def test_a_store_that_is_away_is_told(trained, credentials):

@@ -152,11 +152,16 @@ class Stored:
         if not shape:
             yield 0, self.whole(name)
             return
+        for first, end in self.blocks(name, most_bytes):
+            yield first, self.box(name, (first, *[0] * (len(shape) - 1)), (end - first, *shape[1:]))
+
+    def blocks(self, name: str, most_bytes: int = _BLOCK_BYTES) -> Iterator[tuple[int, int]]:
+        """(first row, end) of the blocks in which `rows` streams a tensor."""
+        rows = self.shape(name)[0]
         row_bytes = max(1, self.tensors[name].size[1:].numel() * self.dtype(name).itemsize)
         step = max(1, most_bytes // row_bytes)
-        for first in range(0, shape[0], step):
-            count = min(step, shape[0] - first)
-            yield first, self.box(name, (first, *[0] * (len(shape) - 1)), (count, *shape[1:]))
+        for first in range(0, rows, step):
+            yield first, min(first + step, rows)
 
 
 class _Reading(LoadPlanner):
