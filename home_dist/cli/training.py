@@ -57,7 +57,13 @@ def train(
     from home_dist.distributed import ranks
     from home_dist.training import train as training
 
-    training.train(settings, ranks.form_ranks(settings.distributed), profile_steps if profile else 0)
+    formed, steps = ranks.form_ranks(settings.distributed), profile_steps if profile else 0
+    if settings.publish is None:
+        training.train(settings, formed, steps)
+    else:
+        from home_dist.publish.live import Publisher
+
+        training.train(settings, formed, steps, Publisher)
 
 
 @command(group)

@@ -15,6 +15,7 @@ from home_dist.config.log import LogSection
 from home_dist.config.metrics import MetricsSection
 from home_dist.config.model import MODELS, AnyModel
 from home_dist.config.objective import OBJECTIVES, AnyObjective, ObjectiveSection
+from home_dist.config.publish import PublishSection
 from home_dist.config.section import Section
 from home_dist.config.sequence import AnyEncoder
 from home_dist.config.train import TrainSection
@@ -40,6 +41,8 @@ class RunConfig(Section):
     insight: InsightSection = InsightSection()
     metrics: MetricsSection = MetricsSection()
     distributed: DistributedSection = DistributedSection()
+    publish: PublishSection | None = None
+    """Versions for servers, written while the run trains; by default none."""
 
     @model_validator(mode="before")
     @classmethod

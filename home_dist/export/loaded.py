@@ -17,7 +17,7 @@ from home_dist.errors import CheckpointError, ConfigError, DataError
 from home_dist.export.columns import batches_of, parquet_files
 from home_dist.export.managed_rows import stored_rows, with_managed_rows
 from home_dist.export.program import ABOUT, Program, open_program, predictions_of
-from home_dist.export.scorer import Scorer, Weights
+from home_dist.export.scorer import Scorer
 from home_dist.export.source import Source
 from home_dist.training.checkpoint.folder import step_of
 from home_dist.training.checkpoint.of_run import checkpoints_of
@@ -91,9 +91,9 @@ def load(run: str | Path, step: int | None = None, averaged: bool | None = None)
     return model_of(Source.open(_of_step(place, step) if step is not None else place, averaged))
 
 
-def model_of(source: Source, weights: Weights | None = None) -> LoadedModel:
-    """The model of a checkpoint. weights: to fill it from, by default the checkpoint's. Raises ConfigError, DataError."""
-    return LoadedModel(_program(source, weights or source), source.checkpoint, source.record.state.step)
+def model_of(source: Source) -> LoadedModel:
+    """The model of a checkpoint. Raises ConfigError, DataError."""
+    return LoadedModel(_program(source), source.checkpoint, source.record.state.step)
 
 
 def _of_step(run: Path, step: int) -> Path:
@@ -103,11 +103,11 @@ def _of_step(run: Path, step: int) -> Path:
     return there[step]
 
 
-def _program(source: Source, weights: Weights) -> Program:
+def _program(source: Source) -> Program:
     recorded = RunFolder(source.checkpoint.parent.parent).recorded_vocabularies()
     read = {i.table.name for i in source.layout.inputs if i.rows_of is not None}
     refuse_other_vocabularies(source.config, source.whole, {t: sha for t, sha in recorded.items() if t in read})
-    scorer = Scorer(weights)
+    scorer = Scorer(source)
     predictions = predictions_of(source.schema.task, scorer.head.objectives)
     about = {**source.metadata(), "tasks": scorer.tasks, "predictions": predictions}
     trained = RunSide(source.given, source.whole, recorded)

@@ -1,6 +1,6 @@
 """A run's checkpoint as exports read it: its tables by name, wherever they are stored, and the dense part."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,19 +101,22 @@ class Source:
     def head_tensor(self, name: str) -> torch.Tensor:
         return self.stored.whole(f"dense/head.{name}")
 
-    def dense(self) -> list[str]:
-        """Names of all parameters and statistics outside of tables."""
-        return [n for n in self.stored.tensors if n.startswith("dense/") and not n.startswith((_REPLICATED, _AVERAGES))]
-
-    def stored_as(self, name: str) -> str:
-        """Name of the tensor that is exported as the dense tensor `name`: its own, or its average's."""
-        average = f"{_AVERAGES}{average_name(name.removeprefix('dense/head.'))}"
-        return average if self.averaged and average in self.stored.tensors else name
+    def dense(self) -> dict[str, str]:
+        """By name of each parameter and statistic outside of tables: the tensor that serves as it (served_tensors)."""
+        return served_tensors(self.stored.tensors, self.averaged)
 
     def metadata(self) -> dict[str, str]:
         versions = self.record.versions
         told = {"checkpoint": self.checkpoint.name, "step": str(self.record.state.step), "home_dist": versions["home_dist"]}
         return told | {"meaning": fingerprint(self.schema)}
+
+
+def served_tensors(names: Collection[str], averaged: bool) -> dict[str, str]:
+    """By name of each parameter and statistic outside of tables, as checkpoints name them: itself, or its average where
+    averages are wanted and there is one."""
+    dense = [n for n in names if n.startswith("dense/") and not n.startswith((_REPLICATED, _AVERAGES))]
+    average = {n: f"{_AVERAGES}{average_name(n.removeprefix('dense/head.'))}" for n in dense} if averaged else {}
+    return {n: a if (a := average.get(n, n)) in names else n for n in dense}
 
 
 def written_whole(out: Path, write: Callable[[Path], None]) -> None:

@@ -25,7 +25,7 @@ SHARD_BYTES = 2 * 10**9
 def export_weights(source: Source, out: Path, shard_bytes: int = SHARD_BYTES) -> None:
     """Writes folder `out`: dense-*.safetensors, tables-*.safetensors, their index, and the files of `write_meaning`."""
     groups = {
-        "dense": [_dense(source, name) for name in source.dense()],
+        "dense": [_dense(source, name, own) for name, own in source.dense().items()],
         "tables": [
             Stream(f"tables.{table}.weight", torch.float32, source.table_shape(table), partial(source.rows, table))
             for table in sorted(source.places)
@@ -39,8 +39,8 @@ def export_weights(source: Source, out: Path, shard_bytes: int = SHARD_BYTES) ->
     written_whole(out, write)
 
 
-def _dense(source: Source, name: str) -> Stream:
-    stored, own = source.stored, source.stored_as(name)
+def _dense(source: Source, name: str, own: str) -> Stream:
+    stored = source.stored
     return Stream(name.removeprefix("dense/"), stored.dtype(own), stored.shape(own), lambda: iter([stored.whole(own)]))
 
 
@@ -78,8 +78,8 @@ def export_delta(source: Source, since: Source, out: Path) -> dict[str, int]:
                 "a delta needs tables of the same name and width. Export the whole with --format safetensors."
             )
         changed[table] = torch.cat(list(_changed(source, since, table)))
-    dense = [n for n in source.dense() if not _same(source, since, n)]
-    groups = {"dense": [_dense(source, n) for n in dense], "tables": []}
+    dense = {n: own for n, own in source.dense().items() if not _same(source, since, n)}
+    groups = {"dense": [_dense(source, n, own) for n, own in dense.items()], "tables": []}
     for table, rows in changed.items():
         if len(rows):
             groups["tables"].append(Stream.of(f"tables.{table}.rows", rows))

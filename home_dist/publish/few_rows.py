@@ -1,62 +1,91 @@
-"""A checkpoint's model with those rows alone that some rows of data read, so that answering them takes no memory for tables.
+"""A model with those rows alone that some rows of data read, so that answering them takes no memory for tables.
 
 What is looked up depends on the data alone, never on values of rows: a first pass over empty tables notes it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
 
-import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from home_dist.config import RunConfig
-from home_dist.export.loaded import model_of
+from home_dist.data.files import needed_inputs
+from home_dist.export.columns import batches_of
+from home_dist.export.managed_rows import stored_rows, with_managed_rows
+from home_dist.export.program_inputs import inputs_of
 from home_dist.export.scorer import Scorer
 from home_dist.export.source import Source
+from home_dist.publish.keys import Slots
 from home_dist.schema import InputLayout, Schema
 
 
 @dataclass(frozen=True)
-class _NoRows:
-    """Weights (export/scorer.py) of a checkpoint without rows of tables."""
+class DenseWeights:
+    """Weights (export/scorer.py) without rows of tables."""
 
-    source: Source
-
-    @property
-    def shown(self) -> str:
-        return self.source.shown
-
-    @property
-    def config(self) -> RunConfig:
-        return self.source.config
-
-    @property
-    def schema(self) -> Schema:
-        return self.source.schema
-
-    @property
-    def layout(self) -> InputLayout:
-        return self.source.layout
-
-    @property
-    def averaged(self) -> bool:
-        return self.source.averaged
+    shown: str
+    config: RunConfig
+    schema: Schema
+    layout: InputLayout
+    averaged: bool
+    dims: Mapping[str, int]
+    """By table."""
+    names: Collection[str]
+    """Of the tensors of the network's head."""
+    head_tensor: Callable[[str], torch.Tensor]
 
     def table_shape(self, table: str) -> tuple[int, int]:
-        return 0, self.source.table_shape(table)[1]
+        return 0, self.dims[table]
 
     def rows(self, table: str) -> Iterator[torch.Tensor]:
         return iter(())
 
     def head_names(self) -> set[str]:
-        return self.source.head_names()
+        return set(self.names)
 
-    def head_tensor(self, name: str) -> torch.Tensor:
-        return self.source.head_tensor(name)
+
+class FewRows:
+    def __init__(self, weights: DenseWeights, layout: InputLayout, rows_at: Callable[[str, Slots], torch.Tensor]):
+        """layout: whose keys become rows, also managed ones. rows_at: (n, dim) of a table's slots (n,), ascending. Raises
+        ConfigError."""
+        self.layout, self._dims, self._rows_at = layout, weights.dims, rows_at
+        self._scorer = Scorer(weights)
+
+    @staticmethod
+    def of(source: Source) -> "FewRows":
+        """Of a checkpoint. Raises ConfigError, DataError."""
+        dims = {name: source.table_shape(name)[1] for name in source.places}
+        parts = source.shown, source.config, source.schema, source.layout, source.averaged
+        weights = DenseWeights(*parts, dims, source.head_names(), source.head_tensor)
+        tables = {t.name: t for t in source.layout.tables}
+        layout = with_managed_rows(source.layout, lambda name: stored_rows(source, tables[name]))
+        return FewRows(weights, layout, source.rows_at)
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns that `predict` reads."""
+        return list(needed_inputs(self.layout))
+
+    def slots(self, table: pa.Table) -> dict[str, Slots]:
+        """(n,) rows of each table that these rows of data read, ascending. Raises DataError."""
+        noting = {name: _Noting(self._dims[name]) for name in self._scorer.tables}
+        self._scores(table, noting)
+        return {name: noted.slots() for name, noted in noting.items()}
+
+    def predict(self, table: pa.Table) -> pa.Table:
+        """A column of float32 per prediction, as LoadedModel.predict gives. Raises DataError."""
+        few = {name: _Few(slots, self._rows_at(name, slots)) for name, slots in self.slots(table).items()}
+        scores = self._scores(table, few).numpy()
+        return pa.table({name: pa.array(scores[:, n]) for n, name in enumerate(self._scorer.names)})
+
+    @torch.no_grad()
+    def _scores(self, table: pa.Table, tables: Mapping[str, nn.Module]) -> torch.Tensor:
+        self._scorer.tables = nn.ModuleDict(tables)
+        [inputs] = batches_of(table, self.layout, max(1, len(table)))
+        scores: torch.Tensor = self._scorer({name: inputs[name] for name in inputs_of(self.layout)})
+        return scores
 
 
 class _Noting(nn.Module):
@@ -70,9 +99,10 @@ class _Noting(nn.Module):
         self.asked.append(ids)
         return torch.zeros(len(ids), self.dim)
 
-    def slots(self) -> NDArray[np.int64]:
+    def slots(self) -> Slots:
         """Distinct, ascending."""
-        return torch.cat([torch.zeros(0, dtype=torch.int64), *self.asked]).unique().numpy()
+        found: Slots = torch.cat([torch.zeros(0, dtype=torch.int64), *self.asked]).unique().numpy()
+        return found
 
 
 class _Few(nn.Module):
@@ -81,32 +111,10 @@ class _Few(nn.Module):
     slots: torch.Tensor
     rows: torch.Tensor
 
-    def __init__(self, slots: NDArray[np.int64], rows: torch.Tensor):
+    def __init__(self, slots: Slots, rows: torch.Tensor):
         super().__init__()
         self.register_buffer("slots", torch.from_numpy(slots), persistent=False)
-        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("rows", rows.float(), persistent=False)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return nn.functional.embedding(torch.searchsorted(self.slots, ids), self.rows)
-
-
-class FewRows:
-    """The model of a checkpoint, for tables of a few rows."""
-
-    def __init__(self, source: Source):
-        """Raises ConfigError, DataError."""
-        self._source, self._model = source, model_of(source, _NoRows(source))
-
-    @property
-    def columns(self) -> list[str]:
-        return self._model.columns
-
-    def predict(self, table: pa.Table) -> pa.Table:
-        """As LoadedModel.predict. Raises DataError."""
-        scorer = cast(Scorer, self._model.program.run)
-        noting = {name: _Noting(self._source.table_shape(name)[1]) for name in scorer.tables}
-        scorer.tables = nn.ModuleDict(noting)
-        self._model.predict(table)
-        read = {name: noted.slots() for name, noted in noting.items()}
-        scorer.tables = nn.ModuleDict({name: _Few(slots, self._source.rows_at(name, slots)) for name, slots in read.items()})
-        return self._model.predict(table)

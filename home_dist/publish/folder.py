@@ -10,7 +10,7 @@ other one does not use, since a number is seen in the store from its beginning o
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -88,6 +88,10 @@ class VersionsFolder:
         with suppress(DataError):  # the store is away: the mark will count as left
             if claim.is_own():
                 remove_claimed(join(self.place, _CLAIM))
+
+    def is_own(self) -> bool:
+        """Whether the claim is still this publisher's. Raises StoreError."""
+        return self._claim is None or self._claim.is_own()
 
     def _check_claim(self) -> None:
         """Raises Taken, StoreError."""
@@ -214,6 +218,19 @@ class VersionsFolder:
                 target.write(block)
                 hashing.update(block)
             return FileEntry(file.tell(), hashing.hexdigest())
+
+    def refuse_missing(self, version: str, written: Sequence[Mapping[str, FileEntry]]) -> None:
+        """Raises PublishError for a file of a rank that is not here. written: by rank, of a version that has begun."""
+        sizes = remote.sizes_below(join(self.place, version)) if self.remote else {}
+        for rank, files in enumerate(written):
+            for name, entry in files.items():
+                path = self._writing(version) / name
+                size = sizes.get(name) if self.remote else path.stat().st_size if path.is_file() else None
+                if size != entry.bytes:
+                    raise PublishError(
+                        f"{self}: has not what rank {rank} has written ({name}, {entry.bytes:,} bytes). Publish to a folder "
+                        "that all machines share, or to a store."
+                    )
 
     def finish(self, manifest: Manifest) -> str:
         """Makes the version whole and current. Returns the SHA-256 of its manifest. Raises Taken, OSError, StoreError."""

@@ -1,6 +1,6 @@
 """`home-dist publish RUN --to PLACE`: a run's checkpoint as a version, in one process and with bounded memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from pyarrow import fs
 
+from home_dist.config import DataSection
 from home_dist.config.publish import RowType
 from home_dist.data.arrivals import arrived
 from home_dist.errors import DataError
@@ -24,7 +25,7 @@ from home_dist.publish.few_rows import FewRows
 from home_dist.publish.folder import VersionsFolder
 from home_dist.publish.golden import golden_requests
 from home_dist.publish.keys import ManagedOwners, Slots, VocabularyIds, shared_or_owned, version_tables, vocabulary_of
-from home_dist.publish.manifest import Manifest, PublishError, VersionTable, digest
+from home_dist.publish.manifest import Manifest, PublishError, VersionTable, digest, version_name
 from home_dist.publish.rows_file import RowsFile
 from home_dist.publish.writing import Facts, RankPart, begun, rows_file, undone, write_aliases, write_rest
 from home_dist.schema import Table
@@ -52,14 +53,14 @@ def publish_checkpoint(
     """
     folder = VersionsFolder(to)
     tables = version_tables(source.meaning, source.layout)
-    requests = golden_requests(FewRows(source), source.given.data, golden) if golden else None
+    requests = golden_requests(FewRows.of(source), source.given.data, golden) if golden else None
     try:
         with folder.claimed():
             number = folder.next_number()
             folder.clear_unfinished()
             base = _base(folder, source, row_type) if delta else None
             older = None if base is None else Source.open(_checkpoint_of(source, base[0]))
-            manifest = begun(number, base, _facts(source), source.meaning, tables, row_type)
+            manifest = begun(version_name(number), base, _facts(source), source.meaning, tables, row_type)
             if base is not None and (unlike := manifest.unlike(base[0])) is not None:
                 raise _no_delta(unlike)
             part = RankPart()
@@ -84,15 +85,15 @@ def _facts(source: Source) -> Facts:
     checkpoint = {"name": source.checkpoint.name, "manifest_sha256": digest(content)}
     tasks = source.schema.task
     predictions = predictions_of(tasks, Objectives(tasks, source.config))
-    return Facts(state.step, state.samples, _newest_data(source), predictions, checkpoint)
+    return Facts(state.step, state.samples, newest_data(source.given.data, state.rounds), predictions, checkpoint)
 
 
-def _newest_data(source: Source) -> float | None:
-    """When the newest training file was written; None if the files cannot be listed."""
-    data = source.given.data
+def newest_data(data: DataSection, rounds: Sequence[Sequence[str]] | None) -> float | None:
+    """Seconds since 1970 at which the newest training file was written; None if the files cannot be listed. rounds: names of
+    the files that a run which follows has trained on."""
     try:
-        if source.record.state.rounds is not None:
-            names = {n for r in source.record.state.rounds for n in r}
+        if rounds is not None:
+            names = {n for r in rounds for n in r}
             store, files = arrived(data)
             files = [f for f in files if f.name in names]
         else:
@@ -110,8 +111,8 @@ def newest_of(filesystem: fs.FileSystem, paths: list[str]) -> float | None:
 
 def dense_of(source: Source) -> dict[str, torch.Tensor]:
     """Dense tensors without the state of managed ids; averages where the run uses them."""
-    names = [n for n in source.dense() if n.startswith("dense/head.")]
-    return {n.removeprefix("dense/"): source.stored.whole(source.stored_as(n)) for n in names}
+    found = source.dense().items()
+    return {n.removeprefix("dense/"): source.stored.whole(own) for n, own in found if n.startswith("dense/head.")}
 
 
 def _base(folder: VersionsFolder, source: Source, row_type: RowType) -> tuple[Manifest, str]:

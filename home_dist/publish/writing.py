@@ -18,7 +18,7 @@ from home_dist.export.meaning import ModelMeaning, write_meaning_files
 from home_dist.export.streams import Stream, write_stream
 from home_dist.publish.folder import VersionsFolder
 from home_dist.publish.keys import cut_ids, vocabulary_of
-from home_dist.publish.manifest import BaseVersion, FileEntry, Manifest, RowsChunk, VersionTable, digest, version_name
+from home_dist.publish.manifest import BaseVersion, FileEntry, Manifest, RowsChunk, VersionTable, digest
 from home_dist.publish.rows_file import RowsFile
 from home_dist.schema.meaning import fingerprint
 
@@ -101,15 +101,14 @@ def write_rest(
 
 
 def begun(
-    number: int,
+    name: str,
     base: tuple[Manifest, str] | None,
     facts: Facts,
     meaning: ModelMeaning,
     tables: Mapping[str, VersionTable],
     row_type: RowType,
 ) -> Manifest:
-    """The manifest of a version to write. base: of a delta, with its manifest's SHA-256."""
-    name = version_name(number)
+    """The manifest of the version `name`, to be written. base: of a delta, with its manifest's SHA-256."""
     return Manifest(
         version=name,
         kind="full" if base is None else "delta",

@@ -5,6 +5,7 @@ holds the files of every round, so that a resumed run reads the rest of its roun
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -28,6 +29,9 @@ Part = tuple[TrainState, Reader, int]
 """(state to continue from, reader at that position, number of the last step)"""
 
 
+Waiting = Callable[[TrainState], None]
+
+
 class Epochs:
     """Epochs over a fixed set of files: the whole run is one part."""
 
@@ -42,7 +46,7 @@ class Epochs:
             raise ValueError("the run has been given out")
         return TrainState(0, 0, False, self.reader.position(0, 0), self.ranks.world_size)
 
-    def next(self, state: TrainState, preemption: Preemption) -> Part | None:
+    def next(self, state: TrainState, preemption: Preemption, waiting: Waiting | None = None) -> Part | None:
         """The whole run at the first call, then None. Raises CheckpointError if the files differ from the state's."""
         reader, self.reader = self.reader, None
         if reader is None:
@@ -68,16 +72,21 @@ class Following:
         lanes, batch = self.data.lanes, self.inputs.config.train.batch_size * self.ranks.world_size
         return TrainState(0, 0, False, ReaderPosition(0, 0, lanes, batch, ""), self.ranks.world_size, rounds=[])
 
-    def next(self, state: TrainState, preemption: Preemption) -> Part | None:
+    def next(self, state: TrainState, preemption: Preemption, waiting: Waiting | None = None) -> Part | None:
         """The rest of the state's round or, after its end, a round of new files. None if nothing arrived for
-        `follow_idle_minutes`, and after `max_steps`. Raises Preempted, or DataError if files of the round are gone."""
+        `follow_idle_minutes`, and after `max_steps`. waiting: called with the state now and then, on all ranks together. Raises
+        Preempted, or DataError if files of the round are gone."""
         rounds, most = state.rounds or [], self.inputs.config.train.max_steps
         if most is not None and state.step >= most:
             return None
         current = state.position.epoch < len(rounds)
         while True:
             known = self._without_rows.union(*rounds)
-            names = rounds[state.position.epoch] if current else self._wait(known, preemption)
+            names = (
+                rounds[state.position.epoch]
+                if current
+                else self._wait(known, preemption, partial(waiting, state) if waiting else None)
+            )
             if names is None:
                 return None
             files = together(partial(self._open, names))
@@ -108,7 +117,7 @@ class Following:
         request = self.data.request_columns
         return open_found(store, chosen, self.inputs.schema, self.inputs.layout, rows_needed=False, request=request)
 
-    def _wait(self, known: set[str], preemption: Preemption) -> list[str] | None:
+    def _wait(self, known: set[str], preemption: Preemption, waiting: Callable[[], None] | None) -> list[str] | None:
         """Waits for new files; returns their names, or None after `follow_idle_minutes` without any. Raises Preempted."""
         idle, began = self.data.follow_idle_minutes, time.monotonic()
         self._look_at, announced = began, False
@@ -119,6 +128,8 @@ class Following:
             news, ends = from_first[0]
             if news:
                 return news
+            if waiting is not None:
+                waiting()
             if preemption.asked():
                 preemption.leave(self.ranks, "asked to leave while waiting for data; the same command goes on")
             if ends:

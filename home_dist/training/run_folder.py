@@ -22,6 +22,7 @@ _FREE = (
     "checkpoint",
     "insight",
     "metrics",
+    "publish",
     "data.path",
     "data.schema",
     "data.prefetch",

@@ -1,7 +1,8 @@
 """`home-dist train`, as every rank runs it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,14 +22,21 @@ from home_dist.training import stopping
 from home_dist.training.checkpoint.folder import Checkpoints
 from home_dist.training.checkpoint.loading import read_offering, set_damaged_aside
 from home_dist.training.following import Epochs, Following
+from home_dist.training.handover import Handover, HandoverContext
 from home_dist.training.opening import derived, detected, kept_together
 from home_dist.training.run import Run, Start
 from home_dist.training.run_folder import RunFolder
 from home_dist.training.trainer import Trainer
 
 
-def train(config: RunConfig, ranks: Ranks, profile_steps: int = 0) -> None:
-    """Starts a run, resumes an interrupted one, or says that it is complete. Raises UserError."""
+def train(
+    config: RunConfig,
+    ranks: Ranks,
+    profile_steps: int = 0,
+    handover: Callable[[RunConfig, Ranks], HandoverContext] | None = None,
+) -> None:
+    """Starts a run, resumes an interrupted one, or says that it is complete. handover: whom the run hands over to while it
+    trains. Raises UserError."""
     screen = Screen(ranks.first)
     screen.say(together(lambda: detected(ranks, config.kernel)))
     schema = together(lambda: schema_of(config))
@@ -39,7 +47,10 @@ def train(config: RunConfig, ranks: Ranks, profile_steps: int = 0) -> None:
     folder = RunFolder(config.run.dir)
     with ExitStack() as claim:
         together(lambda: claim.enter_context(folder.claimed(config, schema)) if ranks.first else None)
-        _train(config, ranks, screen, inputs, folder, profile_steps)
+        taker = None
+        if handover is not None:
+            taker = claim.enter_context(together(partial(handover, config, ranks)))
+        _train(config, ranks, screen, inputs, folder, profile_steps, taker)
 
 
 def _check_best(inputs: Inputs) -> None:
@@ -67,7 +78,15 @@ def _check_best(inputs: Inputs) -> None:
         )
 
 
-def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, folder: RunFolder, profile_steps: int) -> None:
+def _train(
+    config: RunConfig,
+    ranks: Ranks,
+    screen: Screen,
+    inputs: Inputs,
+    folder: RunFolder,
+    profile_steps: int,
+    handover: Handover | None,
+) -> None:
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint)
     newest, stopped = _newest(checkpoints, folder.stopped, screen, ranks)
     source = Following(inputs, ranks, screen) if config.data.follow else Epochs(inputs, ranks)
@@ -99,15 +118,21 @@ def _train(config: RunConfig, ranks: Ranks, screen: Screen, inputs: Inputs, fold
         screen.say_if(kept_together(part[1], state.position.epoch))
     start = Start(state, steps, newest, finished)
     run = Run.begin(inputs, ranks, screen, folder, checkpoints, start, profile_steps)
+    if handover is not None:
+        handover.begin(run)
     while part is not None:
         state, reader, steps = part
-        trainer = Trainer(run, reader)
+        trainer = Trainer(run, reader, handover)
         with preemption:
             state = trainer.train(state, steps, preemption)
-            part = None if trainer.stopped else source.next(state, preemption)
+            part = None if trainer.stopped else source.next(state, preemption, handover.tick if handover else None)
         if trainer.stopped:
             state, told = stopping.end_on_the_best(run, state)
             screen.say(told)
+            if handover is not None:
+                handover.replaced()
+    if handover is not None:
+        handover.end(state)
     run.evaluate(splits, state)
     run.log.close()
     screen.say(_written(config, splits, folder, checkpoints.newest()))

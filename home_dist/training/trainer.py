@@ -15,6 +15,7 @@ from home_dist.distributed.preemption import Preemption
 from home_dist.network import StepOutput
 from home_dist.training import progress
 from home_dist.training.checkpoint.state import TrainState
+from home_dist.training.handover import Handover
 from home_dist.training.label_watch import LabelWatch
 from home_dist.training.pipeline import Pipeline, begin_step
 from home_dist.training.refusals import Refusals
@@ -27,9 +28,9 @@ _SLOW_STEPS = 2  # first steps, which allocate: left out of rates
 class Trainer:
     """Trains a run, or one round of it, from a given state on. Every rank has one."""
 
-    def __init__(self, run: Run, reader: Reader):
+    def __init__(self, run: Run, reader: Reader, handover: Handover | None = None):
         """reader: of the run's or the round's data, at the position to continue from."""
-        self.run, self.reader = run, reader
+        self.run, self.reader, self.handover = run, reader, handover
         self.config, self.ranks, self.saver = run.inputs.config, run.ranks, run.saver
         self.refusals = Refusals(run)
         self.pipeline = Pipeline.of(run.built, run.ranks, self.config.train.accumulate, prefetch=_prefetches(run))
@@ -77,6 +78,8 @@ class Trainer:
                 run.screen.say_if(progress.first_step(process.age()))
             health.at_step(state.step)
             self.saver.check()
+            if self.handover is not None:
+                self.handover.tick(state)
             if state.step == pace.first + _SLOW_STEPS:
                 run.log.prepare()
                 if self.running is not None:

@@ -90,7 +90,7 @@ def test_no_rows_but_those_of_golden_requests_are_held(trained, monkeypatch):
     rows_at = Source.rows_at
     monkeypatch.setattr(Source, "rows_at", lambda self, name, slots: held.setdefault(name, rows_at(self, name, slots)))
     opened = source(trained, 4)
-    golden_requests(FewRows(opened), opened.given.data, 2)
+    golden_requests(FewRows.of(opened), opened.given.data, 2)
     assert held.keys() == {t.name for t in opened.layout.tables if not t.replicated}
     assert any(0 < len(rows) < opened.table_shape(name)[0] / 4 for name, rows in held.items())
 
@@ -131,7 +131,7 @@ def test_the_command_tells_answers_that_are_too_far_apart(trained, tmp_path, mon
     told = CliRunner().invoke(app, ["replay", to])
     assert told.exit_code == 0
     assert "v000001, 64 golden requests, fp32 rows, allowed 1e-05: as the trainer answers" in told.output
-    answers, model = of_checkpoint.golden_requests, FewRows(source(trained, 2))
+    answers, model = of_checkpoint.golden_requests, FewRows.of(source(trained, 2))
     monkeypatch.setattr(of_checkpoint, "golden_requests", lambda _, *rest: answers(model, *rest))
     publish_checkpoint(source(trained, 4), to, "fp32")
     told = CliRunner().invoke(app, ["replay", to])
