@@ -31,7 +31,8 @@ class ReplicatedTables(nn.Module):
                 if table.dim == dim:
                     self._offset[table.name] = rows
                     rows += table.rows
-            self.weights[str(dim)] = nn.Parameter(torch.randn(rows, dim) * init_std)
+            drawn = torch.randn(rows, dim) * init_std if init_std else torch.zeros(rows, dim)  # whoever wants none draws none
+            self.weights[str(dim)] = nn.Parameter(drawn)
         small = [i for i in inputs if i.place == "small"]
         self._columns = {dim: [n for n, i in enumerate(small) if i.table.dim == dim] for dim in self.dims}
         for dim in self.dims:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from home_dist.planning.placement import model_without_memory, place, placed_tab
 from home_dist.planning.probe import DenseCost
 from home_dist.planning.topology import Machines
 from home_dist.planning.traffic import Placed
+from home_dist.planning.versions import VersionCost, version_cost
 from home_dist.schema import InputLayout, build_layout
 
 _LONGEST = 1_000_000  # mean ids per sample
@@ -37,6 +38,8 @@ class Planned:
     estimate: Estimate
     lengths: Lengths
     checkpoint: CheckpointCost
+    version: VersionCost | None
+    """With a [publish] section."""
 
 
 def plan(config: RunConfig, machines: Machines, given: Mapping[str, float], speeds: Speeds | None = None) -> Planned:
@@ -53,7 +56,8 @@ def plan(config: RunConfig, machines: Machines, given: Mapping[str, float], spee
     host = host_work(config, layout, tasks, lengths.by_key, machines.device, dense)
     estimated = estimate(placed, config, machines, dense, lengths.by_key, host)
     saved = checkpoint_cost(estimated.tables, dense, machines, speeds or Speeds())
-    return Planned(machines, config, placed, dense, estimated, lengths, saved)
+    version = version_cost(config, placed, machines, lengths.by_key, estimated.step, speeds or Speeds())
+    return Planned(machines, config, placed, dense, estimated, lengths, saved, version)
 
 
 def _footers(config: RunConfig, schema: Any, layout: InputLayout) -> Mapping[str, float]:
@@ -76,6 +80,8 @@ def run(config: RunConfig, machines: Machines, given: Mapping[str, float], speed
     for part in show.parts(planned.machines, planned.placed, planned.dense, planned.estimate, planned.lengths, config):
         console.print(part, markup=False) if isinstance(part, str) else console.print(part)
     console.print(show.checkpoint_table(planned.machines, planned.checkpoint, speeds))
+    if planned.version is not None:
+        console.print(show.version_table(config, planned.version))
 
 
 def tree(planned: Planned) -> dict[str, Any]:
@@ -118,6 +124,7 @@ def tree(planned: Planned) -> dict[str, Any]:
             "writing_seconds": planned.checkpoint.writing,
             "restart_seconds": planned.checkpoint.restart,
         },
+        "version": None if planned.version is None else asdict(planned.version),
         "dense_parameters": planned.dense.parameters,
         "flops_per_sample": planned.dense.flops,
         "mean_lengths": dict(planned.lengths.by_key),

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from home_dist.config import RunConfig
+from home_dist.config.publish import PublishSection
 from home_dist.planning.checkpoints import CheckpointCost, Speeds
 from home_dist.planning.estimate import ASSUMED, HEAD_ROOM, Estimate
 from home_dist.planning.host import MEASURED_VALUES
@@ -14,6 +15,7 @@ from home_dist.planning.lengths import Lengths
 from home_dist.planning.probe import DenseCost
 from home_dist.planning.topology import Machines
 from home_dist.planning.traffic import USES, Placed
+from home_dist.planning.versions import VersionCost
 
 _MOST = 40  # most tables listed
 
@@ -140,6 +142,21 @@ def checkpoint_table(machines: Machines, cost: CheckpointCost, speeds: Speeds) -
     for name, seconds in cost.restart.items():
         table.add_row(f"restart: {name}", f"{seconds:,.1f} s")
     table.add_row("restart, in all", f"{sum(cost.restart.values()):,.1f} s")
+    return table
+
+
+def version_table(config: RunConfig, cost: VersionCost) -> Table:
+    section = config.publish or PublishSection(to="-")
+    table = Table(title=f"a published version, rows as {section.rows}")
+    table.add_column("what")
+    table.add_column("", justify="right")
+    table.add_row("marks of touched rows, on the fullest rank", f"{_gb(cost.marks)} GB")
+    table.add_row("full version", f"{_gb(cost.full)} GB")
+    table.add_row("from its start to its step, beside training", f"{cost.full_seconds:,.1f} s")
+    table.add_section()
+    table.add_row(f"rows of a delta every {section.every_seconds:g} s, at most", f"{cost.delta_rows:,.0f}")
+    table.add_row("their bytes", f"{_gb(cost.delta)} GB")
+    table.add_row("their copies in a host's memory", f"{_gb(cost.delta_copies)} GB")
     return table
 
 

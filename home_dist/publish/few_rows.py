@@ -48,9 +48,10 @@ class DenseWeights:
 
 class FewRows:
     def __init__(self, weights: DenseWeights, layout: InputLayout, rows_at: Callable[[str, Slots], torch.Tensor]):
-        """layout: whose keys become rows, also managed ones. rows_at: (n, dim) of a table's slots (n,), ascending. Raises
-        ConfigError."""
-        self.layout, self._dims, self._rows_at = layout, weights.dims, rows_at
+        """layout: whose keys become rows, also managed ones. rows_at: (n, dim) of a table's slots (n,), ascending. Draws random
+        numbers, as networks do that are made. Raises ConfigError."""
+        self.layout, self.rows_at = layout, rows_at
+        self._dims = weights.dims
         self._scorer = Scorer(weights)
 
     @staticmethod
@@ -68,6 +69,12 @@ class FewRows:
         """Columns that `predict` reads."""
         return list(needed_inputs(self.layout))
 
+    @torch.no_grad()
+    def refill(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Other parameters and statistics of the head, by name."""
+        for name, value in self._scorer.head.state_dict().items():
+            value.copy_(tensors[name])
+
     def slots(self, table: pa.Table) -> dict[str, Slots]:
         """(n,) rows of each table that these rows of data read, ascending. Raises DataError."""
         noting = {name: _Noting(self._dims[name]) for name in self._scorer.tables}
@@ -76,7 +83,7 @@ class FewRows:
 
     def predict(self, table: pa.Table) -> pa.Table:
         """A column of float32 per prediction, as LoadedModel.predict gives. Raises DataError."""
-        few = {name: _Few(slots, self._rows_at(name, slots)) for name, slots in self.slots(table).items()}
+        few = {name: _Few(slots, self.rows_at(name, slots)) for name, slots in self.slots(table).items()}
         scores = self._scores(table, few).numpy()
         return pa.table({name: pa.array(scores[:, n]) for n, name in enumerate(self._scorer.names)})
 

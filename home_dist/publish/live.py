@@ -66,7 +66,7 @@ class Publisher:
         self._folder = VersionsFolder(self._section.to)
         self._claims = ExitStack()
         self._claimed = False
-        self._job: _Job | None = None
+        self._job: _Publication | None = None
         self._base: Base | None = None
         """The newest version, on the first rank."""
         self._deltas: int | None = None
@@ -103,10 +103,12 @@ class Publisher:
         self._tables = LiveTables(run.built.model)
         self._together = Together()
         self._decisions = dist.new_group(backend="gloo")
-        self._golden: LiveGolden | None = None
+        names = [name.removeprefix("head.") for name in run.built.model.state_dict() if name.startswith("head.")]
+        parts = run.inputs.config, run.inputs.schema, run.inputs.layout, names, self._section.golden
+        with torch.random.fork_rng([]):  # the run's random numbers stay its own
+            self._golden = LiveGolden(*parts) if self._ranks.first and self._section.golden else None
         self._read_by_golden: Read | None = None
         self._writer: VersionWriter | None = None
-        self._names = [name for name in run.built.model.state_dict() if name.startswith("head.")]
 
     def replaced(self) -> None:
         self._deltas = None
@@ -163,6 +165,12 @@ class Publisher:
     def _do(self, wish: Wish, state: TrainState) -> None:
         if wish == Wish.NOTHING:
             return
+        began = time.monotonic()
+        self._begin_or_go_on(wish, state)
+        if self._job is not None:
+            self._job.waited += time.monotonic() - began
+
+    def _begin_or_go_on(self, wish: Wish, state: TrainState) -> None:
         job = self._job
         if job is not None and wish == Wish.COPY and job.full and not job.copied:
             job.wants.clear()
@@ -172,7 +180,7 @@ class Publisher:
         if job is not None:
             job.thread.join()  # the first rank's has ended, and all end together
         self._due = time.monotonic() + self._section.every_seconds
-        job = self._job = _Job(full=wish == Wish.BEGIN_FULL)
+        job = self._job = _Publication(full=wish == Wish.BEGIN_FULL)
         if job.full:
             self._tables.restart()
         else:
@@ -191,7 +199,7 @@ class Publisher:
         self._last_step = state.step
         return Copied(facts, self._tables.changed(), golden, partial(newest_data, config.data, rounds))
 
-    def _publish(self, job: "_Job") -> None:
+    def _publish(self, job: "_Publication") -> None:
         """In the thread."""
         began = time.monotonic()
         try:
@@ -213,11 +221,11 @@ class Publisher:
             rows, size = sum(t.entries for t in manifest.tables.values()), sum(f.bytes for f in manifest.files.values())
             self._screen.say(
                 f"published {manifest.version} ({manifest.kind}, step {manifest.step:,}): {rows:,} rows, {size / 1e6:,.1f} MB, "
-                f"in {time.monotonic() - began:.1f} s"
+                f"in {time.monotonic() - began:.1f} s, for which training waited {1e3 * job.waited:,.0f} ms"
             )
             self._prune()
 
-    def _failed(self, job: "_Job", error: Exception) -> None:
+    def _failed(self, job: "_Publication", error: Exception) -> None:
         self._failures += 1
         wait = min(_LONGEST_RETRY, self._section.every_seconds * 2 ** min(self._failures - 1, 10))
         self._due, self._last_step = time.monotonic() + wait, -1
@@ -229,7 +237,7 @@ class Publisher:
             if self._claimed and not self._folder.is_own():
                 self._claimed = False
                 self._claims.close()
-        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        told = (str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}").rstrip(". ") + "."
         self._screen.say(f"note: no version was published: {told} Training goes on; it is tried again in {wait:,.0f} s.")
 
     def _prune(self) -> None:
@@ -241,14 +249,11 @@ class Publisher:
 
     def _find_golden(self) -> Read | None:
         """On the first rank."""
-        inputs = self._run.inputs
         try:
-            parts = inputs.config, inputs.schema, inputs.layout, self._names, self._section.golden
-            self._golden = LiveGolden.of(*parts)
+            return None if self._golden is None else self._golden.find()
         except PublishError as error:
             self._screen.say(f"note: {error}")
             return None
-        return self._golden.read
 
     def _model(self) -> LiveModel:
         inputs, folder = self._run.inputs, self._run.folder
@@ -262,7 +267,7 @@ class Publisher:
         return LiveModel(meaning, layout, ema is not None and ema.use, version_tables(meaning, layout))
 
 
-class _Job:
+class _Publication:
     """One version."""
 
     thread: threading.Thread
@@ -273,6 +278,8 @@ class _Job:
         self.wants = threading.Event()
         """Set when a full version's rows have been read."""
         self.copied = False
+        self.waited = 0.0
+        """Seconds that training has waited for this rank's copies."""
         self._copy: Copied | None = None
 
     def copy(self) -> Copied:

@@ -17,9 +17,8 @@ from home_dist.publish.golden import golden_rows, with_answers
 from home_dist.publish.keys import Slots
 from home_dist.publish.live_tables import LiveRows, Owners
 from home_dist.schema import InputLayout, Schema
+from home_dist.training.pipeline import TRACING
 from home_dist.training.stored_tables import all_tables
-
-_HEAD = "dense/head."
 
 
 @dataclass(frozen=True)
@@ -32,38 +31,42 @@ class Read:
     """By managed table: (n,) ids, whose rows change."""
 
 
-@dataclass(frozen=True)
 class LiveGolden:
-    config: RunConfig
-    schema: Schema
-    layout: InputLayout
-    requests: pa.Table
-    read: Read
+    """Of the first rank."""
 
-    @staticmethod
-    def of(config: RunConfig, schema: Schema, layout: InputLayout, names: Sequence[str], count: int) -> "LiveGolden":
-        """names: of the tensors of the network's head. Raises PublishError if no rows can be had."""
-        requests = golden_rows(layout, config.data, count)
-        zeros = {name.removeprefix("head."): torch.zeros(()) for name in names}
-        noting = FewRows(_weights(config, schema, layout, zeros), layout, lambda *_: torch.zeros(0))
+    def __init__(self, config: RunConfig, schema: Schema, layout: InputLayout, names: Sequence[str], count: int):
+        """names: of the tensors of the network's head. Made before training, as it draws random numbers. Raises ConfigError."""
+        self._config, self._layout, self._count = config, layout, count
+        averaged = config.train.ema is not None and config.train.ema.use
+        dims = {t.name: t.dim for t in layout.tables}
+        weights = DenseWeights("the run", config, schema, layout, averaged, dims, names, lambda _: torch.zeros(()))
+        self._model = FewRows(weights, layout, lambda table, slots: torch.zeros(len(slots), dims[table]))
+        self._requests: pa.Table | None = None
+
+    def find(self) -> Read:
+        """Takes requests from the run's data. Raises PublishError if none can be had."""
+        requests, layout = golden_rows(self._layout, self._config.data, self._count), self._layout
         managed = {t.name for t in layout.tables if t.managed}
-        slots = {t: s for t, s in noting.slots(requests).items() if t not in managed}
+        with TRACING:
+            slots = {t: s for t, s in self._model.slots(requests).items() if t not in managed}
         [inputs] = batches_of(requests, layout, len(requests))
         hashes = {table: np.zeros(0, np.int64) for table in managed}
         for name, value in inputs_of(layout).items():
             if value.item is not None and value.item.table.name in managed and value.kind in ("ids", "list"):
                 table = value.item.table.name
                 hashes[table] = np.union1d(hashes[table], inputs[name].numpy())
-        return LiveGolden(config, schema, layout, requests, Read(slots, hashes))
+        self._requests = requests
+        return Read(slots, hashes)
 
-    def answered(self, dense: Mapping[str, torch.Tensor], found: Sequence[LiveRows]) -> pa.Table:
-        """Requests with answers. dense: all tensors that are no table's, as checkpoints name them; found: what all ranks have
-        of `read`. Raises ConfigError, DataError."""
-        tensors = {name.removeprefix(_HEAD): value for name, value in dense.items() if name.startswith(_HEAD)}
+    def answered(self, head: Mapping[str, torch.Tensor], found: Sequence[LiveRows]) -> pa.Table | None:
+        """Requests with answers; None before `find` has found some. head: tensors of the network's head that serve, by name;
+        found: what all ranks have of what `find` gave. Raises DataError."""
+        if self._requests is None:
+            return None
         by_table: dict[str, list[LiveRows]] = {}
         for rows in found:
             by_table.setdefault(rows.table, []).append(rows)
-        dims = {t.name: t.dim for t in self.layout.tables}
+        dims = {t.name: t.dim for t in self._layout.tables}
 
         def rows_at(table: str, slots: Slots) -> torch.Tensor:
             values = torch.zeros(len(slots), dims[table])
@@ -74,24 +77,16 @@ class LiveGolden:
                 values[torch.from_numpy(at[here]), rows.first_column : last] = rows.values[torch.from_numpy(here)].float()
             return values
 
-        tables = all_tables(self.layout)
-
         def stored(table: str) -> StoredRows:
-            slots = np.concatenate([np.zeros(0, np.int64), *(r.slots for r in by_table.get(table, ()))])
-            owners = np.concatenate(
-                [np.zeros(0, np.int64), *(r.owners for r in by_table.get(table, ()) if r.owners is not None)]
+            parts = [(r.slots, r.owners) for r in by_table.get(table, ()) if r.owners is not None]
+            slots, owners = (
+                np.concatenate([np.zeros(0, np.int64), *x]) for x in (zip(*parts, strict=True) if parts else ((), ()))
             )
             owned = np.flatnonzero(owners >= 0)
             owned = owned[np.argsort(owners[owned], kind="stable")]
-            return StoredRows(tables[table].rows, owners[owned], slots[owned])
+            return StoredRows(all_tables(self._layout)[table].rows, owners[owned], slots[owned])
 
-        weights = _weights(self.config, self.schema, self.layout, tensors)
-        return with_answers(
-            self.requests, FewRows(weights, with_managed_rows(self.layout, stored), rows_at).predict(self.requests)
-        )
-
-
-def _weights(config: RunConfig, schema: Schema, layout: InputLayout, tensors: Mapping[str, torch.Tensor]) -> DenseWeights:
-    averaged = config.train.ema is not None and config.train.ema.use
-    dims = {t.name: t.dim for t in layout.tables}
-    return DenseWeights("the run", config, schema, layout, averaged, dims, tensors.keys(), tensors.__getitem__)
+        self._model.rows_at, self._model.layout = rows_at, with_managed_rows(self._layout, stored)
+        self._model.refill(head)
+        with TRACING:
+            return with_answers(self._requests, self._model.predict(self._requests))

@@ -74,6 +74,8 @@ class LiveModel:
     def __init__(self, meaning: ModelMeaning, layout: InputLayout, averaged: bool, tables: Mapping[str, VersionTable]):
         """Raises DataError for a vocabulary that cannot be opened."""
         self.meaning, self.layout, self.averaged, self.tables = meaning, layout, averaged, dict(tables)
+        places = replicated_tables(layout)
+        self._small = {t.name: (*places.place(t.name), t.rows) for t in all_tables(layout).values() if t.replicated}
         self._ids: dict[str, VocabularyIds] = {}
         for name, table in all_tables(layout).items():
             if not table.managed and name not in layout.statistics:
@@ -92,16 +94,19 @@ class LiveModel:
 
     def small(self, dense: Mapping[str, torch.Tensor]) -> Iterable[LiveRows]:
         """Replicated tables, which lie among dense tensors."""
-        places = replicated_tables(self.layout)
-        for table in all_tables(self.layout).values():
-            if table.replicated:
-                key, first = places.place(table.name)
-                values = dense[f"dense/{replicated_weight(key)}"][first : first + table.rows]
-                yield LiveRows(table.name, np.arange(table.rows), values)
+        for name, (key, first, rows) in self._small.items():
+            values = dense[f"dense/{replicated_weight(key)}"][first : first + rows]
+            yield LiveRows(name, np.arange(rows), values)
 
     def served(self, dense: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """As a version has them."""
         found = served_tensors(dense.keys(), self.averaged).items()
         return {n.removeprefix("dense/"): dense[own] for n, own in found if n.startswith("dense/head.")}
+
+    def head(self, dense: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """By name, with replicated tables."""
+        small = {n.removeprefix("dense/"): values for n, values in dense.items() if n.startswith("dense/head.")}
+        return {n.removeprefix("head."): values for n, values in (small | self.served(dense)).items()}
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ class VersionWriter:
             parts, found = [p for p, _ in gathered], [rows for _, own in gathered for rows in own]
 
             def finish() -> Base:
-                requests = None if golden is None else golden.answered(dense, found)
+                requests = None if golden is None else golden.answered(self.model.head(dense), found)
                 model, meaning = self.model, self.model.meaning
                 facts = replace(copy.facts, newest_data=copy.newest_data())
                 manifest = begun(version, base, facts, meaning, model.tables, self.section.rows)

@@ -1,5 +1,6 @@
 """TorchRec's training pipelines, with gradient accumulation."""
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,8 +22,18 @@ from home_dist.network import StepOutput
 from home_dist.training.build import Built
 from home_dist.training.optimizers import Schedule
 
+TRACING = threading.Lock()
+"""Held while TorchRec traces the model, during which torch.fx takes calls of any module in this process, of any thread, for the
+model's. Other threads hold it while they call modules."""
 
-class _Overlapping(TrainPipelineSparseDist[Batch, StepOutput]):
+
+class _Tracing:
+    def _pipeline_model(self, *args: Any, **kwargs: Any) -> None:
+        with TRACING:
+            super()._pipeline_model(*args, **kwargs)  # type: ignore[misc]
+
+
+class _Overlapping(_Tracing, TrainPipelineSparseDist[Batch, StepOutput]):
     after_backward: Callable[[], None]
 
     def _backward(self, losses: torch.Tensor) -> None:
@@ -30,7 +41,7 @@ class _Overlapping(TrainPipelineSparseDist[Batch, StepOutput]):
         self.after_backward()
 
 
-class _Prefetching(PrefetchTrainPipelineSparseDist[Batch, StepOutput]):
+class _Prefetching(_Tracing, PrefetchTrainPipelineSparseDist[Batch, StepOutput]):
     """Also fetches the next batch's rows into the tables' caches. TorchRec's runs the backward without a method of its own, so
     that the optimizer calls `after_backward`."""
 

@@ -338,3 +338,17 @@ def test_a_checkpoint_is_computed_through(scale):
     assert sum(shared.restart.values()) > 2 * slow.written.sum() / 5e9  # checked, then read
     figures = planning.tree(planning.plan(config, devices, {"watched": 100}))
     assert figures["checkpoint"]["bytes_in_all"] == slow.written.sum()
+
+
+def test_what_publishing_costs_is_counted(scale, capsys):
+    planned = planning.plan(scale("publish.to=/versions", "publish.rows=fp16"), machines("128xH100-80GB"), {})
+    cost = planned.version
+    rows = [(p.rows, p.dim, sum(planned.lengths.by_key[i.key] for i in p.users)) for p in planned.placed]
+    assert cost.full == sum(n * (2 * dim + 16) for n, dim, _ in rows)
+    assert cost.marks == max(sum(s.rows for p in planned.placed for s in p.shards if s.rank == r) for r in range(128))
+    batch, steps = planned.config.train.batch_size * 128, 10.0 / planned.estimate.step
+    assert cost.delta_rows == pytest.approx(sum(min(n, steps * ids * batch) for n, _, ids in rows))
+    assert cost.delta < cost.full
+    planning.run(planned.config, planned.machines, {}, Speeds(), as_json=False)
+    assert "a published version, rows as fp16" in capsys.readouterr().out
+    assert planning.plan(scale(), planned.machines, {}).version is None

@@ -1,0 +1,230 @@
+"""Versions of a run while it trains: each equals its step's checkpoint, and whatever happens to a version, training goes on."""
+
+import os
+import re
+import signal
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from home_dist.publish.folder import VersionsFolder
+from home_dist.publish.of_checkpoint import publish_checkpoint
+from home_dist.publish.reading import read_version
+from home_dist.publish.replay import replay
+from home_dist.training.checkpoint.reading import open_stored
+from tests.distributed.test_full_disk import small_disk
+from tests.factory import make_config
+from tests.publish.raw_data import raw_data
+from tests.publish.trained import CUT, MANAGED, same, source
+from tests.ranks import finish, run, settings, start
+from tests.s3 import credentials, in_new_bucket, server
+
+__all__ = ["credentials", "server", "small_disk"]
+pytestmark = pytest.mark.distributed
+COMMON = settings(insight__every_steps=0, log__every_steps=1, data__validation="''", data__test="''")
+TABLES = ("user", "video", "tag")
+KINDS = {
+    "managed": [*MANAGED, *settings(embedding__tables__video__max_age=3)],
+    "columns": settings(**{f"embedding__tables__{t}__sharding": "column_wise" for t in TABLES}),
+    "copied": settings(embedding__optimizer="sgd", embedding__tables__tag__sharding="data_parallel"),
+    "averaged": settings(train__ema__decay=0.5, train__ema__use=True),
+    "cut": CUT,
+    "fp16": settings(embedding__optimizer="adagrad", embedding__precision="fp16", publish__rows="fp16"),
+    "int8": settings(publish__rows="int8"),
+    "columns_int8": settings(**{f"embedding__tables__{t}__sharding": "column_wise" for t in TABLES}, publish__rows="int8"),
+}
+FAST = ("managed", "columns")
+
+
+def publishing(to, **more):
+    return settings(**{"publish__to": to, "publish__every_seconds": 0.02, "publish__keep": 99, "publish__golden": 9} | more)
+
+
+def published(text):
+    return re.findall(r"^published (v\d+) \((full|delta), step (\d+)\)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("kind", [k if k in FAST else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
+def test_each_version_is_the_model_of_its_step(tmp_path, kind):
+    config, to = make_config(tmp_path, raw_data(tmp_path / "data"), batch_size=16), str(tmp_path / "out")
+    kept = settings(checkpoint__every_steps=1, checkpoint__keep_last=99, train__max_steps=16)
+    ended = run(2, "train", config, *COMMON, *kept, *publishing(to, publish__full_every=4), *KINDS[kind])
+    assert ended.codes == [0, 0], ended.text
+    told = published(ended.text)
+    assert len(told) >= 3, ended.text
+    assert [name for name, _, _ in told] == [f"v{n + 1:06d}" for n in range(len(told))]
+    assert {k for _, k, _ in told} == {"full", "delta"}
+    assert told[-1][2] == "16"
+    reference, row_type = str(tmp_path / "reference"), "int8" if "int8" in kind else "fp16" if kind == "fp16" else "fp32"
+    for number, (version, _, step) in enumerate(told):
+        publish_checkpoint(source(tmp_path / "run", int(step)), reference, row_type, golden=0, keep=99)
+        one, other = read_version(to, version), read_version(reference, f"v{number + 1:06d}")
+        if kind == "columns_int8":  # a block of columns has its own scale
+            exact = read_version(reference, f"v{number + 1:06d}")
+            for name, table in one.tables.items():
+                difference = np.abs(table.rows(table.there) - exact.tables[name].rows(table.there))
+                assert difference.max(initial=0) < 0.01
+        else:
+            same(one, other)
+        manifest, predictions = replay(to, version)
+        assert manifest.golden == 9
+        assert max(p.largest_difference for p in predictions) < {"fp32": 1e-6, "fp16": 1e-3, "int8": 1e-2}[row_type]
+
+
+def test_a_run_that_follows_publishes_while_it_waits(tmp_path):
+    data, to = raw_data(tmp_path / "data"), str(tmp_path / "out")
+    config, days = make_config(tmp_path, data, batch_size=50), [data / "train" / f"day={n}" for n in range(2)]
+    for path, day in zip(sorted((data / "train").glob("*.parquet")), days, strict=False):
+        day.mkdir()
+        path.rename(day / path.name)
+        os.utime(day / path.name, (1e9, 1e9 + days.index(day)))
+    rows = [sum(pq.read_metadata(p).num_rows for p in day.iterdir()) for day in days]
+    (days[0] / "_SUCCESS").touch()
+    follow = {"data__follow": "success", "data__follow_poll_seconds": 0.2, "data__follow_idle_minutes": 0.2}
+    options = settings(**follow, train__decay="none", train__epochs=1)
+    processes = start(2, "train", config, *COMMON, *options, *publishing(to))
+    try:
+        wait_for(lambda: current(to) == (rows[0], 1e9), processes)
+        (days[1] / "_SUCCESS").touch()
+        wait_for(lambda: current(to) == (sum(rows), 1e9 + 1), processes)
+        assert all(p.poll() is None for p in processes)  # it waits for more
+    finally:
+        ended = finish(processes)
+    assert ended.codes == [0, 0], ended.text
+    assert "nothing new" in ended.text
+
+
+def current(to):
+    """(samples, newest data) of the current version."""
+    found = VersionsFolder(to).current()
+    if found is None:
+        return 0, None
+    manifest = VersionsFolder(to).manifest(*found)
+    return manifest.samples, manifest.newest_data
+
+
+def wait_for(condition, processes, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert all(p.poll() is None for p in processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_publishing_changes_nothing_of_a_run(tmp_path):
+    """Also its random numbers are the same."""
+    config = make_config(tmp_path, raw_data(tmp_path / "data"), batch_size=16)
+    for name, options in (("with", publishing(str(tmp_path / "out"), publish__full_every=2)), ("without", [])):
+        own = settings(run__dir=tmp_path / name, train__max_steps=12, embedding__dropout=0.2)
+        ended = run(1, "train", config, *COMMON, *own, *options)
+        assert ended.codes == [0], ended.text
+        assert "no version was published" not in ended.text
+        assert len(published(ended.text)) >= 3 or not options
+    one, other = (open_stored(next((tmp_path / n / "checkpoints").glob("step-*")))[0] for n in ("with", "without"))
+    assert one.tensors.keys() == other.tensors.keys()
+    assert all(torch.equal(one.whole(n), other.whole(n)) for n in one.tensors)
+
+
+def test_two_publishers_of_one_folder_are_refused_before_training(tmp_path):
+    config, to = make_config(tmp_path, raw_data(tmp_path / "data")), str(tmp_path / "out")
+    with VersionsFolder(to).claimed():
+        ended = run(2, "train", config, *COMMON, *publishing(to))
+    assert ended.codes == [3, 3], ended.text
+    assert len(re.findall("another publisher writes versions there", ended.text)) == 1
+    assert "step 1" not in ended.text.replace("  ", " ")
+
+
+@pytest.mark.slow
+def test_a_store_that_is_away_stops_no_run(tmp_path, credentials):
+    config = make_config(tmp_path, raw_data(tmp_path / "data"))
+    to = "s3://nobody/model?endpoint_override=http://127.0.0.1:9&region=x"
+    ended = run(2, "train", config, *COMMON, *publishing(to), *settings(train__max_steps=6), timeout=300)
+    assert ended.codes == [0, 0], ended.text
+    assert re.search("note: no version was published: .*nobody.* Training goes on; it is tried again", ended.text)
+    assert not published(ended.text)
+
+
+@pytest.mark.slow
+def test_a_store_takes_versions_of_a_run(tmp_path, request, server, credentials):
+    config, to = make_config(tmp_path, raw_data(tmp_path / "data")), in_new_bucket(server, tmp_path, request, "model")
+    ended = run(2, "train", config, *COMMON, *publishing(to, publish__every_seconds=1), *settings(train__epochs=3))
+    assert ended.codes == [0, 0], ended.text
+    told = published(ended.text)
+    assert told, ended.text
+    publish_checkpoint(source(tmp_path / "run", int(told[-1][2])), str(tmp_path / "reference"), "fp32", golden=0)
+    same(read_version(to), read_version(str(tmp_path / "reference")))
+    replay(to)
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_no_run_and_versions_go_on_once_there_is_room(small_disk, tmp_path):
+    data = raw_data(tmp_path / "data")
+    config, to = make_config(tmp_path, data, batch_size=16), small_disk / "out"
+    filler = small_disk / "filler"
+    (small_disk / "out").mkdir()
+    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    filler.write_bytes(bytes(free - 100_000))
+    options = [*COMMON, *publishing(to, publish__every_seconds=0.2), *settings(train__epochs=40, run__dir=tmp_path / "run")]
+    processes = start(1, "train", config, *options)
+    lines = []
+    for line in processes[0].stdout:
+        lines.append(line)
+        if "no version was published" in line and filler.exists():
+            assert "No space left on device" in line
+            filler.unlink()
+        if line.startswith("published") and not filler.exists():
+            break
+    processes[0].send_signal(signal.SIGTERM)
+    ended = finish(processes)
+    assert ended.codes == [75], "".join(lines) + ended.text
+    assert not filler.exists()
+    assert len(VersionsFolder(str(to)).versions()) >= 1
+    replay(str(to))
+
+
+@pytest.mark.slow
+def test_killed_runs_leave_no_torn_version_and_go_on(tmp_path):
+    """kill -9 of a run at random moments: what is current is whole and answers as its trainer did; the same command goes on."""
+    config, to = make_config(tmp_path, raw_data(tmp_path / "data"), batch_size=16), str(tmp_path / "out")
+    kept = settings(checkpoint__every_steps=3, train__epochs=60)
+    options = [*COMMON, *publishing(to, publish__full_every=3, publish__keep=2), *kept]
+    draw, seen = np.random.default_rng(11), [0]
+    for _ in range(6):
+        processes = start(2, "train", config, *options)
+        try:
+            wait_for(lambda: (VersionsFolder(to).versions() or [0])[-1] > seen[-1], processes)
+            time.sleep(draw.uniform(0, 2))
+            for process in processes:
+                process.kill()
+        finally:
+            finish(processes)
+        manifest, predictions = replay(to)
+        assert max(p.largest_difference for p in predictions) < 1e-6
+        assert manifest.number >= seen[-1]  # a kill may come between a version and its name in `current`
+        seen.append(manifest.number)
+    assert seen[-1] >= 6
+    assert len(VersionsFolder(to).versions()) <= 8
+    left = [p.name for p in (tmp_path / "out").iterdir() if p.name.endswith(".writing")]
+    assert len(left) <= 2
+
+
+@pytest.mark.slow
+def test_a_run_that_stops_early_publishes_its_best_checkpoint(tmp_path):
+    config, to = make_config(tmp_path, raw_data(tmp_path / "data")), str(tmp_path / "out")
+    stop = settings(
+        checkpoint__every_steps=2,
+        train__epochs=200,
+        train__lr=0.3,
+        train__stop__metric="validation/auc",
+        train__stop__patience=2,
+    )
+    ended = run(1, "train", config, *settings(insight__every_steps=0), *publishing(to), *stop)
+    assert ended.codes == [0], ended.text
+    [step] = re.findall(r"no better auc than [\d.-]+ of step (\d+)", ended.text)
+    told = published(ended.text)[-1]
+    assert told[1:] == ("full", step), ended.text
+    publish_checkpoint(source(tmp_path / "run", int(told[2])), str(tmp_path / "reference"), "fp32", golden=0)
+    same(read_version(to), read_version(str(tmp_path / "reference")))
