@@ -17,6 +17,7 @@ from home_dist.config.model import MODELS, AnyModel
 from home_dist.config.objective import OBJECTIVES, AnyObjective, ObjectiveSection
 from home_dist.config.section import Section
 from home_dist.config.sequence import AnyEncoder
+from home_dist.config.serve import ServeSection
 from home_dist.config.train import TrainSection
 
 
@@ -40,6 +41,7 @@ class RunConfig(Section):
     insight: InsightSection = InsightSection()
     metrics: MetricsSection = MetricsSection()
     distributed: DistributedSection = DistributedSection()
+    serve: ServeSection = ServeSection()
 
     @model_validator(mode="before")
     @classmethod
