@@ -30,6 +30,7 @@ SCRIPTS = (
     "pipelines",
     "large_keys",
     "checkpoints",
+    "serving",
     "once_per_request",
     "scaling",
     "rehearsal",

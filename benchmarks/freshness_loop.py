@@ -1,4 +1,4 @@
-"""The loop of freshness.py and demo.py: a run that follows its data and publishes, a server of its versions, and who asks it."""
+"""The loop of freshness.py and demo.py: a run that follows its data and publishes, its server, and who asks it."""
 
 import json
 import os
@@ -179,8 +179,8 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def requests_of(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Rows, dict[str, Any]]]:
-    """(its rows, a request) per user of a table. columns: that the model reads. What is the same in all rows of the user is given
-    once; lists are, if all of them are the same."""
+    """(its rows, a request) per user of a table. columns: that the model reads. What is the same in all rows of the user is
+    given once; lists are, if all of them are the same."""
     users = np.asarray(table["user"])
     order = np.argsort(users, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(users[order])) + 1):

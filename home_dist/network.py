@@ -115,10 +115,16 @@ class FeatureVector(nn.Module):
         return columns if sets > 1 else []
 
     def forward(
-        self, batch: Batch, bags: KeyedTensor | None, weighted: KeyedTensor | None, events: Events | None
+        self,
+        batch: Batch,
+        bags: KeyedTensor | None,
+        weighted: KeyedTensor | None,
+        events: Events | None,
+        requests: RequestsOfSamples | None = None,
     ) -> tuple[torch.Tensor, dict[str, Encoded]]:
-        """bags, weighted, events: outputs of the sharded collections. Returns v (B, F) and the encoders' outputs by history."""
-        events, requests = events or {}, RequestsOfSamples(batch.firsts, len(batch.small))
+        """bags, weighted, events: outputs of the sharded collections. requests: by default those of the batch's `firsts`.
+        Returns v (B, F) and the encoders' outputs by history."""
+        events, requests = events or {}, requests or RequestsOfSamples(batch.firsts, len(batch.small))
         single = self.replicated.single(batch.small)
         lists = batch.small_lists.to_dict() if batch.small_lists.keys() else {}
         weights = batch.list_weights.to_dict() if self.layout.weighted else {}

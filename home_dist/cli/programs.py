@@ -121,11 +121,14 @@ def publish(
 def replay(
     place: Annotated[str, typer.Argument(help="Folder or URL of published versions.")],
     version: Annotated[str | None, typer.Option(help="v000007; by default the current one.")] = None,
+    url: Annotated[str | None, typer.Option(help="A server of this version, which is asked; http://127.0.0.1:8000")] = None,
 ) -> None:
-    """Answer a version's golden requests from its files, and compare with the trainer's answers: exit code 1 if they differ."""
+    """Answer a version's golden requests from its files, or have a server answer them, and compare with the trainer's answers:
+    exit code 1 if they differ."""
     from home_dist.publish.replay import TOLERANCE, replay
+    from home_dist.serve.replay import replay_server
 
-    manifest, tasks = replay(place, version)
+    manifest, tasks = replay(place, version) if url is None else replay_server(place, url, version)
     allowed = TOLERANCE[manifest.row_type]
     for p in tasks:
         print(f"{p.name}: largest difference to the trainer {p.largest_difference:.2e}")

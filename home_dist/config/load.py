@@ -102,6 +102,17 @@ def load_section(path: Path, key: str, section: type[Chosen]) -> Chosen:
     return validated(path, section, tree.get(key, {}), f"{key}.")
 
 
+def overridden(section: Chosen, key: str, overrides: Sequence[str]) -> Chosen:
+    """A section with overrides of its keys, such as "serve.batch_ms=5" for the key "serve". Raises ConfigError, also for an
+    override of something else."""
+    tree: dict[str, Any] = {key: section.model_dump()}
+    for override in overrides:
+        if override.partition(".")[0].strip() != key:
+            raise ConfigError(f"--set {override}: only keys of [{key}] can be set here, such as {key}.{next(iter(tree[key]))}")
+        _apply(tree, override)
+    return validated(Path("--set"), type(section), tree[key], f"{key}.")
+
+
 def config_of_run(run: Path, error: type[UserError] = ConfigError) -> Path:
     """The configuration file of a run's folder. Raises `error` for a folder without a run."""
     config = run / "config.toml"

@@ -18,6 +18,7 @@ from home_dist.config.objective import OBJECTIVES, AnyObjective, ObjectiveSectio
 from home_dist.config.publish import PublishSection
 from home_dist.config.section import Section
 from home_dist.config.sequence import AnyEncoder
+from home_dist.config.serve import ServeSection
 from home_dist.config.train import TrainSection
 
 
@@ -43,6 +44,7 @@ class RunConfig(Section):
     distributed: DistributedSection = DistributedSection()
     publish: PublishSection | None = None
     """Versions for servers, written while the run trains; by default none."""
+    serve: ServeSection = ServeSection()
 
     @model_validator(mode="before")
     @classmethod

@@ -39,10 +39,10 @@ def read_batches(
         yield raw.table, tensors(reader, layout)
 
 
-def batches_of(table: pa.Table, layout: InputLayout, rows: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Inputs of a program for at most `rows` rows of a table at a time. Raises DataError, which names all columns that are
-    missing, or column and row of a wrong value."""
-    uses, place = needed_inputs(layout), "the table"
+def batches_of(table: pa.Table, layout: InputLayout, rows: int, place: str = "the table") -> Iterator[dict[str, torch.Tensor]]:
+    """Inputs of a program for at most `rows` rows of a table at a time. place: the table, for messages. Raises DataError, which
+    names all columns that are missing, or column and row of a wrong value."""
+    uses = needed_inputs(layout)
     missing = [column for column in uses if column not in table.column_names]
     if missing:
         there = ", ".join(sorted(table.column_names)[:20]) or "none"

@@ -28,6 +28,7 @@ from home_dist.config import RunConfig
 from home_dist.embeddings.pooling import pooled
 from home_dist.errors import ConfigError
 from home_dist.export.program_inputs import id_name, list_groups
+from home_dist.export.users import UsersOfRows
 from home_dist.network import Head
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema, StatisticFeature
 from home_dist.schema.layout import ONE_BY_ONE, Place
@@ -175,8 +176,12 @@ class Scorer(nn.Module):
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
         """(B, P): probabilities, or predictions in the label's unit; tasks in the schema's order, see `names`."""
+        return self.predicted(inputs)
+
+    def predicted(self, inputs: Inputs, users: UsersOfRows | None = None) -> torch.Tensor:
+        """As `forward`. users: of the rows, where several have one user: inputs that it names hold an entry per user."""
         small = [self._small(i, inputs) for i in self.layout.at("small")]
-        samples = self._samples(inputs)
+        samples = self._samples(inputs) if users is None else users.samples
         lists = {place: {i.key: self._ids(i, inputs) for i in self.layout.at(place)} for place in PLACES}
         weights = {i.key: self._weights(i, inputs) for i in self.layout.features if i.weights is not None}
         vectors = [inputs[f"pretrained.{i.name}"] for i in self.layout.pretrained]
@@ -192,10 +197,12 @@ class Scorer(nn.Module):
         )
         looked_up = {i.key: self._looked_up(i, lists[i.place][i.key]) for i in self.layout.inputs if i.place in LOOKED_UP}
         bags, weighted = (
-            {i.key: pooled(looked_up[i.key], i, weights.get(i.key)) for i in self.layout.at(place)} for place in POOLED
+            {i.key: _of_rows(pooled(looked_up[i.key], i, weights.get(i.key)), i, users) for i in self.layout.at(place)}
+            for place in POOLED
         )
         events = {i.key: looked_up[i.key] for place in ONE_BY_ONE for i in self.layout.at(place)}
-        v, _ = self.head.features(batch, _Lists(bags) if bags else None, _Lists(weighted) if weighted else None, events)
+        collections = _Lists(bags) if bags else None, _Lists(weighted) if weighted else None, events
+        v, _ = self.head.features(batch, *collections, users)
         durations = [inputs[f"duration.{column}"] for column in self.layout.durations]
         durations_of_rows = torch.stack(durations, 1) if durations else torch.zeros(samples, 0)
         return self.head.objectives.predicted(self.head.served(self.head.logits(v, batch.dense, None)), durations_of_rows)
@@ -242,6 +249,11 @@ class Scorer(nn.Module):
                 standardised = standardised.clamp(-self.layout.clip, self.layout.clip)
             parts.append(standardised.float())
         return torch.cat(parts, 1) if parts else torch.zeros(samples, 0)
+
+
+def _of_rows(vectors: torch.Tensor, item: IdInput, users: UsersOfRows | None) -> torch.Tensor:
+    """Pooled vectors (B, dim) of (B, dim), or of those of users (U, dim)."""
+    return vectors if users is None else users.spread(vectors, item)
 
 
 def _within(ids: torch.Tensor, item: IdInput) -> torch.Tensor:

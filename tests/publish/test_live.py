@@ -223,7 +223,7 @@ def test_a_run_that_stops_early_publishes_its_best_checkpoint(tmp_path):
     )
     ended = run(1, "train", config, *settings(insight__every_steps=0), *publishing(to), *stop)
     assert ended.codes == [0], ended.text
-    [step] = re.findall(r"no better auc than [\d.-]+ of step (\d+)", ended.text)
+    [step] = re.findall(r"no better validation/auc than [\d.-]+ of step (\d+)", ended.text)
     told = published(ended.text)[-1]
     assert told[1:] == ("full", step), ended.text
     publish_checkpoint(source(tmp_path / "run", int(told[2])), str(tmp_path / "reference"), "fp32", golden=0)

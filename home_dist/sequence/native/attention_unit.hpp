@@ -45,6 +45,13 @@ struct AttentionUnit {
   Size width(Size k) const { return k > layers ? 1 : widths[k - 1]; }
   Size widest() const { return *std::max_element(widths, widths + layers); }
   Size pairs_before(Size history) const { return pairs[owned[history]]; }
+
+  // Whether target b reads history b alone, so that pair n is of event n.
+  bool each_its_own() const {
+    for (Size r = 0; r <= histories; ++r)
+      if (owned[r] != r) return false;
+    return true;
+  }
 };
 
 // a (n, H) = the activation of x (n, H).
@@ -183,13 +190,18 @@ struct Segment {
   bool opens;  // the target is the first one of its history
 };
 
-// Calls work(first pair, segments, pairs) for each tile of the histories from `start` to `end`.
+// Histories from `start` to `end`, and of their targets those from `first` to `last`.
+struct Part {
+  Size start, end, first, last;
+};
+
+// Calls work(first pair, segments, pairs) for each tile of a part.
 template <class A, class Work>
-inline void each_tile(const AttentionUnit<A>& unit, Size start, Size end, Work work) {
+inline void each_tile(const AttentionUnit<A>& unit, const Part& part, Work work) {
   std::vector<Segment> segments;
-  Size filled = 0, at = unit.pairs_before(start);
-  for (Size r = start; r < end; ++r) {
-    for (Size b = unit.owned[r]; b < unit.owned[r + 1]; ++b) {
+  Size filled = 0, at = unit.pairs[part.first];
+  for (Size r = part.start; r < part.end; ++r) {
+    for (Size b = std::max(unit.owned[r], part.first); b < std::min(unit.owned[r + 1], part.last); ++b) {
       for (Size event = unit.bounds[r]; event < unit.bounds[r + 1];) {
         const Size some = std::min(unit.bounds[r + 1] - event, TILE_PAIRS - filled);
         segments.push_back({b, event, filled, some, b == unit.owned[r]});
@@ -226,9 +238,30 @@ template <class A>
   }
 }
 
+// x (n, C) = event * target of each pair.
+template <class A>
+[[gnu::noinline]] void gather_products(const AttentionUnit<A>& unit, const std::vector<Segment>& segments, A* x) {
+  const Size c = unit.common;
+  for (const Segment& s : segments) {
+    const A *q = unit.targets + s.target * c, *e = unit.events + s.event * c;
+    A* to = x + s.row * c;
+    for (Size n = 0; n < s.count; ++n)
+#pragma omp simd
+      for (Size d = 0; d < c; ++d) to[n * c + d] = e[n * c + d] * q[d];
+  }
+}
+
+// to (n, H1) = the part of layer 1 that events `first` to `first` + n have by themselves, without the bias.
+template <class A>
+inline void of_events(Gemm<A> gemm, const AttentionUnit<A>& unit, Size first, Size n, A* to) {
+  const Size c = unit.common, o = unit.other, h = unit.width(1), all = unit.inputs();
+  product<A, A>(gemm, {unit.events + first * c, c}, false, {unit.first, all}, true, {to, h}, n, c, h);
+  if (o) product<A, A>(gemm, {unit.contexts + first * o, o}, false, {unit.first + c, all}, true, {to, h}, n, o, h, true);
+}
+
 inline Size parts_of(Size pairs) { return std::clamp(pairs / LEAST_PAIRS, Size(1), MOST_PARTS); }
 
-// Calls work(part, first history, last history) for all parts, in parallel.
+// Calls work(number, part) for all parts, in parallel. Parts are whole histories.
 template <class A, class Work>
 inline void each_part(const AttentionUnit<A>& unit, Size parts, Work work) {
   const Size all = unit.pairs_before(unit.histories);
@@ -239,16 +272,36 @@ inline void each_part(const AttentionUnit<A>& unit, Size parts, Work work) {
   }
   cuts[0] = 0;
   cuts[parts] = unit.histories;
-  deal(parts, [&](Size p) { work(p, cuts[p], cuts[p + 1]); });
+  deal(parts, [&](Size p) { work(p, Part{cuts[p], cuts[p + 1], unit.owned[cuts[p]], unit.owned[cuts[p + 1]]}); });
+}
+
+// The same with parts of whole targets: a history that many targets read, such as that of a request that is ranked, is worked on
+// by several threads.
+template <class A, class Work>
+inline void each_part_of_targets(const AttentionUnit<A>& unit, Size parts, Work work) {
+  const Size all = unit.pairs_before(unit.histories), *owned = unit.owned, *histories_end = owned + unit.histories + 1;
+  std::vector<Size> cuts(parts + 1);
+  for (Size p = 0, b = 0; p < parts; ++p) {
+    while (b < owned[unit.histories] && unit.pairs[b] < all * p / parts) ++b;
+    cuts[p] = b;
+  }
+  cuts[0] = 0;
+  cuts[parts] = owned[unit.histories];
+  deal(parts, [&](Size p) {
+    if (cuts[p] == cuts[p + 1]) return;
+    const Size start = std::upper_bound(owned, histories_end, cuts[p]) - owned - 1;
+    const Size end = std::lower_bound(owned, histories_end, cuts[p + 1]) - owned;
+    work(p, Part{start, end, cuts[p], cuts[p + 1]});
+  });
 }
 
 // out (B, C + O) = the sums of the histories' events by weight; with softmax, overwrites weights by their softmax first.
 template <class A>
-inline void pool(const AttentionUnit<A>& unit, A* out, Size start, Size end) {
+inline void pool(const AttentionUnit<A>& unit, A* out, const Part& part) {
   const Size c = unit.common, o = unit.other;
-  for (Size r = start; r < end; ++r) {
+  for (Size r = part.start; r < part.end; ++r) {
     const Size count = unit.bounds[r + 1] - unit.bounds[r];
-    for (Size b = unit.owned[r]; b < unit.owned[r + 1]; ++b) {
+    for (Size b = std::max(unit.owned[r], part.first); b < std::min(unit.owned[r + 1], part.last); ++b) {
       A *weight = unit.weight + unit.pairs[b], *to = out + b * unit.whole();
       std::fill_n(to, unit.whole(), A(0));
       if (unit.softmax && count) {
@@ -275,25 +328,41 @@ template <class A>
 void attend(Gemm<A> gemm, const AttentionUnit<A>& unit, Size from, Size to, A* mean, A* squares, A* out) {
   const Size parts = parts_of(unit.pairs_before(unit.histories)), widest = unit.widest();
   std::vector<TileMoments<A>> moments(parts);
-  each_part(unit, parts, [&](Size part, Size start, Size end) {
+  // Where nothing is kept for a backward, an event's own part of layer 1 is computed once, not for each target that reads it.
+  const bool alone = from == 0 && !mean && !unit.z[0], each_its_own = unit.each_its_own();
+  const Size events = unit.bounds[unit.histories], h = unit.width(1), c = unit.common;
+  std::vector<A> shared(alone && !each_its_own ? events * h : 0);
+  if (!shared.empty())
+    deal((events + TILE_PAIRS - 1) / TILE_PAIRS, [&](Size n) {
+      of_events(gemm, unit, n * TILE_PAIRS, std::min(TILE_PAIRS, events - n * TILE_PAIRS), shared.data() + n * TILE_PAIRS * h);
+    });
+  auto work = [&](Size number, const Part& part) {
     std::vector<A> x(TILE_PAIRS * unit.inputs()), near[2], active(TILE_PAIRS * widest), of_targets;
     near[0].resize(TILE_PAIRS * widest);
     near[1].resize(TILE_PAIRS * widest);
-    moments[part] = TileMoments<A>(unit.width(to));
-    const Size first_target = unit.owned[start], targets = unit.owned[end] - first_target;
+    moments[number] = TileMoments<A>(unit.width(to));
+    const Size first_target = part.first, targets = part.last - first_target;
     if (from == 0 && targets) {
       of_targets.resize(targets * unit.width(1));
       product(gemm, unit.targets + first_target * unit.common, false, unit.target, true, of_targets.data(), targets, unit.common,
               unit.width(1));
     }
-    each_tile(unit, start, end, [&](Size at, const std::vector<Segment>& segments, Size n) {
+    each_tile(unit, part, [&](Size at, const std::vector<Segment>& segments, Size n) {
       A* z = from ? unit.z[from - 1] + at * unit.width(from) : nullptr;
       for (Size k = from + 1; k <= to; ++k) {
         const Size width = unit.width(k);
         A* next = k > unit.layers ? unit.weight + at : unit.z[k - 1] ? unit.z[k - 1] + at * width : near[k % 2].data();
         if (k == 1) {
-          gather(unit, segments, x.data());
-          product(gemm, x.data(), false, unit.first, true, next, n, unit.inputs(), width);
+          if (alone) {
+            if (each_its_own) of_events(gemm, unit, at, n, next);
+            for (const Segment& s : segments)
+              if (!each_its_own) std::copy_n(shared.data() + s.event * h, s.count * h, next + s.row * h);
+            gather_products(unit, segments, x.data());
+            product<A, A>(gemm, {x.data(), c}, false, {unit.first + unit.whole(), unit.inputs()}, true, {next, h}, n, c, h, true);
+          } else {
+            gather(unit, segments, x.data());
+            product(gemm, x.data(), false, unit.first, true, next, n, unit.inputs(), width);
+          }
           for (const Segment& s : segments) {
             const A* shift = of_targets.data() + (s.target - first_target) * width;
             for (Size r = s.row; r < s.row + s.count; ++r)
@@ -309,11 +378,12 @@ void attend(Gemm<A> gemm, const AttentionUnit<A>& unit, Size from, Size to, A* m
         }
         z = next;
       }
-      if (mean) moments[part].add(z, n);
+      if (mean) moments[number].add(z, n);
     });
-    if (out) pool(unit, out, start, end);
-  });
-  if (!mean) return;
+    if (out) pool(unit, out, part);
+  };
+  if (!mean) return each_part_of_targets(unit, parts, work);
+  each_part(unit, parts, work);  // sums are over the same parts as ever
   TileMoments<A> all(unit.width(to));
   for (const auto& one : moments) all.join(one.count, one.mean.data(), one.squares.data());
   std::copy(all.mean.begin(), all.mean.end(), mean);
@@ -382,14 +452,15 @@ void attend_backward(Gemm<A> gemm, const AttentionUnit<A>& unit, const A* grad, 
   sums.reserve(parts);
   for (Size p = 0; p < parts; ++p) sums.emplace_back(unit);
   std::vector<std::vector<A>> of_norm(parts);
-  each_part(unit, parts, [&](Size part, Size start, Size end) {
-    PartGrads<A>& own = sums[part];
+  each_part(unit, parts, [&](Size number, const Part& part) {
+    const Size start = part.start, end = part.end;
+    PartGrads<A>& own = sums[number];
     std::vector<A> x(TILE_PAIRS * all), x_grad(TILE_PAIRS * all), active(TILE_PAIRS * widest), near[2];
     near[0].resize(TILE_PAIRS * widest);
     near[1].resize(TILE_PAIRS * widest);
     std::vector<A> unwanted(widest);
-    of_norm[part].assign(2 * low, A(0));
-    const Size first_target = unit.owned[start], targets = unit.owned[end] - first_target;
+    of_norm[number].assign(2 * low, A(0));
+    const Size first_target = part.first, targets = part.last - first_target;
     std::vector<A> of_targets(down ? 0 : targets * h);
     if (up > layers) weight_grads(unit, grad, weight_grad, start, end);
     if (!down) {
@@ -401,7 +472,7 @@ void attend_backward(Gemm<A> gemm, const AttentionUnit<A>& unit, const A* grad, 
         std::fill_n(context_grad + first * o, count * o, A(0));
       }
     }
-    each_tile(unit, start, end, [&](Size at, const std::vector<Segment>& segments, Size n) {
+    each_tile(unit, part, [&](Size at, const std::vector<Segment>& segments, Size n) {
       const A* z = unit.z[layers - 1] + at * unit.width(layers);
       if (up > layers) {
         activate(unit.kind, unit.units[layers - 1], z, active.data(), n, unit.width(layers));
@@ -428,7 +499,7 @@ void attend_backward(Gemm<A> gemm, const AttentionUnit<A>& unit, const A* grad, 
         g = next;
       }
       if (down) {
-        if (inner) dice_sums(unit.units[down - 1], unit.z[down - 1] + at * low, g, of_norm[part].data(), of_norm[part].data() + low, n, low);
+        if (inner) dice_sums(unit.units[down - 1], unit.z[down - 1] + at * low, g, of_norm[number].data(), of_norm[number].data() + low, n, low);
         return;
       }
       gather(unit, segments, x.data());

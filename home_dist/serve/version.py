@@ -1,0 +1,158 @@
+"""A version that is being served: requests become inputs, and inputs become predictions.
+
+What belongs to the user is read, mapped to rows, looked up and encoded once per request. The reading is the trainer's own
+(data/column_reader.py), and so are its checks.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import repeat
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from home_dist.config.serve import ServeSection
+from home_dist.data.column_reader import BadRows
+from home_dist.data.files import needed_inputs
+from home_dist.errors import ConfigError, DataError
+from home_dist.export.columns import batches_of
+from home_dist.export.program_inputs import list_groups
+from home_dist.export.scorer import Inputs, Scorer
+from home_dist.export.users import Sides, compared_lists, sides
+from home_dist.publish.scoring import VersionModel
+from home_dist.serve.missing import Ids, MissingIds
+from home_dist.serve.request import RankingRequest, RefusedRequest, check, users_columns
+from home_dist.serve.score import Formula
+
+SCORE = "score"
+Predictions = NDArray[np.float32]
+MOST_PAIRS = 1 << 21
+"""Pairs of a candidate and an event of its history that are computed together: some encoders hold a vector of each."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A request as inputs."""
+
+    sides: Sides
+    user: Inputs
+    rows: list[tuple[int, Inputs]]
+    """Parts of at most `batch_rows` candidates: their number, and their inputs."""
+    events: int
+    """Of the user's longest list."""
+
+    @property
+    def candidates(self) -> int:
+        return sum(count for count, _ in self.rows)
+
+
+@dataclass
+class ServedVersion:
+    model: VersionModel
+    settings: ServeSection
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a formula that does not fit the predictions."""
+        model = self.model
+        layout = model.program.layout
+        self.name, self.names = model.manifest.version, model.program.names
+        self.units: dict[str, str | None] = {p["name"]: p["unit"] for p in model.predictions}
+        self.uses = needed_inputs(layout)
+        self._formula = Formula(self.settings.score, self.names) if self.settings.score else None
+        if self._formula is not None and SCORE in self.names:
+            raise ConfigError(f"serve.score: a prediction is called {SCORE!r} as well: leave the formula out")
+        self._missing = MissingIds(model.program.trained.schema, layout)
+        self._scorer = cast(Scorer, model.program.run)
+        self._compared = compared_lists(layout)
+        self._sides_of = lru_cache(maxsize=64)(self._sides)
+
+    def decode(self, request: RankingRequest, most: int | None = None) -> Decoded:
+        """most: candidates, by default as the settings say. Raises RefusedRequest, which names column and reason."""
+        check(request, self.uses, most or self.settings.max_candidates)
+        request = self._with_compared_lists(request)
+        of_user = users_columns(request, self.uses)
+        found, user = self._sides_of(of_user), cast(Inputs, {})
+        try:
+            if of_user:
+                [user] = batches_of(request.user, found.user, 1, "user")
+            events = max((len(v) for n, v in user.items() if n.startswith("list.")), default=0)
+            rows = max(1, min(self.settings.batch_rows, MOST_PAIRS // max(1, events)))
+            parts: Iterable[Inputs] = repeat({})
+            if len(of_user) < len(self.uses):
+                parts = list(batches_of(request.candidates, found.row, rows, "candidates"))
+        except BadRows as error:
+            raise RefusedRequest(422, str(error), error.column) from None
+        except DataError as error:
+            raise RefusedRequest(422, str(error)) from None
+        except pa.ArrowException as error:
+            raise RefusedRequest(422, f"a column cannot be read: {error}") from None
+        count = request.candidates.num_rows
+        counts = [min(rows, count - first) for first in range(0, count, rows)]
+        return Decoded(found, user, list(zip(counts, parts, strict=False)), events)
+
+    def _with_compared_lists(self, request: RankingRequest) -> RankingRequest:
+        """Lists that a history is compared with, and the user has, are repeated for each candidate."""
+        moved = [c for c in request.user.column_names if c in self._compared]
+        user, candidates = request.user, request.candidates
+        for column in moved:
+            repeated = user[column].combine_chunks().take(pa.array(np.zeros(len(candidates), np.int64)))
+            candidates = candidates.append_column(column, repeated)
+        return replace(request, user=user.drop_columns(moved), candidates=candidates)
+
+    def _sides(self, columns: frozenset[str]) -> Sides:
+        layout = self.model.program.layout
+        groups = list_groups(layout)
+        of_group: dict[str, list[str]] = {}
+        for item in layout.inputs:
+            if item.key in groups:
+                of_group.setdefault(groups[item.key], []).extend(c for c in (item.column, item.weights) if c)
+        for group, members in of_group.items():
+            apart = [c for c in members if c not in columns]
+            if apart and len(apart) < len(members):
+                raise RefusedRequest(
+                    422,
+                    f"the lists of {group!r} belong together: give {', '.join(members)} all under user or all under candidates",
+                    apart[0],
+                )
+        return sides(layout, columns)
+
+    def missing(self, decoded: Decoded) -> dict[str, Ids]:
+        """Ids of a request by feature, and how many of them have no row of their own."""
+        found: dict[str, Ids] = {}
+        for inputs in (decoded.user, *(part for _, part in decoded.rows)):
+            for name, (count, missing) in self._missing(inputs).items():
+                before = found.get(name, (0, 0))
+                found[name] = before[0] + count, before[1] + missing
+        return found
+
+    def columns(self, predictions: Predictions) -> dict[str, pa.Array]:
+        """The answer's columns: each prediction (float32), and the score (float64, null where the formula has no value)."""
+        found = {name: predictions[:, n] for n, name in enumerate(self.names)}
+        columns = {name: pa.array(values) for name, values in found.items()}
+        if self._formula is not None:
+            score = self._formula(found)
+            columns[SCORE] = pa.array(score, mask=~np.isfinite(score))
+        return columns
+
+    def predict(self, together: Sequence[Decoded]) -> list[Predictions]:
+        """(N, P) of each of these requests, whose sides are the same."""
+        if len(together) == 1:
+            [one] = together
+            return [np.concatenate([self._computed(one.sides, [one.user], [part]) for part in one.rows])]
+        parts = [part for one in together for part in one.rows]  # each request has one part: see batching.py
+        whole = self._computed(together[0].sides, [one.user for one in together], parts)
+        return np.split(whole, np.cumsum([one.candidates for one in together])[:-1])
+
+    def _computed(self, found: Sides, users: list[Inputs], parts: list[tuple[int, Inputs]]) -> Predictions:
+        counts = torch.tensor([count for count, _ in parts])
+        inputs, of_rows = found.joined(_joined(users), _joined([inputs for _, inputs in parts]), counts)
+        with torch.no_grad():
+            return self._scorer.predicted(inputs, of_rows).numpy()
+
+
+def _joined(parts: list[Inputs]) -> dict[str, Any]:
+    return parts[0] if len(parts) == 1 else {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
