@@ -12,6 +12,7 @@ import pytest
 from home_dist import load
 from home_dist.files.whole import WRITING
 from home_dist.publish import of_checkpoint
+from home_dist.publish.few_rows import FewRows
 from home_dist.publish.folder import VersionsFolder
 from home_dist.publish.manifest import CURRENT
 from home_dist.publish.of_checkpoint import publish_checkpoint
@@ -140,7 +141,7 @@ def test_what_is_damaged_or_unfit_is_refused_and_the_old_one_stays(trained, rows
             refused(message, publish(change))
         answers = of_checkpoint.golden_requests
         with monkeypatch.context() as patched:  # golden requests with the answers of another model
-            other = of_checkpoint.model_of(source(trained, 2))
+            other = FewRows.of(source(trained, 2))
             patched.setattr(of_checkpoint, "golden_requests", lambda _, *rest: answers(other, *rest))
             refused("its answers to the golden requests are up to", publish())
         assert server.metrics()["home_dist_versions_refused_total"] >= 6
