@@ -30,7 +30,7 @@ LINTED := home_dist launchers pipelines benchmarks examples tests requirements
 LINTED_HERE = $(wildcard $(LINTED))
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev train test test-slow test-all test-slurm guard figures lint format doctor lock clean
+.PHONY: help install dev train demo test test-slow test-all test-slurm guard figures lint format doctor lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -46,6 +46,9 @@ help: ## this list
 
 train: $(INSTALLED) ## install into .venv and train CONFIG on JOB = nodes x processes
 	$(VENV)/bin/torchx --log_level WARNING run launchers/components.py:train --config $(CONFIG) -j $(JOB)
+
+demo: $(DEV) ## two days of the sample arrive, are trained on, published and asked for: runs/demo/demo.html
+	$(VENV)/bin/python -W ignore benchmarks/demo.py
 
 install: $(INSTALLED) ## what a run needs, into .venv
 
