@@ -48,7 +48,7 @@ train: $(INSTALLED) ## install into .venv and train CONFIG on JOB = nodes x proc
 	$(VENV)/bin/torchx --log_level WARNING run launchers/components.py:train --config $(CONFIG) -j $(JOB)
 
 demo: $(DEV) ## two days of the sample arrive, are trained on, published and asked for: runs/demo/demo.html
-	$(VENV)/bin/python -W ignore benchmarks/demo.py
+	$(VENV)/bin/python -W ignore benchmarks/demo.py runs/demo
 
 install: $(INSTALLED) ## what a run needs, into .venv
 

@@ -1,6 +1,7 @@
-"""`make demo`: two days of KuaiRand arrive as files; a run trains on each and publishes, and a server answers from what it learned.
+"""`make demo`: two days of KuaiRand arrive as files; a run trains on each and publishes, a server answers from what it learned.
 
-    python benchmarks/demo.py [OUT] [--files N]      # some minutes on 2 cores; OUT/demo.html, by default runs/demo
+    python benchmarks/demo.py runs/demo          # some minutes on 2 cores; writes runs/demo/demo.html
+    python benchmarks/demo.py --quick            # under 50 s: a small base, one file; writes nothing
 
 The run first trains on the sample's first twelve days. Then the two test days come in files, in the order of time. All rows of
 a file are asked of the server, by user, before the file is put where the run reads: each request is scored before its outcome
@@ -14,7 +15,9 @@ import html
 import io
 import json
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.claims import claim  # noqa: E402
 from benchmarks.freshness_loop import SAMPLE, Fresh, Loop, fresh_folder, requests_of  # noqa: E402
 from benchmarks.machine import measured_on  # noqa: E402
 from home_dist.metrics import gauc  # noqa: E402
@@ -61,18 +65,20 @@ def asked(
     return answers, seconds, versions
 
 
-def replayed(loop: Loop, files: int) -> dict[str, Any]:
+def replayed(loop: Loop, days: Sequence[pa.Table], base_rows: int | None = None) -> dict[str, Any]:
+    """days: files of the two days. base_rows: of the first file of the twelve days before, by default all."""
     base = [*sorted((SAMPLE / "train").glob("*.parquet")), SAMPLE / "validation" / "part-00000.parquet"]
-    samples = loop.prepare(base)
+    samples = loop.prepare(base if base_rows is None else base[:1], base_rows)
     with loop.running():
-        print(f"training on the first twelve days, {samples:,} rows: a minute or so", flush=True)
+        print(f"training on the days before, {samples:,} rows", flush=True)
         loop.trainer.start()
         first = loop.wait_for_samples(samples)
         still: VersionModel = open_version(str(loop.versions), first["version"])
         loop.start_serving()
         names = [p["name"] for p in still.predictions]
         print(f"{first['version']} is served on {loop.url}", flush=True)
-        days, scores, labels, users = two_days(files), {n: [] for n in COLORS}, [], []
+        scores: dict[str, list[Any]] = {n: [] for n in COLORS}
+        labels, users = list[Any](), list[Any]()
         seconds: list[float] = []
         fresh: list[Fresh] = []
         steps: list[dict[str, Any]] = []
@@ -90,7 +96,7 @@ def replayed(loop: Loop, files: int) -> dict[str, Any]:
             so_far = {n: means(scores[n], labels, users) for n in COLORS}
             steps.append({"until": int(table["time_ms"][-1].as_py()), "rows": len(table), "gauc": so_far})
             print(
-                f"file {number + 1} of {files}: {len(table):,} rows scored by {', '.join(sorted(versions))}, "
+                f"file {number + 1} of {len(days)}: {len(table):,} rows scored by {', '.join(sorted(versions))}, "
                 f"an answer had learned from them after {fresh[-1].seconds:.1f} s; GAUC so far {so_far['learns']:.4f}, "
                 f"standing still {so_far['stands still']:.4f}",
                 flush=True,
@@ -186,7 +192,8 @@ def page(result: dict[str, Any]) -> str:
         "td{padding:.2em 1em .2em 0}img{max-width:100%}h2{font-size:1em}"
     )
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>home_dist: two days of KuaiRand</title><style>{style}</style>'
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>home_dist: two days of KuaiRand</title>'
+        f"<style>{style}</style>"
         f"<h1>Two days of KuaiRand, trained on as they come</h1><table>{table}</table>{pictures}</html>"
     )
 
@@ -195,15 +202,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", nargs="?", type=Path, default=Path("runs/demo"))
     parser.add_argument("--files", type=int, default=12)
+    parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     began = time.monotonic()
-    if given.out.exists() and not (given.out / "versions").is_dir() and any(given.out.iterdir()):
-        sys.exit(f"{given.out} holds files that are none of the demo's. Choose another folder.")
-    work = fresh_folder(given.out.resolve())
-    result = replayed(Loop(work, ["publish.keep=3", "publish.full_every=20"], ["serve.batch_ms=5"]), given.files)
-    (work / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
-    (work / "demo.html").write_text(page(result))
-    print(f"{given.out / 'demo.html'} is written, after {time.monotonic() - began:.0f} s")
+    options = ["publish.keep=3", "publish.full_every=20"], ["serve.batch_ms=5"]
+    if given.quick:
+        with tempfile.TemporaryDirectory(prefix="demo-") as folder:
+            result = replayed(Loop(Path(folder), *options), [two_days(80)[0]], 5000)
+            page(result)
+    else:
+        if given.out.exists() and not (given.out / "versions").is_dir() and any(given.out.iterdir()):
+            sys.exit(f"{given.out} holds files that are none of the demo's. Choose another folder.")
+        work = fresh_folder(given.out.resolve())
+        result = replayed(Loop(work, *options), two_days(given.files))
+        (work / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
+        (work / "demo.html").write_text(page(result))
+        print(f"{given.out / 'demo.html'} is written, after {time.monotonic() - began:.0f} s")
+    longest = max(f["seconds"] for f in result["freshness"])
+    print(claim("seconds from a file to a changed answer, largest", longest, 30, at_most=True))
 
 
 if __name__ == "__main__":

@@ -105,8 +105,12 @@ class Publisher:
         self._decisions = dist.new_group(backend="gloo")
         names = [name.removeprefix("head.") for name in run.built.model.state_dict() if name.startswith("head.")]
         parts = run.inputs.config, run.inputs.schema, run.inputs.layout, names, self._section.golden
-        with torch.random.fork_rng([]):  # the run's random numbers stay its own
-            self._golden = LiveGolden(*parts) if self._ranks.first and self._section.golden else None
+        self._golden: LiveGolden | None = None
+        try:
+            with torch.random.fork_rng([]):  # the run's random numbers stay its own
+                self._golden = LiveGolden(*parts) if self._ranks.first and self._section.golden else None
+        except UserError as error:
+            self._screen.say(f"note: versions are published without golden requests: {error}")
         self._read_by_golden: Read | None = None
         self._writer: VersionWriter | None = None
 
