@@ -59,6 +59,10 @@ def plan(config: Path, grid: Sequence[str], seeds: int, overrides: Sequence[str]
         raise ConfigError(f"--seeds {seeds}: a sweep takes at least one seed")
     axes = [_axis(text) for text in grid]
     base = load_config(config, overrides)
+    if base.publish is not None:
+        raise ConfigError(
+            f"{config}: a sweep's trials are for no server: leave [publish] out, and publish the chosen run with home-dist publish"
+        )
     planned = []
     for combination in itertools.product(*axes):
         differing = [part for part, axis in zip(combination, axes, strict=True) if len(axis) > 1]

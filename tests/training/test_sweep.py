@@ -54,6 +54,8 @@ def test_bad_grids_are_refused_before_anything_runs(grid, message, tmp_path):
         planned(tmp_path, [grid])
     with pytest.raises(ConfigError, match="at least one seed"):
         planned(tmp_path, [], seeds=0)
+    with pytest.raises(ConfigError, match=r"leave \[publish\] out"):
+        planned(tmp_path, [], overrides=["publish.to=/versions"])
 
 
 def test_names_are_what_differs(tmp_path):
