@@ -15,6 +15,8 @@ class ServeSection(Section):
     """Candidates that are computed together, at most."""
     max_candidates: Count = 10_000
     """Of a request."""
+    max_events: Count = 10_000
+    """Values of a list, such as a history's events."""
     max_body_mb: float = Field(default=16.0, gt=0)
     """Megabytes of a request's body, at most."""
     max_waiting: Count = 64

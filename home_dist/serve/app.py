@@ -113,6 +113,7 @@ class RankingApp:
                 raise ClientDisconnect
             raise RefusedRequest(503, f"no answer within {job.version.settings.timeout_s:g} s (serve.timeout_s): come again")
         finally:
+            job.given_up = True
             answer.cancel()
             gone.cancel()
 

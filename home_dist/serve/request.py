@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from home_dist.data.column_kinds import KINDS, fits
 from home_dist.data.files import Uses
+from home_dist.ids.arrow_types import is_list
 
 Body = bytes | bytearray
 
@@ -79,9 +81,9 @@ def _array(side: str, name: str, values: list[Any]) -> pa.Array:
         raise RefusedRequest(422, f"{side}: column {name!r}: its values make no column: {reason}", name) from None
 
 
-def check(request: RankingRequest, uses: Uses, max_candidates: int) -> None:
-    """Raises RefusedRequest unless every column that the model reads stands on one side, with a type that fits, and the number
-    of candidates is within its limits."""
+def check(request: RankingRequest, uses: Uses, max_candidates: int, max_events: int) -> None:
+    """Raises RefusedRequest unless every column that the model reads stands on one side, with a type that fits, and candidates
+    and the values of a list are within their limits."""
     count = request.candidates.num_rows
     if not count:
         raise RefusedRequest(422, "candidates: there are none: each column is a list with one value per candidate")
@@ -99,6 +101,12 @@ def check(request: RankingRequest, uses: Uses, max_candidates: int) -> None:
             if not fits(kind, wanted):
                 problem = f"{on[0]}: column {column!r} has type {kind}, but {KINDS[wanted]} are needed"
                 raise RefusedRequest(422, problem, column)
+        values = pc.max(pc.list_value_length(tables[on[0]][column])).as_py() or 0 if is_list(kind) else 0
+        if values > max_events:
+            problem = (
+                f"{on[0]}: column {column!r}: a list of {values:,} values is longer than {max_events:,} (serve.max_events)"
+            )
+            raise RefusedRequest(413, problem, column)
 
 
 def users_columns(request: RankingRequest, uses: Mapping[str, object]) -> frozenset[str]:

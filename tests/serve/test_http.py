@@ -18,7 +18,9 @@ pytestmark = pytest.mark.distributed
 
 @pytest.fixture(scope="module")
 def server(place):
-    with served(place, score="'like + 2 * log1p(watch)'", max_candidates=300, max_body_mb=0.2, timeout_s=5) as started:
+    with served(
+        place, score="'like + 2 * log1p(watch)'", max_candidates=300, max_events=500, max_body_mb=0.2, timeout_s=5
+    ) as started:
         yield started
 
 
@@ -92,6 +94,10 @@ WRONG = {
     ),
     "empty": (lambda u, c: c.update({name: [] for name in c}), 422, None, "candidates: there are none"),
     "none": (lambda u, c: c.clear(), 422, None, "candidates: there are none"),
+    "long": (
+        lambda u, c: u.update(watched_video=[1] * 600, watched_level=[1] * 600),
+        *(413, "watched_video", r"a list of 600 values is longer than 500 \(serve.max_events\)"),
+    ),
     "surrogate": (lambda u, c: u.update(user="\ud800"), 422, "user", "column 'user': its values make no column"),
     "dict": (lambda u, c: u.update(user={"a": 1}), 422, "user", "column 'user' has type struct"),
 }

@@ -1,21 +1,27 @@
 """New versions are taken while requests run; damaged ones are refused, and the old one stays."""
 
+import gc
 import json
 import re
 import shutil
 import threading
 import time
+import weakref
 
 import httpx
 import pytest
 
 from home_dist import load
+from home_dist.config.serve import ServeSection
 from home_dist.files.whole import WRITING
 from home_dist.publish import of_checkpoint
 from home_dist.publish.folder import VersionsFolder
 from home_dist.publish.manifest import CURRENT
 from home_dist.publish.of_checkpoint import publish_checkpoint
+from home_dist.publish.scoring import open_version
 from home_dist.schema import load_schema, save_schema
+from home_dist.serve.request import RankingRequest
+from home_dist.serve.version import ServedVersion
 from tests.publish.trained import CUT, source, trained_on
 from tests.ranks import run
 from tests.serve.server import ask, body, request_of, same, served
@@ -210,3 +216,18 @@ def test_a_folder_without_versions_is_told_at_the_start(tmp_path):
     ended = run(1, "serve", tmp_path, "--port", 0)
     assert ended.codes == [3], ended.text
     assert "holds no versions (no file `current`)" in ended.text
+
+
+def test_a_version_that_nobody_uses_is_freed_at_once(place, rows):
+    """Not by the collector of cycles, which may come late."""
+    version = ServedVersion(open_version(place), ServeSection())
+    of_user, candidates, _ = request_of(rows, 1, 5)
+    version.predict([version.decode(RankingRequest(of_user, candidates))])
+    scorer = weakref.ref(version.model.program.run)
+    gc.collect()
+    gc.disable()
+    try:
+        del version
+        assert scorer() is None
+    finally:
+        gc.enable()

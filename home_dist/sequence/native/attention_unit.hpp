@@ -45,13 +45,6 @@ struct AttentionUnit {
   Size width(Size k) const { return k > layers ? 1 : widths[k - 1]; }
   Size widest() const { return *std::max_element(widths, widths + layers); }
   Size pairs_before(Size history) const { return pairs[owned[history]]; }
-
-  // Whether target b reads history b alone, so that pair n is of event n.
-  bool each_its_own() const {
-    for (Size r = 0; r <= histories; ++r)
-      if (owned[r] != r) return false;
-    return true;
-  }
 };
 
 // a (n, H) = the activation of x (n, H).
@@ -238,27 +231,6 @@ template <class A>
   }
 }
 
-// x (n, C) = event * target of each pair.
-template <class A>
-[[gnu::noinline]] void gather_products(const AttentionUnit<A>& unit, const std::vector<Segment>& segments, A* x) {
-  const Size c = unit.common;
-  for (const Segment& s : segments) {
-    const A *q = unit.targets + s.target * c, *e = unit.events + s.event * c;
-    A* to = x + s.row * c;
-    for (Size n = 0; n < s.count; ++n)
-#pragma omp simd
-      for (Size d = 0; d < c; ++d) to[n * c + d] = e[n * c + d] * q[d];
-  }
-}
-
-// to (n, H1) = the part of layer 1 that events `first` to `first` + n have by themselves, without the bias.
-template <class A>
-inline void of_events(Gemm<A> gemm, const AttentionUnit<A>& unit, Size first, Size n, A* to) {
-  const Size c = unit.common, o = unit.other, h = unit.width(1), all = unit.inputs();
-  product<A, A>(gemm, {unit.events + first * c, c}, false, {unit.first, all}, true, {to, h}, n, c, h);
-  if (o) product<A, A>(gemm, {unit.contexts + first * o, o}, false, {unit.first + c, all}, true, {to, h}, n, o, h, true);
-}
-
 inline Size parts_of(Size pairs) { return std::clamp(pairs / LEAST_PAIRS, Size(1), MOST_PARTS); }
 
 // Calls work(number, part) for all parts, in parallel. Parts are whole histories.
@@ -328,14 +300,6 @@ template <class A>
 void attend(Gemm<A> gemm, const AttentionUnit<A>& unit, Size from, Size to, A* mean, A* squares, A* out) {
   const Size parts = parts_of(unit.pairs_before(unit.histories)), widest = unit.widest();
   std::vector<TileMoments<A>> moments(parts);
-  // Where nothing is kept for a backward, an event's own part of layer 1 is computed once, not for each target that reads it.
-  const bool alone = from == 0 && !mean && !unit.z[0], each_its_own = unit.each_its_own();
-  const Size events = unit.bounds[unit.histories], h = unit.width(1), c = unit.common;
-  std::vector<A> shared(alone && !each_its_own ? events * h : 0);
-  if (!shared.empty())
-    deal((events + TILE_PAIRS - 1) / TILE_PAIRS, [&](Size n) {
-      of_events(gemm, unit, n * TILE_PAIRS, std::min(TILE_PAIRS, events - n * TILE_PAIRS), shared.data() + n * TILE_PAIRS * h);
-    });
   auto work = [&](Size number, const Part& part) {
     std::vector<A> x(TILE_PAIRS * unit.inputs()), near[2], active(TILE_PAIRS * widest), of_targets;
     near[0].resize(TILE_PAIRS * widest);
@@ -353,16 +317,8 @@ void attend(Gemm<A> gemm, const AttentionUnit<A>& unit, Size from, Size to, A* m
         const Size width = unit.width(k);
         A* next = k > unit.layers ? unit.weight + at : unit.z[k - 1] ? unit.z[k - 1] + at * width : near[k % 2].data();
         if (k == 1) {
-          if (alone) {
-            if (each_its_own) of_events(gemm, unit, at, n, next);
-            for (const Segment& s : segments)
-              if (!each_its_own) std::copy_n(shared.data() + s.event * h, s.count * h, next + s.row * h);
-            gather_products(unit, segments, x.data());
-            product<A, A>(gemm, {x.data(), c}, false, {unit.first + unit.whole(), unit.inputs()}, true, {next, h}, n, c, h, true);
-          } else {
-            gather(unit, segments, x.data());
-            product(gemm, x.data(), false, unit.first, true, next, n, unit.inputs(), width);
-          }
+          gather(unit, segments, x.data());
+          product(gemm, x.data(), false, unit.first, true, next, n, unit.inputs(), width);
           for (const Segment& s : segments) {
             const A* shift = of_targets.data() + (s.target - first_target) * width;
             for (Size r = s.row; r < s.row + s.count; ++r)
