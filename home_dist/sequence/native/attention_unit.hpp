@@ -45,6 +45,13 @@ struct AttentionUnit {
   Size width(Size k) const { return k > layers ? 1 : widths[k - 1]; }
   Size widest() const { return *std::max_element(widths, widths + layers); }
   Size pairs_before(Size history) const { return pairs[owned[history]]; }
+
+  // Whether target b reads history b alone, so that pair n is of event n.
+  bool each_its_own() const {
+    for (Size r = 0; r <= histories; ++r)
+      if (owned[r] != r) return false;
+    return true;
+  }
 };
 
 // a (n, H) = the activation of x (n, H).
@@ -231,6 +238,37 @@ template <class A>
   }
 }
 
+// x (n, C) = event * target of each pair.
+template <class A>
+[[gnu::noinline]] void gather_products(const AttentionUnit<A>& unit, const std::vector<Segment>& segments, A* x) {
+  const Size c = unit.common;
+  for (const Segment& s : segments) {
+    const A *q = unit.targets + s.target * c, *e = unit.events + s.event * c;
+    A* to = x + s.row * c;
+    for (Size n = 0; n < s.count; ++n)
+#pragma omp simd
+      for (Size d = 0; d < c; ++d) to[n * c + d] = e[n * c + d] * q[d];
+  }
+}
+
+// to (TILE_PAIRS, H1) = the part of layer 1 that events from `first` on have by themselves, without the bias. Always of so many
+// rows, if need be of `room` (TILE_PAIRS, C + O): a BLAS may round a row of fewer otherwise, and a history that many targets
+// read has to give the bits of its copies.
+template <class A>
+inline void of_events(Gemm<A> gemm, const AttentionUnit<A>& unit, Size first, A* room, A* to) {
+  const Size c = unit.common, o = unit.other, h = unit.width(1), all = unit.inputs();
+  const Size left = unit.bounds[unit.histories] - first;
+  const A *events = unit.events + first * c, *contexts = unit.contexts + first * o;
+  if (left < TILE_PAIRS) {
+    std::fill(std::copy_n(events, left * c, room), room + TILE_PAIRS * c, A(0));
+    std::fill(std::copy_n(contexts, left * o, room + TILE_PAIRS * c), room + TILE_PAIRS * unit.whole(), A(0));
+    events = room;
+    contexts = room + TILE_PAIRS * c;
+  }
+  product<A, A>(gemm, {events, c}, false, {unit.first, all}, true, {to, h}, TILE_PAIRS, c, h);
+  if (o) product<A, A>(gemm, {contexts, o}, false, {unit.first + c, all}, true, {to, h}, TILE_PAIRS, o, h, true);
+}
+
 inline Size parts_of(Size pairs) { return std::clamp(pairs / LEAST_PAIRS, Size(1), MOST_PARTS); }
 
 // Calls work(number, part) for all parts, in parallel. Parts are whole histories.
@@ -300,6 +338,15 @@ template <class A>
 void attend(Gemm<A> gemm, const AttentionUnit<A>& unit, Size from, Size to, A* mean, A* squares, A* out) {
   const Size parts = parts_of(unit.pairs_before(unit.histories)), widest = unit.widest();
   std::vector<TileMoments<A>> moments(parts);
+  // Where nothing is kept for a backward, an event's own part of layer 1 is computed once, not for each target that reads it.
+  const bool alone = from == 0 && !mean && !unit.z[0], each_its_own = unit.each_its_own();
+  const Size h = unit.width(1), c = unit.common, tiles = (unit.bounds[unit.histories] + TILE_PAIRS - 1) / TILE_PAIRS;
+  std::vector<A> shared(alone && !each_its_own ? tiles * TILE_PAIRS * h : 0);
+  if (!shared.empty())
+    deal(tiles, [&](Size n) {
+      std::vector<A> room(TILE_PAIRS * unit.whole());
+      of_events(gemm, unit, n * TILE_PAIRS, room.data(), shared.data() + n * TILE_PAIRS * h);
+    });
   auto work = [&](Size number, const Part& part) {
     std::vector<A> x(TILE_PAIRS * unit.inputs()), near[2], active(TILE_PAIRS * widest), of_targets;
     near[0].resize(TILE_PAIRS * widest);
@@ -317,8 +364,16 @@ void attend(Gemm<A> gemm, const AttentionUnit<A>& unit, Size from, Size to, A* m
         const Size width = unit.width(k);
         A* next = k > unit.layers ? unit.weight + at : unit.z[k - 1] ? unit.z[k - 1] + at * width : near[k % 2].data();
         if (k == 1) {
-          gather(unit, segments, x.data());
-          product(gemm, x.data(), false, unit.first, true, next, n, unit.inputs(), width);
+          if (alone) {
+            if (each_its_own) of_events(gemm, unit, at, x.data(), next);
+            for (const Segment& s : segments)
+              if (!each_its_own) std::copy_n(shared.data() + s.event * h, s.count * h, next + s.row * h);
+            gather_products(unit, segments, x.data());
+            product<A, A>(gemm, {x.data(), c}, false, {unit.first + unit.whole(), unit.inputs()}, true, {next, h}, n, c, h, true);
+          } else {
+            gather(unit, segments, x.data());
+            product(gemm, x.data(), false, unit.first, true, next, n, unit.inputs(), width);
+          }
           for (const Segment& s : segments) {
             const A* shift = of_targets.data() + (s.target - first_target) * width;
             for (Size r = s.row; r < s.row + s.count; ++r)
