@@ -128,7 +128,7 @@ def _forms(request: Request, max_candidates: int) -> tuple[Parse, Write]:
         raise RefusedRequest(415, f"Content-Type {kind!r}: send {JSON} or {ARROW}")
     accepted = request.headers.get("accept", "")
     arrow = ARROW in accepted or (kind == ARROW and JSON not in accepted)
-    parse: Parse = parse_json if kind == JSON else partial(parse_arrow, max_rows=max_candidates)
+    parse: Parse = partial(parse_json if kind == JSON else parse_arrow, max_rows=max_candidates)
     return parse, _arrow if arrow else _json
 
 
