@@ -4,6 +4,7 @@ What belongs to the user is read, mapped to rows, looked up and encoded once per
 (data/column_reader.py), and so are its checks.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -71,9 +72,10 @@ class ServedVersion:
         self._compared = compared_lists(layout)
         self._sides_of = lru_cache(maxsize=64)(partial(_sides, layout))
 
-    def decode(self, request: RankingRequest, most: int | None = None) -> Decoded:
-        """most: candidates, by default as the settings say. Raises RefusedRequest, which names column and reason."""
-        check(request, self.uses, most or self.settings.max_candidates, self.settings.max_events)
+    def decode(self, request: RankingRequest, limited: bool = True) -> Decoded:
+        """limited: whether the limits of the settings hold. Raises RefusedRequest, which names column and reason."""
+        limits = (self.settings.max_candidates, self.settings.max_events) if limited else (sys.maxsize, sys.maxsize)
+        check(request, self.uses, *limits)
         request = self._with_compared_lists(request)
         of_user = users_columns(request, self.uses)
         found, user = self._sides_of(of_user), cast(Inputs, {})

@@ -110,7 +110,7 @@ DAMAGES = (
 
 def test_what_is_damaged_or_unfit_is_refused_and_the_old_one_stays(trained, rows, tmp_path, monkeypatch):
     to, finish = tmp_path / "out", VersionsFolder.finish
-    publish_checkpoint(source(trained, 2), str(to), "fp32", golden=4)
+    publish_checkpoint(source(trained, 2), str(to), "fp32", golden=40)
     of_user, candidates, whole = request_of(rows, 3, 6)
     expected = [load(trained, step).predict(whole) for step in (2, 4)]
 
@@ -123,14 +123,14 @@ def test_what_is_damaged_or_unfit_is_refused_and_the_old_one_stays(trained, rows
             return finish(folder, manifest)
 
         monkeypatch.setattr(VersionsFolder, "finish", damaged)
-        return publish_checkpoint(source(trained, 4), str(to), "fp32", golden=4).version
+        return publish_checkpoint(source(trained, 4), str(to), "fp32", golden=40).version
 
     def answered_by(version, predictions):
         told = ask(server, body(of_user, candidates)).json()
         assert told["version"] == version
         same(told["predictions"], predictions)
 
-    with served(to) as server:
+    with served(to, max_candidates=30) as server:  # fewer than golden requests have
 
         def refused(message, version=""):
             wait_until(lambda: message in (server.health()["refused"] or "") and version in server.health()["refused"])
@@ -142,6 +142,7 @@ def test_what_is_damaged_or_unfit_is_refused_and_the_old_one_stays(trained, rows
         (to / CURRENT).write_text(f"v000007 {'0' * 64}\n")
         refused("the version is gone or incomplete")
         (to / CURRENT).write_text(good)
+        wait_until(lambda: server.health()["refused"] is None)
         for change, message in DAMAGES:
             refused(message, publish(change))
         answers = of_checkpoint.golden_requests
