@@ -113,6 +113,7 @@ class RankingApp:
                 raise ClientDisconnect
             raise RefusedRequest(503, f"no answer within {job.version.settings.timeout_s:g} s (serve.timeout_s): come again")
         finally:
+            job.given_up = True
             answer.cancel()
             gone.cancel()
 
@@ -127,7 +128,7 @@ def _forms(request: Request, max_candidates: int) -> tuple[Parse, Write]:
         raise RefusedRequest(415, f"Content-Type {kind!r}: send {JSON} or {ARROW}")
     accepted = request.headers.get("accept", "")
     arrow = ARROW in accepted or (kind == ARROW and JSON not in accepted)
-    parse: Parse = parse_json if kind == JSON else partial(parse_arrow, max_rows=max_candidates)
+    parse: Parse = partial(parse_json if kind == JSON else parse_arrow, max_rows=max_candidates)
     return parse, _arrow if arrow else _json
 
 

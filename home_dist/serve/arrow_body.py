@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from home_dist.ids.arrow_types import is_list
-from home_dist.serve.request import Body, RankingRequest, RefusedRequest
+from home_dist.serve.request import Body, RankingRequest, RefusedRequest, too_many
 
 ARROW = "application/vnd.apache.arrow.stream"
 _RECORD_BATCH, _DICTIONARY_BATCH = 3, 2
@@ -47,8 +47,7 @@ def _table(source: pa.BufferReader, side: str, most: int, size: int) -> pa.Table
         for batch in reader:
             rows += batch.num_rows
             if rows > most:
-                problem = f"{side}: more than {most:,} rows"
-                raise RefusedRequest(422 if side == "user" else 413, problem)
+                raise RefusedRequest(422, f"user: {rows:,} rows; one is needed") if side == "user" else too_many(rows, most)
             batch.validate(full=True)
             batches.append(batch)
     source.seek(end)

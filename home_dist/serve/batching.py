@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from home_dist.export.users import Sides
 from home_dist.serve.metrics import ServerMetrics
-from home_dist.serve.request import Body, Parse
+from home_dist.serve.request import Body, Parse, RefusedRequest
 from home_dist.serve.version import MOST_PAIRS, Decoded, Predictions, ServedVersion
 
 
@@ -22,6 +22,8 @@ class Job:
     version: ServedVersion
     answer: "Future[Predictions]" = field(default_factory=Future)
     """Cancelled while it waits: it is not computed."""
+    given_up: bool = False
+    """Set when nobody waits for the answer any more."""
     came: float = field(default_factory=time.monotonic)
 
 
@@ -90,11 +92,12 @@ class Batcher:
 
     def _answer(self, together: list[tuple[Job, Decoded]]) -> None:
         try:
-            answers = together[0][0].version.predict([decoded for _, decoded in together])
+            answers = together[0][0].version.predict([decoded for _, decoded in together], lambda: not together[0][0].given_up)
             for job, decoded in together:
                 self._metrics.counts(job.version.missing(decoded))
         except Exception as error:
-            self._failed(error)
+            if not isinstance(error, RefusedRequest):
+                self._failed(error)
             for job, _ in together:
                 job.answer.set_exception(error)
             return

@@ -50,6 +50,8 @@ class VersionHolder:
         while not self._ended.wait(self.current.settings.poll_s):
             try:
                 there = self._folder.current()
+                if there == self._there:
+                    self.refused = None  # `current` names the old version again
                 if there == self._there or there is None or (there == failed and time.monotonic() < again):
                     continue
                 wait = min(_LONGEST_WAIT, 2 * wait) if there == failed else self.current.settings.poll_s
@@ -60,8 +62,8 @@ class VersionHolder:
                 continue
             # `current` may have moved on while it was opened.
             self._there = there if version.name == there[0] else None
-            self._take(version)
             self.current, failed = version, None
+            self._take(version)
             del version
             gc.collect()
 
@@ -81,7 +83,7 @@ class VersionHolder:
             return
         requests, expected = golden_of(self._folder, manifest)
         try:
-            [answers] = version.predict([version.decode(RankingRequest(pa.table({}), requests), len(requests))])
+            [answers] = version.predict([version.decode(RankingRequest(pa.table({}), requests), limited=False)])
         except RefusedRequest as error:
             raise PublishError(f"{self._folder.shown(version.name)}: its golden requests cannot be read: {error}") from None
         found = compared(pa.table({n: answers[:, k] for k, n in enumerate(version.names)}), expected)

@@ -1,14 +1,18 @@
 """A ranking request: the columns of one user, and those of N candidates, each column on one of the two sides."""
 
+import gc
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from home_dist.data.column_kinds import KINDS, fits
 from home_dist.data.files import Uses
+from home_dist.ids.arrow_types import is_list
 
 Body = bytes | bytearray
 
@@ -32,10 +36,12 @@ class RankingRequest:
 Parse = Callable[[Body], RankingRequest]
 
 
-def parse_json(body: Body) -> RankingRequest:
-    """{"user": {COLUMN: value, ...}, "candidates": {COLUMN: [N values], ...}}. Raises RefusedRequest."""
+def parse_json(body: Body, max_rows: int) -> RankingRequest:
+    """{"user": {COLUMN: value, ...}, "candidates": {COLUMN: [N values], ...}}. max_rows: of the candidates. Raises
+    RefusedRequest."""
     try:
-        tree = json.loads(body, parse_constant=_no_number, object_pairs_hook=_once)
+        with _without_collector():
+            tree = json.loads(body, parse_constant=_no_number, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise RefusedRequest(400, f"the body is no JSON: {error or type(error).__name__}") from None
     if not isinstance(tree, dict) or not tree.keys() <= {"user", "candidates"} or "candidates" not in tree:
@@ -47,6 +53,8 @@ def parse_json(body: Body) -> RankingRequest:
     for name, values in parts["candidates"].items():
         if not isinstance(values, list):
             raise RefusedRequest(422, f"candidates: column {name!r}: a list with one value per candidate is needed", name)
+        if len(values) > max_rows:
+            raise too_many(len(values), max_rows)
     user = {name: _array("user", name, [value]) for name, value in parts["user"].items()}
     candidates = {name: _array("candidates", name, values) for name, values in parts["candidates"].items()}
     lengths = {name: len(values) for name, values in candidates.items()}
@@ -57,6 +65,20 @@ def parse_json(body: Body) -> RankingRequest:
                 422, f"candidates: column {name!r} has {length:,} values, but {first!r} has {lengths[first]:,}", name
             )
     return RankingRequest(pa.table(user), pa.table(candidates))
+
+
+def too_many(count: int, most: int) -> RefusedRequest:
+    return RefusedRequest(413, f"candidates: {count:,} are more than {most:,} (serve.max_candidates)")
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python's collector of cycles looks through all objects again and again while a text becomes millions of them."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _no_number(text: str) -> None:
@@ -79,14 +101,14 @@ def _array(side: str, name: str, values: list[Any]) -> pa.Array:
         raise RefusedRequest(422, f"{side}: column {name!r}: its values make no column: {reason}", name) from None
 
 
-def check(request: RankingRequest, uses: Uses, max_candidates: int) -> None:
-    """Raises RefusedRequest unless every column that the model reads stands on one side, with a type that fits, and the number
-    of candidates is within its limits."""
+def check(request: RankingRequest, uses: Uses, max_candidates: int, max_events: int) -> None:
+    """Raises RefusedRequest unless every column that the model reads stands on one side, with a type that fits, and candidates
+    and the values of a list are within their limits."""
     count = request.candidates.num_rows
     if not count:
         raise RefusedRequest(422, "candidates: there are none: each column is a list with one value per candidate")
     if count > max_candidates:
-        raise RefusedRequest(413, f"candidates: {count:,} are more than {max_candidates:,} (serve.max_candidates)")
+        raise too_many(count, max_candidates)
     tables = {"user": request.user, "candidates": request.candidates}
     for column, kinds in uses.items():
         on = [side for side, table in tables.items() for _ in table.schema.get_all_field_indices(column)]
@@ -99,6 +121,12 @@ def check(request: RankingRequest, uses: Uses, max_candidates: int) -> None:
             if not fits(kind, wanted):
                 problem = f"{on[0]}: column {column!r} has type {kind}, but {KINDS[wanted]} are needed"
                 raise RefusedRequest(422, problem, column)
+        values = pc.max(pc.list_value_length(tables[on[0]][column])).as_py() or 0 if is_list(kind) else 0
+        if values > max_events:
+            problem = (
+                f"{on[0]}: column {column!r}: a list of {values:,} values is longer than {max_events:,} (serve.max_events)"
+            )
+            raise RefusedRequest(413, problem, column)
 
 
 def users_columns(request: RankingRequest, uses: Mapping[str, object]) -> frozenset[str]:

@@ -4,9 +4,10 @@ What belongs to the user is read, mapped to rows, looked up and encoded once per
 (data/column_reader.py), and so are its checks.
 """
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import repeat
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from home_dist.export.program_inputs import list_groups
 from home_dist.export.scorer import Inputs, Scorer
 from home_dist.export.users import Sides, compared_lists, sides
 from home_dist.publish.scoring import VersionModel
+from home_dist.schema import InputLayout
 from home_dist.serve.missing import Ids, MissingIds
 from home_dist.serve.request import RankingRequest, RefusedRequest, check, users_columns
 from home_dist.serve.score import Formula
@@ -68,11 +70,12 @@ class ServedVersion:
         self._missing = MissingIds(model.program.trained.schema, layout)
         self._scorer = cast(Scorer, model.program.run)
         self._compared = compared_lists(layout)
-        self._sides_of = lru_cache(maxsize=64)(self._sides)
+        self._sides_of = lru_cache(maxsize=64)(partial(_sides, layout))
 
-    def decode(self, request: RankingRequest, most: int | None = None) -> Decoded:
-        """most: candidates, by default as the settings say. Raises RefusedRequest, which names column and reason."""
-        check(request, self.uses, most or self.settings.max_candidates)
+    def decode(self, request: RankingRequest, limited: bool = True) -> Decoded:
+        """limited: whether the limits of the settings hold. Raises RefusedRequest, which names column and reason."""
+        limits = (self.settings.max_candidates, self.settings.max_events) if limited else (sys.maxsize, sys.maxsize)
+        check(request, self.uses, *limits)
         request = self._with_compared_lists(request)
         of_user = users_columns(request, self.uses)
         found, user = self._sides_of(of_user), cast(Inputs, {})
@@ -103,23 +106,6 @@ class ServedVersion:
             candidates = candidates.append_column(column, repeated)
         return replace(request, user=user.drop_columns(moved), candidates=candidates)
 
-    def _sides(self, columns: frozenset[str]) -> Sides:
-        layout = self.model.program.layout
-        groups = list_groups(layout)
-        of_group: dict[str, list[str]] = {}
-        for item in layout.inputs:
-            if item.key in groups:
-                of_group.setdefault(groups[item.key], []).extend(c for c in (item.column, item.weights) if c)
-        for group, members in of_group.items():
-            apart = [c for c in members if c not in columns]
-            if apart and len(apart) < len(members):
-                raise RefusedRequest(
-                    422,
-                    f"the lists of {group!r} belong together: give {', '.join(members)} all under user or all under candidates",
-                    apart[0],
-                )
-        return sides(layout, columns)
-
     def missing(self, decoded: Decoded) -> dict[str, Ids]:
         """Ids of a request by feature, and how many of them have no row of their own."""
         found: dict[str, Ids] = {}
@@ -138,11 +124,17 @@ class ServedVersion:
             columns[SCORE] = pa.array(score, mask=~np.isfinite(score))
         return columns
 
-    def predict(self, together: Sequence[Decoded]) -> list[Predictions]:
-        """(N, P) of each of these requests, whose sides are the same."""
+    def predict(self, together: Sequence[Decoded], wanted: Callable[[], bool] = lambda: True) -> list[Predictions]:
+        """(N, P) of each of these requests, whose sides are the same. wanted: whether an answer is still wanted; it is asked
+        between the parts of a large request. Raises RefusedRequest when it is not."""
         if len(together) == 1:
             [one] = together
-            return [np.concatenate([self._computed(one.sides, [one.user], [part]) for part in one.rows])]
+            found = []
+            for part in one.rows:
+                if not wanted():
+                    raise RefusedRequest(503, "given up")
+                found.append(self._computed(one.sides, [one.user], [part]))
+            return [np.concatenate(found)]
         parts = [part for one in together for part in one.rows]  # each request has one part: see batching.py
         whole = self._computed(together[0].sides, [one.user for one in together], parts)
         return np.split(whole, np.cumsum([one.candidates for one in together])[:-1])
@@ -152,6 +144,24 @@ class ServedVersion:
         inputs, of_rows = found.joined(_joined(users), _joined([inputs for _, inputs in parts]), counts)
         with torch.no_grad():
             return self._scorer.predicted(inputs, of_rows).numpy()
+
+
+def _sides(layout: InputLayout, columns: frozenset[str]) -> Sides:
+    """Raises RefusedRequest for a history that stands on both sides."""
+    groups = list_groups(layout)
+    of_group: dict[str, list[str]] = {}
+    for item in layout.inputs:
+        if item.key in groups:
+            of_group.setdefault(groups[item.key], []).extend(c for c in (item.column, item.weights) if c)
+    for group, members in of_group.items():
+        apart = [c for c in members if c not in columns]
+        if apart and len(apart) < len(members):
+            raise RefusedRequest(
+                422,
+                f"the lists of {group!r} belong together: give {', '.join(members)} all under user or all under candidates",
+                apart[0],
+            )
+    return sides(layout, columns)
 
 
 def _joined(parts: list[Inputs]) -> dict[str, Any]:

@@ -173,3 +173,45 @@ def test_two_ranks_equal_one(tmp_path: Path):
 
 
 PER_RANK = ("out", "events", "contexts", "targets")
+
+
+def for_answers(
+    din: Din, kernel: Kernel, inputs: Inputs, lengths: torch.Tensor, of_target: torch.Tensor | None
+) -> torch.Tensor:
+    """What it computes when no gradient is wanted."""
+    din.kernel = kernel
+    events, contexts, targets = (x.detach() for x in inputs)
+    return din(History(events, contexts, targets, lengths, of_target=of_target)).vector
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_backward_it_equals_the_plain_operators(kind, softmax):
+    din = make(kind, softmax, hidden=(9, 4)).eval().requires_grad_(False)
+    lengths = torch.tensor(LONG)
+    inputs = draw(int(lengths.sum()), len(LONG))
+    several = torch.tensor([0] * 30 + [1] * 3 + [3] * 5 + list(range(5, len(LONG))))  # the third history is read by none
+    for of_target in (None, several):
+        chosen = (*inputs[:2], inputs[2] if of_target is None else draw(0, len(several))[2])
+        ours, theirs = (for_answers(din, kernel, chosen, lengths, of_target) for kernel in (CPU, EAGER))
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("widths", [(5, 3), (16, 0), (32, 16)], ids=str)
+def test_without_a_backward_a_shared_history_gives_the_bits_of_its_copies(widths):
+    din = make("dice", hidden=(32, 16), target=widths[0], context=widths[1]).float().eval().requires_grad_(False)
+    threads = torch.get_num_threads()
+    for lengths, readers in (([4], 3), ([1, 2], 1), ([500], 200), ([31, 0, 300], 17), ([7, 9, 1], 40)):
+        each = torch.tensor(lengths)
+        of_target = torch.arange(len(lengths)).repeat_interleave(readers)
+        inputs = tuple(x.detach().float() for x in draw(sum(lengths), len(of_target), *widths))
+        places = torch.arange(sum(lengths)).split(lengths)
+        rows = torch.cat([places[n] for n in of_target.tolist()])
+        copies = (inputs[0][rows], inputs[1][rows], inputs[2])
+        try:
+            for count in (1, 3):
+                torch.set_num_threads(count)
+                shared = for_answers(din, CPU, inputs, each, of_target)
+                assert torch.equal(shared, for_answers(din, CPU, copies, each[of_target], None))
+        finally:
+            torch.set_num_threads(threads)

@@ -85,9 +85,9 @@ VAST = pa.table({"tags": pa.FixedSizeListArray.from_arrays(pa.nulls(2**30), 2**3
         (stream(ONE) + stream(THREE) + b"\0", 400, "goes on after its second Arrow stream"),
         (b"\0" * 100, 400, "pair of Arrow streams"),
         (b'{"user": {}}', 400, "no pair of Arrow streams"),
-        (stream(pa.concat_tables([ONE, ONE])) + stream(THREE), 422, "user: more than 1 rows"),
+        (stream(pa.concat_tables([ONE, ONE])) + stream(THREE), 422, "user: 2 rows; one is needed"),
         (stream(ONE.slice(0, 0)) + stream(THREE), 422, "user: 0 rows; one is needed"),
-        (stream(ONE) + stream(BOMB), 413, "candidates: more than 5 rows"),
+        (stream(ONE) + stream(BOMB), 413, "candidates: 1,000,000 are more than 5"),
         (stream(ONE) + stream(THREE, compression="zstd"), 415, "compressed buffers"),
         (
             stream(pa.table({"user": pa.array(["a" * 9000]).dictionary_encode()}), compression="lz4") + stream(THREE),

@@ -1,6 +1,9 @@
 """docs/serve.md: its code runs, and its tables are those of the code."""
 
+import json
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -12,7 +15,7 @@ PAGE = (REPOSITORY / "docs" / "serve.md").read_text()
 
 
 @pytest.mark.distributed
-def test_the_code_of_the_page_runs(place, model, rows):
+def test_the_code_of_the_page_runs(place, model, rows, tmp_path):
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     of_user, candidates, whole = request_of(rows, 2, 6)
     names = {**body(of_user, candidates)}
@@ -23,6 +26,12 @@ def test_the_code_of_the_page_runs(place, model, rows):
         exec(compile(blocks[0], "serve.md", "exec"), one)
         exec(compile(blocks[1], "serve.md", "exec"), two)
         metrics = server.metrics()
+        (tmp_path / "request.json").write_text(json.dumps(names))
+        [command] = re.findall(r"^    (curl .*)$", PAGE, re.MULTILINE)
+        command = command.replace("http://127.0.0.1:8000", server.url)
+        if shutil.which("curl"):
+            told = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, check=True)
+            same(json.loads(told.stdout)["predictions"], expected)
     same(one["answer"]["predictions"], expected)
     assert two["table"].replace_schema_metadata().cast(expected.schema) == expected
     assert len(blocks) == 2
@@ -35,4 +44,4 @@ def test_the_page_has_all_settings_with_their_defaults():
     table = PAGE.partition("| key | default | what it is |")[2].partition("\n\n")[0]
     told = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", table, re.MULTILINE))
     defaults = {name: field.default for name, field in ServeSection.model_fields.items()}
-    assert told == {name: f"{value:g}" if value != "" else "none" for name, value in defaults.items()}
+    assert told == {name: str(value).removesuffix(".0") or "none" for name, value in defaults.items()}

@@ -5,12 +5,14 @@ import re
 import socket
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from home_dist.serve.arrow_body import ARROW, arrow_body
 from tests.serve.server import USER, ask, body, near, request_of, same, served
 
 pytestmark = pytest.mark.distributed
@@ -18,7 +20,9 @@ pytestmark = pytest.mark.distributed
 
 @pytest.fixture(scope="module")
 def server(place):
-    with served(place, score="'like + 2 * log1p(watch)'", max_candidates=300, max_body_mb=0.2, timeout_s=5) as started:
+    with served(
+        place, score="'like + 2 * log1p(watch)'", max_candidates=300, max_events=500, max_body_mb=0.2, timeout_s=5
+    ) as started:
         yield started
 
 
@@ -92,6 +96,10 @@ WRONG = {
     ),
     "empty": (lambda u, c: c.update({name: [] for name in c}), 422, None, "candidates: there are none"),
     "none": (lambda u, c: c.clear(), 422, None, "candidates: there are none"),
+    "long": (
+        lambda u, c: u.update(watched_video=[1] * 600, watched_level=[1] * 600),
+        *(413, "watched_video", r"a list of 600 values is longer than 500 \(serve.max_events\)"),
+    ),
     "surrogate": (lambda u, c: u.update(user="\ud800"), 422, "user", "column 'user': its values make no column"),
     "dict": (lambda u, c: u.update(user={"a": 1}), 422, "user", "column 'user' has type struct"),
 }
@@ -146,6 +154,27 @@ def test_limits(server, rows):
     assert httpx.get(f"{server.url}/predict").status_code == 405
     assert httpx.get(f"{server.url}/other").status_code == 404
     assert ask(server, body(of_user, candidates)).status_code == 200
+
+
+def test_a_million_candidates_take_no_more_memory_than_their_body(place, rows):
+    def peak():
+        [line] = [x for x in Path(f"/proc/{server.process.pid}/status").read_text().splitlines() if x.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024
+
+    of_user, candidates, _ = request_of(rows, 0, 1)
+    many = candidates.select(["tab"]).take(pa.array(np.zeros(10**6, np.int64)))
+    with served(place, max_body_mb=10) as server:
+        assert ask(server, body(of_user, candidates)).status_code == 200
+        before = peak()
+        for content, kind in (
+            (json.dumps({"user": {}, "candidates": many.to_pydict()}).encode(), "application/json"),
+            (arrow_body(of_user, many), ARROW),
+        ):
+            answer = httpx.post(f"{server.url}/predict", content=content, headers={"Content-Type": kind}, timeout=60)
+            assert answer.status_code == 413
+            assert answer.json()["error"] == "candidates: 1,000,000 are more than 10,000 (serve.max_candidates)"
+        assert peak() - before < 100e6
+        assert ask(server, body(of_user, candidates)).status_code == 200
 
 
 def opened(server):

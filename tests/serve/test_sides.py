@@ -12,7 +12,7 @@ from home_dist.prepare.synthetic import Sizes, write_synthetic
 from home_dist.publish.of_checkpoint import publish_checkpoint
 from home_dist.publish.scoring import open_version
 from home_dist.serve import version as of_version
-from home_dist.serve.request import RankingRequest
+from home_dist.serve.request import RankingRequest, RefusedRequest
 from home_dist.serve.version import ServedVersion
 from tests.mixed_tasks import mixed_config, mixed_data
 from tests.ranks import run, settings
@@ -113,6 +113,15 @@ def test_a_large_request_is_computed_in_parts(served, monkeypatch):
     decoded = version.decode(request)
     assert max(count for count, _ in decoded.rows) == 30
     np.testing.assert_allclose(version.predict([decoded])[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_request_that_nobody_waits_for_is_given_up(served):
+    version, rows = served
+    request, _ = asked(version, rows, 5, 200, next(divisions(version, 0)))
+    wanted = iter([True, False])
+    with pytest.raises(RefusedRequest, match="given up"):
+        version.predict([version.decode(request)], lambda: next(wanted))
+    assert next(wanted, None) is None
 
 
 def test_a_request_without_a_column_of_its_candidates(served):

@@ -251,12 +251,22 @@ template <class A>
   }
 }
 
-// to (n, H1) = the part of layer 1 that events `first` to `first` + n have by themselves, without the bias.
+// to (TILE_PAIRS, H1) = the part of layer 1 that events from `first` on have by themselves, without the bias. Always of so many
+// rows, if need be of `room` (TILE_PAIRS, C + O): a BLAS may round a row of fewer otherwise, and a history that many targets
+// read has to give the bits of its copies.
 template <class A>
-inline void of_events(Gemm<A> gemm, const AttentionUnit<A>& unit, Size first, Size n, A* to) {
+inline void of_events(Gemm<A> gemm, const AttentionUnit<A>& unit, Size first, A* room, A* to) {
   const Size c = unit.common, o = unit.other, h = unit.width(1), all = unit.inputs();
-  product<A, A>(gemm, {unit.events + first * c, c}, false, {unit.first, all}, true, {to, h}, n, c, h);
-  if (o) product<A, A>(gemm, {unit.contexts + first * o, o}, false, {unit.first + c, all}, true, {to, h}, n, o, h, true);
+  const Size left = unit.bounds[unit.histories] - first;
+  const A *events = unit.events + first * c, *contexts = unit.contexts + first * o;
+  if (left < TILE_PAIRS) {
+    std::fill(std::copy_n(events, left * c, room), room + TILE_PAIRS * c, A(0));
+    std::fill(std::copy_n(contexts, left * o, room + TILE_PAIRS * c), room + TILE_PAIRS * unit.whole(), A(0));
+    events = room;
+    contexts = room + TILE_PAIRS * c;
+  }
+  product<A, A>(gemm, {events, c}, false, {unit.first, all}, true, {to, h}, TILE_PAIRS, c, h);
+  if (o) product<A, A>(gemm, {contexts, o}, false, {unit.first + c, all}, true, {to, h}, TILE_PAIRS, o, h, true);
 }
 
 inline Size parts_of(Size pairs) { return std::clamp(pairs / LEAST_PAIRS, Size(1), MOST_PARTS); }
@@ -330,11 +340,12 @@ void attend(Gemm<A> gemm, const AttentionUnit<A>& unit, Size from, Size to, A* m
   std::vector<TileMoments<A>> moments(parts);
   // Where nothing is kept for a backward, an event's own part of layer 1 is computed once, not for each target that reads it.
   const bool alone = from == 0 && !mean && !unit.z[0], each_its_own = unit.each_its_own();
-  const Size events = unit.bounds[unit.histories], h = unit.width(1), c = unit.common;
-  std::vector<A> shared(alone && !each_its_own ? events * h : 0);
+  const Size h = unit.width(1), c = unit.common, tiles = (unit.bounds[unit.histories] + TILE_PAIRS - 1) / TILE_PAIRS;
+  std::vector<A> shared(alone && !each_its_own ? tiles * TILE_PAIRS * h : 0);
   if (!shared.empty())
-    deal((events + TILE_PAIRS - 1) / TILE_PAIRS, [&](Size n) {
-      of_events(gemm, unit, n * TILE_PAIRS, std::min(TILE_PAIRS, events - n * TILE_PAIRS), shared.data() + n * TILE_PAIRS * h);
+    deal(tiles, [&](Size n) {
+      std::vector<A> room(TILE_PAIRS * unit.whole());
+      of_events(gemm, unit, n * TILE_PAIRS, room.data(), shared.data() + n * TILE_PAIRS * h);
     });
   auto work = [&](Size number, const Part& part) {
     std::vector<A> x(TILE_PAIRS * unit.inputs()), near[2], active(TILE_PAIRS * widest), of_targets;
@@ -354,7 +365,7 @@ void attend(Gemm<A> gemm, const AttentionUnit<A>& unit, Size from, Size to, A* m
         A* next = k > unit.layers ? unit.weight + at : unit.z[k - 1] ? unit.z[k - 1] + at * width : near[k % 2].data();
         if (k == 1) {
           if (alone) {
-            if (each_its_own) of_events(gemm, unit, at, n, next);
+            if (each_its_own) of_events(gemm, unit, at, x.data(), next);
             for (const Segment& s : segments)
               if (!each_its_own) std::copy_n(shared.data() + s.event * h, s.count * h, next + s.row * h);
             gather_products(unit, segments, x.data());
