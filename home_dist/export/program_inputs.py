@@ -7,13 +7,14 @@ import torch
 
 from home_dist.schema import DenseFeature, IdInput, InputLayout, PretrainedInput, StatisticFeature
 
-Kind = Literal["ids", "number", "vector", "pretrained", "list", "weights", "lengths", "duration"]
+Kind = Literal["ids", "number", "vector", "pretrained", "list", "weights", "lengths", "duration", "rows", "slots"]
 _DTYPES = {
     "number": torch.float64,
     "vector": torch.float64,
     "pretrained": torch.float32,
     "weights": torch.float32,
     "duration": torch.float32,
+    "rows": torch.float32,
 }
 
 
@@ -27,7 +28,7 @@ class Input:
     """For jagged values (N,): the name of their lengths. None for tensors with one entry per sample."""
     width: int = 1
     item: IdInput | None = None
-    """For ids, lists and weights."""
+    """For ids, lists, weights, rows and slots."""
     feature: DenseFeature | StatisticFeature | None = None
     """For numbers and vectors; several features may share a number."""
     pretrained: PretrainedInput | None = None
@@ -51,7 +52,7 @@ class Input:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape without the first dimension."""
-        return (self.width,) if self.kind in ("vector", "pretrained") else ()
+        return (self.width,) if self.kind in ("vector", "pretrained", "rows") else ()
 
 
 def id_name(item: IdInput) -> str:

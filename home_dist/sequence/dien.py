@@ -36,6 +36,7 @@ class DienSection(SequenceSection):
 
 class Dien(Encoder):
     section = DienSection
+    compares = ()
     reads_requests = True
 
     def __init__(self, section: DienSection, inputs: EncoderInputs):
