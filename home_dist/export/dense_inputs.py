@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from home_dist.export.program_inputs import Input, inputs_of, list_groups
+from home_dist.export.program_inputs import Input, inputs_of, list_groups, packed, singles
 from home_dist.schema import DenseFeature, IdInput, InputLayout
 
 
@@ -29,12 +29,18 @@ def dense_inputs_of(layout: InputLayout, compared: Collection[str]) -> dict[str,
         if item.weights is not None:
             found.append(Input(f"weights.{item.weights}", "weights", group, item=item))
     numbers = {f"number.{f.column}" for f in layout.dense if not (isinstance(f, DenseFeature) and f.width > 1)}
-    others = [i for i in inputs_of(layout).values() if i.kind in ("vector", "pretrained", "duration") or i.name in numbers]
-    return {i.name: i for i in (*found, *others)}
+    others = [
+        i for i in singles(inputs_of(layout)).values() if i.kind in ("vector", "pretrained", "duration") or i.name in numbers
+    ]
+    return packed((*found, *others))
 
 
 def described(item: Input) -> dict[str, Any]:
     """What a caller has to know of an input."""
+    if item.parts:
+        of_parts = [described(part) for part in item.parts]
+        kept = [{key: told[key] for key in ("column", "table") if key in told} for told in of_parts]
+        return {"kind": of_parts[0]["kind"], "dtype": of_parts[0]["dtype"], "shape": ["samples", *item.shape], "parts": kept}
     first = item.group if item.group and item.kind != "lengths" else "samples"
     told: dict[str, Any] = {
         "kind": item.kind,

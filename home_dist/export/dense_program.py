@@ -17,7 +17,7 @@ from home_dist.export.dense_scorer import DenseScorer
 from home_dist.export.loaded import model_of
 from home_dist.export.numbers import Inputs
 from home_dist.export.program import Parity, Program, before_sigmoids, parity, predictions_of, report_of
-from home_dist.export.program_inputs import Input, id_name
+from home_dist.export.program_inputs import Input, id_name, inputs_of, singles
 from home_dist.export.source import Source, written_whole
 from home_dist.export.tracing import Scoring, compile_program, exported
 from home_dist.files.json_files import json_text
@@ -78,7 +78,7 @@ class TablesOutside:
 
     @cached_property
     def tables(self) -> dict[str, torch.Tensor]:
-        names = {i.item.table.name for i in self.inputs.values() if i.item is not None and i.kind == "rows"}
+        names = {i.item.table.name for i in singles(self.inputs).values() if i.item is not None and i.kind == "rows"}
         return {name: torch.cat(list(self._blocks(name))) for name in names}
 
     def _blocks(self, name: str) -> Iterator[torch.Tensor]:
@@ -86,12 +86,17 @@ class TablesOutside:
 
     def __call__(self, inputs: Inputs) -> torch.Tensor:
         """inputs: of scorer.py. Returns (B, P)."""
-        return self.run({name: self._given(item, inputs) for name, item in self.inputs.items()})
+        columns = dict(inputs)
+        for name, item in inputs_of(self.source.layout).items():
+            columns |= {part.name: inputs[name][:, n] for n, part in enumerate(item.parts)}
+        return self.run({name: self._given(item, columns) for name, item in self.inputs.items()})
 
     def of_logits(self) -> "TablesOutside":
         return replace(self, run=before_sigmoids(self.run))
 
     def _given(self, given: Input, inputs: Inputs) -> torch.Tensor:
+        if given.parts:
+            return torch.stack([self._given(part, inputs) for part in given.parts], 1)
         if given.item is None or given.kind not in ("rows", "slots"):
             return inputs[given.name]
         slots = self._slots(given.item, inputs)
@@ -102,6 +107,6 @@ class TablesOutside:
         if statistic is None:
             ids = inputs[id_name(item)]
             return torch.where((ids >= 0) & (ids < item.table.rows), ids, 0)
-        values = inputs[f"number.{item.column}"]
+        values = inputs[f"number.{item.column}"].contiguous()
         reached = torch.bucketize(values, torch.tensor(statistic.boundaries, dtype=torch.float64), right=True)
         return torch.where(values.isnan(), 0, reached + 1)

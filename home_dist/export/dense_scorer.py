@@ -13,7 +13,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.export.dense_inputs import dense_inputs_of, rows_name, slots_name
-from home_dist.export.numbers import Inputs
+from home_dist.export.numbers import Inputs, picks
 from home_dist.export.scoring_head import ScoringHead, Weights
 from home_dist.schema import IdInput, InputLayout
 from home_dist.sequence.history import Encoder
@@ -80,15 +80,15 @@ class DenseScorer(ScoringHead):
         small = source.layout.at("small")
         given = GivenTables(self.head.features.replicated, small)
         self.head.features.register_module("replicated", given)
-        widths = [dim for dim, _ in given.places]
-        self.of_width = {dim: [i for i, width in zip(small, widths, strict=True) if width == dim] for dim in given.dims}
+        self.widths = sorted({i.table.dim for i in small})
         self.compared = self._compared(source.layout)
-        self.inputs = dense_inputs_of(source.layout, self.compared)
+        self._reads(dense_inputs_of(source.layout, self.compared))
+        for dim in self.widths:
+            names = [rows_name(i) for i in small if i.table.dim == dim]
+            self.register_buffer(f"of_rows_{dim}", picks(self.inputs[f"rows.{dim}"], names), persistent=False)
         per_sample = (i.name for i in self.inputs.values() if i.group is None)
         self.counted = next(per_sample)
         """An input with one entry per sample; every network has one."""
-        self.eval()
-        self.requires_grad_(False)
 
     def _compared(self, layout: InputLayout) -> set[str]:
         """Names of inputs: columns of events, and of their targets, whose rows of tables an encoder compares."""
@@ -105,8 +105,8 @@ class DenseScorer(ScoringHead):
     def _samples(self, inputs: Inputs) -> int:
         return inputs[self.counted].shape[0]
 
-    def _small(self, inputs: Inputs, numbers: torch.Tensor, samples: int) -> GivenSmall:
-        rows = {dim: torch.stack([inputs[rows_name(i)] for i in items], 1) for dim, items in self.of_width.items() if items}
+    def _small(self, inputs: Inputs, samples: int) -> GivenSmall:
+        rows = {dim: inputs[f"rows.{dim}"].index_select(1, getattr(self, f"of_rows_{dim}")) for dim in self.widths}
         slots = [self._slots(i, inputs, samples) for i in self.layout.at("small")]
         return GivenSmall(rows, slots, inputs[self.counted])
 

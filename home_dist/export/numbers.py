@@ -5,36 +5,26 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from home_dist.export.program_inputs import id_name
+from home_dist.export.program_inputs import Input, id_name
 from home_dist.schema import DenseFeature, InputLayout, StatisticFeature
 
 Inputs = dict[str, torch.Tensor]
 
 
-class SideBySide(nn.Module):
-    """Inputs with one value per sample, (B,) each, side by side: (B, columns)."""
-
-    def __init__(self, names: Sequence[str]):
-        super().__init__()
-        self.names = list(dict.fromkeys(names))
-
-    def forward(self, inputs: Inputs, samples: int) -> torch.Tensor:
-        return torch.cat([inputs[name] for name in self.names]).view(len(self.names), samples).t()
-
-    def picks(self, names: Sequence[str]) -> torch.Tensor:
-        """(n,) the columns of these inputs."""
-        return torch.tensor([self.names.index(name) for name in names], dtype=torch.int64)
+def picks(packed: Input | None, names: Sequence[str]) -> torch.Tensor:
+    """(n,) where these inputs stand in the packed one."""
+    there = [] if packed is None else [part.name for part in packed.parts]
+    return torch.tensor([there.index(name) for name in names], dtype=torch.int64)
 
 
 class SmallRows(nn.Module):
     """Rows (B, S) of replicated tables with one value per sample: ids as they are, numbers by their statistic's boundaries."""
 
-    def __init__(self, layout: InputLayout, numbers: SideBySide):
+    def __init__(self, layout: InputLayout, inputs: dict[str, Input]):
         super().__init__()
         small = layout.at("small")
         listed = [i for i in small if i.key not in layout.statistics]
         counted = [i for i in small if i.key in layout.statistics]
-        self.ids = SideBySide([id_name(i) for i in listed])
         self.listed, self.counted = len(listed), len(counted)
         limits = [layout.statistics[i.key].boundaries for i in counted]
         # A comparison with NaN is false: the boundaries of a statistic with fewer are filled up with it.
@@ -45,8 +35,8 @@ class SmallRows(nn.Module):
         constants = {
             "boundaries": boundaries,
             "rows": torch.tensor([i.table.rows for i in listed], dtype=torch.int64),
-            "of_ids": self.ids.picks([id_name(i) for i in listed]),
-            "of_numbers": numbers.picks([f"number.{i.column}" for i in counted]),
+            "of_ids": picks(inputs.get("ids"), [id_name(i) for i in listed]),
+            "of_numbers": picks(inputs.get("numbers"), [f"number.{i.column}" for i in counted]),
             "order": torch.tensor(order, dtype=torch.int64).argsort(),
         }
         for name, values in constants.items():
@@ -58,13 +48,12 @@ class SmallRows(nn.Module):
     of_numbers: torch.Tensor
     order: torch.Tensor
 
-    def forward(self, inputs: Inputs, numbers: torch.Tensor, samples: int) -> torch.Tensor:
-        """numbers: (B, columns) of all numbers."""
+    def forward(self, inputs: Inputs, samples: int) -> torch.Tensor:
         parts = []
         if self.listed:
-            parts.append(within(self.ids(inputs, samples).index_select(1, self.of_ids), self.rows))
+            parts.append(within(inputs["ids"].index_select(1, self.of_ids), self.rows))
         if self.counted:
-            values = numbers.index_select(1, self.of_numbers)
+            values = inputs["numbers"].index_select(1, self.of_numbers)
             reached = (values.unsqueeze(2) >= self.boundaries).sum(2)
             parts.append(torch.where(values.isnan(), 0, reached + 1))
         return torch.cat(parts, 1).index_select(1, self.order) if parts else torch.zeros(samples, 0, dtype=torch.int64)
@@ -78,7 +67,7 @@ def within(ids: torch.Tensor, rows: torch.Tensor | int) -> torch.Tensor:
 class Standardised(nn.Module):
     """Dense values (B, dense width): statistics, whose nulls become means, and other numbers, with the layout's clip."""
 
-    def __init__(self, layout: InputLayout, numbers: SideBySide):
+    def __init__(self, layout: InputLayout, inputs: dict[str, Input]):
         super().__init__()
         self.clip = layout.clip
         single, wide = list[str](), list[str]()
@@ -94,7 +83,7 @@ class Standardised(nn.Module):
             std += per_place(feature.std, width)
             of_null += per_place(feature.mean if isinstance(feature, StatisticFeature) else float("nan"), width)
         self.single, self.wide = len(single), wide
-        self.register_buffer("of_numbers", numbers.picks(single), persistent=False)
+        self.register_buffer("of_numbers", picks(inputs.get("numbers"), single), persistent=False)
         order = torch.tensor([*places, *later], dtype=torch.int64).argsort()
         self.register_buffer("order", order, persistent=False)
         for name, values in {"mean": mean, "std": std, "of_null": of_null}.items():
@@ -106,9 +95,8 @@ class Standardised(nn.Module):
     std: torch.Tensor
     of_null: torch.Tensor
 
-    def forward(self, inputs: Inputs, numbers: torch.Tensor, samples: int) -> torch.Tensor:
-        """numbers: (B, columns) of all numbers."""
-        parts = [numbers.index_select(1, self.of_numbers)] if self.single else []
+    def forward(self, inputs: Inputs, samples: int) -> torch.Tensor:
+        parts = [inputs["numbers"].index_select(1, self.of_numbers)] if self.single else []
         parts += [inputs[name] for name in self.wide]
         if not parts:
             return torch.zeros(samples, 0)
@@ -117,13 +105,6 @@ class Standardised(nn.Module):
         if self.clip is not None:
             standardised = standardised.clamp(-self.clip, self.clip)
         return standardised.float()
-
-
-def numbers_of(layout: InputLayout) -> SideBySide:
-    """All numbers that statistics and dense features read."""
-    small = [i.column for i in layout.at("small") if i.key in layout.statistics]
-    dense = [f.column for f in layout.dense if not (isinstance(f, DenseFeature) and f.width > 1)]
-    return SideBySide([f"number.{column}" for column in (*small, *dense)])
 
 
 def per_place(value: float | tuple[float, ...], width: int) -> list[float]:

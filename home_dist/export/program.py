@@ -119,18 +119,22 @@ def predictions_of(specs: Sequence[TaskSpec], objectives: Objectives) -> list[di
 
 def _told(item: Input) -> dict[str, Any]:
     """Description of an input, for callers that run a program without home_dist."""
+    if item.parts:
+        columns = [{"name": part.name, "column": part.column, **_held(part)} for part in item.parts]
+        return {"dtype": str(item.dtype).removeprefix("torch."), "first_dimension": "samples", "columns": columns}
     description: dict[str, Any] = {"dtype": str(item.dtype).removeprefix("torch."), "first_dimension": item.group or "samples"}
     if item.kind == "lengths":
         description["first_dimension"] = "samples"
+    held = _held(item)
+    return description | ({"column": item.column, **held} if held else {})
+
+
+def _held(item: Input) -> dict[str, Any]:
     if item.item is not None and item.item.rows_of is not None and item.kind != "weights":
-        description |= {"column": item.column, "holds": f"rows of table {item.item.table.name}, by its values in schema.toml"}
+        return {"holds": f"rows of table {item.item.table.name}, by its values in schema.toml"}
     if item.pretrained is not None:
-        description |= {
-            "column": item.column,
-            "width": item.width,
-            "holds": "the vector, and 1 where it is missing, with zeros",
-        }
-    return description
+        return {"width": item.width, "holds": "the vector, and 1 where it is missing, with zeros"}
+    return {}
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 Inputs are columns of the Parquet files, with their values unchanged:
 
-    "ids.COLUMN"          (B,) int64       an id feature with one id per sample
-    "number.COLUMN"       (B,) float64     a statistic or a dense number; NaN where a statistic is null
+    "ids"                 (B, n) int64     the id features of small tables with one id per sample, side by side: "ids.COLUMN"
+    "ids.COLUMN"          (B,) int64       an id feature of a larger table with one id per sample
+    "numbers"             (B, n) float64   statistics and dense numbers: "number.COLUMN"; NaN where a statistic is null
     "vector.COLUMN"       (B, width) float64
     "list.COLUMN"         (N,) int64       values of all lists of a column, one list after another
     "weights.COLUMN"      (N,) float32     weights of a weighted list's values
@@ -23,7 +24,7 @@ from torch import nn
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from home_dist.export.numbers import Inputs, SmallRows, within
-from home_dist.export.program_inputs import id_name
+from home_dist.export.program_inputs import id_name, inputs_of
 from home_dist.export.scoring_head import ScoringHead, Weights
 from home_dist.schema import IdInput
 
@@ -75,17 +76,16 @@ class Scorer(ScoringHead):
         self.tables = nn.ModuleDict(
             {t.name: StoredTable(source, t.name, embeddings) for t in source.layout.tables if not t.replicated}
         )
-        self.small = SmallRows(source.layout, self.numbers)
-        self.eval()
-        self.requires_grad_(False)
+        self._reads(inputs_of(source.layout))
+        self.small = SmallRows(source.layout, self.inputs)
 
     def _samples(self, inputs: Inputs) -> int:
         # Every network has an input with one value per sample: a column, or the lengths of a column of lists.
         name = next(n for n in inputs if not n.startswith(("list.", "weights.")))
         return inputs[name].shape[0]
 
-    def _small(self, inputs: Inputs, numbers: torch.Tensor, samples: int) -> torch.Tensor:
-        return self.small(inputs, numbers, samples)
+    def _small(self, inputs: Inputs, samples: int) -> torch.Tensor:
+        return self.small(inputs, samples)
 
     def _ids(self, item: IdInput, inputs: Inputs) -> JaggedTensor:
         ids = within(inputs[id_name(item)], item.table.rows)

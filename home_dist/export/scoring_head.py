@@ -12,8 +12,8 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 from home_dist.config import RunConfig
 from home_dist.embeddings.pooling import pooled
 from home_dist.errors import ConfigError
-from home_dist.export.numbers import Inputs, Standardised, numbers_of
-from home_dist.export.program_inputs import list_groups
+from home_dist.export.numbers import Inputs, Standardised
+from home_dist.export.program_inputs import Input, list_groups
 from home_dist.network import Head
 from home_dist.schema import IdInput, InputLayout, Schema
 from home_dist.schema.layout import ONE_BY_ONE, Place
@@ -96,8 +96,13 @@ class ScoringHead(nn.Module, ABC):
         """(P,) names of the predictions: of a task, or of a task and its class."""
         self._fill(source)
         self.groups = list_groups(source.layout)
-        self.numbers = numbers_of(source.layout)
-        self.dense = Standardised(source.layout, self.numbers)
+
+    def _reads(self, inputs: dict[str, Input]) -> None:
+        """Call it in the constructor. inputs: that `forward` takes, by name."""
+        self.inputs = inputs
+        self.dense = Standardised(self.layout, inputs)
+        self.eval()
+        self.requires_grad_(False)
 
     @torch.no_grad()
     def _fill(self, source: Weights) -> None:
@@ -115,17 +120,16 @@ class ScoringHead(nn.Module, ABC):
     def forward(self, inputs: Inputs) -> torch.Tensor:
         """(B, P): probabilities, or predictions in the label's unit; tasks in the schema's order, see `names`."""
         samples = self._samples(inputs)
-        numbers = self.numbers(inputs, samples) if self.numbers.names else torch.zeros(samples, 0, dtype=torch.float64)
         lists = {place: {i.key: self._ids(i, inputs) for i in self.layout.at(place)} for place in PLACES}
         weights = {i.key: self._weights(i, inputs) for i in self.layout.features if i.weights is not None}
         vectors = [inputs[f"pretrained.{i.name}"] for i in self.layout.pretrained]
         batch = _Batch(
-            small=self._small(inputs, numbers, samples),
+            small=self._small(inputs, samples),
             small_lists=_Lists(lists["small_list"]),
             events=_Lists(lists["event"]),
             managed=_Lists(lists["managed"]),
             list_weights=_Lists({i.key: weights[i.key] for i in self.layout.weighted}),
-            dense=self.dense(inputs, numbers, samples),
+            dense=self.dense(inputs, samples),
             vectors=torch.cat(vectors, 1) if vectors else torch.zeros(samples, 0),
             firsts=torch.zeros(0, dtype=torch.int64),  # every row has its own ids
         )
@@ -152,8 +156,8 @@ class ScoringHead(nn.Module, ABC):
         """B"""
 
     @abstractmethod
-    def _small(self, inputs: Inputs, numbers: torch.Tensor, samples: int) -> Any:
-        """What stands for Batch.small. numbers: (B, columns) of `numbers`."""
+    def _small(self, inputs: Inputs, samples: int) -> Any:
+        """What stands for Batch.small."""
 
     @abstractmethod
     def _ids(self, item: IdInput, inputs: Inputs) -> Any:

@@ -23,6 +23,8 @@ _INDUCTOR = {
     "aot_inductor.precompile_headers": False,
     # The code that calls kernels: thousands of lines, with next to no share in the time of a call.
     "aot_inductor.compile_wrapper_opt_level": "O0",
+    # Else parameters of a few values become part of the code, where no other version's can take their place.
+    "always_keep_tensor_constants": True,
 }
 
 
@@ -40,8 +42,8 @@ def exported(scorer: nn.Module, inputs: dict[str, Input]) -> torch.export.Export
     except Exception as error:  # torch.export has many ways to refuse a network
         first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise ConfigError(
-            f"torch.export does not take this network: {first[:300]}. Histories of kind din, sim and twin "
-            "are known to work, dien's loop over time is not; --format safetensors exports any network's weights."
+            f"torch.export does not take this network: {first[:300]}. All models and histories of home_dist export; a class of "
+            "your own may not be traceable. --format safetensors exports any network's weights."
         ) from None
 
 

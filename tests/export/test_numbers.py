@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from home_dist.config import load_config
-from home_dist.export.numbers import SmallRows, Standardised, numbers_of
-from home_dist.export.program_inputs import id_name
+from home_dist.export.numbers import SmallRows, Standardised
+from home_dist.export.program_inputs import id_name, inputs_of
 from home_dist.schema import build_layout, load_schema, save_schema
 from tests.factory import make_config, make_data
 
@@ -39,10 +39,11 @@ def test_as_one_value_after_another(layout):
     arrays = {"number.rate": rate, "number.age": age, "ids.tab": tab, "vector.vector": vector}
     inputs = {name: torch.from_numpy(values) for name, values in arrays.items()}
     assert {id_name(i) for i in layout.at("small") if i.key not in layout.statistics} == {"ids.tab"}
-    numbers = numbers_of(layout)
-    columns = numbers(inputs, 58)
-    small = SmallRows(layout, numbers)(inputs, columns, 58)
-    dense = Standardised(layout, numbers)(inputs, columns, 58)
+    wanted = inputs_of(layout)
+    for name in ("ids", "numbers"):
+        inputs[name] = torch.stack([inputs[part.name] for part in wanted[name].parts], 1)
+    small = SmallRows(layout, wanted)(inputs, 58)
+    dense = Standardised(layout, wanted)(inputs, 58)
     for row in range(58):
         expected = []
         for item in layout.at("small"):
