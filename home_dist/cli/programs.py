@@ -17,6 +17,7 @@ group = typer.Typer()
 class Format(StrEnum):
     safetensors = "safetensors"
     program = "program"
+    dense = "dense"
     delta = "delta"
 
 
@@ -32,14 +33,19 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder to write; it must not be there yet.")],
     format: Annotated[Format, typer.Option(help="What to write.")] = Format.safetensors,
     embeddings: Annotated[Precision, typer.Option(help="Of a program's sharded tables.")] = Precision.fp32,
-    compiled: Annotated[bool, typer.Option("--compiled", help="Compile the program with AOTInductor too (minutes).")] = False,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Compile the program with AOTInductor too.")] = False,
     since: Annotated[Path | None, typer.Option(help="The checkpoint that a delta is from.")] = None,
     ema: Annotated[bool | None, typer.Option(help="Averaged parameters; by default as train.ema says.")] = None,
     shard_bytes: Annotated[int, typer.Option(min=1, help="Size from which safetensors go on in another file.")] = 2 * 10**9,
 ) -> None:
-    """Write what others load: safetensors with an index, a scoring program, or the rows changed since another checkpoint."""
+    """Write what others load: safetensors with an index, a scoring program, one without tables (dense), or rows that changed
+    since another checkpoint."""
     if (since is None) == (format is Format.delta):
         raise UserError("--since names the older checkpoint of --format delta, and is for it alone")
+    if embeddings is not Precision.fp32 and format is not Format.program:
+        raise UserError(f"--embeddings {embeddings.value} is of --format program, which holds tables")
+    if compiled and format not in (Format.program, Format.dense):
+        raise UserError("--compiled is of --format program and --format dense")
     from home_dist.export.source import Source
     from home_dist.export.weights import export_delta, export_weights
 
@@ -51,10 +57,15 @@ def export(
             print(f"table {table}: {rows:,} of {source.table_shape(table)[0]:,} rows changed")
     else:
         from home_dist.distributed.ranks import form_ranks
+        from home_dist.export.dense_program import export_dense
         from home_dist.export.program import export_program
 
         ranks = form_ranks(source.config.distributed)
-        for p in export_program(source, out, embeddings.value, compiled, ranks):
+        if format is Format.dense:
+            parities = export_dense(source, out, compiled, ranks)
+        else:
+            parities = export_program(source, out, embeddings.value, compiled, ranks)
+        for p in parities:
             auc = "" if math.isnan(p.trainer_auc) else f", AUC {p.trainer_auc:.4f} -> {p.program_auc:.4f}"
             print(f"task {p.task}: largest difference to the trainer {p.largest_difference:.2e}{auc} on the test split")
     print(f"written to {out}")

@@ -15,7 +15,7 @@ from home_dist.data.labels import read_durations, refuse_durations
 from home_dist.data.order import RowGroup
 from home_dist.data.raw_rows import RawRows
 from home_dist.errors import DataError
-from home_dist.export.program_inputs import Input, inputs_of
+from home_dist.export.program_inputs import Input, inputs_of, singles
 from home_dist.files.listing import Found, find_files
 from home_dist.files.stores import Store
 from home_dist.schema import DenseFeature, InputLayout, PretrainedInput
@@ -58,7 +58,8 @@ def batches_of(table: pa.Table, layout: InputLayout, rows: int, place: str = "th
 def tensors(reader: ColumnReader, layout: InputLayout) -> dict[str, torch.Tensor]:
     """Inputs of a program for these rows, by name. Raises DataError for values that training would refuse."""
     arrays: dict[str, NDArray[Any]] = {}
-    inputs = inputs_of(layout)
+    wanted = inputs_of(layout)
+    inputs = singles(wanted)
     for group, members in _by_group(inputs).items():
         lists = reader.lists(tuple(i.item for i in members if i.item is not None and i.kind == "list"))
         taken = lists.take(np.arange(reader.rows), np.int64)
@@ -82,6 +83,9 @@ def tensors(reader: ColumnReader, layout: InputLayout) -> dict[str, torch.Tensor
         elif item.pretrained is not None:
             arrays[name] = _pretrained(reader, item.pretrained)
     reader.dense(layout.dense, layout.clip)  # only for its checks: the program itself standardises
+    for name, item in wanted.items():
+        if item.parts:
+            arrays[name] = np.stack([arrays.pop(part.name) for part in item.parts], 1)
     return {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()}
 
 

@@ -6,18 +6,16 @@ Folder: program.pt2, on request program.aot.pt2 (compiled by AOTInductor for thi
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
-from home_dist.config import KernelSection, load_config
+from home_dist.config import load_config
 from home_dist.data.files import needed_inputs
 from home_dist.data.inputs import open_inputs
 from home_dist.data.matching_rows import RunSide
@@ -27,12 +25,13 @@ from home_dist.distributed.ranks import Ranks
 from home_dist.errors import ConfigError, DataError, UserError
 from home_dist.evaluation.measure import measured
 from home_dist.evaluation.scores import Families, scored
-from home_dist.experts import kernels
 from home_dist.export.columns import parquet_files, read_batches
 from home_dist.export.managed_rows import read_managed, with_managed_rows
+from home_dist.export.numbers import Inputs
 from home_dist.export.program_inputs import Input, inputs_of
-from home_dist.export.scorer import Embeddings, Inputs, Scorer
+from home_dist.export.scorer import Embeddings, Scorer
 from home_dist.export.source import Source, written_whole
+from home_dist.export.tracing import Scoring, compile_program, exported
 from home_dist.export.weights import write_meaning
 from home_dist.files.json_files import json_text
 from home_dist.files.listing import Found
@@ -40,15 +39,11 @@ from home_dist.files.places import join, with_parents, without_secrets
 from home_dist.files.stores import Store
 from home_dist.objectives import Objectives
 from home_dist.schema import InputLayout, TaskSpec, build_layout, load_schema
-from home_dist.sequence.history import History
 from home_dist.training.build import build
 from home_dist.training.checkpoint.loading import load
 from home_dist.training.run_folder import RunFolder
 
 PROGRAM, COMPILED, ABOUT, REPORT = "program.pt2", "program.aot.pt2", "program.json", "report.json"
-_MOST = 1 << 30
-_EXAMPLE_ROWS = 8
-Scoring = Callable[[Inputs], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: 
     def write(folder: Path) -> None:
         torch.export.save(program, folder / PROGRAM)
         if compiled:
-            torch._inductor.aoti_compile_and_package(program, package_path=str(folder / COMPILED))
+            compile_program(program, folder / COMPILED)
         about = {
             **source.metadata(),
             "embeddings": embeddings,
@@ -91,18 +86,23 @@ def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: 
         write_meaning(source, folder)
         if source.config.data.test:
             parities.extend(parity(source, open_program(folder), ranks))
-            report = {
-                "split": "test",
-                "embeddings": embeddings,
-                "largest_difference": max(p.largest_difference for p in parities),
-                "largest_auc_loss": float(np.nanmax([p.auc_loss for p in parities] or [np.nan])),
-                "tasks": [asdict(p) | {"auc_loss": p.auc_loss} for p in parities],
-                "bytes": {p.name: p.stat().st_size for p in sorted(folder.glob("*.pt2"))},
-            }
-            (folder / REPORT).write_text(json_text(report) + "\n")
+            report_of(folder, embeddings, parities)
 
     written_whole(out, write)
     return parities
+
+
+def report_of(folder: Path, embeddings: Embeddings, parities: Sequence[Parity]) -> None:
+    """Writes report.json."""
+    report = {
+        "split": "test",
+        "embeddings": embeddings,
+        "largest_difference": max(p.largest_difference for p in parities),
+        "largest_auc_loss": float(np.nanmax([p.auc_loss for p in parities] or [np.nan])),
+        "tasks": [asdict(p) | {"auc_loss": p.auc_loss} for p in parities],
+        "bytes": {p.name: p.stat().st_size for p in sorted(folder.glob("*.pt2"))},
+    }
+    (folder / REPORT).write_text(json_text(report) + "\n")
 
 
 def predictions_of(specs: Sequence[TaskSpec], objectives: Objectives) -> list[dict[str, Any]]:
@@ -119,60 +119,22 @@ def predictions_of(specs: Sequence[TaskSpec], objectives: Objectives) -> list[di
 
 def _told(item: Input) -> dict[str, Any]:
     """Description of an input, for callers that run a program without home_dist."""
+    if item.parts:
+        columns = [{"name": part.name, "column": part.column, **_held(part)} for part in item.parts]
+        return {"dtype": str(item.dtype).removeprefix("torch."), "first_dimension": "samples", "columns": columns}
     description: dict[str, Any] = {"dtype": str(item.dtype).removeprefix("torch."), "first_dimension": item.group or "samples"}
     if item.kind == "lengths":
         description["first_dimension"] = "samples"
+    held = _held(item)
+    return description | ({"column": item.column, **held} if held else {})
+
+
+def _held(item: Input) -> dict[str, Any]:
     if item.item is not None and item.item.rows_of is not None and item.kind != "weights":
-        description |= {"column": item.column, "holds": f"rows of table {item.item.table.name}, by its values in schema.toml"}
+        return {"holds": f"rows of table {item.item.table.name}, by its values in schema.toml"}
     if item.pretrained is not None:
-        description |= {
-            "column": item.column,
-            "width": item.width,
-            "holds": "the vector, and 1 where it is missing, with zeros",
-        }
-    return description
-
-
-def exported(scorer: Scorer, inputs: dict[str, Input]) -> torch.export.ExportedProgram:
-    kernels.select(scorer, KernelSection(backend="eager"), torch.device("cpu"))
-    samples = torch.export.Dim("samples", min=1, max=_MOST)
-    groups = {
-        g: torch.export.Dim(f"events_{n}", min=0, max=_MOST)
-        for n, g in enumerate(sorted({i.group for i in inputs.values() if i.group}))
-    }
-    shapes = {n: {0: groups[i.group] if i.group and i.kind != "lengths" else samples} for n, i in inputs.items()}
-    try:
-        with torch.no_grad(), _traceable():
-            return torch.export.export(scorer, (example(inputs),), dynamic_shapes=(shapes,), strict=True)
-    except Exception as error:  # torch.export has many ways to refuse a network
-        first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-        raise ConfigError(
-            f"torch.export does not take this network: {first[:300]}. Histories of kind din, sim and twin "
-            "are known to work, dien's loop over time is not; --format safetensors exports any network's weights."
-        ) from None
-
-
-@contextmanager
-def _traceable() -> Iterator[None]:
-    """Replaces cached properties, whose lock torch cannot trace, by ordinary ones."""
-    cached = {name: value for name, value in vars(History).items() if isinstance(value, cached_property)}
-    for name, value in cached.items():
-        setattr(History, name, property(value.func))
-    try:
-        yield
-    finally:
-        for name, value in cached.items():
-            setattr(History, name, value)
-
-
-def example(inputs: dict[str, Input]) -> Inputs:
-    """Inputs of the right kinds, with 1 + (row % 3) values per list."""
-    lengths = torch.arange(_EXAMPLE_ROWS) % 3 + 1
-    tensors: Inputs = {}
-    for name, item in inputs.items():
-        count = int(lengths.sum()) if item.group else _EXAMPLE_ROWS
-        tensors[name] = lengths.clone() if item.kind == "lengths" else torch.zeros(count, *item.shape, dtype=item.dtype)
-    return tensors
+        return {"width": item.width, "holds": "the vector, and 1 where it is missing, with zeros"}
+    return {}
 
 
 @dataclass(frozen=True)
@@ -224,15 +186,27 @@ class Program:
     def of_logits(self) -> "Program":
         """The program without the sigmoid of its binary tasks: in fp32 its results no longer order logits above 17. Other
         predictions stay."""
-        run = deepcopy(self.run)
-        if not isinstance(run, torch.fx.GraphModule):
-            raise ValueError("only a program that is not compiled can be cut before its sigmoid")
-        [output] = (node for node in run.graph.nodes if node.op == "output")
-        for sigmoid, user in _last_sigmoids(output):
-            [logits] = sigmoid.all_input_nodes
-            user.replace_input_with(sigmoid, logits)
-        run.recompile()
-        return replace(self, run=run)
+        return replace(self, run=self.run.of_logits() if isinstance(self.run, Cuttable) else before_sigmoids(self.run))
+
+
+@runtime_checkable
+class Cuttable(Protocol):
+    """A way to run a program that is cut before its sigmoids itself."""
+
+    def of_logits(self) -> Scoring: ...
+
+
+def before_sigmoids(run: Scoring) -> Scoring:
+    """A copy of a program that is not compiled, without the sigmoid of binary tasks."""
+    cut = deepcopy(run)
+    if not isinstance(cut, torch.fx.GraphModule):
+        raise ValueError("only a program that is not compiled can be cut before its sigmoid")
+    [output] = (node for node in cut.graph.nodes if node.op == "output")
+    for sigmoid, user in _last_sigmoids(output):
+        [logits] = sigmoid.all_input_nodes
+        user.replace_input_with(sigmoid, logits)
+    cut.recompile()
+    return cut
 
 
 _MOVES_VALUES = ("alias", "cat", "index_select", "view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "slice")

@@ -40,7 +40,9 @@ class Sides:
     keys: frozenset[str]
     """Of the user's inputs that stay one per user."""
     repeated: tuple[str, ...]
-    """Names of the user's other inputs."""
+    """Names of the user's other inputs, but for packed ones."""
+    packed: dict[str, torch.Tensor]
+    """By name of a packed input: where its parts stand among the user's parts followed by the row's."""
 
     def joined(
         self, of_users: dict[str, torch.Tensor], of_rows: dict[str, torch.Tensor], counts: torch.Tensor
@@ -48,8 +50,12 @@ class Sides:
         """Inputs for `Scorer.predicted`. of_users: of U users; of_rows: of B rows, those of a user together; counts: (U,) rows
         of each user."""
         users = torch.repeat_interleave(torch.arange(len(counts)), counts)
-        repeated = {name: of_users[name].index_select(0, users) for name in self.repeated}
-        return {**of_rows, **of_users, **repeated}, UsersOfRows(users, len(counts), self.keys)
+        spread = {name: of_users[name].index_select(0, users) for name in (*self.repeated, *self.packed) if name in of_users}
+        packed = {}
+        for name, places in self.packed.items():
+            parts = [side[name] for side in (spread, of_rows) if name in side]
+            packed[name] = torch.cat(parts, 1).index_select(1, places)
+        return {**of_rows, **of_users, **spread, **packed}, UsersOfRows(users, len(counts), self.keys)
 
 
 def compared_lists(layout: InputLayout) -> frozenset[str]:
@@ -68,8 +74,18 @@ def sides(layout: InputLayout, columns: Collection[str]) -> Sides:
         kept = _names(alone, groups) - _names((i for i in user.inputs if i not in alone), groups)
         whole = [i for i in alone if _names([i], groups) <= kept]
         if len(whole) == len(alone):
-            return Sides(user, row, frozenset(i.key for i in alone), tuple(n for n in inputs_of(user) if n not in kept))
+            repeated = tuple(n for n, i in inputs_of(user).items() if n not in kept and not i.parts)
+            return Sides(user, row, frozenset(i.key for i in alone), repeated, _packed(layout, user, row))
         alone = whole
+
+
+def _packed(layout: InputLayout, user: InputLayout, row: InputLayout) -> dict[str, torch.Tensor]:
+    of_sides, places = [inputs_of(user), inputs_of(row)], {}
+    for name, packed in inputs_of(layout).items():
+        if packed.parts:
+            there = [part.name for side in of_sides if name in side for part in side[name].parts]
+            places[name] = torch.tensor([there.index(part.name) for part in packed.parts])
+    return places
 
 
 def _names(items: Iterable[IdInput], groups: dict[str, str]) -> set[str]:

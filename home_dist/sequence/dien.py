@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
+from torch._higher_order_ops.while_loop import while_loop
 from torch.nn.utils.rnn import PackedSequence
 
 from home_dist.config.sequence import SequenceSection
@@ -36,6 +37,7 @@ class DienSection(SequenceSection):
 
 class Dien(Encoder):
     section = DienSection
+    compares = ()
     reads_requests = True
 
     def __init__(self, section: DienSection, inputs: EncoderInputs):
@@ -48,8 +50,10 @@ class Dien(Encoder):
         self.gates_state = nn.Linear(width, 3 * width)
 
     def forward(self, history: History) -> Encoded:
-        samples, pairs = len(history.targets), history.pairs
         whole = torch.cat([history.events, history.contexts], 1)
+        if torch.compiler.is_exporting():
+            return Encoded(self._traced(history, whole))
+        samples, pairs = len(history.targets), history.pairs
         if not len(whole):
             # Data-parallel training waits for every parameter's gradient in every step, so give zero gradients.
             nothing = sum((0 * p.sum() for p in self.parameters()), start=whole.new_zeros(()))
@@ -74,6 +78,46 @@ class Dien(Encoder):
         # From the order of lengths back to the order of samples; samples without events keep the zero vector.
         out = whole.new_zeros(samples, self.out_dim)
         return Encoded(out.index_copy(0, times.ranks[: len(last)], last), auxiliary)
+
+    def _traced(self, history: History, events: torch.Tensor) -> torch.Tensor:
+        """The same vectors (B, out_dim), of histories that no two targets share, by loops that a program can hold: each step
+        computes all histories, and those that have ended keep their states."""
+        lengths, first, end = history.lengths, starts(history.lengths), len(events)
+        longest = lengths.max()
+        weight_in, weight, bias_in, bias = self.extractor.all_weights[0]
+        # One more row, for histories that have ended.
+        inputs = nn.functional.linear(events, weight_in, bias_in)
+        inputs = torch.cat([inputs, inputs.new_zeros(1, inputs.shape[1])])
+
+        def goes_on(time: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+            return time < longest
+
+        def extract(time: torch.Tensor, state: torch.Tensor, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            there = time < lengths
+            at = torch.where(there, first + time, end)
+            reset_in, update_in, new_in = inputs.index_select(0, at).chunk(3, 1)
+            reset_state, update_state, new_state = nn.functional.linear(state, weight, bias).chunk(3, 1)
+            new = torch.tanh(new_in + torch.sigmoid(reset_in + reset_state) * new_state)
+            update = torch.sigmoid(update_in + update_state)
+            state = torch.where(there.unsqueeze(1), (1 - update) * new + update * state, state)
+            return time + 1, state, states.index_copy(0, at, state)
+
+        start = torch.zeros((), dtype=torch.int64), events.new_zeros(len(lengths), self.out_dim)
+        _, _, states = while_loop(goes_on, extract, (*start, events.new_zeros(end + 1, self.out_dim)))
+        near = self.relevance(history.targets).index_select(0, history.owners)
+        attention = softmax_within((states[:-1] * near).sum(1, keepdim=True), history.owners, len(lengths))
+        attention = torch.cat([attention, attention.new_zeros(1, 1)])
+        gates = self.gates_in(states)
+
+        def evolve(time: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            at = torch.where(time < lengths, first + time, end)  # attention of the one more row is 0, which keeps a state
+            update_in, reset_in, candidate_in = gates.index_select(0, at).chunk(3, 1)
+            update_state, reset_state, candidate_state = self.gates_state(state).chunk(3, 1)
+            update = attention.index_select(0, at) * torch.sigmoid(update_in + update_state)
+            candidate = torch.tanh(candidate_in + torch.sigmoid(reset_in + reset_state) * candidate_state)
+            return time + 1, torch.lerp(state, candidate, update)
+
+        return while_loop(goes_on, evolve, start)[1]
 
     def _next_event(self, states: torch.Tensor, events: torch.Tensor, history: History) -> torch.Tensor:
         """The auxiliary loss (). torch's generator, which the step's number seeds, draws other users' events from the rank's

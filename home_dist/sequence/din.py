@@ -37,6 +37,7 @@ class Din(Encoder, KernelUser):
     """
 
     section = DinSection
+    compares = ()
     reads_requests = True
 
     def __init__(self, section: DinSection, inputs: EncoderInputs):

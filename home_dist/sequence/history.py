@@ -1,5 +1,6 @@
 """The interface of a history encoder: its inputs and outputs."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -168,6 +169,8 @@ class Encoder(nn.Module):
     """The `[[sequence]]` section that the encoder reads."""
     reads_requests: ClassVar[bool] = False
     """Whether it takes histories that several targets read (`History.of_target`). Else it is given a copy for each target."""
+    compares: Collection[str] | None = None
+    """Event columns whose table rows (`History.event_ids`) decide what it computes; None: all, as far as is known."""
     out_dim: int
 
     def __init_subclass__(cls, **options: Any) -> None:

@@ -52,6 +52,7 @@ class Sim(Encoder):
         super().__init__()
         self.search, self.most, self.search_weight = section.search, section.most, section.search_weight
         self.category = section.category or inputs.columns[-1]
+        self.compares = (self.category,) if self.search == "hard" else ()
         if self.category not in inputs.columns:
             raise ConfigError(
                 f"sequence {section.name!r}: category = {self.category!r} is no event column with a target; there are: "

@@ -34,6 +34,7 @@ class TwinSection(SearchSection):
 
 class Twin(Encoder):
     section = TwinSection
+    compares = ()
     reads_requests = True
 
     def __init__(self, section: TwinSection, inputs: EncoderInputs):

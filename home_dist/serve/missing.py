@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 
 from home_dist.export.managed_rows import ManagedRows
+from home_dist.export.numbers import Inputs
 from home_dist.export.program_inputs import id_name
-from home_dist.export.scorer import Inputs
 from home_dist.schema import IdInput, InputLayout, Schema
 from home_dist.schema.values import VocabularyValues
 
@@ -20,8 +20,8 @@ class MissingIds:
         self._layout = layout
 
     def __call__(self, inputs: Inputs) -> dict[str, Ids]:
-        """Of the features and history columns that `inputs` hold, by name. A managed id reads the first row of its set where it
-        has none; the id that owns this row counts as missing as well."""
+        """Of the features and history columns that `inputs` hold, by name; packed ones are unpacked. A managed id reads the
+        first row of its set where it has none; the id that owns this row counts as missing as well."""
         found: dict[str, Ids] = {}
         for item in self._layout.inputs:
             number = item.key in self._layout.statistics

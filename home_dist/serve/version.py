@@ -21,8 +21,9 @@ from home_dist.data.column_reader import BadRows
 from home_dist.data.files import needed_inputs
 from home_dist.errors import ConfigError, DataError
 from home_dist.export.columns import batches_of
-from home_dist.export.program_inputs import list_groups
-from home_dist.export.scorer import Inputs, Scorer
+from home_dist.export.numbers import Inputs
+from home_dist.export.program_inputs import inputs_of, list_groups, unpacked
+from home_dist.export.scorer import Scorer
 from home_dist.export.users import Sides, compared_lists, sides
 from home_dist.publish.scoring import VersionModel
 from home_dist.schema import InputLayout
@@ -109,8 +110,9 @@ class ServedVersion:
     def missing(self, decoded: Decoded) -> dict[str, Ids]:
         """Ids of a request by feature, and how many of them have no row of their own."""
         found: dict[str, Ids] = {}
-        for inputs in (decoded.user, *(part for _, part in decoded.rows)):
-            for name, (count, missing) in self._missing(inputs).items():
+        sides = [(decoded.sides.user, decoded.user), *((decoded.sides.row, part) for _, part in decoded.rows)]
+        for layout, inputs in sides:
+            for name, (count, missing) in self._missing(unpacked(inputs, inputs_of(layout))).items():
                 before = found.get(name, (0, 0))
                 found[name] = before[0] + count, before[1] + missing
         return found

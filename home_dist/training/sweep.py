@@ -61,7 +61,8 @@ def plan(config: Path, grid: Sequence[str], seeds: int, overrides: Sequence[str]
     base = load_config(config, overrides)
     if base.publish is not None:
         raise ConfigError(
-            f"{config}: a sweep's trials are for no server: leave [publish] out, and publish the chosen run with home-dist publish"
+            f"{config}: a sweep's trials are for no server: leave [publish] out, and publish the chosen run with "
+            "home-dist publish RUN --to PLACE"
         )
     planned = []
     for combination in itertools.product(*axes):

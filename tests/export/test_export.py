@@ -108,7 +108,9 @@ def test_a_program_scores_as_the_trainer(embeddings, bound, trained, tmp_path):
 
 def test_what_is_wrong_is_named(trained, tmp_path):
     wrong = call("export", trained, "--format", "onnx", "--out", tmp_path / "x", code=2)
-    assert "'onnx' is not one of 'safetensors', 'program', 'delta'" in " ".join(wrong.replace("│", " ").split())
+    assert "'onnx' is not one of 'safetensors', 'program', 'dense', 'delta'" in " ".join(wrong.replace("│", " ").split())
     assert "--since names" in call("export", trained / "run", "--format", "delta", "--out", tmp_path / "x", code=2)
+    for more in (["--format", "dense", "--embeddings", "int8"], ["--compiled"]):
+        assert "is of --format program" in call("export", trained / "run", *more, "--out", tmp_path / "x", code=2)
     assert "no program is there" in call("score", tmp_path, trained / "data", "--out", tmp_path / "x", code=2)
     assert "no run is there" in call("export", tmp_path, "--out", tmp_path / "x", code=4)

@@ -34,6 +34,7 @@ RUNS = {
     "newest": (1, {"sequence__0__newest": 5}),
     "sim_hard": (1, {"sequence__0__kind": "sim", "sequence__0__search": "hard", "sequence__0__most": 5}),
     "twin": (1, {"sequence__0__kind": "twin", "sequence__0__most": 5}),
+    "dien": (1, {"sequence__0__kind": "dien", "sequence__0__newest": 20}),
     "sim": (1, {"sequence__0__kind": "sim", "sequence__0__most": 5}),
 }
 RUNS["sim_hard"][1]["sequence__0__category"] = "watched_category"
