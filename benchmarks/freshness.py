@@ -248,12 +248,13 @@ def markdown(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--kills", type=int, default=60, help="of the run and the server, 60 by default")
     given = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="freshness-"))
     try:
         result = measured(work / "fresh", given.quick)
         if not given.quick:
+            print({k: v for k, v in result.items() if k != "freshness"}, flush=True)
             result["killed"] = killed(work / "killed", given.kills)
             write_result(RESULTS / "freshness.json", result)
             (RESULTS / "freshness.md").write_text(markdown(result))
