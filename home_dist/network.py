@@ -1,6 +1,7 @@
 """The whole network: embeddings and histories -> feature vector -> multi-task model -> logits and losses."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -243,9 +244,11 @@ def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
-def products_in_bf16(on: bool, device: torch.device) -> torch.autocast:
+def products_in_bf16(on: bool, device: torch.device) -> AbstractContextManager[object]:
     """Autocast for matrix products of encoders and towers. The experts' precision is set apart, with their kernel. Sums,
     statistics and losses are always fp32."""
+    if torch.compiler.is_exporting() and not on:
+        return nullcontext()  # a program with loops cannot hold regions of autocast
     return torch.autocast(device.type, torch.bfloat16, enabled=on)
 
 
