@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -250,6 +251,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--kills", type=int, default=60, help="of the run and the server, 60 by default")
     given = parser.parse_args()
+    torch.set_num_threads(1)  # as the server: products are added up in another order on another number of threads
     work = Path(tempfile.mkdtemp(prefix="freshness-"))
     try:
         result = measured(work / "fresh", given.quick)
