@@ -14,12 +14,13 @@ without a pause, all on this machine. Measured are:
 """
 
 import argparse
-import shutil
+import json
 import statistics
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,8 @@ def killed(work: Path, kills: int) -> dict[str, Any]:
 
 
 def picture(result: dict[str, Any], path: Path) -> None:
+    if "freshness" not in result:
+        return
     import matplotlib
 
     matplotlib.use("Agg")
@@ -233,8 +236,9 @@ def picture(result: dict[str, Any], path: Path) -> None:
 
 def markdown(result: dict[str, Any]) -> str:
     lines = ["# From a new file to a changed answer", "", "Written by `benchmarks/freshness.py`.", ""]
-    lines += [f"| file | {' | '.join(PARTS)} | seconds |", f"|---|{'---:|' * (len(PARTS) + 1)}"]
-    for number, f in enumerate(result["freshness"]):
+    if "freshness" in result:
+        lines += [f"| file | {' | '.join(PARTS)} | seconds |", f"|---|{'---:|' * (len(PARTS) + 1)}"]
+    for number, f in enumerate(result.get("freshness", ())):
         lines.append(f"| {number + 1} | {' | '.join(f'{f[p]:.2f}' for p in PARTS)} | {f['seconds']:.2f} |")
     for title in ("under_load", "training_waited_ms", "killed"):
         if title in result:
@@ -250,39 +254,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--kills", type=int, default=60, help="of the run and the server, 60 by default")
+    parser.add_argument("--only", choices=("fresh", "killed"), help="measure one of them, and keep the other's results")
     given = parser.parse_args()
     torch.set_num_threads(1)  # as the server: products are added up in another order on another number of threads
-    work = Path(tempfile.mkdtemp(prefix="freshness-"))
-    try:
-        result = measured(work / "fresh", given.quick)
-        if not given.quick:
-            print({k: v for k, v in result.items() if k != "freshness"}, flush=True)
-            result["killed"] = killed(work / "killed", given.kills)
-            write_result(RESULTS / "freshness.json", result)
-            (RESULTS / "freshness.md").write_text(markdown(result))
-            picture(result, RESULTS / "freshness.png")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    under = result["under_load"]
-    print(
-        claim(
-            "seconds from a file to a changed answer, largest", max(f["seconds"] for f in result["freshness"]), 30, at_most=True
-        )
-    )
-    print(claim("versions taken under load", under["versions_taken"], 2 if given.quick else 100, form=",d"))
-    print(claim("requests that failed meanwhile", under["failed"], 0, at_most=True, form=",d"))
-    print(
-        claim(
-            "answers that are not their version's to the bit", under["answers_not_equal_to_the_bit"], 0, at_most=True, form=",d"
-        )
-    )
+    kept = RESULTS / "freshness.json"
+    result: dict[str, Any] = json.loads(kept.read_text()) if given.only and kept.exists() else {}
+    with tempfile.TemporaryDirectory(prefix="freshness-", ignore_cleanup_errors=True) as folder:
+        if given.only != "killed":
+            result |= measured(Path(folder) / "fresh", given.quick)
+        if given.only != "fresh" and not given.quick:
+            result["killed"] = killed(Path(folder) / "killed", given.kills)
+    if not given.quick:
+        write_result(kept, result)
+        (RESULTS / "freshness.md").write_text(markdown(result))
+        picture(result, RESULTS / "freshness.png")
+    for line in claims(result, 2 if given.quick else 100):
+        print(line)
+
+
+def claims(result: dict[str, Any], versions: int) -> Iterator[str]:
+    none: dict[str, Any] = {"at_most": True, "form": ",d"}
+    if "freshness" in result:
+        longest, under = max(f["seconds"] for f in result["freshness"]), result["under_load"]
+        yield claim("seconds from a file to a changed answer, largest", longest, 30, at_most=True)
+        yield claim("versions taken under load", under["versions_taken"], versions, form=",d")
+        yield claim("requests that failed meanwhile", under["failed"], 0, **none)
+        yield claim("answers that are not their version's to the bit", under["answers_not_equal_to_the_bit"], 0, **none)
     if "killed" in result:
-        print(claim("kill -9 of run and server", sum(result["killed"]["kills"].values()), 60, form=",d"))
-        print(
-            claim(
-                "torn versions or wrong answers after them", len(result["killed"]["torn_or_wrong"]), 0, at_most=True, form=",d"
-            )
-        )
+        yield claim("kill -9 of run and server", sum(result["killed"]["kills"].values()), 60, form=",d")
+        yield claim("torn versions or wrong answers after them", len(result["killed"]["torn_or_wrong"]), 0, **none)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import threading
 import time
 
 import numpy as np
@@ -17,6 +18,7 @@ from home_dist.publish.replay import replay
 from home_dist.training.checkpoint.reading import open_stored
 from tests.distributed.test_full_disk import small_disk
 from tests.factory import make_config
+from tests.publish.gate import gate
 from tests.publish.raw_data import raw_data
 from tests.publish.trained import CUT, MANAGED, same, source
 from tests.ranks import finish, run, settings, start
@@ -157,6 +159,36 @@ def test_a_store_takes_versions_of_a_run(tmp_path, request, server, credentials)
     publish_checkpoint(source(tmp_path / "run", int(told[-1][2])), str(tmp_path / "reference"), "fp32", golden=0)
     same(read_version(to), read_version(str(tmp_path / "reference")))
     replay(to)
+
+
+@pytest.mark.slow
+def test_a_store_that_fails_in_the_middle_leaves_no_torn_version(tmp_path, request, server, credentials):
+    """Connections are cut at random moments; what is current stays whole, and versions go on once the store is back."""
+    config, draw = make_config(tmp_path, raw_data(tmp_path / "data"), batch_size=16), np.random.default_rng(3)
+    with gate(server) as through:
+        to = in_new_bucket(through.url, tmp_path, request, "model")
+        directly = to.replace(through.url, server)
+        options = publishing(to, publish__every_seconds=0.1, publish__full_every=3, publish__keep=2)
+        processes = start(1, "train", config, *COMMON, *options, *settings(train__epochs=3000, checkpoint__every_steps=50))
+        text = []
+        reading = threading.Thread(target=lambda: text.extend(processes[0].stdout), daemon=True)
+        reading.start()
+        try:
+            for number in range(4):
+                wait_for(lambda n=number: len(VersionsFolder(directly).versions()) > (n > 0), processes)
+                before = read_version(directly).manifest.number
+                time.sleep(draw.uniform(0, 0.5))
+                through.shut()
+                told = sum("no version was published" in line for line in text)
+                wait_for(lambda n=told: sum("no version was published" in line for line in text) > n, processes, 200)
+                replay(directly)
+                through.open()
+                wait_for(lambda n=before: read_version(directly).manifest.number > n, processes, 200)
+                replay(directly)
+        finally:
+            processes[0].send_signal(signal.SIGTERM)
+            processes[0].wait(60)
+    assert processes[0].returncode == 75, "".join(text)
 
 
 @pytest.mark.slow
