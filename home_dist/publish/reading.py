@@ -1,11 +1,11 @@
 """Reads a version: its full version with all deltas on top, each file checked against its hash before it is used."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from home_dist.config.publish import RowType
 from home_dist.publish.codec import VALUES, Floats, decode
 from home_dist.publish.folder import VersionsFolder
 from home_dist.publish.manifest import ADVICE, Manifest, PublishError, RowsChunk, VersionTable, version_name, version_number
-from home_dist.publish.rows_file import read_chunk
+from home_dist.publish.rows_file import Parts, read_chunk
 from home_dist.publish.writing import DENSE
 
 _NONE = -1
@@ -40,13 +40,9 @@ class VersionRows:
         self._count = 0
         self._aliases: list[tuple[pa.Array, NDArray[np.int64]]] = []
 
-    def add(self, chunk: RowsChunk, content: NDArray[np.uint8]) -> None:
-        """Raises ValueError for a chunk that does not fit the table."""
-        slots, ids, values, scales = read_chunk(content, chunk, self.row_type)
-        if len(slots) and not (slots.min() >= 0 and slots.max() < self.table.rows):
-            raise ValueError(f"rows {slots.min()} to {slots.max()} of a table of {self.table.rows}")
-        if chunk.kind != "rows" and ids is None:
-            raise ValueError(f"a chunk of kind {chunk.kind} has no ids")
+    def add(self, chunk: RowsChunk, parts: Parts) -> None:
+        """Raises ValueError for blocks of columns that overlap."""
+        slots, ids, values, scales = parts
         if chunk.kind == "evicted":
             self._evict(slots, ids)
             return
@@ -54,8 +50,6 @@ class VersionRows:
             self._aliases.append((ids, slots))
             return
         first, end = chunk.first_column, chunk.first_column + chunk.columns
-        if not 0 <= first < end <= self.table.dim or (scales is None) == (self.row_type == "int8"):
-            raise ValueError(f"columns {first} to {end} of {self.table.dim} as {self.row_type}")
         self.values[slots, first:end] = values
         if scales is not None:
             self._scales(first, chunk.columns)[slots] = scales
@@ -153,32 +147,54 @@ def read_version(place: str, version: str | None = None) -> PublishedVersion:
     tables = {name: VersionRows(table, newest.row_type) for name, table in newest.tables.items()}
     with copies() as to:
         for manifest in chain:
-            _read_rows(folder, manifest, tables, to)
-        path = folder.fetched(newest.version, DENSE, _entry(folder, newest, DENSE), to)
-        try:
-            dense = safetensors.torch.load(path.read_bytes())
-        except Exception as error:
-            raise PublishError(f"{folder.shown(f'{newest.version}/{DENSE}')}: cannot be read: {error}. {ADVICE}") from None
+            read_rows(folder, manifest, tables, to)
+        dense = read_dense(folder, newest, to)
     return PublishedVersion(newest, tables, dense, chain)
 
 
-def _entry(folder: VersionsFolder, manifest: Manifest, name: str) -> Any:
-    if name not in manifest.files:
-        raise PublishError(f"{folder.shown(manifest.version)}: its manifest names no {name}. {ADVICE}")
-    return manifest.files[name]
+def read_dense(folder: VersionsFolder, manifest: Manifest, to: Path) -> dict[str, torch.Tensor]:
+    """Raises PublishError, StoreError."""
+    if DENSE not in manifest.files:
+        raise PublishError(f"{folder.shown(manifest.version)}: its manifest names no {DENSE}. {ADVICE}")
+    path = folder.fetched(manifest.version, DENSE, manifest.files[DENSE], to)
+    try:
+        found: dict[str, torch.Tensor] = safetensors.torch.load(path.read_bytes())
+        return found
+    except Exception as error:
+        raise PublishError(f"{folder.shown(f'{manifest.version}/{DENSE}')}: cannot be read: {error}. {ADVICE}") from None
 
 
-def _read_rows(folder: VersionsFolder, manifest: Manifest, tables: dict[str, VersionRows], to: Path) -> None:
+class TakesRows(Protocol):
+    def add(self, chunk: RowsChunk, parts: Parts) -> None:
+        """A chunk of its table, which fits it. Raises ValueError."""
+
+
+def read_rows(folder: VersionsFolder, manifest: Manifest, tables: Mapping[str, TakesRows], to: Path) -> None:
+    """Gives each chunk of a version to its table, in order. Raises PublishError, StoreError."""
     contents: dict[str, NDArray[np.uint8]] = {}
     for name in dict.fromkeys(c.file for c in manifest.chunks):
         path = folder.fetched(manifest.version, name, manifest.files[name], to)
         contents[name] = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
     for chunk in manifest.chunks:
         try:
-            tables[chunk.table].add(chunk, contents[chunk.file])
+            tables[chunk.table].add(chunk, _checked(chunk, contents[chunk.file], manifest))
         except (ValueError, pa.ArrowException) as error:
             where = folder.shown(f"{manifest.version}/{chunk.file}")
             raise PublishError(f"{where}: table {chunk.table!r} cannot be read: {error}. {ADVICE}") from None
+
+
+def _checked(chunk: RowsChunk, content: NDArray[np.uint8], manifest: Manifest) -> Parts:
+    """Raises ValueError for a chunk that does not fit its table."""
+    table, row_type = manifest.tables[chunk.table], manifest.row_type
+    slots, ids, _, scales = parts = read_chunk(content, chunk, row_type)
+    if len(slots) and not (slots.min() >= 0 and slots.max() < table.rows):
+        raise ValueError(f"rows {slots.min()} to {slots.max()} of a table of {table.rows}")
+    if chunk.kind != "rows" and ids is None:
+        raise ValueError(f"a chunk of kind {chunk.kind} has no ids")
+    first, end = chunk.first_column, chunk.first_column + chunk.columns
+    if chunk.kind == "rows" and (not 0 <= first < end <= table.dim or (scales is None) == (row_type == "int8")):
+        raise ValueError(f"columns {first} to {end} of {table.dim} as {row_type}")
+    return parts
 
 
 def fetch_meaning(folder: VersionsFolder, full: Manifest, to: Path) -> Path:

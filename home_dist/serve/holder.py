@@ -12,6 +12,7 @@ from home_dist.config.load import overridden
 from home_dist.errors import UserError
 from home_dist.publish.folder import VersionsFolder
 from home_dist.publish.manifest import PublishError
+from home_dist.publish.on_top import open_on_top, settle
 from home_dist.publish.replay import TOLERANCE, compared, golden_of
 from home_dist.publish.scoring import open_version
 from home_dist.serve.metrics import ServerMetrics
@@ -47,7 +48,10 @@ class VersionHolder:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         failed: tuple[str, str] | None = None
         wait, again = 0.0, 0.0
+        settled = True
         while not self._ended.wait(self.current.settings.poll_s):
+            if not settled:
+                settled = settle(self.current.model)
             try:
                 there = self._folder.current()
                 if there == self._there:
@@ -56,20 +60,23 @@ class VersionHolder:
                     continue
                 wait = min(_LONGEST_WAIT, 2 * wait) if there == failed else self.current.settings.poll_s
                 failed, again = there, time.monotonic() + wait
-                version = self._opened()
+                version = self._opened(self.current)
             except Exception as error:  # requests must not end with it
                 self._refuse(error)
                 continue
             # `current` may have moved on while it was opened.
             self._there = there if version.name == there[0] else None
-            self.current, failed = version, None
+            self.current, failed, settled = version, None, False
             self._take(version)
             del version
             gc.collect()
 
-    def _opened(self) -> ServedVersion:
-        """The current version, verified. Raises UserError."""
-        model = open_version(self.place)
+    def _opened(self, before: ServedVersion | None = None) -> ServedVersion:
+        """The current version, verified. before: the one that answers, whose tables it shares if it builds on it. Raises
+        UserError."""
+        model = None if before is None else open_on_top(before.model, self.place)
+        if model is None:
+            model = open_version(self.place)
         settings = overridden(model.program.trained.config.serve, "serve", self._overrides)
         version = ServedVersion(model, settings)
         self._verify(version)
