@@ -1,7 +1,6 @@
 """The whole network: embeddings and histories -> feature vector -> multi-task model -> logits and losses."""
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +20,7 @@ from home_dist.experts import InputDropout, Towers
 from home_dist.experts.share import pools_over
 from home_dist.layers.averages import Averages
 from home_dist.layers.own_class import check_result
+from home_dist.layers.precision import products_in_bf16
 from home_dist.layers.recompute import recomputed
 from home_dist.layers.step_check import StepCheck
 from home_dist.models import FeatureColumns, TaskGroups, build_model
@@ -242,14 +242,6 @@ def _shared_set(values: torch.Tensor, table: Table) -> torch.Tensor:
 def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
     """Parts side by side, (B, sum of widths); a single part is not copied."""
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-
-
-def products_in_bf16(on: bool, device: torch.device) -> AbstractContextManager[object]:
-    """Autocast for matrix products of encoders and towers. The experts' precision is set apart, with their kernel. Sums,
-    statistics and losses are always fp32."""
-    if torch.compiler.is_exporting() and not on:
-        return nullcontext()  # a program with loops cannot hold regions of autocast
-    return torch.autocast(device.type, torch.bfloat16, enabled=on)
 
 
 class Head(nn.Module):
