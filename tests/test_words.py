@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import subprocess
 
 import pytest
 from pyarrow import fs
@@ -40,3 +41,11 @@ def test_readme_has_all_exit_codes():
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
     assert {NotFinite.exit_code, Preempted.exit_code} <= told
     assert told == {kind.exit_code for kind in kinds(UserError) if kind.__module__.startswith("home_dist.")}
+
+
+def test_no_merge_is_half_done():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=False).stdout.decode()
+    paths = [REPOSITORY / name for name in listed.split("\0") if name] or list(REPOSITORY.rglob("*.md"))
+    texts = [p for p in paths if p.suffix in (".md", ".py", ".toml", ".h", ".hpp", ".cpp", ".sh") and p.is_file()]
+    assert len(texts) > 5
+    assert [str(p) for p in texts if re.search(r"^(<{7}|>{7}) ", p.read_text(), re.MULTILINE)] == []

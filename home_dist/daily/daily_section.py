@@ -77,5 +77,9 @@ def load_daily(path: Path) -> DailySection:
     section = section.model_copy(update=places)
     if not Path(section.description).is_file():
         raise ConfigError(f"{path}: description: {section.description}: no such file.")
-    load_config(Path(section.run), section.set)
+    if load_config(Path(section.run), section.set).publish is not None:
+        raise ConfigError(
+            f"{section.run}: a day's model is published once it is kept: leave [publish] out, and publish the run that `daily` "
+            "tells with home-dist publish RUN --to PLACE"
+        )
     return section

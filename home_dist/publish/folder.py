@@ -79,12 +79,15 @@ class VersionsFolder:
                 claims.enter_context(claim.refreshed())
                 self._claim = claim
             else:
-                self.local.mkdir(parents=True, exist_ok=True)
-                claims.enter_context(locked(self.local / _LOCK, busy))
+                try:
+                    self.local.mkdir(parents=True, exist_ok=True)
+                    claims.enter_context(locked(self.local / _LOCK, busy))
+                except OSError as error:
+                    raise PublishError(f"{self}: cannot be written: {error}. Choose another folder.") from None
             yield
 
     def _give_back(self, claim: Claim) -> None:
-        self._claim = None
+        # `self._claim` stays: whoever still writes finds its mark gone.
         with suppress(DataError):  # the store is away: the mark will count as left
             if claim.is_own():
                 remove_claimed(join(self.place, _CLAIM))

@@ -46,6 +46,9 @@ from home_dist.training.stored_tables import all_tables
 _LONGEST_RETRY = 300.0
 
 
+_NO_STEP = PublishError("its step did not come, as the run ended or went back to its best checkpoint")
+
+
 class Wish(IntEnum):
     NOTHING = 0
     BEGIN_FULL = 1
@@ -71,6 +74,9 @@ class Publisher:
         """The newest version, on the first rank."""
         self._deltas: int | None = None
         """Since the newest full version; None: the next one must be full."""
+        self._generation = 0
+        """How often all parameters were replaced."""
+        self._ending = False
         self._last_step = -1
         self._due, self._failures = 0.0, 0
         self._pending: tuple[Any, torch.Tensor] | None = None
@@ -91,9 +97,21 @@ class Publisher:
                 raise
             self._screen.say(f"note: {error} Versions are published once it is back.")
 
+    def _claim_for(self, job: "_Publication") -> None:
+        """On the first rank. Raises PublishError for a delta whose base is no longer the newest version."""
+        self._claim()
+        if not job.full and self._base is not None:
+            there, own = self._folder.current(), (self._base[0].version, self._base[1])
+            if there != own:
+                self._deltas = None
+                found = "there is none" if there is None else f"it is {there[0]}"
+                raise PublishError(
+                    f"{self._folder}: the newest version is not {own[0]} any more, {found}. The next one is full"
+                )
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._job is not None:
-            self._job.copies.put(None)
+            self._job.copies.put(_NO_STEP)
         if kind is None:
             self._read()
         self._claims.close()
@@ -109,16 +127,17 @@ class Publisher:
         try:
             with torch.random.fork_rng([]):  # the run's random numbers stay its own
                 self._golden = LiveGolden(*parts) if self._ranks.first and self._section.golden else None
-        except UserError as error:
+        except Exception as error:  # on the first rank alone: the run goes on
             self._screen.say(f"note: versions are published without golden requests: {error}")
         self._read_by_golden: Read | None = None
         self._writer: VersionWriter | None = None
 
     def replaced(self) -> None:
-        self._deltas = None
+        self._generation += 1
+        self._deltas, self._last_step = None, -1
         if self._job is not None and self._job.full and not self._job.copied:
             self._job.copied = True
-            self._job.copies.put(None)
+            self._job.copies.put(_NO_STEP)
 
     def tick(self, state: TrainState) -> None:
         self._do(Wish(self._read()), state)
@@ -129,7 +148,7 @@ class Publisher:
     def end(self, state: TrainState) -> None:
         self._read()
         self._finish(state)
-        self._due = 0.0
+        self._due, self._ending = 0.0, True
         told = [int(self._wish(state)) if self._ranks.first else 0]
         dist.broadcast_object_list(told, 0)
         self._do(Wish(told[0]), state)
@@ -179,29 +198,34 @@ class Publisher:
         if job is not None and wish == Wish.COPY and job.full and not job.copied:
             job.wants.clear()
             job.copied = True
-            job.copies.put(self._copy(state))
+            job.copies.put(self._copied(state))
             return
         if job is not None:
             job.thread.join()  # the first rank's has ended, and all end together
         self._due = time.monotonic() + self._section.every_seconds
-        job = self._job = _Publication(full=wish == Wish.BEGIN_FULL)
+        job = self._job = _Publication(wish == Wish.BEGIN_FULL, self._generation)
         if job.full:
             self._tables.restart()
         else:
             job.copied = True
-            job.copies.put(self._copy(state))
+            job.copies.put(self._copied(state))
         job.thread = threading.Thread(target=self._publish, args=(job,), name="publish", daemon=True)
         job.thread.start()
+
+    def _copied(self, state: TrainState) -> Copied | Exception:
+        try:
+            return self._copy(state)
+        except Exception as error:  # the thread tells it, and training goes on
+            return error
 
     def _copy(self, state: TrainState) -> Copied:
         """Between two steps."""
         read = self._read_by_golden
         golden = [] if read is None else self._tables.at(read.slots, read.hashes)
         config, tasks = self._run.inputs.config, self._run.inputs.schema.task
-        rounds = None if state.rounds is None else state.rounds[: state.position.epoch]
         facts = Facts(state.step, state.samples, None, predictions_of(tasks, self._run.built.objectives))
         self._last_step = state.step
-        return Copied(facts, self._tables.changed(), golden, partial(newest_data, config.data, rounds))
+        return Copied(facts, self._tables.changed(), golden, partial(newest_data, config.data, state))
 
     def _publish(self, job: "_Publication") -> None:
         """In the thread."""
@@ -209,7 +233,7 @@ class Publisher:
         try:
             if self._writer is None:
                 self._writer = VersionWriter(self._folder, self._together, self._together.all(self._model), self._section)
-            self._together.first(self._claim)
+            self._together.first(partial(self._claim_for, job))
             if job.full and self._section.golden and self._read_by_golden is None:
                 self._read_by_golden = self._together.first(self._find_golden)
             base = None if job.full else self._base
@@ -219,7 +243,8 @@ class Publisher:
             return
         self._tables.published(job.copy().changes)
         self._base, self._failures = version, 0
-        self._deltas = 0 if job.full else (self._deltas or 0) + 1
+        if job.generation == self._generation:
+            self._deltas = 0 if job.full else (self._deltas or 0) + 1
         if version is not None:
             manifest, _ = version
             rows, size = sum(t.entries for t in manifest.tables.values()), sum(f.bytes for f in manifest.files.values())
@@ -235,14 +260,18 @@ class Publisher:
         self._due, self._last_step = time.monotonic() + wait, -1
         if job.full:
             self._deltas = None
-        elif job.copied:
-            self._tables.give_back(job.copy().changes)
+        else:
+            try:
+                self._tables.give_back(job.copy().changes)
+            except PublishError:  # nothing was copied, so that nothing tells what the next delta has to hold
+                self._deltas = None
         with suppress(StoreError):
             if self._claimed and not self._folder.is_own():
-                self._claimed = False
+                self._claimed, self._deltas = False, None
                 self._claims.close()
         told = (str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}").rstrip(". ") + "."
-        self._screen.say(f"note: no version was published: {told} Training goes on; it is tried again in {wait:,.0f} s.")
+        then = "The run ends without it." if self._ending else f"Training goes on; it is tried again in {wait:,.0f} s."
+        self._screen.say(f"note: no version was published: {told} {then}")
 
     def _prune(self) -> None:
         try:
@@ -276,22 +305,24 @@ class _Publication:
 
     thread: threading.Thread
 
-    def __init__(self, full: bool):
-        self.full = full
-        self.copies: queue.SimpleQueue[Copied | None] = queue.SimpleQueue()
+    def __init__(self, full: bool, generation: int):
+        self.full, self.generation = full, generation
+        self.copies: queue.SimpleQueue[Copied | Exception] = queue.SimpleQueue()
         self.wants = threading.Event()
         """Set when a full version's rows have been read."""
         self.copied = False
         self.waited = 0.0
         """Seconds that training has waited for this rank's copies."""
-        self._copy: Copied | None = None
+        self._copy: Copied | Exception | None = None
 
     def copy(self) -> Copied:
-        """In the thread: waits for the copies. Raises PublishError if the run has ended."""
+        """In the thread: waits for the copies. Raises PublishError if there are none."""
         if self._copy is None:
             if self.full:
                 self.wants.set()
             self._copy = self.copies.get()
-        if self._copy is None:
-            raise PublishError("the version's step did not come, as the run ended or went back to its best checkpoint.")
+        if isinstance(self._copy, UserError):
+            raise self._copy
+        if isinstance(self._copy, Exception):
+            raise PublishError(f"its rows could not be copied: {type(self._copy).__name__}: {self._copy}")
         return self._copy

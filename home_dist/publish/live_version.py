@@ -149,7 +149,7 @@ class VersionWriter:
                 file = together.all(lambda: stream.enter_context(opened))
                 if full:
                     together.all(lambda: self._sweep(file, swept()))
-                copy = copied()
+                copy = together.all(copied)
                 dense = joined([p for pieces in together.gathered(copy.changes.dense) for p in pieces])
                 together.all(lambda: self._changes(file, copy.changes.rows, dense, full))
                 together.all(stream.close)

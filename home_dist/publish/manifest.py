@@ -106,7 +106,8 @@ class Manifest:
     step: int
     samples: int
     newest_data: float | None
-    """Seconds since 1970: when the newest file that was trained on was written. None if it is not known."""
+    """Seconds since 1970: when the newest training file was written; of a run that follows, the newest one that was trained on
+    whole. None if it is not known."""
     published: float
     """Seconds since 1970."""
     meaning: str

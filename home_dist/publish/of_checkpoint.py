@@ -1,6 +1,6 @@
 """`home-dist publish RUN --to PLACE`: a run's checkpoint as a version, in one process and with bounded memory."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from home_dist.publish.writing import Facts, RankPart, begun, rows_file, undone,
 from home_dist.schema import Table
 from home_dist.training.checkpoint.manifest import MANIFEST as CHECKPOINT_MANIFEST
 from home_dist.training.checkpoint.of_run import checkpoints_of
+from home_dist.training.checkpoint.state import TrainState
 from home_dist.training.stored_tables import all_tables
 
 Keys = VocabularyIds | ManagedOwners | None
@@ -85,15 +86,15 @@ def _facts(source: Source) -> Facts:
     checkpoint = {"name": source.checkpoint.name, "manifest_sha256": digest(content)}
     tasks = source.schema.task
     predictions = predictions_of(tasks, Objectives(tasks, source.config))
-    return Facts(state.step, state.samples, newest_data(source.given.data, state.rounds), predictions, checkpoint)
+    return Facts(state.step, state.samples, newest_data(source.given.data, state), predictions, checkpoint)
 
 
-def newest_data(data: DataSection, rounds: Sequence[Sequence[str]] | None) -> float | None:
-    """Seconds since 1970 at which the newest training file was written; None if the files cannot be listed. rounds: names of
-    the files that a run which follows has trained on."""
+def newest_data(data: DataSection, state: TrainState) -> float | None:
+    """Seconds since 1970 at which the newest training file was written: of a run that follows, the newest one that was trained
+    on whole. None if there is none yet, and if the files cannot be listed."""
     try:
-        if rounds is not None:
-            names = {n for r in rounds for n in r}
+        if state.rounds is not None:
+            names = {n for r in state.rounds[: state.position.epoch] for n in r}
             store, files = arrived(data)
             files = [f for f in files if f.name in names]
         else:

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -94,10 +93,7 @@ class RankingApp:
                 body = await _body(request, int(settings.max_body_mb * 1e6))
         except TimeoutError:
             raise RefusedRequest(408, f"the body took more than {settings.timeout_s:g} s (serve.timeout_s)") from None
-        predictions = await self._computed(request, Job(body, parse, held), deadline)
-        if not np.isfinite(predictions).all():
-            raise RefusedRequest(500, f"{held.name} predicts what is not finite: publish another version")
-        return write(held, predictions)
+        return write(held, await self._computed(request, Job(body, parse, held), deadline))
 
     async def _computed(self, request: Request, job: Job, deadline: float) -> Predictions:
         """Raises ClientDisconnect when the client goes: a request that has not begun is then dropped."""

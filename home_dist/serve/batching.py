@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from home_dist.export.users import Sides
 from home_dist.serve.metrics import ServerMetrics
 from home_dist.serve.request import Body, Parse, RefusedRequest
@@ -102,8 +104,11 @@ class Batcher:
                 job.answer.set_exception(error)
             return
         self._metrics.batch(sum(map(len, answers)))
-        for (job, _), answer in zip(together, answers, strict=True):
-            job.answer.set_result(answer)
+        for (job, decoded), answer in zip(together, answers, strict=True):
+            if np.isfinite(answer).all():
+                job.answer.set_result(answer)
+            else:
+                job.answer.set_exception(job.version.not_finite(decoded))
 
 
 def _split(members: list[tuple[Job, Decoded]], most: int) -> list[list[tuple[Job, Decoded]]]:

@@ -50,6 +50,9 @@ def parse_json(body: Body, max_rows: int) -> RankingRequest:
     for side, columns in parts.items():
         if not isinstance(columns, dict):
             raise RefusedRequest(400, f'"{side}" has to be an object of columns by name')
+        for name in columns:
+            if any("\ud800" <= letter <= "\udfff" for letter in name):
+                raise RefusedRequest(400, f"{side}: {name!r} is no column's name: it is no UTF-8")
     for name, values in parts["candidates"].items():
         if not isinstance(values, list):
             raise RefusedRequest(422, f"candidates: column {name!r}: a list with one value per candidate is needed", name)

@@ -34,11 +34,28 @@ def serve(place: str, host: str, port: int, overrides: Sequence[str]) -> None:
         timeout_graceful_shutdown=int(2 * holder.current.settings.timeout_s) + 1,
     )
     shown = f"[{host}]" if ":" in host else host
-    print(f"serving {holder.current.name} on http://{shown}:{listening.getsockname()[1]}", flush=True)
-    # uvicorn handles these, and raises them again when it has ended: the end is a good one.
+    told = f"serving {holder.current.name} on http://{shown}:{listening.getsockname()[1]}"
+    server = _TellingServer(config, told)
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    # Once it has begun, uvicorn handles these, and raises them again when it has ended: the end is a good one.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run([listening])
+        signal.signal(number, end)
+    server.run([listening])
+
+
+class _TellingServer(uvicorn.Server):
+    """Tells its address once it answers."""
+
+    def __init__(self, config: uvicorn.Config, told: str):
+        super().__init__(config)
+        self._told = told
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(self._told, flush=True)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -36,6 +36,11 @@ Predictions = NDArray[np.float32]
 MOST_PAIRS = 1 << 21
 """Pairs of a candidate and an event of its history that are computed together: some encoders hold a vector of each."""
 
+MOST_REPEATED_BYTES = 64_000_000
+"""Of a user's list that is repeated for each candidate, as a history is compared with it."""
+_EXTREME = 1e18
+"""Numbers beyond it may be too large for sums and squares in fp32."""
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -103,9 +108,26 @@ class ServedVersion:
         moved = [c for c in request.user.column_names if c in self._compared]
         user, candidates = request.user, request.candidates
         for column in moved:
+            size = user[column].nbytes * len(candidates)
+            if size > MOST_REPEATED_BYTES:
+                raise RefusedRequest(
+                    413,
+                    f"user: column {column!r}: the history is compared with this list for each candidate: {len(candidates):,} "
+                    f"times, {size / 1e6:,.0f} MB, and {MOST_REPEATED_BYTES / 1e6:,.0f} MB are allowed. Send fewer at a time",
+                    column,
+                )
             repeated = user[column].combine_chunks().take(pa.array(np.zeros(len(candidates), np.int64)))
             candidates = candidates.append_column(column, repeated)
         return replace(request, user=user.drop_columns(moved), candidates=candidates)
+
+    def not_finite(self, decoded: Decoded) -> RefusedRequest:
+        """The error of a request whose predictions are not finite: one of its columns, or the version."""
+        for layout, inputs in ((decoded.sides.user, decoded.user), *((decoded.sides.row, part) for _, part in decoded.rows)):
+            for name, values in unpacked(inputs, inputs_of(layout)).items():
+                if values.is_floating_point() and bool((extreme := values.abs() > _EXTREME).any()):
+                    column, value = name.partition(".")[2], float(values[extreme][0])
+                    return RefusedRequest(422, f"column {column!r}: {value:g} makes predictions that are not finite", column)
+        return RefusedRequest(500, f"{self.name} predicts what is not finite: publish another version")
 
     def missing(self, decoded: Decoded) -> dict[str, Ids]:
         """Ids of a request by feature, and how many of them have no row of their own."""

@@ -96,8 +96,12 @@ def _train(
         state, finished = written.state, written.state.finished
         for change in written.other_versions():
             screen.say(f"note: {newest} was written with {change}: the run need not go on bit for bit")
+    run = None
+    if handover is not None and newest is not None and config.data.follow and stopped is None:
+        run = Run.begin(inputs, ranks, screen, folder, checkpoints, Start(state, state.step, newest, finished), profile_steps)
+        handover.begin(run)
     with preemption:
-        part = source.next(state, preemption)
+        part = source.next(state, preemption, handover.tick if handover is not None and run is not None else None)
     if part is None and not state.step:
         return  # nothing has arrived
     if stopped is not None:
@@ -112,14 +116,18 @@ def _train(
             f"run complete: {folder.path} has trained its {state.step:,} steps; nothing to do. "
             f"Its figures: {folder.evaluation}. For more, raise train.epochs; for another run, set run.dir."
         )
+        if handover is not None and run is not None:
+            handover.end(state)
+            run.log.close()
         return
     screen.say(derived(inputs, ranks, steps))
     if part is not None:
         screen.say_if(kept_together(part[1], state.position.epoch))
-    start = Start(state, steps, newest, finished)
-    run = Run.begin(inputs, ranks, screen, folder, checkpoints, start, profile_steps)
-    if handover is not None:
-        handover.begin(run)
+    if run is None:
+        start = Start(state, steps, newest, finished)
+        run = Run.begin(inputs, ranks, screen, folder, checkpoints, start, profile_steps)
+        if handover is not None:
+            handover.begin(run)
     while part is not None:
         state, reader, steps = part
         trainer = Trainer(run, reader, handover)

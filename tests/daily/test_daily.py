@@ -104,6 +104,8 @@ def test_wrong_settings_are_named_before_anything_is_done(shop, tmp_path):
         load_daily(settings(shop, "wrong", "last_day = 2023-11-01"))
     with pytest.raises(ConfigError, match=r"rule\.metric"):
         load_daily(settings(shop, "wrong", 'rule = { metric = "accuracy" }'))
+    with pytest.raises(ConfigError, match=r"leave \[publish\] out"):
+        load_daily(settings(shop, "wrong", 'set = ["publish.to=/versions"]'))
     (shop / "elsewhere").mkdir()
     moved = shop / "elsewhere" / "daily.toml"
     moved.write_text(DAILY.format(out="x", more=""))

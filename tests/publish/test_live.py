@@ -21,7 +21,7 @@ from tests.factory import make_config
 from tests.publish.gate import gate
 from tests.publish.raw_data import raw_data
 from tests.publish.trained import CUT, MANAGED, same, source
-from tests.ranks import finish, run, settings, start
+from tests.ranks import finish, run, run_module, settings, start
 from tests.s3 import credentials, in_new_bucket, server
 
 __all__ = ["credentials", "server", "small_disk"]
@@ -128,6 +128,52 @@ def test_publishing_changes_nothing_of_a_run(tmp_path):
     one, other = (open_stored(next((tmp_path / n / "checkpoints").glob("step-*")))[0] for n in ("with", "without"))
     assert one.tensors.keys() == other.tensors.keys()
     assert all(torch.equal(one.whole(n), other.whole(n)) for n in one.tensors)
+
+
+def test_versions_that_are_gone_or_anothers_are_followed_by_a_full_one(tmp_path):
+    config, to = make_config(tmp_path, raw_data(tmp_path / "data"), batch_size=16), tmp_path / "out"
+    long = settings(train__epochs=4000, checkpoint__every_steps=1000)
+    processes = start(1, "train", config, *COMMON, *publishing(str(to), publish__every_seconds=0.3), *long)
+    text = []
+    threading.Thread(target=lambda: text.extend(processes[0].stdout), daemon=True).start()
+    try:
+        wait_for(lambda: len(VersionsFolder(str(to)).versions()) >= 2, processes)
+        for path in (to / "current", *to.glob("v*/manifest.json")):
+            path.unlink(missing_ok=True)  # an operator empties the folder
+        wait_for(lambda: (to / "current").is_file() and VersionsFolder(str(to)).current(), processes)
+        number = replay(str(to))[0].number
+        wait_for(lambda: read_version(str(to)).manifest.number > number, processes)
+        assert replay(str(to))[1]
+    finally:
+        processes[0].send_signal(signal.SIGTERM)
+        processes[0].wait(60)
+    assert re.search(r"the newest version is not v\d+ any more, there is none", "".join(text)), "".join(text)
+
+
+def test_a_folder_that_cannot_be_made_is_told_once(tmp_path):
+    config, file = make_config(tmp_path, raw_data(tmp_path / "data")), tmp_path / "file"
+    file.touch()
+    ended = run(2, "train", config, *COMMON, *publishing(str(file / "out")))
+    assert ended.codes == [3, 3], ended.text
+    assert len(re.findall(r"file/out: cannot be written: .* Choose another folder", ended.text)) == 1, ended.text
+    assert "Traceback" not in ended.text
+
+
+def test_a_following_run_that_is_started_again_publishes_before_anything_arrives(tmp_path):
+    data, to = raw_data(tmp_path / "data"), str(tmp_path / "out")
+    config = make_config(tmp_path, data, batch_size=50)
+    follow = settings(data__follow="rename", data__follow_poll_seconds=0.2, data__follow_idle_minutes=0.05)
+    options = [*COMMON, *follow, *settings(train__decay="none", train__epochs=1)]
+    first = run(2, "train", config, *options)
+    assert first.codes == [0, 0], first.text
+    again = run(2, "train", config, *options, *publishing(to))
+    assert again.codes == [0, 0], again.text
+    assert len(published(again.text)) == 1, again.text
+    step = int(published(again.text)[0][2])
+    publish_checkpoint(source(tmp_path / "run", step), str(tmp_path / "reference"), "fp32", golden=0)
+    same(read_version(to), read_version(str(tmp_path / "reference")))
+    newest = max(p.stat().st_mtime for p in (data / "train").iterdir())
+    assert read_version(to).manifest.newest_data == pytest.approx(newest, abs=1e-3)
 
 
 def test_two_publishers_of_one_folder_are_refused_before_training(tmp_path):
@@ -244,7 +290,9 @@ def test_killed_runs_leave_no_torn_version_and_go_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_stops_early_publishes_its_best_checkpoint(tmp_path):
+@pytest.mark.parametrize("seconds", [0, 2])
+def test_a_run_that_stops_early_publishes_its_best_checkpoint(tmp_path, seconds):
+    """Also while a version of the model as it was is still being written."""
     config, to = make_config(tmp_path, raw_data(tmp_path / "data")), str(tmp_path / "out")
     stop = settings(
         checkpoint__every_steps=2,
@@ -253,8 +301,8 @@ def test_a_run_that_stops_early_publishes_its_best_checkpoint(tmp_path):
         train__stop__metric="validation/auc",
         train__stop__patience=2,
     )
-    ended = run(1, "train", config, *settings(insight__every_steps=0), *publishing(to), *stop)
-    assert ended.codes == [0], ended.text
+    options = [*settings(insight__every_steps=0), *publishing(to), *stop]
+    ended = run_module(1, "tests.publish.slow_ranks", seconds, "train", config, *options)
     [step] = re.findall(r"no better validation/auc than [\d.-]+ of step (\d+)", ended.text)
     told = published(ended.text)[-1]
     assert told[1:] == ("full", step), ended.text

@@ -101,6 +101,11 @@ WRONG = {
         *(413, "watched_video", r"a list of 600 values is longer than 500 \(serve.max_events\)"),
     ),
     "surrogate": (lambda u, c: u.update(user="\ud800"), 422, "user", "column 'user': its values make no column"),
+    "extreme": (lambda u, c: u.update(age=1e39), 422, "age", "column 'age': 1e.39 makes predictions that are not finite"),
+    "extreme place": (
+        lambda u, c: c.update(vector=[[1, 2, 3]] * 4 + [[1, 1e300, 3]]),
+        *(422, "vector", "column 'vector'"),
+    ),
     "dict": (lambda u, c: u.update(user={"a": 1}), 422, "user", "column 'user' has type struct"),
 }
 
@@ -126,6 +131,8 @@ BODIES = {
     "key": (b'{"users": {}, "candidates": {}}', 400, "has to be an object with the keys"),
     "columns": (b'{"user": [], "candidates": {}}', 400, '"user" has to be an object of columns by name'),
     "twice": (b'{"user": {"a": 1, "a": 2}, "candidates": {}}', 400, "'a' stands there twice"),
+    "name": (b'{"candidates": {"\\ud800": [1]}}', 400, r"candidates: '\ud800' is no column's name"),
+    "user's name": (b'{"user": {"\\udfff": 1}, "candidates": {}}', 400, r"user: '\udfff' is no column's name"),
     "deep": (b"[" * 100_000, 400, "the body is no JSON"),
     "digits": (b'{"candidates": {"a": [' + b"9" * 5000 + b"]}}", 400, "the body is no JSON"),
 }

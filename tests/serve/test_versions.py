@@ -197,6 +197,12 @@ def test_a_server_that_ends_answers_what_has_begun(place, model, rows):
     same(answers[0].json()["predictions"], model.predict(whole))
 
 
+def test_a_server_that_is_ended_as_soon_as_it_answers_ends(place):
+    for _ in range(3):
+        with served(place):
+            pass  # SIGTERM comes at once, and must end it well
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
