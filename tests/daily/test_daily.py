@@ -104,8 +104,11 @@ def test_wrong_settings_are_named_before_anything_is_done(shop, tmp_path):
         load_daily(settings(shop, "wrong", "last_day = 2023-11-01"))
     with pytest.raises(ConfigError, match=r"rule\.metric"):
         load_daily(settings(shop, "wrong", 'rule = { metric = "accuracy" }'))
+    (shop / "publishes.toml").write_text((shop / "run.toml").read_text() + '[publish]\nto = "/versions"\n')
+    publishing = settings(shop, "wrong")
+    publishing.write_text(publishing.read_text().replace('"run.toml"', '"publishes.toml"'))
     with pytest.raises(ConfigError, match=r"leave \[publish\] out"):
-        load_daily(settings(shop, "wrong", 'set = ["publish.to=/versions"]'))
+        load_daily(publishing)
     (shop / "elsewhere").mkdir()
     moved = shop / "elsewhere" / "daily.toml"
     moved.write_text(DAILY.format(out="x", more=""))

@@ -120,14 +120,14 @@ def test_publishing_changes_nothing_of_a_run(tmp_path):
     """Also its random numbers are the same."""
     config = make_config(tmp_path, raw_data(tmp_path / "data"), batch_size=16)
     for name, options in (("with", publishing(str(tmp_path / "out"), publish__full_every=2)), ("without", [])):
-        own = settings(run__dir=tmp_path / name, train__max_steps=12, embedding__dropout=0.2)
+        own = settings(run__dir=tmp_path / name, train__max_steps=30, embedding__dropout=0.2)
         ended = run(1, "train", config, *COMMON, *own, *options)
         assert ended.codes == [0], ended.text
         assert "no version was published" not in ended.text
-        assert len(published(ended.text)) >= 3 or not options
+        assert len(published(ended.text)) >= 2 or not options, ended.text
     one, other = (open_stored(next((tmp_path / n / "checkpoints").glob("step-*")))[0] for n in ("with", "without"))
     assert one.tensors.keys() == other.tensors.keys()
-    assert all(torch.equal(one.whole(n), other.whole(n)) for n in one.tensors)
+    assert [n for n in one.tensors if not torch.equal(one.whole(n), other.whole(n))] == []
 
 
 def test_versions_that_are_gone_or_anothers_are_followed_by_a_full_one(tmp_path):
