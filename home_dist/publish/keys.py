@@ -61,10 +61,12 @@ def vocabulary_of(meaning: ModelMeaning, table: str) -> VocabularyFile | None:
 
 class VocabularyIds:
     """Ids of rows, by a vocabulary. Rows are asked for in ascending order, so that a large vocabulary is read once, from the
-    start, and never held whole, if its own rows ascend."""
+    start, and never held whole, if its own rows ascend; others are read once, and held."""
 
     def __init__(self, file: VocabularyFile):
         self._file = file
+        self._whole: tuple[pa.Array, Slots] | None = None
+        """Of a vocabulary that is held whole."""
         self._pieces = self._start()
         self._keys, self._rows = self._next()
         self._before = -1
@@ -108,11 +110,13 @@ class VocabularyIds:
             for keys, rows in self._file.pieces():
                 yield _plain(keys), rows
             return
-        pieces = list(self._file.pieces())
-        if pieces:
-            keys, rows = pa.concat_arrays([_plain(k) for k, _ in pieces]), np.concatenate([r for _, r in pieces])
+        if self._whole is None:
+            pieces = list(self._file.pieces())
+            keys = pa.concat_arrays([_plain(k) for k, _ in pieces]) if pieces else self._nulls(0)
+            rows = np.concatenate([np.zeros(0, np.int64), *(r for _, r in pieces)])
             order = np.argsort(rows, kind="stable")
-            yield keys.take(pa.array(order)), rows[order]
+            self._whole = keys.take(pa.array(order)), rows[order]
+        yield self._whole
 
 
 def _plain(keys: pa.Array) -> pa.Array:
