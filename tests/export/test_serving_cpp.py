@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from home_dist.cli import app
 from home_dist.publish import of_checkpoint
+from home_dist.publish.few_rows import FewRows
 from home_dist.publish.of_checkpoint import publish_checkpoint
 from home_dist.publish.replay import TOLERANCE
 from tests.publish.raw_data import raw_data
@@ -106,7 +107,7 @@ def test_what_is_damaged_is_refused(serve, program, versions, tmp_path):
 
 
 def test_other_answers_are_too_far_apart(serve, program, trained, tmp_path, monkeypatch):
-    answers, older = of_checkpoint.golden_requests, of_checkpoint.model_of(source(trained, 2))
+    answers, older = of_checkpoint.golden_requests, FewRows.of(source(trained, 2))
     monkeypatch.setattr(of_checkpoint, "golden_requests", lambda _, *rest: answers(older, *rest))
     publish_checkpoint(source(trained, 4), str(tmp_path / "out"), "fp32")
     assert "too far apart" in serve(program, tmp_path / "out", code=1)
