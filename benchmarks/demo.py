@@ -1,6 +1,6 @@
 """`make demo`: two days of KuaiRand arrive as files; a run trains on each and publishes, a server answers from what it learned.
 
-    python benchmarks/demo.py runs/demo          # some minutes on 2 cores; writes runs/demo/demo.html
+    python benchmarks/demo.py runs/demo          # some ten minutes on 2 cores; writes runs/demo/demo.html
     python benchmarks/demo.py --quick            # under 50 s: a small base, one file; writes nothing
 
 The run first trains on the sample's first twelve days. Then the two test days come in files, in the order of time. All rows of
@@ -137,6 +137,7 @@ def plots(result: dict[str, Any]) -> list[tuple[str, str]]:
     plt.figure(figsize=(7, 3))
     for name, color in COLORS.items():
         plt.plot(number, [f["gauc"][name] for f in files], marker="o", color=color, label=name)
+    plt.xticks(number)
     plt.xlabel("file")
     plt.ylabel("mean GAUC of all rows so far")
     plt.legend(frameon=False)
