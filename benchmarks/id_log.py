@@ -10,6 +10,14 @@ from numpy.typing import NDArray
 from home_dist.schema import Schema, save_schema
 
 GROUP = "user_key"
+USER, ITEM = ("user", "city", "device", "age"), ("item", "category", "author")
+EVENTS = {"watched_item": "item", "watched_category": "category", "watched_ratio": None}
+"""By column of the history: its target."""
+TASKS = {"like": "a", "follow": "a", "watch": "b", "finish": "b"}
+WATCHED = {
+    "name": "watched",
+    "events": [{"column": c, "table": t or "ratio", **({"target": t} if t else {})} for c, t in EVENTS.items()],
+}
 
 
 def power_law(random: np.random.Generator, rows: int, count: int) -> NDArray[np.int32]:

@@ -37,18 +37,12 @@ import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 
 from benchmarks.claims import claim  # noqa: E402
-from benchmarks.id_log import GROUP, power_law, rare_labels  # noqa: E402
+from benchmarks.id_log import EVENTS, GROUP, ITEM, TASKS, USER, WATCHED, describe, power_law, rare_labels  # noqa: E402
 from benchmarks.machine import memory, processor, vectors, write_result  # noqa: E402
 from benchmarks.sample_run import output_of  # noqa: E402
-from home_dist.schema import Schema, save_schema  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 BATCH, BATCHES, ROWS = 1024, 4, 100_000
-USER = ("user", "city", "device", "age")
-ITEM = ("item", "category", "author")
-EVENTS = {"watched_item": "item", "watched_category": "category", "watched_ratio": None}
-"""By column of the history: its target."""
-TASKS = {"like": "a", "follow": "a", "watch": "b", "finish": "b"}
 ENCODERS = {
     "din": 'kind = "din"',
     "sim": 'kind = "sim", most = 50, heads = 4, head_dim = 16',
@@ -80,20 +74,9 @@ def write(folder: Path, candidates: int, events: int) -> None:
         values = power_law(random, ROWS if name != "watched_ratio" else 100, requests * events).reshape(requests, events)
         columns[name] = pa.ListArray.from_arrays(offsets, values[of_row].reshape(-1))
     pq.write_table(pa.table(columns), folder / "train" / "part-0.parquet", row_group_size=BATCH)
-    tables = dict.fromkeys((*USER, *ITEM), ROWS) | {"ratio": 100}
-    tree = {
-        "group_column": GROUP,
-        "table": [{"name": name, "rows": count} for name, count in tables.items()],
-        "feature": [{"kind": "id", "name": name, "column": name, "table": name} for name in (*USER, *ITEM)],
-        "sequence": [
-            {
-                "name": "watched",
-                "events": [{"column": c, "table": t or "ratio", **({"target": t} if t else {})} for c, t in EVENTS.items()],
-            }
-        ],
-        "task": [{"name": name, "group": group, "column": name} for name, group in TASKS.items()],
-    }
-    save_schema(Schema.model_validate(tree), folder / "schema.toml")
+    tables = dict.fromkeys((*USER, *ITEM), ROWS)
+    more = {"table": [{"name": n, "rows": count} for n, count in (tables | {"ratio": 100}).items()], "sequence": [WATCHED]}
+    describe(folder, tables, TASKS, more)
 
 
 def configuration(folder: Path, encoder: str, layout: str) -> Path:

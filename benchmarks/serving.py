@@ -38,22 +38,17 @@ import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks.claims import claim  # noqa: E402
-from benchmarks.id_log import GROUP, power_law, rare_labels  # noqa: E402
+from benchmarks.id_log import EVENTS, GROUP, ITEM, TASKS, USER, WATCHED, describe, power_law, rare_labels  # noqa: E402
 from benchmarks.machine import write_result  # noqa: E402
 from benchmarks.sample_run import SINGLE, output_of, set_options  # noqa: E402
 from home_dist.config.serve import ServeSection  # noqa: E402
 from home_dist.publish.scoring import VersionModel, open_version  # noqa: E402
-from home_dist.schema import Schema, save_schema  # noqa: E402
 from home_dist.serve.arrow_body import ARROW, arrow_body  # noqa: E402
 from home_dist.serve.request import RankingRequest  # noqa: E402
 from home_dist.serve.version import ServedVersion  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 ROWS = 100_000
-USER, ITEM = ("user", "city", "device", "age"), ("item", "category", "author")
-EVENTS = {"watched_item": "item", "watched_category": "category", "watched_ratio": None}
-"""By column of the history: its target."""
-TASKS = {"like": "a", "follow": "a", "watch": "b", "finish": "b"}
 CASES = [(50, 500), (200, 500), (1000, 500), (200, 1000)]
 """(candidates, events of the user)"""
 QUICK = [(200, 500)]
@@ -84,19 +79,8 @@ def published(folder: Path, encoder: str) -> str:
     pq.write_table(columns_of(np.random.default_rng(0), 512, 64, 50), folder / "train" / "part-0.parquet")
     hashed = {"kind": "hash", "type": "integer"}
     tables: list[dict[str, Any]] = [{"name": n, "rows": ROWS, "values": hashed} for n in (*USER, *ITEM)]
-    tree = {
-        "group_column": GROUP,
-        "table": [*tables, {"name": "ratio", "rows": 100}],
-        "feature": [{"kind": "id", "name": name, "column": name, "table": name} for name in (*USER, *ITEM)],
-        "sequence": [
-            {
-                "name": "watched",
-                "events": [{"column": c, "table": t or "ratio", **({"target": t} if t else {})} for c, t in EVENTS.items()],
-            }
-        ],
-        "task": [{"name": name, "group": group, "column": name} for name, group in TASKS.items()],
-    }
-    save_schema(Schema.model_validate(tree), folder / "schema.toml")
+    more = {"table": [*tables, {"name": "ratio", "rows": 100}], "sequence": [WATCHED]}
+    describe(folder, dict.fromkeys((*USER, *ITEM), ROWS), TASKS, more)
     lines = [
         f'run = {{ dir = "{folder}/run" }}',
         f'data = {{ path = "{folder}", validation = "", test = "", window_rows = 256 }}',

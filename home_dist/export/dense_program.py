@@ -15,9 +15,9 @@ from home_dist.distributed.ranks import Ranks
 from home_dist.export.dense_inputs import described
 from home_dist.export.dense_scorer import DenseScorer
 from home_dist.export.loaded import model_of
-from home_dist.export.numbers import Inputs
+from home_dist.export.numbers import Inputs, within
 from home_dist.export.program import Parity, Program, before_sigmoids, parity, predictions_of, report_of
-from home_dist.export.program_inputs import Input, id_name, inputs_of, singles
+from home_dist.export.program_inputs import Input, id_name, inputs_of, singles, unpacked
 from home_dist.export.source import Source, written_whole
 from home_dist.export.tracing import Scoring, compile_program, exported
 from home_dist.files.json_files import json_text
@@ -86,9 +86,7 @@ class TablesOutside:
 
     def __call__(self, inputs: Inputs) -> torch.Tensor:
         """inputs: of scorer.py. Returns (B, P)."""
-        columns = dict(inputs)
-        for name, item in inputs_of(self.source.layout).items():
-            columns |= {part.name: inputs[name][:, n] for n, part in enumerate(item.parts)}
+        columns = unpacked(inputs, inputs_of(self.source.layout))
         return self.run({name: self._given(item, columns) for name, item in self.inputs.items()})
 
     def of_logits(self) -> "TablesOutside":
@@ -105,8 +103,7 @@ class TablesOutside:
     def _slots(self, item: IdInput, inputs: Inputs) -> torch.Tensor:
         statistic = self.source.layout.statistics.get(item.key)
         if statistic is None:
-            ids = inputs[id_name(item)]
-            return torch.where((ids >= 0) & (ids < item.table.rows), ids, 0)
+            return within(inputs[id_name(item)], item.table.rows)
         values = inputs[f"number.{item.column}"].contiguous()
         reached = torch.bucketize(values, torch.tensor(statistic.boundaries, dtype=torch.float64), right=True)
         return torch.where(values.isnan(), 0, reached + 1)

@@ -6,6 +6,7 @@ a compiled program. It is made to be exported: histories see no ids but those th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -94,8 +95,7 @@ class DenseScorer(ScoringHead):
         """Names of inputs: columns of events, and of their targets, whose rows of tables an encoder compares."""
         found = set[str]()
         for sequence in layout.sequences:
-            encoder = self.head.features.encoders[sequence.name]
-            assert isinstance(encoder, Encoder)
+            encoder = cast(Encoder, self.head.features.encoders[sequence.name])
             for event in sequence.fields:
                 compared = encoder.compares is None or event.field.column in encoder.compares
                 if compared and event.target is not None and not event.target.is_list:

@@ -45,6 +45,12 @@ class StoredRows:
     rows: NDArray[np.int64]
     """(ids,)"""
 
+    @staticmethod
+    def of(table_rows: int, hashes: NDArray[np.int64], rows: NDArray[np.int64]) -> "StoredRows":
+        """hashes, rows: (ids,) in any order."""
+        order = np.argsort(hashes, kind="stable")
+        return StoredRows(table_rows, hashes[order], rows[order])
+
 
 def stored_rows(source: Source, table: Table) -> StoredRows:
     """Of a managed table, from the checkpoint."""
@@ -53,8 +59,7 @@ def stored_rows(source: Source, table: Table) -> StoredRows:
         for n in ("owners.id", "owners.seen", "_current_iter_tensor")
     )
     rows = np.flatnonzero((owners >= 0) & (table.max_age is None or step[0] - seen <= (table.max_age or 0)))
-    rows = rows[np.argsort(owners[rows], kind="stable")]
-    return StoredRows(len(owners), owners[rows], rows)
+    return StoredRows.of(len(owners), owners[rows], rows)
 
 
 def read_managed(path: Path) -> StoredRows:
@@ -82,11 +87,12 @@ class ManagedRows:
 
 
 def with_managed_rows(layout: InputLayout, stored: Callable[[str], StoredRows]) -> InputLayout:
-    """The layout whose managed tables' keys become rows. stored: by the table's name."""
+    """The layout whose managed tables' keys become rows. layout: whose keys become hashes, or other rows of such tables;
+    stored: by the table's name."""
+    hashes_of = {i.table.name: i.rows_of for i in layout.inputs if i.rows_of is not None and i.table.managed}
     managed = {
-        i.table.name: ManagedRows(i.rows_of, stored(i.table.name))
-        for i in layout.inputs
-        if i.rows_of is not None and i.table.managed
+        table: ManagedRows(rows_of.hashes_of if isinstance(rows_of, ManagedRows) else rows_of, stored(table))
+        for table, rows_of in hashes_of.items()
     }
 
     def with_rows(item: IdInput) -> IdInput:

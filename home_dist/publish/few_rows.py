@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from home_dist.config import RunConfig
-from home_dist.data.files import needed_inputs
 from home_dist.export.columns import batches_of
 from home_dist.export.managed_rows import stored_rows, with_managed_rows
+from home_dist.export.numbers import Inputs
 from home_dist.export.program_inputs import inputs_of
 from home_dist.export.scorer import Scorer
 from home_dist.export.source import Source
@@ -64,11 +64,6 @@ class FewRows:
         layout = with_managed_rows(source.layout, lambda name: stored_rows(source, tables[name]))
         return FewRows(weights, layout, source.rows_at)
 
-    @property
-    def columns(self) -> list[str]:
-        """Columns that `predict` reads."""
-        return list(needed_inputs(self.layout))
-
     @torch.no_grad()
     def refill(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Other parameters and statistics of the head, by name."""
@@ -77,21 +72,28 @@ class FewRows:
 
     def slots(self, table: pa.Table) -> dict[str, Slots]:
         """(n,) rows of each table that these rows of data read, ascending. Raises DataError."""
-        noting = {name: _Noting(self._dims[name]) for name in self._scorer.tables}
-        self._scores(table, noting)
-        return {name: noted.slots() for name, noted in noting.items()}
+        return self._slots(self._inputs(table))
 
     def predict(self, table: pa.Table) -> pa.Table:
         """A column of float32 per prediction, as LoadedModel.predict gives. Raises DataError."""
-        few = {name: _Few(slots, self.rows_at(name, slots)) for name, slots in self.slots(table).items()}
-        scores = self._scores(table, few).numpy()
+        inputs = self._inputs(table)
+        few = {name: _Few(slots, self.rows_at(name, slots)) for name, slots in self._slots(inputs).items()}
+        scores = self._scores(inputs, few).numpy()
         return pa.table({name: pa.array(scores[:, n]) for n, name in enumerate(self._scorer.names)})
 
-    @torch.no_grad()
-    def _scores(self, table: pa.Table, tables: Mapping[str, nn.Module]) -> torch.Tensor:
-        self._scorer.tables = nn.ModuleDict(tables)
+    def _inputs(self, table: pa.Table) -> Inputs:
         [inputs] = batches_of(table, self.layout, max(1, len(table)))
-        scores: torch.Tensor = self._scorer({name: inputs[name] for name in inputs_of(self.layout)})
+        return {name: inputs[name] for name in inputs_of(self.layout)}
+
+    def _slots(self, inputs: Inputs) -> dict[str, Slots]:
+        noting = {name: _Noting(self._dims[name]) for name in self._scorer.tables}
+        self._scores(inputs, noting)
+        return {name: noted.slots() for name, noted in noting.items()}
+
+    @torch.no_grad()
+    def _scores(self, inputs: Inputs, tables: Mapping[str, nn.Module]) -> torch.Tensor:
+        self._scorer.tables = nn.ModuleDict(tables)
+        scores: torch.Tensor = self._scorer(inputs)
         return scores
 
 

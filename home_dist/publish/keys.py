@@ -59,6 +59,12 @@ def vocabulary_of(meaning: ModelMeaning, table: str) -> VocabularyFile | None:
     return VocabularyFile.open(path, table, known.type if known else None, known.sha256 if known else None)
 
 
+def vocabulary_ids(meaning: ModelMeaning, layout: InputLayout, table: str) -> "VocabularyIds | None":
+    """Ids of a table's rows; None where no vocabulary tells them. table: not managed. Raises DataError."""
+    file = None if table in layout.statistics else vocabulary_of(meaning, table)
+    return None if file is None else VocabularyIds(file)
+
+
 class VocabularyIds:
     """Ids of rows, by a vocabulary. Rows are asked for in ascending order, so that a large vocabulary is read once, from the
     start, and never held whole, if its own rows ascend; others are read once, and held."""

@@ -23,6 +23,7 @@ import torch.distributed as dist
 
 from home_dist.config import RunConfig, config_tree
 from home_dist.config.publish import PublishSection
+from home_dist.config.stopping import averages_wanted
 from home_dist.data.side_files import with_local_schema
 from home_dist.distributed import health
 from home_dist.distributed.ranks import Ranks, together
@@ -61,7 +62,7 @@ class Publisher:
     """One rank's part (training/handover.py). Within its context no other publisher writes to the place."""
 
     def __init__(self, config: RunConfig, ranks: Ranks):
-        """Raises DataError for a place that cannot be opened, ConfigError without a [publish] section."""
+        """config: with a [publish] section. Raises DataError for a place that cannot be opened."""
         if config.publish is None:
             raise ValueError("the run publishes nothing")
         self._section: PublishSection = config.publish
@@ -296,8 +297,7 @@ class Publisher:
         shown, written = str(folder.path), config_tree(inputs.config)
         parts = shown, given, config, written, whole, inputs.schema, tables, folder.recorded_vocabularies()
         meaning = ModelMeaning(*parts)
-        ema = inputs.config.train.ema
-        return LiveModel(meaning, layout, ema is not None and ema.use, version_tables(meaning, layout))
+        return LiveModel(meaning, layout, averages_wanted(inputs.config, None), version_tables(meaning, layout))
 
 
 class _Publication:

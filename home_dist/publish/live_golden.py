@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from home_dist.config import RunConfig
+from home_dist.config.stopping import averages_wanted
 from home_dist.export.columns import batches_of
 from home_dist.export.managed_rows import StoredRows, with_managed_rows
 from home_dist.export.program_inputs import inputs_of
@@ -36,8 +37,8 @@ class LiveGolden:
 
     def __init__(self, config: RunConfig, schema: Schema, layout: InputLayout, names: Sequence[str], count: int):
         """names: of the tensors of the network's head. Made before training, as it draws random numbers. Raises ConfigError."""
-        self._config, self._layout, self._count = config, layout, count
-        averaged = config.train.ema is not None and config.train.ema.use
+        self._data, self._layout, self._count = config.data, layout, count
+        averaged = averages_wanted(config, None)
         dims = {t.name: t.dim for t in layout.tables}
         weights = DenseWeights("the run", config, schema, layout, averaged, dims, names, lambda _: torch.zeros(()))
         self._model = FewRows(weights, layout, lambda table, slots: torch.zeros(len(slots), dims[table]))
@@ -45,7 +46,7 @@ class LiveGolden:
 
     def find(self) -> Read:
         """Takes requests from the run's data. Raises PublishError if none can be had."""
-        requests, layout = golden_rows(self._layout, self._config.data, self._count), self._layout
+        requests, layout = golden_rows(self._layout, self._data, self._count), self._layout
         managed = {t.name for t in layout.tables if t.managed}
         with TRACING:
             slots = {t: s for t, s in self._model.slots(requests).items() if t not in managed}
@@ -83,8 +84,7 @@ class LiveGolden:
                 np.concatenate([np.zeros(0, np.int64), *x]) for x in (zip(*parts, strict=True) if parts else ((), ()))
             )
             owned = np.flatnonzero(owners >= 0)
-            owned = owned[np.argsort(owners[owned], kind="stable")]
-            return StoredRows(all_tables(self._layout)[table].rows, owners[owned], slots[owned])
+            return StoredRows.of(all_tables(self._layout)[table].rows, owners[owned], slots[owned])
 
         self._model.rows_at, self._model.layout = rows_at, with_managed_rows(self._layout, stored)
         self._model.refill(head)

@@ -127,7 +127,7 @@ class LiveTables:
                 wanted = self._rows_of(self._ids[table], hashes.get(table, np.zeros(0, np.int64)))
             wanted = wanted[(wanted >= first) & (wanted < first + len(piece.values))]
             values = piece.values[torch.from_numpy(wanted - first).to(piece.values.device)].detach().cpu()
-            owners = _owners(self._ids[table])[wanted - first] if table in self._ids else None
+            owners = _owners(self._ids[table], wanted - first) if table in self._ids else None
             found.append(LiveRows(table, wanted, values, piece.offsets[1], owners))
         return found
 
@@ -168,7 +168,7 @@ class LiveTables:
         firsts = np.unique(hashes // sets.quotient * sets.width)
         firsts = firsts[(firsts >= ids.first_row) & (firsts < ids.first_row + len(ids.owners.id))]
         rows = (firsts[:, None] + np.arange(sets.width)).ravel()
-        owned = np.isin(_owners(ids)[rows - ids.first_row], hashes)
+        owned = np.isin(_owners(ids, rows - ids.first_row), hashes)
         return np.union1d(firsts, rows[owned])
 
 
@@ -179,12 +179,12 @@ def _managed_of(module: torch.nn.Module) -> Iterator[tuple[str, ManagedIds]]:
                 yield name, ids
 
 
-def _owners(ids: ManagedIds) -> Owners:
-    """Of this rank's rows of a managed table; an id that was not seen for `max_age` steps owns none."""
-    owners: Owners = ids.owners.id.cpu().numpy()
+def _owners(ids: ManagedIds, rows: Slots | slice = slice(None)) -> Owners:
+    """(n,) of this rank's rows of a managed table; an id that was not seen for `max_age` steps owns none."""
+    owners: Owners = ids.owners.id.cpu().numpy()[rows]
     if ids.max_age is None:
         return owners
-    age = int(ids._current_iter_tensor) - ids.owners.seen.cpu().numpy().astype(np.int64)
+    age = int(ids._current_iter_tensor) - ids.owners.seen.cpu().numpy()[rows].astype(np.int64)
     return np.where(age <= ids.max_age, owners, -1)
 
 

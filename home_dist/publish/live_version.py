@@ -16,7 +16,7 @@ from home_dist.errors import UserError
 from home_dist.export.meaning import ModelMeaning
 from home_dist.export.source import served_tensors
 from home_dist.publish.folder import VersionsFolder
-from home_dist.publish.keys import VocabularyIds, vocabulary_of
+from home_dist.publish.keys import vocabulary_ids
 from home_dist.publish.live_golden import LiveGolden
 from home_dist.publish.live_tables import Changes, LiveRows
 from home_dist.publish.manifest import Manifest, PublishError, VersionTable, version_name
@@ -76,20 +76,14 @@ class LiveModel:
         self.meaning, self.layout, self.averaged, self.tables = meaning, layout, averaged, dict(tables)
         places = replicated_tables(layout)
         self._small = {t.name: (*places.place(t.name), t.rows) for t in all_tables(layout).values() if t.replicated}
-        self._ids: dict[str, VocabularyIds] = {}
-        for name, table in all_tables(layout).items():
-            if not table.managed and name not in layout.statistics:
-                file = vocabulary_of(meaning, name)
-                if file is not None:
-                    self._ids[name] = VocabularyIds(file)
+        self._ids = {n: vocabulary_ids(meaning, layout, n) for n, t in all_tables(layout).items() if not t.managed}
 
     def write(self, file: RowsFile, rows: LiveRows) -> None:
         """Raises PublishError, OSError."""
         if rows.lost is not None:
             file.evicted(rows.table, rows.lost[0], pa.array(rows.lost[1]))
-        ids = rows.ids
-        if ids is None and rows.table in self._ids:
-            ids = self._ids[rows.table].take(rows.slots)
+        vocabulary = self._ids.get(rows.table)
+        ids = rows.ids if vocabulary is None else vocabulary.take(rows.slots)
         file.rows(rows.table, rows.slots, rows.values.float().numpy(), ids, rows.first_column)
 
     def small(self, dense: Mapping[str, torch.Tensor]) -> Iterable[LiveRows]:

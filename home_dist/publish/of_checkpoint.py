@@ -24,7 +24,7 @@ from home_dist.publish.codec import Floats
 from home_dist.publish.few_rows import FewRows
 from home_dist.publish.folder import VersionsFolder
 from home_dist.publish.golden import golden_requests
-from home_dist.publish.keys import ManagedOwners, Slots, VocabularyIds, shared_or_owned, version_tables, vocabulary_of
+from home_dist.publish.keys import ManagedOwners, Slots, VocabularyIds, shared_or_owned, version_tables, vocabulary_ids
 from home_dist.publish.manifest import Manifest, PublishError, VersionTable, digest, version_name
 from home_dist.publish.rows_file import RowsFile
 from home_dist.publish.writing import Facts, RankPart, begun, rows_file, undone, write_aliases, write_rest
@@ -172,10 +172,7 @@ def keys_of_checkpoint(source: Source, name: str) -> Keys:
     table = all_tables(source.layout)[name]
     if table.managed:
         return owners_of_checkpoint(source, table)
-    if name in source.layout.statistics:
-        return None
-    vocabulary = vocabulary_of(source.meaning, name)
-    return None if vocabulary is None else VocabularyIds(vocabulary)
+    return vocabulary_ids(source.meaning, source.layout, name)
 
 
 def owners_of_checkpoint(source: Source, table: Table) -> ManagedOwners:

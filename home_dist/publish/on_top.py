@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from home_dist.export.managed_rows import ManagedRows, StoredRows
+from home_dist.export.managed_rows import ManagedRows, StoredRows, with_managed_rows
 from home_dist.export.scorer import Scorer
 from home_dist.publish.codec import decode
 from home_dist.publish.few_rows import DenseWeights
@@ -24,7 +24,6 @@ from home_dist.publish.manifest import RowsChunk
 from home_dist.publish.reading import chain_of, copies, read_dense, read_rows
 from home_dist.publish.rows_file import Parts
 from home_dist.publish.scoring import VersionModel
-from home_dist.schema import IdInput
 from home_dist.training.stored_tables import all_tables, replicated_tables, replicated_weight
 
 Slots = NDArray[np.int64]
@@ -88,8 +87,7 @@ def open_on_top(model: VersionModel, place: str, version: str | None = None) -> 
     weights = folder.shown(newest.version), run.config, run.schema, old.layout, False, dims, head.keys(), head.__getitem__
     scorer = Scorer(DenseWeights(*weights))
     scorer.tables = nn.ModuleDict({name: changes[name].over(table) for name, table in old.tables.items()})
-    owners = {name: found for name, change in changes.items() if (found := change.stored()) is not None}
-    layout = layout.of_each_input(lambda item: _with_owners(item, owners.get(item.table.name)))
+    layout = with_managed_rows(layout, lambda name: changes[name].stored())
     about = {**model.program.about, "predictions": newest.predictions, "step": str(newest.step)}
     program = replace(model.program, run=scorer, layout=layout, about=about)
     return replace(model, program=program, step=newest.step, manifest=newest)
@@ -138,8 +136,9 @@ class _Changes:
             rows[torch.searchsorted(slots, changed), first : first + values.shape[1]] = values
         return slots, rows
 
-    def stored(self) -> StoredRows | None:
-        return None if self._owners is None else self._owners.stored()
+    def stored(self) -> StoredRows:
+        """Of a managed table."""
+        return cast(_Owners, self._owners).stored()
 
 
 class _Owners:
@@ -174,13 +173,7 @@ class _Owners:
         owned = changed[self._now[changed] > 1]
         hashes = np.concatenate([self._before.hashes[kept], self._now[owned] - 2])
         rows = np.concatenate([self._before.rows[kept], owned])
-        order = np.argsort(hashes, kind="stable")
-        return StoredRows(self._before.table_rows, hashes[order], rows[order])
-
-
-def _with_owners(item: IdInput, stored: StoredRows | None) -> IdInput:
-    """stored: of the item's table; None for one that is not managed."""
-    return item if stored is None else replace(item, rows_of=ManagedRows(cast(ManagedRows, item.rows_of).hashes_of, stored))
+        return StoredRows.of(self._before.table_rows, hashes, rows)
 
 
 def _replicated(old: Scorer, changes: dict[str, _Changes]) -> dict[str, torch.Tensor]:

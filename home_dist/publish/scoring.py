@@ -95,9 +95,7 @@ def open_version(place: str, version: str | None = None) -> VersionModel:
 
 def _managed(rows: VersionRows) -> StoredRows:
     ids, slots = rows.ids
-    hashes = np.asarray(ids, dtype=np.int64)
-    order = np.argsort(hashes, kind="stable")
-    return StoredRows(rows.table.rows, hashes[order], slots[order])
+    return StoredRows.of(rows.table.rows, np.asarray(ids, dtype=np.int64), slots)
 
 
 def _refuse_other_tables(layout: InputLayout, found: PublishedVersion, shown: str) -> None:

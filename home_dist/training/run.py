@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from home_dist.config import config_tree
-from home_dist.config.stopping import Measure
+from home_dist.config.stopping import Measure, averages_wanted
 from home_dist.data.inputs import Inputs
 from home_dist.data.matching_rows import refuse_other_vocabularies, vocabulary_hashes
 from home_dist.distributed.ranks import Ranks, together
@@ -131,8 +131,7 @@ class Run:
 
     @property
     def _averaged(self) -> bool:
-        ema = self.inputs.config.train.ema
-        return ema is not None and ema.use
+        return averages_wanted(self.inputs.config, None)
 
     def evaluate(self, splits: Sequence[str], state: TrainState) -> None:
         """Evaluates splits, shows their metrics and records them in the run's folder. Collective."""
