@@ -52,6 +52,12 @@ def local_days(time_ms: Ints, utc_offset_hours: float) -> Ints:
     return (time_ms + offset_ms(utc_offset_hours)) // DAY_MS
 
 
+def calendar_of(time_ms: Ints, utc_offset_ms: int) -> dict[str, Ints]:
+    """(N,) each: hour of the day, and weekday (0 is Monday), on the local calendar."""
+    local = time_ms + utc_offset_ms
+    return {"hour": local // HOUR_MS % 24, "weekday": (local // DAY_MS + 3) % 7}  # 1970-01-01 was a Thursday
+
+
 def choose_days(
     days: Ints, train: int, validation: int, test: int, utc_offset_hours: float, asked: str = "--{}-days {}"
 ) -> Days:

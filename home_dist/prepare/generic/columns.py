@@ -11,7 +11,7 @@ from home_dist.errors import DataError
 from home_dist.ids.arrow_types import is_list, is_number, is_text
 from home_dist.ids.keys import KeyType, as_keys, key_type, missing
 from home_dist.prepare.asof import Ints
-from home_dist.prepare.generic.log_sections import IdSection
+from home_dist.prepare.generic.log_sections import IdSection, NumberSection
 
 _PER_MS = {"s": 0.001, "ms": 1, "us": 1000}
 _LATEST_MS = 4_102_444_800_000  # the year 2100
@@ -99,6 +99,13 @@ def numbers(column: pa.Array) -> NDArray[np.float64]:
     # Not Arrow's cast, which refuses whole numbers that float64 rounds, from 2^53 on.
     values = column.to_numpy(zero_copy_only=False).astype(np.float64)
     return np.where(missing(column), np.nan, values) if column.null_count else values
+
+
+def of_number(section: NumberSection, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) values of a [[number]] from those of its column; NaN where it has none."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = np.where(values >= 0, np.log1p(values), np.nan) if section.log else values
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def times(column: pa.Array, unit: str, file: str, first: int, name: str, local_ms: int = 0) -> Ints:

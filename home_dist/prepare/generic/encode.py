@@ -10,18 +10,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from home_dist.ids.keys import KeyType
 from home_dist.ids.rows import RowsOf, open_rows
 from home_dist.ids.vocabulary import VocabularyFile
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.boundaries import round_to
-from home_dist.prepare.days import DAY_MS, HOUR_MS, SPLITS, Days
+from home_dist.prepare.days import SPLITS, Days, calendar_of
 from home_dist.prepare.engine.mirror import here
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
 from home_dist.prepare.generic.condensed import write_left
 from home_dist.prepare.generic.history import EncodedHistory, history_file, kept_events, with_earlier_events
 from home_dist.prepare.generic.label_columns import value_column
 from home_dist.prepare.generic.log_plan import Plan, groups
-from home_dist.prepare.generic.log_sections import IdSection
 from home_dist.prepare.generic.names import duration_columns
 from home_dist.prepare.generic.partition import ROWS
 from home_dist.prepare.generic.scan import KEPT
@@ -64,12 +64,10 @@ def encode(plan: Plan, fitted: Fitted, part: int, gathered: Path, earlier: Seque
     rows_of, encoders = {}, {}
     for section, path in zip(spec.id, fitted.vocabularies, strict=True):
         keys = table.column(f"id_{section.column}").combine_chunks()
-        encoders[section.column] = _rows_of(plan, section, path)
-        columns[section.column] = rows_of[section.column] = _encoded(keys, encoders[section.column])
+        encoders[section.column] = rows_of_vocabulary(path, section.column, plan.known.id_key(section))
+        columns[section.column] = rows_of[section.column] = encoded_ids(keys, encoders[section.column])
     if spec.calendar:
-        local = time + fitted.days.utc_offset_ms
-        columns["hour"] = pa.array(local // HOUR_MS % 24, pa.int32())
-        columns["weekday"] = pa.array((local // DAY_MS + 3) % 7, pa.int32())  # 1970-01-01 was a Thursday; 0 is Monday
+        columns |= {n: pa.array(v, pa.int32()) for n, v in calendar_of(time, fitted.days.utc_offset_ms).items()}
     histories = []
     for number, history in enumerate(spec.history):
         events = with_earlier_events(history, table, earlier[number], part)
@@ -121,12 +119,12 @@ def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:
     return np.asarray(pc.fill_null(table.column(name), np.nan).combine_chunks())
 
 
-def _rows_of(plan: Plan, section: IdSection, path: Path) -> RowsOf:
-    file = VocabularyFile.open(here(path), section.column, plan.known.id_key(section))
+def rows_of_vocabulary(path: Path, column: str, kind: KeyType) -> RowsOf:
+    file = VocabularyFile.open(here(path), column, kind)
     return open_rows(file, 1, 1 + file.keys)
 
 
-def _encoded(keys: pa.Array, rows_of: RowsOf) -> pa.Array:
+def encoded_ids(keys: pa.Array, rows_of: RowsOf) -> pa.Array:
     """(n,) int32 rows, or lists of them."""
     if pa.types.is_list(keys.type):
         return list_array(rows_of(keys.flatten()).astype(np.int32), np.asarray(keys.offsets).astype(np.int64))

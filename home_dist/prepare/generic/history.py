@@ -60,6 +60,17 @@ def _as_of(section: HistorySection, events: pa.Table, users: Ints, times: Ints, 
     return before if forget_days is None else before.forgetting(int(forget_days * DAY_MS))
 
 
+def ages_of(passed_ms: Ints) -> NDArray[np.int32]:
+    """(n,) rows of the table of ages, of events so long ago."""
+    return np.searchsorted(AGE_BOUNDS_MS, passed_ms, side="right").astype(np.int32)
+
+
+def outcomes_of(section: HistorySection, events: pa.Table) -> NDArray[np.int32] | None:
+    """(N,) a bit per label, whether the event had it; None for a [[history]] without outcomes."""
+    bits = [flags(events, f"happened_{name}").astype(np.int32) << place for place, name in enumerate(section.outcomes)]
+    return np.asarray(np.sum(bits, axis=0, dtype=np.int32)) if bits else None
+
+
 class EncodedHistory:
     """A [[history]] of a partition. Its columns are made for a slice of rows at a time."""
 
@@ -83,9 +94,7 @@ class EncodedHistory:
         for name in section.fields:
             earlier = encoders[name](events.column(f"id_{name}").combine_chunks()[:before]).astype(np.int32)
             self._fields[name] = np.concatenate([earlier, np.asarray(encoded[name])])
-        # One bit per label: whether the event had it.
-        bits = [flags(events, f"happened_{name}").astype(np.int32) << place for place, name in enumerate(section.outcomes)]
-        self._outcomes: NDArray[np.int32] | None = np.asarray(np.sum(bits, axis=0, dtype=np.int32)) if bits else None
+        self._outcomes = outcomes_of(section, events)
 
     def of(self, rows: Ints) -> dict[str, pa.ListArray]:
         """History columns (n,) of the partition's rows (n,)."""
@@ -93,8 +102,7 @@ class EncodedHistory:
         offsets, index = self._events.of(rows).latest(section.most)
         columns = {f"{section.name}_{n}": list_array(values[index], offsets) for n, values in self._fields.items()}
         passed = np.repeat(self._time[rows], np.diff(offsets)) - self._event_time[index]
-        age = np.searchsorted(AGE_BOUNDS_MS, passed, side="right").astype(np.int32)
-        columns[f"{section.name}_age"] = list_array(age, offsets)
+        columns[f"{section.name}_age"] = list_array(ages_of(passed), offsets)
         if self._outcomes is not None:
             columns[f"{section.name}_outcome"] = list_array(self._outcomes[index], offsets)
         return columns

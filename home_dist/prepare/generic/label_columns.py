@@ -49,6 +49,12 @@ def label_columns(plan: Plan, table: pa.Table, chunk: Chunk, row: Ints) -> dict[
     return columns
 
 
+def durations_of(section: LabelSection, column: pa.Array) -> NDArray[np.float32]:
+    """(n,) durations in the label's unit, NaN where the column's is null, not finite or not above 0."""
+    durations = _as_float32(c.numbers(column) * section.duration_factor)
+    return np.where(np.isfinite(durations) & (durations > 0), durations, np.float32(np.nan))
+
+
 class _Read:
     """A label's columns in a chunk."""
 
@@ -80,8 +86,7 @@ class _Read:
         name = self.section.duration
         if name is None or name not in self.table.column_names:
             return np.full(len(self.table), np.nan, np.float32)
-        durations = _as_float32(c.numbers(self._column(name)) * self.section.duration_factor)
-        return np.where(np.isfinite(durations) & (durations > 0), durations, np.float32(np.nan))
+        return durations_of(self.section, self._column(name))
 
     def _column(self, name: str) -> pa.Array:
         return self.table.column(name).combine_chunks()

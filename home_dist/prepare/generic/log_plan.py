@@ -5,6 +5,7 @@ order of rows however many there are. It is also a range of CELLS: floating-poin
 cells' order, so that they do not depend on the number of partitions either.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,11 +95,16 @@ def parts_of_users(hashes: Hashes, parts: int) -> Ints:
     return cells_of(hashes) * parts // CELLS
 
 
-def parts_of_keys(columns: list[pa.Array], parts: int) -> Ints:
+def key_hashes(columns: Sequence[pa.Array]) -> Hashes:
+    """(n,) a hash of each combination of keys (n,)."""
     combined = np.zeros(len(columns[0]), np.uint64)
     for column in columns:
         combined = mix(combined ^ hash_keys(column, 0))
-    return (combined % np.uint64(parts)).astype(np.int64)
+    return combined
+
+
+def parts_of_keys(columns: Sequence[pa.Array], parts: int) -> Ints:
+    return (key_hashes(columns) % np.uint64(parts)).astype(np.int64)
 
 
 def groups(users: pa.Array) -> pa.Array:

@@ -20,9 +20,8 @@ from home_dist.prepare.days import SPLITS, Days, local_days
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
 from home_dist.prepare.generic.condensed import condensed, key_columns, sums_of, with_earlier, write_left
 from home_dist.prepare.generic.log_plan import Plan, cells_of, flags, user_hashes
-from home_dist.prepare.generic.past import count_past
+from home_dist.prepare.generic.past import count_past, past_statistics
 from home_dist.prepare.generic.repeated import copies_of_users, told_copies
-from home_dist.prepare.rates import log_odds
 
 ROWS, CELLS_FILE, LABELS_FILE, SEEN_FILE = "rows.arrow", "cells.parquet", "labels.parquet", "seen.parquet"
 REPEATED_FILE = "repeated.parquet"
@@ -72,12 +71,7 @@ def gather(
     numbers = {n.column: table.column(f"number_{n.column}").to_numpy() for n in spec.number}
     for number, by in enumerate(plan.own):
         returned |= _count_own(plan, by, table, earlier[number], part, days.end_ms, folder / own_file(number))
-    for past in spec.past:
-        counts, name = returned, past.prefix
-        numbers[f"{name}_count"] = np.log1p(counts[f"{name}.count"])
-        for rate in past.rates:
-            happened, known = counts[f"{name}.happened.{rate}"], counts[f"{name}.known.{rate}"]
-            numbers[f"{name}_{rate}"] = log_odds(happened, known, returned[f"base.{rate}"], past.strength)
+    numbers |= past_statistics(spec.past, returned)
 
     day = local_days(time, spec.utc_offset_hours)
     split = days.split_of(day)

@@ -1,11 +1,12 @@
 """Counts the past of keys that users share, and of everyone, before each impression; returns it to the users' partitions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from home_dist.ids.keys import codes
 from home_dist.prepare.asof import AsOf, Ints
@@ -20,7 +21,7 @@ from home_dist.prepare.generic.past_in_pieces import count_in_pieces
 from home_dist.prepare.generic.repeated import without_copies
 from home_dist.prepare.generic.scan import HOURS, sums_by
 from home_dist.prepare.generic.windows import pause_of, until, window_of
-from home_dist.prepare.rates import base_rates
+from home_dist.prepare.rates import Floats, base_rates, log_odds
 
 BACK = "back.arrow"
 _BACK_OF_SLICE = "back-{:05d}.arrow"
@@ -41,6 +42,19 @@ def count_past(past: PastSection, key: Ints, time: Ints, spec: LogSpec, table: p
         for state in ("happened", "known"):
             counts[f"{name}.{state}.{rate}"] = events.sum(flags(table, f"{state}_{rate}"))
     return counts
+
+
+def past_statistics(pasts: Sequence[PastSection], counts: Mapping[str, NDArray]) -> dict[str, Floats]:
+    """(N,) each: the statistics of [[past]] entries, NaN where there are none. counts: as `count_past` returns them, and
+    base.RATE, the overall rate."""
+    told = {}
+    for past in pasts:
+        name = past.prefix
+        told[f"{name}_count"] = np.log1p(counts[f"{name}.count"])
+        for rate in past.rates:
+            happened, known = counts[f"{name}.happened.{rate}"], counts[f"{name}.known.{rate}"]
+            told[f"{name}_{rate}"] = log_odds(happened, known, counts[f"base.{rate}"], past.strength)
+    return told
 
 
 def _in_order(table: pa.Table, key: Ints) -> tuple[pa.Table, Ints, Ints]:

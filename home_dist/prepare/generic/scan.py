@@ -84,10 +84,7 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
     numbers = {n.column: c.numbers(table.column(n.column).combine_chunks()) for n in spec.number}
     scan_extremes(numbers, row, folder)
     for number in spec.number:
-        values = numbers[number.column]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            values = np.where(values >= 0, np.log1p(values), np.nan) if number.log else values
-        columns[f"number_{number.column}"] = pa.array(np.where(np.isfinite(values), values, np.nan))
+        columns[f"number_{number.column}"] = pa.array(c.of_number(number, numbers[number.column]))
     columns |= {f"{KEPT}{name}": table.column(name) for name in plan.keep}
     whole = pa.table(columns | labels)
     write_parts(folder / USERS, whole, part, plan.parts)
