@@ -8,6 +8,9 @@ from home_dist.config.section import Count, Section
 class ServeSection(Section):
     score: str = ""
     """Formula of one score per candidate, of the predictions' names: like + 0.5 * log(watch). Empty: no score."""
+    log: bool = True
+    """Take requests in the columns of the log too (POST /predict/log), if the model's data was prepared from a described log.
+    The counts and histories that its preparation left are then held in memory. False: they are not read."""
     batch_ms: float = Field(default=0.0, ge=0, le=1000)
     """Milliseconds that a request waits at most for others that are computed with it. 0: each is computed alone, and its answer
     does not depend on others. Together, products of matrices round otherwise: answers differ by some 1e-7."""

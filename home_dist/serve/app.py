@@ -1,4 +1,4 @@
-"""The server's routes: POST /predict, GET /healthz, GET /metrics."""
+"""The server's routes: POST /predict and /predict/log, GET /healthz, GET /metrics."""
 
 import asyncio
 import contextlib
@@ -17,6 +17,7 @@ from starlette.routing import Route
 from home_dist.serve.arrow_body import ARROW, arrow_answer, parse_arrow
 from home_dist.serve.batching import Batcher, Job
 from home_dist.serve.holder import VersionHolder
+from home_dist.serve.log_request import from_log
 from home_dist.serve.metrics import ServerMetrics
 from home_dist.serve.request import Body, Parse, RefusedRequest, parse_json
 from home_dist.serve.version import SCORE, Predictions, ServedVersion
@@ -33,6 +34,7 @@ class RankingApp:
         self._waiting = 0
         routes = [
             Route("/predict", self.predict, methods=["POST"]),
+            Route("/predict/log", partial(self.predict, of_log=True), methods=["POST"]),
             Route("/healthz", self.health),
             Route("/metrics", self.told_metrics),
         ]
@@ -49,19 +51,21 @@ class RankingApp:
         held = self.holder.current
         manifest = held.model.manifest
         ages = {"newest_data": manifest.newest_data, "published": manifest.published}
-        told = {"version": held.name, "step": manifest.step, **ages, "refused": self.holder.refused}
+        state = None if held.online is None else held.online.until
+        told = {"version": held.name, "step": manifest.step, **ages, "state": state, "refused": self.holder.refused}
         return JSONResponse(told)
 
     async def told_metrics(self, _: Request) -> Response:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    async def predict(self, request: Request) -> Response:
+    async def predict(self, request: Request, of_log: bool = False) -> Response:
+        """of_log: its columns are those of the log."""
         began, held = time.monotonic(), self.holder.current  # this version answers, whatever is taken meanwhile
         status, gone = 500, False
         self._waiting += 1
         self.metrics.waiting.set(self._waiting)
         try:
-            answer = await self._answered(request, held)
+            answer = await self._answered(request, held, of_log)
             status = answer.status_code
             return answer
         except RefusedRequest as error:
@@ -82,11 +86,13 @@ class RankingApp:
             if status == 200:
                 self.metrics.seconds.observe(time.monotonic() - began)
 
-    async def _answered(self, request: Request, held: ServedVersion) -> Response:
+    async def _answered(self, request: Request, held: ServedVersion, of_log: bool) -> Response:
         settings = held.settings
         if self._waiting > settings.max_waiting:
             raise RefusedRequest(503, f"{settings.max_waiting} requests wait already (serve.max_waiting): come again")
         parse, write = _forms(request, settings.max_candidates)
+        if of_log:
+            parse = _of_log(held, parse)
         deadline = asyncio.get_running_loop().time() + settings.timeout_s
         try:
             async with asyncio.timeout_at(deadline):
@@ -126,6 +132,14 @@ def _forms(request: Request, max_candidates: int) -> tuple[Parse, Write]:
     arrow = ARROW in accepted or (kind == ARROW and JSON not in accepted)
     parse: Parse = partial(parse_json if kind == JSON else parse_arrow, max_rows=max_candidates)
     return parse, _arrow if arrow else _json
+
+
+def _of_log(held: ServedVersion, parse: Parse) -> Parse:
+    online = held.online
+    if online is None:
+        why = "serve.log is false" if not held.settings.log else f"{held.name} holds no state of a log's preparation"
+        raise RefusedRequest(404, f"requests in the log's columns are not answered: {why}. Send the data's columns to /predict")
+    return lambda body: from_log(online, parse(body))
 
 
 def _json(held: ServedVersion, predictions: Predictions) -> Response:

@@ -9,12 +9,17 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 
 from home_dist.config.load import overridden
+from home_dist.config.serve import ServeSection
+from home_dist.data.files import needed_inputs
 from home_dist.errors import UserError
+from home_dist.prepare.online import OnlineColumns
 from home_dist.publish.folder import VersionsFolder
 from home_dist.publish.manifest import PublishError
 from home_dist.publish.on_top import open_on_top, settle
 from home_dist.publish.replay import TOLERANCE, compared, golden_of
-from home_dist.publish.scoring import open_version
+from home_dist.publish.scoring import VersionModel, open_version
+from home_dist.publish.writing import MEANING
+from home_dist.serve.log_request import open_online
 from home_dist.serve.metrics import ServerMetrics
 from home_dist.serve.request import RankingRequest, RefusedRequest
 from home_dist.serve.version import ServedVersion
@@ -78,9 +83,17 @@ class VersionHolder:
         if model is None:
             model = open_version(self.place)
         settings = overridden(model.program.trained.config.serve, "serve", self._overrides)
-        version = ServedVersion(model, settings)
+        version = ServedVersion(model, settings, self._online(model, settings, before))
         self._verify(version)
         return version
+
+    def _online(self, model: VersionModel, settings: ServeSection, before: ServedVersion | None) -> OnlineColumns | None:
+        """A delta has the state of its full version: both share it."""
+        if not settings.log:
+            return None
+        if before is not None and before.model.manifest.full == model.manifest.full and before.settings.log:
+            return before.online
+        return open_online(model.place / MEANING, needed_inputs(model.program.layout))
 
     def _verify(self, version: ServedVersion) -> None:
         """Answers the golden requests, which also warms the version up. Raises PublishError if it answers otherwise than its

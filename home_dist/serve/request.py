@@ -98,7 +98,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _array(side: str, name: str, values: list[Any]) -> pa.Array:
     try:
-        return pa.array(values)
+        try:
+            return pa.array(values)
+        except OverflowError:  # hashes as ids may be unsigned numbers of 64 bits
+            many = any(isinstance(v, list) for v in values)
+            return pa.array(values, pa.list_(pa.uint64()) if many else pa.uint64())
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RefusedRequest(422, f"{side}: column {name!r}: its values make no column: {reason}", name) from None

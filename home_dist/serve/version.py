@@ -25,6 +25,7 @@ from home_dist.export.numbers import Inputs
 from home_dist.export.program_inputs import inputs_of, list_groups, unpacked
 from home_dist.export.scorer import Scorer
 from home_dist.export.users import Sides, compared_lists, sides
+from home_dist.prepare.online import OnlineColumns
 from home_dist.publish.scoring import VersionModel
 from home_dist.schema import InputLayout
 from home_dist.serve.missing import Ids, MissingIds
@@ -62,6 +63,8 @@ class Decoded:
 class ServedVersion:
     model: VersionModel
     settings: ServeSection
+    online: OnlineColumns | None = None
+    """Columns of the data from those of the log; None if requests cannot be of the log."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a formula that does not fit the predictions."""

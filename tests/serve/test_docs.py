@@ -44,4 +44,4 @@ def test_the_page_has_all_settings_with_their_defaults():
     table = PAGE.partition("| key | default | what it is |")[2].partition("\n\n")[0]
     told = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", table, re.MULTILINE))
     defaults = {name: field.default for name, field in ServeSection.model_fields.items()}
-    assert told == {name: str(value).removesuffix(".0") or "none" for name, value in defaults.items()}
+    assert told == {name: str(value).removesuffix(".0").lower() or "none" for name, value in defaults.items()}

@@ -14,6 +14,7 @@ from home_dist.prepare.days import DAY_MS, HOUR_MS
 from home_dist.prepare.engine.spill import read_part
 from home_dist.prepare.generic.log_plan import flags, moments
 from home_dist.prepare.generic.log_sections import HistorySection
+from home_dist.prepare.generic.names import history_columns
 from home_dist.prepare.write import list_array
 
 AGE_BOUNDS_MS = tuple(int(h * HOUR_MS) for h in (1 / 6, 1, 6, 24, 72, 168, 720))
@@ -100,9 +101,8 @@ class EncodedHistory:
         """History columns (n,) of the partition's rows (n,)."""
         section = self._section
         offsets, index = self._events.of(rows).latest(section.most)
-        columns = {f"{section.name}_{n}": list_array(values[index], offsets) for n, values in self._fields.items()}
         passed = np.repeat(self._time[rows], np.diff(offsets)) - self._event_time[index]
-        columns[f"{section.name}_age"] = list_array(ages_of(passed), offsets)
+        values = {name: of_events[index] for name, of_events in self._fields.items()} | {"age": ages_of(passed)}
         if self._outcomes is not None:
-            columns[f"{section.name}_outcome"] = list_array(self._outcomes[index], offsets)
-        return columns
+            values["outcome"] = self._outcomes[index]
+        return {column: list_array(values[part], offsets) for part, column in history_columns(section).items()}

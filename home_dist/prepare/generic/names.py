@@ -73,7 +73,13 @@ def _ids(spec: Described) -> Iterator[tuple[str, str]]:
     yield from ((i.column, f"[[id]] {i.column!r}") for i in spec.id)
 
 
-def _history_columns(spec: Described, of_ids: bool) -> Iterator[tuple[str, str]]:
+def history_columns(history: HistorySection) -> dict[str, str]:
+    """By part of its events: the column that holds it."""
+    parts = [*history.fields, "age", *(["outcome"] if history.outcomes else [])]
+    return {part: f"{history.name}_{part}" for part in parts}
+
+
+def _named_history_columns(spec: Described, of_ids: bool) -> Iterator[tuple[str, str]]:
     for history in spec.history:
         where = f"[[history]] {history.name!r}"
         parts = ["age", *(["outcome"] if history.outcomes else [])]
@@ -85,14 +91,14 @@ def _history_columns(spec: Described, of_ids: bool) -> Iterator[tuple[str, str]]
 def _tables(spec: Described) -> Iterator[tuple[str, str]]:
     """Tables of features and histories. A statistic's buckets are rows of a table that has its name."""
     yield from _features(spec)
-    yield from _history_columns(spec, of_ids=False)
+    yield from _named_history_columns(spec, of_ids=False)
 
 
 def _columns(spec: Described) -> Iterator[tuple[str, str]]:
     yield "group", "the column of users"
     yield "time_ms", "the column of times"
     yield from _ids(spec)
-    yield from _history_columns(spec, of_ids=True)
+    yield from _named_history_columns(spec, of_ids=True)
     yield from ((f"stat_{name}", where) for name, where in statistics(spec))
     for label in spec.label:
         yield f"label_{label.name}", f"[[label]] {label.name!r}"
