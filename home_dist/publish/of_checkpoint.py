@@ -142,7 +142,8 @@ def _checkpoint_of(source: Source, base: Manifest) -> Path:
 
 
 def _write_table(file: RowsFile, source: Source, older: Source | None, name: str, table: VersionTable) -> None:
-    keys = keys_of_checkpoint(source, name)
+    told = older is not None and not table.key.set_rows  # the base tells which ids a vocabulary gives to rows
+    keys = None if told else keys_of_checkpoint(source, name)
     moved = np.zeros(table.rows, np.bool_)
     if older is not None and isinstance(keys, ManagedOwners):
         before = owners_of_checkpoint(older, all_tables(older.layout)[name])
@@ -152,6 +153,9 @@ def _write_table(file: RowsFile, source: Source, older: Source | None, name: str
     for slots, values, differ in _blocks(source, older, name):
         chosen = np.flatnonzero(differ | moved[slots])
         slots, values = slots[chosen], values[chosen]
+        if told:
+            file.values(name, slots, values)
+            continue
         ids = None if keys is None else keys.take(slots)
         if table.key.set_rows and ids is not None:
             read = np.flatnonzero(shared_or_owned(slots, ids, table.key.set_rows))

@@ -220,7 +220,7 @@ def test_a_store_that_fails_in_the_middle_leaves_no_torn_version(tmp_path, reque
         reading = threading.Thread(target=lambda: text.extend(processes[0].stdout), daemon=True)
         reading.start()
         try:
-            for number in range(4):
+            for _ in range(4):
                 wait_for(lambda: VersionsFolder(directly).current() is not None, processes)
                 before = read_version(directly).manifest.number
                 time.sleep(draw.uniform(0, 0.5))
