@@ -14,8 +14,12 @@ from torchrec.modules.mc_modules import LFU_EvictionPolicy, MCHManagedCollisionM
 from home_dist.config import RunConfig
 from home_dist.embeddings.sharding import sharders, table_constraints
 from home_dist.ids.rows import MANAGED_BITS
+from home_dist.ids.vocabulary import VocabularyFile
 from home_dist.network import Network
 from home_dist.planning.topology import Machines
+from home_dist.publish.keys import VocabularyIds
+from home_dist.publish.live_tables import LiveRows
+from home_dist.publish.rows_file import RowsFile
 from home_dist.schema import InputLayout
 from home_dist.training.progress import IntervalFigures, Meter
 
@@ -80,6 +84,12 @@ def managed_ids(rows: int) -> MCHManagedCollisionModule:
         input_hash_size=2**MANAGED_BITS,
         buckets=1,
     )
+
+
+def write_delta(file: RowsFile, vocabulary: VocabularyFile, rows: LiveRows) -> None:
+    """Rows of a delta with their ids, for which the vocabulary was read: once to see whether its rows ascend, then up to the
+    last one that is wanted."""
+    file.rows(rows.table, rows.slots, rows.values.numpy(), VocabularyIds(vocabulary).take(rows.slots))
 
 
 _LONG, _TOGETHER = 256, 4

@@ -1,6 +1,6 @@
 """Walls: what used to grow with a run's size until the run stopped, before (benchmarks/growth_former.py) and after.
 
-    python benchmarks/growth_walls.py                  # tables of up to 10^8 rows: some 10 minutes, 4 GB of memory
+    python benchmarks/growth_walls.py                  # tables of up to 10^8 rows: some 12 minutes, 4 GB of memory
     python benchmarks/growth_walls.py --quick          # up to 10^6 rows, under 30 s; writes nothing
     python benchmarks/growth_walls.py --only figures   # only this part again; the other parts' results stay
 
@@ -9,8 +9,10 @@ read, so that no row is in the processor's cache. initial: values with which tab
 full before the first step, with 8,192 ids by a power law, of which a tenth is new. operators: forward and backward of history
 encoders. products: of events with a vector of their sample, fp32. Seconds are processor seconds of one thread, but wall-clock
 seconds of two. rate: samples/s told of a device whose queue of steps
-takes 10 ms for each, while launching them takes no time. placement: configs/kuaishou_scale.toml, whose tables have 2 TB, on
-64 and 128 GPUs; the plan of a run and that of `home-dist plan` are both made, and compared.
+takes 10 ms for each, while launching them takes no time. delta: 1,000 changed rows of a published delta are written, of a table
+whose vocabulary holds texts; wall-clock seconds, and the keys of the vocabulary that are read. placement:
+configs/kuaishou_scale.toml, whose tables have 2 TB, on 64 and 128 GPUs; the plan of a run and that of `home-dist plan` are both
+made, and compared.
 
 Medians of repeats in which before and after take turns. Bytes of an evaluation, vocabularies and hot keys are quoted in the
 table from the results of the scripts that measure them.
@@ -41,7 +43,7 @@ from benchmarks.machine import processor  # noqa: E402
 from home_dist.process import silence_libraries  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
-PARTS = ("figures", "initial", "managed", "operators", "products", "rate", "placement")
+PARTS = ("figures", "initial", "managed", "operators", "products", "rate", "delta", "placement")
 
 
 @contextmanager

@@ -1,17 +1,22 @@
 """Parts of growth_walls.py. Each takes `quick` and returns its results for JSON: seconds, bytes and counts."""
 
 import functools
+import io
 import itertools
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
@@ -32,12 +37,17 @@ from home_dist.embeddings.managed_ids import ManagedIds
 from home_dist.ids.hashing import mix
 from home_dist.ids.managed_sets import ManagedSets
 from home_dist.ids.rows import MANAGED_BITS
+from home_dist.ids.vocabulary import VocabularyFile
 from home_dist.insight.table_figures import table_figures
 from home_dist.planning import plan as planning
 from home_dist.planning.placement import model_without_memory, placed_tables
 from home_dist.planning.probe import LaunchCount
 from home_dist.planning.topology import machines
 from home_dist.planning.traffic import Placed
+from home_dist.publish.keys import VocabularyIds
+from home_dist.publish.live_tables import LiveRows
+from home_dist.publish.live_version import LiveModel
+from home_dist.publish.rows_file import RowsFile
 from home_dist.schema import build_layout, load_schema
 from home_dist.sequence import sim, twin
 from home_dist.sequence.din import Din, DinSection
@@ -265,6 +275,53 @@ def rate(quick: bool) -> dict[str, float]:
                 meter.add(SimpleNamespace(loss_sums=sums, weight_sums=sums, samples=torch.tensor(float(samples)), auxiliary={}))
         found[name] = meter.close(0.0).samples_per_second
     return found
+
+
+def delta(quick: bool) -> dict[str, Any]:
+    rows, dim, points = 1000, 16, []
+    with tempfile.TemporaryDirectory() as folder:
+        for keys in (12 * 10**5, 24 * 10**5) if quick else (2 * 10**6, 5 * 10**6, 2 * 10**7):
+            path = Path(folder) / f"{keys}.parquet"
+            _write_vocabulary(path, keys)
+            vocabulary = VocabularyFile.open(path, "t", "text")
+            slots = np.unique(np.random.default_rng(1).integers(1, keys + 1, rows))
+            changed = LiveRows("t", slots, torch.ones(len(slots), dim))
+            model = cast(LiveModel, SimpleNamespace(_ids={"t": VocabularyIds(vocabulary)}))
+            ways = {
+                "before": functools.partial(former.write_delta, vocabulary=vocabulary, rows=changed),
+                "after": functools.partial(LiveModel.write, model, rows=changed, told=True),
+            }
+            found = {name: [_delta(way) for _ in range(3 if quick else 5)] for name, way in ways.items()}
+            point = {name: statistics.median(seconds for seconds, _ in of) for name, of in found.items()}
+            points.append({"keys": keys} | point | {"keys_read": {name: of[0][1] for name, of in found.items()}})
+            path.unlink()
+    return {"rows": rows, "dim": dim, "points": points}
+
+
+def _write_vocabulary(path: Path, keys: int) -> None:
+    """Texts of 15 to 20 bytes, by ascending row, as `home-dist prepare` writes them."""
+    kinds = pa.schema({"value": pa.string(), "row": pa.int64()})
+    with pq.ParquetWriter(path, kinds, compression="zstd") as writer:
+        for first in range(0, keys, 1 << 18):
+            rows = np.arange(first, min(keys, first + (1 << 18)))
+            values = pa.array(mix(rows.astype(np.uint64))).cast(pa.string())
+            writer.write_table(pa.table({"value": values, "row": rows + 1}, kinds))
+
+
+def _delta(write: Callable[..., None]) -> tuple[float, int]:
+    """(seconds, keys of the vocabulary that were read)."""
+    read, pieces = 0, VocabularyFile.pieces
+
+    def counted(file: VocabularyFile) -> Iterator[Any]:
+        nonlocal read
+        for piece in pieces(file):
+            read += len(piece[1])
+            yield piece
+
+    with mock.patch.object(VocabularyFile, "pieces", counted):
+        began = time.perf_counter()
+        write(RowsFile(io.BytesIO(), "rows-00000.bin", "fp32"))
+        return time.perf_counter() - began, read
 
 
 def placement(quick: bool) -> list[dict[str, Any]]:

@@ -62,6 +62,11 @@ def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         told = result["rate"]
         what = f"of a device that does {told['true']:,.0f}"
         yield "samples/s told", what, f"{told['before']:,.0f}", f"{told['after']:,.0f}"
+    for point in result.get("delta", {}).get("points", []):
+        what, read = f"vocabulary of {point['keys']:,} texts", point["keys_read"]
+        name = f"a delta of {result['delta']['rows']:,} rows"
+        yield f"{name}, ms", what, f"{point['before'] * 1e3:,.0f}", f"{point['after'] * 1e3:,.1f}"
+        yield f"{name}, keys that are read", what, f"{read['before']:,}", f"{read['after']:,}"
 
 
 def _products(products: list[dict[str, Any]]) -> Iterator[str]:
@@ -155,5 +160,10 @@ def claims(result: dict[str, Any]) -> Iterator[str]:
     if "rate" in result:
         told = result["rate"]
         yield claim("samples/s told over those that the device does", told["after"] / told["true"], 1.05, at_most=True)
+    if "delta" in result:
+        points = result["delta"]["points"]
+        name = f"a delta of {result['delta']['rows']:,} rows at a vocabulary of {points[-1]['keys']:,} texts"
+        yield claim(f"{name}, keys read", points[-1]["keys_read"]["after"], 0, at_most=True, form="g")
+        yield claim(f"{name}, ms over {points[0]['keys']:,}", points[-1]["after"] / points[0]["after"], 2, at_most=True)
     if "placement" in result:
         yield claim("plan and train place tables alike", float(all(p["alike"] for p in result["placement"])), 1, form="g")

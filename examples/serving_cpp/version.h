@@ -109,7 +109,7 @@ class Version {
     if (!sha256_of_it.empty() && sha256(content) != sha256_of_it)
       throw std::runtime_error(path + ": is damaged: its SHA-256 is not the one that was named");
     Json found = Json::parse(content);
-    if (found["format"].content != "home_dist version" || found["format_version"].integer() != 1)
+    if (found["format"].content != "home_dist version" || found["format_version"].integer() > 2)
       throw std::runtime_error(path + ": is of another format");
     return found;
   }
@@ -117,7 +117,7 @@ class Version {
   void read_rows(const Json& of) {
     std::map<std::string, std::string> contents;
     for (auto& chunk : of["chunks"].items) {
-      const std::string& file = chunk["file"].content;
+      const std::string &file = chunk["file"].content, &kind = chunk["kind"].content;
       if (!contents.count(file)) contents[file] = read(of, file);
       const std::string& content = contents[file];
       auto array = [&](const char* key, int64_t bytes) {
@@ -140,12 +140,12 @@ class Version {
         } else if (chunk.has("ids")) {
           id = std::string(array("ids", 8 * n) + 8 * i, 8);
         }
-        if (chunk["kind"].content == "alias") table.aliases.emplace_back(*id, slots[i]);
-        else if (table.owners.empty()) continue;  // ids that no request holds
-        else if (chunk["kind"].content == "rows") table.owners[slots[i]] = id;
+        if (kind == "alias") table.aliases.emplace_back(*id, slots[i]);
+        else if (table.owners.empty() || kind == "values") continue;  // ids that no request holds, or that stay
+        else if (kind == "rows") table.owners[slots[i]] = id;
         else if (table.owners[slots[i]] == id) table.owners[slots[i]].reset();
       }
-      if (chunk["kind"].content == "rows") write_rows(table, chunk, slots, array);
+      if (kind == "rows" || kind == "values") write_rows(table, chunk, slots, array);
     }
   }
 

@@ -1,7 +1,9 @@
 """What stands for the rows of each table, and the ids that own rows."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -73,9 +75,10 @@ class VocabularyIds:
         self._file = file
         self._whole: tuple[pa.Array, Slots] | None = None
         """Of a vocabulary that is held whole."""
-        self._pieces = self._start()
-        self._keys, self._rows = self._next()
-        self._before = -1
+        self._pieces: Iterator[tuple[pa.Array, Slots]] = iter(())
+        self._keys: pa.Array | None = None
+        self._rows: Slots | None = None
+        self._before = sys.maxsize  # nothing is read before the first use
 
     def take(self, slots: Slots) -> pa.Array:
         """(n,) ids of ascending slots (n,), null for a row without one."""
@@ -112,7 +115,7 @@ class VocabularyIds:
         return next(self._pieces, (None, None))
 
     def _start(self) -> Iterator[tuple[pa.Array, Slots]]:
-        if self._file.keys >= INDEXED and _ascends(self._file):
+        if self._in_pieces:
             for keys, rows in self._file.pieces():
                 yield _plain(keys), rows
             return
@@ -123,6 +126,10 @@ class VocabularyIds:
             order = np.argsort(rows, kind="stable")
             self._whole = keys.take(pa.array(order)), rows[order]
         yield self._whole
+
+    @cached_property
+    def _in_pieces(self) -> bool:
+        return self._file.keys >= INDEXED and _ascends(self._file)
 
 
 def _plain(keys: pa.Array) -> pa.Array:

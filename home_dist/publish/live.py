@@ -15,6 +15,7 @@ import time
 from contextlib import ExitStack, suppress
 from enum import IntEnum
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +31,7 @@ from home_dist.distributed.ranks import Ranks, together
 from home_dist.errors import UserError
 from home_dist.export.meaning import ModelMeaning
 from home_dist.export.program import predictions_of
+from home_dist.export.source import Source
 from home_dist.files.remote import StoreError
 from home_dist.publish.folder import VersionsFolder
 from home_dist.publish.keys import version_tables
@@ -37,7 +39,7 @@ from home_dist.publish.live_golden import LiveGolden, Read
 from home_dist.publish.live_tables import LiveTables
 from home_dist.publish.live_version import Base, Copied, LiveModel, Together, VersionWriter
 from home_dist.publish.manifest import PublishError
-from home_dist.publish.of_checkpoint import newest_data
+from home_dist.publish.of_checkpoint import is_current, newest_data
 from home_dist.publish.writing import Facts
 from home_dist.screen import Screen
 from home_dist.training.checkpoint.state import TrainState
@@ -116,6 +118,16 @@ class Publisher:
         if kind is None:
             self._read()
         self._claims.close()
+
+    def lacks(self, checkpoint: Path) -> bool:
+        told = [False]
+        if self._ranks.first:
+            try:
+                told = [not is_current(self._folder, Source.open(checkpoint), self._section.rows)]
+            except Exception:  # a version that cannot be read helps no server
+                told = [True]
+        dist.broadcast_object_list(told, 0)
+        return told[0]
 
     def begin(self, run: Run) -> None:
         self._run = run

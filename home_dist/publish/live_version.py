@@ -1,6 +1,6 @@
 """One version of a run that trains, as all ranks write it together, beside training."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -78,13 +78,17 @@ class LiveModel:
         self._small = {t.name: (*places.place(t.name), t.rows) for t in all_tables(layout).values() if t.replicated}
         self._ids = {n: vocabulary_ids(meaning, layout, n) for n, t in all_tables(layout).items() if not t.managed}
 
-    def write(self, file: RowsFile, rows: LiveRows) -> None:
-        """Raises PublishError, OSError."""
+    def write(self, file: RowsFile, rows: LiveRows, told: bool) -> None:
+        """told: whether the base, or this file, has told which ids a vocabulary gives to these rows: a delta needs not read it.
+        Raises PublishError, OSError."""
         if rows.lost is not None:
             file.evicted(rows.table, rows.lost[0], pa.array(rows.lost[1]))
-        vocabulary = self._ids.get(rows.table)
+        values, vocabulary = rows.values.float().numpy(), self._ids.get(rows.table)
+        if told and rows.owners is None:
+            file.values(rows.table, rows.slots, values, rows.first_column)
+            return
         ids = rows.ids if vocabulary is None else vocabulary.take(rows.slots)
-        file.rows(rows.table, rows.slots, rows.values.float().numpy(), ids, rows.first_column)
+        file.rows(rows.table, rows.slots, values, ids, rows.first_column)
 
     def small(self, dense: Mapping[str, torch.Tensor]) -> Iterable[LiveRows]:
         """Replicated tables, which lie among dense tensors."""
@@ -141,11 +145,10 @@ class VersionWriter:
             with ExitStack() as stream:
                 opened = rows_file(self.folder, version, dist.get_rank(), self.section.rows, part)
                 file = together.all(lambda: stream.enter_context(opened))
-                if full:
-                    together.all(lambda: self._sweep(file, swept()))
+                told = together.all(lambda: self._sweep(file, swept())) if full else self.model.tables.keys()
                 copy = together.all(copied)
                 dense = joined([p for pieces in together.gathered(copy.changes.dense) for p in pieces])
-                together.all(lambda: self._changes(file, copy.changes.rows, dense, full))
+                together.all(lambda: self._changes(file, copy.changes.rows, dense, told, full))
                 together.all(stream.close)
             gathered = together.gathered((part, copy.golden))
             parts, found = [p for p, _ in gathered], [rows for _, own in gathered for rows in own]
@@ -165,16 +168,28 @@ class VersionWriter:
         self.folder.clear_unfinished()
         return number
 
-    def _sweep(self, file: RowsFile, swept: Iterable[LiveRows]) -> None:
+    def _sweep(self, file: RowsFile, swept: Iterable[LiveRows]) -> Collection[str]:
+        """Returns the tables of which it has written all rows of this rank."""
+        tables = set()
         for rows in swept:
-            self.model.write(file, rows)
+            self.model.write(file, rows, told=False)
+            tables.add(rows.table)
+        return tables
 
-    def _changes(self, file: RowsFile, rows: Iterable[LiveRows], dense: Mapping[str, torch.Tensor], full: bool) -> None:
+    def _changes(
+        self,
+        file: RowsFile,
+        rows: Iterable[LiveRows],
+        dense: Mapping[str, torch.Tensor],
+        told: Collection[str],
+        full: bool,
+    ) -> None:
+        """told: tables whose ids have been told."""
         for changed in rows:
-            self.model.write(file, changed)
+            self.model.write(file, changed, changed.table in told)
         if not dist.get_rank():
             for small in self.model.small(dense):
-                self.model.write(file, small)
+                self.model.write(file, small, small.table in told)
             if full:
                 write_aliases(file, self.model.meaning, self.model.tables)
 

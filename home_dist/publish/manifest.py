@@ -11,7 +11,9 @@ from home_dist.errors import DataError
 from home_dist.files.json_files import json_text
 
 MANIFEST, CURRENT = "manifest.json", "current"
-FORMAT = 1
+FORMAT = 2
+_READ = (1, FORMAT)
+"""Formats that are read: in the first one no chunk has kind "values"."""
 _NAME = re.compile(r"v(\d{6,})")
 
 
@@ -79,11 +81,12 @@ class VersionTable:
 class RowsChunk:
     """Arrays of one table in a file, each at its offset in bytes, a multiple of 8.
 
-    With `values`: n rows. Without: with `slots` and `ids`, of kind "evicted" or "alias".
+    With `values`: n rows, of kind "rows", or "values" where the slots keep the ids that earlier chunks gave them. Without: with
+    `slots` and `ids`, of kind "evicted" or "alias".
     """
 
     table: str
-    kind: Literal["rows", "evicted", "alias"]
+    kind: Literal["rows", "values", "evicted", "alias"]
     file: str
     n: int
     slots: int
@@ -142,8 +145,8 @@ class Manifest:
             if tree.pop("format") != "home_dist version":
                 raise ValueError("no manifest of a version")
             written = tree.pop("format_version")
-            if written != FORMAT:
-                raise ValueError(f"format {written}, and this home_dist reads format {FORMAT}")
+            if written not in _READ:
+                raise ValueError(f"format {written}, and this home_dist reads formats up to {FORMAT}")
             tables = {
                 name: VersionTable(**{**t, "key": KeySpec(**t["key"]), "columns": tuple(t["columns"])})
                 for name, t in tree["tables"].items()
@@ -187,7 +190,7 @@ class Manifest:
         count = {(n, k): 0 for n in self.tables for k in ("rows", "evicted", "alias")}
         for chunk in self.chunks:
             if chunk.first_column == 0:
-                count[chunk.table, chunk.kind] += chunk.n
+                count[chunk.table, "rows" if chunk.kind == "values" else chunk.kind] += chunk.n
         tables = {n: replace(t, entries=count[n, "rows"], evicted=count[n, "evicted"]) for n, t in self.tables.items()}
         return replace(self, tables=tables)
 

@@ -26,9 +26,11 @@ from home_dist.publish.folder import VersionsFolder
 from home_dist.publish.golden import golden_requests
 from home_dist.publish.keys import ManagedOwners, Slots, VocabularyIds, shared_or_owned, version_tables, vocabulary_ids
 from home_dist.publish.manifest import Manifest, PublishError, VersionTable, digest, version_name
+from home_dist.publish.reading import copies, read_dense
 from home_dist.publish.rows_file import RowsFile
 from home_dist.publish.writing import Facts, RankPart, begun, rows_file, undone, write_aliases, write_rest
 from home_dist.schema import Table
+from home_dist.schema.meaning import fingerprint
 from home_dist.training.checkpoint.manifest import MANIFEST as CHECKPOINT_MANIFEST
 from home_dist.training.checkpoint.of_run import checkpoints_of
 from home_dist.training.checkpoint.state import TrainState
@@ -78,6 +80,20 @@ def publish_checkpoint(
     except OSError as error:
         raise PublishError(f"{folder}: cannot be written: {error}. Make room, or publish to another folder.") from None
     return manifest
+
+
+def is_current(folder: VersionsFolder, source: Source, row_type: RowType) -> bool:
+    """Whether the newest version there is this checkpoint's model. Raises PublishError, StoreError, CheckpointError."""
+    current = folder.current()
+    if current is None:
+        return False
+    manifest = folder.manifest(*current)
+    wanted = source.record.state.step, fingerprint(source.meaning.schema), row_type
+    if (manifest.step, manifest.meaning, manifest.row_type) != wanted:
+        return False
+    with copies() as to:
+        there, own = read_dense(folder, manifest, to), dense_of(source)
+    return there.keys() == own.keys() and all(torch.equal(values, own[name]) for name, values in there.items())
 
 
 def _facts(source: Source) -> Facts:
@@ -142,7 +158,8 @@ def _checkpoint_of(source: Source, base: Manifest) -> Path:
 
 
 def _write_table(file: RowsFile, source: Source, older: Source | None, name: str, table: VersionTable) -> None:
-    keys = keys_of_checkpoint(source, name)
+    told = older is not None and not table.key.set_rows  # the base tells which ids a vocabulary gives to rows
+    keys = None if told else keys_of_checkpoint(source, name)
     moved = np.zeros(table.rows, np.bool_)
     if older is not None and isinstance(keys, ManagedOwners):
         before = owners_of_checkpoint(older, all_tables(older.layout)[name])
@@ -152,6 +169,9 @@ def _write_table(file: RowsFile, source: Source, older: Source | None, name: str
     for slots, values, differ in _blocks(source, older, name):
         chosen = np.flatnonzero(differ | moved[slots])
         slots, values = slots[chosen], values[chosen]
+        if told:
+            file.values(name, slots, values)
+            continue
         ids = None if keys is None else keys.take(slots)
         if table.key.set_rows and ids is not None:
             read = np.flatnonzero(shared_or_owned(slots, ids, table.key.set_rows))

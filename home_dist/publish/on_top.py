@@ -112,7 +112,7 @@ class _Changes:
         slots, ids, values, scales = parts
         if self._owners is not None:
             self._owners.add(chunk, slots, ids)
-        if chunk.kind == "rows":
+        if chunk.kind in ("rows", "values"):
             taken = np.array(slots), np.array(decode(values, scales))  # their file will be gone
             self._chunks.append((torch.from_numpy(taken[0]), chunk.first_column, torch.from_numpy(taken[1])))
 

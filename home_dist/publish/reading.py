@@ -54,7 +54,8 @@ class VersionRows:
         if scales is not None:
             self._scales(first, chunk.columns)[slots] = scales
         self.there[slots] = True
-        self._owner[slots] = _NONE if ids is None else self._count + np.arange(len(slots))
+        if chunk.kind == "rows":
+            self._owner[slots] = _NONE if ids is None else self._count + np.arange(len(slots))
         if ids is not None:
             self._ids.append(ids)
             self._count += len(ids)
@@ -189,10 +190,11 @@ def _checked(chunk: RowsChunk, content: NDArray[np.uint8], manifest: Manifest) -
     slots, ids, _, scales = parts = read_chunk(content, chunk, row_type)
     if len(slots) and not (slots.min() >= 0 and slots.max() < table.rows):
         raise ValueError(f"rows {slots.min()} to {slots.max()} of a table of {table.rows}")
-    if chunk.kind != "rows" and ids is None:
-        raise ValueError(f"a chunk of kind {chunk.kind} has no ids")
+    holds_rows = chunk.kind in ("rows", "values")
+    if (not holds_rows and ids is None) or (chunk.kind == "values" and ids is not None):
+        raise ValueError(f"a chunk of kind {chunk.kind} {'has no ids' if ids is None else 'has ids'}")
     first, end = chunk.first_column, chunk.first_column + chunk.columns
-    if chunk.kind == "rows" and (not 0 <= first < end <= table.dim or (scales is None) == (row_type == "int8")):
+    if holds_rows and (not 0 <= first < end <= table.dim or (scales is None) == (row_type == "int8")):
         raise ValueError(f"columns {first} to {end} of {table.dim} as {row_type}")
     return parts
 

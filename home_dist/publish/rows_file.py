@@ -1,12 +1,12 @@
 """rows-NNNNN.bin: one rank's rows, chunk by chunk. Written in one pass, with bounded memory; read by ranges.
 
-A chunk's arrays follow each other, each from a multiple of 8 bytes on: slots (int64), ids (int64, or the bytes of texts and
-their ends as int64), values, scales. The manifest tells where each begins; nothing else stands in the file.
+A chunk's arrays follow each other, each from a multiple of 8 bytes on: slots (int64), ids if it tells them (int64, or the bytes
+of texts and their ends as int64), values, scales. The manifest tells where each begins; nothing else stands in the file.
 """
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -34,14 +34,25 @@ class RowsFile:
     def rows(self, table: str, slots: Slots, values: Floats, keys: pa.Array | None = None, first_column: int = 0) -> None:
         """Rows of distinct slots (n,), values (n, columns); keys: (n,) their ids, null for a row without one. Raises
         PublishError for values that the type of rows cannot hold, OSError."""
-        step = max(1, CHUNK_BYTES // (4 * max(1, values.shape[1])))
-        for first in range(0, len(slots), step):
-            part = slice(first, min(first + step, len(slots)))
+        for part in _parts(values):
             taken = None if keys is None else keys.slice(part.start, part.stop - part.start)
             for which, ids in _by_key(len(slots[part]), taken):
-                self._rows(table, slots[part][which], values[part][which], ids, first_column)
+                self._rows("rows", table, slots[part][which], values[part][which], ids, first_column)
 
-    def _rows(self, table: str, slots: Slots, values: Floats, ids: pa.Array | None, first_column: int) -> None:
+    def values(self, table: str, slots: Slots, values: Floats, first_column: int = 0) -> None:
+        """As `rows`, of slots that keep the ids which chunks before gave them, in this version or one that it builds on."""
+        for part in _parts(values):
+            self._rows("values", table, slots[part], values[part], None, first_column)
+
+    def _rows(
+        self,
+        kind: Literal["rows", "values"],
+        table: str,
+        slots: Slots,
+        values: Floats,
+        ids: pa.Array | None,
+        first_column: int,
+    ) -> None:
         try:
             encoded = encode(values, self.row_type)
         except NotEncodable as error:
@@ -52,7 +63,7 @@ class RowsFile:
         if encoded.scales is not None:
             at["scales"] = self._write(encoded.scales)
         self.chunks.append(
-            RowsChunk(table, "rows", self.name, len(slots), first_column=first_column, columns=values.shape[1], **at)
+            RowsChunk(table, kind, self.name, len(slots), first_column=first_column, columns=values.shape[1], **at)
         )
 
     def evicted(self, table: str, slots: Slots, ids: pa.Array) -> None:
@@ -92,6 +103,13 @@ class RowsFile:
             self._hash.update(part)
             self._at += len(part)
         return at
+
+
+def _parts(values: Floats) -> Iterator[slice]:
+    """Rows of a chunk each."""
+    step = max(1, CHUNK_BYTES // (4 * max(1, values.shape[1])))
+    for first in range(0, len(values), step):
+        yield slice(first, min(first + step, len(values)))
 
 
 def _by_key(n: int, keys: pa.Array | None) -> Iterator[tuple[NDArray[Any], pa.Array | None]]:

@@ -59,6 +59,10 @@ class VersionHolder:
                 settled = settle(self.current.model)
             try:
                 there = self._folder.current()
+            except Exception as error:  # such as a store that is away; requests must not end with it
+                self._stays("newer ones cannot be looked for", error)
+                continue
+            try:
                 if there == self._there:
                     self.refused = None  # `current` names the old version again
                 if there == self._there or there is None or (there == failed and time.monotonic() < again):
@@ -66,8 +70,9 @@ class VersionHolder:
                 wait = min(_LONGEST_WAIT, 2 * wait) if there == failed else self.current.settings.poll_s
                 failed, again = there, time.monotonic() + wait
                 version = self._opened(self.current)
-            except Exception as error:  # requests must not end with it
-                self._refuse(error)
+            except Exception as error:
+                if self._stays("a newer one was refused", error):
+                    self._metrics.refused.inc()
                 continue
             # `current` may have moved on while it was opened.
             self._there = there if version.name == there[0] else None
@@ -119,9 +124,12 @@ class VersionHolder:
         self._metrics.takes(version.model.manifest)
         self._say(f"took {version.name} (step {version.model.step:,})")
 
-    def _refuse(self, error: Exception) -> None:
+    def _stays(self, why: str, error: Exception) -> bool:
+        """Tells why the old version stays. False where nothing is told, as the server ends, and with it what reads stores."""
+        if self._ended.is_set():
+            return False
         told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         if told != self.refused:
-            self._say(f"{self.current.name} stays, a newer one was refused: {told}")
+            self._say(f"{self.current.name} stays, {why}: {told}")
         self.refused = told
-        self._metrics.refused.inc()
+        return True

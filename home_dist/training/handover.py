@@ -1,6 +1,7 @@
 """What a run hands over to while it trains; publish/live.py is the one there is."""
 
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from home_dist.training.checkpoint.state import TrainState
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
 class Handover(Protocol):
     """Every rank has one and calls it at the same steps. None of its methods fails a run, and none waits while it trains."""
+
+    def lacks(self, checkpoint: Path) -> bool:
+        """Whether what was handed over last is not the model of a run's last checkpoint. Before `begin`. Collective."""
 
     def begin(self, run: "Run") -> None:
         """The run is built and filled."""

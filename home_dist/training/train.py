@@ -96,9 +96,9 @@ def _train(
         state, finished = written.state, written.state.finished
         for change in written.other_versions():
             screen.say(f"note: {newest} was written with {change}: the run need not go on bit for bit")
-    run = None
+    begun, run = partial(Run.begin, inputs, ranks, screen, folder, checkpoints, profile_steps=profile_steps), None
     if handover is not None and newest is not None and config.data.follow and stopped is None:
-        run = Run.begin(inputs, ranks, screen, folder, checkpoints, Start(state, state.step, newest, finished), profile_steps)
+        run = begun(Start(state, state.step, newest, finished))
         handover.begin(run)
     with preemption:
         part = source.next(state, preemption, handover.tick if handover is not None and run is not None else None)
@@ -112,10 +112,15 @@ def _train(
         state, _, steps = part
     splits = _splits_to_evaluate(inputs)
     if state.step >= steps and together(lambda: _has_figures(folder, splits, state.step, ranks)):
+        late = handover is not None and run is None and newest is not None and handover.lacks(newest)
         screen.say(
-            f"run complete: {folder.path} has trained its {state.step:,} steps; nothing to do. "
+            f"run complete: {folder.path} has trained its {state.step:,} steps; "
+            f"{'no version has them yet, and one is published' if late else 'nothing to do'}. "
             f"Its figures: {folder.evaluation}. For more, raise train.epochs; for another run, set run.dir."
         )
+        if handover is not None and late:
+            run = begun(Start(state, steps, newest, finished))
+            handover.begin(run)
         if handover is not None and run is not None:
             handover.end(state)
             run.log.close()
@@ -124,8 +129,7 @@ def _train(
     if part is not None:
         screen.say_if(kept_together(part[1], state.position.epoch))
     if run is None:
-        start = Start(state, steps, newest, finished)
-        run = Run.begin(inputs, ranks, screen, folder, checkpoints, start, profile_steps)
+        run = begun(Start(state, steps, newest, finished))
         if handover is not None:
             handover.begin(run)
     while part is not None:

@@ -176,6 +176,54 @@ def test_a_following_run_that_is_started_again_publishes_before_anything_arrives
     assert read_version(to).manifest.newest_data == pytest.approx(newest, abs=1e-3)
 
 
+@pytest.mark.parametrize("figures", [False, True])
+def test_a_run_that_is_killed_before_its_last_version_publishes_it_by_the_same_command(tmp_path, figures):
+    """Whether its figures are still to come, or there are none, so that nothing else is left to do."""
+    config, to = make_config(tmp_path, raw_data(tmp_path / "data"), batch_size=16), str(tmp_path / "out")
+    splits = settings(metrics__of_training=figures)
+    options = [*COMMON, *splits, *publishing(to, publish__every_seconds=600), *settings(train__max_steps=16)]
+    killed = finish(start(2, "train", config, *options, module="tests.publish.killed_ranks"))
+    assert killed.codes == [-signal.SIGKILL] * 2, killed.text
+    assert not any(step == "16" for *_, step in published(killed.text)), killed.text
+    again = run(2, "train", config, *options)
+    assert again.codes == [0, 0], again.text
+    assert ("no version has them yet, and one is published" in again.text) == (not figures), again.text
+    assert [step for *_, step in published(again.text)] == ["16"], again.text
+    publish_checkpoint(source(tmp_path / "run", 16), str(tmp_path / "reference"), "fp32", golden=0)
+    same(read_version(to), read_version(str(tmp_path / "reference")))
+    replay(to)
+    third = run(2, "train", config, *options)
+    assert third.codes == [0, 0], third.text
+    assert "nothing to do" in third.text
+    assert not published(third.text)
+
+
+def test_a_complete_run_publishes_beside_anothers_versions_and_damaged_ones(tmp_path):
+    """Versions of the same step by another run, of other rows, or that are damaged, are none of this run's model."""
+    data, to = raw_data(tmp_path / "data"), tmp_path / "out"
+    config, few = make_config(tmp_path, data, batch_size=16), [*COMMON, *settings(train__max_steps=4)]
+    for name, seed in (("run", 1), ("other", 2)):
+        ended = run(1, "train", config, *few, *settings(run__dir=tmp_path / name, train__seed=seed))
+        assert ended.codes == [0], ended.text
+    publish_checkpoint(source(tmp_path / "other", 4), str(to), "fp32", golden=0)
+
+    def published_now(*options):
+        ended = run(1, "train", config, *few, *publishing(str(to)), *settings(train__seed=1), *options)
+        assert ended.codes == [0], ended.text
+        return [version for version, *_ in published(ended.text)]
+
+    assert published_now() == ["v000002"]
+    assert published_now() == []
+    publish_checkpoint(source(tmp_path / "run", 4), str(to), "fp32", golden=0)
+    assert published_now() == []
+    assert published_now(*settings(publish__rows="fp16")) == ["v000004"]
+    assert published_now() == ["v000005"]
+    (to / "v000005" / "dense.safetensors").write_bytes(b"")
+    assert published_now() == ["v000006"]
+    publish_checkpoint(source(tmp_path / "run", 4), str(tmp_path / "reference"), "fp32", golden=0)
+    same(read_version(str(to)), read_version(str(tmp_path / "reference")))
+
+
 def test_two_publishers_of_one_folder_are_refused_before_training(tmp_path):
     config, to = make_config(tmp_path, raw_data(tmp_path / "data")), str(tmp_path / "out")
     with VersionsFolder(to).claimed():
