@@ -7,10 +7,12 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from home_dist.config import load_config
+from home_dist.config.publish import RowType
 from home_dist.config.section import Count, Section
 from home_dist.config.stopping import SMALLER_IS_BETTER
 from home_dist.config.toml_file import read_model
 from home_dist.errors import ConfigError
+from home_dist.files.places import is_remote
 
 
 class RuleSection(Section):
@@ -30,6 +32,13 @@ class RuleSection(Section):
 class ExportSection(Section):
     format: Literal["program", "safetensors"] = "program"
     embeddings: Literal["fp32", "fp16", "int8"] = "fp32"
+
+
+class VersionsSection(Section):
+    to: str = Field(min_length=1)
+    """Folder, or URL (s3://bucket/model), of the versions."""
+    rows: RowType = "fp32"
+    keep: Count = 3
 
 
 class DailySection(Section):
@@ -60,6 +69,8 @@ class DailySection(Section):
     """Draws report.html of each day's data, which may take longer than a small day's preparation."""
     export: ExportSection | None = None
     """What is exported of each model that is kept; by default nothing."""
+    publish: VersionsSection | None = None
+    """Where each model that is kept is published as a full version, with the day's counts and histories; by default nowhere."""
     keep_days: Count | None = None
     """Data, runs and exports of so many last days are kept, and the newest kept model's; by default all."""
 
@@ -75,11 +86,14 @@ def load_daily(path: Path) -> DailySection:
     section = read_model(path, DailySection, "Give a TOML file that names a description, a run and a folder; README shows one.")
     places = {key: str(path.parent / getattr(section, key)) for key in ("description", "run", "out")}
     section = section.model_copy(update=places)
+    if section.publish is not None and not is_remote(section.publish.to):
+        published = section.publish.model_copy(update={"to": str(path.parent / section.publish.to)})
+        section = section.model_copy(update={"publish": published})
     if not Path(section.description).is_file():
         raise ConfigError(f"{path}: description: {section.description}: no such file.")
     if load_config(Path(section.run), section.set).publish is not None:
         raise ConfigError(
-            f"{section.run}: a day's model is published once it is kept: leave [publish] out, and publish the run that `daily` "
-            "tells with home-dist publish RUN --to PLACE"
+            f"{section.run}: a day's model is published once it is kept: leave [publish] out, and give `publish` of {path}: "
+            "publish = { to = PLACE }"
         )
     return section

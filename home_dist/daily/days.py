@@ -19,6 +19,7 @@ from rich.table import Table
 from home_dist.daily.daily_section import DailySection
 from home_dist.daily.journal import Day, Journal
 from home_dist.errors import ConfigError, UserError
+from home_dist.export.source import Source
 from home_dist.files.json_files import json_text, read_json, with_nan, write_json
 from home_dist.files.lock import locked
 from home_dist.insight.run_figures import mean_defined
@@ -27,6 +28,9 @@ from home_dist.prepare.days import day_name
 from home_dist.prepare.generic.going_on import NothingNew
 from home_dist.prepare.generic.log_days import log_days
 from home_dist.prepare.generic.state import Base
+from home_dist.publish.folder import VersionsFolder
+from home_dist.publish.manifest import PublishError
+from home_dist.publish.of_checkpoint import is_current
 from home_dist.training.sweep import program
 
 Say = Callable[[str], None]
@@ -110,7 +114,7 @@ class Daily:
         name = str(self.section.first_day)
         data, run = self._prepare(name, []), f"runs/{name}"
         self._train(name, data, [], [])
-        self._export(name)
+        self._hand_over(name)
         return Day(name, data, self._rows(data), None, run, True, seconds=self.seconds)
 
     def _day(self, day: int, before: Day) -> Day:
@@ -133,7 +137,7 @@ class Daily:
             verdict = "kept" if kept else f"rejected: it is worse by more than {self.section.rule.worse_by:g}"
             self.say(f"{name}: {metric} on held-out users {values[0]} before, {values[1]} after: {verdict}")
         if kept:
-            self._export(name)
+            self._hand_over(name)
         model = f"runs/{name}" if kept else began_with
         return Day(name, data, self._rows(data), began_with, model, kept, scored, held_out, self.seconds)
 
@@ -173,6 +177,23 @@ class Daily:
         tree = read_json(path, _AGAIN)
         split = next(key for key in tree if key not in ("step", "samples", "calibration", "slices"))
         return _means(tree[split])
+
+    def _hand_over(self, name: str) -> None:
+        self._export(name)
+        self._publish(name)
+
+    def _publish(self, name: str) -> None:
+        wanted, run = self.section.publish, self.out / "runs" / name
+        if wanted is None:
+            return
+        try:
+            there = is_current(VersionsFolder(wanted.to), Source.open(run), wanted.rows)
+        except PublishError as error:  # damaged: a newer version helps
+            self.say(f"{error}")
+            there = False
+        if not there:
+            options = ["--rows", wanted.rows, "--keep", str(wanted.keep)]
+            self._call("publish", 1, "publish", run, "--to", wanted.to, *options)
 
     def _export(self, name: str) -> None:
         wanted = self.section.export

@@ -14,6 +14,10 @@ import pytest
 from home_dist.daily.daily_section import RuleSection, load_daily
 from home_dist.daily.journal import Day, Journal
 from home_dist.errors import ConfigError, DataError
+from home_dist.prepare.days import day_name
+from home_dist.prepare.generic.state import Base
+from home_dist.publish.folder import VersionsFolder
+from home_dist.publish.manifest import version_name
 from tests.factory import CONFIG
 from tests.prepare.test_going_on import describe, make_days
 from tests.ranks import REPOSITORY
@@ -60,10 +64,18 @@ def figures(folder: Path) -> list[dict]:
     return [{k: v for k, v in day.items() if k != "seconds"} for day in days]
 
 
+def published(place: Path) -> list[str]:
+    """Last day of the state of each version: each can tell its requests' past up to its own day."""
+    folder = VersionsFolder(str(place))
+    states = [Base.open(place / version_name(n) / "meaning").record for n in folder.versions()]
+    assert folder.current()[0] == version_name(folder.versions()[-1])
+    return [day_name(state.end_day - 1) for state in states]
+
+
 @pytest.mark.slow
 @pytest.mark.e2e
 def test_days_are_taken_one_by_one_and_a_killed_run_goes_on(shop):
-    text, _ = start(settings(shop)).communicate(timeout=400)
+    text, _ = start(settings(shop, more='publish = { to = "versions", keep = 9 }')).communicate(timeout=400)
     assert "all days are done, up to 2023-11-19" in text, text
     days = figures(shop / "daily")
     assert [d["day"] for d in days] == ["2023-11-17", "2023-11-18", "2023-11-19"]
@@ -73,8 +85,11 @@ def test_days_are_taken_one_by_one_and_a_killed_run_goes_on(shop):
     assert all(d["model"] == (f"runs/{d['day']}" if d["kept"] else d["began_with"]) for d in days[1:])
 
     assert (shop / "daily/data/2023-11-18/report.html").exists()
+    kept = [d["day"] for d in days if d["began_with"] is None or d["kept"]]
+    assert published(shop / "versions") == kept
 
-    path, random_times = settings(shop, "killed", "page = false"), random.Random(5)
+    more = 'page = false\npublish = { to = "killed_versions", keep = 9 }'
+    path, random_times = settings(shop, "killed", more), random.Random(5)
     for _ in range(4):  # all processes of it, at any moment
         process = start(path)
         try:
@@ -86,6 +101,7 @@ def test_days_are_taken_one_by_one_and_a_killed_run_goes_on(shop):
     text, _ = start(path).communicate(timeout=400)
     assert "all days are done, up to 2023-11-19" in text, text
     assert figures(shop / "killed") == days
+    assert published(shop / "killed_versions") == kept
     assert not (shop / "killed/data/2023-11-18/report.html").exists()
     text, _ = start(path).communicate(timeout=100)
     assert "0 days to take" in text
@@ -107,7 +123,7 @@ def test_wrong_settings_are_named_before_anything_is_done(shop, tmp_path):
     (shop / "publishes.toml").write_text((shop / "run.toml").read_text() + '[publish]\nto = "/versions"\n')
     publishing = settings(shop, "wrong")
     publishing.write_text(publishing.read_text().replace('"run.toml"', '"publishes.toml"'))
-    with pytest.raises(ConfigError, match=r"leave \[publish\] out"):
+    with pytest.raises(ConfigError, match=r"leave \[publish\] out, and give `publish` of .*wrong\.toml"):
         load_daily(publishing)
     (shop / "elsewhere").mkdir()
     moved = shop / "elsewhere" / "daily.toml"
