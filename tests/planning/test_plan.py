@@ -320,12 +320,12 @@ def test_many_devices_promise_no_more_than_their_readers(scale, devices):
 def test_a_checkpoint_is_computed_through(scale):
     """2 TB from 128 devices on 16 hosts: the fullest host, or the store, sets the pace."""
     config, devices = scale(), machines("128xH100-80GB")
-    slow, fast, shared = (
-        planning.plan(config, devices, {"watched": 100}, speeds).checkpoint
-        for speeds in (Speeds(1.0), Speeds(10.0), Speeds(10.0, 5.0))
-    )
-    tables = sum(p.rows * (p.dim + 1) * 4 for p in planning.plan(config, devices, {"watched": 100}).placed)
-    dense = planning.plan(config, devices, {"watched": 100}).dense.parameters * 12
+    plans = [
+        planning.plan(config, devices, {"watched": 100}, speeds) for speeds in (Speeds(1.0), Speeds(10.0), Speeds(10.0, 5.0))
+    ]
+    slow, fast, shared = (p.checkpoint for p in plans)
+    tables = sum(p.rows * (p.dim + 1) * 4 for p in plans[0].placed)
+    dense = plans[0].dense.parameters * 12
     by_host = slow.written.reshape(16, 8).sum(1)
     assert slow.written.sum() == pytest.approx(tables + dense, rel=1e-6)  # row-wise Adagrad: a number per row and block
     assert slow.host_copies == by_host.max()
