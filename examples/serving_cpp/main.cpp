@@ -9,7 +9,7 @@
 
 #include <iostream>
 
-#include "requests.h"
+#include "frozen.h"
 
 // The slots that a column of requests reads in a table.
 static torch::Tensor slots_of(const Table& table, const std::string& column, const Requests& requests) {
@@ -24,15 +24,15 @@ static torch::Tensor slots_of(const Table& table, const std::string& column, con
 }
 
 // An input of one column, or a part of an input of several.
-static torch::Tensor part_of(const std::string& name, const Json& told, const Json& part, const Version& version,
-                             const Requests& requests) {
+static torch::Tensor part_of(const Json& told, const Json& part, const Version& version, const Requests& requests) {
   const std::string &kind = told["kind"].content, &column = part["column"].content;
   if (kind == "rows" || kind == "slots") {
     const Table& table = version.tables.at(part["table"].content);
     torch::Tensor slots = slots_of(table, column, requests);
     return kind == "slots" ? slots : table.values.index_select(0, slots);
   }
-  if (told.has("frozen")) throw std::runtime_error(name + ": frozen tables are left out here; docs/export.md tells them");
+  if (told.has("frozen"))
+    return frozen_vectors(told["frozen"], column, told["shape"].items.at(1).integer(), version, requests);
   torch::Tensor numbers = requests.numbers(column);
   if (kind == "number") return numbers;
   if (kind == "weights" || kind == "duration") return numbers.to(torch::kFloat);
@@ -51,7 +51,7 @@ static torch::Tensor input_of(const std::string& name, const Json& inputs, const
   const Json& told = inputs[name];
   if (told.has("parts")) {
     std::vector<torch::Tensor> parts;
-    for (auto& part : told["parts"].items) parts.push_back(part_of(name, told, part, version, requests));
+    for (auto& part : told["parts"].items) parts.push_back(part_of(told, part, version, requests));
     return torch::stack(parts, 1);
   }
   const std::string& kind = told["kind"].content;
@@ -60,7 +60,7 @@ static torch::Tensor input_of(const std::string& name, const Json& inputs, const
       if (one.has("lengths") && one["lengths"].content == name) return requests.lengths(one["column"].content);
     throw std::runtime_error(name + ": no column tells them");
   }
-  return part_of(name, told, told, version, requests);
+  return part_of(told, told, version, requests);
 }
 
 static int serve(const std::string& program, const std::string& versions, const std::string& wanted) {

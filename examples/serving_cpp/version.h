@@ -59,7 +59,7 @@ struct Table {
 
 class Version {
  public:
-  Json manifest;
+  Json manifest, full;  // of the version, and of the full one that it builds on
   std::map<std::string, Table> tables;
   std::unordered_map<std::string, torch::Tensor> dense;
 
@@ -77,9 +77,9 @@ class Version {
       const Json& base = chain.back()["base"];
       chain.push_back(read_manifest(base["version"].content, base["manifest_sha256"].content));
     }
-    manifest = chain.front();
+    manifest = chain.front(), full = chain.back();
     for (auto& [name, told] : manifest["tables"].members) tables.emplace(name, told);
-    Json boundaries = Json::parse(read(chain.back(), "meaning/boundaries.json"));
+    Json boundaries = Json::parse(read(full, "meaning/boundaries.json"));
     for (auto& [name, table] : tables)
       if (table.kind == "bucket")
         for (auto& value : boundaries[name]["boundaries"].items) table.boundaries.push_back(value.real());

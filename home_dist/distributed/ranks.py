@@ -88,20 +88,40 @@ def together(action: Callable[[], Result], group: dist.ProcessGroup | None = Non
     """
     if not dist.is_initialized():
         return action()
+    result, error, failures = tried_together(action, UserError, group)
+    if failures:
+        if error is not None and min(failures) == dist.get_rank():
+            raise error
+        raise OtherRankFailed(failures[min(failures)].exit_code)
+    return result  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Failure:
+    exit_code: int
+    text: str
+
+
+def tried_together(
+    action: Callable[[], Result], caught: type[Exception], group: dist.ProcessGroup | None = None
+) -> tuple[Result | None, Exception | None, dict[int, Failure]]:
+    """Runs `action` on each rank: (its result here, its error here, by rank the failures, which all ranks get). An error of
+    another kind than `caught` is raised on its rank alone. group: see `together`."""
     result, error = None, None
     try:
         result = action()
-    except UserError as caught:
-        error = caught
+    except caught as found:
+        error = found
     health.meet("main" if group is None else group.group_name)
-    codes: list[int | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(codes, error.exit_code if error else None, group)
-    failed = [rank for rank, code in enumerate(codes) if code is not None]
-    if failed:
-        if error is not None and failed[0] == dist.get_rank():
-            raise error
-        raise OtherRankFailed(codes[failed[0]] or 1)
-    return result  # type: ignore[return-value]
+    told: list[Failure | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, None if error is None else _failure(error), group)
+    return result, error, {rank: failure for rank, failure in enumerate(told) if failure is not None}
+
+
+def _failure(error: Exception) -> Failure:
+    if isinstance(error, UserError):
+        return Failure(error.exit_code or 1, str(error))
+    return Failure(1, f"{type(error).__name__}: {error}")
 
 
 def _device(local_rank: int, local_world: int) -> tuple[torch.device, str]:

@@ -53,7 +53,7 @@ def described(item: Input) -> dict[str, Any]:
     if item.kind in ("rows", "slots") and item.item is not None:
         told["table"] = item.item.table.name
     if item.pretrained is not None and item.pretrained.frozen is not None:
-        told["frozen"] = item.pretrained.name
+        told["frozen"] = {"folder": item.pretrained.folder, "type": item.pretrained.frozen.type}
     if item.group is not None:
         told["lengths"] = f"lengths.{item.group}"
     return told

@@ -223,7 +223,22 @@ class Publisher:
             job.copied = True
             job.copies.put(self._copied(state))
         job.thread = threading.Thread(target=self._publish, args=(job,), name="publish", daemon=True)
-        job.thread.start()
+        try:
+            job.thread.start()
+        except RuntimeError as error:  # the machine has no room for a thread
+            self._without_thread(job, error)
+
+    def _without_thread(self, job: "_Publication", error: RuntimeError) -> None:
+        """Training takes the thread's part in the first that all ranks' threads do together, which fails on all of them."""
+
+        def fail() -> None:
+            raise error
+
+        self._job = None
+        try:
+            self._together.all(fail)
+        except Exception as told:
+            self._failed(job, told)
 
     def _copied(self, state: TrainState) -> Copied | Exception:
         try:

@@ -11,8 +11,7 @@ import torch
 import torch.distributed as dist
 
 from home_dist.config.publish import PublishSection
-from home_dist.distributed import health
-from home_dist.errors import UserError
+from home_dist.distributed.ranks import tried_together
 from home_dist.export.meaning import ModelMeaning
 from home_dist.export.source import served_tensors
 from home_dist.publish.folder import VersionsFolder
@@ -40,19 +39,10 @@ class Together:
 
     def all(self, action: Callable[[], Result]) -> Result:
         """Runs the action on each rank. Raises PublishError on all ranks if it fails on one."""
-        result, problem = None, None
-        try:
-            result = action()
-        except UserError as error:
-            problem = str(error)
-        except Exception as error:  # whatever it is, the others must hear of it, and the run must go on
-            problem = f"{type(error).__name__}: {error}"
-        health.meet(self.group.group_name)
-        told: list[str | None] = [None] * self.ranks
-        dist.all_gather_object(told, problem, self.group)
-        for rank, text in enumerate(told):
-            if text is not None:
-                raise PublishError(text if self.ranks == 1 else f"rank {rank}: {text}")
+        # Whatever the error is, the others must hear of it, and the run must go on.
+        result, _, failures = tried_together(action, Exception, self.group)
+        for rank, failure in sorted(failures.items()):
+            raise PublishError(failure.text if self.ranks == 1 else f"rank {rank}: {failure.text}")
         return result  # type: ignore[return-value]
 
     def first(self, action: Callable[[], Result]) -> Result:

@@ -14,7 +14,7 @@ from home_dist.publish import of_checkpoint
 from home_dist.publish.few_rows import FewRows
 from home_dist.publish.of_checkpoint import publish_checkpoint
 from home_dist.publish.replay import TOLERANCE
-from tests.publish.raw_data import raw_data
+from tests.publish.raw_data import integer_users, raw_data, with_pretrained
 from tests.publish.trained import CUT, MANAGED, source, trained_on
 from tests.ranks import REPOSITORY, settings
 
@@ -26,11 +26,14 @@ pytestmark = [
     pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"no compiler: {COMPILER} is not there"),
 ]
 KINDS = {
-    "cut": [*CUT, *settings(train__ema__decay=0.5)],
-    "managed": MANAGED,
-    "dien": settings(sequence__0__kind="dien"),
-    "sim_hard": settings(sequence__0__kind="sim", sequence__0__search="hard", sequence__0__most=3),
+    "cut": (raw_data, [*CUT, *settings(train__ema__decay=0.5)]),
+    "managed": (raw_data, MANAGED),
+    "dien": (raw_data, settings(sequence__0__kind="dien")),
+    "sim_hard": (raw_data, settings(sequence__0__kind="sim", sequence__0__search="hard", sequence__0__most=3)),
+    "integers": (lambda folder: integer_users(raw_data(folder)), CUT),
+    "pretrained": (lambda folder: with_pretrained(raw_data(folder)), settings(embedding__pretrained__text__normalise=True)),
 }
+"""By name: the data, and options."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,8 @@ def serve(tmp_path_factory):
 @pytest.fixture(scope="module", params=KINDS)
 def trained(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    return trained_on(1, raw_data(folder / "data"), KINDS[request.param])
+    data, options = KINDS[request.param]
+    return trained_on(1, data(folder / "data"), options)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +92,8 @@ def test_what_is_damaged_is_refused(serve, program, versions, tmp_path):
     to = tmp_path / "out"
     shutil.copytree(versions / "fp32", to)
     files = ("v000001/rows-00000.bin", "v000002/rows-00000.bin", "v000002/dense.safetensors", "v000002/golden.parquet")
-    for name in (*files, "v000001/meaning/boundaries.json", "v000001/manifest.json", "v000002/manifest.json"):
+    frozen = [f"v000001/{p.relative_to(to / 'v000001')}" for p in (to / "v000001").rglob("*.npy")]
+    for name in (*files, *frozen, "v000001/meaning/boundaries.json", "v000001/manifest.json", "v000002/manifest.json"):
         content = (to / name).read_bytes()
         for damaged in (content[:-9] + bytes([content[-9] ^ 1]) + content[-8:], content[:-1]):
             (to / name).write_bytes(damaged)

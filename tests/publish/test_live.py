@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -224,6 +225,25 @@ def test_a_complete_run_publishes_beside_anothers_versions_and_damaged_ones(tmp_
     same(read_version(str(to)), read_version(str(tmp_path / "reference")))
 
 
+@pytest.mark.parametrize(("threads", "seconds"), [("0,3", 0.02), ("-1", 600)])
+def test_a_rank_without_room_for_a_thread_holds_no_other_up(tmp_path, threads, seconds):
+    """For the first version and a later one, which are tried again, or for the one at the run's end."""
+    config, to = make_config(tmp_path, raw_data(tmp_path / "data"), batch_size=16), str(tmp_path / "out")
+    more = settings(train__epochs=1, checkpoint__every_steps=1, checkpoint__keep_last=99, distributed__timeout=200)
+    options = [*COMMON, *publishing(to, publish__full_every=3, publish__every_seconds=seconds), *more]
+    began = time.monotonic()
+    ended = run_module(2, "tests.publish.threadless_ranks", threads, "train", config, *options)
+    assert time.monotonic() - began < 150  # and not the timeout of collectives
+    told = re.findall(r"no version was published: rank 1: RuntimeError: can't start new thread\. (.*)", ended.text)
+    again = ["Training goes on; it is tried again in 0 s."] * 2
+    assert told == (["The run ends without it."] if threads == "-1" else again), ended.text
+    versions = published(ended.text)
+    assert versions[0][1] == "full"
+    assert len(versions) >= 3 or threads == "-1", ended.text
+    publish_checkpoint(source(tmp_path / "run", int(versions[-1][2])), str(tmp_path / "reference"), "fp32", golden=0)
+    same(read_version(to), read_version(str(tmp_path / "reference")))
+
+
 def test_two_publishers_of_one_folder_are_refused_before_training(tmp_path):
     config, to = make_config(tmp_path, raw_data(tmp_path / "data")), str(tmp_path / "out")
     with VersionsFolder(to).claimed():
@@ -355,4 +375,8 @@ def test_a_run_that_stops_early_publishes_its_best_checkpoint(tmp_path, seconds)
     told = published(ended.text)[-1]
     assert told[1:] == ("full", step), ended.text
     publish_checkpoint(source(tmp_path / "run", int(told[2])), str(tmp_path / "reference"), "fp32", golden=0)
+    same(read_version(to), read_version(str(tmp_path / "reference")))
+    shutil.rmtree(to)  # the complete run publishes it again
+    again = run(1, "train", config, *options)
+    assert published(again.text) == [("v000001", "full", step)], again.text
     same(read_version(to), read_version(str(tmp_path / "reference")))
