@@ -17,16 +17,18 @@ Ids = tuple[int, int]
 class MissingIds:
     def __init__(self, schema: Schema, layout: InputLayout):
         self._unknown = {t.name: t.values.unknown_rows if isinstance(t.values, VocabularyValues) else 0 for t in schema.table}
+        self._whole = {t.name for t in schema.table if t.values is None and t.origin is None}
+        """Tables of hours, ages and the like, whose row 0 stands for a value as any other."""
         self._layout = layout
 
     def __call__(self, inputs: Inputs) -> dict[str, Ids]:
-        """Of the features and history columns that `inputs` hold, by name; packed ones are unpacked. A managed id reads the
-        first row of its set where it has none; the id that owns this row counts as missing as well."""
+        """Of the features and history columns that `inputs` hold, by name, but for tables without ids; packed ones unpacked.
+        A managed id reads the first row of its set where it has none; the id that owns this row counts as missing as well."""
         found: dict[str, Ids] = {}
         for item in self._layout.inputs:
             number = item.key in self._layout.statistics
             values = inputs.get(f"number.{item.column}" if number else id_name(item))
-            if values is not None:
+            if values is not None and item.table.name not in self._whole:
                 missing = values.isnan() if number else self._test(item)(values)
                 found[item.key] = len(values), int(missing.sum())
         return found

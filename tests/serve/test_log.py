@@ -103,6 +103,9 @@ def test_a_server_answers_requests_of_the_log_also_after_a_delta(logged):
             answer.raise_for_status().json()["predictions"],
             open_version(str(folder / "versions")).predict(prepared.slice(COUNT, COUNT)),
         )
+        counted = {n for n in server.metrics() if n.startswith("home_dist_ids_missing_total")}
+        assert 'home_dist_ids_missing_total{feature="seen/seen_video"}' in counted
+        assert 'home_dist_ids_missing_total{feature="hour"}' not in counted  # midnight is row 0, and no missing id
         wrong = body(*asked(rows, 1))
         del wrong["candidates"]["author"]
         answer = httpx.post(f"{server.url}/predict/log", json=wrong, timeout=60)
