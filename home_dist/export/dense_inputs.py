@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from home_dist.export.program_inputs import Input, inputs_of, list_groups, packed, singles
-from home_dist.schema import DenseFeature, IdInput, InputLayout
+from home_dist.schema import DenseFeature, IdInput, InputLayout, PretrainedFeature, Schema
 
 
 def rows_name(item: IdInput) -> str:
@@ -35,10 +35,10 @@ def dense_inputs_of(layout: InputLayout, compared: Collection[str]) -> dict[str,
     return packed((*found, *others))
 
 
-def described(item: Input) -> dict[str, Any]:
+def described(item: Input, schema: Schema) -> dict[str, Any]:
     """What a caller has to know of an input."""
     if item.parts:
-        of_parts = [described(part) for part in item.parts]
+        of_parts = [described(part, schema) for part in item.parts]
         kept = [{key: told[key] for key in ("column", "table") if key in told} for told in of_parts]
         return {"kind": of_parts[0]["kind"], "dtype": of_parts[0]["dtype"], "shape": ["samples", *item.shape], "parts": kept}
     first = item.group if item.group and item.kind != "lengths" else "samples"
@@ -53,7 +53,8 @@ def described(item: Input) -> dict[str, Any]:
     if item.kind in ("rows", "slots") and item.item is not None:
         told["table"] = item.item.table.name
     if item.pretrained is not None and item.pretrained.frozen is not None:
-        told["frozen"] = {"folder": item.pretrained.folder, "type": item.pretrained.frozen.type}
+        feature = next(f for f in schema.feature if isinstance(f, PretrainedFeature) and f.name == item.pretrained.name)
+        told["frozen"] = {"folder": feature.frozen, "type": feature.type}
     if item.group is not None:
         told["lengths"] = f"lengths.{item.group}"
     return told

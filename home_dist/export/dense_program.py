@@ -43,7 +43,7 @@ def export_dense(source: Source, out: Path, compiled: bool, ranks: Ranks) -> lis
             **source.metadata(),
             "predictions": predictions_of(source.schema.task, scorer.head.objectives),
             "order": list(scorer.inputs),
-            "inputs": {n: described(i) for n, i in scorer.inputs.items()},
+            "inputs": {n: described(i, source.schema) for n, i in scorer.inputs.items()},
             "parameters": parameters_of(program),
         }
         (folder / ABOUT_DENSE).write_text(json_text(about) + "\n")

@@ -135,8 +135,6 @@ class PretrainedInput:
     normalise: bool
     frozen: FrozenTable | None = field(default=None, compare=False)
     """The table that the column's ids look up; None for a column of vectors."""
-    folder: str | None = None
-    """Of this table, beside the schema."""
 
 
 @dataclass(frozen=True)
@@ -317,7 +315,7 @@ def _pretrained(feature: PretrainedFeature, config: RunConfig) -> PretrainedInpu
     table = None
     if feature.frozen is not None:
         table = open_frozen(feature.name, config.schema_path().parent / feature.frozen, feature.width, feature.type)
-    return PretrainedInput(feature.name, feature.column, feature.width, section.dim, section.normalise, table, feature.frozen)
+    return PretrainedInput(feature.name, feature.column, feature.width, section.dim, section.normalise, table)
 
 
 def _excluded(name: str, patterns: tuple[str, ...]) -> bool:
