@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from home_dist.errors import DataError
 from home_dist.prepare.engine import LocalEngine, Lost, Task, Work
-from home_dist.prepare.generic import LogOptions, log_files, prepare_log
+from home_dist.prepare.formats import converting, delimited
+from home_dist.prepare.generic import LogOptions, prepare_log
 from home_dist.prepare.progress import Progress
 
 QUIET = Progress(lambda text: None)
@@ -274,7 +275,7 @@ def test_a_lost_worker_is_told(tmp_path):
 
 def test_csv_is_read_in_blocks_as_if_at_once(tmp_path, monkeypatch):
     """Columns whose first values look like another kind than the later ones, or are missing."""
-    monkeypatch.setattr(log_files, "_BLOCK", 4096)
+    monkeypatch.setattr(delimited, "_BLOCK", 4096)
     rows = 3000
     late = {
         "number": ["1"] * (rows - 1) + ["2.5"],
@@ -285,16 +286,16 @@ def test_csv_is_read_in_blocks_as_if_at_once(tmp_path, monkeypatch):
     lines = ["\n".join([",".join(late), *(",".join(r) for r in zip(*late.values(), strict=True))])]
     (tmp_path / "a.csv").write_text(lines[0] + "\n")
     (tmp_path / "out").mkdir()
-    log_files.convert(tmp_path / "a.csv", tmp_path / "out")
-    found, expected = pq.read_table(tmp_path / "out" / log_files.CONVERTED), pacsv.read_csv(tmp_path / "a.csv")
+    converting.convert(tmp_path / "a.csv", tmp_path / "out")
+    found, expected = pq.read_table(tmp_path / "out" / converting.CONVERTED), pacsv.read_csv(tmp_path / "a.csv")
     assert found.to_pylist() == expected.to_pylist()
     with gzip.open(tmp_path / "a.csv.gz", "wt") as file:
         file.write(lines[0] + "\n")
-    log_files.convert(tmp_path / "a.csv.gz", tmp_path / "out")
-    assert pq.read_table(tmp_path / "out" / log_files.CONVERTED).equals(found)
+    converting.convert(tmp_path / "a.csv.gz", tmp_path / "out")
+    assert pq.read_table(tmp_path / "out" / converting.CONVERTED).equals(found)
     (tmp_path / "b.csv").write_text("a,b\n1,2\n1,2,3\n")
     with pytest.raises(DataError, match=r"b\.csv: cannot be read"):
-        log_files.convert(tmp_path / "b.csv", tmp_path / "out")
+        converting.convert(tmp_path / "b.csv", tmp_path / "out")
 
 
 def test_times_before_1970_are_times(tmp_path):

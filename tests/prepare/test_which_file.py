@@ -8,8 +8,8 @@ import pytest
 
 from home_dist.errors import DataError
 from home_dist.insight.prepared_page import write_page
+from home_dist.prepare.formats.converting import CONVERTED, convert
 from home_dist.prepare.generic import LogOptions, prepare_log
-from home_dist.prepare.generic.log_files import CONVERTED, convert
 from home_dist.prepare.summary import part_lines
 from tests.prepare.test_engine import DESCRIPTION, QUIET, digest, write
 

@@ -15,6 +15,7 @@ from home_dist.prepare.generic.log_sections import IdSection, NumberSection
 
 _PER_MS = {"s": 0.001, "ms": 1, "us": 1000}
 _LATEST_MS = 4_102_444_800_000  # the year 2100
+_SLICE = 1024  # texts among which a wrong one is looked for
 
 
 class Types:
@@ -56,14 +57,19 @@ class Types:
             raise self.wrong(name, "numbers")
 
     def time(self, name: str) -> None:
-        if not (pa.types.is_timestamp(self.of(name)) or pa.types.is_integer(self.of(name))):
-            raise self.wrong(name, "whole numbers or timestamps")
+        if not is_time(self.of(name)):
+            raise self.wrong(name, "whole numbers, timestamps, dates or ISO 8601 texts")
 
     def wrong(self, name: str, needed: str) -> DataError:
         where = f" ({self.odd[name]})" if name in self.odd else ""
         return DataError(
             f"{self.log}: column {name!r} has type {self.of(name)}{where}, but {needed} are needed. Correct it or leave it out."
         )
+
+
+def is_time(kind: pa.DataType) -> bool:
+    """Whether `times` reads a column of this type."""
+    return pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_integer(kind) or is_text(kind)
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
@@ -116,6 +122,10 @@ def times(column: pa.Array, unit: str, file: str, first: int, name: str, local_m
         raise DataError(
             f"{file}: column {name!r} has {column.null_count:,} empty values, the first in row {row:,}; each row needs a time."
         )
+    if is_text(column.type):
+        column = _timestamps(column, file, first, name)
+    elif pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("ms"))
     if pa.types.is_timestamp(column.type):
         zoned = np.asarray(column.cast(pa.timestamp("ms", column.type.tz), safe=False).cast(pa.int64()))
         return zoned if column.type.tz is not None else zoned - local_ms
@@ -127,3 +137,30 @@ def times(column: pa.Array, unit: str, file: str, first: int, name: str, local_m
             f"in {unit}. Set time_unit to s, ms or us, or correct the file."
         )
     return moments
+
+
+def _timestamps(column: pa.Array, file: str, first: int, name: str) -> pa.Array:
+    """(n,) timestamps of ISO 8601 texts, which all have a zone or all have none. Raises DataError."""
+    found = _as_timestamps(column)
+    if found is not None:
+        return found
+    for begin in range(0, len(column), _SLICE):
+        part = column.slice(begin, _SLICE)
+        bad = next((n for n in range(len(part)) if _as_timestamps(part.slice(n, 1)) is None), None)
+        if bad is not None:
+            raise DataError(
+                f"{file}: column {name!r} holds {part[bad].as_py()!r} in row {first + begin + bad + 1:,}, which is no time "
+                "as in ISO 8601: 2024-01-31 18:00:00, or with a zone 2024-01-31T18:00:00+08:00."
+            )
+        if _as_timestamps(part) is None:
+            break
+    raise DataError(f"{file}: column {name!r} holds times with a zone and times without one. Write all in one way.")
+
+
+def _as_timestamps(texts: pa.Array) -> pa.Array | None:
+    for kind in (pa.timestamp("us", "UTC"), pa.timestamp("us")):
+        try:
+            return texts.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+    return None

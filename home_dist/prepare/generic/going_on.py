@@ -23,9 +23,9 @@ _NAMED = 5  # lines of a difference, or files, that are named
 _WORDS = {"integer": "whole numbers", "text": "texts"}
 # What may differ from the base's description: where files are, splits, how later values, boundaries and thresholds are chosen,
 # and whether bad rows end the preparation.
-_FREE = {"log", "split", "train_files", "buckets", "types"}
+_FREE = {"log", "format", "split", "train_files", "buckets", "types"}
 _FREE_OF = {
-    "side": {"files"},
+    "side": {"files", "format"},
     "id": {"min_count", "rows", "most_new"},
     "number": {"buckets", "boundaries"},
     "past": {"boundaries"},

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from home_dist.prepare.days import local_days
+from home_dist.prepare.formats.converting import CONVERTED, convert
 from home_dist.prepare.generic import columns
 from home_dist.prepare.generic.going_on import new_files
-from home_dist.prepare.generic.log_files import CONVERTED, TYPES, chunks_of, convert, look, read_chunk
+from home_dist.prepare.generic.log_files import TYPES, chunks_of, look, read_chunk
 from home_dist.prepare.generic.log_inputs import FoundFiles, named_in
 from home_dist.prepare.generic.log_spec import load_spec
 from home_dist.prepare.generic.state import Base
@@ -29,8 +30,8 @@ def log_days(description: Path, base: Base | None = None) -> dict[int, int]:
     for path in paths:
         with tempfile.TemporaryDirectory() as folder:
             source = path
-            if path.suffix != ".parquet":
-                convert(path, Path(folder), declared)
+            if spec.format.kind_of(str(path)) != "parquet":
+                convert(path, Path(folder), declared, spec.format)
                 source = Path(folder) / CONVERTED
             looked = look([source], [path], declared)
             types = columns.Types(spec.log, looked.types)

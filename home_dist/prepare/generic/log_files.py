@@ -1,49 +1,29 @@
-"""Finds the files of a log and of its side tables, converts CSV to Parquet, and reads them in chunks."""
+"""Finds the files of a log and of its side tables, and reads them in chunks."""
 
-import errno
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from home_dist.errors import DataError
 from home_dist.files.listing import glob_files
 from home_dist.files.places import is_remote
-from home_dist.files.remote import SourceFile, StoreError, remote_files
-from home_dist.files.stores import open_store, unreachable
+from home_dist.files.remote import SourceFile, remote_files
 from home_dist.ids.arrow_types import is_number, is_text
 from home_dist.ids.keys import key_numbers, missing
-from home_dist.prepare.engine.mirror import here, source, stream
+from home_dist.prepare.engine.mirror import here, source
 from home_dist.prepare.engine.spill import one_batch
+from home_dist.prepare.formats.unreadable import unreadable_file
 from home_dist.prepare.generic.columns import keys, plain
 
 TYPES = {"text": pa.string(), "integer": pa.int64()}
 _SAID = {kind: name for name, kind in TYPES.items()}
-_NULL_TEXT = "\\N"
-_NULLS = [*pacsv.ConvertOptions().null_values, _NULL_TEXT]
-CONVERTED, SIDE = "table.parquet", "side.arrow"
-_BLOCK = 1 << 24  # bytes of a CSV file that are in memory at a time
+SIDE = "side.arrow"
 _READ = 65536
-# The types that Arrow infers for a CSV column, in the order in which it tries them.
-_KINDS = (
-    pa.null(),
-    pa.int64(),
-    pa.uint64(),
-    pa.bool_(),
-    pa.date32(),
-    pa.time32("s"),
-    pa.timestamp("s"),
-    pa.timestamp("ns"),
-    pa.float64(),
-    pa.string(),
-)
 
 
 @dataclass(frozen=True)
@@ -54,9 +34,9 @@ class File:
     path: SourceFile
     rows: int
     named: str
-    """Its name in messages: of a converted file, the CSV file's."""
+    """Its name in messages: of a converted file, those of the file that it was made of."""
     bytes: int
-    """Of the file as it was found; of a converted file, of the CSV file."""
+    """Of the file as it was found; of a converted file, of the one that it was made of."""
     modified_ns: int
     """When that file was written last, in ns since 1970."""
 
@@ -80,87 +60,6 @@ def find(folder: Path, pattern: str) -> list[SourceFile]:
         if file.stat().st_size == 0:
             raise DataError(f"{file}: the file is empty (0 bytes). Fetch it again or move it away.")
     return files
-
-
-def convert(file: SourceFile, folder: Path, declared: Mapping[str, pa.DataType] = MappingProxyType({})) -> None:
-    """Converts a CSV file to folder/table.parquet, block by block. Where no type is declared, a column gets the type that fits
-    all its values, as if the file were read at once. \\N stands for null, as databases write it. Raises DataError."""
-    kinds = dict(declared) | _unsigned(file, declared)
-    schema: pa.Schema | None = None
-    while True:
-        try:
-            options = pacsv.ConvertOptions(column_types=kinds, null_values=_NULLS)
-            with pacsv.open_csv(stream(file), pacsv.ReadOptions(block_size=_BLOCK), convert_options=options) as reader:
-                schema = reader.schema
-                with pq.ParquetWriter(folder / CONVERTED, schema, compression="zstd", compression_level=1) as writer:
-                    for batch in reader:
-                        writer.write_batch(_with_nulls(batch))
-            return
-        except (pa.ArrowInvalid, OSError) as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise
-            column = _to_widen(str(error))
-            if column is None:
-                raise _unreadable(file, error) from None
-            if schema is None:  # only a declared type can fail in the block that types are inferred from
-                reason = str(error).splitlines()[0]
-                raise DataError(f"{file}: {reason}. Correct the file, or `types` of the description.") from None
-            name = schema.names[column]
-            kind = kinds.get(name, schema.field(name).type)
-            if kind not in _KINDS[:-1] or name in declared:
-                raise _unreadable(file, error) from None
-            kinds[name] = _KINDS[_KINDS.index(kind) + 1]
-
-
-def _unsigned(file: SourceFile, declared: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
-    """Columns of whole numbers from 2^63 on, by the file's first block. Arrow would infer floats and round them."""
-    block = pacsv.ReadOptions(block_size=_BLOCK)
-    try:
-        with pacsv.open_csv(stream(file), block) as reader:
-            floats = [f.name for f in reader.schema if pa.types.is_floating(f.type) and f.name not in declared]
-        if not floats:
-            return {}
-        texts = pacsv.ConvertOptions(
-            column_types=dict.fromkeys(floats, pa.string()),
-            include_columns=floats,
-            null_values=_NULLS,
-            strings_can_be_null=True,
-        )
-        with pacsv.open_csv(stream(file), block, convert_options=texts) as reader:
-            first = reader.read_next_batch()
-    except (pa.ArrowInvalid, OSError, StopIteration):
-        return {}  # the conversion reports the error
-    whole = {}
-    for name in floats:
-        with suppress(pa.ArrowInvalid):
-            first.column(name).cast(pa.uint64())
-            whole[name] = pa.uint64()
-    return whole
-
-
-def _with_nulls(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Replaces \\N by null in columns of text. Other null signs stand for null only among numbers."""
-    for place, field in enumerate(batch.schema):
-        if pa.types.is_string(field.type):
-            column = batch.column(place)
-            null = pc.equal(column, _NULL_TEXT)
-            if pc.any(null).as_py():
-                batch = batch.set_column(place, field, pc.if_else(null, pa.scalar(None, field.type), column))
-    return batch
-
-
-def _to_widen(message: str) -> int | None:
-    """The number of the column whose later values did not fit the type of its first ones, from Arrow's message."""
-    before, matched, rest = message.partition("In CSV column #")
-    return int(rest.split(":")[0]) if matched and not before and "conversion error" in rest else None
-
-
-def _unreadable(path: SourceFile | str, error: Exception) -> DataError:
-    if isinstance(error, OSError) and is_remote(str(path)):
-        store, within = open_store(str(path))
-        return StoreError(f"cannot read {unreachable(store, within, error)} The same command goes on where this one stopped.")
-    reason = str(error).splitlines()[0]
-    return DataError(f"{path}: cannot be read ({reason}). It may be truncated or of another format.")
 
 
 @dataclass(frozen=True)
@@ -190,7 +89,7 @@ def look(
         try:
             opened = pq.ParquetFile(source(path))
         except (pa.ArrowInvalid, OSError) as error:
-            raise _unreadable(name, error) from None
+            raise unreadable_file(name, error) from None
         state = (here(name) if isinstance(name, Path) else name).stat()
         files.append(File(index, path, opened.metadata.num_rows, str(name), state.st_size, state.st_mtime_ns))
         for field in opened.schema_arrow:
@@ -245,7 +144,7 @@ def read_chunk(chunk: Chunk, types: dict[str, pa.DataType]) -> pa.Table:
     try:
         batches = list(_batches(chunk, types))
     except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(chunk.file.named, error) from None
+        raise unreadable_file(chunk.file.named, error) from None
     rows = sum(b.num_rows for b in batches)
     file_columns = pa.Table.from_batches(batches) if batches else pa.table({})
     columns = {}

@@ -1,6 +1,6 @@
-"""Before the log is read: converts its files to Parquet, checks its columns against the description, sorts side tables."""
+"""Before the log is read: has its files as Parquet, checks its columns against the description, sorts side tables."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,13 @@ from home_dist.errors import DataError
 from home_dist.files.places import is_remote
 from home_dist.files.remote import SourceFile
 from home_dist.prepare.engine import Task, Work
+from home_dist.prepare.formats.converting import CONVERTED, convert
+from home_dist.prepare.formats.format_section import FormatSection
 from home_dist.prepare.generic.columns import Types
 from home_dist.prepare.generic.going_on import with_key_types
 from home_dist.prepare.generic.label_columns import check_types
-from home_dist.prepare.generic.log_files import CONVERTED, SIDE, TYPES, File, convert, find, look, write_side
+from home_dist.prepare.generic.log_files import SIDE, TYPES, File, find, look, write_side
+from home_dist.prepare.generic.log_sections import IdSection
 from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.generic.state import Base
 
@@ -81,7 +84,7 @@ def open_log(
     without any use; labels_needed: columns of labels must be there. Raises DataError for columns that do not fit the
     description."""
     declared = {name: TYPES[kind] for name, kind in spec.types.items()}
-    converted = _converted([sources.log, *sources.sides], declared, work)
+    converted = _converted([sources.log, *sources.sides], [spec.format, *(s.format for s in spec.side)], declared, work)
     log = look(converted[0], sources.log, declared, sources.places)
     files, log_types = log.files, log.types if base is None else with_key_types(log.types, base, spec.log)
     if not any(f.rows for f in files):
@@ -117,15 +120,20 @@ def open_log(
     return LogInputs(files, {n: t for n, t in log_types.items() if n in used}, types, sides, absent)
 
 
-def _converted(path_lists: Sequence[list[SourceFile]], declared: dict[str, pa.DataType], work: Work) -> list[list[SourceFile]]:
-    """The paths, in the same order, with each CSV file replaced by its Parquet conversion."""
-    texts = [p for paths in path_lists for p in paths if p.suffix != ".parquet"]
-    if not texts:
+def _converted(
+    path_lists: Sequence[list[SourceFile]], formats: Sequence[FormatSection], declared: dict[str, pa.DataType], work: Work
+) -> list[list[SourceFile]]:
+    """The paths, in the same order, with the Parquet conversion of each file that is none. formats: of each list."""
+    places = [(n, p, f) for n, (paths, f) in enumerate(zip(path_lists, formats, strict=True)) for p in paths]
+    others = [(n, p, f) for n, p, f in places if f.kind_of(str(p)) != "parquet"]
+    if not others:
         return list(path_lists)
-    tasks = [Task(partial(convert, p, declared=declared), p.stat().st_size) for p in texts]
-    folders = work.run("convert", "reading CSV", tasks, "bytes")
-    written: dict[SourceFile, SourceFile] = {p: f / CONVERTED for p, f in zip(texts, folders, strict=True)}
-    return [[written.get(p, p) for p in paths] for paths in path_lists]
+    tasks = [Task(partial(convert, p, declared=declared, section=f), p.stat().st_size) for _, p, f in others]
+    folders = work.run("convert", "reading texts", tasks, "bytes")
+    written: dict[tuple[int, SourceFile], SourceFile] = {
+        (n, p): folder / CONVERTED for (n, p, _), folder in zip(others, folders, strict=True)
+    }
+    return [[written.get((n, p), p) for p in paths] for n, paths in enumerate(path_lists)]
 
 
 def _used(spec: LogSpec) -> set[str]:
@@ -135,16 +143,25 @@ def _used(spec: LogSpec) -> set[str]:
 
 
 def _check(spec: LogSpec, types: Types, labels_needed: bool) -> None:
-    """Raises DataError unless every column that the description names exists and has a type that fits its use."""
-    types.time(spec.time)
-    for name in dict.fromkeys([spec.user, *(c for p in spec.past for c in p.by)]):
-        types.key(name)
-    single = {f for h in spec.history for f in h.fields}
-    for section in spec.id:
-        many = section.separator is not None or types.is_list(section.column)
-        if many and section.column in single:
-            raise types.wrong(section.column, "whole numbers or texts, as a history has it,")
-        types.id_key(section)
-    for number in spec.number:
-        types.number(number.column)
-    check_types(types, spec.label, labels_needed)
+    """Raises DataError, a line per problem, unless every column that the description names exists and has a type that fits its
+    use."""
+    checks: list[Callable[[], object]] = [partial(types.time, spec.time)]
+    checks += [partial(types.key, n) for n in dict.fromkeys([spec.user, *(c for p in spec.past for c in p.by)])]
+    checks += [partial(_check_id, spec, types, section) for section in spec.id]
+    checks += [partial(types.number, n.column) for n in spec.number]
+    checks += [partial(check_types, types, [label], labels_needed) for label in spec.label]
+    problems = []
+    for check in checks:
+        try:
+            check()
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(dict.fromkeys(problems)))
+
+
+def _check_id(spec: LogSpec, types: Types, section: IdSection) -> None:
+    many = section.separator is not None or types.is_list(section.column)
+    if many and any(section.column in h.fields for h in spec.history):
+        raise types.wrong(section.column, "whole numbers or texts, as a history has it,")
+    types.id_key(section)

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from home_dist.config.section import Count, Section
 from home_dist.prepare.boundaries import Buckets
+from home_dist.prepare.formats.format_section import FormatSection
 
 NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -26,6 +27,8 @@ class SideSection(Section):
     """Path or pattern, from the description's folder, or a URL."""
     key: str
     """A column that the log has too."""
+    format: FormatSection = FormatSection()
+    """How its files are written."""
 
 
 class IdSection(Section):

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from home_dist.config.section import Count, Section
 from home_dist.config.toml_file import read_model
 from home_dist.prepare.days import offset_ms
+from home_dist.prepare.formats.format_section import FormatSection
 from home_dist.prepare.generic import names
 from home_dist.prepare.generic.label_section import LabelSection
 from home_dist.prepare.generic.log_sections import (
@@ -22,10 +23,12 @@ from home_dist.prepare.generic.log_sections import (
 
 class LogSpec(Section):
     log: str
-    """Path or pattern of the log's files (.parquet, .csv, .csv.gz), from the description's folder, or a URL."""
+    """Path or pattern of the log's files, from the description's folder, or a URL."""
+    format: FormatSection = FormatSection()
+    """How the log's files are written."""
     user: str
     time: str
-    """Column of whole numbers since 1970, or of timestamps."""
+    """Column of whole numbers since 1970, of timestamps or dates, or of ISO 8601 texts."""
     time_unit: Literal["s", "ms", "us"] = "ms"
     utc_offset_hours: float = Field(default=0.0, ge=-14, le=14)
     """Offset of the local calendar, which gives days, hours and weekdays."""

@@ -74,8 +74,8 @@ class GivenReader:
         """(n,) milliseconds since 1970."""
         name = self.spec.time
         kind = given[name].type
-        if not (pa.types.is_timestamp(kind) or pa.types.is_integer(kind)):
-            raise UnfitColumn(f"has type {kind}, but whole numbers ({self.spec.time_unit}) or timestamps are needed", name)
+        if not c.is_time(kind):
+            raise UnfitColumn(f"has type {kind}, but whole numbers ({self.spec.time_unit}) or times are needed", name)
         try:
             return c.times(given[name], self.spec.time_unit, "request", 0, name, self.spec.local_ms)
         except DataError as error:

@@ -1,0 +1,87 @@
+"""Texts with a JSON object per line, to Parquet. Texts stay texts, times among them."""
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.json as pajson
+import pyarrow.parquet as pq
+
+from home_dist.errors import DataError
+from home_dist.files.remote import SourceFile
+from home_dist.prepare.engine.mirror import stream
+from home_dist.prepare.formats.unreadable import unreadable_file
+
+_BLOCK = 1 << 24  # bytes that are in memory at a time
+
+
+def convert_json(file: SourceFile, out: Path, declared: Mapping[str, pa.DataType]) -> None:
+    """Read twice: for the types that fit all values, and to be converted. Raises DataError."""
+    try:
+        schema = _schema(file, declared)
+        with pq.ParquetWriter(out, schema, compression="zstd", compression_level=1) as writer:
+            for first, lines in _blocks(file):
+                writer.write_table(_parsed(file, first, lines, schema).cast(schema))
+    except (OSError, EOFError) as error:
+        raise unreadable_file(file, error) from None
+
+
+def _schema(file: SourceFile, declared: Mapping[str, pa.DataType]) -> pa.Schema:
+    schema = pa.schema([])
+    for first, lines in _blocks(file):
+        found = _untimed(_parsed(file, first, lines).schema)
+        for name in set(found.names) & set(schema.names):
+            kinds = schema.field(name).type, found.field(name).type
+            try:
+                pa.unify_schemas([pa.schema({name: k}) for k in kinds], promote_options="permissive")
+            except (pa.ArrowInvalid, pa.ArrowTypeError):
+                raise DataError(
+                    f"{file}: column {name!r} holds {kinds[0]}, and from row {first + 1:,} on {kinds[1]}. Write it in one type."
+                ) from None
+        schema = pa.unify_schemas([schema, found], promote_options="permissive")
+    fields = [f.with_type(declared[f.name]) if f.name in declared and pa.types.is_integer(f.type) else f for f in schema]
+    return pa.schema(fields)
+
+
+def _untimed(schema: pa.Schema) -> pa.Schema:
+    """Arrow takes texts that look like times for such, and loses their zone."""
+    return pa.schema([field.with_type(_text_for_time(field.type)) for field in schema])
+
+
+def _text_for_time(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_text_for_time(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([f.with_type(_text_for_time(f.type)) for f in kind])
+    return kind
+
+
+def _parsed(file: SourceFile, first: int, lines: bytes, schema: pa.Schema | None = None) -> pa.Table:
+    """first: rows before these lines."""
+    read = pajson.ReadOptions(block_size=len(lines) + 1)  # types are those of the whole block
+    try:
+        return pajson.read_json(io.BytesIO(lines), read, pajson.ParseOptions(explicit_schema=schema))
+    except pa.ArrowInvalid as error:
+        reason = str(error).splitlines()[0].replace("JSON parse error: ", "")
+        last = first + lines.count(b"\n")
+        raise DataError(
+            f"{file}: rows {first + 1:,} to {last:,}: {reason}. One JSON object per line is needed, and one type per column."
+        ) from None
+
+
+def _blocks(file: SourceFile) -> Iterator[tuple[int, bytes]]:
+    """(rows before, whole lines)"""
+    source, rows, rest = stream(file), 0, b""
+    with pa.input_stream(str(source)) if isinstance(source, Path) else source as opened:
+        while block := opened.read(_BLOCK):
+            whole, mark, tail = (rest + block).rpartition(b"\n")
+            if not mark:
+                rest = tail
+                continue
+            yield rows, whole + mark
+            rows, rest = rows + whole.count(b"\n") + 1, tail
+        if rest.strip():
+            yield rows, rest + b"\n"
