@@ -118,6 +118,17 @@ def _write_page(report: dict[str, Any], out: str) -> None:
         put(Path(folder) / "report.html", join(out, "report.html"))
 
 
+@command(group, "init")
+def prepare_init(
+    log: Annotated[str, typer.Argument(help="Path, pattern or URL of the log's files, in quotes.")],
+    out: Annotated[Path, typer.Option(help="The description to write.")] = Path("mylog.toml"),
+) -> None:
+    """Propose a description of a log from a look at its files: to be read and corrected, then prepared."""
+    from home_dist.prepare.proposal import propose
+
+    print(propose(log, out))
+
+
 @command(group, "fit")
 def prepare_fit(
     draft: Annotated[Path, typer.Argument(help="TOML file that says what the columns are and how to fit; README shows one.")],

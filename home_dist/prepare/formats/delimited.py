@@ -18,7 +18,8 @@ from home_dist.prepare.formats.unreadable import unreadable_file
 
 _NULL_TEXT = "\\N"
 _BLOCK = 1 << 24  # bytes of a file that are in memory at a time
-_OTHER_DELIMITERS = {"\t": "a tab", ";": "a semicolon", "|": "a bar", ",": "a comma"}
+_LINE = 1 << 16  # bytes in which the first line is looked for
+OTHER_DELIMITERS = {"\t": "a tab", ";": "a semicolon", "|": "a bar", ",": "a comma"}
 # The types that Arrow infers for a column, in the order in which it tries them.
 _KINDS = (
     pa.null(),
@@ -62,6 +63,7 @@ class _TextFile:
 def convert_delimited(file: SourceFile, out: Path, declared: Mapping[str, pa.DataType], section: FormatSection) -> None:
     """Block by block. Where no type is declared, a column gets the type that fits all its values, as if the file were read at
     once. \\N stands for null, as databases write it. Raises DataError."""
+    _refuse_other_delimiter(file, section)
     reader = _TextFile(file, section)
     kinds = dict(declared) | _unsigned(reader, declared)
     schema: pa.Schema | None = None
@@ -69,7 +71,6 @@ def convert_delimited(file: SourceFile, out: Path, declared: Mapping[str, pa.Dat
         try:
             with reader.open(kinds) as batches:
                 schema = batches.schema
-                _refuse_one_column(reader, schema)
                 with pq.ParquetWriter(out, schema, compression="zstd", compression_level=1) as writer:
                     for batch in batches:
                         writer.write_batch(_with_nulls(batch, reader.text_nulls))
@@ -90,15 +91,39 @@ def convert_delimited(file: SourceFile, out: Path, declared: Mapping[str, pa.Dat
             kinds[name] = _KINDS[_KINDS.index(kind) + 1]
 
 
-def _refuse_one_column(reader: _TextFile, schema: pa.Schema) -> None:
+def first_rows(file: SourceFile, section: FormatSection) -> pa.Table:
+    """The first block's, with the types that fit them. Raises DataError."""
+    reader = _TextFile(file, section)
+    try:
+        with reader.open(_unsigned(reader, {})) as batches:
+            batch = _with_nulls(batches.read_next_batch(), reader.text_nulls)
+    except StopIteration:
+        raise DataError(f"{file}: holds no rows. Name files that do.") from None
+    except (pa.ArrowInvalid, UnicodeError, OSError) as error:
+        raise unreadable_file(file, error) from None
+    return pa.Table.from_batches([batch])
+
+
+def first_line(file: SourceFile, section: FormatSection) -> str:
+    """Raises DataError."""
+    try:
+        opened = stream(file)
+        with pa.input_stream(str(opened)) if isinstance(opened, Path) else opened as texts:
+            return bytes(texts.read(_LINE)).decode(section.encoding, "replace").partition("\n")[0]
+    except OSError as error:
+        raise unreadable_file(file, error) from None
+
+
+def _refuse_other_delimiter(file: SourceFile, section: FormatSection) -> None:
     """Raises DataError for a file that looks as if it had another delimiter."""
-    if len(schema) > 1:
+    line = first_line(file, section)
+    if section.delimiter_of(str(file)) in line:
         return
-    for delimiter, told in _OTHER_DELIMITERS.items():
-        if delimiter in schema.names[0] and delimiter != reader.parse.delimiter:
+    for delimiter, told in OTHER_DELIMITERS.items():
+        if delimiter in line:
             asked = delimiter.encode("unicode_escape").decode()
             raise DataError(
-                f"{reader.file}: has one column, {schema.names[0][:60]!r}: {told} seems to stand between its values. "
+                f"{file}: has one column, {line[:60]!r}: {told} seems to stand between its values. "
                 f'Say format = {{ delimiter = "{asked}" }} in the description.'
             )
 

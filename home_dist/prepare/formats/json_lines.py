@@ -27,6 +27,17 @@ def convert_json(file: SourceFile, out: Path, declared: Mapping[str, pa.DataType
         raise unreadable_file(file, error) from None
 
 
+def first_objects(file: SourceFile) -> pa.Table:
+    """The first block's rows. Raises DataError."""
+    try:
+        first = next(_blocks(file), None)
+    except (OSError, EOFError) as error:
+        raise unreadable_file(file, error) from None
+    if first is None:
+        raise DataError(f"{file}: holds no rows. Name files that do.")
+    return _parsed(file, *first, schema=_untimed(_parsed(file, *first).schema))
+
+
 def _schema(file: SourceFile, declared: Mapping[str, pa.DataType]) -> pa.Schema:
     schema = pa.schema([])
     for first, lines in _blocks(file):

@@ -1,0 +1,136 @@
+"""Writes the proposed description."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from home_dist.errors import ConfigError, DataError
+from home_dist.files.json_files import json_text
+from home_dist.files.places import is_remote
+from home_dist.files.remote import SourceFile
+from home_dist.prepare.days import DAY_MS, day_name
+from home_dist.prepare.engine.mirror import source
+from home_dist.prepare.formats.format_section import FormatSection
+from home_dist.prepare.generic import columns as c
+from home_dist.prepare.generic.log_files import find
+from home_dist.prepare.generic.log_spec import load_spec
+from home_dist.prepare.proposal.look import LogLook, SeenColumn, look_at
+from home_dist.prepare.proposal.roles import Roles, event_fields, is_skewed, roles_of, scale_of
+
+_OUTCOMES = 3
+
+
+def propose(log: str, out: Path) -> str:
+    """Writes a description of the files that match `log` to `out`. Returns what is to be told. Raises ConfigError if `out` is
+    there, or if the log has no column of times, users or labels; DataError for files that cannot be read."""
+    if out.exists():
+        raise ConfigError(f"{out}: is there already. Name another file, or remove it.")
+    files = find(Path(), log)
+    looked = look_at(files)
+    roles = roles_of(looked.columns)
+    _refuse_without(roles, log, looked)
+    days = _days(files, roles.time, looked) if roles.time is not None else (0, 0)
+    place = log if is_remote(log) else os.path.relpath(log, out.parent)
+    out.write_text("\n".join(_lines(place, looked, roles, days)) + "\n")
+    load_spec(out)  # what is proposed must be a description
+    told = [f"{len(files):,} files, {looked.rows:,} rows looked at, days {day_name(days[0])} to {day_name(days[1])}"]
+    return "\n".join([*told, f"written to {out}: a proposal. Read and correct it, then: home-dist prepare {out} data"])
+
+
+def _refuse_without(roles: Roles, log: str, looked: LogLook) -> None:
+    names = ", ".join(column.name for column in looked.columns)
+    for found, what, need in (
+        (roles.time, "of times", "whole numbers since 1970, timestamps, dates or ISO 8601 texts"),
+        (roles.user, "of users", "whole numbers or texts, called user... or the like"),
+        (roles.labels or roles.watched, "that could be a label", "0 and 1, or a time that was spent"),
+    ):
+        if not found:
+            raise ConfigError(
+                f"{log}: no column {what} is found ({need}). There are: {names}. Describe the log by hand: README shows how."
+            )
+
+
+def _days(files: Sequence[SourceFile], time: SeenColumn, looked: LogLook) -> tuple[int, int]:
+    """The first and the last day, in UTC: of all files by their footers where they are Parquet, else of those looked at."""
+    values = [time.known.combine_chunks()]
+    if looked.format.kind_of(str(files[0])) == "parquet":
+        values += [pa.array(found, time.kind) for file in files if (found := list(_bounds(file, time.name)))]
+    moments = np.concatenate([c.times(v, time.time_unit or "ms", "log", 0, time.name) for v in values])
+    return int(moments.min()) // DAY_MS, int(moments.max()) // DAY_MS
+
+
+def _bounds(file: SourceFile, name: str) -> Iterator[object]:
+    """The least and the greatest value of a column in each row group, where the footer has them."""
+    metadata = pq.read_metadata(source(file))
+    columns = {metadata.row_group(0).column(n).path_in_schema: n for n in range(metadata.num_columns)}
+    if name not in columns:
+        return
+    for group in range(metadata.num_row_groups):
+        found = metadata.row_group(group).column(columns[name]).statistics
+        if found is not None and found.has_min_max:
+            yield from (found.min, found.max)
+
+
+def _lines(log: str, looked: LogLook, roles: Roles, days: tuple[int, int]) -> Iterator[str]:
+    time, user = roles.time, roles.user
+    if time is None or user is None:
+        raise DataError(f"{log}: has no times or no users")
+
+    def told(column: SeenColumn) -> str:
+        return f"  # {column.told(looked.rows)}"
+
+    yield f"# Proposed by home-dist prepare init, from {looked.rows:,} rows. Read it and correct it."
+    yield "# Remove what is known only after an impression: as a feature it would tell the labels."
+    yield f"log = {json_text(log, indent=None)}"
+    given = {k: v for k, v in looked.format.model_dump().items() if v != FormatSection.model_fields[k].default}
+    if given:
+        yield "format = { " + ", ".join(f"{k} = {json_text(v, indent=None)}" for k, v in given.items()) + " }"
+    yield f'user = "{user.name}"{told(user)}'
+    yield f'time = "{time.name}"{told(time)}'
+    if time.time_unit:
+        yield f'time_unit = "{time.time_unit}"'
+    yield "utc_offset_hours = 0  # of the calendar that makes days, hours and weekdays"
+    count = days[1] - days[0] + 1
+    yield f"split = {{ train_days = {max(1, count - 2)}, validation_days = 1, test_days = 1 }}  # of {count} days"
+    for label in roles.labels:
+        rate = float(label.numbers.mean()) if len(label.known) else 0.0
+        yield f'\n[[label]]\nname = "{label.name}"\ngroup = "action"\ncolumn = "{label.name}"  # 1 in {rate:.2%} of the rows'
+    if roles.watched is not None:
+        yield from _watch_time(roles.watched, roles.length, told)
+    for column in [user, *([roles.item] if roles.item else []), *roles.ids]:
+        yield f'\n[[id]]\ncolumn = "{column.name}"{told(column)}'
+        if column.separator is not None and column not in (user, roles.item):
+            yield f"separator = {json_text(column.separator, indent=None)}"
+    for column in roles.numbers:
+        yield f'\n[[number]]\ncolumn = "{column.name}"{told(column)}'
+        if is_skewed(column):
+            yield "log = true"
+    yield from _pasts(roles)
+    if roles.left_out:
+        yield "\n# Left out:"
+        yield from (f"# {column.name}: {reason}" for column, reason in roles.left_out)
+
+
+def _watch_time(watched: SeenColumn, length: SeenColumn | None, told: Callable[[SeenColumn], str]) -> Iterator[str]:
+    name = f"{re.sub('_?(time)?_?(ms|s|secs?|seconds)?$', '', watched.name) or watched.name}_seconds"
+    yield f'\n[[label]]\nname = "{name}"\ngroup = "watch"\ncolumn = "{watched.name}"{told(watched)}'
+    yield 'kind = "regression"\nunit = "s"'
+    yield f'scale = {scale_of(watched):g}\nbad = "unknown"'
+    if length is not None:
+        yield f'duration = "{length.name}"{told(length)}'
+
+
+def _pasts(roles: Roles) -> Iterator[str]:
+    rates = ", ".join(f'"{label.name}"' for label in roles.labels)
+    for column in (roles.item, roles.user):
+        if column is not None:
+            yield f'\n[[past]]\nby = ["{column.name}"]\nrates = [{rates}]'
+    if fields := event_fields(roles):
+        outcomes = ", ".join(f'"{label.name}"' for label in roles.labels[:_OUTCOMES])
+        names = ", ".join(f'"{field.name}"' for field in fields)
+        yield f'\n[[history]]\nname = "seen"\nfields = [{names}]\noutcomes = [{outcomes}]'

@@ -1,0 +1,132 @@
+"""A proposed description names what a log holds, and prepares it."""
+
+import json
+import tomllib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.orc as paorc
+import pyarrow.parquet as pq
+import pytest
+
+from home_dist.errors import ConfigError, DataError
+from home_dist.prepare.days import DAY_MS
+from home_dist.prepare.generic import prepare_log
+from home_dist.prepare.proposal import propose
+from home_dist.schema import load_schema
+from tests.prepare.test_formats import as_iso, as_lines
+from tests.prepare.test_going_on import FIRST_DAY, QUIET
+
+ROWS, DAYS = 400, 5
+
+
+def shop_log(day):
+    """A day of a log that was not made for home_dist."""
+    random = np.random.default_rng(day)
+    play = random.exponential(9000, ROWS).astype(np.int64)
+    return pa.table(
+        {
+            "user_id": [f"u{n}" for n in random.integers(0, 40, ROWS)],
+            "event_time": (FIRST_DAY + day) * DAY_MS + np.sort(random.integers(0, DAY_MS, ROWS)),
+            "video_id": random.integers(0, 60, ROWS),
+            "author": [f"a{n}" for n in random.integers(0, 9, ROWS)],
+            "tags": ["|".join(f"t{t}" for t in range(n)) for n in random.integers(0, 4, ROWS)],
+            "price": np.round(random.lognormal(2, 2, ROWS), 2),
+            "hour": random.integers(0, 24, ROWS),
+            "is_click": random.integers(0, 2, ROWS),
+            "play_ms": play,
+            "comment_stay_ms": play // 7,
+            "duration_ms": random.integers(2000, 60_000, ROWS),
+            "empty": pa.nulls(ROWS, pa.string()),
+        }
+    )
+
+
+def proposed(folder, suffix):
+    propose(str(folder / f"*.{suffix}"), folder / "mylog.toml")
+    return tomllib.loads((folder / "mylog.toml").read_text())
+
+
+def check(found, folder):
+    assert (found["user"], found["time"], found["time_unit"]) == ("user_id", "event_time", "ms")
+    assert found["split"] == {"train_days": DAYS - 2, "validation_days": 1, "test_days": 1}
+    assert [x["name"] for x in found["label"]] == ["is_click", "play_seconds"]
+    assert {k: found["label"][1][k] for k in ("column", "scale", "duration")} == {
+        "column": "play_ms",
+        "scale": 0.001,
+        "duration": "duration_ms",
+    }
+    assert [i["column"] for i in found["id"]] == ["user_id", "video_id", "author", "tags"]
+    assert found["id"][3]["separator"] == "|"
+    assert found["number"] == [{"column": "price", "log": True}]  # what is known only afterwards is none
+    assert found["history"] == [{"name": "seen", "fields": ["video_id", "author"], "outcomes": ["is_click"]}]
+    text = (folder / "mylog.toml").read_text()
+    assert "# comment_stay_ms: it seems to be known only after the impression" in text
+    assert "# hour: hour and weekday are made of the time" in text
+    prepare_log(folder / "mylog.toml", folder / "data", QUIET)
+    assert {t.name for t in load_schema(folder / "data/schema.toml").task} == {"is_click", "play_seconds"}
+
+
+def write_tabs(table, path):
+    as_lines(table, path, "\t")
+
+
+def write_semicolons(table, path):
+    as_lines(table, path, ";")
+
+
+WRITERS = {"parquet": pq.write_table, "orc": paorc.write_table, "tsv": write_tabs, "csv": write_semicolons}
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_a_proposal_names_roles_and_prepares_the_log(suffix, tmp_path):
+    for day in range(DAYS):
+        WRITERS[suffix](shop_log(day), tmp_path / f"{day}.{suffix}")
+    found = proposed(tmp_path, suffix)
+    assert found.get("format") == ({"delimiter": ";"} if suffix == "csv" else None)
+    check(found, tmp_path)
+
+
+def test_json_lines_with_nested_objects(tmp_path):
+    for day in range(DAYS):
+        rows = as_iso(shop_log(day).rename_columns(["user_id", "ms", *shop_log(day).column_names[2:]])).to_pylist()
+        texts = [json.dumps({**row, "seen": [{"id": 1}], "colours": ["red", "blue"]}) for row in rows]
+        (tmp_path / f"{day}.jsonl").write_text("\n".join(texts) + "\n")
+    found = proposed(tmp_path, "jsonl")
+    assert (found["time"], found.get("time_unit")) == ("ms", None)
+    assert [i["column"] for i in found["id"]] == ["user_id", "video_id", "author", "tags", "colours"]
+    assert "# seen: list<item: struct<id: int64>> is not read; flatten it" in (tmp_path / "mylog.toml").read_text()
+    prepare_log(tmp_path / "mylog.toml", tmp_path / "data", QUIET)
+
+
+def test_days_of_all_files_are_told_by_footers(tmp_path):
+    for day in (0, 1, 9, 2):
+        pq.write_table(shop_log(day), tmp_path / f"{day}.parquet")
+    (tmp_path / "9.parquet").rename(tmp_path / "1b.parquet")
+    pq.write_table(shop_log(3), tmp_path / "3.parquet")
+    assert proposed(tmp_path, "parquet")["split"]["train_days"] == 8
+
+
+@pytest.mark.parametrize(
+    ("drop", "told"),
+    [
+        (["event_time"], r"no column of times is found"),
+        (["user_id"], r"no column of users is found .* There are: event_time, video_id"),
+        (["is_click", "play_ms", "comment_stay_ms"], r"no column that could be a label is found"),
+    ],
+)
+def test_a_log_without_what_is_needed_is_told(drop, told, tmp_path):
+    pq.write_table(shop_log(0).drop_columns(drop), tmp_path / "0.parquet")
+    with pytest.raises(ConfigError, match=told):
+        proposed(tmp_path, "parquet")
+    assert not (tmp_path / "mylog.toml").exists()
+
+
+def test_nothing_is_overwritten_and_empty_logs_are_told(tmp_path):
+    (tmp_path / "mylog.toml").write_text("mine")
+    with pytest.raises(ConfigError, match=r"mylog\.toml: is there already"):
+        proposed(tmp_path, "parquet")
+    (tmp_path / "mylog.toml").unlink()
+    pq.write_table(shop_log(0).slice(0, 0), tmp_path / "0.parquet")
+    with pytest.raises(DataError, match=r"holds no rows"):
+        proposed(tmp_path, "parquet")
