@@ -1,7 +1,8 @@
 """`home-dist serve` against one row per candidate, for requests of one user with a long history.
 
-    python benchmarks/serving.py            # results/serving.json and .md: some minutes
-    python benchmarks/serving.py --quick    # DIN, 200 candidates and 500 events alone, under 50 s; writes nothing
+    python benchmarks/serving.py              # results/serving.json and .md: some minutes
+    python benchmarks/serving.py --missing    # only cases that the stored results lack; the others stay as they are
+    python benchmarks/serving.py --quick      # DIN, 200 candidates and 500 events alone, under 50 s; writes nothing
 
 A generated model: 4 user and 3 item features of raw ids in tables of 100,000 rows, width 16; a history (item, category, watch
 ratio) with DIN or TWIN; HoME with 4 tasks. Both sides get the same request as Arrow and give the same predictions, in one
@@ -49,7 +50,7 @@ from home_dist.serve.version import ServedVersion  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 ROWS = 100_000
-CASES = [(50, 500), (200, 500), (1000, 500), (200, 1000)]
+CASES = [(50, 500), (200, 500), (1000, 500), (200, 1000), (1000, 1000)]
 """(candidates, events of the user)"""
 QUICK = [(200, 500)]
 GOAL = 5.0
@@ -233,23 +234,37 @@ def claims(result: dict[str, Any]) -> list[str]:
     return [*told, claim("serving, largest difference to the plain forward", difference, 1e-6, at_most=True, form=".1e")]
 
 
+def keep(result: dict[str, Any], path: Path) -> None:
+    for part in ("in_process", "over_http"):
+        result[part].sort(key=lambda r: (r["encoder"], CASES.index((r["candidates"], r["events"]))))
+    write_result(path, result)
+    path.with_suffix(".md").write_text(page(result))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one case, few turns, under 50 s; writes nothing")
-    quick = parser.parse_args().quick
-    cases, turns = (QUICK, 9) if quick else (CASES, 15)
+    parser.add_argument("--missing", action="store_true", help="only cases that the stored results lack")
+    options = parser.parse_args()
+    quick, kept = options.quick, RESULTS / "serving.json"
+    wanted, turns = (QUICK, 9) if quick else (CASES, 15)
     result: dict[str, Any] = {"threads": torch.get_num_threads(), "in_process": [], "over_http": []}
+    if options.missing and not quick and kept.is_file():
+        result |= {part: json.loads(kept.read_text())[part] for part in ("in_process", "over_http")}
+    there = {(r["encoder"], r["candidates"], r["events"]) for r in result["in_process"]}
     for encoder in ("din",) if quick else ENCODERS:
+        cases = [case for case in wanted if (encoder, *case) not in there]
+        if not cases:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             place = published(Path(folder) / "data", encoder)
             model = open_version(place)
             result["in_process"] += [{"encoder": encoder, **compared(model, case, turns)} for case in cases]
             result["over_http"] += [{"encoder": encoder, **r} for r in over_http(place, model, cases, turns)]
+        if not quick:
+            keep(result, kept)
     if quick:
         print(page(result))
-    else:
-        write_result(RESULTS / "serving.json", result)
-        (RESULTS / "serving.md").write_text(page(result))
     print("\n".join(claims(result)))
 
 

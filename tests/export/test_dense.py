@@ -66,10 +66,11 @@ def test_it_answers_as_the_run_with_the_parameters_of_any_checkpoint(trained):
 
 
 def test_slots_are_asked_for_where_they_are_compared(trained):
-    scorer = DenseScorer(source(trained, 2))
+    opened = source(trained, 2)
+    scorer = DenseScorer(opened)
     slots = [n for n in scorer.inputs if n.startswith("slots.")]
     assert slots == (["slots.video/video", "slots.video/watched_video"] if "sim_hard" in str(trained) else [])
-    told = {n: described(i) for n, i in scorer.inputs.items()}
+    told = {n: described(i, opened.schema) for n, i in scorer.inputs.items()}
     small = {name: one for name, one in told.items() if "parts" in one and one["kind"] == "rows"}
     [name] = [name for name, one in small.items() if {"column": "rate", "table": "rate"} in one["parts"]]
     dim = int(name.removeprefix("rows."))
