@@ -50,6 +50,12 @@ class Draws:
             times[:, draw] = np.bincount(random.integers(0, users, users), minlength=users)
         return Draws(user, torch.from_numpy(times))
 
+    def pairs(self, within: NDArray[np.generic]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """((N,) each row's pair of user and `within` (N,), the user of each pair)."""
+        values, code = np.unique(within, return_inverse=True)
+        pairs, pair = np.unique(self.user * max(1, len(values)) + code, return_inverse=True)
+        return pair.astype(np.intp), (pairs // max(1, len(values))).astype(np.intp)
+
     def summed(self, users: NDArray[np.intp], values: Floats) -> Floats:
         """(R,) the sum of the users' values in each draw; users and values: (n,), a user may occur several times."""
         by_user = np.bincount(users, values, minlength=len(self.times)).astype(np.float64)  # no rows: whole numbers
