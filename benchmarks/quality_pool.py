@@ -24,6 +24,7 @@ from home_dist.schema import Schema, load_schema
 ROOT = Path(__file__).resolve().parent.parent
 LOGISTIC, TREES = "logistic regression", "LightGBM"
 _HEAD = 8_000  # training rows of a quick run
+_KEPT = ("labels", "weights", "users", "scores")
 
 
 @dataclass(frozen=True)
@@ -82,22 +83,22 @@ def home_pool(folder: Path, seeds: int, split: str, tasks: Sequence[str]) -> Poo
     return pool
 
 
-def baseline(runs: Path, origin: int, system: str, seed: int, split: str, effort: Effort, tasks: Sequence[str]) -> dict:
-    """labels, weights, users and scores of a baseline on one origin's split. What is chosen (penalties, rounds) is chosen on
-    the validation day."""
+def baseline(runs: Path, origin: int, system: str, seed: int, split: str, effort: Effort, task: str) -> dict[str, NDArray]:
+    """labels (N, 1), weights (N, 1), users (N,) and scores (N, 1) of a baseline on one origin's split, for one task. What is
+    chosen (penalty, rounds) is chosen on the validation day."""
     data = runs / "data" / f"origin-{origin:02d}"
-    place = runs / "baselines" / data.name / f"{system.replace(' ', '-')}-{seed}.npz"
-    made_of = str(read_json(data / "origin.json", "")) + str(effort) + ",".join(tasks)
+    place = runs / "baselines" / data.name / f"{system.replace(' ', '-')}-{seed}" / f"{task}.npz"
+    made_of = f"{read_json(data / 'origin.json', '')} {effort}"
     if place.is_file():
         with np.load(place) as file:
             if str(file["made_of"]) == made_of:
-                return {name: file[f"{split}_{name}"] for name in ("labels", "weights", "users", "scores")}
-    schema = load_schema(data / "schema.toml").only(tasks)
+                return {name: file[f"{split}_{name}"] for name in _KEPT}
+    schema = load_schema(data / "schema.toml").only([task])
     train, validation, test = (baselines.load(data / s, schema) for s in ("train", "validation", "test"))
     train = _head(train, effort.rows)
 
-    def loss(scores: NDArray, task: int) -> float:
-        return log_loss(validation.labels[:, task], scores, validation.weights[:, task])
+    def loss(scores: NDArray, place: int) -> float:
+        return log_loss(validation.labels[:, place], scores, validation.weights[:, place])
 
     if system == LOGISTIC:
         both = baselines.logistic_regression(schema, train, validation, test, effort.iterations, loss)
@@ -110,7 +111,7 @@ def baseline(runs: Path, origin: int, system: str, seed: int, split: str, effort
     place.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(place) as file:
         np.savez_compressed(file, allow_pickle=False, **kept)
-    return {name: kept[f"{split}_{name}"] for name in ("labels", "weights", "users", "scores")}
+    return {name: kept[f"{split}_{name}"] for name in _KEPT}
 
 
 def with_baselines(
@@ -126,12 +127,14 @@ def with_baselines(
     for system, count in seeds.items():
         pool.scores[system] = []
         for seed in range(count):
-            parts = [baseline(runs, origin, system, seed, split, effort, pool.tasks) for origin in origins]
-            users = np.concatenate([p["users"] for p in parts])
-            labels = np.concatenate([p["labels"] for p in parts])
-            if not (np.array_equal(users, pool.users) and np.array_equal(labels, pool.labels)):
-                raise SystemExit("HoME and the baselines disagree on the order of the rows")
-            pool.scores[system].append(np.concatenate([p["scores"] for p in parts]))
+            of_tasks = []
+            for k, task in enumerate(pool.tasks):
+                parts = [baseline(runs, origin, system, seed, split, effort, task) for origin in origins]
+                users, labels, scores = (np.concatenate([p[name] for p in parts]) for name in ("users", "labels", "scores"))
+                if not (np.array_equal(users, pool.users) and np.array_equal(labels[:, 0], pool.labels[:, k])):
+                    raise SystemExit("HoME and the baselines disagree on the order of the rows")
+                of_tasks.append(scores)
+            pool.scores[system].append(np.concatenate(of_tasks, 1))
             say(f"{system}, seed {seed}")
     return pool
 
