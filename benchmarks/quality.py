@@ -62,7 +62,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seeds", type=int, default=3, help="of HoME")
-    parser.add_argument("--tree-seeds", type=int, default=3, help="of LightGBM")
+    parser.add_argument("--tree-seeds", type=int, default=3, help="of LightGBM; 0 leaves it out")
+    parser.add_argument("--rolling", default=ROLLING, help=f"first and last origin; by default {ROLLING}")
     parser.add_argument("--grid", default=GRID, help=f"settings of HoME to choose from; by default {GRID}")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "quality", help="folder for runs and scores")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
@@ -77,7 +78,7 @@ def main() -> None:
             result = measured(Path(scratch), *QUICK, (1, 1), "validation", Effort.quick(), overrides, 50)
     else:
         seeds = (chosen.seeds, chosen.tree_seeds)
-        result = measured(chosen.runs, ROLLING, chosen.grid, seeds, "test", Effort(), chosen.overrides, 1000)
+        result = measured(chosen.runs, chosen.rolling, chosen.grid, seeds, "test", Effort(), chosen.overrides, 1000)
         look(chosen.out / "quality_looks.jsonl", result, chosen.why)
     text = table(result)
     print(text)
@@ -103,7 +104,9 @@ def measured(
         print(f"{text}: {time.perf_counter() - began:.0f} s", flush=True)
 
     pool = home_pool(folder, seeds[0], split, tasks)
-    pool = with_baselines(pool, runs, origins_of(rolling), {LOGISTIC: 1, TREES: seeds[1]}, split, effort, say)
+    pool = with_baselines(
+        pool, runs, origins_of(rolling), {LOGISTIC: 1, **({TREES: seeds[1]} if seeds[1] else {})}, split, effort, say
+    )
     return compared(pool, draws) | {
         "power": power(pool, draws >= 1000),
         "rolling": rolling,

@@ -186,8 +186,13 @@ def test_a_rule_is_told_by_its_boundaries(by, count):
 def test_lists_and_nulls_keep_their_place():
     new = np.array([0, 3, 1, 0, 2], np.int32)
     lists = pa.chunked_array([pa.array([[9], [1, 2], None, [], [4, None]], pa.list_(pa.int32())).slice(1)])
-    assert encoded(lists, new).to_pylist() == [[3, 1], None, [], [2, 0]]
-    assert encoded(pa.chunked_array([pa.array([4, None, 1], pa.int64())]), new).to_pylist() == [2, 0, 3]
+    assert encoded(lists, new, "l").to_pylist() == [[3, 1], None, [], [2, 0]]
+    large = lists.cast(pa.large_list(pa.int64()))
+    assert encoded(large, new, "l").type == large.type
+    assert encoded(pa.chunked_array([pa.array([4, None, 1], pa.int64())]), new, "x").to_pylist() == [2, 0, 3]
+    for wrong in (5, -1):
+        with pytest.raises(DataError, match=f"column 'x': {wrong} is no row of its table, which has 5"):
+            encoded(pa.chunked_array([pa.array([1, wrong])]), new, "x")
 
 
 def test_a_folder_of_a_log_of_ones_own(tmp_path):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from home_dist.config import RunConfig
 from home_dist.errors import ConfigError, DataError
 from home_dist.files.listing import Found, find_files
+from home_dist.files.stores import open_store
 from home_dist.prepare.days import DAY_MS, SPLITS, day_name, local_days, offset_ms
 from home_dist.schema import Schema, load_schema
 
@@ -42,8 +43,7 @@ class RollingOrigin:
 
 @dataclass(frozen=True)
 class DatedData:
-    folder: Path
-    """Of the schema."""
+    schema_path: Path
     schema: Schema
     files: tuple[tuple[str, Path], ...]
     """(split, file), in the order of SPLITS and names."""
@@ -52,6 +52,11 @@ class DatedData:
     """By local day."""
     fitted_until: int
     """The last day of the training part, on which vocabularies and statistics were fitted."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the schema, with vocabularies and frozen tables beside it."""
+        return self.schema_path.parent
 
     def days_of(self, times: pa.ChunkedArray) -> NDArray[np.int64]:
         """(n,) local days of the time column's values."""
@@ -110,6 +115,9 @@ def read_dated(config: RunConfig, utc_offset_hours: float | None = None) -> Date
     for key, given in (("data.follow", data.follow), ("data.sample", data.sample)):
         if given:
             raise ConfigError(f"{key}: --rolling cuts a finite data folder by day; leave it out")
+    for place in (data.path, data.schema_place):
+        if not open_store(place)[0].local:
+            raise ConfigError(f"{data.shown}: --rolling cuts local folders alone. Copy the data to a disk first.")
     schema = load_schema(config.schema_path())
     if schema.time_column is None:
         raise ConfigError(
@@ -119,9 +127,7 @@ def read_dated(config: RunConfig, utc_offset_hours: float | None = None) -> Date
     files: list[tuple[str, Path]] = []
     for split in SPLITS:
         if place := getattr(data, split):
-            store, listed = find_files(f"{data.path}/{place}")
-            if not store.local:
-                raise ConfigError(f"data.path {data.shown}: --rolling reads local folders alone. Copy the data first.")
+            _, listed = find_files(f"{data.path}/{place}")
             files += [(split, _plain(found)) for found in listed]
     moments = [(split, _moments(path, schema.time_column)) for split, path in files]
     bounds = {
@@ -134,7 +140,7 @@ def read_dated(config: RunConfig, utc_offset_hours: float | None = None) -> Date
     days = local_days(np.concatenate(list(bounds.values())), offset)
     numbers, counts = np.unique(days, return_counts=True)
     return DatedData(
-        folder=config.schema_path().parent,
+        schema_path=config.schema_path(),
         schema=schema,
         files=tuple(files),
         utc_offset_hours=offset,

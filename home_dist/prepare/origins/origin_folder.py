@@ -60,7 +60,7 @@ def _made_of(base: DatedData, origin: RollingOrigin) -> dict[str, Any]:
         "origin": origin.number,
         "last_training_day": day_name(origin.day),
         "utc_offset_hours": base.utc_offset_hours,
-        "schema": file_sha256(base.folder / "schema.toml") if (base.folder / "schema.toml").is_file() else "",
+        "schema": file_sha256(base.schema_path),
         "files": files,
     }
 
@@ -160,7 +160,7 @@ def _write_split(
             kept = table.filter(pa.array(origin.split_of(days) == position))
             for column, name in with_rows.items():
                 place = kept.column_names.index(column)
-                kept = kept.set_column(place, rows.columns.field(column), encoded(kept[column], new[name]))
+                kept = kept.set_column(place, rows.columns.field(column), encoded(kept[column], new[name], column))
             yield kept
 
     for _, path in rows.base.files:

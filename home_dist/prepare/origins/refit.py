@@ -107,20 +107,28 @@ def count_rows(schema: Schema, tables: Iterable[pa.Table]) -> dict[str, NDArray[
             for column in columns_of(schema, name):
                 values = batch[column].combine_chunks()
                 flat = values.flatten() if pa.types.is_list(values.type) or pa.types.is_large_list(values.type) else values
-                counts[name] += np.bincount(flat.drop_null().to_numpy().astype(np.int64), minlength=rows)[:rows]
+                counts[name] += np.bincount(_rows(flat.drop_null(), rows, column), minlength=rows)
     return counts
 
 
-def encoded(column: pa.ChunkedArray, new: NDArray[np.int32]) -> pa.Array:
-    """A column of the base's rows, or of lists of them, as the origin's rows."""
+def _rows(values: pa.Array, rows: int, column: str) -> NDArray[np.int64]:
+    """(n,) rows of a table, none of them null. Raises DataError for one that the table lacks."""
+    found = values.to_numpy(zero_copy_only=False).astype(np.int64)
+    if len(found) and not (found.min() >= 0 and found.max() < rows):
+        worst = int(found.max() if found.max() >= rows else found.min())
+        raise DataError(f"column {column!r}: {worst} is no row of its table, which has {rows:,}. Prepare the data again.")
+    return found
+
+
+def encoded(column: pa.ChunkedArray, new: NDArray[np.int32], name: str) -> pa.Array:
+    """A column of the base's rows, or of lists of them, as the origin's rows. name: of the column, for messages."""
     values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         offsets = pc.subtract(values.offsets, values.offsets[0]).cast(pa.int32())
         flat = values.values.slice(values.offsets[0].as_py(), offsets[-1].as_py())
         mask = values.is_null() if values.null_count else None
-        return pa.ListArray.from_arrays(offsets, encoded(flat, new), mask=mask)
-    rows = new[values.fill_null(0).to_numpy().astype(np.int64)]
-    return pa.array(rows, values.type)
+        return pa.ListArray.from_arrays(offsets, encoded(flat, new, name), mask=mask).cast(values.type)
+    return pa.array(new[_rows(values.fill_null(0), len(new), name)], values.type)
 
 
 def draft_of(
