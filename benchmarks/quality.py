@@ -65,20 +65,25 @@ def main() -> None:
     parser.add_argument("--tree-seeds", type=int, default=3, help="of LightGBM; 0 leaves it out")
     parser.add_argument("--rolling", default=ROLLING, help=f"first and last origin; by default {ROLLING}")
     parser.add_argument("--grid", default=GRID, help=f"settings of HoME to choose from; by default {GRID}")
+    parser.add_argument("--tasks", default="", help="tasks to compare, with commas between; by default all. HoME trains all")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "quality", help="folder for runs and scores")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--why", default="published figures", help="noted with the look at the test days")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     chosen = parser.parse_args()
+    tasks = home_tasks(load_schema(DATA / "schema.toml"))
+    wanted = chosen.tasks.split(",") if chosen.tasks else tasks
+    if unknown := sorted({*wanted} - {*tasks}):
+        parser.error(f"--tasks: no task {', '.join(unknown)}; there are {', '.join(tasks)}")
     process.silence_libraries()
     if chosen.quick:
         warnings.filterwarnings("ignore", category=ConvergenceWarning)  # few iterations are what quick means
         with tempfile.TemporaryDirectory() as scratch:
             overrides = ["train.max_steps=20", *chosen.overrides]
-            result = measured(Path(scratch), *QUICK, (1, 1), "validation", Effort.quick(), overrides, 50)
+            result = measured(Path(scratch), *QUICK, (1, 1), "validation", Effort.quick(), overrides, 50, wanted)
     else:
         seeds = (chosen.seeds, chosen.tree_seeds)
-        result = measured(chosen.runs, chosen.rolling, chosen.grid, seeds, "test", Effort(), chosen.overrides, 1000)
+        result = measured(chosen.runs, chosen.rolling, chosen.grid, seeds, "test", Effort(), chosen.overrides, 1000, wanted)
         look(chosen.out / "quality_looks.jsonl", result, chosen.why)
     text = table(result)
     print(text)
@@ -91,9 +96,17 @@ def main() -> None:
 
 
 def measured(
-    runs: Path, rolling: str, grid: str, seeds: tuple[int, int], split: str, effort: Effort, overrides: list[str], draws: int
+    runs: Path,
+    rolling: str,
+    grid: str,
+    seeds: tuple[int, int],
+    split: str,
+    effort: Effort,
+    overrides: list[str],
+    draws: int,
+    wanted: list[str],
 ) -> dict[str, Any]:
-    """seeds: of HoME and of LightGBM; draws: of users."""
+    """seeds: of HoME and of LightGBM; draws: of users; wanted: tasks to compare."""
     began = time.perf_counter()
     tasks = home_tasks(load_schema(DATA / "schema.toml"))
     ranks = 2 if split == "test" else 1
@@ -103,7 +116,7 @@ def measured(
     def say(text: str) -> None:
         print(f"{text}: {time.perf_counter() - began:.0f} s", flush=True)
 
-    pool = home_pool(folder, seeds[0], split, tasks)
+    pool = home_pool(folder, seeds[0], split, tasks).only(wanted)
     pool = with_baselines(
         pool, runs, origins_of(rolling), {LOGISTIC: 1, **({TREES: seeds[1]} if seeds[1] else {})}, split, effort, say
     )
@@ -115,6 +128,7 @@ def measured(
         "overrides": overrides,
         "seconds": time.perf_counter() - began,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "tasks": wanted,
         "resamples": draws,
     }
 
@@ -184,7 +198,8 @@ def table(result: dict[str, Any]) -> str:
     tasks, days = list(result["positives"]), f"{result['days']} pooled {result['split']} days"
     lines = [
         f"{result['rows']:,} impressions of {days} (origins {result['rolling']}, each row scored by models that have not",
-        f"seen its day); HoME chosen from {result['grid']} at each origin. Means over seeds; 95 % intervals, users resampled.",
+        f"seen its day), {len(tasks)} tasks. HoME chosen from {result['grid']} at each origin. Means over seeds; 95 %",
+        "intervals, users resampled.",
         "",
         "| system | mean AUC | interval | mean GAUC | interval | seeds |",
         "|---|---|---|---|---|---|",
@@ -242,6 +257,7 @@ def look(path: Path, result: dict[str, Any], why: str) -> None:
         "rows": result["rows"],
         "grid": result["grid"],
         "overrides": result["overrides"],
+        "tasks": result["tasks"],
         "seen": seen,
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,13 @@ class Pool:
     days: NDArray[np.int64]
     scores: dict[str, list[NDArray]] = field(default_factory=dict)
 
+    def only(self, tasks: Sequence[str]) -> "Pool":
+        """Of some of the tasks, in their order here."""
+        at = [k for k, task in enumerate(self.tasks) if task in tasks]
+        scores = {name: [s[:, at] for s in by_seed] for name, by_seed in self.scores.items()}
+        names = [self.tasks[k] for k in at]
+        return Pool(names, self.labels[:, at], self.weights[:, at], self.users, self.days, scores)
+
 
 @dataclass(frozen=True)
 class Effort:

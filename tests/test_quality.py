@@ -23,7 +23,14 @@ def drawn(rows: int = 900) -> Pool:
 
 def result() -> dict:
     pool = drawn()
-    return compared(pool, 100) | {"power": power(pool, False), "rolling": "8:10", "split": "test", "grid": "g", "overrides": []}
+    return compared(pool, 100) | {
+        "power": power(pool, False),
+        "rolling": "8:10",
+        "split": "test",
+        "grid": "g",
+        "overrides": [],
+        "tasks": pool.tasks,
+    }
 
 
 def test_figures_are_means_over_seeds_and_tasks():
@@ -51,6 +58,14 @@ def test_a_look_is_added_and_none_is_lost(tmp_path):
     assert [line["why"] for line in lines] == ["look 0", "look 1", "look 2"]
     assert all(line["date"].endswith("+00:00") and line["commit"] for line in lines)
     assert lines[0]["seen"]["HoME"]["AUC"] == found["systems"]["HoME"]["AUC"]["mean"]
+
+
+def test_some_tasks():
+    pool = drawn()
+    some = pool.only(["view"])
+    assert some.tasks == ["view"]
+    np.testing.assert_array_equal(some.labels[:, 0], pool.labels[:, 1])
+    np.testing.assert_array_equal(some.scores["HoME"][1][:, 0], pool.scores["HoME"][1][:, 1])
 
 
 def test_origins():
