@@ -7,7 +7,8 @@ of a baseline are kept below the runs, so that a stopped benchmark goes on.
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -100,9 +101,11 @@ def baseline(runs: Path, origin: int, system: str, seed: int, split: str, effort
         with np.load(place) as file:
             if str(file["made_of"]) == made_of:
                 return {name: file[f"{split}_{name}"] for name in _KEPT}
-    schema = load_schema(data / "schema.toml").only([task])
-    train, validation, test = (baselines.load(data / s, schema) for s in ("train", "validation", "test"))
-    train = _head(train, effort.rows)
+    whole = load_schema(data / "schema.toml")
+    schema, at = whole.only([task]), [t.name for t in whole.task].index(task)
+    train, validation, test = (
+        replace(part, labels=part.labels[:, [at]], weights=part.weights[:, [at]]) for part in _parts(data, effort.rows)
+    )
 
     def loss(scores: NDArray, place: int) -> float:
         return log_loss(validation.labels[:, place], scores, validation.weights[:, place])
@@ -121,6 +124,14 @@ def baseline(runs: Path, origin: int, system: str, seed: int, split: str, effort
     return {name: kept[f"{split}_{name}"] for name in _KEPT}
 
 
+@lru_cache(maxsize=1)
+def _parts(data: Path, rows: int | None) -> tuple[baselines.Part, baselines.Part, baselines.Part]:
+    """Training, validation and test part of an origin, with all tasks. rows: at most, of training."""
+    schema = load_schema(data / "schema.toml")
+    train, validation, test = (baselines.load(data / s, schema) for s in ("train", "validation", "test"))
+    return _head(train, rows), validation, test
+
+
 def with_baselines(
     pool: Pool,
     runs: Path,
@@ -134,14 +145,15 @@ def with_baselines(
     for system, count in seeds.items():
         pool.scores[system] = []
         for seed in range(count):
-            of_tasks = []
-            for k, task in enumerate(pool.tasks):
-                parts = [baseline(runs, origin, system, seed, split, effort, task) for origin in origins]
-                users, labels, scores = (np.concatenate([p[name] for p in parts]) for name in ("users", "labels", "scores"))
-                if not (np.array_equal(users, pool.users) and np.array_equal(labels[:, 0], pool.labels[:, k])):
+            of_origins = []
+            for origin in origins:
+                parts = [baseline(runs, origin, system, seed, split, effort, task) for task in pool.tasks]
+                rows = pool.days == origin
+                labels = np.concatenate([p["labels"] for p in parts], 1)
+                if not (np.array_equal(parts[0]["users"], pool.users[rows]) and np.array_equal(labels, pool.labels[rows])):
                     raise SystemExit("HoME and the baselines disagree on the order of the rows")
-                of_tasks.append(scores)
-            pool.scores[system].append(np.concatenate(of_tasks, 1))
+                of_origins.append(np.concatenate([p["scores"] for p in parts], 1))
+            pool.scores[system].append(np.concatenate(of_origins))
             say(f"{system}, seed {seed}")
     return pool
 
