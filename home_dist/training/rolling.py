@@ -48,7 +48,7 @@ def plan_rolling(
     for text in grid:
         if text.partition("=")[0].strip() in _CUT:
             raise ConfigError(f"--grid {text}: --rolling cuts the data of one folder by day; it cannot be varied")
-    plan(config, grid, seeds, overrides)  # wrong settings are told before data are written
+    without_origins = plan(config, grid, seeds, overrides)  # wrong settings are told before data are written
     base = load_config(config, overrides)
     if Path(base.run.dir).resolve() in (Path(base.data.path).resolve(), *Path(base.data.path).resolve().parents):
         raise ConfigError(
@@ -61,12 +61,23 @@ def plan_rolling(
         f"{day_name(dated.first)} to {day_name(dated.last)}; tested on {day_name(origins[0].day + 2)} to "
         f"{day_name(origins[-1].day + 2)}"
     )
+    _demand_scores(without_origins, max(dated.rows[o.day + n] for o in origins for n in (1, 2)))
     folder = Path(base.run.dir) / "data"
     folder.mkdir(parents=True, exist_ok=True)
     for origin in origins:
         write_origin(dated, origin, folder / origin.name, screen.say)
     settings = {o.name: _settings(folder / o.name, base.data.data_schema is not None) for o in origins}
     return RollingPlan(plan(config, grid, seeds, overrides, settings), {o.number: day_name(o.day + 2) for o in origins})
+
+
+def _demand_scores(runs: Sequence[SweepRun], rows: int) -> None:
+    """Raises ConfigError for runs that would not keep the scores of a day of so many rows, which a pool consists of."""
+    for run in runs:
+        if run.config.metrics.keep_scores < rows:
+            raise ConfigError(
+                f"metrics.keep_scores = {run.config.metrics.keep_scores}: a day has {rows:,} rows, and --rolling pools the "
+                f"scores of whole days. Set it to {rows} at least."
+            )
 
 
 def _settings(folder: Path, schema: bool) -> list[str]:

@@ -214,6 +214,7 @@ def test_wrong_use_is_refused_before_anything_is_written(tmp_path):
         ("3:4", ("model.kind=nothing",), (), "model.kind: must be one of"),
         ("3:4", (), ("data.follow=rename", "train.epochs=1", "train.decay=none"), "data.follow: --rolling cuts a finite"),
         ("3:4", (), (f"run.dir={tmp_path}",), "holds the data folder"),
+        ("3:4", (), ("metrics.keep_scores=119",), "a day has 120 rows, and --rolling pools"),
         ("3:4", (), ("data.path=s3://logs/mylog?region=eu-west-1",), "--rolling cuts local folders alone"),
     ):
         with pytest.raises(ConfigError, match=message):
