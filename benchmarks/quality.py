@@ -1,14 +1,19 @@
-"""Does HoME order impressions better than what needs no neural network? Mean test AUC and GAUC over the sample's tasks.
+"""Does HoME order impressions better than what needs no neural network? Mean AUC and GAUC over tasks, with a rolling origin.
 
-    python benchmarks/quality.py            # three seeds: results/quality.json, results/quality.md
-    python benchmarks/quality.py --quick    # few steps and trees, under 50 s; its figures tell that the parts work
+    python benchmarks/quality.py            # results/quality.json, results/quality.md; a look in results/quality_looks.jsonl
+    python benchmarks/quality.py --quick    # one origin, few steps and trees, on its validation day, under 50 s; writes nothing
 
-HoME is trained by the command of the README, as two ranks. All systems read the same files, split by days; what is chosen
-(rounds, penalties, HoME's recipe) is chosen on the validation days. Intervals resample users; the difference to a baseline
-has an interval of its own, from the same draws.
+For each day t of 8 to 12 all systems learn on days 1 to t, choose on day t + 1 (rounds, penalties, HoME's number of epochs),
+and are tested on day t + 2; vocabularies, boundaries and rates are fitted on days 1 to t. Test days are pooled. GAUC is within
+user and day. Intervals resample users with their rows of all days; a difference takes both systems in the same draws, after
+averaging seeds. The rest of HoME's recipe is the README's, chosen on days 11 and 12, test days of the origins 9 and 10.
+
+HoME is trained by the command of the README, as two ranks. What has been computed is not computed again. Each look at the test
+days is logged with date and commit.
 """
 
 import argparse
+import datetime
 import os
 import platform
 import subprocess
@@ -21,187 +26,243 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import quality_baselines as baselines  # noqa: E402
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.machine import write_result  # noqa: E402
-from benchmarks.sample_run import set_options, torchrun  # noqa: E402
+from benchmarks.quality_pool import (  # noqa: E402
+    LOGISTIC,
+    TREES,
+    Effort,
+    Pool,
+    home_pool,
+    home_tasks,
+    origins_of,
+    train_home,
+    with_baselines,
+)
 from home_dist import process  # noqa: E402
-from home_dist.config import DistributedSection  # noqa: E402
-from home_dist.data.inputs import open_inputs  # noqa: E402
-from home_dist.distributed.ranks import Ranks, form_ranks  # noqa: E402
-from home_dist.evaluation.scores import Families, scored  # noqa: E402
-from home_dist.metrics import Bootstrap, bootstrap, log_loss  # noqa: E402
+from home_dist.files.json_files import append_entries  # noqa: E402
+from home_dist.insight.svg import pyplot  # noqa: E402
+from home_dist.metrics import Bootstrap, bootstrap, mean_bootstrap, power_of_difference  # noqa: E402
 from home_dist.schema import load_schema  # noqa: E402
-from home_dist.training.build import build  # noqa: E402
-from home_dist.training.checkpoint.folder import Checkpoints  # noqa: E402
-from home_dist.training.checkpoint.loading import load  # noqa: E402
-from home_dist.training.run_folder import RunFolder  # noqa: E402
 
 CONFIG, DATA = ROOT / "configs" / "kuairand_pure.toml", ROOT / "examples" / "kuairand_pure"
-GOALS = {"AUC": 0.775, "GAUC": 0.585}
+METRICS = ("AUC", "GAUC")
+EFFECT = 0.005
+"""Of mean GAUC: half a percent, as papers tell it."""
+ROLLING, GRID = "8:12", "train.epochs=1,2,3"
+QUICK = ("2:2", "train.epochs=1")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "quality", help="folder for HoME's runs")
+    parser.add_argument("--seeds", type=int, default=3, help="of HoME")
+    parser.add_argument("--tree-seeds", type=int, default=3, help="of LightGBM; 0 leaves it out")
+    parser.add_argument("--rolling", default=ROLLING, help=f"first and last origin; by default {ROLLING}")
+    parser.add_argument("--grid", default=GRID, help=f"settings of HoME to choose from; by default {GRID}")
+    parser.add_argument("--tasks", default="", help="tasks to compare, with commas between; by default all. HoME trains all")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "quality", help="folder for runs and scores")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--why", default="published figures", help="noted with the look at the test days")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     chosen = parser.parse_args()
+    tasks = home_tasks(load_schema(DATA / "schema.toml"))
+    wanted = chosen.tasks.split(",") if chosen.tasks else tasks
+    if unknown := sorted({*wanted} - {*tasks}):
+        parser.error(f"--tasks: no task {', '.join(unknown)}; there are {', '.join(tasks)}")
     process.silence_libraries()
     if chosen.quick:
         warnings.filterwarnings("ignore", category=ConvergenceWarning)  # few iterations are what quick means
-    seeds, rounds, iterations, resamples = (chosen.seeds, 500, 400, 1000) if not chosen.quick else (1, 15, 5, 50)
-
-    schema = load_schema(DATA / "schema.toml")
-    schema = schema.only(t.name for t in schema.task if t.kind == "binary")
-    train, validation, test = (baselines.load(DATA / s, schema) for s in ("train", "validation", "test"))
-    if chosen.quick:
-        train = _head(train, 30_000)
-
-    def loss(scores: NDArray, task: int) -> float:
-        return log_loss(validation.labels[:, task], scores, validation.weights[:, task])
-
-    scores: dict[str, list[NDArray]] = {}
-    seconds = {}
-    for name, run in {
-        "logistic regression": lambda s: baselines.logistic_regression(schema, train, validation, test, iterations, loss),
-        "LightGBM": lambda s: baselines.light_gbm(schema, train, validation, test, rounds, s),
-    }.items():
-        began = time.perf_counter()
-        scores[name] = [run(seed)[1] for seed in range(1 if name == "logistic regression" else seeds)]
-        seconds[name] = time.perf_counter() - began
-        print(f"{name}: {seconds[name]:.0f} s", flush=True)
-    ranks = form_ranks(DistributedSection())
-    scores["HoME"] = []
-    began = time.perf_counter()
-    for seed in range(seeds):
-        overrides = [f"train.seed={seed}", *(["train.max_steps=40"] if chosen.quick else []), *chosen.overrides]
         with tempfile.TemporaryDirectory() as scratch:
-            run = Path(scratch) / "run" if chosen.quick else chosen.runs / f"seed-{seed}"
-            _train(run, overrides)
-            scores["HoME"].append(_scores(run, ranks, test))
-        print(f"HoME, seed {seed}: {time.perf_counter() - began:.0f} s", flush=True)
-    seconds["HoME"] = time.perf_counter() - began
-
-    result = _result(schema, test, scores, resamples) | {
-        "seconds": seconds,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "quick": chosen.quick,
-        "resamples": resamples,
-    }
-    text = _table(result)
+            overrides = ["train.max_steps=15", *chosen.overrides]
+            wanted = wanted if chosen.tasks else tasks[::3]
+            result = measured(Path(scratch), *QUICK, (1, 1), "validation", Effort.quick(), overrides, 50, wanted)
+    else:
+        seeds = (chosen.seeds, chosen.tree_seeds)
+        result = measured(chosen.runs, chosen.rolling, chosen.grid, seeds, "test", Effort(), chosen.overrides, 1000, wanted)
+        look(chosen.out / "quality_looks.jsonl", result, chosen.why)
+    text = table(result)
     print(text)
     if not chosen.quick:
-        write_result(chosen.out / "quality.json", result)
+        write_result(chosen.out / "quality.json", result | {"commit": commit()})
         (chosen.out / "quality.md").write_text(text + "\n")
-    for line in _claims(result):
+        power_picture(result, chosen.out / "quality_power.png")
+    for line in claims(result):
         print(line)
 
 
-def _head(part: baselines.Part, rows: int) -> baselines.Part:
-    cut = {n: v[:rows] if n != "lists" else [m[:rows] for m in v] for n, v in vars(part).items()}
-    return baselines.Part(**cut)
+def measured(
+    runs: Path,
+    rolling: str,
+    grid: str,
+    seeds: tuple[int, int],
+    split: str,
+    effort: Effort,
+    overrides: list[str],
+    draws: int,
+    wanted: list[str],
+) -> dict[str, Any]:
+    """seeds: of HoME and of LightGBM; draws: of users; wanted: tasks to compare."""
+    began = time.perf_counter()
+    tasks = home_tasks(load_schema(DATA / "schema.toml"))
+    ranks = 2 if split == "test" else 1
+    folder = train_home(CONFIG, runs, rolling, grid, seeds[0], overrides, ranks)
+    print(f"HoME: {time.perf_counter() - began:.0f} s", flush=True)
+
+    def say(text: str) -> None:
+        print(f"{text}: {time.perf_counter() - began:.0f} s", flush=True)
+
+    pool = home_pool(folder, seeds[0], split, tasks).only(wanted)
+    pool = with_baselines(
+        pool, runs, origins_of(rolling), {LOGISTIC: 1, **({TREES: seeds[1]} if seeds[1] else {})}, split, effort, say
+    )
+    return compared(pool, draws) | {
+        "power": power(pool, draws >= 1000),
+        "rolling": rolling,
+        "split": split,
+        "grid": grid,
+        "overrides": overrides,
+        "seconds": time.perf_counter() - began,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "tasks": wanted,
+        "resamples": draws,
+    }
 
 
-def _train(run: Path, overrides: list[str]) -> None:
-    """As a user would. A run that is complete is not trained again."""
-    command = [*torchrun(2), "train", str(CONFIG), *set_options([f"run.dir={run}", *overrides])]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // 2))}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=3600)
-
-
-def _scores(run: Path, ranks: Ranks, test: baselines.Part) -> NDArray:
-    """(N, K) probabilities of the test part, in the order of its rows."""
-    folder = RunFolder(run)
-    config, schema = folder.open()
-    inputs = open_inputs(config, schema, ("test",))
-    built = build(inputs, ranks)
-    newest = Checkpoints(folder.checkpoints, config.checkpoint).newest()
-    if newest is None:
-        raise SystemExit(f"{folder.checkpoints}: the run left no checkpoint")
-    load(newest, built.model, None)
-    families = Families.of(built.objectives)
-    own = scored(built.model, inputs.evaluation_reader("test", ranks), ranks, families)
-    if not (np.array_equal(own.groups, test.users) and np.array_equal(own.labels, test.labels)):
-        raise SystemExit("the reader and the baselines disagree on the order of the test part")
-    return own.predictions
-
-
-def _result(schema, test: baselines.Part, scores: dict[str, list[NDArray]], resamples: int) -> dict[str, Any]:
-    tasks = [t.name for t in schema.task]
+def compared(pool: Pool, resamples: int) -> dict[str, Any]:
     drawn: dict[str, list[tuple[Bootstrap, Bootstrap]]] = {
-        name: [bootstrap(tasks, test.labels, test.weights, s, test.users, resamples) for s in seeds]
-        for name, seeds in scores.items()
+        name: [bootstrap(pool.tasks, pool.labels, pool.weights, s, pool.users, resamples, within=pool.days) for s in by_seed]
+        for name, by_seed in pool.scores.items()
     }
+    means = {name: [mean_bootstrap([b[i] for b in by_seed]) for i in range(2)] for name, by_seed in drawn.items()}
     systems: dict[str, Any] = {}
-    for name, seeds in drawn.items():
-        systems[name] = {}
-        for metric, index in (("AUC", 0), ("GAUC", 1)):
-            means = [b[index].interval().estimate for b in seeds]
-            systems[name][metric] = {
-                "mean": float(np.mean(means)),
-                "seeds": means,
-                "interval": asdict(seeds[0][index].interval()),
-                "tasks": {t: float(np.mean([b[index].interval(t).estimate for b in seeds])) for t in tasks},
+    for name, by_seed in drawn.items():
+        systems[name] = {
+            metric: {
+                "mean": means[name][index].interval().estimate,
+                "seeds": [b[index].interval().estimate for b in by_seed],
+                "interval": asdict(means[name][index].interval()),
+                "tasks": {t: means[name][index].interval(t).estimate for t in pool.tasks},
             }
-    differences = {
-        other: {
-            metric: asdict(drawn["HoME"][0][index].minus(drawn[other][0][index]).interval())
-            for metric, index in (("AUC", 0), ("GAUC", 1))
+            for index, metric in enumerate(METRICS)
         }
-        for other in drawn
-        if other != "HoME"
-    }
-    positives = {t: int(test.labels[test.weights[:, k] > 0, k].sum()) for k, t in enumerate(tasks)}
-    return {"systems": systems, "home_minus": differences, "positives": positives, "rows": len(test.users)}
+        systems[name]["calibration"] = {
+            t: float(np.mean([(s[:, k] * pool.weights[:, k]).sum() for s in pool.scores[name]]))
+            / float((pool.labels[:, k] * pool.weights[:, k]).sum())
+            for k, t in enumerate(pool.tasks)
+        }
+    differences = {}
+    for other in drawn:
+        if other != "HoME":
+            between = [means["HoME"][index].minus(means[other][index]) for index in range(2)]
+            differences[other] = {
+                metric: asdict(b.interval()) | {"tasks": {t: asdict(b.interval(t)) for t in pool.tasks}}
+                for metric, b in zip(METRICS, between, strict=True)
+            }
+    positives = {t: int(pool.labels[pool.weights[:, k] > 0, k].sum()) for k, t in enumerate(pool.tasks)}
+    days = len(np.unique(pool.days))
+    return {"systems": systems, "home_minus": differences, "positives": positives, "rows": len(pool.users), "days": days}
 
 
-def _table(result: dict[str, Any]) -> str:
-    tasks = list(result["positives"])
+def power(pool: Pool, whole: bool) -> dict[str, Any]:
+    """By baseline: how many impressions it would take to see HoME ahead by EFFECT of mean GAUC in four of five comparisons. Of
+    the first seeds. whole: all sizes; otherwise one, of few draws."""
+    found = {}
+    for name, by_seed in pool.scores.items():
+        if name != "HoME":
+            pair = pool.scores["HoME"][0], by_seed[0]
+            rows = pool.tasks, pool.labels, pool.weights, *pair, pool.users
+            sizes, draws = ((0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0), 200) if whole else ((1.0,), 20)
+            found[name] = asdict(power_of_difference(*rows, EFFECT, within=pool.days, times=sizes, resamples=draws))
+    return found
+
+
+def power_picture(result: dict[str, Any], path: Path) -> None:
+    figure, axes = pyplot.subplots(figsize=(4.6, 3.0))
+    for name, found in result["power"].items():
+        axes.plot(found["impressions"], found["seen"], marker=".", label=f"HoME against {name}")
+    axes.axhline(0.8, color="#9aa3af", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xlabel("impressions")
+    axes.set_ylabel(f"share that see +{EFFECT:.1%} GAUC")
+    axes.legend(fontsize=6.5)
+    figure.savefig(path, format="png", dpi=120)
+    pyplot.close(figure)
+
+
+def table(result: dict[str, Any]) -> str:
+    tasks, days = list(result["positives"]), f"{result['days']} pooled {result['split']} days"
     lines = [
-        f"Test part: {result['rows']:,} impressions; means over seeds, 95 % intervals of the first seed, users resampled.",
+        f"{result['rows']:,} impressions of {days} (origins {result['rolling']}, each row scored by models that have not",
+        f"seen its day), {len(tasks)} tasks. HoME chosen from {result['grid']} at each origin. Means over seeds; 95 %",
+        "intervals, users resampled.",
         "",
+        "| system | mean AUC | interval | mean GAUC | interval | seeds |",
+        "|---|---|---|---|---|---|",
     ]
-    lines += ["| system | mean AUC | interval | mean GAUC | interval | seeds |", "|---|---|---|---|---|---|"]
     for name, found in result["systems"].items():
         cells = []
-        for metric in ("AUC", "GAUC"):
+        for metric in METRICS:
             interval = found[metric]["interval"]
             cells += [f"{found[metric]['mean']:.4f}", f"{interval['low']:.3f} to {interval['high']:.3f}"]
         spread = "; ".join(f"{a:.4f}/{g:.4f}" for a, g in zip(found["AUC"]["seeds"], found["GAUC"]["seeds"], strict=True))
         lines.append(f"| {name} | {' | '.join(cells)} | {spread} |")
     lines += ["", "| HoME minus | AUC | interval | GAUC | interval |", "|---|---|---|---|---|"]
     for name, found in result["home_minus"].items():
-        cells = [f"{d['estimate']:+.4f} | {d['low']:+.3f} to {d['high']:+.3f}" for d in (found["AUC"], found["GAUC"])]
+        cells = [f"{d['estimate']:+.4f} | {d['low']:+.4f} to {d['high']:+.4f}" for d in (found["AUC"], found["GAUC"])]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "| task (positives) | " + " | ".join(f"{n}, AUC / GAUC" for n in result["systems"]) + " |"]
-    lines.append("|---" * (1 + len(result["systems"])) + "|")
-    for task in tasks:
-        cells = [f"{s['AUC']['tasks'][task]:.3f} / {s['GAUC']['tasks'][task]:.3f}" for s in result["systems"].values()]
-        lines.append(f"| {task} ({result['positives'][task]:,}) | {' | '.join(cells)} |")
+    for name, found in result["power"].items():
+        lines += ["", f"To see HoME ahead of {name} by {EFFECT:.3f} mean GAUC in 80 % of comparisons (95 % interval above 0):"]
+        lines.append(f"{found['needed']:,.0f} impressions like these, by resampling the pool.")
+    for what, form in (("AUC / GAUC", None), ("sum of predictions / positives", "calibration")):
+        lines += ["", "| task (positives) | " + " | ".join(f"{n}, {what}" for n in result["systems"]) + " |"]
+        lines.append("|---" * (1 + len(result["systems"])) + "|")
+        for task in tasks:
+            cells = [
+                f"{s[form][task]:.2f}" if form else f"{s['AUC']['tasks'][task]:.3f} / {s['GAUC']['tasks'][task]:.3f}"
+                for s in result["systems"].values()
+            ]
+            lines.append(f"| {task} ({result['positives'][task]:,}) | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _claims(result: dict[str, Any]) -> list[str]:
-    lines = []
-    others = [n for n in result["systems"] if n != "HoME"]
-    for metric, goal in GOALS.items():
-        value = result["systems"]["HoME"][metric]["mean"]
-        best = max(result["systems"][n][metric]["mean"] for n in others)
-        for text, bound in (
-            (f"mean test {metric} of HoME, against the better baseline", best),
-            (f"mean test {metric} of HoME", goal),
-        ):
-            lines.append(claim(text, value, bound, form=".4f", goal_form=".4f"))
-    return lines
+def claims(result: dict[str, Any]) -> list[str]:
+    """HoME is ahead beyond chance where the low end of the difference's interval is above 0."""
+    return [
+        claim(f"{metric} of HoME minus {name}, low end of its interval", found[metric]["low"], 0.0, form="+.4f")
+        for name, found in result["home_minus"].items()
+        for metric in METRICS
+    ]
+
+
+def commit() -> str:
+    """The checkout's commit, with a mark where files differ from it."""
+    asked = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    ended = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
+    return ended.stdout.strip() or "unknown"
+
+
+def look(path: Path, result: dict[str, Any], why: str) -> None:
+    """Appends a line that tells who looked at what of the test days, when, and what was seen."""
+    seen = {name: {m: found[m]["mean"] for m in METRICS} for name, found in result["systems"].items()}
+    entry = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "why": why,
+        "origins": result["rolling"],
+        "rows": result["rows"],
+        "grid": result["grid"],
+        "overrides": result["overrides"],
+        "tasks": result["tasks"],
+        "seen": seen,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    append_entries(path, [entry])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import math
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,6 +19,11 @@ class Format(StrEnum):
     program = "program"
     dense = "dense"
     delta = "delta"
+
+
+class CalibrationMethod(StrEnum):
+    platt = "platt"
+    isotonic = "isotonic"
 
 
 class Precision(StrEnum):
@@ -36,6 +41,10 @@ def export(
     compiled: Annotated[bool, typer.Option("--compiled", help="Compile the program with AOTInductor too.")] = False,
     since: Annotated[Path | None, typer.Option(help="The checkpoint that a delta is from.")] = None,
     ema: Annotated[bool | None, typer.Option(help="Averaged parameters; by default as train.ema says.")] = None,
+    calibrate: Annotated[
+        CalibrationMethod | None,
+        typer.Option(help="Adds a calibration to a program's binary tasks, fitted on the run's validation split."),
+    ] = None,
     shard_bytes: Annotated[int, typer.Option(min=1, help="Size from which safetensors go on in another file.")] = 2 * 10**9,
 ) -> None:
     """Write what others load: safetensors with an index, a scoring program, one without tables (dense), or rows that changed
@@ -46,6 +55,8 @@ def export(
         raise UserError(f"--embeddings {embeddings.value} is of --format program, which holds tables")
     if compiled and format not in (Format.program, Format.dense):
         raise UserError("--compiled is of --format program and --format dense")
+    if calibrate is not None and format is not Format.program:
+        raise UserError("--calibrate is of --format program: other formats hold the model's parameters as they were trained")
     from home_dist.export.source import Source
     from home_dist.export.weights import export_delta, export_weights
 
@@ -64,7 +75,10 @@ def export(
         if format is Format.dense:
             parities = export_dense(source, out, compiled, ranks)
         else:
-            parities = export_program(source, out, embeddings.value, compiled, ranks)
+            method: Literal["platt", "isotonic"] | None = None
+            if calibrate is not None:
+                method = "platt" if calibrate is CalibrationMethod.platt else "isotonic"
+            parities = export_program(source, out, embeddings.value, compiled, ranks, method)
         for p in parities:
             auc = "" if math.isnan(p.trainer_auc) else f", AUC {p.trainer_auc:.4f} -> {p.program_auc:.4f}"
             print(f"task {p.task}: largest difference to the trainer {p.largest_difference:.2e}{auc} on the test split")

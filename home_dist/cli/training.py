@@ -119,6 +119,17 @@ def sweep(
             metavar="KEY=VALUE", help="Of launchers/components.py:train, such as j=2x8, gpu=8 or python=...; several times."
         ),
     ] = None,
+    rolling: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIRST:LAST",
+            help="Origins, such as 8:12 or 2022-05-02:2022-05-06: train up to that day, choose on the next one, test on the "
+            "one after; test days are pooled.",
+        ),
+    ] = None,
+    utc_offset_hours: Annotated[
+        float | None, typer.Option(help="Of the calendar of days, with --rolling; by default what the splits tell.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Train every combination of settings with several seeds, and rank them on validation. Goes on where it was stopped.
@@ -130,7 +141,7 @@ def sweep(
     from home_dist.screen import Screen
     from home_dist.training import sweep as sweeps
 
-    planned = sweeps.plan(config, grid or [], seeds, overrides or [])
+    screen = Screen(True)
     trains: sweeps.SweepEngine = sweeps.LocalRuns(ranks)
     if engine is SweepEngineKind.torchx:
         from home_dist.training.sweep_jobs import JobSettings, TorchxEngine
@@ -141,7 +152,15 @@ def sweep(
         raise ConfigError(
             "--scheduler, --at-once, --scheduler-option and --component-option need --engine torchx. Give it or leave them out."
         )
-    sweeps.sweep(config, planned, trains, by.value, Screen(True))
+    if rolling is None:
+        if utc_offset_hours is not None:
+            raise ConfigError("--utc-offset-hours says where days begin, for --rolling. Give that too, or leave it out.")
+        sweeps.sweep(config, sweeps.plan(config, grid or [], seeds, overrides or []), trains, by.value, screen)
+        return
+    from home_dist.training.rolling import plan_rolling, rolling_sweep
+
+    planned = plan_rolling(config, grid or [], seeds, overrides or [], rolling, utc_offset_hours, screen)
+    rolling_sweep(config, planned, trains, by.value, screen)
 
 
 @command(group)

@@ -6,7 +6,7 @@ Folder: program.pt2, on request program.aot.pt2 (compiled by AOTInductor for thi
 
 import json
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,7 +24,8 @@ from home_dist.data.side_files import schema_around, with_data, with_local_schem
 from home_dist.distributed.ranks import Ranks
 from home_dist.errors import ConfigError, DataError, UserError
 from home_dist.evaluation.measure import measured
-from home_dist.evaluation.scores import Families, scored
+from home_dist.evaluation.scores import Families, Scored, scored
+from home_dist.export.calibration import Calibrated, Calibration, Method, fit_calibration
 from home_dist.export.columns import parquet_files, read_batches
 from home_dist.export.managed_rows import read_managed, with_managed_rows
 from home_dist.export.numbers import Inputs
@@ -62,13 +63,24 @@ class Parity:
         return self.trainer_auc - self.program_auc
 
 
-def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: bool, ranks: Ranks) -> list[Parity]:
-    """ranks: a single rank, on which the trainer scores the test split. Returns the report, empty without a test split.
+def export_program(
+    source: Source,
+    out: Path,
+    embeddings: Embeddings,
+    compiled: bool,
+    ranks: Ranks,
+    calibrate: Method | None = None,
+    say: Callable[[str], None] = print,
+) -> list[Parity]:
+    """ranks: a single rank, on which the trainer scores the test split. calibrate: adds a calibration that is fitted on the
+    validation split; the report is of the program without it. Returns the report, empty without a test split.
 
     Raises ConfigError for networks that torch.export cannot take.
     """
+    calibration = None if calibrate is None else _fitted(source, calibrate, ranks, say)
     scorer, inputs = Scorer(source, embeddings), inputs_of(source.layout)
-    program = exported(scorer, inputs)
+    plain = exported(scorer, inputs)
+    program = plain if calibration is None else exported(Calibrated(scorer, calibration), inputs)
     parities: list[Parity] = []
 
     def write(folder: Path) -> None:
@@ -82,10 +94,12 @@ def export_program(source: Source, out: Path, embeddings: Embeddings, compiled: 
             "predictions": predictions_of(source.schema.task, scorer.head.objectives),
             "inputs": {n: _told(i) for n, i in inputs.items()},
         }
+        if calibration is not None:
+            about["calibration"] = calibration.to_json(scorer.names)
         (folder / ABOUT).write_text(json_text(about) + "\n")
         write_meaning(source, folder)
         if source.config.data.test:
-            parities.extend(parity(source, open_program(folder), ranks))
+            parities.extend(parity(source, replace(open_program(folder), run=plain.module()), ranks))
             report_of(folder, embeddings, parities)
 
     written_whole(out, write)
@@ -264,13 +278,8 @@ def _layout(folder: Path, trained: RunSide) -> InputLayout:
 
 def parity(source: Source, program: Program, ranks: Ranks, rows: int = 1000) -> list[Parity]:
     """Compares program and trainer on the run's test split, which both read in the order of the files."""
-    recorded = RunFolder(source.checkpoint.parent.parent).recorded_vocabularies()
-    inputs = open_inputs(source.given, source.schema, ("test",), recorded)
-    built = build(inputs, ranks, loaded=True)
-    load(source.checkpoint, built.model, None)
-    families = Families.of(built.objectives)
-    with built.averaged(source.averaged):
-        trainer = scored(built.model, inputs.evaluation_reader("test", ranks), ranks, families)
+    trainer = _of_trainer(source, "test", ranks)
+    families = trainer.families
     place = join(source.config.data.path, source.config.data.test)
     store, files = parquet_files(place)
     of_program = program.reading(place, source.given.data.schema_place).of_logits().scores(store, files, rows)
@@ -282,6 +291,28 @@ def parity(source: Source, program: Program, ranks: Ranks, rows: int = 1000) -> 
     areas = [{m.task: m.auc for m in measured(s, names)} for s in (trainer, exported)]
     largest = [float(differences[families.columns(k)].max()) for k in range(len(names))]
     return [Parity(n, d, areas[0][n], areas[1][n]) for n, d in zip(names, largest, strict=True)]
+
+
+def _of_trainer(source: Source, split: str, ranks: Ranks) -> Scored:
+    """The trainer's scores of a split of the run's data."""
+    recorded = RunFolder(source.checkpoint.parent.parent).recorded_vocabularies()
+    inputs = open_inputs(source.given, source.schema, (split,), recorded)
+    built = build(inputs, ranks, loaded=True)
+    load(source.checkpoint, built.model, None)
+    with built.averaged(source.averaged):
+        return scored(built.model, inputs.evaluation_reader(split, ranks), ranks, Families.of(built.objectives))
+
+
+def _fitted(source: Source, method: Method, ranks: Ranks, say: Callable[[str], None]) -> Calibration:
+    if not source.config.data.validation:
+        raise ConfigError(
+            "--calibrate: the run has no validation split (data.validation), and rows that it was trained on or is tested on "
+            "must not calibrate it. Leave it out, or train with a validation split."
+        )
+    calibration, notes = fit_calibration(_of_trainer(source, "validation", ranks), [t.name for t in source.schema.task], method)
+    for note in notes:
+        say(f"note: {note}")
+    return calibration
 
 
 def _as_scores(values: np.ndarray, families: Families) -> np.ndarray:

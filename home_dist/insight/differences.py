@@ -98,7 +98,7 @@ class Differences:
         by_measure: dict[str, Bootstrap] = {}
         binary, numbers = (of_family(kept, run.tasks, family) for family in ("binary", "number"))
         if binary[0]:
-            by_measure |= zip(("auc", "gauc"), bootstrap(*binary, groups, RESAMPLES), strict=True)
+            by_measure |= zip(("auc", "gauc"), bootstrap(*binary, groups, RESAMPLES, within=kept.get("days")), strict=True)
             by_measure["log_loss"] = bootstrap_log_loss(*binary, groups, RESAMPLES)
         if numbers[0]:
             by_measure["mae"] = bootstrap_errors(*numbers, groups, RESAMPLES)[0]

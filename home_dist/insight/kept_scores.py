@@ -17,7 +17,8 @@ RESAMPLES = 200
 
 Kept = dict[str, NDArray[Any]]
 """scores (N, P): probabilities, or predictions in the label's unit; labels and weights (N, K); groups (N,); families and
-predictions (K,): each task's family of metrics, and its number of columns among the P."""
+predictions (K,): each task's family of metrics, and its number of columns among the P. Of a pool of days: days (N,), within
+which GAUC orders a user's rows."""
 
 
 def kept_scores(run: Path, split: str) -> Kept | None:
@@ -29,6 +30,8 @@ def kept_scores(run: Path, split: str) -> Kept | None:
             tasks = kept["labels"].shape[1]  # versions that knew only yes or no told no families
             kept["families"] = file["families"] if "families" in file else np.array(["binary"] * tasks)
             kept["predictions"] = file["predictions"] if "predictions" in file else np.ones(tasks, np.int64)
+            if "days" in file:
+                kept["days"] = file["days"]
             return kept
     except FileNotFoundError:
         return None

@@ -22,6 +22,7 @@ from home_dist.metrics.log_loss import log_loss, normalized_entropy
 from home_dist.metrics.over_ranks import ALONE, OverRanks
 from home_dist.metrics.own_groups import rows_of_own_groups
 from home_dist.metrics.paired import PairedTest, paired_test
+from home_dist.metrics.power import Power, power_of_difference
 from home_dist.metrics.regression import (
     NumberCalibration,
     mean_absolute_error,
@@ -44,6 +45,7 @@ __all__ = [
     "NumberCalibration",
     "OverRanks",
     "PairedTest",
+    "Power",
     "RequestMetrics",
     "Slice",
     "TaskMetrics",
@@ -76,6 +78,7 @@ __all__ = [
     "normalized_entropy",
     "number_calibration",
     "paired_test",
+    "power_of_difference",
     "r2",
     "root_mean_squared_error",
     "rows_of_own_groups",

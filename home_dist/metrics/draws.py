@@ -33,8 +33,9 @@ class Draws:
     """(U, R) float32: how often each user occurs in each draw."""
 
     @staticmethod
-    def of(groups: ArrayLike, resamples: int = 200, seed: int = 0) -> "Draws":
-        """groups: (N,), each row's user. Rows without one (NO_GROUP) have nothing in common: each is drawn by itself."""
+    def of(groups: ArrayLike, resamples: int = 200, seed: int = 0, times: float = 1.0) -> "Draws":
+        """groups: (N,), each row's user. Rows without one (NO_GROUP) have nothing in common: each is drawn by itself. times:
+        the size of a draw, as a multiple of the U users."""
         if resamples < 1:
             raise ValueError(f"resamples must be at least 1, not {resamples}")
         names = np.asarray(groups)
@@ -45,10 +46,16 @@ class Draws:
             user[keyless] = np.append(user[keyless[0]], users + np.arange(keyless.size - 1))
             users += keyless.size - 1
         random = np.random.default_rng(seed)
-        times = np.empty((users, resamples), np.float32)
+        drawn, size = np.empty((users, resamples), np.float32), max(1, round(times * users))
         for draw in range(resamples):
-            times[:, draw] = np.bincount(random.integers(0, users, users), minlength=users)
-        return Draws(user, torch.from_numpy(times))
+            drawn[:, draw] = np.bincount(random.integers(0, users, size), minlength=users)
+        return Draws(user, torch.from_numpy(drawn))
+
+    def pairs(self, within: NDArray[np.generic]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """((N,) each row's pair of user and `within` (N,), the user of each pair)."""
+        values, code = np.unique(within, return_inverse=True)
+        pairs, pair = np.unique(self.user * max(1, len(values)) + code, return_inverse=True)
+        return pair.astype(np.intp), (pairs // max(1, len(values))).astype(np.intp)
 
     def summed(self, users: NDArray[np.intp], values: Floats) -> Floats:
         """(R,) the sum of the users' values in each draw; users and values: (n,), a user may occur several times."""

@@ -8,9 +8,10 @@ ones. Results stand in sweep.json in run.dir; SweepReport.to_json says how.
 import itertools
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from home_dist.config import RunConfig, load_config
@@ -32,6 +33,10 @@ class SweepRun:
     """What differs from its other runs, such as "model.kind=home, seed 0"."""
     overrides: tuple[str, ...]
     config: RunConfig
+    sweep: Path
+    """The sweep's own folder, run.dir of its configuration."""
+    origin: str = ""
+    """Of a sweep with a rolling origin: the folder's name of the run's origin, such as "origin-08"."""
 
     @property
     def folder(self) -> Path:
@@ -53,8 +58,15 @@ class SweepFailed(UserError):
     exit_code = 6
 
 
-def plan(config: Path, grid: Sequence[str], seeds: int, overrides: Sequence[str]) -> list[SweepRun]:
-    """One run for each combination of the grid and each seed. Raises ConfigError before any run starts."""
+def plan(
+    config: Path,
+    grid: Sequence[str],
+    seeds: int,
+    overrides: Sequence[str],
+    origins: Mapping[str, Sequence[str]] = MappingProxyType({"": ()}),
+) -> list[SweepRun]:
+    """One run for each combination of the grid, each seed and each origin. origins: by name, the settings of its data. Raises
+    ConfigError before any run starts."""
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: a sweep takes at least one seed")
     axes = [_axis(text) for text in grid]
@@ -69,10 +81,12 @@ def plan(config: Path, grid: Sequence[str], seeds: int, overrides: Sequence[str]
         differing = [part for part, axis in zip(combination, axes, strict=True) if len(axis) > 1]
         of_folder = ",".join(_plain(part.split(".")[-1]) for part in combination) or "as_configured"
         for seed in range(base.train.seed, base.train.seed + seeds):
-            folder = Path(base.run.dir) / of_folder / f"seed-{seed}"
-            chosen = (*overrides, *combination, f"train.seed={seed}", f"run.dir={folder}")
-            name = ", ".join([*differing, *([f"seed {seed}"] if seeds > 1 else [])]) or _AS_CONFIGURED
-            planned.append(SweepRun(", ".join(differing) or _AS_CONFIGURED, name, chosen, load_config(config, chosen)))
+            for origin, of_data in origins.items():
+                folder = Path(base.run.dir) / of_folder / f"seed-{seed}" / origin
+                chosen = (*overrides, *combination, f"train.seed={seed}", *of_data, f"run.dir={folder}")
+                parts = [*differing, *([f"seed {seed}"] if seeds > 1 else []), *([origin.replace("-", " ")] if origin else [])]
+                settings, name = ", ".join(differing) or _AS_CONFIGURED, ", ".join(parts) or _AS_CONFIGURED
+                planned.append(SweepRun(settings, name, chosen, load_config(config, chosen), Path(base.run.dir), origin))
     folders = [p.folder for p in planned]
     if len(set(folders)) < len(folders):
         raise ConfigError(f"--grid {' '.join(grid)}: a value is listed twice")
@@ -102,9 +116,8 @@ class LocalRuns:
         return failed
 
 
-def sweep(config: Path, planned: Sequence[SweepRun], engine: SweepEngine, by: str, screen: Screen) -> None:
-    """Trains incomplete runs, then shows the tables and writes sweep.json. by: "auc", "gauc" or "log_loss", which ranks the
-    settings. Raises ConfigError where the runs cannot have this measure, SweepFailed if some of them failed."""
+def train_missing(config: Path, planned: Sequence[SweepRun], engine: SweepEngine, by: str, screen: Screen) -> list[str]:
+    """Trains incomplete runs; describes those that failed. Raises ConfigError where the runs cannot have the measure `by`."""
     if by == "gauc":
         _demand_groups(planned)
     missing = []
@@ -114,7 +127,13 @@ def sweep(config: Path, planned: Sequence[SweepRun], engine: SweepEngine, by: st
             screen.say(f"{label}: complete")
         else:
             missing.append((label, run))
-    failed = engine.train(config, missing, screen)
+    return engine.train(config, missing, screen)
+
+
+def sweep(config: Path, planned: Sequence[SweepRun], engine: SweepEngine, by: str, screen: Screen) -> None:
+    """Trains incomplete runs, then shows the tables and writes sweep.json. by: "auc", "gauc" or "log_loss", which ranks the
+    settings. Raises ConfigError where the runs cannot have this measure, SweepFailed if some of them failed."""
+    failed = train_missing(config, planned, engine, by, screen)
     by_settings: dict[str, dict[int, RunFigures]] = {}
     for run in planned:
         try:
@@ -126,20 +145,20 @@ def sweep(config: Path, planned: Sequence[SweepRun], engine: SweepEngine, by: st
     if by_settings:
         from home_dist.insight.sweep_report import SweepReport  # imports torch, which trains in other processes until here
 
-        folder = sweep_folder(planned[0])
+        folder = planned[0].sweep
         report = SweepReport([Setting(name, runs) for name, runs in by_settings.items()], by)
         report.show(f"sweep {folder}", screen)
         write_json(folder / "sweep.json", report.to_json())
+    refuse_failed(failed, planned)
+
+
+def refuse_failed(failed: Sequence[str], planned: Sequence[SweepRun]) -> None:
+    """Raises SweepFailed if runs failed."""
     if failed:
         raise SweepFailed(
             f"{len(failed)} of {len(planned)} runs failed: {'; '.join(failed)}. What they printed tells why; the same command "
             "starts these again."
         )
-
-
-def sweep_folder(run: SweepRun) -> Path:
-    """The sweep's own folder, run.dir of its configuration."""
-    return run.folder.parent.parent
 
 
 def _demand_groups(planned: Sequence[SweepRun]) -> None:

@@ -20,7 +20,7 @@ from home_dist.config import config_text
 from home_dist.errors import ConfigError, UserError
 from home_dist.files.json_files import read_json, write_json
 from home_dist.screen import Screen
-from home_dist.training.sweep import SweepRun, sweep_folder
+from home_dist.training.sweep import SweepRun
 
 JOBS_FILE = "sweep_jobs.json"
 _COMPONENT = Path("launchers", "components.py")
@@ -99,7 +99,7 @@ class TorchxEngine:
         """Trains the labelled runs; describes those that failed. Ctrl-C cancels their jobs and raises SweepStopped."""
         if not runs:
             return []
-        folder = sweep_folder(runs[0][1])
+        folder = runs[0][1].sweep
         folder.mkdir(parents=True, exist_ok=True)
         options = dict(self._options)
         if self._settings.local:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from home_dist.metrics import Interval, bootstrap, evaluate_tasks
 
@@ -30,6 +31,30 @@ def test_draws_equal_metrics_of_the_repeated_rows():
         for k, m in enumerate(evaluate_tasks(TASKS, labels[rows], weights[rows], scores[rows], copies)):
             assert area.draws[draw, k] == pytest.approx(m.auc, abs=1e-12)
             assert grouped.draws[draw, k] == pytest.approx(m.gauc, abs=1e-12)
+
+
+def test_days_cut_users_for_gauc_and_a_draw_takes_a_user_with_all_days():
+    labels, weights, scores, users = data()
+    days = np.random.default_rng(9).integers(0, 4, len(users)) * 7
+    area, grouped = bootstrap(TASKS, labels, weights, scores, users, resamples=5, seed=3, within=days)
+    random, names = np.random.default_rng(3), np.unique(users)
+    for draw in range(-1, 5):
+        chosen = names if draw < 0 else names[random.integers(0, len(names), len(names))]
+        rows = np.concatenate([np.flatnonzero(users == user) for user in chosen])
+        copies = np.repeat(np.arange(len(chosen)), [int((users == user).sum()) for user in chosen])
+        for k in range(len(TASKS)):
+            known = weights[rows, k] > 0
+            y, s, w = (a[rows, k][known] for a in (labels, scores, weights))
+            found = (area.estimate[k], grouped.estimate[k]) if draw < 0 else (area.draws[draw, k], grouped.draws[draw, k])
+            assert found[0] == pytest.approx(roc_auc_score(y, s, sample_weight=w), abs=1e-12)
+            won = shown = 0.0
+            for copy in np.unique(copies):
+                for day in np.unique(days):
+                    here = (copies[known] == copy) & (days[rows][known] == day)
+                    if len(set(y[here])) == 2:
+                        won += w[here].sum() * roc_auc_score(y[here], s[here], sample_weight=w[here])
+                        shown += w[here].sum()
+            assert found[1] == pytest.approx(won / shown, abs=1e-12)
 
 
 def test_estimates_are_the_metrics_and_lie_inside():
