@@ -41,7 +41,7 @@ COLORS = {"learns": "#1e88e5", "stands still": "#9e9e9e"}
 CLIENTS = 4
 """That ask at a time."""
 STEADY = ("train.lr=5e-4", "embedding.lr=0.01", "train.ema=0.98")
-"""A run without an end has no decay: half of the configuration's learning rates, and averages of the last 50 steps or so. With the
+"""A run without an end has no decay: half of the configuration's learning rates, and averages of some 50 steps. With the
 whole rates the model that learns fell behind the one that stands still on these two days (GAUC 0.614 and 0.624)."""
 PARTS = ("wait", "train", "publish", "take")
 
