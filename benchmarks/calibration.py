@@ -10,10 +10,12 @@ Three factors, whose product is predictions / labels on the test day exactly:
     drift     rate of the training rows / rate of the test day: the base rate moved
 
 Training rows are scored by `home-dist evaluate --split train`. A calibration is fitted on each origin's validation day, as
-`home-dist export --calibrate` does, and applied to its test day; test days are pooled.
+`home-dist export --calibrate` does, and applied to its test day; test days are pooled. The look at them is logged with those of
+quality.py, in results/quality_looks.jsonl.
 """
 
 import argparse
+import datetime
 import json
 import sys
 from collections.abc import Mapping
@@ -29,8 +31,10 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.machine import write_result  # noqa: E402
+from benchmarks.quality import commit  # noqa: E402
 from benchmarks.sample_run import SINGLE, output_of  # noqa: E402
 from home_dist.export.calibration import Method, TaskCalibration, fit_task  # noqa: E402
+from home_dist.files.json_files import append_entries  # noqa: E402
 from home_dist.insight.kept_scores import Kept, kept_scores  # noqa: E402
 from home_dist.metrics import bootstrap, bootstrap_log_loss  # noqa: E402
 from home_dist.schema import load_schema  # noqa: E402
@@ -58,6 +62,10 @@ def main() -> None:
     text = table(result)
     print(text)
     if not chosen.quick:
+        chosen.out.mkdir(parents=True, exist_ok=True)
+        look = {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "commit": commit()}
+        look |= {"why": "calibration of HoME on the test days", "seen": result["calibrated"]}
+        append_entries(chosen.out / "quality_looks.jsonl", [look])
         write_result(chosen.out / "calibration.json", result | {"runs": len(members)})
         (chosen.out / "calibration.md").write_text(text + "\n")
     for method in METHODS:
