@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from home_dist.prepare.days import DAY_MS
+from home_dist.prepare.generic import log_preparation
 from home_dist.prepare.generic.state import Base
 from home_dist.prepare.online import OnlineColumns, UnfitColumn
 from home_dist.prepare.online.sorted_events import SortedEvents
@@ -220,3 +221,44 @@ def test_sorted_events_are_those_of_a_loop(events, queries, window, pause):
             own = kept
         own = [at for at in own if window is None or events[at][1] >= moment - window]
         assert there.order[first[number] : last[number]].tolist() == own
+
+
+PART_OF_A_DAY = """
+log = "log/*"
+user = "user"
+time = "at"
+split = { train_days = 2, validation_days = 1, test_days = 1 }
+train_files = 1
+calendar = false
+label = [{ name = "like", group = "a", column = "like" }]
+id = [{ column = "video" }]
+past = [
+  { by = ["video"], rates = ["like"] },
+  { by = ["video"], days = 1, rates = ["like"] },
+  { by = ["user"], until = "morning", rates = ["like"] },
+  { by = ["place"], rates = ["like"] },
+]
+"""
+
+
+@pytest.mark.parametrize("piece_rows", [1 << 62, 40])
+def test_a_request_on_the_last_day_after_its_events(tmp_path, piece_rows, monkeypatch):
+    """A log that ends at noon, asked in the evening: counts are those of a loop over its events."""
+    random = np.random.default_rng(2)
+    at = FIRST_DAY * DAY_MS + np.linspace(0, 3.5 * DAY_MS, 400).astype(np.int64)
+    keys = {name: random.integers(0, 3, len(at)) for name in ("video", "user", "place")}
+    like = random.integers(0, 2, len(at))
+    (tmp_path / "log").mkdir()
+    (tmp_path / "mylog.toml").write_text(PART_OF_A_DAY)
+    pq.write_table(pa.table({"at": at, "like": like, **keys}), tmp_path / "log" / "0.parquet")
+    monkeypatch.setattr(log_preparation, "piece_rows", lambda *_: piece_rows)
+    prepare(tmp_path, "data")
+    moment, morning = (FIRST_DAY + 3) * DAY_MS + 18 * 3_600_000, (FIRST_DAY + 3) * DAY_MS
+    base = Base.open(tmp_path / "data")
+    asked = {name: np.arange(3) for name in keys} | {"at": np.full(3, moment)}
+    _, made = OnlineColumns(base, inputs_of(base)).of(pa.table({}), pa.table(asked))
+    counted = [("video", "video", 0, moment), ("video_1d", "video", moment - DAY_MS, moment), ("place", "place", 0, moment)]
+    for name, key, since, until in [*counted, ("user", "user", 0, morning)]:
+        events = [int(np.sum((keys[key] == k) & (at >= since) & (at < until))) for k in range(3)]
+        told = made[f"stat_{name}_count"].to_pylist()
+        assert np.abs(np.log1p(events) - told).max() <= base.record.steps[f"{name}_count"] / 2, name
