@@ -135,11 +135,13 @@ def test_a_column_on_both_sides_is_refused(days):
         online.of(rows.select(["user"]).slice(0, 1), rows)
 
 
-def test_nulls_and_dictionaries_are_read_as_in_a_log(days):
+def test_nulls_dictionaries_and_views_are_read_as_in_a_log(days):
     online, rows, expected = days
     row = rows.slice(0, 1)
     encoded = row.set_column(row.schema.get_field_index("user"), "user", row["user"].combine_chunks().dictionary_encode())
     same(online.of(pa.table({}), encoded)[1], expected.slice(0, 1))
+    views = [f.with_type(pa.string_view()) if pa.types.is_string(f.type) else f for f in row.schema]
+    same(online.of(pa.table({}), row.cast(pa.schema(views)))[1], expected.slice(0, 1))
     nothing = {n: pa.nulls(1) for n in rows.column_names} | {"ms": pa.array([MOMENT])}
     _, made = online.of(pa.table({}), pa.table(nothing))
     assert made.select(["user", "video", "author", "tags", "seen_video"]).to_pylist() == [
