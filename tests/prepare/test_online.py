@@ -11,23 +11,32 @@ from hypothesis import strategies as st
 
 from home_dist.prepare.days import DAY_MS
 from home_dist.prepare.generic import log_preparation
-from home_dist.prepare.generic.state import Base
+from home_dist.prepare.generic.encode import rows_of_vocabulary
+from home_dist.prepare.generic.log_spec import LogSpec
+from home_dist.prepare.generic.state import Base, key_sets
 from home_dist.prepare.online import OnlineColumns, UnfitColumn
+from home_dist.prepare.online.key_pasts import KeyPasts
 from home_dist.prepare.online.sorted_events import SortedEvents
+from home_dist.prepare.online.user_histories import UserHistories
 from tests.prepare.next_day import DAYS, MOMENT, OF_USER, ROWS, inputs_of, next_day, prepared_rows
 from tests.prepare.test_going_on import FIRST_DAY, describe, make_days, prepare
 
 
 @pytest.fixture(scope="module", params=["", "forget_days = 1.25\n", 'forget_days = 3\nrepeated = "merge"\n'])
-def days(request, tmp_path_factory):
-    """(columns from the state of DAYS days, rows of the next day as in the log with its side table, what a preparation makes of
-    them)"""
+def base(request, tmp_path_factory):
+    """The state of DAYS days."""
     folder = tmp_path_factory.mktemp("online")
     make_days(folder, DAYS, seed=5)
     describe(folder, DAYS - 2, request.param)
     prepare(folder, "data")
+    return Base.open(folder / "data")
+
+
+@pytest.fixture(scope="module")
+def days(base):
+    """(columns from the state, rows of the next day as in the log with its side table, what a preparation makes of them)"""
+    folder = base.folder.parent
     rows = next_day(folder)
-    base = Base.open(folder / "data")
     return OnlineColumns(base, inputs_of(base)), rows, prepared_rows(folder, rows)
 
 
@@ -148,6 +157,30 @@ def test_nulls_dictionaries_and_views_are_read_as_in_a_log(days):
         {"user": 0, "video": 0, "author": 0, "tags": [], "seen_video": []}
     ]
     assert made["stat_video_like"].to_pylist() == made["stat_length"].to_pylist() == [None]
+
+
+def test_parts_of_a_state_are_read_one_by_one(base, tmp_path):
+    """All texts together may be more than an array with offsets of 32 bits holds: here parts differ in width."""
+    spec = LogSpec.model_validate(base.record.description)
+
+    def widened(files):
+        for number, file in enumerate(files):
+            table = pq.read_table(file)
+            kinds = [f.with_type(pa.large_string()) if number and pa.types.is_string(f.type) else f for f in table.schema]
+            pq.write_table(table.cast(pa.schema(kinds)), tmp_path / file.name)
+        assert len({pq.read_schema(tmp_path / f.name) for f in files}) > 1
+        return [tmp_path / f.name for f in files]
+
+    users, moments = pa.array([f"u{n}" for n in range(20)]), np.full(20, MOMENT)
+    [own] = [p for p in spec.past if p.by == ("user",)]
+    files = base.files("past", key_sets(spec).index(own.by))
+    told, other = (KeyPasts([own], of, spec).before([users], moments) for of in (files, widened(files)))
+    assert {n: v.tolist() for n, v in told.items()} == {n: v.tolist() for n, v in other.items()}
+    assert told["user.count"].sum() > 100
+    encoders = {n: rows_of_vocabulary(base.vocabulary(n), n, base.record.key_types[n]) for n in ("video", "author")}
+    files = base.files("events", 0)
+    seen, other = (UserHistories(spec.history[0], of, encoders, spec).before(users, moments) for of in (files, widened(files)))
+    assert seen == other
 
 
 WHOLE_NUMBERS = """
