@@ -1,6 +1,7 @@
 """Columns that a server makes of a request are those that a preparation of the next day writes, to the bit."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from home_dist.errors import DataError
 from home_dist.prepare.days import DAY_MS
 from home_dist.prepare.generic import log_preparation
 from home_dist.prepare.generic.encode import rows_of_vocabulary
@@ -157,6 +159,12 @@ def test_nulls_dictionaries_and_views_are_read_as_in_a_log(days):
         {"user": 0, "video": 0, "author": 0, "tags": [], "seen_video": []}
     ]
     assert made["stat_video_like"].to_pylist() == made["stat_length"].to_pylist() == [None]
+
+
+def test_a_description_of_another_version_is_told(base):
+    record = base.record.model_copy(update={"description": base.record.description | {"moods": 3}, "home_dist": "9.0"})
+    with pytest.raises(DataError, match=r"state\.json: home_dist 9\.0 wrote its description.*moods: unknown key"):
+        OnlineColumns(replace(base, record=record), {"user"})
 
 
 def test_parts_of_a_state_are_read_one_by_one(base, tmp_path):
