@@ -161,6 +161,13 @@ def test_nulls_dictionaries_and_views_are_read_as_in_a_log(days):
     assert made["stat_video_like"].to_pylist() == made["stat_length"].to_pylist() == [None]
 
 
+def test_candidates_without_a_needed_column_are_counted(base, days):
+    """As of a model that reads the user's columns alone."""
+    rows = days[1]
+    _, candidates = OnlineColumns(base, {"user", "hour"}).of(rows.slice(0, 1).select(OF_USER), rows.select(["video"]))
+    assert (candidates.num_rows, candidates.num_columns) == (ROWS, 0)
+
+
 def test_a_description_of_another_version_is_told(base):
     record = base.record.model_copy(update={"description": base.record.description | {"moods": 3}, "home_dist": "9.0"})
     with pytest.raises(DataError, match=r"state\.json: home_dist 9\.0 wrote its description.*moods: unknown key"):

@@ -94,7 +94,7 @@ class OnlineColumns:
             if wanted:
                 side, columns = self._sources(recipe, wanted, user, candidates)
                 made[side].update({n: v for n, v in recipe.make(columns).items() if n in wanted})
-        return pa.table(made[0]), pa.table(made[1])
+        return pa.table(made[0]), pa.table(made[1]) if made[1] else candidates.select([])  # which are N rows all the same
 
     def _refuse_repeated(self, user: pa.Table, candidates: pa.Table) -> None:
         names = [*user.column_names, *candidates.column_names]
