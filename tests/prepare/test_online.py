@@ -168,6 +168,15 @@ def test_candidates_without_a_needed_column_are_counted(base, days):
     assert (candidates.num_rows, candidates.num_columns) == (ROWS, 0)
 
 
+@pytest.mark.parametrize("needed", [{"seen_age"}, {"seen_author", "video"}, {"liked_age", "seen_outcome"}])
+def test_a_model_may_read_a_part_of_a_history(needed, base, days):
+    _, rows, expected = days
+    _, made = OnlineColumns(base, needed).of(pa.table({}), rows)
+    assert set(made.column_names) == needed
+    for name in needed:
+        assert made[name].to_pylist() == expected[name].to_pylist(), name
+
+
 def test_a_description_of_another_version_is_told(base):
     record = base.record.model_copy(update={"description": base.record.description | {"moods": 3}, "home_dist": "9.0"})
     with pytest.raises(DataError, match=r"state\.json: home_dist 9\.0 wrote its description.*moods: unknown key"):

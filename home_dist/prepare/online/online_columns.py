@@ -143,7 +143,8 @@ class OnlineColumns:
         for number_of_history, history in enumerate(spec.history):
             makes = tuple(history_columns(history).values())
             if self._needed & set(makes):
-                histories = UserHistories(history, base.files("events", number_of_history), self._encoders, spec)
+                encoders = {f: self._encoders[f] for f in history.fields if history_columns(history)[f] in self._needed}
+                histories = UserHistories(history, base.files("events", number_of_history), encoders, spec)
                 yield _Recipe(makes, (spec.user, spec.time), partial(self._history, histories), whole=True)
 
     def _columns_of_events(self, id_column: str) -> list[str]:

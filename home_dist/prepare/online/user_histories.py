@@ -26,13 +26,13 @@ class UserHistories:
     and for the outcomes."""
 
     def __init__(self, section: HistorySection, files: Sequence[Path], encoders: Mapping[str, RowsOf], spec: LogSpec):
-        """encoders: by column of `fields`."""
+        """encoders: by column of `fields`, of those that are needed."""
         self.section = section
         parts = [self._read(file, encoders) for file in files]
         users, times, *values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         del parts
         self._events = SortedEvents(users, times, pause_of(spec))
-        names = (*section.fields, *(["outcome"] if section.outcomes else []))
+        names = (*encoders, *(["outcome"] if section.outcomes else []))
         self._values = {name: of_events[self._events.order] for name, of_events in zip(names, values, strict=True)}
         self._events.forget_order()
 
@@ -43,16 +43,17 @@ class UserHistories:
         return (
             key_hashes([table.column("user").combine_chunks()]),
             moments(table),
-            *(encoders[n](table.column(f"id_{n}").combine_chunks()).astype(np.int32) for n in self.section.fields),
+            *(rows_of(table.column(f"id_{n}").combine_chunks()).astype(np.int32) for n, rows_of in encoders.items()),
             *([] if outcomes is None else [outcomes]),
         )
 
     def before(self, users: pa.Array, time: Ints) -> dict[str, pa.ListArray]:
-        """The history's columns (Q,), of users (Q,) before moments (Q,) in ms since 1970."""
+        """The history's needed columns (Q,), and its ages and outcomes, of users (Q,) before moments (Q,) in ms since 1970."""
         first, last = self._events.before(key_hashes([users]), ~missing(users), time, None)
         first = np.maximum(first, last - self.section.most)
         offsets = np.r_[0, np.cumsum(last - first)]
         index = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], np.diff(offsets))
         passed = np.repeat(time, np.diff(offsets)) - self._events.times[index]
         values = {name: of_events[index] for name, of_events in self._values.items()} | {"age": ages_of(passed)}
-        return {column: list_array(values[part], offsets) for part, column in history_columns(self.section).items()}
+        columns = history_columns(self.section)
+        return {columns[part]: list_array(of_events, offsets) for part, of_events in values.items()}
