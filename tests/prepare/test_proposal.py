@@ -127,6 +127,8 @@ def test_nothing_is_overwritten_and_empty_logs_are_told(tmp_path):
     with pytest.raises(ConfigError, match=r"mylog\.toml: is there already"):
         proposed(tmp_path, "parquet")
     (tmp_path / "mylog.toml").unlink()
+    with pytest.raises(ConfigError, match=r"cannot be written: .*nowhere is no folder"):
+        propose(str(tmp_path / "*.parquet"), tmp_path / "nowhere" / "mylog.toml")
     pq.write_table(shop_log(0).slice(0, 0), tmp_path / "0.parquet")
     with pytest.raises(DataError, match=r"holds no rows"):
         proposed(tmp_path, "parquet")
