@@ -64,6 +64,12 @@ class OnlineColumns:
         self._takes = frozenset(name for recipe in self._recipes for name in recipe.takes)
 
     @property
+    def durations(self) -> dict[str, str]:
+        """By column of durations: the column of the log that it is made of."""
+        columns = duration_columns(self._spec.label)
+        return {columns[label.name]: label.duration for label in self._spec.label if label.duration is not None}
+
+    @property
     def _spec(self) -> LogSpec:
         return self._read.spec
 
