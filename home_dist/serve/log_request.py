@@ -19,6 +19,11 @@ def open_online(meaning: Path, needed: Collection[str]) -> OnlineColumns | None:
 def from_log(online: OnlineColumns, request: RankingRequest) -> RankingRequest:
     """Raises RefusedRequest for a column that is missing or does not fit."""
     try:
-        return RankingRequest(*online.of(request.user, request.candidates))
+        made = RankingRequest(*online.of(request.user, request.candidates))
     except UnfitColumn as error:
         raise RefusedRequest(422, str(error), error.column) from None
+    given = {*request.user.column_names, *request.candidates.column_names}
+    for name, column in online.durations.items():
+        if name not in given and any(name in t.column_names and t[name].null_count for t in (made.user, made.candidates)):
+            raise RefusedRequest(422, f"column {column!r} holds a duration that is null, not finite or not above 0", column)
+    return made

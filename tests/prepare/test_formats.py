@@ -206,6 +206,19 @@ def test_json_is_read_in_pieces_whose_types_differ(tmp_path, monkeypatch):
     assert written(tmp_path) == pieces
 
 
+def test_numbers_of_json_can_be_declared_texts(tmp_path):
+    make_days(tmp_path, DAYS, rows=200)
+    describe(tmp_path, DAYS - 2, 'types = { video = "text" }\n')
+    prepare(tmp_path, "data")
+    expected = written(tmp_path)
+    (tmp_path / "data").rename(tmp_path / "before")
+    for path in files(tmp_path):
+        as_json(pq.read_table(path), path.with_suffix(".jsonl"))
+        path.unlink()
+    prepare(tmp_path, "data")
+    assert written(tmp_path) == expected
+
+
 def test_all_columns_that_do_not_fit_are_told_at_once(tmp_path):
     make_days(tmp_path, DAYS, rows=20)
     for path in files(tmp_path):

@@ -1,6 +1,7 @@
 """Columns that a server makes of a request are those that a preparation of the next day writes, to the bit."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -9,24 +10,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from home_dist.errors import DataError
 from home_dist.prepare.days import DAY_MS
-from home_dist.prepare.generic.state import Base
+from home_dist.prepare.generic import log_preparation
+from home_dist.prepare.generic.encode import rows_of_vocabulary
+from home_dist.prepare.generic.log_spec import LogSpec
+from home_dist.prepare.generic.state import Base, key_sets
 from home_dist.prepare.online import OnlineColumns, UnfitColumn
+from home_dist.prepare.online.key_pasts import KeyPasts
 from home_dist.prepare.online.sorted_events import SortedEvents
+from home_dist.prepare.online.user_histories import UserHistories
 from tests.prepare.next_day import DAYS, MOMENT, OF_USER, ROWS, inputs_of, next_day, prepared_rows
 from tests.prepare.test_going_on import FIRST_DAY, describe, make_days, prepare
 
 
 @pytest.fixture(scope="module", params=["", "forget_days = 1.25\n", 'forget_days = 3\nrepeated = "merge"\n'])
-def days(request, tmp_path_factory):
-    """(columns from the state of DAYS days, rows of the next day as in the log with its side table, what a preparation makes of
-    them)"""
+def base(request, tmp_path_factory):
+    """The state of DAYS days."""
     folder = tmp_path_factory.mktemp("online")
     make_days(folder, DAYS, seed=5)
     describe(folder, DAYS - 2, request.param)
     prepare(folder, "data")
+    return Base.open(folder / "data")
+
+
+@pytest.fixture(scope="module")
+def days(base):
+    """(columns from the state, rows of the next day as in the log with its side table, what a preparation makes of them)"""
+    folder = base.folder.parent
     rows = next_day(folder)
-    base = Base.open(folder / "data")
     return OnlineColumns(base, inputs_of(base)), rows, prepared_rows(folder, rows)
 
 
@@ -134,17 +146,65 @@ def test_a_column_on_both_sides_is_refused(days):
         online.of(rows.select(["user"]).slice(0, 1), rows)
 
 
-def test_nulls_and_dictionaries_are_read_as_in_a_log(days):
+def test_nulls_dictionaries_and_views_are_read_as_in_a_log(days):
     online, rows, expected = days
     row = rows.slice(0, 1)
     encoded = row.set_column(row.schema.get_field_index("user"), "user", row["user"].combine_chunks().dictionary_encode())
     same(online.of(pa.table({}), encoded)[1], expected.slice(0, 1))
+    views = [f.with_type(pa.string_view()) if pa.types.is_string(f.type) else f for f in row.schema]
+    same(online.of(pa.table({}), row.cast(pa.schema(views)))[1], expected.slice(0, 1))
     nothing = {n: pa.nulls(1) for n in rows.column_names} | {"ms": pa.array([MOMENT])}
     _, made = online.of(pa.table({}), pa.table(nothing))
     assert made.select(["user", "video", "author", "tags", "seen_video"]).to_pylist() == [
         {"user": 0, "video": 0, "author": 0, "tags": [], "seen_video": []}
     ]
     assert made["stat_video_like"].to_pylist() == made["stat_length"].to_pylist() == [None]
+
+
+def test_candidates_without_a_needed_column_are_counted(base, days):
+    """As of a model that reads the user's columns alone."""
+    rows = days[1]
+    _, candidates = OnlineColumns(base, {"user", "hour"}).of(rows.slice(0, 1).select(OF_USER), rows.select(["video"]))
+    assert (candidates.num_rows, candidates.num_columns) == (ROWS, 0)
+
+
+@pytest.mark.parametrize("needed", [{"seen_age"}, {"seen_author", "video"}, {"liked_age", "seen_outcome"}])
+def test_a_model_may_read_a_part_of_a_history(needed, base, days):
+    _, rows, expected = days
+    _, made = OnlineColumns(base, needed).of(pa.table({}), rows)
+    assert set(made.column_names) == needed
+    for name in needed:
+        assert made[name].to_pylist() == expected[name].to_pylist(), name
+
+
+def test_a_description_of_another_version_is_told(base):
+    record = base.record.model_copy(update={"description": base.record.description | {"moods": 3}, "home_dist": "9.0"})
+    with pytest.raises(DataError, match=r"state\.json: home_dist 9\.0 wrote its description.*moods: unknown key"):
+        OnlineColumns(replace(base, record=record), {"user"})
+
+
+def test_parts_of_a_state_are_read_one_by_one(base, tmp_path):
+    """All texts together may be more than an array with offsets of 32 bits holds: here parts differ in width."""
+    spec = LogSpec.model_validate(base.record.description)
+
+    def widened(files):
+        for number, file in enumerate(files):
+            table = pq.read_table(file)
+            kinds = [f.with_type(pa.large_string()) if number and pa.types.is_string(f.type) else f for f in table.schema]
+            pq.write_table(table.cast(pa.schema(kinds)), tmp_path / file.name)
+        assert len({pq.read_schema(tmp_path / f.name) for f in files}) > 1
+        return [tmp_path / f.name for f in files]
+
+    users, moments = pa.array([f"u{n}" for n in range(20)]), np.full(20, MOMENT)
+    [own] = [p for p in spec.past if p.by == ("user",)]
+    files = base.files("past", key_sets(spec).index(own.by))
+    told, other = (KeyPasts([own], of, spec).before([users], moments) for of in (files, widened(files)))
+    assert {n: v.tolist() for n, v in told.items()} == {n: v.tolist() for n, v in other.items()}
+    assert told["user.count"].sum() > 100
+    encoders = {n: rows_of_vocabulary(base.vocabulary(n), n, base.record.key_types[n]) for n in ("video", "author")}
+    files = base.files("events", 0)
+    seen, other = (UserHistories(spec.history[0], of, encoders, spec).before(users, moments) for of in (files, widened(files)))
+    assert seen == other
 
 
 WHOLE_NUMBERS = """
@@ -220,3 +280,44 @@ def test_sorted_events_are_those_of_a_loop(events, queries, window, pause):
             own = kept
         own = [at for at in own if window is None or events[at][1] >= moment - window]
         assert there.order[first[number] : last[number]].tolist() == own
+
+
+PART_OF_A_DAY = """
+log = "log/*"
+user = "user"
+time = "at"
+split = { train_days = 2, validation_days = 1, test_days = 1 }
+train_files = 1
+calendar = false
+label = [{ name = "like", group = "a", column = "like" }]
+id = [{ column = "video" }]
+past = [
+  { by = ["video"], rates = ["like"] },
+  { by = ["video"], days = 1, rates = ["like"] },
+  { by = ["user"], until = "morning", rates = ["like"] },
+  { by = ["place"], rates = ["like"] },
+]
+"""
+
+
+@pytest.mark.parametrize("piece_rows", [1 << 62, 40])
+def test_a_request_on_the_last_day_after_its_events(tmp_path, piece_rows, monkeypatch):
+    """A log that ends at noon, asked in the evening: counts are those of a loop over its events."""
+    random = np.random.default_rng(2)
+    at = FIRST_DAY * DAY_MS + np.linspace(0, 3.5 * DAY_MS, 400).astype(np.int64)
+    keys = {name: random.integers(0, 3, len(at)) for name in ("video", "user", "place")}
+    like = random.integers(0, 2, len(at))
+    (tmp_path / "log").mkdir()
+    (tmp_path / "mylog.toml").write_text(PART_OF_A_DAY)
+    pq.write_table(pa.table({"at": at, "like": like, **keys}), tmp_path / "log" / "0.parquet")
+    monkeypatch.setattr(log_preparation, "piece_rows", lambda *_: piece_rows)
+    prepare(tmp_path, "data")
+    moment, morning = (FIRST_DAY + 3) * DAY_MS + 18 * 3_600_000, (FIRST_DAY + 3) * DAY_MS
+    base = Base.open(tmp_path / "data")
+    asked = {name: np.arange(3) for name in keys} | {"at": np.full(3, moment)}
+    _, made = OnlineColumns(base, inputs_of(base)).of(pa.table({}), pa.table(asked))
+    counted = [("video", "video", 0, moment), ("video_1d", "video", moment - DAY_MS, moment), ("place", "place", 0, moment)]
+    for name, key, since, until in [*counted, ("user", "user", 0, morning)]:
+        events = [int(np.sum((keys[key] == k) & (at >= since) & (at < until))) for k in range(3)]
+        told = made[f"stat_{name}_count"].to_pylist()
+        assert np.abs(np.log1p(events) - told).max() <= base.record.steps[f"{name}_count"] / 2, name

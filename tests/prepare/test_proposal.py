@@ -127,6 +127,34 @@ def test_nothing_is_overwritten_and_empty_logs_are_told(tmp_path):
     with pytest.raises(ConfigError, match=r"mylog\.toml: is there already"):
         proposed(tmp_path, "parquet")
     (tmp_path / "mylog.toml").unlink()
+    with pytest.raises(ConfigError, match=r"cannot be written: .*nowhere is no folder"):
+        propose(str(tmp_path / "*.parquet"), tmp_path / "nowhere" / "mylog.toml")
     pq.write_table(shop_log(0).slice(0, 0), tmp_path / "0.parquet")
     with pytest.raises(DataError, match=r"holds no rows"):
         proposed(tmp_path, "parquet")
+
+
+def test_ids_of_64_bits_and_columns_that_are_not_read(tmp_path):
+    table = shop_log(0)
+    table = table.set_column(0, "user_id", pa.array([2**60 + n % 40 for n in range(ROWS)]))
+    table = table.set_column(2, "video_id", pa.array([2**63 + n % 60 for n in range(ROWS)], pa.uint64()))
+    others = {"raw": pa.array([b"\xff", b"b"] * (ROWS // 2)), "took": pa.array([1, 2] * (ROWS // 2), pa.duration("s"))}
+    for name, values in others.items():
+        table = table.append_column(name, values)
+    pq.write_table(table, tmp_path / "log.parquet")
+    found = proposed(tmp_path, "parquet")
+    assert [i["column"] for i in found["id"]][:2] == ["user_id", "video_id"]
+    text = (tmp_path / "mylog.toml").read_text()
+    assert "# raw: binary is not read" in text
+    assert "# took: duration[s] is not read" in text
+
+
+def test_columns_whose_names_a_preparation_makes_are_left_out(tmp_path):
+    """And a value that no comment of TOML can hold is shown without its control character."""
+    table = shop_log(0).append_column("word", pa.array(["a\x7fb", "c"] * (ROWS // 2)))
+    for name in ("group", "seen_age", "user_id_count", "video_id_is_click"):
+        table = table.append_column(name, pa.array(["a", "b"] * (ROWS // 2)))
+    pq.write_table(table, tmp_path / "log.parquet")
+    found = proposed(tmp_path, "parquet")
+    assert [i["column"] for i in found["id"]] == ["user_id", "video_id", "author", "tags", "word"]
+    assert (tmp_path / "mylog.toml").read_text().count("makes a column or a feature of this name") == 4

@@ -110,6 +110,10 @@ def test_a_server_answers_requests_of_the_log_also_after_a_delta(logged):
         del wrong["candidates"]["author"]
         answer = httpx.post(f"{server.url}/predict/log", json=wrong, timeout=60)
         assert (answer.status_code, answer.json()["column"]) == (422, "author")
+        wrong = body(*asked(rows, 1))
+        wrong["candidates"]["length"][3] = 0
+        answer = httpx.post(f"{server.url}/predict/log", json=wrong, timeout=60)
+        assert (answer.status_code, answer.json()["column"]) == (422, "length")  # the log's name, not the data's
         publish_checkpoint(source(folder / "run", 6), str(folder / "versions"), "fp32", delta=True)
         wait_until(lambda: server.health()["version"] == "v000002")
         answers("v000002")

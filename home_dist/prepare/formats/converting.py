@@ -22,13 +22,14 @@ NO_TYPES: Mapping[str, pa.DataType] = MappingProxyType({})
 def convert(
     file: SourceFile, folder: Path, declared: Mapping[str, pa.DataType] = NO_TYPES, section: FormatSection | None = None
 ) -> None:
-    """Writes folder/table.parquet. declared: types of columns that the description gives. Raises DataError, ConfigError."""
+    """Writes folder/table.parquet. declared: types that the description gives to columns of a format without
+    types. Raises DataError, ConfigError."""
     section, out = section or FormatSection(), folder / CONVERTED
     kind = section.kind_of(str(file))
     if kind == "csv":
         convert_delimited(file, out, declared, section)
     elif kind == "json":
-        convert_json(file, out, declared)
+        convert_json(file, out)
     elif kind == "orc":
         _convert_orc(file, out)
     else:

@@ -1,7 +1,7 @@
 """Texts with a JSON object per line, to Parquet. Texts stay texts, times among them."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,10 +16,10 @@ from home_dist.prepare.formats.unreadable import unreadable_file
 _BLOCK = 1 << 24  # bytes that are in memory at a time
 
 
-def convert_json(file: SourceFile, out: Path, declared: Mapping[str, pa.DataType]) -> None:
-    """Read twice: for the types that fit all values, and to be converted. Raises DataError."""
+def convert_json(file: SourceFile, out: Path) -> None:
+    """Read twice: for the types that fit all values, and to be converted. JSON tells numbers from texts. Raises DataError."""
     try:
-        schema = _schema(file, declared)
+        schema = _schema(file)
         with pq.ParquetWriter(out, schema, compression="zstd", compression_level=1) as writer:
             for first, lines in _blocks(file):
                 writer.write_table(_parsed(file, first, lines, schema).cast(schema))
@@ -38,7 +38,7 @@ def first_objects(file: SourceFile) -> pa.Table:
     return _parsed(file, *first, schema=_untimed(_parsed(file, *first).schema))
 
 
-def _schema(file: SourceFile, declared: Mapping[str, pa.DataType]) -> pa.Schema:
+def _schema(file: SourceFile) -> pa.Schema:
     schema = pa.schema([])
     for first, lines in _blocks(file):
         found = _untimed(_parsed(file, first, lines).schema)
@@ -51,8 +51,7 @@ def _schema(file: SourceFile, declared: Mapping[str, pa.DataType]) -> pa.Schema:
                     f"{file}: column {name!r} holds {kinds[0]}, and from row {first + 1:,} on {kinds[1]}. Write it in one type."
                 ) from None
         schema = pa.unify_schemas([schema, found], promote_options="permissive")
-    fields = [f.with_type(declared[f.name]) if f.name in declared and pa.types.is_integer(f.type) else f for f in schema]
-    return pa.schema(fields)
+    return schema
 
 
 def _untimed(schema: pa.Schema) -> pa.Schema:

@@ -73,9 +73,12 @@ def is_time(kind: pa.DataType) -> bool:
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """The type without dictionary encoding, which differs from file to file; all sorts of lists become list."""
+    """The type without dictionary encoding, which differs from file to file; all sorts of lists become list. Views become
+    texts: Arrow computes little with them."""
     if is_list(kind):
         return pa.list_(plain(kind.value_type))
+    if pa.types.is_string_view(kind):
+        return pa.string()
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 

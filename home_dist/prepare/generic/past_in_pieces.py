@@ -23,7 +23,7 @@ from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.generic.repeated import CONTENT
 from home_dist.prepare.generic.running_sums import RunningSums, counted_since
 from home_dist.prepare.generic.time_slices import CODE, MomentSample, TimeSlices
-from home_dist.prepare.generic.windows import pause_of, until, window_of
+from home_dist.prepare.generic.windows import pause_of, reach_of, until, window_of
 
 Tables = Iterator[pa.Table]
 
@@ -117,7 +117,7 @@ def _left_schema(pasts: Sequence[PastSection], slices: TimeSlices) -> pa.Schema:
 def _left(pasts: Sequence[PastSection], slices: TimeSlices, end_ms: int, spec: LogSpec) -> Iterator[pa.Table]:
     """The rows of `condensed`, in order of time: first events that some window can still reach, then one per key."""
     names, pause = [COUNT, *sums_of(pasts)], pause_of(spec)
-    reach = max((window_of(p) or 0 for p in pasts), default=0)
+    reach = reach_of(pasts)
     every = RunningSums(slices, [], pause)
     if pause is not None:
         every.forward(len(slices))

@@ -28,11 +28,18 @@ class KeyPasts:
     def __init__(self, pasts: Sequence[PastSection], files: Sequence[Path], spec: LogSpec):
         """pasts: entries of one key set; files: what is left of it."""
         self._pasts, self._spec, self.by = pasts, spec, pasts[0].by
-        table = pa.concat_tables([pq.read_table(f, memory_map=True) for f in files])
-        self._events = SortedEvents(key_hashes(key_columns(table, self.by)), moments(table), pause_of(spec))
-        order = self._events.order
-        self._running = {name: _running(flags(table, name)[order]) for name in (COUNT, *sums_of(pasts))}
+        names = (COUNT, *sums_of(pasts))
+        parts = [self._read(file, names) for file in files]
+        hashes, times, *sums = (np.concatenate(values) for values in zip(*parts, strict=True))
+        del parts
+        self._events = SortedEvents(hashes, times, pause_of(spec))
+        self._running = {name: _running(values[self._events.order]) for name, values in zip(names, sums, strict=True)}
         self._events.forget_order()
+
+    def _read(self, file: Path, names: Sequence[str]) -> tuple[NDArray, ...]:
+        """Of one file: texts of all may be more than an Arrow array holds."""
+        table = pq.read_table(file, memory_map=True)
+        return key_hashes(key_columns(table, self.by)), moments(table), *(flags(table, name) for name in names)
 
     def before(self, keys: Sequence[pa.Array], time: Ints) -> dict[str, Ints]:
         """keys: (Q,) each, of the columns `by`; time: (Q,), in ms since 1970. Returns what `count_past` does, (Q,) each."""

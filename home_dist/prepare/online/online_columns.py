@@ -12,7 +12,10 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
+from home_dist import __version__
+from home_dist.errors import DataError, problem_lines
 from home_dist.prepare.boundaries import round_to
 from home_dist.prepare.days import DAY_MS, calendar_of
 from home_dist.prepare.generic import columns as c
@@ -25,7 +28,7 @@ from home_dist.prepare.generic.log_sections import IdSection, NumberSection, Pas
 from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.generic.names import duration_columns, history_columns
 from home_dist.prepare.generic.past import past_statistics
-from home_dist.prepare.generic.state import Base, key_sets
+from home_dist.prepare.generic.state import RECORD, STATE, Base, key_sets
 from home_dist.prepare.online.given_columns import Given, GivenReader, UnfitColumn
 from home_dist.prepare.online.key_pasts import KeyPasts
 from home_dist.prepare.online.user_histories import UserHistories
@@ -51,7 +54,7 @@ class OnlineColumns:
         """base: of the folder that holds the state, and vocabularies; needed: columns of prepared data. Only what these need is
         held in memory. Raises DataError for what cannot be read."""
         self._needed = frozenset(needed)
-        self._read = GivenReader(LogSpec.model_validate(base.record.description), base.record)
+        self._read = GivenReader(_described(base), base.record)
         self._encoders = {
             s.column: rows_of_vocabulary(base.vocabulary(s.column), s.column, base.record.key_types[s.column])
             for s in self._spec.id
@@ -59,6 +62,12 @@ class OnlineColumns:
         }
         self._recipes = [r for r in self._all(base) if self._needed & set(r.makes)]
         self._takes = frozenset(name for recipe in self._recipes for name in recipe.takes)
+
+    @property
+    def durations(self) -> dict[str, str]:
+        """By column of durations: the column of the log that it is made of."""
+        columns = duration_columns(self._spec.label)
+        return {columns[label.name]: label.duration for label in self._spec.label if label.duration is not None}
 
     @property
     def _spec(self) -> LogSpec:
@@ -91,7 +100,7 @@ class OnlineColumns:
             if wanted:
                 side, columns = self._sources(recipe, wanted, user, candidates)
                 made[side].update({n: v for n, v in recipe.make(columns).items() if n in wanted})
-        return pa.table(made[0]), pa.table(made[1])
+        return pa.table(made[0]), pa.table(made[1]) if made[1] else candidates.select([])  # which are N rows all the same
 
     def _refuse_repeated(self, user: pa.Table, candidates: pa.Table) -> None:
         names = [*user.column_names, *candidates.column_names]
@@ -140,7 +149,8 @@ class OnlineColumns:
         for number_of_history, history in enumerate(spec.history):
             makes = tuple(history_columns(history).values())
             if self._needed & set(makes):
-                histories = UserHistories(history, base.files("events", number_of_history), self._encoders, spec)
+                encoders = {f: self._encoders[f] for f in history.fields if history_columns(history)[f] in self._needed}
+                histories = UserHistories(history, base.files("events", number_of_history), encoders, spec)
                 yield _Recipe(makes, (spec.user, spec.time), partial(self._history, histories), whole=True)
 
     def _columns_of_events(self, id_column: str) -> list[str]:
@@ -174,6 +184,17 @@ class OnlineColumns:
 
     def _stored(self, statistic: str, values: NDArray[np.float64]) -> pa.Array:
         return pa.array(round_to(self._read.record.steps[statistic], values), from_pandas=True)
+
+
+def _described(base: Base) -> LogSpec:
+    """Raises DataError."""
+    try:
+        return LogSpec.model_validate(base.record.description)
+    except ValidationError as error:
+        raise DataError(
+            f"{base.folder / STATE / RECORD}: home_dist {base.record.home_dist} wrote its description, which this version "
+            f"({__version__}) does not read: {next(iter(problem_lines(error)))}. Install that version."
+        ) from None
 
 
 def _statistics(past: PastSection) -> list[str]:

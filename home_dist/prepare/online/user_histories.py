@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from home_dist.ids.keys import missing
 from home_dist.ids.rows import RowsOf
@@ -25,28 +26,34 @@ class UserHistories:
     and for the outcomes."""
 
     def __init__(self, section: HistorySection, files: Sequence[Path], encoders: Mapping[str, RowsOf], spec: LogSpec):
-        """encoders: by column of `fields`."""
+        """encoders: by column of `fields`, of those that are needed."""
         self.section = section
-        table = pa.concat_tables([pq.read_table(f, memory_map=True) for f in files])
-        users = key_hashes([table.column("user").combine_chunks()])
-        self._events = SortedEvents(users, moments(table), pause_of(spec))
-        order = self._events.order
-        self._fields = {}
-        for name in section.fields:
-            rows = encoders[name](table.column(f"id_{name}").combine_chunks())
-            self._fields[name] = rows.astype(np.int32)[order]
-        outcomes = outcomes_of(section, table)
-        self._outcomes = None if outcomes is None else outcomes[order]
+        parts = [self._read(file, encoders) for file in files]
+        users, times, *values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        del parts
+        self._events = SortedEvents(users, times, pause_of(spec))
+        names = (*encoders, *(["outcome"] if section.outcomes else []))
+        self._values = {name: of_events[self._events.order] for name, of_events in zip(names, values, strict=True)}
         self._events.forget_order()
 
+    def _read(self, file: Path, encoders: Mapping[str, RowsOf]) -> tuple[NDArray, ...]:
+        """Of one file: texts of all may be more than an Arrow array holds."""
+        table = pq.read_table(file, memory_map=True)
+        outcomes = outcomes_of(self.section, table)
+        return (
+            key_hashes([table.column("user").combine_chunks()]),
+            moments(table),
+            *(rows_of(table.column(f"id_{n}").combine_chunks()).astype(np.int32) for n, rows_of in encoders.items()),
+            *([] if outcomes is None else [outcomes]),
+        )
+
     def before(self, users: pa.Array, time: Ints) -> dict[str, pa.ListArray]:
-        """The history's columns (Q,), of users (Q,) before moments (Q,) in ms since 1970."""
+        """The history's needed columns (Q,), and its ages and outcomes, of users (Q,) before moments (Q,) in ms since 1970."""
         first, last = self._events.before(key_hashes([users]), ~missing(users), time, None)
         first = np.maximum(first, last - self.section.most)
         offsets = np.r_[0, np.cumsum(last - first)]
         index = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], np.diff(offsets))
         passed = np.repeat(time, np.diff(offsets)) - self._events.times[index]
-        values = {name: rows[index] for name, rows in self._fields.items()} | {"age": ages_of(passed)}
-        if self._outcomes is not None:
-            values["outcome"] = self._outcomes[index]
-        return {column: list_array(values[part], offsets) for part, column in history_columns(self.section).items()}
+        values = {name: of_events[index] for name, of_events in self._values.items()} | {"age": ages_of(passed)}
+        columns = history_columns(self.section)
+        return {columns[part]: list_array(of_events, offsets) for part, of_events in values.items()}

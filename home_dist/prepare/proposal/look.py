@@ -70,7 +70,7 @@ class SeenColumn:
 
     @cached_property
     def numbers(self) -> np.ndarray:
-        return np.asarray(self.known.cast(pa.float64()))
+        return np.asarray(self.known.cast(pa.float64(), safe=False))  # ids of 64 bits are rounded
 
     @cached_property
     def time_unit(self) -> str | None:
@@ -112,7 +112,7 @@ class SeenColumn:
         parts = [f"{self.distinct:,} values" if not self.is_nested else str(self.kind)]
         parts += [f"{missing:.0%} missing"] if missing else []
         parts += [f"such as {', '.join(shown)}"] if shown else []
-        return re.sub(r"[\x00-\x1f]", " ", ", ".join(parts))
+        return re.sub(r"[\x00-\x1f\x7f]", " ", ", ".join(parts))
 
 
 def _short(value: object) -> str:

@@ -27,9 +27,11 @@ _OUTCOMES = 3
 
 def propose(log: str, out: Path) -> str:
     """Writes a description of the files that match `log` to `out`. Returns what is to be told. Raises ConfigError if `out` is
-    there, or if the log has no column of times, users or labels; DataError for files that cannot be read."""
+    there or has no folder, or if the log has no column of times, users or labels; DataError for files that cannot be read."""
     if out.exists():
         raise ConfigError(f"{out}: is there already. Name another file, or remove it.")
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out}: cannot be written: {out.parent} is no folder. Make it, or name another file.")
     files = find(Path(), log)
     looked = look_at(files)
     roles = roles_of(looked.columns)

@@ -27,6 +27,7 @@ _KEY = (
     r"(^|_)(id|code|cat|category|type|brand|author|shop|seller|tag|tab|level|city|country|lang|device|os|channel|place|page|"
     r"gender)s?$"
 )
+_MADE = ("group", "time_ms", "seen_age", "seen_outcome")
 _FEW = 100  # distinct whole numbers that seem to name something
 _MS = 1000.0  # a median above it seems to be in ms
 
@@ -62,7 +63,7 @@ def roles_of(columns: Sequence[SeenColumn]) -> Roles:
     roles.watched = _take(left, spent)
     roles.length = None if roles.watched is None else _take(left, [c for c in numbers if c in left and _named(c, _LENGTH)])
     for column in left:
-        reason = "it seems to be known only after the impression" if column in spent else _unread(column)
+        reason = "it seems to be known only after the impression" if column in spent else _unread(column, roles)
         if reason is not None:
             roles.left_out.append((column, reason))
         elif column.is_list_of_keys or is_text(column.kind) or _names_something(column):
@@ -72,18 +73,27 @@ def roles_of(columns: Sequence[SeenColumn]) -> Roles:
     return roles
 
 
-def _unread(column: SeenColumn) -> str | None:
+def _unread(column: SeenColumn, roles: Roles) -> str | None:
     if not len(column.known):
         return "it has no values"
     if column.is_nested and not column.is_list_of_keys:
         return f"{column.kind} is not read; flatten it"
+    if not (column.is_nested or is_text(column.kind) or is_number(column.kind) or _is_moment(column)):
+        return f"{column.kind} is not read"
     if not column.is_nested and column.distinct == 1:
         return "it has one value"
-    if pa.types.is_timestamp(column.kind) or pa.types.is_date(column.kind) or pa.types.is_time(column.kind):
+    told = ("count", *(label.name for label in roles.labels))
+    if column.name in (*_MADE, *(f"{key.name}_{t}" for key in (roles.user, roles.item) if key for t in told)):
+        return "a preparation makes a column or a feature of this name; rename it"
+    if _is_moment(column):
         return "it is another time"
     if _named(column, _CALENDAR):
         return "hour and weekday are made of the time"
     return None
+
+
+def _is_moment(column: SeenColumn) -> bool:
+    return pa.types.is_timestamp(column.kind) or pa.types.is_date(column.kind) or pa.types.is_time(column.kind)
 
 
 def _names_something(column: SeenColumn) -> bool:
