@@ -58,6 +58,14 @@ def write_whole(path: Path, content: bytes | str) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def remove_unfinished(path: Path) -> None:
+    """Removes what killed writers of the file left. Not while another one may write it. Raises OSError."""
+    left = re.compile(rf"\.{re.escape(path.name[:200])}\.[0-9a-f]{{8}}{re.escape(WRITING)}")
+    for file in path.parent.iterdir():
+        if left.fullmatch(file.name):
+            file.unlink(missing_ok=True)
+
+
 @contextmanager
 def whole_folder(out: Path, kind: type[UserError] = DataError) -> Iterator[Path]:
     """A folder to write in, which becomes `out` when the block ends without an error; else nothing is left.

@@ -22,7 +22,7 @@ from home_dist.files.lock import locked
 from home_dist.files.places import is_remote, join, path_of
 from home_dist.files.remote_claim import Claim, claimed, remove_claimed
 from home_dist.files.stores import open_store
-from home_dist.files.whole import MARK, WRITING, clear_folder, mark_folder, sync, sync_tree, write_whole
+from home_dist.files.whole import MARK, WRITING, clear_folder, mark_folder, remove_unfinished, sync, sync_tree, write_whole
 from home_dist.publish.manifest import (
     ADVICE,
     CURRENT,
@@ -175,8 +175,10 @@ class VersionsFolder:
 
     def clear_unfinished(self) -> None:
         """Removes versions that killed publishers left unfinished. Call it within `claimed`. Raises Taken, PublishError,
-        StoreError."""
+        StoreError, OSError."""
         self._check_claim()
+        if not self.remote:
+            remove_unfinished(self.local / CURRENT)
         for number, whole in self._all().items():
             if self.remote and not whole:
                 remote.remove_below(join(self.place, version_name(number)))

@@ -138,6 +138,15 @@ while True:
 """
 
 
+def test_what_a_killed_publisher_left_of_current_is_removed(trained, tmp_path):
+    to = tmp_path / "out"
+    to.mkdir()
+    (to / ".current.0123abcd.writing").write_text("v0000")
+    (to / ".current.mine.writing").write_text("not ours")
+    publish_checkpoint(source(trained, 4), str(to), "fp32", golden=0)
+    assert {p.name for p in to.glob(".current*")} == {".current.mine.writing"}
+
+
 @pytest.mark.slow
 def test_a_killed_publisher_leaves_no_torn_version(trained, tmp_path):
     """Killed at random moments; after each the current version is whole, and the next publisher goes on."""
