@@ -75,9 +75,7 @@ def export(
         if format is Format.dense:
             parities = export_dense(source, out, compiled, ranks)
         else:
-            method: Literal["platt", "isotonic"] | None = None
-            if calibrate is not None:
-                method = "platt" if calibrate is CalibrationMethod.platt else "isotonic"
+            method: Literal["platt", "isotonic"] | None = None if calibrate is None else calibrate.value
             parities = export_program(source, out, embeddings.value, compiled, ranks, method)
         for p in parities:
             auc = "" if math.isnan(p.trainer_auc) else f", AUC {p.trainer_auc:.4f} -> {p.program_auc:.4f}"

@@ -20,8 +20,14 @@ from home_dist.files.lock import locked
 
 MARK = ".home_dist"
 WRITING = ".writing"
-_BEING_MARKED = re.compile(rf"\.{re.escape(MARK)}\.[0-9a-f]{{8}}{re.escape(WRITING)}")
-"""The temporary name that `whole_file` gives the mark."""
+
+
+def _temporary(name: str) -> re.Pattern[str]:
+    """Temporary names that `whole_file` gives a file."""
+    return re.compile(rf"\.{re.escape(name[:200])}\.[0-9a-f]{{8}}{re.escape(WRITING)}")
+
+
+_BEING_MARKED = _temporary(MARK)
 
 
 @contextmanager
@@ -60,7 +66,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 def remove_unfinished(path: Path) -> None:
     """Removes what killed writers of the file left. Not while another one may write it. Raises OSError."""
-    left = re.compile(rf"\.{re.escape(path.name[:200])}\.[0-9a-f]{{8}}{re.escape(WRITING)}")
+    left = _temporary(path.name)
     for file in path.parent.iterdir():
         if left.fullmatch(file.name):
             file.unlink(missing_ok=True)

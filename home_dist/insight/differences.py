@@ -6,8 +6,9 @@ averaged over seeds. The interval thus tells the chance of these users, not that
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from home_dist.insight.kept_scores import RESAMPLES, drawn_groups, fingerprint, kept_scores, of_family
 from home_dist.insight.run_figures import RunFigures
@@ -120,3 +121,8 @@ def _interval(measure: str, drawn: Sequence[tuple[_Drawn, _Drawn]]) -> Interval:
 def chance(interval: Interval) -> bool:
     """Whether the interval covers 0."""
     return interval.low <= 0 <= interval.high
+
+
+def interval_json(interval: Interval) -> dict[str, Any]:
+    """With whether it covers 0; None where there is no interval."""
+    return {**asdict(interval), "chance": None if math.isnan(interval.low) else chance(interval)}

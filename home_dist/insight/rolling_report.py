@@ -7,7 +7,7 @@ validation day, which lies before its test day.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from home_dist.files.whole import whole_file
-from home_dist.insight.differences import Difference, Differences, chance
+from home_dist.insight.differences import Difference, Differences, interval_json
 from home_dist.insight.rolling_pool import SPLITS, pool
 from home_dist.insight.run_figures import RunFigures
 from home_dist.insight.settings import MEASURES, Setting, SplitOfSettings
 from home_dist.insight.svg import pyplot
 from home_dist.insight.sweep_tables import differences_table
-from home_dist.metrics import Interval
 from home_dist.screen import Screen
 
 CHOSEN = "chosen at each origin"
@@ -141,12 +140,8 @@ class RollingReport:
                 measured = SplitOfSettings(split, self.by_origin[n])
                 splits[split] = {s.name: {m: measured.mean(s, m) for m in measured.measures} for s in measured.settings}
             origins[str(n)] = {"test_day": self.days[n], "chosen": self.chosen.get(n), **splits}
-        differences = {d.other: {m: _interval(i) for m, i in d.intervals.items()} for d in self.differences}
+        differences = {d.other: {m: interval_json(i) for m, i in d.intervals.items()} for d in self.differences}
         return {"origins": origins, "chosen": {"test": dict(self.chosen_means), "differences": differences}}
-
-
-def _interval(interval: Interval) -> dict[str, Any]:
-    return {**asdict(interval), "chance": None if math.isnan(interval.low) else chance(interval)}
 
 
 def _text(value: float) -> str:

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from home_dist.config.stopping import SMALLER_IS_BETTER
-from home_dist.insight.differences import Difference, Differences, chance
+from home_dist.insight.differences import Difference, Differences, chance, interval_json
 from home_dist.insight.kept_scores import RESAMPLES
 from home_dist.insight.settings import MEASURES, Setting, SplitOfSettings
 from home_dist.insight.sweep_tables import differences_table, equal_seeds, settings_table, spread
@@ -164,5 +164,5 @@ def _spread_json(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _difference_json(difference: Difference) -> dict[str, Any]:
-    by_measure = {m: {**asdict(i), "chance": None if math.isnan(i.low) else chance(i)} for m, i in difference.intervals.items()}
+    by_measure = {m: interval_json(i) for m, i in difference.intervals.items()}
     return {"seeds": list(difference.seeds), **by_measure, "no_interval": difference.no_interval or None}

@@ -11,6 +11,21 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 
+def running_sum(values: NDArray[np.integer]) -> Ints:
+    """(N + 1,) sums of the first 0 to N values (N,)."""
+    running = np.zeros(len(values) + 1, np.int64)
+    np.cumsum(values, out=running[1:])
+    return running
+
+
+def last_positions(first: Ints, last: Ints, most: int) -> tuple[Ints, Ints]:
+    """Of the ranges first .. last - 1 (Q,), the last `most` positions. Returns offsets (Q + 1,) and positions
+    (offsets[-1],)."""
+    first = np.maximum(first, last - most)
+    offsets = running_sum(last - first)
+    return offsets, np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], np.diff(offsets))
+
+
 class AsOf:
     """The events of each query's key before the query's time.
 
@@ -76,8 +91,7 @@ class AsOf:
 
     def sum(self, values: NDArray[np.integer]) -> Ints:
         """(Q,) sum of the events' values (N,), exact."""
-        running = np.zeros(len(self._order) + 1, np.int64)
-        np.cumsum(values[self._order], out=running[1:])
+        running = running_sum(values[self._order])
         return running[self.last] - running[self.first]
 
     def newest(self) -> Ints:
@@ -91,8 +105,5 @@ class AsOf:
 
         Returns offsets (Q + 1,) and event indices (offsets[-1],).
         """
-        first = np.maximum(self.first, self.last - most)
-        offsets = np.zeros(len(first) + 1, np.int64)
-        np.cumsum(self.last - first, out=offsets[1:])
-        positions = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], np.diff(offsets))
+        offsets, positions = last_positions(self.first, self.last, most)
         return offsets, self._order[positions]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
@@ -50,6 +51,11 @@ def offset_ms(utc_offset_hours: float) -> int:
 def local_days(time_ms: Ints, utc_offset_hours: float) -> Ints:
     """(N,) days since 1970-01-01 on the local calendar."""
     return (time_ms + offset_ms(utc_offset_hours)) // DAY_MS
+
+
+def timestamp_ms(timestamps: pa.Array | pa.ChunkedArray) -> Ints:
+    """(n,) milliseconds since 1970, of timestamps without nulls; finer ones are cut."""
+    return np.asarray(timestamps.cast(pa.timestamp("ms", timestamps.type.tz), safe=False).cast(pa.int64()))
 
 
 def calendar_of(time_ms: Ints, utc_offset_ms: int) -> dict[str, Ints]:

@@ -207,7 +207,7 @@ def test_parts_of_a_state_are_read_one_by_one(base, tmp_path):
     assert seen == other
 
 
-WHOLE_NUMBERS = """
+HEAD = """
 log = "log/*"
 user = "user"
 time = "at"
@@ -215,10 +215,15 @@ split = { train_days = 2, validation_days = 1, test_days = 1 }
 train_files = 1
 calendar = false
 label = [{ name = "like", group = "a", column = "like" }]
+"""
+WHOLE_NUMBERS = (
+    HEAD
+    + """
 id = [{ column = "user", min_count = 1 }, { column = "video" }, { column = "tags", min_count = 1 }]
 past = [{ by = ["user"], rates = ["like"] }, { by = ["user", "video"], days = 2 }]
 history = [{ name = "seen", fields = ["video"], most = 4 }]
 """
+)
 
 
 def test_unsigned_users_lists_and_timestamps(tmp_path):
@@ -282,14 +287,9 @@ def test_sorted_events_are_those_of_a_loop(events, queries, window, pause):
         assert there.order[first[number] : last[number]].tolist() == own
 
 
-PART_OF_A_DAY = """
-log = "log/*"
-user = "user"
-time = "at"
-split = { train_days = 2, validation_days = 1, test_days = 1 }
-train_files = 1
-calendar = false
-label = [{ name = "like", group = "a", column = "like" }]
+PART_OF_A_DAY = (
+    HEAD
+    + """
 id = [{ column = "video" }]
 past = [
   { by = ["video"], rates = ["like"] },
@@ -298,6 +298,7 @@ past = [
   { by = ["place"], rates = ["like"] },
 ]
 """
+)
 
 
 @pytest.mark.parametrize("piece_rows", [1 << 62, 40])

@@ -11,6 +11,7 @@ from home_dist.errors import DataError
 from home_dist.ids.arrow_types import is_list, is_number, is_text
 from home_dist.ids.keys import KeyType, as_keys, key_type, missing
 from home_dist.prepare.asof import Ints
+from home_dist.prepare.days import timestamp_ms
 from home_dist.prepare.generic.log_sections import IdSection, NumberSection
 
 _PER_MS = {"s": 0.001, "ms": 1, "us": 1000}
@@ -82,6 +83,11 @@ def plain(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
+def plain_table(table: pa.Table) -> pa.Table:
+    """With plain types."""
+    return table.cast(pa.schema([field.with_type(plain(field.type)) for field in table.schema]))
+
+
 def keys(column: pa.Array) -> pa.Array:
     """(n,) keys as `as_keys` makes them, null where missing. The empty text is missing, too: CSV has no other sign for it.
     Raises NotKeys."""
@@ -130,7 +136,7 @@ def times(column: pa.Array, unit: str, file: str, first: int, name: str, local_m
     elif pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("ms"))
     if pa.types.is_timestamp(column.type):
-        zoned = np.asarray(column.cast(pa.timestamp("ms", column.type.tz), safe=False).cast(pa.int64()))
+        zoned = timestamp_ms(column)
         return zoned if column.type.tz is not None else zoned - local_ms
     moments = (np.asarray(column.cast(pa.int64())) / _PER_MS[unit]).astype(np.int64)
     if len(moments) and (moments.min() < 0 or moments.max() > _LATEST_MS):
@@ -144,23 +150,24 @@ def times(column: pa.Array, unit: str, file: str, first: int, name: str, local_m
 
 def _timestamps(column: pa.Array, file: str, first: int, name: str) -> pa.Array:
     """(n,) timestamps of ISO 8601 texts, which all have a zone or all have none. Raises DataError."""
-    found = _as_timestamps(column)
+    found = as_timestamps(column)
     if found is not None:
         return found
     for begin in range(0, len(column), _SLICE):
         part = column.slice(begin, _SLICE)
-        bad = next((n for n in range(len(part)) if _as_timestamps(part.slice(n, 1)) is None), None)
+        bad = next((n for n in range(len(part)) if as_timestamps(part.slice(n, 1)) is None), None)
         if bad is not None:
             raise DataError(
                 f"{file}: column {name!r} holds {part[bad].as_py()!r} in row {first + begin + bad + 1:,}, which is no time "
                 "as in ISO 8601: 2024-01-31 18:00:00, or with a zone 2024-01-31T18:00:00+08:00."
             )
-        if _as_timestamps(part) is None:
+        if as_timestamps(part) is None:
             break
     raise DataError(f"{file}: column {name!r} holds times with a zone and times without one. Write all in one way.")
 
 
-def _as_timestamps(texts: pa.Array) -> pa.Array | None:
+def as_timestamps(texts: pa.Array) -> pa.Array | None:
+    """None unless all are ISO 8601, all with a zone or all without."""
     for kind in (pa.timestamp("us", "UTC"), pa.timestamp("us")):
         try:
             return texts.cast(kind)

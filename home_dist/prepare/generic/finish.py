@@ -176,8 +176,7 @@ def unfitted_labels(summaries: Mapping[str, Summary], base: Base, anew: Sequence
 
 def growing(spec: LogSpec) -> frozenset[str]:
     """Statistics that grow with the log's age: of a past without a window."""
-    counted = {p.prefix: p.rates for p in spec.past if p.days is None}
-    return frozenset(f"{prefix}_{name}" for prefix, rates in counted.items() for name in ("count", *rates))
+    return frozenset(name for p in spec.past if p.days is None for name in p.statistics)
 
 
 def _cuts(spec: LogSpec) -> dict[str, Buckets | tuple[float, ...]]:

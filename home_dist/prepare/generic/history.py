@@ -61,15 +61,26 @@ def _as_of(section: HistorySection, events: pa.Table, users: Ints, times: Ints, 
     return before if forget_days is None else before.forgetting(int(forget_days * DAY_MS))
 
 
-def ages_of(passed_ms: Ints) -> NDArray[np.int32]:
-    """(n,) rows of the table of ages, of events so long ago."""
-    return np.searchsorted(AGE_BOUNDS_MS, passed_ms, side="right").astype(np.int32)
-
-
 def outcomes_of(section: HistorySection, events: pa.Table) -> NDArray[np.int32] | None:
     """(N,) a bit per label, whether the event had it; None for a [[history]] without outcomes."""
     bits = [flags(events, f"happened_{name}").astype(np.int32) << place for place, name in enumerate(section.outcomes)]
     return np.asarray(np.sum(bits, axis=0, dtype=np.int32)) if bits else None
+
+
+def columns_of_events(
+    section: HistorySection,
+    values: Mapping[str, NDArray[np.int32]],
+    event_time: Ints,
+    time: Ints,
+    offsets: Ints,
+    index: Ints,
+) -> dict[str, pa.ListArray]:
+    """Columns (Q,) of the age and of the parts in `values`: (N,) each, of all events, at times event_time (N,); time: (Q,), at
+    which ages are told; offsets: (Q + 1,); index: (offsets[-1],) events."""
+    passed = np.repeat(time, np.diff(offsets)) - event_time[index]
+    parts = {part: of_events[index] for part, of_events in values.items()}
+    parts["age"] = np.searchsorted(AGE_BOUNDS_MS, passed, side="right").astype(np.int32)
+    return {column: list_array(parts[part], offsets) for part, column in history_columns(section).items() if part in parts}
 
 
 class EncodedHistory:
@@ -91,18 +102,16 @@ class EncodedHistory:
         self._time = self._event_time[before:]
         user = codes(events.column("user").combine_chunks())[before:]
         self._events = _as_of(section, events, user, self._time, forget_days)
-        self._fields = {}
+        self._values: dict[str, NDArray[np.int32]] = {}
         for name in section.fields:
             earlier = encoders[name](events.column(f"id_{name}").combine_chunks()[:before]).astype(np.int32)
-            self._fields[name] = np.concatenate([earlier, np.asarray(encoded[name])])
-        self._outcomes = outcomes_of(section, events)
+            self._values[name] = np.concatenate([earlier, np.asarray(encoded[name])])
+        outcomes = outcomes_of(section, events)
+        if outcomes is not None:
+            self._values["outcome"] = outcomes
 
     def of(self, rows: Ints) -> dict[str, pa.ListArray]:
         """History columns (n,) of the partition's rows (n,)."""
         section = self._section
         offsets, index = self._events.of(rows).latest(section.most)
-        passed = np.repeat(self._time[rows], np.diff(offsets)) - self._event_time[index]
-        values = {name: of_events[index] for name, of_events in self._fields.items()} | {"age": ages_of(passed)}
-        if self._outcomes is not None:
-            values["outcome"] = self._outcomes[index]
-        return {column: list_array(values[part], offsets) for part, column in history_columns(section).items()}
+        return columns_of_events(section, self._values, self._event_time, self._time[rows], offsets, index)

@@ -97,6 +97,11 @@ class PastSection(Section):
         name = self.name or "_".join(self.by)
         return name if self.days is None else f"{name}_{self.days:g}d".replace(".", "p")
 
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Names of its statistics: of the count, then of the rates."""
+        return tuple(f"{self.prefix}_{name}" for name in ("count", *self.rates))
+
 
 class HistorySection(Section):
     """Events that were shown to the same user strictly before the impression."""

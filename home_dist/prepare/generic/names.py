@@ -36,10 +36,8 @@ def statistics(spec: Described) -> Iterator[tuple[str, str]]:
     for number in spec.number:
         yield number.column, f"[[number]] {number.column!r}"
     for past in spec.past:
-        name, where = past.prefix, f"[[past]] by {', '.join(past.by)}"
-        yield f"{name}_count", f"{where}: its count"
-        for rate in past.rates:
-            yield f"{name}_{rate}", f"{where}: its rate of {rate!r}"
+        told = ["its count", *(f"its rate of {rate!r}" for rate in past.rates)]
+        yield from ((name, f"[[past]] by {', '.join(past.by)}: {of}") for name, of in zip(past.statistics, told, strict=True))
 
 
 def check(spec: Described) -> None:
@@ -75,15 +73,18 @@ def _ids(spec: Described) -> Iterator[tuple[str, str]]:
 
 def history_columns(history: HistorySection) -> dict[str, str]:
     """By part of its events: the column that holds it."""
-    parts = [*history.fields, "age", *(["outcome"] if history.outcomes else [])]
-    return {part: f"{history.name}_{part}" for part in parts}
+    return {part: f"{history.name}_{part}" for part in (*history.fields, *_made_parts(history))}
+
+
+def _made_parts(history: HistorySection) -> list[str]:
+    """Parts of events that are no fields."""
+    return ["age", *(["outcome"] if history.outcomes else [])]
 
 
 def _named_history_columns(spec: Described, of_ids: bool) -> Iterator[tuple[str, str]]:
     for history in spec.history:
         where = f"[[history]] {history.name!r}"
-        parts = ["age", *(["outcome"] if history.outcomes else [])]
-        yield from ((f"{history.name}_{part}", f"{where}: its {part}") for part in parts)
+        yield from ((f"{history.name}_{part}", f"{where}: its {part}") for part in _made_parts(history))
         if of_ids:
             yield from ((f"{history.name}_{field}", f"{where}: its field {field!r}") for field in history.fields)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from home_dist.prepare.asof import AsOf, Ints
+from home_dist.prepare.asof import AsOf, Ints, running_sum
 from home_dist.prepare.generic.log_plan import flags, moments
 from home_dist.prepare.generic.time_slices import CODE, TimeSlices
 
@@ -79,7 +79,7 @@ class RunningSums:
             return told
         event, moment = table.column(CODE).to_numpy(), moments(table)
         asof = AsOf(event, moment, code, time)
-        running = {n: _running(flags(table, n)) for n in self.names}
+        running = {n: running_sum(flags(table, n)) for n in self.names}
         if self.pause is not None:
             self._stretches(asof, event, moment, running, told)
         for name in self.names:
@@ -104,12 +104,6 @@ class RunningSums:
         for name, values in running.items():
             own = self.keys.sums[name][key] + values[start] - values[first]
             told.base[name][there] = np.where(goes_on, self.keys.base[name][key], own)
-
-
-def _running(values: np.ndarray) -> Ints:
-    running = np.zeros(len(values) + 1, np.int64)
-    np.cumsum(values, out=running[1:])
-    return running
 
 
 def counted_since(

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from home_dist.ids.keys import missing
-from home_dist.prepare.asof import Ints
+from home_dist.prepare.asof import Ints, running_sum
 from home_dist.prepare.generic.condensed import COUNT, key_columns, sums_of
 from home_dist.prepare.generic.log_plan import flags, key_hashes, moments
 from home_dist.prepare.generic.log_sections import PastSection
@@ -33,7 +33,7 @@ class KeyPasts:
         hashes, times, *sums = (np.concatenate(values) for values in zip(*parts, strict=True))
         del parts
         self._events = SortedEvents(hashes, times, pause_of(spec))
-        self._running = {name: _running(values[self._events.order]) for name, values in zip(names, sums, strict=True)}
+        self._running = {name: running_sum(values[self._events.order]) for name, values in zip(names, sums, strict=True)}
         self._events.forget_order()
 
     def _read(self, file: Path, names: Sequence[str]) -> tuple[NDArray, ...]:
@@ -51,10 +51,3 @@ class KeyPasts:
             told |= {f"{past.prefix}.{s}.{rate}": f"{s}_{rate}" for rate in past.rates for s in ("happened", "known")}
             counts |= {name: self._running[of][last] - self._running[of][first] for name, of in told.items()}
         return counts
-
-
-def _running(values: NDArray[np.integer]) -> Ints:
-    """(N + 1,) sums of the first 0 to N values."""
-    running = np.zeros(len(values) + 1, np.int64)
-    np.cumsum(values, out=running[1:])
-    return running

@@ -19,7 +19,7 @@ from home_dist.errors import DataError, problem_lines
 from home_dist.prepare.boundaries import round_to
 from home_dist.prepare.days import DAY_MS, calendar_of
 from home_dist.prepare.generic import columns as c
-from home_dist.prepare.generic.columns import plain
+from home_dist.prepare.generic.columns import plain_table
 from home_dist.prepare.generic.encode import encoded_ids, rows_of_vocabulary
 from home_dist.prepare.generic.label_columns import durations_of
 from home_dist.prepare.generic.label_section import LabelSection
@@ -82,7 +82,7 @@ class OnlineColumns:
         """user: of one row; candidates: of N rows. Each column of the log that is needed, or the column of prepared data that
         would be made of it, stands in one of them. A time that is left out is `now_ms`, by default the clock's. Returns both
         with columns of prepared data; what the user's columns are enough for is the user's. Raises UnfitColumn."""
-        user, candidates = _unencoded(user), _unencoded(candidates)
+        user, candidates = plain_table(user), plain_table(candidates)
         self._refuse_repeated(user, candidates)
         if self._spec.time in self._takes and self._spec.time not in (*user.column_names, *candidates.column_names):
             moment = int(time.time() * 1000) if now_ms is None else now_ms
@@ -199,12 +199,7 @@ def _described(base: Base) -> LogSpec:
 
 def _statistics(past: PastSection) -> list[str]:
     """Columns of an entry's statistics."""
-    return [f"stat_{past.prefix}_{name}" for name in ("count", *past.rates)]
-
-
-def _unencoded(table: pa.Table) -> pa.Table:
-    """Without dictionaries, as a preparation reads a log."""
-    return table.cast(pa.schema([field.with_type(plain(field.type)) for field in table.schema]))
+    return [f"stat_{name}" for name in past.statistics]
 
 
 def _with(table: pa.Table, name: str, values: pa.Array) -> pa.Table:

@@ -10,15 +10,13 @@ from numpy.typing import NDArray
 
 from home_dist.ids.keys import missing
 from home_dist.ids.rows import RowsOf
-from home_dist.prepare.asof import Ints
-from home_dist.prepare.generic.history import ages_of, outcomes_of
+from home_dist.prepare.asof import Ints, last_positions
+from home_dist.prepare.generic.history import columns_of_events, outcomes_of
 from home_dist.prepare.generic.log_plan import key_hashes, moments
 from home_dist.prepare.generic.log_sections import HistorySection
 from home_dist.prepare.generic.log_spec import LogSpec
-from home_dist.prepare.generic.names import history_columns
 from home_dist.prepare.generic.windows import pause_of
 from home_dist.prepare.online.sorted_events import SortedEvents
-from home_dist.prepare.write import list_array
 
 
 class UserHistories:
@@ -50,10 +48,5 @@ class UserHistories:
     def before(self, users: pa.Array, time: Ints) -> dict[str, pa.ListArray]:
         """The history's needed columns (Q,), and its ages and outcomes, of users (Q,) before moments (Q,) in ms since 1970."""
         first, last = self._events.before(key_hashes([users]), ~missing(users), time, None)
-        first = np.maximum(first, last - self.section.most)
-        offsets = np.r_[0, np.cumsum(last - first)]
-        index = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], np.diff(offsets))
-        passed = np.repeat(time, np.diff(offsets)) - self._events.times[index]
-        values = {name: of_events[index] for name, of_events in self._values.items()} | {"age": ages_of(passed)}
-        columns = history_columns(self.section)
-        return {columns[part]: list_array(of_events, offsets) for part, of_events in values.items()}
+        offsets, index = last_positions(first, last, self.section.most)
+        return columns_of_events(self.section, self._values, self._events.times, time, offsets, index)

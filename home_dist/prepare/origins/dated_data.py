@@ -13,7 +13,7 @@ from home_dist.config import RunConfig
 from home_dist.errors import ConfigError, DataError
 from home_dist.files.listing import Found, find_files
 from home_dist.files.stores import open_store
-from home_dist.prepare.days import DAY_MS, SPLITS, day_name, local_days, offset_ms
+from home_dist.prepare.days import DAY_MS, SPLITS, day_name, local_days, offset_ms, timestamp_ms
 from home_dist.schema import Schema, load_schema
 
 _RANGE = re.compile(r"([\d-]+)(?::([\d-]+))?")
@@ -173,8 +173,8 @@ def _moments(path: Path, column: str) -> NDArray[np.int64]:
 def milliseconds(times: pa.ChunkedArray) -> NDArray[np.int64]:
     """(n,) since 1970, of whole numbers (milliseconds) or timestamps. Raises DataError for another type."""
     if pa.types.is_timestamp(times.type):
-        times = times.cast(pa.timestamp("ms", times.type.tz), safe=False).cast(pa.int64())
-    elif not pa.types.is_integer(times.type):
+        return timestamp_ms(times)
+    if not pa.types.is_integer(times.type):
         raise DataError(f"the time column has type {times.type}; it must hold milliseconds since 1970 or timestamps")
     return times.to_numpy().astype(np.int64)
 

@@ -20,7 +20,7 @@ from home_dist.prepare.formats.delimited import OTHER_DELIMITERS, first_line, fi
 from home_dist.prepare.formats.format_section import FormatSection
 from home_dist.prepare.formats.json_lines import first_objects
 from home_dist.prepare.formats.unreadable import unreadable_file
-from home_dist.prepare.generic.columns import plain
+from home_dist.prepare.generic.columns import as_timestamps, plain_table
 
 _ROWS = 200_000
 """Of each file, at most."""
@@ -79,13 +79,8 @@ class SeenColumn:
             return ""
         if not len(self.known):
             return None
-        if is_text(self.kind):
-            for to in (pa.timestamp("us", "UTC"), pa.timestamp("us")):
-                try:
-                    self.known.slice(0, 1000).cast(to)
-                    return ""
-                except pa.ArrowInvalid:
-                    continue
+        if is_text(self.kind) and as_timestamps(self.known.slice(0, 1000)) is not None:
+            return ""
         if pa.types.is_integer(self.kind):
             low, high = float(self.numbers.min()), float(self.numbers.max())
             return next((u for u, per in _EPOCHS.items() if low / per >= _YEAR_2000 and high / per <= _YEAR_2100), None)
@@ -135,16 +130,12 @@ def look_at(files: Sequence[SourceFile]) -> LogLook:
         section = _with_delimiter(files[0], section)
     tables = [_first(file, section) for file in chosen]
     try:
-        whole = pa.concat_tables([_plain(t) for t in tables], promote_options="permissive")
+        whole = pa.concat_tables([plain_table(t) for t in tables], promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError(f"{chosen[0]} and others: columns differ in type: {str(error).splitlines()[0]}") from None
     if not len(whole):
         raise DataError(f"{chosen[0]}: holds no rows. Name files that do.")
     return LogLook(len(whole), [SeenColumn(name, whole[name]) for name in whole.column_names], section)
-
-
-def _plain(table: pa.Table) -> pa.Table:
-    return table.cast(pa.schema([field.with_type(plain(field.type)) for field in table.schema]))
 
 
 def _with_delimiter(file: SourceFile, section: FormatSection) -> FormatSection:

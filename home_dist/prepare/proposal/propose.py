@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from home_dist.errors import ConfigError, DataError
+from home_dist.errors import ConfigError
 from home_dist.files.json_files import json_text
 from home_dist.files.places import is_remote
 from home_dist.files.remote import SourceFile
@@ -35,26 +35,29 @@ def propose(log: str, out: Path) -> str:
     files = find(Path(), log)
     looked = look_at(files)
     roles = roles_of(looked.columns)
-    _refuse_without(roles, log, looked)
-    days = _days(files, roles.time, looked) if roles.time is not None else (0, 0)
+    time, user = _needed(roles, log, looked)
+    days = _days(files, time, looked)
     place = log if is_remote(log) else os.path.relpath(log, out.parent)
-    out.write_text("\n".join(_lines(place, looked, roles, days)) + "\n")
+    out.write_text("\n".join(_lines(place, looked, roles, time, user, days)) + "\n")
     load_spec(out)  # what is proposed must be a description
     told = [f"{len(files):,} files, {looked.rows:,} rows looked at, days {day_name(days[0])} to {day_name(days[1])}"]
     return "\n".join([*told, f"written to {out}: a proposal. Read and correct it, then: home-dist prepare {out} data"])
 
 
-def _refuse_without(roles: Roles, log: str, looked: LogLook) -> None:
+def _needed(roles: Roles, log: str, looked: LogLook) -> tuple[SeenColumn, SeenColumn]:
+    """(times, users). Raises ConfigError if there are none, or no labels."""
     names = ", ".join(column.name for column in looked.columns)
-    for found, what, need in (
-        (roles.time, "of times", "whole numbers since 1970, timestamps, dates or ISO 8601 texts"),
-        (roles.user, "of users", "whole numbers or texts, called user... or the like"),
-        (roles.labels or roles.watched, "that could be a label", "0 and 1, or a time that was spent"),
-    ):
-        if not found:
-            raise ConfigError(
-                f"{log}: no column {what} is found ({need}). There are: {names}. Describe the log by hand: README shows how."
-            )
+
+    def lacking(what: str) -> ConfigError:
+        return ConfigError(f"{log}: no column {what}. There are: {names}. Describe the log by hand: README shows how.")
+
+    if roles.time is None:
+        raise lacking("of times is found (whole numbers since 1970, timestamps, dates or ISO 8601 texts)")
+    if roles.user is None:
+        raise lacking("of users is found (whole numbers or texts, called user... or the like)")
+    if not roles.labels and roles.watched is None:
+        raise lacking("that could be a label is found (0 and 1, or a time that was spent)")
+    return roles.time, roles.user
 
 
 def _days(files: Sequence[SourceFile], time: SeenColumn, looked: LogLook) -> tuple[int, int]:
@@ -78,11 +81,7 @@ def _bounds(file: SourceFile, name: str) -> Iterator[object]:
             yield from (found.min, found.max)
 
 
-def _lines(log: str, looked: LogLook, roles: Roles, days: tuple[int, int]) -> Iterator[str]:
-    time, user = roles.time, roles.user
-    if time is None or user is None:
-        raise DataError(f"{log}: has no times or no users")
-
+def _lines(log: str, looked: LogLook, roles: Roles, time: SeenColumn, user: SeenColumn, days: tuple[int, int]) -> Iterator[str]:
     def told(column: SeenColumn) -> str:
         return f"  # {column.told(looked.rows)}"
 
