@@ -26,11 +26,11 @@ DEV := $(VENV)/dev-$(PLATFORM)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input install -qq
 # By file: what the tests of a file share, such as a trained run, is made once.
 SHARED = -n $(WORKERS) --dist loadfile
-LINTED := home_dist launchers pipelines benchmarks examples tests requirements
+LINTED := home_dist launchers pipelines benchmarks examples tests requirements docs
 LINTED_HERE = $(wildcard $(LINTED))
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev train demo test test-slow test-all test-slurm guard figures lint format doctor lock clean
+.PHONY: help install dev train demo docs test test-slow test-all test-slurm guard figures lint format doctor lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -71,6 +71,11 @@ guard: $(DEV) ## the benchmarks' ratios against those recorded: fails when one h
 
 figures: $(DEV) ## all stored results of benchmarks/ anew, with their tables and pictures: hours
 	$(VENV)/bin/python benchmarks/figures.py
+
+docs: $(DEV) ## the documentation as a site, in site/, with what is generated in docs/ written anew
+	$(VENV)/bin/python docs/generate.py
+	$(VENV)/bin/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 lint: $(DEV) ## ruff and mypy
 	$(VENV)/bin/ruff check $(LINTED_HERE)

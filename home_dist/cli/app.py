@@ -7,10 +7,10 @@ from contextlib import suppress
 import typer
 
 from home_dist import process
-from home_dist.cli import checkpoints, prepare, programs, runs, serving, training
+from home_dist.cli import checkpoints, config, prepare, programs, runs, serving, training
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Train multi-task ranking models.")
-for group in (training.group, runs.group, programs.group, serving.group):
+for group in (training.group, runs.group, programs.group, serving.group, config.group):
     app.add_typer(group)
 app.add_typer(prepare.group, name="prepare")
 app.add_typer(checkpoints.group, name="checkpoints")

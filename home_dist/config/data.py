@@ -36,10 +36,12 @@ class DataSection(Section):
     data_schema: str | None = Field(default=None, alias="schema")
     """Schema file; by default schema.toml in `path`."""
     train: str = "train"
+    """Folder below `path`, or a glob of folders and files, such as log/date=2024-01-*. A column that the files lack may be part
+    of their folders' names."""
     validation: str = "validation"
+    """As `train`. An empty string: there is no such split."""
     test: str = "test"
-    """Folders below `path`, or globs of folders and files, such as log/date=2024-01-*. A column that the files lack may be part
-    of their folders' names. An empty string: there is no such split."""
+    """As `train`. An empty string: there is no such split."""
     exclude: tuple[str, ...] = ()
     """Features to leave out, by name; "prefix*" leaves out all features whose names start with the prefix."""
     tasks: tuple[str, ...] = ()

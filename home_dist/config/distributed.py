@@ -28,3 +28,4 @@ class DistributedSection(Section):
     them. It becomes the largest number up to this that divides the run's ranks; consecutive ranks share, so that the ranks of a
     host exchange less with other hosts. With 1 every rank holds all experts."""
     exchange: ExchangeSection = ExchangeSection()
+    """Precisions of what ranks send each other."""

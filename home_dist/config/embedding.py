@@ -11,6 +11,7 @@ Sharding = Literal["table_wise", "row_wise", "column_wise", "table_row_wise", "t
 
 class TableSection(Section):
     dim: int | None = Field(default=None, ge=1)
+    """Width of the table; by default embedding.dim, or small_dim for a small table."""
     keep_rows: int | None = Field(default=None, ge=1)
     """Keeps only the first rows; larger ids become 0. Pipelines order vocabularies by frequency, so that this cuts the tail."""
     sharding: Sharding | None = None
@@ -93,6 +94,7 @@ class EmbeddingSection(Section):
     replicated_weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled decay (AdamW) of the small tables that every rank keeps."""
     init_std: float = Field(default=0.01, gt=0)
+    """Standard deviation of the tables' first values."""
     dropout: Rate = 0.0
     """Dropout of the looked-up feature vector, in training."""
     dense_statistics: bool = True
@@ -103,6 +105,7 @@ class EmbeddingSection(Section):
     """Whether GPUs fetch the next batch's rows into the caches of tables with memory = "cached" during the step (TorchRec's
     PrefetchTrainPipelineSparseDist)."""
     tables: dict[str, TableSection] = Field(default_factory=dict)
+    """Settings by name of a table."""
     pretrained: dict[str, PretrainedSection] = Field(default_factory=dict)
     """Settings by name of a pre-trained feature."""
 

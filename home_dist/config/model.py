@@ -14,7 +14,7 @@ from home_dist.config.section import Count, Rate, Section, Widths, refuse_idle
 
 class ModelSection(Section):
     kind: str
-    """A name of MODELS below, or package.module:Class of your own model."""
+    """The kind of model, or package.module:Class of your own."""
     expert_hidden: Widths = (64,)
     """Hidden widths of an expert or trunk."""
     expert_dim: Count = 32

@@ -13,7 +13,7 @@ Labels = Literal["0 or 1", "number", "number >= 0", "class"]
 
 class ObjectiveSection(Section):
     kind: str
-    """A name of OBJECTIVES below, or package.module:Class of your own objective."""
+    """The kind of objective, or package.module:Class of your own."""
     reads_duration: ClassVar[bool] = False
     """Whether it reads the task's duration column."""
 

@@ -29,22 +29,35 @@ class RunSection(Section):
 
 class RunConfig(Section):
     run: RunSection
+    """The run's folder."""
     data: DataSection
+    """The files that a run reads, and how its reader reads them."""
     embedding: EmbeddingSection = EmbeddingSection()
+    """Widths, precision, sharding and optimizer of tables."""
     sequence: tuple[AnyEncoder, ...] = ()
+    """The histories that the model reads, each with its encoder. A sequence of the schema that is not listed is not read."""
     model: AnyModel = Field(default_factory=lambda: MODELS.read({}))
+    """The multi-task model."""
     objective: dict[str, AnyObjective] = Field(default_factory=dict)
     """By task: how it is learned, where that differs from its kind in the schema with default settings."""
     train: TrainSection = TrainSection()
+    """Batches, the optimizer of dense parameters, losses."""
     checkpoint: CheckpointSection = CheckpointSection()
+    """When checkpoints are written, which stay, and what a new run begins with."""
     log: LogSection = LogSection()
+    """How often a run reports progress."""
     kernel: KernelSection = KernelSection()
+    """How the dense part is computed."""
     insight: InsightSection = InsightSection()
+    """When a run examines its experts, and the thresholds of findings."""
     metrics: MetricsSection = MetricsSection()
+    """Measurements beside those of a whole split."""
     distributed: DistributedSection = DistributedSection()
+    """How long ranks wait for each other, and precisions of their exchange."""
     publish: PublishSection | None = None
     """Versions for servers, written while the run trains; by default none."""
     serve: ServeSection = ServeSection()
+    """How `home-dist serve` answers from the run's versions."""
 
     @model_validator(mode="before")
     @classmethod

@@ -15,7 +15,7 @@ class SequenceSection(Section):
     name: str
     """A sequence of the schema."""
     kind: str
-    """A name of ENCODERS below, or package.module:Class of your own encoder."""
+    """The kind of encoder, or package.module:Class of your own."""
     newest: Count | None = None
     """Reads only so many of each sample's newest events; by default all."""
 
@@ -26,7 +26,9 @@ class SearchSection(SequenceSection):
     most: Count = 50
     """k, the number of events that the search selects for attention."""
     heads: Count = 2
+    """Attention heads over the selected events."""
     head_dim: Count = 16
+    """Width of a head."""
 
 
 ENCODERS = Kinds(

@@ -13,15 +13,19 @@ TaskWeight = Annotated[float, Field(ge=0)]
 
 class TrainSection(Section):
     seed: int = Field(default=0, ge=0)
+    """Of initial values, the order of rows, dropout and all other random numbers."""
     batch_size: int = Field(default=1024, ge=1)
     """Samples per rank and step."""
     epochs: int = Field(default=1, ge=1)
+    """Passes over the training split."""
     max_steps: int | None = Field(default=None, ge=1)
     """The run ends after so many steps, even within an epoch."""
     lr: float = Field(default=1e-3, gt=0)
+    """Learning rate of the dense parameters (AdamW)."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay of weight matrices, but not of biases and normalisation."""
     warmup_steps: int = Field(default=0, ge=0)
+    """Steps in which learning rates rise from zero."""
     decay: Literal["none", "linear", "cosine"] = "linear"
     """How learning rates decay to zero over the run."""
     clip_norm: float | None = Field(default=None, gt=0)

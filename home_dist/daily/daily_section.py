@@ -31,14 +31,18 @@ class RuleSection(Section):
 
 class ExportSection(Section):
     format: Literal["program", "safetensors"] = "program"
+    """As `home-dist export --format`."""
     embeddings: Literal["fp32", "fp16", "int8"] = "fp32"
+    """As `home-dist export --embeddings`."""
 
 
 class VersionsSection(Section):
     to: str = Field(min_length=1)
     """Folder, or URL (s3://bucket/model), of the versions."""
     rows: RowType = "fp32"
+    """How rows of tables are written."""
     keep: Count = 3
+    """Newest versions that stay, and those that they build on."""
 
 
 class DailySection(Section):

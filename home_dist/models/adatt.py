@@ -33,6 +33,7 @@ class AdattSection(ModelOfTaskExperts, ModelOfLayers):
     task_experts: Count = 1
     """Experts of each task and layer."""
     layers: Count = 2
+    """Layers of experts."""
 
 
 class _AdattLayer(nn.Module):

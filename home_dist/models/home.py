@@ -27,14 +27,19 @@ class HomeSection(ModelOfTaskExperts, ModelOfLayers):
 
     kind: str = "home"
     shared_experts: Count = 2
+    """Experts that all tasks share, in each of the two layers."""
     group_experts: Count = 2
+    """Experts of each task group, in each of the two layers."""
     task_experts: Count = 1
+    """Experts of each task, in the task layer."""
     expert_norm: bool = True
     """Experts end in Swish(BatchNorm(.)); otherwise classic experts with ReLU."""
     hierarchy_mask: bool = True
     """Gates see shared and own experts only; otherwise all experts."""
     feature_gate: bool = True
+    """Whether each expert group reads its own view of the features, scaled by low-rank gates."""
     self_gate: bool = True
+    """Whether each gate adds a residual path from its own experts."""
     feature_gates: Count = 2
     """L, low-rank gates in a feature gate."""
     feature_gate_rank: Count = 32

@@ -25,6 +25,7 @@ class MlMmoeSection(ModelOfLayers):
     experts: Count = 8
     """Experts of each layer."""
     layers: Count = 2
+    """Layers of experts."""
 
 
 class _MlMmoeLayer(nn.Module):

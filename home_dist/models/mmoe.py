@@ -20,6 +20,7 @@ class OmoeSection(ModelOfExperts):
 
     kind: str = "omoe"
     experts: Count = 8
+    """Number of experts."""
 
 
 class MmoeSection(ModelOfExperts):
@@ -27,6 +28,7 @@ class MmoeSection(ModelOfExperts):
 
     kind: str = "mmoe"
     experts: Count = 8
+    """Number of experts, which all tasks share."""
 
 
 class Mmoe(MultiTaskModel):

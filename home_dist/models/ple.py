@@ -21,6 +21,7 @@ class PleSection(CustomisedSection, ModelOfLayers):
 
     kind: str = "ple"
     layers: Count = 2
+    """Layers of experts; with 1, PLE is CGC."""
 
 
 class Ple(MultiTaskModel):

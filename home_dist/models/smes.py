@@ -50,8 +50,11 @@ class SmesSection(ModelOfGates):
     feature_gate: bool = False
     """HoME's feature gate in front of the pool."""
     feature_gates: Count = 2
+    """L, low-rank gates in the feature gate."""
     feature_gate_rank: Count = 32
+    """Upper bound of a low-rank gate's rank."""
     feature_gate_sigmoid: Literal["inside", "outside"] = "inside"
+    """Whether the sigmoid is applied to each low-rank gate or to their weighted sum."""
     self_gate: bool = False
     """HoME's self gates, on the experts that the task chose for itself."""
 

@@ -39,6 +39,7 @@ class StemSection(ModelOfTaskExperts, ModelOfLayers):
     task_experts: Count = 1
     """Experts on each task's embeddings, in each layer."""
     layers: Count = 1
+    """Layers of experts."""
 
     def table_sets(self, tasks: int) -> int:
         return tasks + 1

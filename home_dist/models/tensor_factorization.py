@@ -27,9 +27,11 @@ class TensorFactorizationSection(ModelSection):
 
     kind: str = "tensor_factorization"
     rank_in: Count = 32
+    """Tucker rank along a layer's inputs."""
     rank_out: Count = 32
+    """Tucker rank along a layer's outputs."""
     rank_tasks: Count = 4
-    """Ranks along a layer's inputs, its outputs and the tasks; each is cut to the size of its dimension."""
+    """Tucker rank along the tasks. Each rank is cut to the size of its dimension."""
 
 
 class _TuckerLayer(nn.Module):

@@ -30,6 +30,7 @@ class RegressionSection(WithinRequest):
 
     kind: str = "regression"
     loss: Literal["squared", "huber", "quantile"] = "squared"
+    """Loss of the (transformed) number."""
     transform: Literal["identity", "log1p"] = "identity"
     """t: what the model learns of a label y, as it is or as log(1 + y)."""
     delta: float = Field(default=1.0, gt=0)

@@ -18,6 +18,7 @@ class Buckets(Section):
     """Buckets with equally many values, of equal width, or of equal width of the logarithm. In the last case, values that are
     not above 0 share a bucket."""
     count: int = Field(default=20, ge=2)
+    """Number of buckets, at most."""
 
 
 class Seen(Protocol):

@@ -14,10 +14,13 @@ class LabelValues(Spec):
     """All numbers are in the label's unit, over the training rows that know the label."""
 
     mean: float = 0.0
+    """Mean of the label."""
     std: Deviation = 1.0
+    """Standard deviation of the label."""
     log_mean: float = 0.0
     """Of log(1 + y)."""
     log_std: Deviation = 1.0
+    """Standard deviation of log(1 + y)."""
     thresholds: tuple[float, ...] = ()
     """Increasing, above 0: an ordinal objective predicts whether y is above each (CREAD, Sun et al., AAAI 2024)."""
     above: tuple[float, ...] = ()

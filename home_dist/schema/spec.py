@@ -27,6 +27,7 @@ class TableSpec(Spec):
     """An embedding table. Row 0 stands for "missing or out of vocabulary"."""
 
     name: Name
+    """Of the table; features, sequences and `[embedding.tables.NAME]` of a run name it."""
     rows: int = Field(ge=1)
     """Valid ids are 0 .. rows - 1."""
     values: TableValues | None = None
@@ -55,8 +56,11 @@ class IdFeature(Spec):
 
     kind: Literal["id"] = "id"
     name: Name
+    """Of the feature."""
     column: str
+    """Column of the Parquet files."""
     table: Name
+    """Table that its ids are looked up in. Features may share one."""
     pooling: Pooling = "none"
     """"none" for a column of one id, "sum", "mean" or "weighted" (the sum of vectors times weights) for a column of lists."""
     weights: str | None = None
@@ -78,10 +82,15 @@ class StatisticFeature(Spec):
 
     kind: Literal["statistic"] = "statistic"
     name: Name
+    """Of the feature."""
     column: str
+    """Column of the Parquet files."""
     boundaries: tuple[float, ...]
+    """Of the buckets, strictly increasing."""
     mean: float = 0.0
+    """Mean over the training part."""
     std: Deviation = 1.0
+    """Standard deviation over the training part."""
     means: str | None = None
     """What is counted or measured, and how, as the data's maker says it (schema/meaning.py)."""
 
@@ -112,10 +121,15 @@ class DenseFeature(Spec):
 
     kind: Literal["dense"] = "dense"
     name: Name
+    """Of the feature."""
     column: str
+    """Column of the Parquet files."""
     width: int = Field(default=1, ge=1)
+    """Numbers per row: 1, or the length of the lists."""
     mean: float | tuple[float, ...] = 0.0
+    """Mean over the training part: one, or one per place."""
     std: Deviation | tuple[Deviation, ...] = 1.0
+    """Standard deviation over the training part: one, or one per place."""
 
     @model_validator(mode="after")
     def _one_per_place(self) -> "DenseFeature":
@@ -134,9 +148,13 @@ class PretrainedFeature(Spec):
 
     kind: Literal["pretrained"] = "pretrained"
     name: Name
+    """Of the feature."""
     column: str
+    """Column of the Parquet files."""
     width: int = Field(ge=1)
+    """Length of the vectors."""
     frozen: str | None = None
+    """Folder beside the schema with a table of vectors by id. Without it, the column holds the vectors."""
     type: KeyType = "integer"
     """Type of the ids, with `frozen`."""
 
@@ -148,7 +166,9 @@ class EventField(Spec):
     """One column of a history: a list of ids per sample, oldest event first."""
 
     column: str
+    """Column of lists, one id per event, oldest first."""
     table: Name
+    """Table that the ids are looked up in."""
     target: Name | None = None
     """The impression's id feature with which this field is compared; it must use the same table."""
 
@@ -157,6 +177,7 @@ class SequenceSpec(Spec):
     """A user history. In a sample, the lists of all its columns have the same length."""
 
     name: Name
+    """Of the sequence; `[[sequence]]` of a run names it."""
     events: tuple[EventField, ...] = Field(min_length=1)
     means: str | None = None
     """Which events it holds, as the data's maker says it (schema/meaning.py)."""
@@ -166,8 +187,11 @@ class TaskSpec(Spec):
     """A task: its label's column and, optionally, the column of its label weights (0: label unknown)."""
 
     name: Name
+    """Of the task."""
     group: Name
+    """HoME's group of tasks that this one belongs to."""
     column: str
+    """Column of the label."""
     kind: LabelKind = "binary"
     """What the label is, and how a run learns it unless its `[objective.NAME]` says otherwise (home_dist/objectives)."""
     unit: str | None = None
@@ -177,6 +201,7 @@ class TaskSpec(Spec):
     classes: int | None = Field(default=None, ge=2)
     """Number of classes; labels are 0 .. classes - 1."""
     weight_column: str | None = None
+    """Column of the label's weight, at least 0; where it is 0 the label is unknown. By default every label weighs 1."""
     base_rate: float | None = Field(default=None, gt=0, lt=1)
     """Share of positives of a binary task in the training part; the tower's bias starts at its log-odds."""
     values: LabelValues | None = None
@@ -199,13 +224,19 @@ class TaskSpec(Spec):
 
 class Schema(Spec):
     version: Literal[1] = 1
+    """Of this format."""
     group_column: str | None = None
     """Column of keys by which GAUC groups samples, normally the user."""
     time_column: str | None = None
+    """Column of the row's time, in ms since 1970. `sweep --rolling` and prepared days need it."""
     table: tuple[TableSpec, ...] = ()
+    """The embedding tables."""
     feature: tuple[Feature, ...] = Field(min_length=1)
+    """What a model reads of a row."""
     sequence: tuple[SequenceSpec, ...] = ()
+    """User histories."""
     task: tuple[TaskSpec, ...] = Field(min_length=1)
+    """What is predicted."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Schema":

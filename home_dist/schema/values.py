@@ -20,7 +20,9 @@ class VocabularyValues(Spec):
 
     kind: Literal["vocabulary"] = "vocabulary"
     type: KeyType
+    """Of the keys."""
     file: str
+    """Parquet file beside the schema."""
     unknown_rows: int = Field(default=0, ge=0)
     """Values out of vocabulary are spread by hash over rows 1 to unknown_rows; with 0 they share row 0 with missing ones."""
     sha256: Sha256 | None = None
@@ -32,13 +34,16 @@ class HashValues(Spec):
 
     kind: Literal["hash"] = "hash"
     type: KeyType
+    """Of the keys."""
     seed: Seed = 0
+    """Of the hash."""
 
 
 class GrownFrom(Spec):
     """A vocabulary that is the beginning of another one: its keys have the same rows there."""
 
     sha256: Sha256
+    """Of the earlier vocabulary's file."""
     keys: int = Field(ge=0)
     """Number of its keys, which have rows 1 to `keys`."""
 
@@ -50,10 +55,13 @@ class Origin(Spec):
     """
 
     type: KeyType
+    """Of the keys."""
     file: str
     """Beside the schema, with columns `value` and `row`."""
     sha256: Sha256
+    """Of the file."""
     keys: int = Field(ge=0)
+    """Number of the vocabulary's keys."""
     grown_from: tuple[GrownFrom, ...] = ()
     """Earlier vocabularies to which it added keys, oldest first."""
 

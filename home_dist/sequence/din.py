@@ -22,6 +22,7 @@ class DinSection(SequenceSection):
     hidden: Widths = Field(default=(32, 16), min_length=1)
     """Hidden widths of the attention unit."""
     activation: Literal["dice", "prelu", "swish", "relu"] = "dice"
+    """Of the attention's network."""
     softmax: bool = False
     """Normalise attention weights over the history; the paper does not."""
 

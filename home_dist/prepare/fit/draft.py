@@ -33,6 +33,7 @@ class DraftVocabulary(Spec):
 
     kind: Literal["vocabulary"] = "vocabulary"
     type: KeyType
+    """Of the keys."""
     min_count: Count = 2
     """Values seen less often in the training part are out of vocabulary."""
     max_rows: int | None = Field(default=None, ge=2)
@@ -43,26 +44,39 @@ class DraftVocabulary(Spec):
 
 class DraftTable(Spec):
     name: Name
+    """Of the table."""
     rows: Count | None = None
     """Number of rows, for a table whose columns hold rows or hashes; a vocabulary's follow from its values."""
     values: Annotated[DraftVocabulary | HashValues, Field(discriminator="kind")] | None = None
+    """How the columns' values become rows; without it the columns hold rows."""
 
 
 class DraftStatistic(Spec):
+    """A number whose buckets, mean and deviation are fitted."""
+
     kind: Literal["statistic"] = "statistic"
     name: Name
+    """Of the feature."""
     column: str
+    """Column of the Parquet files."""
     buckets: Buckets = Buckets()
+    """How boundaries are fitted."""
     boundaries: tuple[float, ...] | None = None
     """Used in place of fitted ones."""
 
 
 class DraftDense(Spec):
+    """A number, or a list of numbers, whose mean and deviation are fitted."""
+
     kind: Literal["dense"] = "dense"
     name: Name
+    """Of the feature."""
     column: str
+    """Column of the Parquet files."""
     width: Count = 1
+    """Numbers per row: 1, or the length of the lists."""
     standardise: bool = True
+    """Whether mean and deviation are fitted; otherwise numbers are read as they are."""
 
 
 class DraftTask(TaskSpec):
@@ -87,11 +101,17 @@ DraftFeature = Annotated[IdFeature | PretrainedFeature | DraftStatistic | DraftD
 
 class Draft(Spec):
     group_column: str | None = None
+    """Column of keys by which GAUC groups samples, normally the user."""
     time_column: str | None = None
+    """Column of the row's time, in ms since 1970."""
     table: tuple[DraftTable, ...] = ()
+    """The embedding tables."""
     feature: tuple[DraftFeature, ...] = Field(min_length=1)
+    """What a model reads of a row."""
     sequence: tuple[SequenceSpec, ...] = ()
+    """User histories."""
     task: tuple[DraftTask, ...] = Field(min_length=1)
+    """What is predicted."""
 
 
 def load_draft(path: Path) -> Draft:

@@ -37,7 +37,9 @@ class FormatSection(Section):
     nulls: tuple[str, ...] = ()
     """Texts that stand for a missing value, beside \\\\N, and among numbers NA, NULL, nan and the like."""
     decimal: Literal[".", ","] = "."
+    """Sign before the decimals of a number in a text file."""
     encoding: str = "utf-8"
+    """Of a text file."""
 
     @field_validator("encoding")
     @classmethod

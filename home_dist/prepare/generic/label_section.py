@@ -26,12 +26,16 @@ class LabelSection(Section):
     value. Where the column is null, the label is unknown."""
 
     name: Name
+    """Of the task."""
     group: Name
+    """HoME's group of tasks that this one belongs to."""
     column: str
+    """Column of the log or of a side table."""
     kind: LabelKind = "binary"
     """Yes or no ("binary"), a class ("multiclass"), or a number (all others), which is learned as the kind says unless a run's
     `[objective.NAME]` says otherwise."""
     at_least: float | None = None
+    """For kind binary: the row is positive from this value on."""
     known: str | None = None
     """A column: where it is null or not above 0, the label is unknown."""
     unit: str | None = None

@@ -15,7 +15,9 @@ Boundaries = Annotated[tuple[float, ...], Field(min_length=1)]
 
 class SplitSection(Section):
     train_days: Count
+    """Days before those of validation. Earlier days count in the past and in histories alone."""
     validation_days: Count
+    """Days between those of training and of test."""
     test_days: Count
     """The log's last days, by its local calendar."""
 
@@ -33,6 +35,7 @@ class SideSection(Section):
 
 class IdSection(Section):
     column: Name
+    """Column of the log or of a side table: whole numbers or texts, one or a list."""
     min_count: Count = 2
     """Values seen less often in the training part share row 0 with missing ones."""
     separator: str | None = Field(default=None, min_length=1)
@@ -48,6 +51,7 @@ class NumberSection(Section):
     """A number of the log, stored as a multiple of a power of two between 1/12 and 1/6 of the training part's deviation."""
 
     column: Name
+    """Column of the log or of a side table."""
     log: bool = False
     """Take log(1 + x); negative values then count as missing."""
     buckets: Buckets | None = None
@@ -107,6 +111,7 @@ class HistorySection(Section):
     """Events that were shown to the same user strictly before the impression."""
 
     name: Name = "history"
+    """Of the sequence; `[[sequence]]` of a run names it."""
     fields: tuple[str, ...] = Field(min_length=1)
     """Single-valued [[id]] columns, by which each event is compared with the impression."""
     outcomes: tuple[str, ...] = Field(default=(), max_length=6)

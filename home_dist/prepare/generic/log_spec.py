@@ -27,9 +27,11 @@ class LogSpec(Section):
     format: FormatSection = FormatSection()
     """How the log's files are written."""
     user: str
+    """Column of the user's key: whole numbers or texts. GAUC, histories and `until = "morning"` go by it."""
     time: str
     """Column of whole numbers since 1970, of timestamps or dates, or of ISO 8601 texts."""
     time_unit: Literal["s", "ms", "us"] = "ms"
+    """Unit of times that are whole numbers."""
     utc_offset_hours: float = Field(default=0.0, ge=-14, le=14)
     """Offset of the local calendar, which gives days, hours and weekdays."""
     times_without_zone: Literal["local", "utc"] = "local"
@@ -39,7 +41,9 @@ class LogSpec(Section):
     """Types of key columns, in the log and side tables alike, where the type inferred from the values would be wrong: ids such
     as 12e4 or 007 in CSV are texts."""
     buckets: int = Field(default=20, ge=2)
+    """Buckets of each statistic, at most."""
     train_files: Count = 4
+    """Files that the training split is written to."""
     repeated: Literal["keep", "merge"] = "keep"
     """Rows of one user that are alike in all columns that are read: keep all, or only the first."""
     forget_days: float | None = Field(default=None, gt=0)
@@ -48,12 +52,19 @@ class LogSpec(Section):
     calendar: bool = True
     """Hour and weekday as features."""
     split: SplitSection
+    """Which days train, which choose, which test."""
     side: tuple[SideSection, ...] = ()
+    """Tables that are joined to the log."""
     label: tuple[LabelSection, ...] = Field(min_length=1)
+    """The tasks."""
     id: tuple[IdSection, ...] = Field(min_length=1)
+    """Columns of ids."""
     number: tuple[NumberSection, ...] = ()
+    """Columns of numbers."""
     past: tuple[PastSection, ...] = ()
+    """Counts and rates of labels before the impression."""
     history: tuple[HistorySection, ...] = ()
+    """Events of the same user before the impression."""
 
     @property
     def offset_ms(self) -> int:
