@@ -4,7 +4,7 @@
     python docs/generate.py --check    # names the files that would change, and exits 1 if there are any
 
 Reference pages come from the classes that validate the files. In all pages, the text between `<!-- results NAME.md -->` and
-`<!-- end -->` is the table of benchmarks/results/NAME.md, and the text between `<!-- figure FILE KEY.KEY FORMAT -->` and
+`<!-- end -->` is the table of benchmarks/results/NAME.md (peers: docs/peers.py's), and the text between `<!-- figure FILE KEY.KEY FORMAT -->` and
 `<!-- end -->` is one number of benchmarks/results/FILE.
 """
 
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from docs.masks import mask_pages  # noqa: E402
+from docs.peers import ratios  # noqa: E402
 from home_dist.cli.app import app  # noqa: E402
 from home_dist.reference import FILES, keys_of  # noqa: E402
 from home_dist.reference.commands import commands_page  # noqa: E402
@@ -48,6 +49,8 @@ def with_results(text: str, path: Path) -> str:
 
 def table(name: str) -> str:
     """The tables of a results page, without its title and its pictures."""
+    if name == "peers":
+        return ratios(result("peers.json"))
     lines = (RESULTS / name).read_text().strip().splitlines()
     return "\n".join(line for line in lines if not line.startswith(("# ", "!["))).strip()
 
