@@ -4,8 +4,8 @@
     python docs/generate.py --check    # names the files that would change, and exits 1 if there are any
 
 Reference pages come from the classes that validate the files. In all pages, the text between `<!-- results NAME.md -->` and
-`<!-- end -->` is the table of benchmarks/results/NAME.md (peers: docs/peers.py's), and the text between `<!-- figure FILE KEY.KEY FORMAT -->` and
-`<!-- end -->` is one number of benchmarks/results/FILE.
+`<!-- end -->` is the table of benchmarks/results/NAME.md (of peers: docs/peers.py's), and the text between
+`<!-- figure FILE KEY.KEY FORMAT -->` and `<!-- end -->` is one number of benchmarks/results/FILE.
 """
 
 import json

@@ -11,6 +11,7 @@ import typer
 import typer.core
 
 from home_dist.cli.command import command
+from home_dist.errors import UserError
 
 _EPOCH = date(1970, 1, 1).toordinal()
 
@@ -35,7 +36,7 @@ class EngineKind(StrEnum):
 
 @command(group, "log")
 def prepare_described(
-    description: Annotated[Path, typer.Argument(help="TOML file that describes a log; README shows one.")],
+    description: Annotated[Path, typer.Argument(help="TOML file that describes a log; prepare init proposes one.")],
     out: Annotated[str, typer.Argument(help="Folder or URL to write; it must not hold anything yet.")],
     engine: Annotated[EngineKind, typer.Option(help="local: processes of this machine; ray: a cluster.")] = EngineKind.local,
     processes: Annotated[int | None, typer.Option(min=1, help="Tasks at a time; by default one per core.")] = None,
@@ -129,9 +130,27 @@ def prepare_init(
     print(propose(log, out))
 
 
+@command(group, "convert")
+def prepare_converted(
+    source: Annotated[Path, typer.Argument(help="pipeline.config of TorchEasyRec, or dataset_config.yaml of FuxiCTR.")],
+    out: Annotated[Path, typer.Option(help="The draft to write.")] = Path("draft.toml"),
+    dataset: Annotated[str | None, typer.Option(help="Entry of dataset_config.yaml, where it has several.")] = None,
+) -> None:
+    """Write what another library's configuration says of columns as a draft for `prepare fit`, and name what it leaves out."""
+    from home_dist.prepare.convert import convert
+
+    conversion = convert(source, dataset)
+    if out.exists():
+        raise UserError(f"{out}: is there already. Remove it, or give another --out.")
+    conversion.write(out)
+    for note in conversion.notes:
+        print(f"note: {note}")
+    print(f"written to {out}: read it and correct it, then: home-dist prepare fit {out} DATA")
+
+
 @command(group, "fit")
 def prepare_fit(
-    draft: Annotated[Path, typer.Argument(help="TOML file that says what the columns are and how to fit; README shows one.")],
+    draft: Annotated[Path, typer.Argument(help="TOML file that says what the columns are and how to fit; docs/howto/schema.md shows one.")],
     data: Annotated[Path, typer.Argument(help="Folder with train/*.parquet; schema.toml and vocabularies/ are written to it.")],
     memory: Annotated[float, typer.Option(min=0.5, help="GB for counts of keys, about; the rest is on disk.")] = 2.0,
 ) -> None:

@@ -165,7 +165,7 @@ def sweep(
 
 @command(group)
 def daily(
-    config: Annotated[Path, typer.Argument(help="TOML file of the days; README shows one.")],
+    config: Annotated[Path, typer.Argument(help="TOML file of the days; docs/howto/new-days.md shows one.")],
     out: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
 ) -> None:
     """Take a log's new days: prepare each like the day before, score it, train on it, keep or reject the model, export it."""

@@ -116,7 +116,7 @@ class Draft(Spec):
 
 def load_draft(path: Path) -> Draft:
     """Raises ConfigError, one line per problem."""
-    draft = read_model(path, Draft, "Give a TOML file that says what the columns are; README shows one.")
+    draft = read_model(path, Draft, "Give a TOML file that says what the columns are; docs/howto/schema.md shows one.")
     for table in draft.table:
         fitted = isinstance(table.values, DraftVocabulary)
         if fitted == (table.rows is not None):

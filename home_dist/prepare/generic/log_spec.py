@@ -118,4 +118,4 @@ class LogSpec(Section):
 
 def load_spec(path: Path) -> LogSpec:
     """Raises ConfigError, one line per problem."""
-    return read_model(path, LogSpec, "Give a TOML file that describes your log; README shows one.")
+    return read_model(path, LogSpec, "Give a TOML file that describes your log; `home-dist prepare init LOG` proposes one.")

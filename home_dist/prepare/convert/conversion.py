@@ -1,0 +1,68 @@
+"""Reads a configuration of another library, and writes what it says of columns as a draft."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from home_dist.errors import ConfigError
+from home_dist.files.whole import write_whole
+from home_dist.prepare.fit.draft import load_draft
+
+_FIELDS = ("table", "feature", "sequence", "task")
+
+
+@dataclass
+class Conversion:
+    """A draft in the making."""
+
+    source: Path
+    tables: dict[str, dict[str, Any]] = field(default_factory=dict)
+    features: list[dict[str, Any]] = field(default_factory=list)
+    sequences: list[dict[str, Any]] = field(default_factory=list)
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+    group_column: str | None = None
+    notes: list[str] = field(default_factory=list)
+    """What was left out or changed, with what to do."""
+
+    def table(self, name: str, entry: dict[str, Any]) -> str:
+        """The table of that name; features that share it must ask for the same."""
+        before = self.tables.setdefault(name, entry)
+        if before != entry:
+            self.notes.append(f"table {name}: its features ask for {before} and {entry}; the first is taken")
+        return name
+
+    def write(self, out: Path) -> None:
+        """Writes the draft. Raises ConfigError if there is nothing to write, or if names do not do in home_dist."""
+        if not self.features or not self.tasks:
+            lacking = "feature" if not self.features else "label"
+            raise ConfigError(f"{self.source}: no {lacking} in it that can be converted.{self._told()}")
+        tables = [{"name": name, **entry} for name, entry in self.tables.items()]
+        lists = dict(zip(_FIELDS, (tables, self.features, self.sequences, self.tasks), strict=True))
+        tree = {"group_column": self.group_column} if self.group_column else {}
+        text = tomli_w.dumps(tree | {name: entries for name, entries in lists.items() if entries})
+        comments = "".join(
+            f"# {note}\n" for note in [f"Converted from {self.source.name}. Read it and correct it.", *self.notes]
+        )
+        write_whole(out, (comments + text).encode())
+        load_draft(out)
+
+    def _told(self) -> str:
+        return "".join(f"\n  {note}" for note in self.notes)
+
+
+def convert(source: Path, dataset: str | None = None) -> Conversion:
+    """source: a pipeline.config of TorchEasyRec, or a dataset_config.yaml of FuxiCTR; dataset: the entry of the latter, where
+    it has several. Raises ConfigError."""
+    from home_dist.prepare.convert import fuxictr, torcheasyrec
+
+    try:
+        text = source.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source}: cannot be read: {error}") from None
+    if source.suffix in (".yaml", ".yml"):
+        return fuxictr.converted(source, text, dataset)
+    if dataset is not None:
+        raise ConfigError(f"--dataset {dataset}: names an entry of FuxiCTR's dataset_config.yaml; {source} is none")
+    return torcheasyrec.converted(source, text)
