@@ -37,7 +37,9 @@ def test_the_page_of_clusters_has_all_exit_codes():
     for path in (REPOSITORY / "home_dist").rglob("*.py"):
         if "UserError" in path.read_text() and path.stem != "__main__":
             importlib.import_module(".".join(path.relative_to(REPOSITORY).with_suffix("").parts))
-    section = (REPOSITORY / "docs" / "howto" / "cluster.md").read_text().partition("| exit code of a rank |")[2].partition("\n\n")[0]
+    section = (
+        (REPOSITORY / "docs" / "howto" / "cluster.md").read_text().partition("| exit code of a rank |")[2].partition("\n\n")[0]
+    )
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
     assert {NotFinite.exit_code, Preempted.exit_code} <= told
     assert told == {kind.exit_code for kind in kinds(UserError) if kind.__module__.startswith("home_dist.")}

@@ -150,7 +150,9 @@ def prepare_converted(
 
 @command(group, "fit")
 def prepare_fit(
-    draft: Annotated[Path, typer.Argument(help="TOML file that says what the columns are and how to fit; docs/howto/schema.md shows one.")],
+    draft: Annotated[
+        Path, typer.Argument(help="TOML file that says what the columns are and how to fit; docs/howto/schema.md shows one.")
+    ],
     data: Annotated[Path, typer.Argument(help="Folder with train/*.parquet; schema.toml and vocabularies/ are written to it.")],
     memory: Annotated[float, typer.Option(min=0.5, help="GB for counts of keys, about; the rest is on disk.")] = 2.0,
 ) -> None:

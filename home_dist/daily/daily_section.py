@@ -87,7 +87,9 @@ class DailySection(Section):
 
 def load_daily(path: Path) -> DailySection:
     """The section, with paths from the working folder. Raises ConfigError, for the configuration of its runs too."""
-    section = read_model(path, DailySection, "Give a TOML file that names a description, a run and a folder; docs/howto/new-days.md shows one.")
+    section = read_model(
+        path, DailySection, "Give a TOML file that names a description, a run and a folder; docs/howto/new-days.md shows one."
+    )
     places = {key: str(path.parent / getattr(section, key)) for key in ("description", "run", "out")}
     section = section.model_copy(update=places)
     if section.publish is not None and not is_remote(section.publish.to):

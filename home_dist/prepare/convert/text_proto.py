@@ -19,10 +19,10 @@ _ENDED = "the file ends within a message"
 def read(text: str, path: Path) -> Message:
     """All fields of the file. Every field is a list, of texts, numbers (int or float), booleans, words and messages. Raises
     ConfigError with the line."""
-    return _Reader(text, path).message("")
+    return _TextFormat(text, path).message("")
 
 
-class _Reader:
+class _TextFormat:
     def __init__(self, text: str, path: Path):
         self._text, self._path, self._at = text, path, 0
 

@@ -49,7 +49,9 @@ def _needed(roles: Roles, log: str, looked: LogLook) -> tuple[SeenColumn, SeenCo
     names = ", ".join(column.name for column in looked.columns)
 
     def lacking(what: str) -> ConfigError:
-        return ConfigError(f"{log}: no column {what}. There are: {names}. Describe the log by hand: docs/howto/own-log.md shows how.")
+        return ConfigError(
+            f"{log}: no column {what}. There are: {names}. Describe the log by hand: docs/howto/own-log.md shows how."
+        )
 
     if roles.time is None:
         raise lacking("of times is found (whole numbers since 1970, timestamps, dates or ISO 8601 texts)")
