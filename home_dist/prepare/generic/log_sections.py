@@ -82,8 +82,8 @@ class PastSection(Section):
     strength: float = Field(default=20.0, gt=0)
     """Smoothing: a rate starts as if this many impressions had happened at the overall rate."""
     until: Literal["impression", "morning"] = "impression"
-    """Counts events before the impression, or before its local day. "morning" is better for a user's rare labels: counted to the
-    second, they would rank all that follows a like above it."""
+    """Counts events before the impression, or before its local day. "morning" is better for a user's rare labels: counted to
+    the second, they would rank all that follows a like above it."""
     boundaries: dict[str, Boundaries] = Field(default_factory=dict)
     """Bucket boundaries in place of fitted ones: of "count" (of log(1 + count)), and of rates by their label (of log-odds)."""
 
