@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import matplotlib
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from home_dist.config.model import MODELS
@@ -58,6 +59,11 @@ def picture(parts: list[Part]) -> str:
     names = {"shared": "shared expert", "group": "of a group", "task": "of a task"}
     keys = [Patch(color=SEEN[kind], label=names[kind]) for kind in SEEN if kind in owners]
     figure.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False)
+    return as_svg(figure)
+
+
+def as_svg(figure: Figure) -> str:
+    """The picture's text, the same for the same picture. Closes the figure."""
     with matplotlib.rc_context({"svg.hashsalt": "home_dist", "svg.fonttype": "none"}):
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
