@@ -34,7 +34,7 @@ def record(path: Path, scores_folder: Path, splits: dict[str, Evaluation], step:
     for split, evaluation in splits.items():
         if evaluation.scored is not None and over.count(len(evaluation.scored.groups)) <= keep:
             together(partial(_keep, scores_folder / f"{split}.npz", evaluation.scored, over))
-    together(lambda: write_figures(path, splits, step, samples) if over.rank == 0 else None)
+    together(lambda: write_figures(path, figures_tree(splits, step, samples)) if over.rank == 0 else None)
 
 
 @contextmanager
@@ -91,14 +91,18 @@ def _pieces(scored: Scored, over: OverRanks) -> Iterator[tuple[str, tuple[int, .
             yield name, shape, piece
 
 
-def write_figures(path: Path, splits: dict[str, Evaluation], step: int, samples: int) -> None:
-    """Writes metrics per split and task, slices and calibration. samples: that the model was trained on up to `step`. Raises
-    UserError if it cannot."""
+def figures_tree(splits: dict[str, Evaluation], step: int, samples: int) -> dict[str, Any]:
+    """Metrics per split and task, slices and calibration. samples: that the model was trained on up to `step`."""
     tree: dict[str, Any] = {"step": step, "samples": samples, **{split: e.to_json() for split, e in splits.items()}}
     tree["calibration"] = {split: e.calibration_to_json() for split, e in splits.items()}
     slices = {split: [part.to_json() for part in e.slices] for split, e in splits.items() if e.slices}
+    return tree | ({"slices": slices} if slices else {})
+
+
+def write_figures(path: Path, tree: dict[str, Any]) -> None:
+    """Raises UserError if it cannot."""
     with _telling(path):
-        write_json(path, tree | ({"slices": slices} if slices else {}))
+        write_json(path, tree)
 
 
 def recorded(path: Path, splits: Sequence[str], step: int) -> bool:

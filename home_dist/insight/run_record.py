@@ -12,7 +12,8 @@ from home_dist.insight.findings import Finding, Judge
 from home_dist.insight.kept_scores import RESAMPLES, drawn_groups, kept_scores, of_family
 from home_dist.insight.rules import transfer_signs
 from home_dist.insight.run_figures import RunFigures
-from home_dist.insight.store import TABLES, InsightStore, Names, StepRecord
+from home_dist.insight.run_files import TABLES
+from home_dist.insight.store import InsightStore, Names, StepRecord
 from home_dist.metrics import Bootstrap, bootstrap, bootstrap_errors, bootstrap_xauc
 
 _LARGEST = 200_000

@@ -10,7 +10,8 @@ from home_dist.config import RunConfig
 from home_dist.distributed.ranks import Ranks
 from home_dist.insight.collector import Collector, names_of
 from home_dist.insight.findings import Finding, Judge
-from home_dist.insight.store import CURVES, FINDINGS, TABLES, VALIDATIONS, Figures, InsightStore, StepRecord
+from home_dist.insight.run_files import CURVES, FINDINGS, TABLES, VALIDATIONS
+from home_dist.insight.store import Figures, InsightStore, StepRecord
 from home_dist.insight.table_figures import table_figures
 from home_dist.metrics import TaskMetrics
 from home_dist.schema import Schema

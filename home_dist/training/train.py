@@ -1,5 +1,6 @@
 """`home-dist train`, as every rank runs it."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -151,13 +152,19 @@ def _train(
 
 
 def _written(config: RunConfig, splits: Sequence[str], folder: RunFolder, checkpoint: Path | None) -> str:
-    """A line for each thing that the run has written. splits: that were evaluated."""
+    """A line for each thing that the run has written, and the commands that come next. splits: that were evaluated."""
     lines = [f"checkpoint:  {checkpoint}"]
     if config.log.tensorboard:
         lines.append(f"tensorboard: {folder.tensorboard}")
     lines.append(f"config:      {folder.config}")
     if splits:
         lines.append(f"figures:     {folder.evaluation}")
+    run = shlex.quote(str(folder.path))
+    lines += [
+        f"next:        home-dist inspect {run}              # what its experts do: a page",
+        f"             home-dist evaluate {run} --data DAYS # on other days",
+        f"             home-dist export {run} --out OUT     # for others to load; publish and serve answer requests",
+    ]
     return "\n".join(lines)
 
 
