@@ -3,10 +3,10 @@
     python benchmarks/start.py           # medians of 9 starts, results/start.json
     python benchmarks/start.py --quick   # of 1; writes nothing
 
-A run of two steps is trained first, which the commands look at, and copied 100 times with the records of 40,000 steps. Each round
-starts all commands once. The first step: from the start of `python -m home_dist.cli train configs/kuairand_pure.toml` to its
-line about the first step, new run and TensorBoard included; warm: with the C++ libraries of an earlier run; cold: with an empty
-cache of libraries, in a third of the rounds.
+A run of two steps is trained first, which the commands look at, and copied 100 times with the records of 40,000 steps. Each
+round starts all commands once. The first step: from the start of `python -m home_dist.cli train configs/kuairand_pure.toml` to
+its line about the first step, new run and TensorBoard included; warm: with the C++ libraries of an earlier run; cold: with an
+empty cache of libraries, in a third of the rounds.
 """
 
 import argparse
