@@ -38,11 +38,23 @@ class RulesSection(Section):
     """Factor by which the size (root mean square) of a table's trained rows exceeds their initial size."""
 
 
+_LOOKS, _SHORTEST, _LONGEST = 50, 5, 100
+"""By default: examinations of a run, and steps between two of them. One takes some 0.8 times as long as a step with 8 tasks
+(benchmarks/insight.py), so that 50 of them cost no more than 40 steps."""
+
+
 class InsightSection(Section):
-    every_steps: int = Field(default=100, ge=0)
-    """Steps between examinations of experts and gates; 0: never. They do not change training."""
+    every_steps: int | None = Field(default=None, ge=0)
+    """Steps between examinations of experts and gates; 0: never. They do not change training. By default a run has some 50 of
+    them: every 5 steps in short runs, every 100 in those of 5,000 steps and more, and in runs without an end."""
     samples: int = Field(default=256, ge=1)
     """Samples per rank that an examination takes."""
     gradient_samples: int = Field(default=64, ge=1)
     """How many of these samples give gradients per task; each task costs a backward pass."""
     rules: RulesSection = RulesSection()
+
+    def interval(self, steps: int | None) -> int:
+        """Steps between examinations of a run of `steps` steps, None for one without an end; 0: never."""
+        if self.every_steps is not None:
+            return self.every_steps
+        return _LONGEST if steps is None else min(max(steps // _LOOKS, _SHORTEST), _LONGEST)

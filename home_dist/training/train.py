@@ -27,6 +27,7 @@ from home_dist.training.handover import Handover, HandoverContext
 from home_dist.training.opening import derived, detected, kept_together
 from home_dist.training.run import Run, Start
 from home_dist.training.run_folder import RunFolder
+from home_dist.training.tracking import Trackers, check_installed
 from home_dist.training.trainer import Trainer
 
 
@@ -45,13 +46,15 @@ def train(
     inputs = together(lambda: open_inputs(config, schema, splits))
     together(lambda: slice_columns(inputs.layout, config.metrics.slices))
     together(lambda: _check_best(inputs))
+    together(lambda: check_installed(config.log) if ranks.first else None)
     folder = RunFolder(config.run.dir)
     with ExitStack() as claim:
         together(lambda: claim.enter_context(folder.claimed(config, schema)) if ranks.first else None)
         taker = None
         if handover is not None:
             taker = claim.enter_context(together(partial(handover, config, ranks)))
-        _train(config, ranks, screen, inputs, folder, profile_steps, taker)
+        trackers = claim.enter_context(Trackers(config, screen)) if ranks.first else None
+        _train(config, ranks, screen, inputs, folder, profile_steps, taker, trackers)
 
 
 def _check_best(inputs: Inputs) -> None:
@@ -87,6 +90,7 @@ def _train(
     folder: RunFolder,
     profile_steps: int,
     handover: Handover | None,
+    trackers: Trackers | None,
 ) -> None:
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint)
     newest, stopped = _newest(checkpoints, folder.stopped, screen, ranks)
@@ -97,7 +101,8 @@ def _train(
         state, finished = written.state, written.state.finished
         for change in written.other_versions():
             screen.say(f"note: {newest} was written with {change}: the run need not go on bit for bit")
-    begun, run = partial(Run.begin, inputs, ranks, screen, folder, checkpoints, profile_steps=profile_steps), None
+    begun, run = partial(Run.begin, inputs, ranks, screen, folder, checkpoints), None
+    begun = partial(begun, profile_steps=profile_steps, trackers=trackers)
     if handover is not None and newest is not None and config.data.follow and stopped is None:
         run = begun(Start(state, state.step, newest, finished))
         handover.begin(run)
