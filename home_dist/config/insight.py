@@ -30,6 +30,8 @@ class RulesSection(Section):
     """Share of the samples that use an expert of a pool, at most, for it to count as never chosen."""
     crowded_load: float = Field(default=0.95, gt=0, le=1)
     """Share of the choices of all samples and tasks that take one expert of a pool."""
+    known_ids: float = Field(default=0.5, ge=0, le=1)
+    """Share of a feature's ids in validation or test that have a row of their own: below it, they are cold."""
     negative_transfer: float = Field(default=0.002, gt=0)
     """Loss of AUC against the single-task run, see `home-dist inspect --against`."""
     dead_rows: float = Field(default=0.5, gt=0, le=1)
