@@ -28,11 +28,12 @@ def cold_signs(split: str, counted: Iterable[KnownIds], rules: RulesSection) -> 
         if one.ids and one.share < rules.known_ids:
             text = (
                 f"{one.share:.1%} of {one.ids:,} ids have a row of table {one.table}. The others are new since training, too "
-                "rare for the vocabulary, or missing, and look alike to the model"
+                "rare to have one, or missing, and look alike to the model"
             )
             advice = (
-                "features of content, which new ids have as well (category, author, pre-trained vectors); a smaller min_count, "
-                'or values = { kind = "hash" } for the table; fewer days between training and what is predicted'
+                "features of content, which new ids have as well (category, author, pre-trained vectors); a smaller min_count "
+                f"or larger embedding.tables.{one.table}.keep_rows; values = "
+                '{ kind = "hash" } for the table; fewer days between training and what is predicted'
             )
             yield Sign("cold ids", f"feature {one.feature}, {split}", text, one.share, rules.known_ids, advice)
 
