@@ -24,7 +24,8 @@ def test_they_hold_no_results(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     for cell in notebook.cells:
-        assert not (cell.get("outputs") or cell.get("execution_count")), cell["source"]
+        assert not cell.get("outputs"), cell["source"]
+        assert not cell.get("execution_count"), cell["source"]
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def test_which_commands_have_it():
     """The tests below are of these."""
     listed = {f"checkpoints {name}" for name in ("ls", "verify", "show", "diff")}
     assert commands_with_json() == listed | {
-        *("runs", "evaluate", "plan", "bench", "groups", "buckets", "sweep", "daily", "doctor"),
+        *("config", "runs", "evaluate", "plan", "bench", "groups", "buckets", "sweep", "daily", "doctor"),
     }
 
 
@@ -143,6 +143,11 @@ def test_sweep_with_what_its_runs_print_elsewhere(run, tmp_path):
     assert code == 0, told
     assert json.loads(output) == read_json(tmp_path / "sweep" / "sweep.json", "")
     assert "first step done" in told
+
+
+def test_config():
+    [key] = document("config", "train.accumulate")["run"]
+    assert key["default"] == "1"
 
 
 def test_doctor():
