@@ -47,7 +47,7 @@ def rate(steps: int, threads: int) -> float:
         out = Path(folder) / "bench.json"
         config = ROOT / "configs" / "kuairand_pure.toml"
         settings = set_options([f"data.path={SAMPLE}", f"distributed.threads={threads}"])
-        output_of([*SINGLE, "bench", config, "--json", out, "--traced", "1", "--steps", str(steps), *settings])
+        output_of([*SINGLE, "bench", config, "--out", out, "--traced", "1", "--steps", str(steps), *settings])
         return float(json.loads(out.read_text())["samples_per_second"])
 
 

@@ -88,7 +88,7 @@ def _training(folder: Path) -> dict[str, tuple[float, float, float]]:
     """By task: sums of predictions and of labels on the training rows, and their number. Kept beside the run."""
     place = folder / "train_evaluation.json"
     if not place.is_file():
-        output_of([*SINGLE, "evaluate", folder, "--split", "train", "--json", place])
+        output_of([*SINGLE, "evaluate", folder, "--split", "train", "--out", place])
     measured = json.loads(place.read_text())["train"]
     return {
         name: (m["calibration"] * m["positives"], float(m["positives"]), float(m["samples"])) for name, m in measured.items()

@@ -132,7 +132,7 @@ def measure(point: Point, steps: int, warm_up: int) -> dict[str, Any]:
         # Logs of long histories are read more than once.
         config = write(folder / "log", point, 4 if point.history > 100 else min(12, warm_up + steps))
         out = folder / "bench.json"
-        command = [*SINGLE, "bench", config, "--json", out, "--traced", "1", "--steps", str(steps), "--warm-up", str(warm_up)]
+        command = [*SINGLE, "bench", config, "--out", out, "--traced", "1", "--steps", str(steps), "--warm-up", str(warm_up)]
         try:
             output_of(command, timeout=1800)
         except SystemExit as failure:

@@ -159,7 +159,7 @@ def measure_cost(steps: int, ranks: int, folder: str) -> dict[str, Any]:
     options = {"train.max_steps": steps, "log.every_steps": EVERY, "insight.every_steps": EVERY}
     shares = [line["insight"] for line in curves(Path(folder, "run"), ranks, options)]
     looks = [EVERY * share / (1 - share) for share in shares]
-    default = InsightSection().every_steps
+    default = InsightSection().interval(None)
     steps_per_look = statistics.median(looks)
     return {
         "ranks": ranks,

@@ -74,7 +74,7 @@ def bench(tree: Path, case: str, data: Path, environment: dict[str, str], steps:
     else:
         config, settings = data / "run.toml", [f"kernel.precision={case.rpartition(' ')[2]}"]
     out = data / "bench.json"
-    command = [*SINGLE, "bench", config, "--json", out, "--traced", "1", "--steps", str(steps), "--warm-up", str(steps // 4)]
+    command = [*SINGLE, "bench", config, "--out", out, "--traced", "1", "--steps", str(steps), "--warm-up", str(steps // 4)]
     output_of([*command, *set_options([*settings, f"distributed.threads={cores}"])], environment, tree, timeout=600)
     return float(json.loads(out.read_text())["samples_per_second"])
 

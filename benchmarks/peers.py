@@ -85,7 +85,7 @@ def ours(precision: str, threads: int) -> Callable[[Path, str, int, int], Figure
     def run(folder: Path, model: str, steps: int, warm_up: int) -> Figures:
         out = folder / "bench.json"
         settings = [*OVERRIDES[model], f"kernel.precision={precision}", f"distributed.threads={threads}"]
-        command = [*SINGLE, "bench", folder / "run.toml", "--json", out, "--steps", str(steps), "--warm-up", str(warm_up)]
+        command = [*SINGLE, "bench", folder / "run.toml", "--out", out, "--steps", str(steps), "--warm-up", str(warm_up)]
         output_of([*command, "--traced", "1", *set_options(settings)], QUIET)
         found = json.loads(out.read_text())
         kept = (

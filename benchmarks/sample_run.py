@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from home_dist.insight.store import CURVES, InsightStore
+from home_dist.insight.run_files import CURVES
+from home_dist.insight.store import InsightStore
 
 ROOT = Path(__file__).resolve().parent.parent
 

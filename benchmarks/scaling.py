@@ -52,7 +52,7 @@ def cases(quick: bool) -> dict[str, tuple[int, list[str], list[str]]]:
 def bench(ranks: int, overrides: list[str], options: list[str], steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "bench.json")
-        command = [*torchrun(ranks), "bench", str(CONFIG), "--json", str(out)]
+        command = [*torchrun(ranks), "bench", str(CONFIG), "--out", str(out)]
         command += ["--steps", str(steps), "--warm-up", "4", "--traced", "4", *options]
         command += set_options([f"data.path={ROOT / 'examples' / 'kuairand_pure'}", *PINNED, *overrides])
         output_of(command, {"OMP_NUM_THREADS": "1"}, timeout=500)

@@ -3,13 +3,15 @@
     python benchmarks/start.py           # medians of 9 starts, results/start.json
     python benchmarks/start.py --quick   # of 1; writes nothing
 
-A run of two steps is trained first, which the commands look at. Each round starts all commands once. The first step: from the
-start of `python -m home_dist.cli train configs/kuairand_pure.toml` to its line about the first step, new run and TensorBoard
-included; warm: with the C++ libraries of an earlier run; cold: with an empty cache of libraries, in a third of the rounds.
+A run of two steps is trained first, which the commands look at, and copied 100 times with the records of 40,000 steps. Each
+round starts all commands once. The first step: from the start of `python -m home_dist.cli train configs/kuairand_pure.toml` to
+its line about the first step, new run and TensorBoard included; warm: with the C++ libraries of an earlier run; cold: with an
+empty cache of libraries, in a third of the rounds.
 """
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -28,6 +30,8 @@ from benchmarks.sample_run import SINGLE, output_of, set_options  # noqa: E402
 GOAL = 1.0
 """Seconds that a command without torch may take."""
 FIRST_STEP_GOAL = 8.0
+LIGHT = ("--help", "buckets", "runs", "runs, 100 of them", "checkpoints ls", "checkpoints prune")
+"""Commands that go without torch."""
 TOLD = "first step done"
 SHORT = ("train.max_steps=2", "train.batch_size=64", "data.validation=''", "data.test=''", "log.tensorboard=false")
 
@@ -45,6 +49,7 @@ def main() -> None:
             "--help": [*SINGLE, "--help"],
             "buckets": [*SINGLE, "buckets", str(run), "tab_count"],
             "runs": [*SINGLE, "runs", folder],
+            "runs, 100 of them": [*SINGLE, "runs", str(copies(run, Path(folder) / "copies", 100))],
             "checkpoints ls": [*SINGLE, "checkpoints", "ls", str(run)],
             "checkpoints prune": [*SINGLE, "checkpoints", "prune", "--dry-run", str(run)],
             "checkpoints show": [*SINGLE, "checkpoints", "show", str(run)],
@@ -74,11 +79,20 @@ def main() -> None:
         result: dict[str, Any] = {"machine": machine(), "starts": len(starts["--help"]), "commands": medians}
         result["first_step_seconds"] = {"warm": steps["warm"], "cold": steps["cold"], "medians": first_steps}
         write_result(ROOT / "benchmarks" / "results" / "start.json", result)
-    for name in ("--help", "buckets", "runs", "checkpoints ls", "checkpoints prune", "checkpoints show", "checkpoints diff"):
+    for name in (*LIGHT, "checkpoints show", "checkpoints diff"):
         print(claim(f"seconds of home-dist {name}", medians[name]["seconds"], GOAL, at_most=True))
     print(claim("seconds until the first step", first_steps["warm"], FIRST_STEP_GOAL, at_most=True))
-    slowest = max(medians[n]["processor_seconds"] for n in ("--help", "buckets", "runs", "checkpoints ls", "checkpoints prune"))
+    slowest = max(medians[n]["processor_seconds"] for n in LIGHT)
     print(claim("slowest listing over import torch", slowest / medians["import torch"]["processor_seconds"], 1, at_most=True))
+
+
+def copies(run: Path, folder: Path, number: int) -> Path:
+    """A folder of runs, each with some 2.7 MB of curves, as 40,000 steps leave."""
+    curves = (run / "insight" / "curves.jsonl").read_text().splitlines()[-1] + "\n"
+    for copy in range(number):
+        shutil.copytree(run, folder / f"run-{copy}", ignore=shutil.ignore_patterns("checkpoints"))
+        (folder / f"run-{copy}" / "insight" / "curves.jsonl").write_text(curves * 2000)
+    return folder
 
 
 def started(command: list[str]) -> dict[str, float]:

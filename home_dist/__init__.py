@@ -53,7 +53,7 @@ if TYPE_CHECKING:  # for editors and type checkers; _PLACES serves the program, 
     from home_dist.sequence.sim import Sim
     from home_dist.sequence.twin import Twin
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PLACES = {
     "home_dist.errors": ("CheckpointError", "ConfigError", "DataError", "UserError"),

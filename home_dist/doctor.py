@@ -34,18 +34,24 @@ class Check:
     fix: str = ""
 
 
-def main() -> int:
-    """Prints all findings as they come; 1 if any of them is a problem, else 0."""
+def main() -> list[Check]:
+    """Prints all findings as they come."""
     marks = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}
-    states = []
+    found = []
     for finding in findings():
-        states.append(finding.state)
+        found.append(finding)
         print(f"{marks[finding.state]}  {finding.what}: {finding.found}", flush=True)
         if finding.fix:
             print(f"         -> {finding.fix}", flush=True)
+    states = [finding.state for finding in found]
     problems = states.count("problem")
     print(f"{problems} problem{'s' if problems != 1 else ''}, {states.count('note')} to note, {states.count('ok')} fine")
-    return 1 if problems else 0
+    return found
+
+
+def exit_code(found: Sequence[Check]) -> int:
+    """1 if a check found a problem, else 0."""
+    return int(any(check.state == "problem" for check in found))
 
 
 def findings() -> Iterator[Check]:

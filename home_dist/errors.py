@@ -4,7 +4,10 @@ Each message says what is wrong, where (file, column, key, rank) and what to do 
 prints the message alone, without a traceback, and exits with `exit_code`.
 """
 
-from pydantic import BaseModel, ValidationError
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # its import takes longer than the commands that need none of it
+    from pydantic import ValidationError
 
 
 class UserError(Exception):
@@ -38,8 +41,10 @@ class DistributedError(UserError):
     exit_code = 5
 
 
-def problem_lines(error: ValidationError) -> list[str]:
+def problem_lines(error: "ValidationError") -> list[str]:
     """One line per problem: the key as a user writes it, what is wrong, and the value that was given."""
+    from pydantic import BaseModel
+
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"]) or "(whole file)"

@@ -105,7 +105,7 @@ def bench(
     j: str = "1x1",
     set: str = "",
     steps: int = 50,
-    json: str = "",
+    out: str = "",
     name: str = "",
     cpu: int = 0,
     gpu: int = 0,
@@ -123,7 +123,7 @@ def bench(
         j: nodes x processes per node; on GPU nodes one process per GPU
         set: KEY=VALUE, overrides a key of the configuration
         steps: how many are timed
-        json: file for all figures
+        out: file for all figures, as JSON
         name: of the job, by default bench
         cpu: cores per node to ask the scheduler for, by default one per process
         gpu: GPUs per node to ask the scheduler for
@@ -134,7 +134,7 @@ def bench(
         rdzv_port: a port of the first node, for runs of several nodes
     """
     _look_for("config", config, image)
-    options = ["--steps", str(steps), *(["--json", json] if json else [])]
+    options = ["--steps", str(steps), *(["--out", out] if out else [])]
     arguments = [config, *_overrides(set, overrides), *options]
     return job("bench", arguments, j, name, _resource(cpu, gpu, memMB, h), image, python, rdzv_port)
 

@@ -8,7 +8,7 @@ from home_dist import doctor
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    code = doctor.main()
+    code = doctor.exit_code(doctor.main())
     return code, capsys.readouterr().out
 
 

@@ -42,7 +42,8 @@ from benchmarks.start import machine  # noqa: E402
 from home_dist.config import RunConfig, load_config  # noqa: E402
 from home_dist.data.inputs import open_inputs  # noqa: E402
 from home_dist.distributed.ranks import Ranks, form_ranks  # noqa: E402
-from home_dist.insight.store import CURVES, InsightStore  # noqa: E402
+from home_dist.insight.run_files import CURVES  # noqa: E402
+from home_dist.insight.store import InsightStore  # noqa: E402
 from home_dist.network import Head  # noqa: E402
 from home_dist.schema import Schema, load_schema, save_schema  # noqa: E402
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from home_dist.cli.command import command
+from home_dist.cli.document import AsJson, document
 
 group = typer.Typer(no_args_is_help=True, help="List, verify, show, compare and remove checkpoints.")
 
@@ -14,48 +15,64 @@ Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint's folder, a run.d
 
 
 @command(group, "ls")
-def checkpoints_ls(run: Annotated[Path, typer.Argument(help="run.dir of a run.")]) -> None:
+def checkpoints_ls(run: Annotated[Path, typer.Argument(help="run.dir of a run.")], as_json: AsJson = False) -> None:
     """List a run's checkpoints with their metrics, and which of them stay."""
     from home_dist.screen import Screen
     from home_dist.training.checkpoint import of_run
 
-    Screen(True).table(of_run.listing(run))
+    with document(as_json) as hand:
+        found = of_run.listed(run)
+        Screen(True).table(of_run.listing(run, found))
+        hand({"run": str(run), "checkpoints": [vars(c) for c in found]})
 
 
 @command(group, "verify")
 def checkpoints_verify(
-    path: Annotated[Path, typer.Argument(help="A checkpoint's folder, or a run.dir for all of them.")],
+    path: Annotated[Path, typer.Argument(help="A checkpoint's folder, or a run.dir for all of them.")], as_json: AsJson = False
 ) -> None:
     """Check every file against the manifest's size and SHA-256; what is damaged is named, the newest intact one offered."""
     from home_dist.training.checkpoint import inspection
 
-    for line in inspection.verified(path):
-        print(line, flush=True)
+    with document(as_json) as hand:
+        found: list[inspection.Verified] = []
+        try:
+            for checkpoint in inspection.verified(path):
+                found.append(checkpoint)
+                if checkpoint.intact:
+                    print(checkpoint, flush=True)
+        finally:
+            hand({"checkpoints": [vars(c) for c in found]})
 
 
 @command(group, "show")
-def checkpoints_show(path: Checkpoint) -> None:
+def checkpoints_show(path: Checkpoint, as_json: AsJson = False) -> None:
     """Show what is in a checkpoint: step, metrics, versions, tables with shapes and norms, dense parameters."""
     from home_dist.screen import Screen
     from home_dist.training.checkpoint import inspection, of_run
 
-    text, *tables = inspection.shown(of_run.find(path))
-    screen = Screen(True)
-    screen.say(text)
-    for table in tables:
-        screen.table(table)
+    with document(as_json) as hand:
+        content = inspection.shown(of_run.find(path))
+        text, *tables = inspection.told(content)
+        screen = Screen(True)
+        screen.say(text)
+        for table in tables:
+            screen.table(table)
+        hand(content)
 
 
 @command(group, "diff")
-def checkpoints_diff(before: Checkpoint, after: Checkpoint) -> None:
+def checkpoints_diff(before: Checkpoint, after: Checkpoint, as_json: AsJson = False) -> None:
     """Show what changed between two checkpoints: settings, versions, metrics, rows of tables, dense parameters."""
     from home_dist.screen import Screen
     from home_dist.training.checkpoint import inspection, of_run
 
-    text, table = inspection.compared(of_run.find(before), of_run.find(after))
-    screen = Screen(True)
-    screen.say(text)
-    screen.table(table)
+    with document(as_json) as hand:
+        found = inspection.compared(of_run.find(before), of_run.find(after))
+        text, table = inspection.differences_told(found)
+        screen = Screen(True)
+        screen.say(text)
+        screen.table(table)
+        hand(found)
 
 
 @command(group, "prune")

@@ -10,6 +10,7 @@ import typer
 
 from home_dist.cli.alike import alike_on_all_ranks, settings_of
 from home_dist.cli.command import Overrides, command
+from home_dist.cli.document import AsJson, document
 
 group = typer.Typer()
 
@@ -79,7 +80,8 @@ def evaluate(
         str | None, typer.Option(help="Other data to evaluate on, such as later days: a folder or URL with a schema.toml.")
     ] = None,
     pooled: Annotated[bool, typer.Option("--pooled", help="Measure the splits together, as one.")] = False,
-    out: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for all figures, as JSON.")] = None,
+    as_json: AsJson = False,
     ema: Annotated[bool | None, typer.Option(help="With averaged parameters; by default as train.ema says.")] = None,
 ) -> None:
     """Evaluate a run's checkpoint, on any number of ranks."""
@@ -87,9 +89,13 @@ def evaluate(
     from home_dist.training import evaluate as evaluating
     from home_dist.training.run_folder import RunFolder
 
-    settings, _ = alike_on_all_ranks(RunFolder(run).open)
-    chosen = tuple(dict.fromkeys(s.value for s in split or ()))
-    evaluating.evaluate_run(run, checkpoint, chosen, ranks.form_ranks(settings.distributed), data, pooled, out, ema)
+    with document(as_json) as hand:
+        settings, _ = alike_on_all_ranks(RunFolder(run).open)
+        chosen = tuple(dict.fromkeys(s.value for s in split or ()))
+        formed = ranks.form_ranks(settings.distributed)
+        figures = evaluating.evaluate_run(run, checkpoint, chosen, formed, data, pooled, out, ema)
+        if formed.first:
+            hand(figures)
 
 
 @command(group)
@@ -131,6 +137,7 @@ def sweep(
         float | None, typer.Option(help="Of the calendar of days, with --rolling; by default what the splits tell.")
     ] = None,
     overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train every combination of settings with several seeds, and rank them on validation. Goes on where it was stopped.
 
@@ -141,7 +148,6 @@ def sweep(
     from home_dist.screen import Screen
     from home_dist.training import sweep as sweeps
 
-    screen = Screen(True)
     trains: sweeps.SweepEngine = sweeps.LocalRuns(ranks)
     if engine is SweepEngineKind.torchx:
         from home_dist.training.sweep_jobs import JobSettings, TorchxEngine
@@ -152,21 +158,26 @@ def sweep(
         raise ConfigError(
             "--scheduler, --at-once, --scheduler-option and --component-option need --engine torchx. Give it or leave them out."
         )
-    if rolling is None:
-        if utc_offset_hours is not None:
-            raise ConfigError("--utc-offset-hours says where days begin, for --rolling. Give that too, or leave it out.")
-        sweeps.sweep(config, sweeps.plan(config, grid or [], seeds, overrides or []), trains, by.value, screen)
-        return
-    from home_dist.training.rolling import plan_rolling, rolling_sweep
+    if rolling is None and utc_offset_hours is not None:
+        raise ConfigError("--utc-offset-hours says where days begin, for --rolling. Give that too, or leave it out.")
+    with document(as_json) as hand:
+        screen = Screen(True)
+        if rolling is None:
+            plan = sweeps.plan(config, grid or [], seeds, overrides or [])
+            results = sweeps.sweep(config, plan, trains, by.value, screen)
+        else:
+            from home_dist.training.rolling import plan_rolling, rolling_sweep
 
-    planned = plan_rolling(config, grid or [], seeds, overrides or [], rolling, utc_offset_hours, screen)
-    rolling_sweep(config, planned, trains, by.value, screen)
+            planned = plan_rolling(config, grid or [], seeds, overrides or [], rolling, utc_offset_hours, screen)
+            results = rolling_sweep(config, planned, trains, by.value, screen)
+        hand(results)
 
 
 @command(group)
 def daily(
     config: Annotated[Path, typer.Argument(help="TOML file of the days; docs/howto/new-days.md shows one.")],
-    out: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for all figures, as JSON.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Take a log's new days: prepare each like the day before, score it, train on it, keep or reject the model, export it."""
     from home_dist.daily.daily_section import load_daily
@@ -174,11 +185,14 @@ def daily(
     from home_dist.files.json_files import write_json
     from home_dist.screen import Screen
 
-    screen = Screen(True)
-    days = Daily(load_daily(config), screen.say).run()
-    screen.table(days_table(days))
-    if out is not None:
-        write_json(out, {"days": [vars(day) for day in days]})
+    with document(as_json) as hand:
+        screen = Screen(True)
+        days = Daily(load_daily(config), screen.say).run()
+        screen.table(days_table(days))
+        figures = {"days": [vars(day) for day in days]}
+        if out is not None:
+            write_json(out, figures)
+        hand(figures)
 
 
 @command(group)
@@ -187,16 +201,21 @@ def bench(
     steps: Annotated[int, typer.Option(min=1, help="Steps that are timed.")] = 50,
     warm_up: Annotated[int, typer.Option(min=1, help="Steps before them.")] = 10,
     traced: Annotated[int, typer.Option(min=1, help="Steps after them, which the profiler looks at.")] = 5,
-    out: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for all figures, as JSON.")] = None,
+    as_json: AsJson = False,
     overlap: Annotated[bool, typer.Option(help="Exchange ids beside the step before, as training does.")] = True,
     overrides: Overrides = None,
 ) -> None:
     """Time training: samples/s, percentiles of steps, where they go, memory, launches, FLOPs, bytes, share of the limits."""
-    settings = settings_of(config, overrides)
-    from home_dist.distributed import ranks
-    from home_dist.speed import bench as timing
+    with document(as_json) as hand:
+        settings = settings_of(config, overrides)
+        from home_dist.distributed import ranks
+        from home_dist.speed import bench as timing
 
-    timing.bench(settings, ranks.form_ranks(settings.distributed), warm_up, steps, traced, out, overlap)
+        formed = ranks.form_ranks(settings.distributed)
+        figures = timing.bench(settings, formed, warm_up, steps, traced, out, overlap)
+        if formed.first:
+            hand(figures)
 
 
 @command(group)
@@ -213,7 +232,7 @@ def plan(
         float | None, typer.Option(min=1e-3, help="GB/s of a store of checkpoints, for all hosts together.")
     ] = None,
     overrides: Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="All figures as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tell what a run would need on devices that are not here: plan, memory, traffic, time, and what bounds it."""
     from home_dist.config import load_config
@@ -226,5 +245,6 @@ def plan(
     from home_dist.planning.checkpoints import Speeds
     from home_dist.planning.topology import machines
 
-    lengths, speeds = planning.lengths_given(mean_length or []), Speeds(host_speed, store_speed)
-    planning.run(settings, machines(topology, hosts, devices), lengths, speeds, as_json)
+    with document(as_json) as hand:
+        lengths, speeds = planning.lengths_given(mean_length or []), Speeds(host_speed, store_speed)
+        hand(planning.run(settings, machines(topology, hosts, devices), lengths, speeds))

@@ -30,6 +30,8 @@ class RulesSection(Section):
     """Share of the samples that use an expert of a pool, at most, for it to count as never chosen."""
     crowded_load: float = Field(default=0.95, gt=0, le=1)
     """Share of the choices of all samples and tasks that take one expert of a pool."""
+    known_ids: float = Field(default=0.5, ge=0, le=1)
+    """Share of a feature's ids in validation or test that have a row of their own: below it, they are cold."""
     negative_transfer: float = Field(default=0.002, gt=0)
     """Loss of AUC against the single-task run, see `home-dist inspect --against`."""
     dead_rows: float = Field(default=0.5, gt=0, le=1)
@@ -38,11 +40,23 @@ class RulesSection(Section):
     """Factor by which the size (root mean square) of a table's trained rows exceeds their initial size."""
 
 
+_LOOKS, _SHORTEST, _LONGEST = 50, 5, 100
+"""By default: examinations of a run, and steps between two of them. One takes some 0.8 times as long as a step with 8 tasks
+(benchmarks/insight.py), so that 50 of them cost no more than 40 steps."""
+
+
 class InsightSection(Section):
-    every_steps: int = Field(default=100, ge=0)
-    """Steps between examinations of experts and gates; 0: never. They do not change training."""
+    every_steps: int | None = Field(default=None, ge=0)
+    """Steps between examinations of experts and gates; 0: never. They do not change training. By default a run has some 50 of
+    them: every 5 steps in short runs, every 100 in those of 5,000 steps and more, and in runs without an end."""
     samples: int = Field(default=256, ge=1)
     """Samples per rank that an examination takes."""
     gradient_samples: int = Field(default=64, ge=1)
     """How many of these samples give gradients per task; each task costs a backward pass."""
     rules: RulesSection = RulesSection()
+
+    def interval(self, steps: int | None) -> int:
+        """Steps between examinations of a run of `steps` steps, None for one without an end; 0: never."""
+        if self.every_steps is not None:
+            return self.every_steps
+        return _LONGEST if steps is None else min(max(steps // _LOOKS, _SHORTEST), _LONGEST)

@@ -16,9 +16,10 @@ from home_dist.config.objective import OBJECTIVES
 from home_dist.config.run_config import RunConfig
 from home_dist.config.section import Section
 from home_dist.config.sequence import ENCODERS
-from home_dist.config.toml_file import read_toml, validated
+from home_dist.config.toml_file import validated
 from home_dist.errors import ConfigError, UserError, problem_lines
 from home_dist.files.json_files import read_json, write_json
+from home_dist.files.toml_text import read_toml
 
 Chosen = TypeVar("Chosen", bound=Section)
 _OWN_CODE = "own_code.json"

@@ -1,24 +1,14 @@
-"""Reads TOML files into pydantic models, with messages for the author of the file."""
+"""TOML files as pydantic models, with messages for the author of the file."""
 
-import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from home_dist.errors import ConfigError, problem_lines
+from home_dist.files.toml_text import read_toml
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-def read_toml(path: Path, absent: str) -> dict[str, Any]:
-    """absent: the message's advice when there is no such file. Raises ConfigError."""
-    try:
-        return tomllib.loads(path.read_bytes().decode())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. {absent}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 
 def read_model(path: Path, model: type[Model], absent: str) -> Model:

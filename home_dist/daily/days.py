@@ -23,7 +23,7 @@ from home_dist.export.source import Source
 from home_dist.files.json_files import json_text, read_json, with_nan, write_json
 from home_dist.files.lock import locked
 from home_dist.insight.run_figures import mean_defined
-from home_dist.insight.settings import MEASURES
+from home_dist.insight.run_files import MEASURES
 from home_dist.prepare.days import day_name
 from home_dist.prepare.generic.going_on import NothingNew
 from home_dist.prepare.generic.log_days import log_days
@@ -172,7 +172,7 @@ class Daily:
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             self._call(
-                "score", self.section.ranks, "evaluate", self.out / run, "--data", self.out / data, "--json", path, *options
+                "score", self.section.ranks, "evaluate", self.out / run, "--data", self.out / data, "--out", path, *options
             )
         tree = read_json(path, _AGAIN)
         split = next(key for key in tree if key not in ("step", "samples", "calibration", "slices"))

@@ -18,6 +18,7 @@ from home_dist.evaluation.scores import Families, Scored
 from home_dist.evaluation.split import Evaluation
 from home_dist.files.json_files import read_json, write_json
 from home_dist.files.whole import whole_file
+from home_dist.insight.cold_ids import to_json
 from home_dist.metrics import OverRanks
 
 _ROWS = 1 << 16
@@ -34,7 +35,7 @@ def record(path: Path, scores_folder: Path, splits: dict[str, Evaluation], step:
     for split, evaluation in splits.items():
         if evaluation.scored is not None and over.count(len(evaluation.scored.groups)) <= keep:
             together(partial(_keep, scores_folder / f"{split}.npz", evaluation.scored, over))
-    together(lambda: write_figures(path, splits, step, samples) if over.rank == 0 else None)
+    together(lambda: write_figures(path, figures_tree(splits, step, samples)) if over.rank == 0 else None)
 
 
 @contextmanager
@@ -91,14 +92,19 @@ def _pieces(scored: Scored, over: OverRanks) -> Iterator[tuple[str, tuple[int, .
             yield name, shape, piece
 
 
-def write_figures(path: Path, splits: dict[str, Evaluation], step: int, samples: int) -> None:
-    """Writes metrics per split and task, slices and calibration. samples: that the model was trained on up to `step`. Raises
-    UserError if it cannot."""
+def figures_tree(splits: dict[str, Evaluation], step: int, samples: int) -> dict[str, Any]:
+    """Metrics per split and task, slices, calibration and known ids. samples: that the model was trained on up to `step`."""
     tree: dict[str, Any] = {"step": step, "samples": samples, **{split: e.to_json() for split, e in splits.items()}}
     tree["calibration"] = {split: e.calibration_to_json() for split, e in splits.items()}
+    tree["known_ids"] = {split: to_json(e.known_ids) for split, e in splits.items()}
     slices = {split: [part.to_json() for part in e.slices] for split, e in splits.items() if e.slices}
+    return tree | ({"slices": slices} if slices else {})
+
+
+def write_figures(path: Path, tree: dict[str, Any]) -> None:
+    """Raises UserError if it cannot."""
     with _telling(path):
-        write_json(path, tree | ({"slices": slices} if slices else {}))
+        write_json(path, tree)
 
 
 def recorded(path: Path, splits: Sequence[str], step: int) -> bool:

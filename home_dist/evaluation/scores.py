@@ -1,7 +1,7 @@
 """A model's scores of a split: each rank keeps those of the rows that it read."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,13 +83,23 @@ class Scored:
 
 
 @torch.no_grad()
-def scored(model: nn.Module, reader: Reader, ranks: Ranks, families: Families, columns: Sequence[int] = ()) -> Scored:
-    """Scores one epoch of `reader` in evaluation mode. Collective. columns: of Batch.small, kept as slices."""
+def scored(
+    model: nn.Module,
+    reader: Reader,
+    ranks: Ranks,
+    families: Families,
+    columns: Sequence[int] = (),
+    count: Callable[[Batch], None] | None = None,
+) -> Scored:
+    """Scores one epoch of `reader` in evaluation mode. Collective. columns: of Batch.small, kept as slices; count: gets each
+    batch, on the host."""
     training = model.training
     model.eval()
     kept, chosen = _Kept(families, len(columns), reader.reads_requests), list(columns)
     on_their_way: deque[tuple[_Copy, Batch]] = deque()
     for batch in reader.epoch(0):
+        if count is not None:
+            count(batch)
         _, output = model(batch.to(ranks.device))
         on_their_way.append((_Copy(output.scores), batch))
         if len(on_their_way) > _AHEAD:

@@ -1,7 +1,7 @@
 """The metrics of a split, per task and per slice."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import nn
@@ -11,11 +11,14 @@ from home_dist.data import Reader
 from home_dist.data.inputs import Inputs
 from home_dist.distributed.ranks import Ranks
 from home_dist.errors import ConfigError
+from home_dist.evaluation.known_ids import KnownCounter
 from home_dist.evaluation.measure import measured, within_all_requests, within_users
 from home_dist.evaluation.scores import Families, Scored, scored, without_broken
 from home_dist.evaluation.screen_tables import evaluation_tables, slice_table
 from home_dist.evaluation.slices import measured_slices
 from home_dist.ids.no_group import NO_GROUP
+from home_dist.insight.cold_ids import KnownIds, cold_signs
+from home_dist.insight.findings import headline
 from home_dist.metrics import NumberCalibration, OverRanks, Slice, TaskMetrics
 from home_dist.objectives import Objectives
 from home_dist.schema import InputLayout, Schema
@@ -42,6 +45,7 @@ class Evaluation:
     """Whether the data has a column for GAUC."""
     notes: list[str]
     """Tasks that could not be measured, and rows that GAUC leaves out."""
+    known_ids: list[KnownIds] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return {m.task: m.to_json() for m in self.tasks}
@@ -75,7 +79,8 @@ def evaluate(
 ) -> Evaluation:
     tasks, grouped = [t.name for t in schema.task], schema.group_column is not None
     chosen, families, over = config.metrics.slices, Families.of(built.objectives), OverRanks(ranks.rank, ranks.world_size)
-    own = scored(built.model, reader, ranks, families, slice_columns(layout, chosen))
+    counter = KnownCounter(layout, schema)
+    own = scored(built.model, reader, ranks, families, slice_columns(layout, chosen), counter.add)
     samples, notes = without_broken(own, tasks, over)
     del own
     slices = measured_slices(chosen, samples, tasks, grouped, config.metrics.slice_rows, over)
@@ -84,7 +89,8 @@ def evaluate(
     if grouped and without_user:
         notes.append(f"{without_user:,} of {rows:,} rows have no {schema.group_column}: GAUC is of the others")
     metrics = within_all_requests(within_users(metrics, samples) if grouped else metrics, samples, over)
-    return Evaluation(metrics, slices, samples if rows <= config.metrics.keep_scores else None, grouped, notes)
+    kept = samples if rows <= config.metrics.keep_scores else None
+    return Evaluation(metrics, slices, kept, grouped, notes, counter.counted(over))
 
 
 def evaluate_splits(
@@ -106,6 +112,8 @@ def evaluate_splits(
             screen.table(table)
         for note in evaluations[split].notes:
             screen.say(f"note: {note}")
+        for sign in cold_signs(split, evaluations[split].known_ids, inputs.config.insight.rules):
+            screen.say(f"finding: {headline(sign)} Try: {sign.advice}.")
         for feature in inputs.config.metrics.slices:
             screen.table(slice_table(split, feature, [s for s in evaluations[split].slices if s.feature == feature]))
     return evaluations

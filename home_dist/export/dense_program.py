@@ -15,6 +15,7 @@ from home_dist.distributed.ranks import Ranks
 from home_dist.export.dense_inputs import described
 from home_dist.export.dense_scorer import DenseScorer
 from home_dist.export.loaded import model_of
+from home_dist.export.model_card import write_card
 from home_dist.export.numbers import Inputs, within
 from home_dist.export.program import Parity, Program, before_sigmoids, parity, predictions_of, report_of
 from home_dist.export.program_inputs import Input, id_name, inputs_of, singles, unpacked
@@ -47,6 +48,7 @@ def export_dense(source: Source, out: Path, compiled: bool, ranks: Ranks) -> lis
             "parameters": parameters_of(program),
         }
         (folder / ABOUT_DENSE).write_text(json_text(about) + "\n")
+        write_card(source, folder, "dense")
         if source.config.data.test:
             parities.extend(parity(source, with_tables(source, program.module(), scorer.inputs), ranks))
             report_of(folder, "fp32", parities)

@@ -28,6 +28,7 @@ from home_dist.evaluation.scores import Families, Scored, scored
 from home_dist.export.calibration import Calibrated, Calibration, Method, fit_calibration
 from home_dist.export.columns import parquet_files, read_batches
 from home_dist.export.managed_rows import read_managed, with_managed_rows
+from home_dist.export.model_card import write_card
 from home_dist.export.numbers import Inputs
 from home_dist.export.program_inputs import Input, inputs_of
 from home_dist.export.scorer import Embeddings, Scorer
@@ -98,6 +99,7 @@ def export_program(
             about["calibration"] = calibration.to_json(scorer.names)
         (folder / ABOUT).write_text(json_text(about) + "\n")
         write_meaning(source, folder)
+        write_card(source, folder, "program")
         if source.config.data.test:
             parities.extend(parity(source, replace(open_program(folder), run=plain.module()), ranks))
             report_of(folder, embeddings, parities)

@@ -12,6 +12,7 @@ from home_dist.data.matching_rows import common_keys
 from home_dist.errors import CheckpointError
 from home_dist.export.managed_rows import write_managed
 from home_dist.export.meaning import copy_vocabularies, write_meaning_files
+from home_dist.export.model_card import write_card
 from home_dist.export.source import Source, written_whole
 from home_dist.export.streams import Stream, write_sharded
 from home_dist.files.json_files import json_text
@@ -35,6 +36,7 @@ def export_weights(source: Source, out: Path, shard_bytes: int = SHARD_BYTES) ->
     def write(folder: Path) -> None:
         write_sharded(folder, groups, shard_bytes, source.metadata())
         write_meaning(source, folder)
+        write_card(source, folder, "safetensors")
 
     written_whole(out, write)
 
@@ -91,6 +93,7 @@ def export_delta(source: Source, since: Source, out: Path) -> dict[str, int]:
     def write(folder: Path) -> None:
         write_sharded(folder, groups, SHARD_BYTES, metadata)
         write_managed(source, folder)  # rows may have been assigned to other ids
+        write_card(source, folder, "delta")
         if source.schema != since.schema:  # new keys have rows
             save_schema(source.schema, folder / "schema.toml")
             copy_vocabularies(source.meaning, folder)

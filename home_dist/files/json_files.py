@@ -98,6 +98,19 @@ def read_entries(path: Path) -> Iterator[dict[str, Any]]:
                 yield entry
 
 
+def newest_entries(path: Path, most_bytes: int) -> list[dict[str, Any]]:
+    """Entries that begin in the last `most_bytes` of a file, whatever its size; none if there is no file."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            first = max(0, end - most_bytes)
+            file.seek(first)
+            lines = file.read(end - first).split(b"\n")
+    except FileNotFoundError:
+        return []
+    return [entry for line in lines[first > 0 :] if (entry := _entry(line)) is not None]
+
+
 def _entry(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)

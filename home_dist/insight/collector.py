@@ -27,11 +27,12 @@ from home_dist.schema import Schema
 
 
 class Collector:
-    def __init__(self, model: nn.Module, optimizer: Optimizer, schema: Schema, config: InsightSection):
+    def __init__(self, model: nn.Module, optimizer: Optimizer, schema: Schema, config: InsightSection, every: int):
+        """every: steps between two that are sampled."""
         [network] = [m for m in model.modules() if isinstance(m, Network)]
         self.head = network.head
         self.clock = StepClock(network, self.head, optimizer)
-        self.config, self.tasks = config, TaskGroups.of(schema.task)
+        self.config, self.every, self.tasks = config, every, TaskGroups.of(schema.task)
         self.anatomy = self.head.model.anatomy(self.tasks)
         self.columns = self.head.features.columns()
         self.seconds = 0.0
@@ -39,8 +40,7 @@ class Collector:
 
     def due(self, step: int) -> bool:
         """Whether to sample this step, counted from 1."""
-        every = self.config.every_steps
-        return bool(every) and step % every == 0
+        return bool(self.every) and step % self.every == 0
 
     @contextmanager
     def step(self, step: int, keep: Callable[[int, Figures], None]) -> Iterator[None]:

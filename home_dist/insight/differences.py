@@ -12,7 +12,8 @@ from typing import Any
 
 from home_dist.insight.kept_scores import RESAMPLES, drawn_groups, fingerprint, kept_scores, of_family
 from home_dist.insight.run_figures import RunFigures
-from home_dist.insight.settings import MEASURES, Setting, SplitOfSettings
+from home_dist.insight.run_files import MEASURES
+from home_dist.insight.settings import Setting, SplitOfSettings
 from home_dist.metrics import (
     Bootstrap,
     Interval,

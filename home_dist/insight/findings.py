@@ -5,7 +5,8 @@ from typing import Any
 
 from home_dist.config.insight import RulesSection
 from home_dist.insight.rules import Sign, signs, table_signs
-from home_dist.insight.store import TABLES, InsightStore, Names, StepRecord
+from home_dist.insight.run_files import TABLES
+from home_dist.insight.store import InsightStore, Names, StepRecord
 from home_dist.insight.table_figures import TableFigures
 
 

@@ -18,7 +18,8 @@ from home_dist.files.whole import whole_file
 from home_dist.insight.differences import Difference, Differences, interval_json
 from home_dist.insight.rolling_pool import SPLITS, pool
 from home_dist.insight.run_figures import RunFigures
-from home_dist.insight.settings import MEASURES, Setting, SplitOfSettings
+from home_dist.insight.run_files import MEASURES
+from home_dist.insight.settings import Setting, SplitOfSettings
 from home_dist.insight.svg import pyplot
 from home_dist.insight.sweep_tables import differences_table
 from home_dist.screen import Screen

@@ -8,10 +8,11 @@ from typing import Any
 
 from home_dist.config import config_of_run
 from home_dist.config.model import MODELS
-from home_dist.config.toml_file import read_toml
 from home_dist.errors import ConfigError
 from home_dist.files.json_files import read_json, with_nan
-from home_dist.insight.store import CURVES, FINDINGS, TABLES, VALIDATIONS, InsightStore
+from home_dist.files.toml_text import read_toml
+from home_dist.insight.run_files import CURVES, FINDINGS, TABLES, VALIDATIONS
+from home_dist.insight.store import InsightStore
 from home_dist.schema import Schema, load_schema
 
 

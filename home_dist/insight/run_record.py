@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from home_dist.config import RunConfig, load_config
+from home_dist.insight.cold_ids import cold_signs, from_json
 from home_dist.insight.findings import Finding, Judge
 from home_dist.insight.kept_scores import RESAMPLES, drawn_groups, kept_scores, of_family
 from home_dist.insight.rules import transfer_signs
 from home_dist.insight.run_figures import RunFigures
-from home_dist.insight.store import TABLES, InsightStore, Names, StepRecord
+from home_dist.insight.run_files import TABLES
+from home_dist.insight.store import InsightStore, Names, StepRecord
 from home_dist.metrics import Bootstrap, bootstrap, bootstrap_errors, bootstrap_xauc
 
 _LARGEST = 200_000
@@ -41,11 +43,15 @@ class RunRecord(RunFigures):
 
     def findings(self, alone: "list[RunRecord] | None" = None) -> list[Finding]:
         """Findings by the thresholds of the run's configuration. alone: single-task runs that it should not fall behind."""
+        rules = self.config.insight.rules
+        known = self.evaluation.get("known_ids", {})
+        cold = [sign for split in self.splits for sign in cold_signs(split, from_json(known.get(split, {})), rules)]
+        findings = [Finding(sign, self.steps, self.steps) for sign in cold]
         if self.names is None:
-            return []
-        judge = Judge(self.names, self.config.insight.rules)
+            return findings
+        judge = Judge(self.names, rules)
         judge.replay(self.store)
-        findings = judge.findings()
+        findings += judge.findings()
         split = next(iter(self.splits), None)
         if alone and split:
             references: dict[str, float] = {}
@@ -53,7 +59,7 @@ class RunRecord(RunFigures):
                 references |= {t: run.metric(split, t, "auc") for t in run.tasks}
             auc = {t: self.metric(split, t, "auc") for t in self.tasks}
             step = self.steps
-            findings += [Finding(sign, step, step) for sign in transfer_signs(auc, references, self.config.insight.rules)]
+            findings += [Finding(sign, step, step) for sign in transfer_signs(auc, references, rules)]
         return findings
 
     @cached_property

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from home_dist.config.stopping import SMALLER_IS_BETTER
 from home_dist.insight.run_figures import RunFigures, mean_defined
-
-MEASURES = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss", "mae": "MAE", "xauc": "XAUC"}
-"""By their names in evaluation.json. All are means over the tasks that have them."""
+from home_dist.insight.run_files import MEASURES
 
 
 @dataclass(frozen=True)

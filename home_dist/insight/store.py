@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from home_dist.errors import ConfigError
 from home_dist.files.json_files import append_entries, json_text, read_entries, read_json, with_nan, write_json
 from home_dist.files.whole import whole_file, write_whole
+from home_dist.insight.run_files import CURVES, FINDINGS, TABLES, VALIDATIONS
 
 Floats = NDArray[np.float64]
 Figures = dict[str, Floats]
 """Figures of a sampled step by name: see figures.py."""
-
-CURVES, FINDINGS, TABLES, VALIDATIONS = "curves.jsonl", "findings.jsonl", "tables.jsonl", "validations.jsonl"
 
 
 @dataclass(frozen=True)

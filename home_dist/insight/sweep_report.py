@@ -8,7 +8,8 @@ from typing import Any
 from home_dist.config.stopping import SMALLER_IS_BETTER
 from home_dist.insight.differences import Difference, Differences, chance, interval_json
 from home_dist.insight.kept_scores import RESAMPLES
-from home_dist.insight.settings import MEASURES, Setting, SplitOfSettings
+from home_dist.insight.run_files import MEASURES
+from home_dist.insight.settings import Setting, SplitOfSettings
 from home_dist.insight.sweep_tables import differences_table, equal_seeds, settings_table, spread
 from home_dist.metrics import Interval
 from home_dist.screen import Screen

@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from home_dist.insight.differences import Difference, chance
-from home_dist.insight.settings import MEASURES, SplitOfSettings
+from home_dist.insight.run_files import MEASURES
+from home_dist.insight.settings import SplitOfSettings
 from home_dist.metrics import Interval
 
 

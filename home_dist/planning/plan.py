@@ -1,13 +1,11 @@
 """`home-dist plan`: plans a run on devices that need not be present, and estimates it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from home_dist.config import RunConfig
 from home_dist.data import open_files
@@ -25,6 +23,7 @@ from home_dist.planning.topology import Machines
 from home_dist.planning.traffic import Placed
 from home_dist.planning.versions import VersionCost, version_cost
 from home_dist.schema import InputLayout, build_layout
+from home_dist.screen import Screen
 
 _LONGEST = 1_000_000  # mean ids per sample
 
@@ -71,17 +70,18 @@ def _footers(config: RunConfig, schema: Any, layout: InputLayout) -> Mapping[str
     return of_footers(open_files(join(config.data.path, config.data.train), schema, layout))
 
 
-def run(config: RunConfig, machines: Machines, given: Mapping[str, float], speeds: Speeds, as_json: bool) -> None:
-    planned = plan(config, machines, given, speeds)
-    if as_json:
-        print(json.dumps(tree(planned), indent=1))
-        return
-    console = Console(width=None if Console().is_terminal else 118, highlight=False, soft_wrap=True)
+def run(config: RunConfig, machines: Machines, given: Mapping[str, float], speeds: Speeds) -> dict[str, Any]:
+    """Shows a plan; returns its figures."""
+    planned, screen = plan(config, machines, given, speeds), Screen(True)
     for part in show.parts(planned.machines, planned.placed, planned.dense, planned.estimate, planned.lengths, config):
-        console.print(part, markup=False) if isinstance(part, str) else console.print(part)
-    console.print(show.checkpoint_table(planned.machines, planned.checkpoint, speeds))
+        if isinstance(part, str):
+            screen.say(part)
+        else:
+            screen.table(part)
+    screen.table(show.checkpoint_table(planned.machines, planned.checkpoint, speeds))
     if planned.version is not None:
-        console.print(show.version_table(config, planned.version))
+        screen.table(show.version_table(config, planned.version))
+    return tree(planned)
 
 
 def tree(planned: Planned) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from home_dist.config.toml_file import read_toml
 from home_dist.distributed.ranks import Ranks
 from home_dist.errors import ConfigError, problem_lines
+from home_dist.files.toml_text import read_toml
 
 _KNOWN = Path(__file__).with_name("devices.toml")
 

@@ -1,6 +1,7 @@
 """`home-dist bench`, as every rank runs it."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,8 +20,8 @@ from home_dist.training.profiling import exchanges_table, parts_table
 
 def bench(
     config: RunConfig, ranks: Ranks, warm_up: int, steps: int, traced: int, out: Path | None, overlap: bool = True
-) -> None:
-    """Trains some steps and shows their speed. Writes no run folder, only `out`. Raises UserError.
+) -> dict[str, Any]:
+    """Trains some steps and shows their speed; returns the figures. Writes no run folder, only `out`. Raises UserError.
 
     overlap: whether the pipeline exchanges a batch's ids during the step before, as in training.
     """
@@ -36,12 +37,14 @@ def bench(
     screen.table(parts_table(speed.breakdown))
     if speed.breakdown.exchanges and ranks.world_size > 1:
         screen.table(exchanges_table(speed.breakdown))
+    device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
+    figures = show.tree(speed, config, ranks, device, built.kernel)
     if out is not None and ranks.first:
-        device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
-        write_json(out, show.tree(speed, config, ranks, device, built.kernel), indent=2)
+        write_json(out, figures, indent=2)
     screen.say_if(f"figures: {out}" if out else "")
+    return figures
 
 
 def _check(out: Path | None) -> None:
     if out is not None and not out.parent.is_dir():
-        raise ConfigError(f"--json {out}: there is no folder {out.parent}")
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from home_dist.config import RunConfig
 from home_dist.config.stopping import averages_wanted
@@ -9,7 +10,7 @@ from home_dist.data.files import joined
 from home_dist.data.inputs import open_inputs
 from home_dist.distributed.ranks import Ranks, together
 from home_dist.errors import ConfigError
-from home_dist.evaluation.record import write_figures
+from home_dist.evaluation.record import figures_tree, write_figures
 from home_dist.evaluation.split import evaluate_splits
 from home_dist.files.listing import is_there
 from home_dist.files.places import join, without_secrets
@@ -34,11 +35,12 @@ def evaluate_run(
     pooled: bool = False,
     out: Path | None = None,
     averaged: bool | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Evaluates the given checkpoint, or the run's newest, on the splits (default: validation and test).
 
     data: folder or URL of other data; by default all of its splits are read. pooled: measures the splits as one. out: file for
-    the figures. averaged: with the averages of dense parameters, by default as `train.ema` says. Raises UserError.
+    the figures. averaged: with the averages of dense parameters, by default as `train.ema` says. Returns the figures, as
+    evaluation.json has them. Raises UserError.
     """
     screen = Screen(ranks.first)
     folder = RunFolder(run_dir)
@@ -57,9 +59,11 @@ def evaluate_run(
     bad_rows = BadRowReport(ranks, screen)
     with built.averaged(averages):
         evaluations = evaluate_splits(inputs, tuple(inputs.files), built, ranks, screen, bad_rows, state.step)
+    figures = figures_tree(evaluations, state.step, state.samples)
     if out is not None:
-        together(lambda: write_figures(out, evaluations, state.step, state.samples) if ranks.first else None)
+        together(lambda: write_figures(out, figures) if ranks.first else None)
         screen.say(f"figures: {out}")
+    return figures
 
 
 def _splits_asked_for(folder: RunFolder, config: RunConfig, asked: tuple[str, ...], data: str | None) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""TensorBoard events of a run, written by the first rank."""
+"""The figures of a run, told by the first rank to TensorBoard and to trackers."""
 
 import math
 from collections.abc import Sequence
@@ -14,16 +14,18 @@ from home_dist.insight.sums import EDGES
 from home_dist.metrics import TaskMetrics, mean_row
 from home_dist.training.progress import IntervalFigures
 from home_dist.training.running_metrics import METRICS
+from home_dist.training.tracking import Trackers
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
 class EventLog:
-    """Writes curves, histograms and images for TensorBoard. Does nothing if `folder` is None."""
+    """Writes curves, histograms and images for TensorBoard, unless `folder` is None. Losses, rates and metrics go to `trackers`
+    as well, if there are any."""
 
-    def __init__(self, folder: Path | None, from_step: int):
-        self._folder, self._from_step = folder, from_step
+    def __init__(self, folder: Path | None, from_step: int, trackers: Trackers | None = None):
+        self._folder, self._from_step, self._trackers = folder, from_step, trackers
         self._plots: dict[str, dict[str, list[Any]]] = {}
 
     @cached_property
@@ -86,7 +88,7 @@ class EventLog:
                 effective = figures[f"{n}.effective"]
                 scalars |= {f"gate_effective_experts/{g}": x for g, x in zip(part.gates, effective, strict=True)}
                 self._writer.add_image(f"gates/layer_{n}", _image(figures[f"{n}.contribution"]), step, dataformats="HWC")
-        self._write(scalars, step)
+        self._write(scalars, step, tracked=False)
 
     def finding(self, step: int, text: str) -> None:
         if self._writer is not None:
@@ -119,7 +121,9 @@ class EventLog:
             name, min=low, max=high, num=1, **moments, bucket_limits=limits, bucket_counts=shares.tolist(), global_step=step
         )
 
-    def _write(self, scalars: dict[str, float], step: int) -> None:
+    def _write(self, scalars: dict[str, float], step: int, tracked: bool = True) -> None:
+        if self._trackers is not None and tracked:
+            self._trackers.hand(step, scalars)
         if self._writer is not None:
             for name, value in scalars.items():
                 self._writer.add_scalar(name, value, step)

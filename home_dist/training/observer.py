@@ -10,7 +10,8 @@ from home_dist.config import RunConfig
 from home_dist.distributed.ranks import Ranks
 from home_dist.insight.collector import Collector, names_of
 from home_dist.insight.findings import Finding, Judge
-from home_dist.insight.store import CURVES, FINDINGS, TABLES, VALIDATIONS, Figures, InsightStore, StepRecord
+from home_dist.insight.run_files import CURVES, FINDINGS, TABLES, VALIDATIONS
+from home_dist.insight.store import Figures, InsightStore, StepRecord
 from home_dist.insight.table_figures import table_figures
 from home_dist.metrics import TaskMetrics
 from home_dist.schema import Schema
@@ -34,18 +35,20 @@ class Observer:
         ranks: Ranks,
         screen: Screen,
         step: int,
+        steps: int | None,
     ):
-        """step: the last step before this process trains."""
+        """step: the last step before this process trains; steps: the run's last one, None for a run without an end."""
         self.config, self.model, self.ranks = config, built.model, ranks
         self.log, self.screen, self.store = log, screen, InsightStore(folder)
         self.tasks = [t.name for t in schema.task]
         managed = {name for name, table in config.embedding.tables.items() if table.managed}
         self.hashed = {t.name for t in schema.table if isinstance(t.values, HashValues)} - managed
-        self.on = config.insight.every_steps > 0
+        every = config.insight.interval(steps)
+        self.on = every > 0
         self._counted = (0.0, time.perf_counter())
         if not self.on:
             return
-        self.collector = Collector(built.model, built.optimizer, schema, config.insight)
+        self.collector = Collector(built.model, built.optimizer, schema, config.insight, every)
         self.names = names_of(self.collector.anatomy, self.collector.tasks, list(self.collector.columns))
         self.judge = Judge(self.names, config.insight.rules)
         if ranks.first:

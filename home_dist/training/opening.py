@@ -49,11 +49,13 @@ def derived(inputs: Inputs, ranks: Ranks, steps: int) -> str:
     rows = ", ".join(f"{split} {files.rows:,}" for split, files in inputs.files.items())
     groups = {g: [t.name for t in inputs.schema.task if t.group == g] for g in inputs.schema.groups}
     tasks = "; ".join(f"{g}: {', '.join(names)}" for g, names in groups.items())
+    every = inputs.config.insight.interval(None if inputs.config.data.follow else steps)
+    looks = f" | experts are examined every {every} steps" if every else ""
     return (
         f"data: {inputs.config.data.shown} | rows: {rows}\n"
         f"tasks: {tasks}\n"
         f"model: {inputs.config.model.kind} | global batch {train.batch_size * ranks.world_size:,} "
-        f"({train.batch_size:,} per rank) | epochs {train.epochs} | {steps:,} steps in all"
+        f"({train.batch_size:,} per rank) | epochs {train.epochs} | {steps:,} steps in all{looks}"
     )
 
 

@@ -88,14 +88,17 @@ class Meter:
         return IntervalFigures(sum(means), means, samples / (seconds / dist.get_world_size()), waited / seconds, auxiliary)
 
 
-def line(step: int, steps: int, interval: IntervalFigures, ranks: int, seconds_left: float) -> str:
+def parts(step: int, steps: int, interval: IntervalFigures, ranks: int, seconds_left: float) -> list[str]:
+    """Of a line of progress."""
     rate = interval.samples_per_second
     extra = "".join(f" + {name} {value:.4g}" for name, value in interval.auxiliary.items())
-    return (
-        f"step {step:>{len(str(steps))}}/{steps} {step / steps:4.0%} | loss {interval.loss:.4f}{extra} | "
-        f"{_rate(rate / ranks)} samples/s per rank, {_rate(rate)} total | waiting for data {interval.wait_share:.1%} | "
-        f"ETA {_clock(seconds_left)}"
-    )
+    return [
+        f"step {step:>{len(str(steps))}}/{steps} {step / steps:4.0%}",
+        f"loss {interval.loss:.4f}{extra}",
+        f"{_rate(rate / ranks)} samples/s per rank, {_rate(rate)} total",
+        f"waiting for data {interval.wait_share:.1%}",
+        f"ETA {_clock(seconds_left)}",
+    ]
 
 
 def first_step(seconds: float | None) -> str:

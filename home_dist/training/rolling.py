@@ -13,6 +13,7 @@ pooled. Folders in run.dir:
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from home_dist.config import load_config
 from home_dist.errors import ConfigError, UserError
@@ -85,7 +86,7 @@ def _settings(folder: Path, schema: bool) -> list[str]:
     return [f"data.path={folder}", *parts, *([f"data.schema={folder / 'schema.toml'}"] if schema else [])]
 
 
-def rolling_sweep(config: Path, planned: RollingPlan, engine: SweepEngine, by: str, screen: Screen) -> None:
+def rolling_sweep(config: Path, planned: RollingPlan, engine: SweepEngine, by: str, screen: Screen) -> dict[str, Any]:
     """Trains incomplete runs, pools the scores of those that are there at all origins, and shows the tables. Raises as
     sweep.sweep does."""
     failed = train_missing(config, planned.runs, engine, by, screen)
@@ -110,6 +111,7 @@ def rolling_sweep(config: Path, planned: RollingPlan, engine: SweepEngine, by: s
         name: {seed: runs for seed, runs in seeds.items() if len(runs) == len(planned.days)} for name, seeds in members.items()
     }
     whole = {name: seeds for name, seeds in whole.items() if seeds}
+    results = dict[str, Any]()
     if whole:
         pools = [
             Setting(name, {seed: pool(runs, folders[name, seed]) for seed, runs in seeds.items()})
@@ -120,9 +122,11 @@ def rolling_sweep(config: Path, planned: RollingPlan, engine: SweepEngine, by: s
         rolling = RollingReport.of(whole, report.settings, by, planned.days, root / "pooled")
         rolling.show(screen)
         rolling.picture(root / "sweep.png")
-        write_json(root / "sweep.json", report.to_json() | {"rolling": rolling.to_json()})
+        results = report.to_json() | {"rolling": rolling.to_json()}
+        write_json(root / "sweep.json", results)
         screen.say(f"results: {root / 'sweep.json'}, {root / 'sweep.png'}")
     refuse_failed(failed, planned.runs)
+    return results
 
 
 def _number(run: SweepRun) -> int:

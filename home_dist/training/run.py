@@ -29,6 +29,7 @@ from home_dist.training.opening import kernel_taken, plan_table, pools_taken
 from home_dist.training.optimizers import Schedule
 from home_dist.training.profiling import Profile
 from home_dist.training.run_folder import RunFolder
+from home_dist.training.tracking import Trackers
 from home_dist.training.warm_start import WarmStart
 
 
@@ -71,8 +72,10 @@ class Run:
         checkpoints: Checkpoints,
         start: Start,
         profile_steps: int = 0,
+        trackers: Trackers | None = None,
     ) -> "Run":
-        """Builds the model and fills it from the checkpoint or by a warm start. Collective. Raises UserError."""
+        """Builds the model and fills it from the checkpoint or by a warm start. Collective. trackers: of the first rank. Raises
+        UserError."""
         config = inputs.config
         loaded = start.checkpoint is not None
         meaning, built = together(lambda: (fingerprint(folder.open()[1]), build(inputs, ranks, loaded)))
@@ -92,7 +95,10 @@ class Run:
                 screen.say(line)
         else:
             together(lambda: folder.write_vocabularies(vocabulary_hashes(config, inputs.schema)) if ranks.first else None)
-        log = EventLog(folder.tensorboard if ranks.first and config.log.tensorboard else None, start.state.step)
+        if trackers is not None:
+            trackers.begin()
+        last = None if config.data.follow else start.steps
+        log = EventLog(folder.tensorboard if ranks.first and config.log.tensorboard else None, start.state.step, trackers)
         return Run(
             inputs=inputs,
             ranks=ranks,
@@ -103,7 +109,7 @@ class Run:
             saver=Saver(checkpoints, config_tree(config), config.checkpoint.asynchronous, config.distributed.timeout, meaning),
             schedule=schedule,
             log=log,
-            observer=Observer(built, inputs.schema, config, folder.insight, log, ranks, screen, start.state.step),
+            observer=Observer(built, inputs.schema, config, folder.insight, log, ranks, screen, start.state.step, last),
             bad_rows=BadRowReport(ranks, screen, log, folder.bad_rows),
             profile=Profile(built.model, profile_steps, folder.profile, ranks, screen),
             step_before=start.state.step,

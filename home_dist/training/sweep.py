@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from home_dist.config import RunConfig, load_config
 from home_dist.errors import ConfigError, UserError
@@ -130,9 +130,10 @@ def train_missing(config: Path, planned: Sequence[SweepRun], engine: SweepEngine
     return engine.train(config, missing, screen)
 
 
-def sweep(config: Path, planned: Sequence[SweepRun], engine: SweepEngine, by: str, screen: Screen) -> None:
-    """Trains incomplete runs, then shows the tables and writes sweep.json. by: "auc", "gauc" or "log_loss", which ranks the
-    settings. Raises ConfigError where the runs cannot have this measure, SweepFailed if some of them failed."""
+def sweep(config: Path, planned: Sequence[SweepRun], engine: SweepEngine, by: str, screen: Screen) -> dict[str, Any]:
+    """Trains incomplete runs, then shows the tables and writes sweep.json, whose tree it returns. by: "auc", "gauc" or
+    "log_loss", which ranks the settings. Raises ConfigError where the runs cannot have this measure, SweepFailed if some
+    failed."""
     failed = train_missing(config, planned, engine, by, screen)
     by_settings: dict[str, dict[int, RunFigures]] = {}
     for run in planned:
@@ -142,14 +143,17 @@ def sweep(config: Path, planned: Sequence[SweepRun], engine: SweepEngine, by: st
         except UserError as error:
             if not any(str(run.folder) in text for text in failed):
                 failed.append(f"{run.name} ({run.folder}): {error}")
+    results = dict[str, Any]()
     if by_settings:
         from home_dist.insight.sweep_report import SweepReport  # imports torch, which trains in other processes until here
 
         folder = planned[0].sweep
         report = SweepReport([Setting(name, runs) for name, runs in by_settings.items()], by)
         report.show(f"sweep {folder}", screen)
-        write_json(folder / "sweep.json", report.to_json())
+        results = report.to_json()
+        write_json(folder / "sweep.json", results)
     refuse_failed(failed, planned)
+    return results
 
 
 def refuse_failed(failed: Sequence[str], planned: Sequence[SweepRun]) -> None:

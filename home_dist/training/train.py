@@ -1,5 +1,6 @@
 """`home-dist train`, as every rank runs it."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -26,6 +27,7 @@ from home_dist.training.handover import Handover, HandoverContext
 from home_dist.training.opening import derived, detected, kept_together
 from home_dist.training.run import Run, Start
 from home_dist.training.run_folder import RunFolder
+from home_dist.training.tracking import Trackers, check_installed
 from home_dist.training.trainer import Trainer
 
 
@@ -44,13 +46,15 @@ def train(
     inputs = together(lambda: open_inputs(config, schema, splits))
     together(lambda: slice_columns(inputs.layout, config.metrics.slices))
     together(lambda: _check_best(inputs))
+    together(lambda: check_installed(config.log) if ranks.first else None)
     folder = RunFolder(config.run.dir)
     with ExitStack() as claim:
         together(lambda: claim.enter_context(folder.claimed(config, schema)) if ranks.first else None)
         taker = None
         if handover is not None:
             taker = claim.enter_context(together(partial(handover, config, ranks)))
-        _train(config, ranks, screen, inputs, folder, profile_steps, taker)
+        trackers = claim.enter_context(Trackers(config, screen)) if ranks.first else None
+        _train(config, ranks, screen, inputs, folder, profile_steps, taker, trackers)
 
 
 def _check_best(inputs: Inputs) -> None:
@@ -86,6 +90,7 @@ def _train(
     folder: RunFolder,
     profile_steps: int,
     handover: Handover | None,
+    trackers: Trackers | None,
 ) -> None:
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint)
     newest, stopped = _newest(checkpoints, folder.stopped, screen, ranks)
@@ -96,7 +101,8 @@ def _train(
         state, finished = written.state, written.state.finished
         for change in written.other_versions():
             screen.say(f"note: {newest} was written with {change}: the run need not go on bit for bit")
-    begun, run = partial(Run.begin, inputs, ranks, screen, folder, checkpoints, profile_steps=profile_steps), None
+    begun, run = partial(Run.begin, inputs, ranks, screen, folder, checkpoints), None
+    begun = partial(begun, profile_steps=profile_steps, trackers=trackers)
     if handover is not None and newest is not None and config.data.follow and stopped is None:
         run = begun(Start(state, state.step, newest, finished))
         handover.begin(run)
@@ -151,13 +157,19 @@ def _train(
 
 
 def _written(config: RunConfig, splits: Sequence[str], folder: RunFolder, checkpoint: Path | None) -> str:
-    """A line for each thing that the run has written. splits: that were evaluated."""
+    """A line for each thing that the run has written, and the commands that come next. splits: that were evaluated."""
     lines = [f"checkpoint:  {checkpoint}"]
     if config.log.tensorboard:
         lines.append(f"tensorboard: {folder.tensorboard}")
     lines.append(f"config:      {folder.config}")
     if splits:
         lines.append(f"figures:     {folder.evaluation}")
+    run = shlex.quote(str(folder.path))
+    lines += [
+        f"next:        home-dist inspect {run}              # what its experts do: a page",
+        f"             home-dist evaluate {run} --data DAYS # on other days",
+        f"             home-dist export {run} --out OUT     # for others to load; publish and serve answer requests",
+    ]
     return "\n".join(lines)
 
 

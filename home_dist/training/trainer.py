@@ -52,6 +52,8 @@ class Trainer:
             if cause is error:
                 raise
             raise cause from None
+        finally:
+            self.run.screen.keep_progress()
 
     def _steps(self, state: TrainState, total: int, preemption: Preemption) -> TrainState:
         run, pipeline = self.run, self.pipeline
@@ -127,7 +129,7 @@ class Trainer:
         if self.running is not None:
             interval = replace(interval, running=self.running.close())
         seconds_left = pace.seconds_left(state.step, total)
-        run.screen.say(progress.line(state.step, total, interval, self.ranks.world_size, seconds_left))
+        run.screen.progress(progress.parts(state.step, total, interval, self.ranks.world_size, seconds_left))
         run.log.step(state.step, interval, rate, run.tasks)
         run.observer.interval(state.step, interval, rate)
         self._tell_bad_rows(state.step)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from home_dist.insight.store import CURVES, InsightStore
+from home_dist.insight.run_files import CURVES
+from home_dist.insight.store import InsightStore
 from home_dist.training.checkpoint.reading import open_stored
 from home_dist.training.checkpoint.state import TrainState
 from tests.factory import make_config, make_data

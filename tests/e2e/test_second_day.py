@@ -94,7 +94,7 @@ def test_rows_of_other_vocabularies_are_mapped_by_key_and_what_cannot_be_is_refu
     permuted(shop / "day1", tmp_path / "other_rows")
     for name, data in (("mine", shop / "day1"), ("theirs", tmp_path / "other_rows")):
         call(shop, "score", shop / "program", data / "train", "--out", tmp_path / name)
-        call(shop, "evaluate", shop / "run", "--data", data, "--json", tmp_path / f"{name}.json")
+        call(shop, "evaluate", shop / "run", "--data", data, "--out", tmp_path / f"{name}.json")
     assert scores(tmp_path / "mine").equals(scores(tmp_path / "theirs"))
     assert (tmp_path / "mine.json").read_text() == (tmp_path / "theirs.json").read_text()
 
@@ -161,7 +161,7 @@ def test_a_raw_log_is_scored_with_the_numbers_and_the_past_of_the_export(shop, t
 
 def test_a_run_is_evaluated_on_later_days(shop, tmp_path):
     """Whether rows are the model's own or mapped: the figures are those of the scores."""
-    told = call(shop, "evaluate", shop / "run", "--data", shop / "day1", "--json", tmp_path / "figures.json")
+    told = call(shop, "evaluate", shop / "run", "--data", shop / "day1", "--out", tmp_path / "figures.json")
     assert "evaluation: train" in told
     figures = json.loads((tmp_path / "figures.json").read_text())
     call(shop, "score", shop / "program", shop / "day1/train", "--out", tmp_path / "scores", "--keep", "label_like")
@@ -169,7 +169,7 @@ def test_a_run_is_evaluated_on_later_days(shop, tmp_path):
     expected = roc_auc_score(scored.column("label_like").to_numpy(), scored.column("like").to_numpy())
     assert figures["train"]["like"]["auc"] == pytest.approx(expected, abs=1e-6)
     # Fitted anew, the same days mean the same by key.
-    call(shop, "evaluate", shop / "run", "--data", shop / "anew", "--pooled", "--json", tmp_path / "anew.json")
+    call(shop, "evaluate", shop / "run", "--data", shop / "anew", "--pooled", "--out", tmp_path / "anew.json")
     assert list(json.loads((tmp_path / "anew.json").read_text()))[2] == "train+validation+test"
 
 
@@ -223,7 +223,7 @@ def test_a_label_that_later_days_do_not_always_know_is_measured_where_it_is_know
         pq.write_table(table.set_column(table.column_names.index("like"), "like", like), path)
     shutil.copytree(shop / "day0", raw / "day0")
     call(shop, "prepare", describe(raw, 3), raw / "later", "--like", raw / "day0", "--processes", 1)
-    call(shop, "evaluate", shop / "run", "--data", raw / "later", "--json", tmp_path / "figures.json")
+    call(shop, "evaluate", shop / "run", "--data", raw / "later", "--out", tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())["train"]["like"]
     rows = pq.read_table(raw / "later/train")
     assert figures["samples"] == sum(rows.column("known_like").to_pylist()) < len(rows) * 0.5

@@ -143,7 +143,7 @@ def test_a_run_with_histories_trains_evaluates_and_goes_on_on_other_ranks(tmp_pa
     figures = {}
     for ranks in (1, 2, 3):
         out = tmp_path / f"{ranks}.json"
-        ended = run(ranks, "evaluate", tmp_path / "run", "--split", "train", "--json", out)
+        ended = run(ranks, "evaluate", tmp_path / "run", "--split", "train", "--out", out)
         assert ended.codes == [0] * ranks, ended.text
         figures[ranks] = json.loads(out.read_text())["train"]
     assert figures[1]["like"]["auc"] == pytest.approx(figures[2]["like"]["auc"], abs=1e-6)

@@ -9,7 +9,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from home_dist.insight.clock import PARTS
-from home_dist.insight.store import CURVES, TABLES, InsightStore
+from home_dist.insight.run_files import CURVES, TABLES
+from home_dist.insight.store import InsightStore
 from home_dist.metrics import auc, evaluate_tasks
 from tests.distributed.test_training import newest, tensors
 from tests.factory import make_config

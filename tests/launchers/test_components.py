@@ -66,8 +66,8 @@ def test_evaluate():
 
 
 def test_bench():
-    line = command(described("bench", "--config", CONFIG, "--steps", "9", "--json", "b.json", "--set", "model.kind=ple"))
-    expected = ["bench", CONFIG, "--set", "model.kind=ple", "--steps", "9", "--json", "b.json"]
+    line = command(described("bench", "--config", CONFIG, "--steps", "9", "--out", "b.json", "--set", "model.kind=ple"))
+    expected = ["bench", CONFIG, "--set", "model.kind=ple", "--steps", "9", "--out", "b.json"]
     assert line[line.index("home_dist.cli") + 1 :] == expected
 
 

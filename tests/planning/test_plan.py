@@ -349,6 +349,6 @@ def test_what_publishing_costs_is_counted(scale, capsys):
     batch, steps = planned.config.train.batch_size * 128, 10.0 / planned.estimate.step
     assert cost.delta_rows == pytest.approx(sum(min(n, steps * ids * batch) for n, _, ids in rows))
     assert cost.delta < cost.full
-    planning.run(planned.config, planned.machines, {}, Speeds(), as_json=False)
+    planning.run(planned.config, planned.machines, {}, Speeds())
     assert "a published version, rows as fp16" in capsys.readouterr().out
     assert planning.plan(scale(), planned.machines, {}).version is None

@@ -21,7 +21,7 @@ def bench(tmp_path_factory):
     data = make_data(folder / "data")
     config = make_config(folder, data, batch_size=BATCH)
     out = folder / "bench.json"
-    ended = ranks.run(2, "bench", config, "--steps", 6, "--warm-up", 3, "--traced", 2, "--json", out)
+    ended = ranks.run(2, "bench", config, "--steps", 6, "--warm-up", 3, "--traced", 2, "--out", out)
     assert ended.codes == [0, 0], ended.text
     return config, data, json.loads(out.read_text()), ended
 
@@ -90,7 +90,7 @@ def test_it_writes_nothing_else(bench):
 @pytest.mark.distributed
 def test_a_folder_that_is_not_there(tmp_path):
     config = make_config(tmp_path, make_data(tmp_path / "data"), batch_size=BATCH)
-    ended = ranks.run(2, "bench", config, "--json", tmp_path / "no" / "b.json")
+    ended = ranks.run(2, "bench", config, "--out", tmp_path / "no" / "b.json")
     assert ended.codes == [2, 2], ended.text
     assert ended.text.count("there is no folder") == 1
 

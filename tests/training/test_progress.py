@@ -55,9 +55,9 @@ def test_means_over_steps_and_ranks(tmp_path):
 
 def test_where_they_are_shown(tmp_path):
     interval = progress.IntervalFigures(1.5, [1.5], 1000.0, 0.01, {"l2_constraint": 0.0123})
-    assert "| loss 1.5000 + l2_constraint 0.0123 |" in progress.line(2, 4, interval, 1, 10)
+    assert "loss 1.5000 + l2_constraint 0.0123" in progress.parts(2, 4, interval, 1, 10)
     plain = progress.IntervalFigures(1.5, [1.5], 1000.0, 0.01)
-    assert "| loss 1.5000 | " in progress.line(2, 4, plain, 1, 10)
+    assert "loss 1.5000" in progress.parts(2, 4, plain, 1, 10)
     log = EventLog(tmp_path, 0)
     log.step(2, interval, 0.1, ["like"])
     log.close()

@@ -43,7 +43,7 @@ def row(table: Table, name: str) -> list[str]:
 
 def test_ls_marks_the_newest_and_the_best(run):
     (run / "checkpoints" / "step-00000009.writing").mkdir()
-    table = of_run.listing(run)
+    table = of_run.listing(run, of_run.listed(run))
     assert row(table, "step-00000003")[-2:] == ["0.75", "best"]
     assert row(table, "step-00000006")[-2:] == ["0.5", "newest"]
     assert "unfinished" in text(table)
@@ -53,7 +53,7 @@ def test_ls_marks_the_newest_and_the_best(run):
 
 def test_show_gives_shapes_and_norms(run, monkeypatch):
     monkeypatch.setattr(pieces, "_BLOCK_BYTES", 40)
-    told, tables, dense = inspection.shown(run / "checkpoints" / "step-00000003")
+    told, tables, dense = inspection.told(inspection.shown(run / "checkpoints" / "step-00000003"))
     assert "step 3 | samples 48" in told
     assert "validation/auc 0.75" in told
     stored, _ = inspection.open_stored(run / "checkpoints" / "step-00000003")
@@ -72,7 +72,7 @@ def test_show_gives_shapes_and_norms(run, monkeypatch):
 
 
 def test_diff_counts_rows_and_distances(run):
-    told, table = inspection.compared(*(run / "checkpoints" / f"step-0000000{n}" for n in (3, 6)))
+    told, table = inspection.differences_told(inspection.compared(*(run / "checkpoints" / f"step-0000000{n}" for n in (3, 6))))
     for line in ("config: train.lr: 0.1 -> 0.2", "metrics: validation/auc: 0.75 -> 0.5", "only in the second: dense/new"):
         assert line in told.splitlines()
     assert "tensors: 2 differ, 2 are the same bit for bit" in told
@@ -90,7 +90,7 @@ def test_verify_names_what_is_damaged_and_offers_the_other(run):
         lines.extend(inspection.verified(run))
     with pytest.raises(CheckpointError, match=r"__0_0\.distcp"):
         list(inspection.verified(shard.parent))
-    assert "intact, 4 tensors" in next(inspection.verified(run))
+    assert "intact, 4 tensors" in str(next(inspection.verified(run)))
 
 
 def test_prune_keeps_by_the_run_s_rules_or_others(run):
