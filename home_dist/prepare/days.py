@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from home_dist.errors import DataError
 from home_dist.prepare.asof import Ints
+from home_dist.prepare.local_clock import DAY_MS as DAY_MS
+from home_dist.prepare.local_clock import HOUR_MS as HOUR_MS
+from home_dist.prepare.local_clock import LocalClock
 
 SPLITS = ("train", "validation", "test")
-HOUR_MS = 3600 * 1000
-DAY_MS = 24 * HOUR_MS
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,12 @@ class Days:
     validation: int
     test: int
     end: int
-    utc_offset_ms: int
+    clock: LocalClock
 
     @property
     def end_ms(self) -> int:
         """The moment after the last day."""
-        return int(self.start_ms(np.array([self.end]))[0])
-
-    def start_ms(self, days: Ints) -> Ints:
-        """(N,) the first moment of local days (N,)."""
-        return days * DAY_MS - self.utc_offset_ms
+        return int(self.clock.starts(np.array([self.end]))[0])
 
     def span(self, position: int) -> list[str]:
         """First and last day of the part at a position in SPLITS."""
@@ -43,30 +40,12 @@ class Days:
         return (np.searchsorted([self.train, self.validation, self.test], days, side="right") - 1).astype(np.int8)
 
 
-def offset_ms(utc_offset_hours: float) -> int:
-    """How far a local calendar is ahead of UTC."""
-    return int(utc_offset_hours * 3600 * 1000)
-
-
-def local_days(time_ms: Ints, utc_offset_hours: float) -> Ints:
-    """(N,) days since 1970-01-01 on the local calendar."""
-    return (time_ms + offset_ms(utc_offset_hours)) // DAY_MS
-
-
 def timestamp_ms(timestamps: pa.Array | pa.ChunkedArray) -> Ints:
     """(n,) milliseconds since 1970, of timestamps without nulls; finer ones are cut."""
     return np.asarray(timestamps.cast(pa.timestamp("ms", timestamps.type.tz), safe=False).cast(pa.int64()))
 
 
-def calendar_of(time_ms: Ints, utc_offset_ms: int) -> dict[str, Ints]:
-    """(N,) each: hour of the day, and weekday (0 is Monday), on the local calendar."""
-    local = time_ms + utc_offset_ms
-    return {"hour": local // HOUR_MS % 24, "weekday": (local // DAY_MS + 3) % 7}  # 1970-01-01 was a Thursday
-
-
-def choose_days(
-    days: Ints, train: int, validation: int, test: int, utc_offset_hours: float, asked: str = "--{}-days {}"
-) -> Days:
+def choose_days(days: Ints, train: int, validation: int, test: int, clock: LocalClock, asked: str = "--{}-days {}") -> Days:
     """Parts of the given numbers of days. The test part ends with the last of `days` (N,), the day of each row.
 
     asked: how the user sets a part's number of days, for messages. Raises DataError when a part would hold no rows.
@@ -77,7 +56,7 @@ def choose_days(
         validation=end - test - validation,
         test=end - test,
         end=end,
-        utc_offset_ms=offset_ms(utc_offset_hours),
+        clock=clock,
     )
     filled = set(np.unique(chosen.split_of(days)).tolist())
     for position, (name, count) in enumerate(zip(SPLITS, (train, validation, test), strict=True)):

@@ -15,7 +15,7 @@ from home_dist.ids.rows import RowsOf, open_rows
 from home_dist.ids.vocabulary import VocabularyFile
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.boundaries import round_to
-from home_dist.prepare.days import SPLITS, Days, calendar_of
+from home_dist.prepare.days import SPLITS, Days
 from home_dist.prepare.engine.mirror import here
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
 from home_dist.prepare.generic.condensed import write_left
@@ -67,7 +67,7 @@ def encode(plan: Plan, fitted: Fitted, part: int, gathered: Path, earlier: Seque
         encoders[section.column] = rows_of_vocabulary(path, section.column, plan.known.id_key(section))
         columns[section.column] = rows_of[section.column] = encoded_ids(keys, encoders[section.column])
     if spec.calendar:
-        columns |= {n: pa.array(v, pa.int32()) for n, v in calendar_of(time, fitted.days.utc_offset_ms).items()}
+        columns |= {n: pa.array(v, pa.int32()) for n, v in spec.clock.calendar(time).items()}
     histories = []
     for number, history in enumerate(spec.history):
         events = with_earlier_events(history, table, earlier[number], part)

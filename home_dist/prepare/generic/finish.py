@@ -61,9 +61,7 @@ def unmatched(scanned: Sequence[Path]) -> dict[str, int]:
 def days_of(spec: LogSpec, day: Ints) -> Days:
     """The parts that the description asks for. day: days of the log, in any order."""
     parts = spec.split
-    return choose_days(
-        day, parts.train_days, parts.validation_days, parts.test_days, spec.utc_offset_hours, "split.{}_days = {}"
-    )
+    return choose_days(day, parts.train_days, parts.validation_days, parts.test_days, spec.clock, "split.{}_days = {}")
 
 
 def rows_before(days: Days, chunks: Sequence[Chunk], scanned: Sequence[Path]) -> list[dict[str, Any]]:

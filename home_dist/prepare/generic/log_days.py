@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from home_dist.prepare.days import local_days
 from home_dist.prepare.formats.converting import CONVERTED, convert
 from home_dist.prepare.generic import columns
 from home_dist.prepare.generic.going_on import new_files
@@ -41,8 +40,8 @@ def log_days(description: Path, base: Base | None = None) -> dict[int, int]:
             for chunk in chunks_of(looked.files, _ROWS):
                 table = read_chunk(chunk, {spec.time: types.of(spec.time)})
                 column = table.column(spec.time).combine_chunks()
-                time = columns.times(column, spec.time_unit, str(path), chunk.first, spec.time, spec.local_ms)
-                days, counts = np.unique(local_days(time, spec.utc_offset_hours), return_counts=True)
+                time = columns.times(column, spec.time_unit, str(path), chunk.first, spec.time, spec.unzoned)
+                days, counts = np.unique(spec.clock.days(time), return_counts=True)
                 for day, count in zip(days.tolist(), counts.tolist(), strict=True):
                     if base is None or day >= base.record.end_day:
                         rows[day] = rows.get(day, 0) + count

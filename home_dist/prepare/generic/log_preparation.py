@@ -25,7 +25,7 @@ from home_dist.files.json_files import read_json, write_json
 from home_dist.files.remote import Gone, StoreError
 from home_dist.prepare.boundaries import Counted
 from home_dist.prepare.counts import LeftOut, Told, make_report
-from home_dist.prepare.days import DAY_MS, SPLITS, Days, day_name
+from home_dist.prepare.days import SPLITS, Days, day_name
 from home_dist.prepare.drift import drift
 from home_dist.prepare.engine import KINDS, Lost, Task, Work
 from home_dist.prepare.engine.mirror import here
@@ -203,8 +203,8 @@ class _Preparation:
             inputs.types,
             inputs.sides,
             work.choose("partitions", min(parts, CELLS)),
-            None if self.goes_on is None else self.goes_on.record.end_day * DAY_MS - spec.offset_ms,
-            None if options.last_day is None else (options.last_day + 1) * DAY_MS - spec.offset_ms,
+            None if self.goes_on is None else spec.start_ms(self.goes_on.record.end_day),
+            None if options.last_day is None else spec.start_ms(options.last_day + 1),
             options.hold_out or 0.0,
             options.keep,
             piece_rows(spec, share),
@@ -226,7 +226,7 @@ class _Preparation:
                 work.progress(f"note: {line}")
         elif not len(new):
             raise DataError(f"{spec.log}: holds no rows up to {day_name(options.last_day or 0)}. Give a later --last-day.")
-        days = Days(int(new.min()), end, end, end, spec.offset_ms) if options.by_users else finish.days_of(spec, new)
+        days = Days(int(new.min()), end, end, end, spec.clock) if options.by_users else finish.days_of(spec, new)
         return _Scanned(sources, inputs, plan, chunks, scanned, days, pc.sum(read_days.column("rows")).as_py() or 0)
 
     def _named(self, inputs: LogInputs) -> dict[int, str]:

@@ -1,13 +1,14 @@
 """A log described in TOML: which columns are keys, times, labels, features and histories."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+import numpy as np
+from pydantic import Field, field_validator, model_validator
 
 from home_dist.config.section import Count, Section
 from home_dist.config.toml_file import read_model
-from home_dist.prepare.days import offset_ms
 from home_dist.prepare.formats.format_section import FormatSection
 from home_dist.prepare.generic import names
 from home_dist.prepare.generic.label_section import LabelSection
@@ -19,6 +20,7 @@ from home_dist.prepare.generic.log_sections import (
     SideSection,
     SplitSection,
 )
+from home_dist.prepare.local_clock import LocalClock, check_zone
 
 
 class LogSpec(Section):
@@ -30,8 +32,12 @@ class LogSpec(Section):
     time: str
     """Column of whole numbers since 1970, of timestamps or dates, or of ISO 8601 texts."""
     time_unit: Literal["s", "ms", "us"] = "ms"
-    utc_offset_hours: float = Field(default=0.0, ge=-14, le=14)
-    """Offset of the local calendar, which gives days, hours and weekdays."""
+    utc_offset_hours: float | None = Field(default=None, ge=-14, le=14)
+    """Offset of the local calendar, which gives days, hours and weekdays; 0 unless `time_zone` is given."""
+    time_zone: str | None = None
+    """In place of the offset: an IANA time zone, such as "Europe/Berlin". Days, hours and weekdays are those of its clocks: a
+    day has 23 or 25 hours where they change. `days` of a [[past]] and `forget_days` are spans of 24 hours. Of times without a
+    zone, one that the clocks show twice is the first of both, and one that they leap over is the moment of the leap."""
     times_without_zone: Literal["local", "utc"] = "local"
     """How to read timestamps without a zone: as local time of this calendar, or as UTC. Timestamps with a zone, and whole
     numbers, are moments already."""
@@ -56,14 +62,37 @@ class LogSpec(Section):
     history: tuple[HistorySection, ...] = ()
 
     @property
-    def offset_ms(self) -> int:
-        """How far the local calendar is ahead of UTC."""
-        return offset_ms(self.utc_offset_hours)
+    def clock(self) -> LocalClock:
+        """Of the local calendar."""
+        return LocalClock.at(self.utc_offset_hours or 0.0) if self.time_zone is None else LocalClock(zone=self.time_zone)
 
     @property
-    def local_ms(self) -> int:
-        """How far timestamps without a zone are ahead of UTC."""
-        return self.offset_ms if self.times_without_zone == "local" else 0
+    def unzoned(self) -> LocalClock:
+        """The clock of timestamps without a zone."""
+        return self.clock if self.times_without_zone == "local" else LocalClock()
+
+    def start_ms(self, day: int) -> int:
+        """The first moment of a local day."""
+        return int(self.clock.starts(np.array([day]))[0])
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str | None) -> str | None:
+        if name is not None:
+            check_zone(name)
+        return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_calendar(cls, given: Any) -> Any:
+        """Sets the offset without a zone, so that a description says the same with 0 and without an offset."""
+        if not isinstance(given, Mapping):
+            return given
+        if given.get("time_zone") is None:
+            return {**given, "utc_offset_hours": 0.0 if given.get("utc_offset_hours") is None else given["utc_offset_hours"]}
+        if given.get("utc_offset_hours") is not None:
+            raise ValueError("give time_zone or utc_offset_hours, not both")
+        return given
 
     @model_validator(mode="after")
     def _consistent(self) -> "LogSpec":

@@ -37,7 +37,7 @@ def _forgetting(spec: LogSpec) -> str:
 
 
 def _calendar(spec: LogSpec) -> str:
-    return f"UTC{spec.utc_offset_hours:+g} h"
+    return spec.clock.name
 
 
 def of_calendar(spec: LogSpec, name: str) -> str:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from home_dist.errors import DataError
 from home_dist.ids.keys import NotKeys, missing
 from home_dist.prepare.asof import Ints
-from home_dist.prepare.days import HOUR_MS, local_days
+from home_dist.prepare.days import HOUR_MS
 from home_dist.prepare.engine.spill import write_parts
 from home_dist.prepare.generic import columns as c
 from home_dist.prepare.generic.label_columns import in_file, label_columns
@@ -51,9 +51,9 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
     spec, unmatched = plan.spec, []
     row = (chunk.file.index << FILE_BITS) + np.arange(chunk.first, chunk.last)
     time = c.times(
-        table.column(spec.time).combine_chunks(), spec.time_unit, chunk.file.named, chunk.first, spec.time, spec.local_ms
+        table.column(spec.time).combine_chunks(), spec.time_unit, chunk.file.named, chunk.first, spec.time, spec.unzoned
     )
-    pq.write_table(sums_by("day", local_days(time, spec.utc_offset_hours), {}), folder / ALL_DAYS)
+    pq.write_table(sums_by("day", spec.clock.days(time), {}), folder / ALL_DAYS)
     wanted = np.ones(len(time), np.bool_)
     if plan.first_ms is not None:
         wanted &= time >= plan.first_ms
@@ -103,7 +103,7 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
 
     files = pa.array([s.files for s in spec.side], pa.string())
     pq.write_table(pa.table({"side": files, "rows": pa.array(unmatched, pa.int64())}), folder / UNMATCHED)
-    day = local_days(time, spec.utc_offset_hours)
+    day = spec.clock.days(time)
     pq.write_table(sums_by("day", day, {}), folder / DAYS)
     happened = {n: np.asarray(v).astype(np.int64) for n, v in rates.items()}
     pq.write_table(sums_by("hour", time // HOUR_MS, happened), folder / HOURS)

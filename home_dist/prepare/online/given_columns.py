@@ -9,7 +9,7 @@ from home_dist.errors import DataError
 from home_dist.ids.arrow_types import is_list, is_number, is_text
 from home_dist.ids.keys import KeyType, NotKeys, fits_key
 from home_dist.prepare.asof import Ints
-from home_dist.prepare.days import DAY_MS, day_name
+from home_dist.prepare.days import day_name
 from home_dist.prepare.generic import columns as c
 from home_dist.prepare.generic.log_files import TYPES
 from home_dist.prepare.generic.log_sections import IdSection
@@ -40,7 +40,12 @@ class GivenReader:
     def begins_ms(self) -> int:
         """The first moment whose past can be told: that of the state's last day. Later events of that day are in no request's
         past, as they had not happened."""
-        return (self.record.end_day - 1) * DAY_MS - self.spec.offset_ms
+        return self.spec.start_ms(self.record.end_day - 1)
+
+    @property
+    def ends_ms(self) -> int:
+        """The end of the state's last day."""
+        return self.spec.start_ms(self.record.end_day)
 
     def keys(self, given: Given, name: str) -> pa.Array:
         column, kind = given[name], self.record.key_types[name]
@@ -77,7 +82,7 @@ class GivenReader:
         if not c.is_time(kind):
             raise UnfitColumn(f"has type {kind}, but whole numbers ({self.spec.time_unit}) or times are needed", name)
         try:
-            return c.times(given[name], self.spec.time_unit, "request", 0, name, self.spec.local_ms)
+            return c.times(given[name], self.spec.time_unit, "request", 0, name, self.spec.unzoned)
         except DataError as error:
             raise UnfitColumn(f"holds what is no time: {error}", name) from None
 

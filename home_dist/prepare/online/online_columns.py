@@ -17,7 +17,6 @@ from pydantic import ValidationError
 from home_dist import __version__
 from home_dist.errors import DataError, problem_lines
 from home_dist.prepare.boundaries import round_to
-from home_dist.prepare.days import DAY_MS, calendar_of
 from home_dist.prepare.generic import columns as c
 from home_dist.prepare.generic.columns import plain_table
 from home_dist.prepare.generic.encode import encoded_ids, rows_of_vocabulary
@@ -76,7 +75,7 @@ class OnlineColumns:
     @property
     def until(self) -> float:
         """The end of the state's last day, in seconds since 1970."""
-        return (self._read.begins_ms + DAY_MS) / 1000
+        return self._read.ends_ms / 1000
 
     def of(self, user: pa.Table, candidates: pa.Table, now_ms: int | None = None) -> tuple[pa.Table, pa.Table]:
         """user: of one row; candidates: of N rows. Each column of the log that is needed, or the column of prepared data that
@@ -157,7 +156,7 @@ class OnlineColumns:
         return [history_columns(h)[id_column] for h in self._spec.history if id_column in h.fields]
 
     def _calendar(self, given: Given) -> Made:
-        return {n: pa.array(v, pa.int32()) for n, v in calendar_of(self._read.time(given), self._spec.offset_ms).items()}
+        return {n: pa.array(v, pa.int32()) for n, v in self._spec.clock.calendar(self._read.time(given)).items()}
 
     def _id(self, section: IdSection, given: Given) -> Made:
         return {section.column: encoded_ids(self._read.ids(given, section), self._encoders[section.column])}
