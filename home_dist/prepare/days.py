@@ -10,7 +10,7 @@ from home_dist.errors import DataError
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.local_clock import DAY_MS as DAY_MS
 from home_dist.prepare.local_clock import HOUR_MS as HOUR_MS
-from home_dist.prepare.local_clock import LocalClock
+from home_dist.prepare.local_clock import Clock
 
 SPLITS = ("train", "validation", "test")
 
@@ -23,7 +23,7 @@ class Days:
     validation: int
     test: int
     end: int
-    clock: LocalClock
+    clock: Clock
 
     @property
     def end_ms(self) -> int:
@@ -33,7 +33,7 @@ class Days:
     def span(self, position: int) -> list[str]:
         """First and last day of the part at a position in SPLITS."""
         bounds = (self.train, self.validation, self.test, self.end)
-        return [day_name(bounds[position]), day_name(bounds[position + 1] - 1)]
+        return [self.clock.day_name(bounds[position]), self.clock.day_name(bounds[position + 1] - 1)]
 
     def split_of(self, days: Ints) -> NDArray[np.int8]:
         """(N,) position in SPLITS of days (N,); -1 before the training part."""
@@ -45,10 +45,19 @@ def timestamp_ms(timestamps: pa.Array | pa.ChunkedArray) -> Ints:
     return np.asarray(timestamps.cast(pa.timestamp("ms", timestamps.type.tz), safe=False).cast(pa.int64()))
 
 
-def choose_days(days: Ints, train: int, validation: int, test: int, clock: LocalClock, asked: str = "--{}-days {}") -> Days:
+def choose_days(
+    days: Ints,
+    train: int,
+    validation: int,
+    test: int,
+    clock: Clock,
+    asked: str = "--{}-days {}",
+    unit: str = "days",
+) -> Days:
     """Parts of the given numbers of days. The test part ends with the last of `days` (N,), the day of each row.
 
-    asked: how the user sets a part's number of days, for messages. Raises DataError when a part would hold no rows.
+    asked, unit: how the user sets a part's number of days and calls them, for messages. Raises DataError when a part would hold
+    no rows.
     """
     end = int(days.max()) + 1
     chosen = Days(
@@ -61,10 +70,10 @@ def choose_days(days: Ints, train: int, validation: int, test: int, clock: Local
     filled = set(np.unique(chosen.split_of(days)).tolist())
     for position, (name, count) in enumerate(zip(SPLITS, (train, validation, test), strict=True)):
         if count < 1 or position not in filled:
-            first, last = day_name(int(days.min())), day_name(end - 1)
+            first, last = clock.day_name(int(days.min())), clock.day_name(end - 1)
             raise DataError(
-                f"{asked.format(name, count)}: the {name} part would hold no rows; the log's days are {first} to {last}. "
-                "Choose fewer days for the other parts, or at least one for this."
+                f"{asked.format(name, count)}: the {name} part would hold no rows; the log's {unit} are {first} to {last}. "
+                f"Choose fewer {unit} for the other parts, or at least one for this."
             )
     return chosen
 

@@ -10,6 +10,7 @@ import zoneinfo
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
@@ -20,6 +21,14 @@ DAY_MS = 24 * HOUR_MS
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEARS = (1900, 2101)
 """Years whose changes of the clock are known. Before them the first offset holds, after them the last one."""
+
+
+class Clock(Protocol):
+    """Cuts the time of a log into days."""
+
+    def days(self, time_ms: Ints) -> Ints: ...
+    def starts(self, days: Ints) -> Ints: ...
+    def day_name(self, day: int) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,9 @@ class LocalClock:
             return days
         # A clock that is set back over midnight shows the date before again.
         return days + (self.starts(days + 1) <= time_ms)
+
+    def day_name(self, day: int) -> str:
+        return str(np.datetime64(day, "D"))
 
     def calendar(self, time_ms: Ints) -> dict[str, Ints]:
         """(N,) each: hour of the day, as the clock shows it, and weekday (0 is Monday)."""

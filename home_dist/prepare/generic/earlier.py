@@ -76,8 +76,9 @@ def _groups(paths: Sequence[Path]) -> Iterator[tuple[Path, int, int]]:
 def _route_past(plan: Plan, by: tuple[str, ...], path: Path, group: int, folder: Path) -> None:
     table = pq.ParquetFile(source(path)).read_row_group(group)
     keys = key_columns(table, by)
-    if plan.spec.user in by:
-        part = parts_of_users(user_hashes(keys[by.index(plan.spec.user)], *_nowhere(len(table))), plan.parts)
+    user = plan.spec.user
+    if user is not None and user in by:
+        part = parts_of_users(user_hashes(keys[by.index(user)], *_nowhere(len(table))), plan.parts)
     else:
         part = parts_of_keys(keys, plan.parts)
     write_parts(folder / ROUTED, table, part, plan.parts)
@@ -119,7 +120,8 @@ def record_of(
     """read: what was read of each file; before: of the preparation that this one went on from; everyone: sums of labels over
     all rows so far; there: files that the log still has."""
     spec = plan.spec
-    kinds = {name: plan.known.key(name) for name in [spec.user, *(c for p in spec.past for c in p.by)]}
+    users = [] if spec.user is None else [spec.user]
+    kinds = {name: plan.known.key(name) for name in [*users, *(c for p in spec.past for c in p.by)]}
     kinds |= {section.column: plan.known.id_key(section) for section in spec.id}
     return StateRecord(
         description=spec.model_dump(mode="json"),

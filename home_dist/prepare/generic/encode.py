@@ -60,7 +60,8 @@ def encode(plan: Plan, fitted: Fitted, part: int, gathered: Path, earlier: Seque
     spec = plan.spec
     table = read_part([gathered / ROWS], 0)
     time, split = table.column("time").to_numpy(), table.column("split").to_numpy()
-    columns = {"group": groups(table.column("user").combine_chunks()), "time_ms": pa.array(time)}
+    columns = {} if spec.user is None else {"group": groups(table.column("user").combine_chunks())}
+    columns |= {} if spec.time is None else {"time_ms": pa.array(time)}
     rows_of, encoders = {}, {}
     for section, path in zip(spec.id, fitted.vocabularies, strict=True):
         keys = table.column(f"id_{section.column}").combine_chunks()

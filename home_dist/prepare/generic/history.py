@@ -77,9 +77,10 @@ def columns_of_events(
 ) -> dict[str, pa.ListArray]:
     """Columns (Q,) of the age and of the parts in `values`: (N,) each, of all events, at times event_time (N,); time: (Q,), at
     which ages are told; offsets: (Q + 1,); index: (offsets[-1],) events."""
-    passed = np.repeat(time, np.diff(offsets)) - event_time[index]
     parts = {part: of_events[index] for part, of_events in values.items()}
-    parts["age"] = np.searchsorted(AGE_BOUNDS_MS, passed, side="right").astype(np.int32)
+    if section.age:
+        passed = np.repeat(time, np.diff(offsets)) - event_time[index]
+        parts["age"] = np.searchsorted(AGE_BOUNDS_MS, passed, side="right").astype(np.int32)
     return {column: list_array(parts[part], offsets) for part, column in history_columns(section).items() if part in parts}
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from home_dist.prepare.formats.converting import CONVERTED, convert
 from home_dist.prepare.generic import columns
 from home_dist.prepare.generic.going_on import new_files
-from home_dist.prepare.generic.log_files import TYPES, chunks_of, look, read_chunk
-from home_dist.prepare.generic.log_inputs import FoundFiles, named_in
+from home_dist.prepare.generic.log_files import TYPES, chunks_of, look, named_in, read_chunk
+from home_dist.prepare.generic.log_inputs import FoundFiles
 from home_dist.prepare.generic.log_spec import load_spec
 from home_dist.prepare.generic.state import Base
 
@@ -32,15 +32,15 @@ def log_days(description: Path, base: Base | None = None) -> dict[int, int]:
             if spec.format.kind_of(str(path)) != "parquet":
                 convert(path, Path(folder), declared, spec.format)
                 source = Path(folder) / CONVERTED
-            looked = look([source], [path], declared)
+            looked = look([source], [path], declared, folder=description.parent)
             types = columns.Types(spec.log, looked.types)
             if not looked.files[0].rows:
                 continue
-            types.time(spec.time)
+            types.time(spec.moment)
             for chunk in chunks_of(looked.files, _ROWS):
-                table = read_chunk(chunk, {spec.time: types.of(spec.time)})
-                column = table.column(spec.time).combine_chunks()
-                time = columns.times(column, spec.time_unit, str(path), chunk.first, spec.time, spec.unzoned)
+                table = read_chunk(chunk, {spec.moment: types.of(spec.moment)})
+                column = table.column(spec.moment).combine_chunks()
+                time = columns.times(column, spec.time_unit, str(path), chunk.first, spec.moment, spec.unzoned)
                 days, counts = np.unique(spec.clock.days(time), return_counts=True)
                 for day, count in zip(days.tolist(), counts.tolist(), strict=True):
                     if base is None or day >= base.record.end_day:

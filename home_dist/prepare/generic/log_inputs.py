@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from home_dist.errors import DataError
-from home_dist.files.places import is_remote
 from home_dist.files.remote import SourceFile
+from home_dist.ids.arrow_types import is_text
 from home_dist.prepare.engine import Task, Work
 from home_dist.prepare.formats.converting import CONVERTED, convert
 from home_dist.prepare.formats.format_section import FormatSection
@@ -19,6 +19,8 @@ from home_dist.prepare.generic.label_columns import check_types
 from home_dist.prepare.generic.log_files import SIDE, TYPES, File, find, look, write_side
 from home_dist.prepare.generic.log_sections import IdSection
 from home_dist.prepare.generic.log_spec import LogSpec
+from home_dist.prepare.generic.own_parts import split_columns
+from home_dist.prepare.generic.split_sections import ColumnSplit, RandomSplit
 from home_dist.prepare.generic.state import Base
 
 
@@ -33,17 +35,19 @@ class FoundFiles:
     """Of the files to read among `every`: numbers of rows depend on them."""
     every: list[SourceFile]
     """All files of the log, those included that an earlier preparation has read."""
+    folder: Path
+    """Of the description."""
 
     @classmethod
     def of(cls, spec: LogSpec, folder: Path) -> "FoundFiles":
         """Finds the described files. Raises DataError when there is none, or when one is empty."""
         log = find(folder, spec.log)
-        return cls(log, [find(folder, s.files) for s in spec.side], list(range(len(log))), log)
+        return cls(log, [find(folder, s.files) for s in spec.side], list(range(len(log))), log, folder)
 
     def only(self, chosen: Sequence[bool]) -> "FoundFiles":
         """With the chosen ones of the log's files to read."""
         kept = [n for n, is_chosen in enumerate(chosen) if is_chosen]
-        return FoundFiles([self.log[n] for n in kept], self.sides, [self.places[n] for n in kept], self.every)
+        return FoundFiles([self.log[n] for n in kept], self.sides, [self.places[n] for n in kept], self.every, self.folder)
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,6 @@ class LogInputs:
         return sum(f.rows for f in self.files)
 
 
-def named_in(file: str, folder: Path) -> str:
-    """The path relative to the description's folder: reports and states are then the same wherever the folder lies."""
-    if is_remote(file):
-        return file
-    path, around = Path(file).absolute(), folder.absolute()
-    return str(path.relative_to(around)) if path.is_relative_to(around) else str(path)
-
-
 def open_log(
     spec: LogSpec,
     sources: FoundFiles,
@@ -85,7 +81,7 @@ def open_log(
     description."""
     declared = {name: TYPES[kind] for name, kind in spec.types.items()}
     converted = _converted([sources.log, *sources.sides], [spec.format, *(s.format for s in spec.side)], declared, work)
-    log = look(converted[0], sources.log, declared, sources.places)
+    log = look(converted[0], sources.log, declared, sources.places, sources.folder)
     files, log_types = log.files, log.types if base is None else with_key_types(log.types, base, spec.log)
     if not any(f.rows for f in files):
         raise DataError(f"{spec.log}: the log holds no rows.")
@@ -137,7 +133,8 @@ def _converted(
 
 
 def _used(spec: LogSpec) -> set[str]:
-    used = {spec.user, spec.time} | {i.column for i in spec.id} | {n.column for n in spec.number}
+    used = {n for n in (spec.user, spec.time) if n is not None} | split_columns(spec)
+    used |= {i.column for i in spec.id} | {n.column for n in spec.number}
     used |= {c for p in spec.past for c in p.by} | {s.key for s in spec.side}
     return used | {c for x in spec.label for c in (x.column, x.known, x.duration) if c is not None}
 
@@ -145,8 +142,14 @@ def _used(spec: LogSpec) -> set[str]:
 def _check(spec: LogSpec, types: Types, labels_needed: bool) -> None:
     """Raises DataError, a line per problem, unless every column that the description names exists and has a type that fits its
     use."""
-    checks: list[Callable[[], object]] = [partial(types.time, spec.time)]
-    checks += [partial(types.key, n) for n in dict.fromkeys([spec.user, *(c for p in spec.past for c in p.by)])]
+    checks: list[Callable[[], object]] = [] if spec.time is None else [partial(types.time, spec.time)]
+    keys = [*([] if spec.user is None else [spec.user]), *(c for p in spec.past for c in p.by)]
+    match spec.split:
+        case ColumnSplit():
+            checks.append(partial(_check_parts, types, spec.split.column))
+        case RandomSplit():
+            keys += spec.split.key
+    checks += [partial(types.key, n) for n in dict.fromkeys(keys)]
     checks += [partial(_check_id, spec, types, section) for section in spec.id]
     checks += [partial(types.number, n.column) for n in spec.number]
     checks += [partial(check_types, types, [label], labels_needed) for label in spec.label]
@@ -158,6 +161,12 @@ def _check(spec: LogSpec, types: Types, labels_needed: bool) -> None:
             problems.append(str(error))
     if problems:
         raise DataError("\n".join(dict.fromkeys(problems)))
+
+
+def _check_parts(types: Types, column: str) -> None:
+    kind = types.of(column)
+    if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind)):
+        raise types.wrong(column, "texts, whole numbers, booleans or dates, as its values name the split's parts,")
 
 
 def _check_id(spec: LogSpec, types: Types, section: IdSection) -> None:

@@ -36,14 +36,17 @@ from home_dist.prepare.generic.fitting import fit
 from home_dist.prepare.generic.going_on import check_days, check_description, full_tables, new_files, read_by_file
 from home_dist.prepare.generic.label_summary import Summary, summarise, values_of
 from home_dist.prepare.generic.largest_values import extremes
-from home_dist.prepare.generic.log_files import Chunk, chunks_of
-from home_dist.prepare.generic.log_inputs import FoundFiles, LogInputs, named_in, open_log
+from home_dist.prepare.generic.log_files import Chunk, chunks_of, named_in
+from home_dist.prepare.generic.log_inputs import FoundFiles, LogInputs, open_log
 from home_dist.prepare.generic.log_options import LogOptions
 from home_dist.prepare.generic.log_plan import CELLS, FILE_BITS, Plan
 from home_dist.prepare.generic.log_spec import LogSpec, load_spec
+from home_dist.prepare.generic.log_time import clock_of, order_note
 from home_dist.prepare.generic.output import OpenOutput, Output, output_of
+from home_dist.prepare.generic.own_parts import check_parts
 from home_dist.prepare.generic.partition import REPEATED_FILE, SEEN_FILE, gather
 from home_dist.prepare.generic.sizes import chunk_rows, partitions, piece_rows
+from home_dist.prepare.generic.split_sections import ColumnSplit, RandomSplit
 from home_dist.prepare.generic.state import Base, write_state
 from home_dist.prepare.progress import Progress, Say
 from home_dist.prepare.write import file_bounds, part_name
@@ -60,6 +63,7 @@ def prepare_log(description: Path, out: Path | str, say: Say, options: LogOption
     output = output_of(out)
     spec = load_spec(description)
     output.refuse_existing(options)
+    check_options(spec, options)
     base = None
     if options.like is not None:
         base = Base.open(options.like)
@@ -88,6 +92,15 @@ def prepare_log(description: Path, out: Path | str, say: Say, options: LogOption
         raise output.unwritten(error, options) from None
     finally:
         engine.close()
+
+
+def check_options(spec: LogSpec, options: LogOptions) -> None:
+    """Raises ConfigError for an option that needs a key which the description lacks."""
+    for option, given in (("--like", options.like), ("--last-day", options.last_day)):
+        if given is not None and spec.time is None:
+            raise ConfigError(f'{option}: needs days, but the description has no time. Give time = "COLUMN", or leave it out.')
+    if options.hold_out is not None and spec.user is None:
+        raise ConfigError('--hold-out: needs users, but the description has no user. Give user = "COLUMN", or leave it out.')
 
 
 def _check_anew(names: Sequence[str], spec: LogSpec) -> None:
@@ -194,6 +207,8 @@ class _Preparation:
         """Runs the steps that can find fault with the input."""
         spec, work, options = self.spec, self.work, self.options
         inputs = open_log(spec, sources, work, self.base, options.keep, not options.for_scores)
+        if spec.order is not None and (note := order_note([self._short(f.named) for f in inputs.files])):
+            work.progress(note)
         share, rows = options.memory // self.processes, inputs.rows
         held = rows + (0 if self.goes_on is None else earlier.left_rows(spec, self.goes_on))
         parts = options.partitions or partitions(spec, inputs.types, held, share, self.processes)
@@ -208,6 +223,9 @@ class _Preparation:
             options.hold_out or 0.0,
             options.keep,
             piece_rows(spec, share),
+            clock_of(spec, inputs.files),
+            self.folder,
+            not options.by_users and isinstance(spec.split, RandomSplit | ColumnSplit),
         )
         chunk = work.choose("chunk", chunk_rows(inputs.log_types, rows, share, self.processes))
         work.progress(
@@ -226,7 +244,9 @@ class _Preparation:
                 work.progress(f"note: {line}")
         elif not len(new):
             raise DataError(f"{spec.log}: holds no rows up to {day_name(options.last_day or 0)}. Give a later --last-day.")
-        days = Days(int(new.min()), end, end, end, spec.clock) if options.by_users else finish.days_of(spec, new)
+        days = finish.one_part(plan, new) if options.by_users else finish.days_of(plan, new)
+        if plan.own_parts:
+            check_parts(spec, [pq.read_table(here(f / scan.PARTS)) for f in scanned])
         return _Scanned(sources, inputs, plan, chunks, scanned, days, pc.sum(read_days.column("rows")).as_py() or 0)
 
     def _named(self, inputs: LogInputs) -> dict[int, str]:
@@ -288,7 +308,7 @@ class _Preparation:
                 opened.add(path / finish.PART, place)
             opened.add_folder(self.work.folder / "vocabularies")
             save_schema(schema, opened.folder / "schema.toml")
-            if self.options.leave_state:
+            if self.options.leave_state and self.spec.time is not None:
                 self._leave(log, made, opened)
             write_json(opened.folder / "report.json", report)
         return report
@@ -299,7 +319,7 @@ class _Preparation:
         tasks, places = [], []
         for index, split in enumerate(SPLITS):
             counts = [t.column("rows")[index].as_py() for t in made.seen]
-            if index and self.options.by_users and not sum(counts):
+            if index and (self.options.by_users or isinstance(self.spec.split, RandomSplit | ColumnSplit)) and not sum(counts):
                 continue
             files = finish.split_files(made.encoded, counts, index)
             bounds = file_bounds(sum(counts), self.spec.train_files if index == 0 else 1)

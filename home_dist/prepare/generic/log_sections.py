@@ -13,13 +13,6 @@ Name = Annotated[str, Field(pattern=NAME)]
 Boundaries = Annotated[tuple[float, ...], Field(min_length=1)]
 
 
-class SplitSection(Section):
-    train_days: Count
-    validation_days: Count
-    test_days: Count
-    """The log's last days, by its local calendar."""
-
-
 class SideSection(Section):
     """A table with one row per value of a key column of the log. Its columns are joined to the log's."""
 
@@ -115,6 +108,8 @@ class HistorySection(Section):
     """A label; only events that had it enter the history."""
     most: Count = 50
     """Maximum number of events; the newest ones are kept."""
+    age: bool = True
+    """One more field tells how long ago an event was. False by default in a log without times."""
 
 
 def _check_rising(where: str, cuts: tuple[float, ...]) -> None:

@@ -1,5 +1,6 @@
 """A log described in TOML: which columns are keys, times, labels, features and histories."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -9,8 +10,9 @@ from pydantic import Field, field_validator, model_validator
 
 from home_dist.config.section import Count, Section
 from home_dist.config.toml_file import read_model
+from home_dist.errors import ConfigError
 from home_dist.prepare.formats.format_section import FormatSection
-from home_dist.prepare.generic import names
+from home_dist.prepare.generic import names, needs
 from home_dist.prepare.generic.label_section import LabelSection
 from home_dist.prepare.generic.log_sections import (
     HistorySection,
@@ -18,19 +20,26 @@ from home_dist.prepare.generic.log_sections import (
     NumberSection,
     PastSection,
     SideSection,
-    SplitSection,
 )
+from home_dist.prepare.generic.split_sections import Split
 from home_dist.prepare.local_clock import LocalClock, check_zone
 
 
 class LogSpec(Section):
     log: str
-    """Path or pattern of the log's files, from the description's folder, or a URL."""
+    """Path or pattern of the log's files, from the description's folder, or a URL. Folders such as date=2024-01-31 are columns
+    like others, unless the files have a column of that name. Their values are whole numbers, numbers with a point, or dates
+    where all are, else texts. __HIVE_DEFAULT_PARTITION__ is a missing value."""
     format: FormatSection = FormatSection()
     """How the log's files are written."""
-    user: str
-    time: str
-    """Column of whole numbers since 1970, of timestamps or dates, or of ISO 8601 texts."""
+    user: str | None = None
+    """Column of whole numbers or texts. Without one, rows have no histories, and evaluations no GAUC."""
+    time: str | None = None
+    """Column of whole numbers since 1970, of timestamps or dates, or of ISO 8601 texts. Without one, and without `order`, rows
+    have no past, and the split cannot be by days."""
+    order: Literal["files"] | None = None
+    """For logs without times: files in the order of their names, and rows in the order of their file, are in the order of time.
+    No two rows are of one moment."""
     time_unit: Literal["s", "ms", "us"] = "ms"
     utc_offset_hours: float | None = Field(default=None, ge=-14, le=14)
     """Offset of the local calendar, which gives days, hours and weekdays; 0 unless `time_zone` is given."""
@@ -52,14 +61,21 @@ class LogSpec(Section):
     """A key of a [[past]], and a user of a [[history]], begins anew after so many days without an event. It bounds what a
     preparation leaves for the next one. By default nothing is forgotten."""
     calendar: bool = True
-    """Hour and weekday as features."""
-    split: SplitSection
+    """Hour and weekday as features; by default where there are times."""
+    split: Split
     side: tuple[SideSection, ...] = ()
     label: tuple[LabelSection, ...] = Field(min_length=1)
     id: tuple[IdSection, ...] = Field(min_length=1)
     number: tuple[NumberSection, ...] = ()
     past: tuple[PastSection, ...] = ()
     history: tuple[HistorySection, ...] = ()
+
+    @property
+    def moment(self) -> str:
+        """The column of times. Raises ConfigError where there is none."""
+        if self.time is None:
+            raise ConfigError(f'{self.log}: has no times. Give time = "COLUMN" in its description.')
+        return self.time
 
     @property
     def clock(self) -> LocalClock:
@@ -84,15 +100,8 @@ class LogSpec(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_calendar(cls, given: Any) -> Any:
-        """Sets the offset without a zone, so that a description says the same with 0 and without an offset."""
-        if not isinstance(given, Mapping):
-            return given
-        if given.get("time_zone") is None:
-            return {**given, "utc_offset_hours": 0.0 if given.get("utc_offset_hours") is None else given["utc_offset_hours"]}
-        if given.get("utc_offset_hours") is not None:
-            raise ValueError("give time_zone or utc_offset_hours, not both")
-        return given
+    def _with_defaults(cls, given: Any) -> Any:
+        return needs.with_defaults(given) if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _consistent(self) -> "LogSpec":
@@ -130,10 +139,15 @@ class LogSpec(Section):
                     raise ValueError(
                         f"history {history.name!r}: fields: {column!r} is no [[id]] of one value; there are: {columns}"
                     )
+        needs.check_needs(self)
         names.check(self)
         return self
 
 
 def load_spec(path: Path) -> LogSpec:
     """Raises ConfigError, one line per problem."""
-    return read_model(path, LogSpec, "Give a TOML file that describes your log; README shows one.")
+    try:
+        return read_model(path, LogSpec, "Give a TOML file that describes your log; README shows one.")
+    except ConfigError as error:
+        # pydantic names the kind of split as if it were a key.
+        raise ConfigError(re.sub(r": split\.(days|files|random|column)\.", ": split.", str(error))) from None

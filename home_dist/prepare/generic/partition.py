@@ -73,8 +73,8 @@ def gather(
         returned |= _count_own(plan, by, table, earlier[number], part, days.end_ms, folder / own_file(number))
     numbers |= past_statistics(spec.past, returned)
 
-    day = spec.clock.days(time)
-    split = days.split_of(day)
+    day = plan.clock.days(time)
+    split = table.column("split").to_numpy().copy() if plan.own_parts else days.split_of(day)
     split[(split == 0) & _held_out(plan, hashed, day)] = 1
     training = split == 0
     kept = [n for n in table.column_names if n.split("_")[0] not in ("number", "key")]

@@ -22,12 +22,15 @@ from home_dist.prepare.generic.label_columns import in_file, label_columns
 from home_dist.prepare.generic.largest_values import scan_extremes
 from home_dist.prepare.generic.log_files import Chunk, join, read_chunk
 from home_dist.prepare.generic.log_plan import FILE_BITS, Plan, parts_of_keys, parts_of_users, user_hashes
+from home_dist.prepare.generic.own_parts import parts_of_rows, told_parts
 from home_dist.prepare.generic.repeated import CONTENT, contents
 
 USERS, TIMES, DAYS, HOURS = "users.arrow", "times.arrow", "days.parquet", "hours.parquet"
 ALL_DAYS = "all_days.parquet"
 """Rows by day, those outside of the days to read included."""
 UNMATCHED = "unmatched.parquet"
+PARTS = "parts.parquet"
+"""Rows by part, where the description's split tells each row's."""
 KEPT = "keep_"
 """Prefix of columns that go through unchanged."""
 
@@ -50,10 +53,8 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
     table = read_chunk(chunk, plan.log_types)
     spec, unmatched = plan.spec, []
     row = (chunk.file.index << FILE_BITS) + np.arange(chunk.first, chunk.last)
-    time = c.times(
-        table.column(spec.time).combine_chunks(), spec.time_unit, chunk.file.named, chunk.first, spec.time, spec.unzoned
-    )
-    pq.write_table(sums_by("day", spec.clock.days(time), {}), folder / ALL_DAYS)
+    time = _times(plan, chunk, table)
+    pq.write_table(sums_by("day", plan.clock.days(time), {}), folder / ALL_DAYS)
     wanted = np.ones(len(time), np.bool_)
     if plan.first_ms is not None:
         wanted &= time >= plan.first_ms
@@ -71,7 +72,7 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
             return c.keys(table.column(name).combine_chunks())
 
     labels = label_columns(plan, table, chunk, row)
-    users = keys(spec.user)
+    users = pa.nulls(len(table), pa.string()) if spec.user is None else keys(spec.user)
     part = parts_of_users(user_hashes(users, row, time), plan.parts)
 
     columns = {"row": pa.array(row), "time": pa.array(time), "user": users}
@@ -87,7 +88,12 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
         columns[f"number_{number.column}"] = pa.array(c.of_number(number, numbers[number.column]))
     columns |= {f"{KEPT}{name}": table.column(name) for name in plan.keep}
     whole = pa.table(columns | labels)
-    write_parts(folder / USERS, whole, part, plan.parts)
+    if plan.own_parts:
+        split = parts_of_rows(plan, table, chunk, row)
+        pq.write_table(told_parts(plan, table, split), folder / PARTS)
+        write_parts(folder / USERS, whole.append_column("split", pa.array(split)), part, plan.parts)
+    else:
+        write_parts(folder / USERS, whole, part, plan.parts)
 
     event = {"row": pa.array(row), "part": pa.array(part, pa.int32()), "time": pa.array(time)}
     if spec.repeated == "merge":
@@ -103,10 +109,20 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
 
     files = pa.array([s.files for s in spec.side], pa.string())
     pq.write_table(pa.table({"side": files, "rows": pa.array(unmatched, pa.int64())}), folder / UNMATCHED)
-    day = spec.clock.days(time)
+    day = plan.clock.days(time)
     pq.write_table(sums_by("day", day, {}), folder / DAYS)
     happened = {n: np.asarray(v).astype(np.int64) for n, v in rates.items()}
     pq.write_table(sums_by("hour", time // HOUR_MS, happened), folder / HOURS)
+
+
+def _times(plan: Plan, chunk: Chunk, table: pa.Table) -> Ints:
+    """(N,) when rows were: in ms since 1970; of logs without times, in their order, or all at once."""
+    spec = plan.spec
+    if spec.time is not None:
+        column = table.column(spec.time).combine_chunks()
+        return c.times(column, spec.time_unit, chunk.file.named, chunk.first, spec.time, spec.unzoned)
+    first = int(plan.clock.starts(np.array([chunk.file.index]))[0])
+    return np.arange(first + chunk.first, first + chunk.last) if spec.order else np.zeros(len(table), np.int64)
 
 
 def sums_by(name: str, groups: Ints, values: dict[str, Ints]) -> pa.Table:

@@ -56,7 +56,7 @@ def prepare_kuairand(raw: Path, out: Path, options: KuaiRandOptions, say: Callab
     stored = read_stored(source.sequences)
 
     say("counting what was known before each impression")
-    numbers = situation_statistics(log, side) | past_statistics(log, side, stored, days.start_ms(day))
+    numbers = situation_statistics(log, side) | past_statistics(log, side, stored, clock.starts(day))
     if options.month_statistics:
         say("WARNING: the month's video statistics look into the future; figures with them mean nothing")
         numbers |= month_statistics(log, side)

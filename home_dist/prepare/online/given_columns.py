@@ -77,7 +77,7 @@ class GivenReader:
 
     def time(self, given: Given) -> Ints:
         """(n,) milliseconds since 1970."""
-        name = self.spec.time
+        name = self.spec.moment
         kind = given[name].type
         if not c.is_time(kind):
             raise UnfitColumn(f"has type {kind}, but whole numbers ({self.spec.time_unit}) or times are needed", name)
@@ -91,7 +91,7 @@ class GivenReader:
         moments = self.time(given)
         if len(moments) and moments.min() < self.begins_ms:
             day = day_name(self.record.end_day - 1)
-            raise UnfitColumn(f"lies before {day}, the last day that the state knows: give a later time", self.spec.time)
+            raise UnfitColumn(f"lies before {day}, the last day that the state knows: give a later time", self.spec.moment)
         return moments
 
 

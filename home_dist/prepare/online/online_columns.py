@@ -83,9 +83,9 @@ class OnlineColumns:
         with columns of prepared data; what the user's columns are enough for is the user's. Raises UnfitColumn."""
         user, candidates = plain_table(user), plain_table(candidates)
         self._refuse_repeated(user, candidates)
-        if self._spec.time in self._takes and self._spec.time not in (*user.column_names, *candidates.column_names):
+        if self._spec.moment in self._takes and self._spec.moment not in (*user.column_names, *candidates.column_names):
             moment = int(time.time() * 1000) if now_ms is None else now_ms
-            user = _with(user, self._spec.time, pa.array([moment], pa.timestamp("ms", "UTC")))
+            user = _with(user, self._spec.moment, pa.array([moment], pa.timestamp("ms", "UTC")))
         made: list[dict[str, pa.Array]] = [
             {n: table[n] for n in table.column_names if n in self._needed and n not in self._takes}
             for table in (user, candidates)
@@ -125,10 +125,11 @@ class OnlineColumns:
     def _all(self, base: Base) -> Iterator[_Recipe]:
         """Recipes of all columns but labels. Those that need memory are there only if they are needed."""
         spec, read = self._spec, self._read
-        yield _Recipe(("group",), (spec.user,), lambda given: {"group": groups(read.keys(given, spec.user))})
-        yield _Recipe(("time_ms",), (spec.time,), lambda given: {"time_ms": pa.array(read.time(given))})
+        if (user := spec.user) is not None:
+            yield _Recipe(("group",), (user,), lambda given: {"group": groups(read.keys(given, user))})
+        yield _Recipe(("time_ms",), (spec.moment,), lambda given: {"time_ms": pa.array(read.time(given))})
         if spec.calendar:
-            yield _Recipe(("hour", "weekday"), (spec.time,), self._calendar)
+            yield _Recipe(("hour", "weekday"), (spec.moment,), self._calendar)
         for section in spec.id:
             if section.column in self._needed:
                 yield _Recipe((section.column,), (section.column,), partial(self._id, section))
@@ -144,13 +145,13 @@ class OnlineColumns:
             if pasts:
                 counts = KeyPasts(pasts, base.files("past", number_of_set), spec)
                 makes = tuple(n for p in pasts for n in _statistics(p))
-                yield _Recipe(makes, (*dict.fromkeys(by), spec.time), partial(self._past, pasts, counts))
+                yield _Recipe(makes, (*dict.fromkeys(by), spec.moment), partial(self._past, pasts, counts))
         for number_of_history, history in enumerate(spec.history):
             makes = tuple(history_columns(history).values())
-            if self._needed & set(makes):
+            if user is not None and self._needed & set(makes):
                 encoders = {f: self._encoders[f] for f in history.fields if history_columns(history)[f] in self._needed}
                 histories = UserHistories(history, base.files("events", number_of_history), encoders, spec)
-                yield _Recipe(makes, (spec.user, spec.time), partial(self._history, histories), whole=True)
+                yield _Recipe(makes, (user, spec.moment), partial(self._history, histories, user), whole=True)
 
     def _columns_of_events(self, id_column: str) -> list[str]:
         return [history_columns(h)[id_column] for h in self._spec.history if id_column in h.fields]
@@ -178,8 +179,8 @@ class OnlineColumns:
             found[f"base.{rate}"] = base_rates(happened, known)
         return {f"stat_{name}": self._stored(name, values) for name, values in past_statistics(pasts, found).items()}
 
-    def _history(self, histories: UserHistories, given: Given) -> Made:
-        return histories.before(self._read.keys(given, self._spec.user), self._read.later(given))
+    def _history(self, histories: UserHistories, user: str, given: Given) -> Made:
+        return histories.before(self._read.keys(given, user), self._read.later(given))
 
     def _stored(self, statistic: str, values: NDArray[np.float64]) -> pa.Array:
         return pa.array(round_to(self._read.record.steps[statistic], values), from_pandas=True)
