@@ -67,7 +67,6 @@ def test_folders_are_columns(text, tmp_path):
     assert report["files_without_a_column"] == {}
     if text is BY_DATE:
         assert list(log_days(tmp_path / "mylog.toml")) == [FIRST_DAY + day for day in range(DAYS)]
-        text = text.replace("split = ", "# ")
 
 
 def test_files_of_texts_have_folders_too(tmp_path):

@@ -17,6 +17,8 @@ from home_dist.ids.arrow_types import is_number, is_text
 from home_dist.ids.keys import key_numbers, missing
 from home_dist.prepare.engine.mirror import here, source
 from home_dist.prepare.engine.spill import one_batch
+from home_dist.prepare.formats.format_section import FormatSection
+from home_dist.prepare.formats.table_files import table_files
 from home_dist.prepare.formats.unreadable import unreadable_file
 from home_dist.prepare.generic.columns import keys, plain
 from home_dist.prepare.generic.folder_columns import FolderValue, as_value, folder_types
@@ -51,6 +53,27 @@ class Chunk:
     file: File
     first: int
     last: int
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Columns that are not in the files of a table: in the names of folders, or in the log of a Delta table."""
+
+    values: Sequence[Mapping[str, FolderValue]]
+    """Of each file."""
+    types: dict[str, pa.DataType] = field(default_factory=dict)
+    """Those that are known; the others are told by the values."""
+
+
+def find_log(folder: Path, pattern: str, section: FormatSection) -> tuple[list[SourceFile], Beside]:
+    """The files of a log in any format. Raises DataError, ConfigError."""
+    if section.is_table:
+        table = table_files(folder, pattern, section)
+        if not table.files:
+            raise DataError(f"{folder / pattern}: the {section.kind} table holds no rows.")
+        return [*table.files], Beside(table.values or [{}] * len(table.files), table.types)
+    files = find(folder, pattern)
+    return files, Beside([partition_of(named_in(str(file), folder).partition("?")[0]) for file in files])
 
 
 def find(folder: Path, pattern: str) -> list[SourceFile]:
@@ -91,11 +114,11 @@ def look(
     named: Sequence[SourceFile],
     declared: Mapping[str, pa.DataType],
     places: Sequence[int] | None = None,
-    folder: Path | None = None,
+    beside: Beside | None = None,
 ) -> Looked:
     """Reads the files' footers. named: the files' names in messages; declared: column types that the description gives; places:
-    of the files in the whole log; folder: below which names of folders hold columns, None: they hold none. A file without rows
-    tells nothing of types. Raises DataError."""
+    of the files in the whole log; beside: columns that are not in the files. A file without rows tells nothing of types. Raises
+    DataError."""
     files: list[File] = []
     by_column: dict[str, dict[pa.DataType, list[str]]] = {}
     for index, path, name in zip(places or range(len(paths)), paths, named, strict=True):
@@ -104,7 +127,7 @@ def look(
         except (pa.ArrowInvalid, OSError) as error:
             raise unreadable_file(name, error) from None
         state = (here(name) if isinstance(name, Path) else name).stat()
-        values = {} if folder is None else partition_of(named_in(str(name), folder).partition("?")[0])
+        values = {} if beside is None else beside.values[len(files)]
         files.append(File(index, path, opened.metadata.num_rows, str(name), state.st_size, state.st_mtime_ns, values))
         for found in opened.schema_arrow:
             if opened.metadata.num_rows or len(paths) == 1:
@@ -125,7 +148,7 @@ def look(
         if len(having) < len(with_rows):
             absent[column] = [name for name in with_rows if name not in having]
     told = [{n: v for n, v in f.folder_values.items() if n not in types} for f in files]
-    for column, kind in folder_types(told, [f.named for f in files], declared).items():
+    for column, kind in folder_types(told, [f.named for f in files], {**(beside.types if beside else {}), **declared}).items():
         types[column] = kind
         if without := [f.named for f, values in zip(files, told, strict=True) if f.rows and column not in values]:
             absent[column] = without

@@ -1,7 +1,7 @@
 """Before the log is read: has its files as Parquet, checks its columns against the description, sorts side tables."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from home_dist.prepare.formats.format_section import FormatSection
 from home_dist.prepare.generic.columns import Types
 from home_dist.prepare.generic.going_on import with_key_types
 from home_dist.prepare.generic.label_columns import check_types
-from home_dist.prepare.generic.log_files import SIDE, TYPES, File, find, look, write_side
+from home_dist.prepare.generic.log_files import SIDE, TYPES, Beside, File, find_log, look, write_side
 from home_dist.prepare.generic.log_sections import IdSection
 from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.generic.own_parts import split_columns
@@ -35,19 +35,20 @@ class FoundFiles:
     """Of the files to read among `every`: numbers of rows depend on them."""
     every: list[SourceFile]
     """All files of the log, those included that an earlier preparation has read."""
-    folder: Path
-    """Of the description."""
+    beside: Beside
+    """Columns of the files to read that are not in them."""
 
     @classmethod
     def of(cls, spec: LogSpec, folder: Path) -> "FoundFiles":
         """Finds the described files. Raises DataError when there is none, or when one is empty."""
-        log = find(folder, spec.log)
-        return cls(log, [find(folder, s.files) for s in spec.side], list(range(len(log))), log, folder)
+        log, beside = find_log(folder, spec.log, spec.format)
+        return cls(log, [find_log(folder, s.files, s.format)[0] for s in spec.side], list(range(len(log))), log, beside)
 
     def only(self, chosen: Sequence[bool]) -> "FoundFiles":
         """With the chosen ones of the log's files to read."""
         kept = [n for n, is_chosen in enumerate(chosen) if is_chosen]
-        return FoundFiles([self.log[n] for n in kept], self.sides, [self.places[n] for n in kept], self.every, self.folder)
+        beside = replace(self.beside, values=[self.beside.values[n] for n in kept])
+        return FoundFiles([self.log[n] for n in kept], self.sides, [self.places[n] for n in kept], self.every, beside)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def open_log(
     description."""
     declared = {name: TYPES[kind] for name, kind in spec.types.items()}
     converted = _converted([sources.log, *sources.sides], [spec.format, *(s.format for s in spec.side)], declared, work)
-    log = look(converted[0], sources.log, declared, sources.places, sources.folder)
+    log = look(converted[0], sources.log, declared, sources.places, sources.beside)
     files, log_types = log.files, log.types if base is None else with_key_types(log.types, base, spec.log)
     if not any(f.rows for f in files):
         raise DataError(f"{spec.log}: the log holds no rows.")

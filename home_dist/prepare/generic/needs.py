@@ -28,6 +28,8 @@ def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_needs(spec: "LogSpec") -> None:
     """Raises ValueError for a key that needs one that is not given."""
+    if spec.order is not None and spec.format.is_table:
+        raise ValueError(f'order: the files of a {spec.format.kind} table have no order. Give time = "COLUMN"')
     if spec.time is not None and spec.order is not None:
         raise ValueError(f"order: rows are in the order of time = {spec.time!r}. Give one of both")
     problem = next(_unmet(spec), None)
