@@ -1,6 +1,7 @@
 """Converts columns of a part of the log. Types are those that all files of the log agree on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from home_dist.errors import DataError
 from home_dist.ids.arrow_types import is_list, is_number, is_text
-from home_dist.ids.keys import KeyType, as_keys, key_type, missing
+from home_dist.ids.keys import KeyType, NotKeys, as_keys, key_type, missing
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import timestamp_ms
 from home_dist.prepare.generic.log_sections import IdSection, NumberSection
@@ -67,6 +68,17 @@ class Types:
         return DataError(
             f"{self.log}: column {name!r} has type {self.of(name)}{where}, but {needed} are needed. Correct it or leave it out."
         )
+
+
+@contextmanager
+def named_keys(file: str, column: str, row: Ints | None) -> Iterator[None]:
+    """Raises DataError with file, column and row for values that are no keys. row: (N,) places in the file of the values looked
+    at, from 0 on; None: unknown."""
+    try:
+        yield
+    except NotKeys as error:
+        place = "" if row is None else f" in row {int(row[int(np.argmax(error.bad))]) + 1:,}"
+        raise DataError(f"{file}: column {column!r}{place}: {error.problem}. Correct the file.") from None
 
 
 def is_time(kind: pa.DataType) -> bool:

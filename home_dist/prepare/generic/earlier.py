@@ -45,8 +45,9 @@ def route(plan: Plan, base: Base, work: Work) -> Earlier:
         for path, group, rows in _groups(base.files("past", number)):
             tasks.append(Task(partial(_route_past, plan, by, path, group), rows))
             places.append(place)
-    for number in range(len(plan.spec.history)):
-        for path, group, rows in _groups(base.files("events", number)):
+    for number, history in enumerate(plan.spec.history):
+        left = [] if history.events is not None else base.files("events", number)
+        for path, group, rows in _groups(left):
             tasks.append(Task(partial(_route_events, plan, path, group), rows))
             places.append(("events", number))
     routed: dict[tuple[str, int], list[Path]] = {}
@@ -104,7 +105,9 @@ def left_files(plan: Plan, work: Path, gathered: Sequence[Path], encoded: Sequen
                 files[past_file(number, part)] = gathered[part] / own_file(plan.own.index(by))
             else:
                 files[past_file(number, part)] = work / f"past-{plan.elsewhere.index(by)}" / f"{part:05d}" / PAST_FILE
-    for number in range(len(plan.spec.history)):
+    for number, history in enumerate(plan.spec.history):
+        if history.reads_lists:
+            continue
         files |= {events_file(number, part): f / history_file(number) for part, f in enumerate(encoded)}
     return files
 

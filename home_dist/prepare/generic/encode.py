@@ -19,7 +19,7 @@ from home_dist.prepare.days import SPLITS, Days
 from home_dist.prepare.engine.mirror import here
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
 from home_dist.prepare.generic.condensed import write_left
-from home_dist.prepare.generic.history import EncodedHistory, history_file, kept_events, with_earlier_events
+from home_dist.prepare.generic.history import EncodedHistory, EncodedLists, history_file, kept_events, with_earlier_events
 from home_dist.prepare.generic.label_columns import value_column
 from home_dist.prepare.generic.log_plan import Plan, groups
 from home_dist.prepare.generic.names import duration_columns
@@ -69,11 +69,14 @@ def encode(plan: Plan, fitted: Fitted, part: int, gathered: Path, earlier: Seque
         columns[section.column] = rows_of[section.column] = encoded_ids(keys, encoders[section.column])
     if spec.calendar:
         columns |= {n: pa.array(v, pa.int32()) for n, v in spec.clock.calendar(time).items()}
-    histories = []
+    histories: list[EncodedHistory | EncodedLists] = []
     for number, history in enumerate(spec.history):
+        if history.reads_lists:
+            histories.append(EncodedLists(history, number, table, encoders))
+            continue
         events = with_earlier_events(history, table, earlier[number], part)
         write_left(kept_events(history, events, fitted.days.end_ms, spec.forget_days), folder / history_file(number))
-        histories.append(EncodedHistory(history, events, encoders, rows_of, spec.forget_days))
+        histories.append(EncodedHistory(history, events, table, encoders, rows_of, spec.forget_days))
     later_columns: dict[str, pa.Array] = {}
     for name, step in fitted.steps.items():
         later_columns[f"stat_{name}"] = pa.array(round_to(step, _floats(table, f"stat_{name}")), from_pandas=True)

@@ -235,8 +235,8 @@ def schema_of(
     sequences = []
     for history in spec.history:
         events = [EventField(column=f"{history.name}_{f}", table=f, target=f) for f in history.fields]
-        derived = {"age": len(AGE_BOUNDS_MS) + 1} if history.age else {}
-        derived |= {"outcome": 1 << len(history.outcomes)} if history.outcomes else {}
+        derived = {"age": len(AGE_BOUNDS_MS) + 1} if history.has_age else {}
+        derived |= {"outcome": 1 << len(history.told)} if history.told else {}
         for field, size in derived.items():
             told = means.of_age(AGE_BOUNDS_MS) if field == "age" else means.of_outcomes(spec, history)
             tables.append(TableSpec(name=f"{history.name}_{field}", rows=size, means=told))

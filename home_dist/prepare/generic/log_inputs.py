@@ -14,6 +14,7 @@ from home_dist.prepare.engine import Task, Work
 from home_dist.prepare.formats.converting import CONVERTED, convert
 from home_dist.prepare.formats.format_section import FormatSection
 from home_dist.prepare.generic.columns import Types
+from home_dist.prepare.generic.given_events import check_events, event_types
 from home_dist.prepare.generic.going_on import with_key_types
 from home_dist.prepare.generic.label_columns import check_types
 from home_dist.prepare.generic.log_files import SIDE, TYPES, Beside, File, find_log, look, write_side
@@ -37,18 +38,27 @@ class FoundFiles:
     """All files of the log, those included that an earlier preparation has read."""
     beside: Beside
     """Columns of the files to read that are not in them."""
+    events: dict[int, list[SourceFile]]
+    """Of the tables of other events, by the number of their [[history]]."""
 
     @classmethod
     def of(cls, spec: LogSpec, folder: Path) -> "FoundFiles":
         """Finds the described files. Raises DataError when there is none, or when one is empty."""
         log, beside = find_log(folder, spec.log, spec.format)
-        return cls(log, [find_log(folder, s.files, s.format)[0] for s in spec.side], list(range(len(log))), log, beside)
+        return cls(
+            log,
+            [find_log(folder, s.files, s.format)[0] for s in spec.side],
+            list(range(len(log))),
+            log,
+            beside,
+            _event_files(spec, folder),
+        )
 
     def only(self, chosen: Sequence[bool]) -> "FoundFiles":
         """With the chosen ones of the log's files to read."""
         kept = [n for n, is_chosen in enumerate(chosen) if is_chosen]
         beside = replace(self.beside, values=[self.beside.values[n] for n in kept])
-        return FoundFiles([self.log[n] for n in kept], self.sides, [self.places[n] for n in kept], self.every, beside)
+        return replace(self, log=[self.log[n] for n in kept], places=[self.places[n] for n in kept], beside=beside)
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,8 @@ class LogInputs:
     """Written side tables, and their keys."""
     absent: dict[str, list[str]]
     """By used column: the log's files that do not have it."""
+    events: dict[int, tuple[list[File], dict[str, pa.DataType]]]
+    """By the number of their [[history]]: files of other events, with the types of the columns that are read."""
 
     @property
     def rows(self) -> int:
@@ -114,11 +126,48 @@ def open_log(
     folders = work.run("side", "joining", tasks, "tables") if tasks else []
     sides = tuple((f / SIDE, s.key) for f, s in zip(folders, spec.side, strict=True))
     absent = {n: names for n, names in log.absent.items() if n in used}
-    return LogInputs(files, {n: t for n, t in log_types.items() if n in used}, types, sides, absent)
+    events = _open_events(spec, sources, Types(spec.log, types), declared, work)
+    return LogInputs(files, {n: t for n, t in log_types.items() if n in used}, types, sides, absent, events)
+
+
+def _event_files(spec: LogSpec, folder: Path) -> dict[int, list[SourceFile]]:
+    asked = {n: h.given for n, h in enumerate(spec.history) if h.reads_table}
+    return {n: find_log(folder, str(events.files), events.format)[0] for n, events in asked.items()}
+
+
+def _open_events(
+    spec: LogSpec, sources: FoundFiles, types: Types, declared: dict[str, pa.DataType], work: Work
+) -> dict[int, tuple[list[File], dict[str, pa.DataType]]]:
+    """As LogInputs.events. types: of the log."""
+    keys = {s.column: types.id_key(s) for s in spec.id}
+    opened = {}
+    for number, history in enumerate(spec.history):
+        if history.reads_lists:
+            check_events(history, event_types(history, types.types, spec.log), keys, spec.log)
+        if not history.reads_table:
+            continue
+        events, paths = history.given, sources.events[number]
+        where, user = str(events.files), str(events.user)
+        [converted] = _converted([paths], [events.format], declared, work, f"convert-events-{number}")
+        looked = look(converted, paths, declared)
+        check_events(history, event_types(history, looked.types, where), keys, where)
+        there = Types(where, looked.types)
+        if there.key(user) != types.key(str(spec.user)):
+            raise DataError(
+                f"{where}: column {user!r} has type {there.of(user)}, but {spec.user!r} has type {types.of(str(spec.user))} in "
+                f"{spec.log}. Both must be whole numbers, or both texts."
+            )
+        read = [user, events.column] if events.column is not None else [user, *events.needed(history.fields)]
+        opened[number] = (looked.files, {name: looked.types[name] for name in read})
+    return opened
 
 
 def _converted(
-    path_lists: Sequence[list[SourceFile]], formats: Sequence[FormatSection], declared: dict[str, pa.DataType], work: Work
+    path_lists: Sequence[list[SourceFile]],
+    formats: Sequence[FormatSection],
+    declared: dict[str, pa.DataType],
+    work: Work,
+    stage: str = "convert",
 ) -> list[list[SourceFile]]:
     """The paths, in the same order, with the Parquet conversion of each file that is none. formats: of each list."""
     places = [(n, p, f) for n, (paths, f) in enumerate(zip(path_lists, formats, strict=True)) for p in paths]
@@ -126,7 +175,7 @@ def _converted(
     if not others:
         return list(path_lists)
     tasks = [Task(partial(convert, p, declared=declared, section=f), p.stat().st_size) for _, p, f in others]
-    folders = work.run("convert", "reading texts", tasks, "bytes")
+    folders = work.run(stage, "reading texts", tasks, "bytes")
     written: dict[tuple[int, SourceFile], SourceFile] = {
         (n, p): folder / CONVERTED for (n, p, _), folder in zip(others, folders, strict=True)
     }
@@ -137,6 +186,7 @@ def _used(spec: LogSpec) -> set[str]:
     used = {n for n in (spec.user, spec.time) if n is not None} | split_columns(spec)
     used |= {i.column for i in spec.id} | {n.column for n in spec.number}
     used |= {c for p in spec.past for c in p.by} | {s.key for s in spec.side}
+    used |= {str(h.given.column) for h in spec.history if h.reads_lists}
     return used | {c for x in spec.label for c in (x.column, x.known, x.duration) if c is not None}
 
 

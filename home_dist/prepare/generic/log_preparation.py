@@ -10,7 +10,7 @@ days alone. What it writes for these days is what a preparation of all days with
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from home_dist.prepare.generic import earlier, finish, past, scan, state
 from home_dist.prepare.generic.earlier import Earlier
 from home_dist.prepare.generic.encode import BASE_FOUND_FILE, FOUND_FILE, Fitted, encode
 from home_dist.prepare.generic.fitting import fit
+from home_dist.prepare.generic.given_events import EVENTS, scan_events
 from home_dist.prepare.generic.going_on import check_days, check_description, full_tables, new_files, read_by_file
 from home_dist.prepare.generic.label_summary import Summary, summarise, values_of
 from home_dist.prepare.generic.largest_values import extremes
@@ -42,6 +43,7 @@ from home_dist.prepare.generic.log_options import LogOptions
 from home_dist.prepare.generic.log_plan import CELLS, FILE_BITS, Plan
 from home_dist.prepare.generic.log_spec import LogSpec, load_spec
 from home_dist.prepare.generic.log_time import clock_of, order_note
+from home_dist.prepare.generic.needs import check_options
 from home_dist.prepare.generic.output import OpenOutput, Output, output_of
 from home_dist.prepare.generic.own_parts import check_parts
 from home_dist.prepare.generic.partition import REPEATED_FILE, SEEN_FILE, gather
@@ -51,6 +53,9 @@ from home_dist.prepare.generic.state import Base, write_state
 from home_dist.prepare.progress import Progress, Say
 from home_dist.prepare.write import file_bounds, part_name
 from home_dist.schema import Schema, StatisticFeature, save_schema
+
+_NESTED_ROWS = 16_384
+"""Rows with lists of events that are read at a time."""
 
 
 def prepare_log(description: Path, out: Path | str, say: Say, options: LogOptions | None = None) -> dict[str, Any]:
@@ -94,15 +99,6 @@ def prepare_log(description: Path, out: Path | str, say: Say, options: LogOption
         engine.close()
 
 
-def check_options(spec: LogSpec, options: LogOptions) -> None:
-    """Raises ConfigError for an option that needs a key which the description lacks."""
-    for option, given in (("--like", options.like), ("--last-day", options.last_day)):
-        if given is not None and spec.time is None:
-            raise ConfigError(f'{option}: needs days, but the description has no time. Give time = "COLUMN", or leave it out.')
-    if options.hold_out is not None and spec.user is None:
-        raise ConfigError('--hold-out: needs users, but the description has no user. Give user = "COLUMN", or leave it out.')
-
-
 def _check_anew(names: Sequence[str], spec: LogSpec) -> None:
     known = finish.statistic_names(spec) + [x.name for x in spec.label if x.kind != "binary"]
     for name in names:
@@ -121,7 +117,7 @@ def _later(sources: FoundFiles, folder: Path, base: Base, progress: Progress) ->
 
 
 def _fingerprint(spec: LogSpec, sources: FoundFiles, base: Base | None, options: LogOptions) -> dict[str, Any]:
-    resolved = [p.resolve() for table_paths in (sources.log, *sources.sides) for p in table_paths]
+    resolved = [p.resolve() for table_paths in (sources.log, *sources.sides, *sources.events.values()) for p in table_paths]
     files = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in resolved]
     chosen = {
         n: getattr(options, n)
@@ -186,6 +182,7 @@ class _Preparation:
         plan, rows = log.plan, log.rows
         each = [rows * (n + 1) // plan.parts - rows * n // plan.parts for n in range(plan.parts)]
         before = earlier.route(plan, self.goes_on, self.work) if self.goes_on is not None else Earlier.nothing(plan)
+        before = self._with_given_events(log, before)
         gathered = self._gather(log, each, before)
         labels = summarise(plan, gathered, self.work, rows, self.base, self.options.anew)
         grow = not (self.options.whole or self.options.for_scores)
@@ -200,6 +197,8 @@ class _Preparation:
         )
         self.work.drop("gather")
         self.work.drop("earlier")
+        for number in log.inputs.events:
+            self.work.drop(f"events-{number}")
         seen = [pq.read_table(here(f / SEEN_FILE)) for f in gathered]
         return self._write(log, _Made(gathered, seen, encoded, fitted, labels), out)
 
@@ -210,7 +209,8 @@ class _Preparation:
         if spec.order is not None and (note := order_note([self._short(f.named) for f in inputs.files])):
             work.progress(note)
         share, rows = options.memory // self.processes, inputs.rows
-        held = rows + (0 if self.goes_on is None else earlier.left_rows(spec, self.goes_on))
+        held = rows + sum(f.rows for files, _ in inputs.events.values() for f in files)
+        held += 0 if self.goes_on is None else earlier.left_rows(spec, self.goes_on)
         parts = options.partitions or partitions(spec, inputs.types, held, share, self.processes)
         plan = Plan(
             spec,
@@ -248,6 +248,18 @@ class _Preparation:
         if plan.own_parts:
             check_parts(spec, [pq.read_table(here(f / scan.PARTS)) for f in scanned])
         return _Scanned(sources, inputs, plan, chunks, scanned, days, pc.sum(read_days.column("rows")).as_py() or 0)
+
+    def _with_given_events(self, log: _Scanned, before: Earlier) -> Earlier:
+        """With the events of other tables, in the users' partitions."""
+        events = list(before.events)
+        for number, (files, types) in log.inputs.events.items():
+            # A row of lists may hold many events.
+            most = _NESTED_ROWS if self.spec.history[number].given.column is not None else self.work.choose("chunk", 0)
+            chunks = chunks_of(files, most)
+            tasks = [Task(partial(scan_events, log.plan, number, c, types), c.last - c.first) for c in chunks]
+            name = self.spec.history[number].name
+            events[number] = tuple(f / EVENTS for f in self.work.run(f"events-{number}", f"reading events of {name}", tasks))
+        return replace(before, events=tuple(events))
 
     def _named(self, inputs: LogInputs) -> dict[int, str]:
         return {f.index: self._short(f.named) for f in inputs.files}

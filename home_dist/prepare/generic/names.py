@@ -82,7 +82,7 @@ def history_columns(history: HistorySection) -> dict[str, str]:
 
 def _made_parts(history: HistorySection) -> list[str]:
     """Parts of events that are no fields."""
-    return [*(["age"] if history.age else []), *(["outcome"] if history.outcomes else [])]
+    return [*(["age"] if history.has_age else []), *(["outcome"] if history.told else [])]
 
 
 def _named_history_columns(spec: Described, of_ids: bool) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from home_dist.errors import ConfigError
+from home_dist.prepare.generic.log_options import LogOptions
+
 if TYPE_CHECKING:
     from home_dist.prepare.generic.log_spec import LogSpec
 
@@ -46,19 +49,34 @@ def _unmet(spec: "LogSpec") -> Iterator[str]:
         yield 'split: by = "files" needs order = "files"'
     if spec.time is None and spec.order is None:
         yield from (f"past by {', '.join(p.by)}: counts earlier rows: {_OR_FILES}" for p in spec.past)
-        yield from (f"history {h.name!r}: holds earlier rows: {_OR_FILES}" for h in spec.history)
+        yield from (f"history {h.name!r}: holds earlier rows: {_OR_FILES}" for h in spec.history if not h.reads_lists)
     if spec.time is None:
         for past in spec.past:
             if past.days is not None or past.until == "morning":
                 key = "days" if past.days is not None else "until"
                 yield f'past by {", ".join(past.by)}: {key} needs time = "COLUMN"; rows in order alone have no days'
-        yield from (f'history {h.name!r}: age needs time = "COLUMN"' for h in spec.history if h.age)
+        yield from (f'history {h.name!r}: age needs time = "COLUMN"' for h in spec.history if h.has_age)
         if spec.calendar:
             yield 'calendar: hour and weekday need time = "COLUMN"'
         fields = type(spec).model_fields
         defaults = {name: fields[name].default for name in _OF_TIMES} | {"utc_offset_hours": 0.0}
         yield from (f'{n}: has no effect without time = "COLUMN"' for n in _OF_TIMES if getattr(spec, n) != defaults[n])
+    for history in spec.history:
+        events = history.events
+        if events is not None and events.time is not None and spec.time is None:
+            yield f'history {history.name!r}: events.time needs time = "COLUMN", before which events are'
     if spec.user is None:
-        yield from (f'history {h.name!r}: needs user = "COLUMN", whose rows it holds' for h in spec.history)
+        yield from (
+            f'history {h.name!r}: needs user = "COLUMN", whose events it holds' for h in spec.history if not h.reads_lists
+        )
         if spec.repeated == "merge":
             yield 'repeated: rows are merged within users: it needs user = "COLUMN"'
+
+
+def check_options(spec: "LogSpec", options: LogOptions) -> None:
+    """Raises ConfigError for an option that needs a key which the description lacks."""
+    for option, given in (("--like", options.like), ("--last-day", options.last_day)):
+        if given is not None and spec.time is None:
+            raise ConfigError(f'{option}: needs days, but the description has no time. Give time = "COLUMN", or leave it out.')
+    if options.hold_out is not None and spec.user is None:
+        raise ConfigError('--hold-out: needs users, but the description has no user. Give user = "COLUMN", or leave it out.')

@@ -4,21 +4,19 @@ Users share videos and authors, whose past is therefore counted in partitions by
 counted in partitions of whole hours. Both kinds get only the keys, times and labels of each row, and return numbers.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from home_dist.errors import DataError
-from home_dist.ids.keys import NotKeys, missing
+from home_dist.ids.keys import missing
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import HOUR_MS
 from home_dist.prepare.engine.spill import write_parts
 from home_dist.prepare.generic import columns as c
-from home_dist.prepare.generic.label_columns import in_file, label_columns
+from home_dist.prepare.generic.given_events import lists_of_rows
+from home_dist.prepare.generic.label_columns import label_columns
 from home_dist.prepare.generic.largest_values import scan_extremes
 from home_dist.prepare.generic.log_files import Chunk, join, read_chunk
 from home_dist.prepare.generic.log_plan import FILE_BITS, Plan, parts_of_keys, parts_of_users, user_hashes
@@ -39,16 +37,6 @@ def keyed(number: int) -> str:
     return f"keyed-{number}.arrow"
 
 
-@contextmanager
-def _named(chunk: Chunk, row: Ints, column: str, in_lists: bool = False) -> Iterator[None]:
-    """Raises DataError with file, column and row for values that are no keys. row: (N,) numbers of the rows looked at."""
-    try:
-        yield
-    except NotKeys as error:
-        place = "" if in_lists else f" in row {in_file(row, error.bad):,}"
-        raise DataError(f"{chunk.file.named}: column {column!r}{place}: {error.problem}. Correct the file.") from None
-
-
 def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
     table = read_chunk(chunk, plan.log_types)
     spec, unmatched = plan.spec, []
@@ -62,13 +50,14 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
         wanted &= time < plan.until_ms
     if not wanted.all():
         table, row, time = table.filter(pa.array(wanted)), row[wanted], time[wanted]
+    place = row & ((1 << FILE_BITS) - 1)
     for side, key in plan.sides:
-        with _named(chunk, row, key):
+        with c.named_keys(chunk.file.named, key, place):
             table, unmatched_rows = join(table, side, key)
         unmatched.append(unmatched_rows)
 
     def keys(name: str) -> pa.Array:
-        with _named(chunk, row, name):
+        with c.named_keys(chunk.file.named, name, place):
             return c.keys(table.column(name).combine_chunks())
 
     labels = label_columns(plan, table, chunk, row)
@@ -79,7 +68,7 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
     for section in spec.id:
         column = table.column(section.column).combine_chunks()
         many = section.separator is not None or plan.known.is_list(section.column)
-        with _named(chunk, row, section.column, in_lists=many):
+        with c.named_keys(chunk.file.named, section.column, None if many else place):
             columns[f"id_{section.column}"] = c.lists(column, section.separator) if many else c.keys(column)
     columns |= {f"key_{name}": keys(name) for name in plan.stored_keys}
     numbers = {n.column: c.numbers(table.column(n.column).combine_chunks()) for n in spec.number}
@@ -87,6 +76,9 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
     for number in spec.number:
         columns[f"number_{number.column}"] = pa.array(c.of_number(number, numbers[number.column]))
     columns |= {f"{KEPT}{name}": table.column(name) for name in plan.keep}
+    for number_of_history, history in enumerate(spec.history):
+        if history.reads_lists:
+            columns |= lists_of_rows(spec, number_of_history, table, chunk, place, time)
     whole = pa.table(columns | labels)
     if plan.own_parts:
         split = parts_of_rows(plan, table, chunk, row)
@@ -101,11 +93,11 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
     rates = {f"{state}_{name}": labels[f"{state}_{name}"] for name in plan.rates for state in ("happened", "known")}
     if plan.rates:
         write_parts(folder / TIMES, pa.table(event | rates), time // HOUR_MS % plan.parts, plan.parts)
-    for place, by in enumerate(plan.elsewhere):
+    for number_of_set, by in enumerate(plan.elsewhere):
         parts = [keys(name) for name in by]
         known = ~np.any([missing(k) for k in parts], axis=0)  # a missing key has no past
         events = pa.table(event | {f"key_{i}": k for i, k in enumerate(parts)} | rates).filter(pa.array(known))
-        write_parts(folder / keyed(place), events, parts_of_keys(parts, plan.parts)[known], plan.parts)
+        write_parts(folder / keyed(number_of_set), events, parts_of_keys(parts, plan.parts)[known], plan.parts)
 
     files = pa.array([s.files for s in spec.side], pa.string())
     pq.write_table(pa.table({"side": files, "rows": pa.array(unmatched, pa.int64())}), folder / UNMATCHED)

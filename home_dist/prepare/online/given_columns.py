@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from home_dist.errors import DataError
@@ -11,13 +13,16 @@ from home_dist.ids.keys import KeyType, NotKeys, fits_key
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import day_name
 from home_dist.prepare.generic import columns as c
-from home_dist.prepare.generic.log_files import TYPES
+from home_dist.prepare.generic.given_events import check_events, event_types, lists_of_rows
+from home_dist.prepare.generic.log_files import TYPES, Chunk, File
 from home_dist.prepare.generic.log_sections import IdSection
 from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.generic.state import StateRecord
 
 Given = Mapping[str, pa.Array]
 """Columns of the log, (n,) each, by name."""
+REQUEST = Chunk(File(0, Path("request"), 0, "request", 0, 0), 0, 0)
+"""Where the rows of a request stand, for messages."""
 _WORDS = {"integer": "whole numbers", "text": "texts"}
 
 
@@ -85,6 +90,20 @@ class GivenReader:
             return c.times(given[name], self.spec.time_unit, "request", 0, name, self.spec.unzoned)
         except DataError as error:
             raise UnfitColumn(f"holds what is no time: {error}", name) from None
+
+    def lists(self, given: Given, number: int) -> tuple[dict[str, pa.Array], Ints]:
+        """(lists of the events that a column gives for [[history]] `number`, by part; (n,) times of the rows)"""
+        history = self.spec.history[number]
+        column = str(history.given.column)
+        values = given[column]
+        time = np.zeros(len(values), np.int64) if self.spec.time is None else self.time(given)
+        keys = {field: self.record.key_types[field] for field in history.fields}
+        try:
+            check_events(history, event_types(history, {column: values.type}, "request"), keys, "request")
+            lists = lists_of_rows(self.spec, number, pa.table({column: values}), REQUEST, np.arange(len(values)), time)
+        except DataError as error:
+            raise UnfitColumn(f"holds no events: {error}", column) from None
+        return {name.partition("_")[2]: found for name, found in lists.items()}, time
 
     def later(self, given: Given) -> Ints:
         """The times, all of which lie where the past can be told."""

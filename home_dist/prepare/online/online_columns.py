@@ -20,10 +20,11 @@ from home_dist.prepare.boundaries import round_to
 from home_dist.prepare.generic import columns as c
 from home_dist.prepare.generic.columns import plain_table
 from home_dist.prepare.generic.encode import encoded_ids, rows_of_vocabulary
+from home_dist.prepare.generic.history import columns_of_lists
 from home_dist.prepare.generic.label_columns import durations_of
 from home_dist.prepare.generic.label_section import LabelSection
 from home_dist.prepare.generic.log_plan import groups
-from home_dist.prepare.generic.log_sections import IdSection, NumberSection, PastSection
+from home_dist.prepare.generic.log_sections import HistorySection, IdSection, NumberSection, PastSection
 from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.generic.names import duration_columns, history_columns
 from home_dist.prepare.generic.past import past_statistics
@@ -148,6 +149,12 @@ class OnlineColumns:
                 yield _Recipe(makes, (*dict.fromkeys(by), spec.moment), partial(self._past, pasts, counts))
         for number_of_history, history in enumerate(spec.history):
             makes = tuple(history_columns(history).values())
+            if history.reads_lists:
+                if self._needed & set(makes):
+                    column = str(history.given.column)
+                    takes = (column, spec.time) if spec.time is not None else (column,)
+                    yield _Recipe(makes, takes, partial(self._lists, number_of_history, history), whole=True)
+                continue
             if user is not None and self._needed & set(makes):
                 encoders = {f: self._encoders[f] for f in history.fields if history_columns(history)[f] in self._needed}
                 histories = UserHistories(history, base.files("events", number_of_history), encoders, spec)
@@ -181,6 +188,11 @@ class OnlineColumns:
 
     def _history(self, histories: UserHistories, user: str, given: Given) -> Made:
         return histories.before(self._read.keys(given, user), self._read.later(given))
+
+    def _lists(self, number: int, history: HistorySection, given: Given) -> Made:
+        encoders = {f: self._encoders[f] for f in history.fields if history_columns(history)[f] in self._needed}
+        lists, time = self._read.lists(given, number)
+        return columns_of_lists(history, lists, encoders, time)
 
     def _stored(self, statistic: str, values: NDArray[np.float64]) -> pa.Array:
         return pa.array(round_to(self._read.record.steps[statistic], values), from_pandas=True)
