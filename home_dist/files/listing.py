@@ -29,8 +29,13 @@ class Found:
     @property
     def partition(self) -> Mapping[str, str | None]:
         """Values by column, from folders such as date=2024-01-01."""
-        pairs = (part.partition("=") for part in self.name.split("/")[:-1] if "=" in part)
-        return {key: None if value == _NULL else unquote(value) for key, _, value in pairs}
+        return partition_of(self.name)
+
+
+def partition_of(name: str) -> dict[str, str | None]:
+    """As Found.partition. name: of a file, with the folders around it."""
+    pairs = (part.partition("=") for part in name.split("/")[:-1] if "=" in part)
+    return {key: None if value == _NULL else unquote(value) for key, _, value in pairs}
 
 
 @dataclass(frozen=True)

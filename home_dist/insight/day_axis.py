@@ -28,7 +28,7 @@ def side_by_side(middles: Sequence[int]) -> list[float]:
 def day_ticks(axes: Any, names: Sequence[str]) -> None:
     step = max(1, -(-len(names) // 7))
     chosen = range(0, len(names), step)
-    axes.set_xticks(chosen, [names[p][5:] for p in chosen])  # the year stands above
+    axes.set_xticks(chosen, [names[p][5:] if names[p][:4].isdigit() else names[p] for p in chosen])  # the year stands above
     if len(names) < 3:
         axes.set_xlim(-1.5, len(names) + 0.5)  # one day is no wall
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")

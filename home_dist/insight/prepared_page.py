@@ -55,6 +55,10 @@ def _rows(report: Mapping[str, Any]) -> PageSection:
     lines = [["read", f"{report['rows_in']:,}", ""]]
     dropped = report["rows_before_the_training_days"]
     lines.append(["dropped", f"{dropped:,}", "older than the training days; counted in what was known before later rows"])
+    nowhere = report.get("rows_in_no_part", dropped) - dropped
+    lines += (
+        [["in no part", f"{nowhere:,}", "the split names none for them; counted in what was known before"]] if nowhere else []
+    )
     early = report.get("files_before_the_training_days", [])[:_FILES]
     lines += [[f"dropped of {f['file']}", f"{f['rows']:,}", f"{f['first']} to {f['last']}"] for f in early]
     absent = report.get("files_without_a_column", {}).items()

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from home_dist.prepare.boundaries import Counted
-from home_dist.prepare.days import SPLITS, Days, day_name
+from home_dist.prepare.days import SPLITS, Days
 from home_dist.schema import Schema, StatisticFeature
 
 _BINS = 40
@@ -77,7 +77,8 @@ def make_report(told: Told) -> dict[str, Any]:
         "log": told.log,
         "rows_in": told.rows,
         "rows_out": int(rows.sum()),
-        "rows_before_the_training_days": before,
+        "rows_before_the_training_days": before if told.left.before else 0,
+        "rows_in_no_part": before,
         "files_before_the_training_days": list(told.left.before),
         "files_without_a_column": {name: list(files) for name, files in told.left.absent.items()},
         "extremes": {name: dict(entry) for name, entry in told.extremes.items()},
@@ -96,7 +97,7 @@ def make_report(told: Told) -> dict[str, Any]:
         },
         "days": [
             {
-                "day": day_name(d["day"]),
+                "day": told.days.clock.day_name(d["day"]),
                 "split": SPLITS[d["split"]] if d["split"] >= 0 else None,
                 "rows": d["rows"],
                 "happened": {t: d[f"happened_{t}"] for t in binary},
@@ -120,7 +121,8 @@ def _span(told: Told, split: int) -> list[str]:
     """First and last day of a split. Users who are held out share the days of the training part."""
     if told.days.validation < told.days.end:
         return told.days.span(split)
-    return [day_name(told.days.train), day_name(told.days.end - 1)]
+    clock = told.days.clock
+    return [clock.day_name(told.days.train), clock.day_name(told.days.end - 1)]
 
 
 def _sums(tables: Sequence[pa.Table]) -> dict[str, np.ndarray]:

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from home_dist.errors import DataError
 from home_dist.prepare.asof import Ints
+from home_dist.prepare.local_clock import DAY_MS as DAY_MS
+from home_dist.prepare.local_clock import HOUR_MS as HOUR_MS
+from home_dist.prepare.local_clock import Clock
 
 SPLITS = ("train", "validation", "test")
-HOUR_MS = 3600 * 1000
-DAY_MS = 24 * HOUR_MS
 
 
 @dataclass(frozen=True)
@@ -22,35 +23,21 @@ class Days:
     validation: int
     test: int
     end: int
-    utc_offset_ms: int
+    clock: Clock
 
     @property
     def end_ms(self) -> int:
         """The moment after the last day."""
-        return int(self.start_ms(np.array([self.end]))[0])
-
-    def start_ms(self, days: Ints) -> Ints:
-        """(N,) the first moment of local days (N,)."""
-        return days * DAY_MS - self.utc_offset_ms
+        return int(self.clock.starts(np.array([self.end]))[0])
 
     def span(self, position: int) -> list[str]:
         """First and last day of the part at a position in SPLITS."""
         bounds = (self.train, self.validation, self.test, self.end)
-        return [day_name(bounds[position]), day_name(bounds[position + 1] - 1)]
+        return [self.clock.day_name(bounds[position]), self.clock.day_name(bounds[position + 1] - 1)]
 
     def split_of(self, days: Ints) -> NDArray[np.int8]:
         """(N,) position in SPLITS of days (N,); -1 before the training part."""
         return (np.searchsorted([self.train, self.validation, self.test], days, side="right") - 1).astype(np.int8)
-
-
-def offset_ms(utc_offset_hours: float) -> int:
-    """How far a local calendar is ahead of UTC."""
-    return int(utc_offset_hours * 3600 * 1000)
-
-
-def local_days(time_ms: Ints, utc_offset_hours: float) -> Ints:
-    """(N,) days since 1970-01-01 on the local calendar."""
-    return (time_ms + offset_ms(utc_offset_hours)) // DAY_MS
 
 
 def timestamp_ms(timestamps: pa.Array | pa.ChunkedArray) -> Ints:
@@ -58,18 +45,19 @@ def timestamp_ms(timestamps: pa.Array | pa.ChunkedArray) -> Ints:
     return np.asarray(timestamps.cast(pa.timestamp("ms", timestamps.type.tz), safe=False).cast(pa.int64()))
 
 
-def calendar_of(time_ms: Ints, utc_offset_ms: int) -> dict[str, Ints]:
-    """(N,) each: hour of the day, and weekday (0 is Monday), on the local calendar."""
-    local = time_ms + utc_offset_ms
-    return {"hour": local // HOUR_MS % 24, "weekday": (local // DAY_MS + 3) % 7}  # 1970-01-01 was a Thursday
-
-
 def choose_days(
-    days: Ints, train: int, validation: int, test: int, utc_offset_hours: float, asked: str = "--{}-days {}"
+    days: Ints,
+    train: int,
+    validation: int,
+    test: int,
+    clock: Clock,
+    asked: str = "--{}-days {}",
+    unit: str = "days",
 ) -> Days:
     """Parts of the given numbers of days. The test part ends with the last of `days` (N,), the day of each row.
 
-    asked: how the user sets a part's number of days, for messages. Raises DataError when a part would hold no rows.
+    asked, unit: how the user sets a part's number of days and calls them, for messages. Raises DataError when a part would hold
+    no rows.
     """
     end = int(days.max()) + 1
     chosen = Days(
@@ -77,15 +65,15 @@ def choose_days(
         validation=end - test - validation,
         test=end - test,
         end=end,
-        utc_offset_ms=offset_ms(utc_offset_hours),
+        clock=clock,
     )
     filled = set(np.unique(chosen.split_of(days)).tolist())
     for position, (name, count) in enumerate(zip(SPLITS, (train, validation, test), strict=True)):
         if count < 1 or position not in filled:
-            first, last = day_name(int(days.min())), day_name(end - 1)
+            first, last = clock.day_name(int(days.min())), clock.day_name(end - 1)
             raise DataError(
-                f"{asked.format(name, count)}: the {name} part would hold no rows; the log's days are {first} to {last}. "
-                "Choose fewer days for the other parts, or at least one for this."
+                f"{asked.format(name, count)}: the {name} part would hold no rows; the log's {unit} are {first} to {last}. "
+                f"Choose fewer {unit} for the other parts, or at least one for this."
             )
     return chosen
 

@@ -1,6 +1,6 @@
 """What a report says of labels that are not binary, by split and by day: means and quantiles of numbers, counts of classes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,12 +45,12 @@ class NumberLabel:
             rows = slice(first, first + BLOCK)
             self.add(labels[rows], known[rows], None if durations is None else durations[rows], split[rows], day[rows])
 
-    def told(self, values: LabelValues | None) -> dict[str, Any]:
-        """The report's entry. values: whose thresholds cut the histogram's buckets."""
+    def told(self, values: LabelValues | None, name_of: Callable[[int], str] = day_name) -> dict[str, Any]:
+        """The report's entry. values: whose thresholds cut the histogram's buckets; name_of: a day."""
         return {
             "splits": {name: part.told(DECILES) for name, part in zip(SPLITS, self._parts, strict=True) if part.rows},
             "days": [
-                {"day": day_name(day), "split": SPLITS[split] if split >= 0 else None, **part.told(QUARTILES)}
+                {"day": name_of(day), "split": SPLITS[split] if split >= 0 else None, **part.told(QUARTILES)}
                 for (day, split), part in sorted(self._days.items())
             ],
             "histogram": histogram(self.facts.seen, values),
@@ -114,13 +114,13 @@ class ClassLabel:
             counts = np.bincount(place[own], minlength=self._classes + 1)
             self._days[key] = self._days.get(key, 0) + counts
 
-    def told(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """The report's entry. names: of the classes."""
+    def told(self, names: tuple[str, ...], name_of: Callable[[int], str] = day_name) -> dict[str, Any]:
+        """The report's entry. names: of the classes; name_of: a day."""
         return {
             "names": list(names),
             "splits": {n: _counted(part) for n, part in zip(SPLITS, self._parts, strict=True) if part.sum()},
             "days": [
-                {"day": day_name(day), "split": SPLITS[split] if split >= 0 else None, **_counted(counts)}
+                {"day": name_of(day), "split": SPLITS[split] if split >= 0 else None, **_counted(counts)}
                 for (day, split), counts in sorted(self._days.items())
             ],
         }

@@ -13,9 +13,10 @@ _EARLY = "2000"  # no log of impressions is older
 def part_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """A line per split, with days, rows, users and positives; then a line about each thing that needs a look."""
     for name, part in report["splits"].items():
-        first, last = part["days"]
+        span = " to ".join(dict.fromkeys(part["days"])) if part["days"][0] == "all rows" else " to ".join(part["days"])
         positives = ", ".join(f"{task} {count:,}" for task, count in part["positives"].items())
-        yield f"{name}: {first} to {last}, {part['rows']:,} rows, {part['users']:,} users; positives: {positives}"
+        users = f", {part['users']:,} users" if part["users"] else ""
+        yield f"{name}: {span}, {part['rows']:,} rows{users}; positives: {positives}"
     yield from _labels(report)
     yield from _base(report)
     yield from _before(report)
@@ -57,6 +58,8 @@ def _base(report: Mapping[str, Any]) -> Iterator[str]:
 def _before(report: Mapping[str, Any]) -> Iterator[str]:
     files = report.get("files_before_the_training_days", [])
     if not files:
+        if nowhere := report.get("rows_in_no_part", 0):
+            yield f"note: {nowhere:,} rows are in no part: the split names none for them. They count in what was known before"
         return
     first = min(part["days"][0] for part in report["splits"].values())
     file_rows = [f"{f['rows']:,} of {f['file']} ({f['first']} to {f['last']})" for f in files[:_NAMED]]

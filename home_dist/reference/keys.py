@@ -50,7 +50,7 @@ def _keys(file: str, section: type[BaseModel], prefix: str, kind: str, without: 
             continue
         path, value = f"{prefix}{name}", value_of(field)
         meaning = field.description or _inherited(section, name) or _of_section(value)
-        if name == "kind" and not meaning:
+        if name in ("kind", "by") and not meaning:
             meaning = _first_paragraph(section)
         default = default_of(field)
         kinds = (kind,) if kind else ()
@@ -79,11 +79,12 @@ def _below(file: str, path: str, value: Value) -> Iterator[Key]:
 
 
 def kind_of(section: type[BaseModel]) -> str:
-    """The one value of a section's `kind`, "" if it has no such key."""
-    field: Any = section.model_fields.get("kind")
-    if field is None or get_origin(field.annotation) is not Literal:
-        return ""
-    return str(get_args(field.annotation)[0])
+    """The value of a section's `kind`, or `by`, that chooses this class; "" if it has no such key."""
+    for name in ("kind", "by"):
+        field: Any = section.model_fields.get(name)
+        if field is not None and get_origin(field.annotation) is Literal:
+            return str(get_args(field.annotation)[0])
+    return ""
 
 
 def _inherited(section: type[BaseModel], name: str) -> str:

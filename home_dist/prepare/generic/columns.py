@@ -1,6 +1,7 @@
 """Converts columns of a part of the log. Types are those that all files of the log agree on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -9,10 +10,11 @@ from numpy.typing import NDArray
 
 from home_dist.errors import DataError
 from home_dist.ids.arrow_types import is_list, is_number, is_text
-from home_dist.ids.keys import KeyType, as_keys, key_type, missing
+from home_dist.ids.keys import KeyType, NotKeys, as_keys, key_type, missing
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import timestamp_ms
 from home_dist.prepare.generic.log_sections import IdSection, NumberSection
+from home_dist.prepare.local_clock import LocalClock
 
 _PER_MS = {"s": 0.001, "ms": 1, "us": 1000}
 _LATEST_MS = 4_102_444_800_000  # the year 2100
@@ -66,6 +68,17 @@ class Types:
         return DataError(
             f"{self.log}: column {name!r} has type {self.of(name)}{where}, but {needed} are needed. Correct it or leave it out."
         )
+
+
+@contextmanager
+def named_keys(file: str, column: str, row: Ints | None) -> Iterator[None]:
+    """Raises DataError with file, column and row for values that are no keys. row: (N,) places in the file of the values looked
+    at, from 0 on; None: unknown."""
+    try:
+        yield
+    except NotKeys as error:
+        place = "" if row is None else f" in row {int(row[int(np.argmax(error.bad))]) + 1:,}"
+        raise DataError(f"{file}: column {column!r}{place}: {error.problem}. Correct the file.") from None
 
 
 def is_time(kind: pa.DataType) -> bool:
@@ -123,9 +136,9 @@ def of_number(section: NumberSection, values: NDArray[np.float64]) -> NDArray[np
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def times(column: pa.Array, unit: str, file: str, first: int, name: str, local_ms: int = 0) -> Ints:
-    """(n,) milliseconds since 1970. first: row of the file where the column begins, for messages. local_ms: how far timestamps
-    without a zone are ahead of UTC. Raises DataError."""
+def times(column: pa.Array, unit: str, file: str, first: int, name: str, clock: LocalClock | None = None) -> Ints:
+    """(n,) milliseconds since 1970. first: row of the file where the column begins, for messages. clock: that shows timestamps
+    without a zone; by default UTC's. Raises DataError."""
     if column.null_count:
         row = first + int(np.argmax(np.asarray(column.is_null()))) + 1
         raise DataError(
@@ -137,7 +150,7 @@ def times(column: pa.Array, unit: str, file: str, first: int, name: str, local_m
         column = column.cast(pa.timestamp("ms"))
     if pa.types.is_timestamp(column.type):
         zoned = timestamp_ms(column)
-        return zoned if column.type.tz is not None else zoned - local_ms
+        return zoned if column.type.tz is not None or clock is None else clock.moments(zoned)
     moments = (np.asarray(column.cast(pa.int64())) / _PER_MS[unit]).astype(np.int64)
     if len(moments) and (moments.min() < 0 or moments.max() > _LATEST_MS):
         bad = int(np.argmax((moments < 0) | (moments > _LATEST_MS)))

@@ -1,8 +1,8 @@
 """What a preparation leaves of the past of keys, so that the next one need not read the log again.
 
-Events that some window ([[past]] days) can still reach from the last day on stay one by one (`reach_of`). Older ones become one
-event per key, at the time of the last of them, which counts as many. Keys whose pause is longer than `forget_days` are left
-out. Whoever counts over these events and later ones gets the same numbers as over all events.
+Events that some window ([[past]] days) can still reach from the last day on stay one by one (`told_apart_from`). Older ones
+become one event per key, at the time of the last of them, which counts as many. Keys whose pause is longer than `forget_days`
+are left out. Whoever counts over these events and later ones gets the same numbers as over all events.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from home_dist.prepare.engine.spill import read_part
 from home_dist.prepare.generic.log_plan import flags, moments
 from home_dist.prepare.generic.log_sections import PastSection
 from home_dist.prepare.generic.log_spec import LogSpec
-from home_dist.prepare.generic.windows import reach_of
+from home_dist.prepare.generic.windows import told_apart_from
 
 COUNT = "count"
 """Column of the number of events that a row stands for."""
@@ -74,9 +74,9 @@ def condensed(pasts: Sequence[PastSection], table: pa.Table, key: Ints, end_ms: 
     key, time = key[order], time[order]
     count = flags(table, COUNT)[order] if COUNT in table.column_names else np.ones(len(order), np.int64)
     sums = {COUNT: count.astype(np.int64), **{n: flags(table, n)[order].astype(np.int64) for n in sums_of(pasts)}}
-    reach = reach_of(pasts)
-    old = np.flatnonzero(time < end_ms - reach)
-    recent = np.flatnonzero(time >= end_ms - reach)
+    apart = told_apart_from(pasts, end_ms, spec)
+    old = np.flatnonzero(time < apart)
+    recent = np.flatnonzero(time >= apart)
     if all(p.days is not None for p in pasts):
         old = old[:0]  # no window reaches them
     begins = np.flatnonzero(np.r_[True, key[old][1:] != key[old][:-1]]) if len(old) else old

@@ -45,8 +45,9 @@ def route(plan: Plan, base: Base, work: Work) -> Earlier:
         for path, group, rows in _groups(base.files("past", number)):
             tasks.append(Task(partial(_route_past, plan, by, path, group), rows))
             places.append(place)
-    for number in range(len(plan.spec.history)):
-        for path, group, rows in _groups(base.files("events", number)):
+    for number, history in enumerate(plan.spec.history):
+        left = [] if history.events is not None else base.files("events", number)
+        for path, group, rows in _groups(left):
             tasks.append(Task(partial(_route_events, plan, path, group), rows))
             places.append(("events", number))
     routed: dict[tuple[str, int], list[Path]] = {}
@@ -76,8 +77,9 @@ def _groups(paths: Sequence[Path]) -> Iterator[tuple[Path, int, int]]:
 def _route_past(plan: Plan, by: tuple[str, ...], path: Path, group: int, folder: Path) -> None:
     table = pq.ParquetFile(source(path)).read_row_group(group)
     keys = key_columns(table, by)
-    if plan.spec.user in by:
-        part = parts_of_users(user_hashes(keys[by.index(plan.spec.user)], *_nowhere(len(table))), plan.parts)
+    user = plan.spec.user
+    if user is not None and user in by:
+        part = parts_of_users(user_hashes(keys[by.index(user)], *_nowhere(len(table))), plan.parts)
     else:
         part = parts_of_keys(keys, plan.parts)
     write_parts(folder / ROUTED, table, part, plan.parts)
@@ -103,7 +105,9 @@ def left_files(plan: Plan, work: Path, gathered: Sequence[Path], encoded: Sequen
                 files[past_file(number, part)] = gathered[part] / own_file(plan.own.index(by))
             else:
                 files[past_file(number, part)] = work / f"past-{plan.elsewhere.index(by)}" / f"{part:05d}" / PAST_FILE
-    for number in range(len(plan.spec.history)):
+    for number, history in enumerate(plan.spec.history):
+        if history.reads_lists:
+            continue
         files |= {events_file(number, part): f / history_file(number) for part, f in enumerate(encoded)}
     return files
 
@@ -119,7 +123,8 @@ def record_of(
     """read: what was read of each file; before: of the preparation that this one went on from; everyone: sums of labels over
     all rows so far; there: files that the log still has."""
     spec = plan.spec
-    kinds = {name: plan.known.key(name) for name in [spec.user, *(c for p in spec.past for c in p.by)]}
+    users = [] if spec.user is None else [spec.user]
+    kinds = {name: plan.known.key(name) for name in [*users, *(c for p in spec.past for c in p.by)]}
     kinds |= {section.column: plan.known.id_key(section) for section in spec.id}
     return StateRecord(
         description=spec.model_dump(mode="json"),

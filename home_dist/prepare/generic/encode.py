@@ -15,11 +15,11 @@ from home_dist.ids.rows import RowsOf, open_rows
 from home_dist.ids.vocabulary import VocabularyFile
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.boundaries import round_to
-from home_dist.prepare.days import SPLITS, Days, calendar_of
+from home_dist.prepare.days import SPLITS, Days
 from home_dist.prepare.engine.mirror import here
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
 from home_dist.prepare.generic.condensed import write_left
-from home_dist.prepare.generic.history import EncodedHistory, history_file, kept_events, with_earlier_events
+from home_dist.prepare.generic.history import EncodedHistory, EncodedLists, history_file, kept_events, with_earlier_events
 from home_dist.prepare.generic.label_columns import value_column
 from home_dist.prepare.generic.log_plan import Plan, groups
 from home_dist.prepare.generic.names import duration_columns
@@ -60,19 +60,23 @@ def encode(plan: Plan, fitted: Fitted, part: int, gathered: Path, earlier: Seque
     spec = plan.spec
     table = read_part([gathered / ROWS], 0)
     time, split = table.column("time").to_numpy(), table.column("split").to_numpy()
-    columns = {"group": groups(table.column("user").combine_chunks()), "time_ms": pa.array(time)}
+    columns = {} if spec.user is None else {"group": groups(table.column("user").combine_chunks())}
+    columns |= {} if spec.time is None else {"time_ms": pa.array(time)}
     rows_of, encoders = {}, {}
     for section, path in zip(spec.id, fitted.vocabularies, strict=True):
         keys = table.column(f"id_{section.column}").combine_chunks()
         encoders[section.column] = rows_of_vocabulary(path, section.column, plan.known.id_key(section))
         columns[section.column] = rows_of[section.column] = encoded_ids(keys, encoders[section.column])
     if spec.calendar:
-        columns |= {n: pa.array(v, pa.int32()) for n, v in calendar_of(time, fitted.days.utc_offset_ms).items()}
-    histories = []
+        columns |= {n: pa.array(v, pa.int32()) for n, v in spec.clock.calendar(time).items()}
+    histories: list[EncodedHistory | EncodedLists] = []
     for number, history in enumerate(spec.history):
+        if history.reads_lists:
+            histories.append(EncodedLists(history, number, table, encoders))
+            continue
         events = with_earlier_events(history, table, earlier[number], part)
         write_left(kept_events(history, events, fitted.days.end_ms, spec.forget_days), folder / history_file(number))
-        histories.append(EncodedHistory(history, events, encoders, rows_of, spec.forget_days))
+        histories.append(EncodedHistory(history, events, table, encoders, rows_of, spec.forget_days))
     later_columns: dict[str, pa.Array] = {}
     for name, step in fitted.steps.items():
         later_columns[f"stat_{name}"] = pa.array(round_to(step, _floats(table, f"stat_{name}")), from_pandas=True)

@@ -14,7 +14,7 @@ from home_dist.files.hashes import file_sha256
 from home_dist.ids.keys import KeyType
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.boundaries import Buckets, Counted, fit_counted, rounding_step
-from home_dist.prepare.days import Days, choose_days, day_name
+from home_dist.prepare.days import Days, choose_days
 from home_dist.prepare.engine.mirror import here, opened
 from home_dist.prepare.engine.spill import read_rows
 from home_dist.prepare.generic import means, names
@@ -29,6 +29,7 @@ from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.generic.names import duration_columns
 from home_dist.prepare.generic.partition import CELLS_FILE, LABELS_FILE
 from home_dist.prepare.generic.scan import DAYS, HOURS, UNMATCHED
+from home_dist.prepare.generic.split_sections import DaySplit, FileSplit
 from home_dist.prepare.generic.state import Base
 from home_dist.prepare.write import write_file
 from home_dist.schema import (
@@ -58,12 +59,22 @@ def unmatched(scanned: Sequence[Path]) -> dict[str, int]:
     return dict(zip(sums.column("side").to_pylist(), sums.column("rows_sum").to_pylist(), strict=True))
 
 
-def days_of(spec: LogSpec, day: Ints) -> Days:
+def days_of(plan: Plan, day: Ints) -> Days:
     """The parts that the description asks for. day: days of the log, in any order."""
-    parts = spec.split
-    return choose_days(
-        day, parts.train_days, parts.validation_days, parts.test_days, spec.utc_offset_hours, "split.{}_days = {}"
-    )
+    parts, clock = plan.spec.split, plan.clock
+    match parts:
+        case DaySplit():
+            return choose_days(day, parts.train_days, parts.validation_days, parts.test_days, clock, "split.{}_days = {}")
+        case FileSplit():
+            train = max(1, int(day.max()) + 1 - parts.validation - parts.test) if parts.train is None else parts.train
+            return choose_days(day, train, parts.validation, parts.test, clock, "split.{} = {}", "files")
+    return one_part(plan, day)
+
+
+def one_part(plan: Plan, day: Ints) -> Days:
+    """All days are training days: something else tells the parts."""
+    end = int(day.max(initial=0)) + 1
+    return Days(int(day.min()), end, end, end, plan.clock)
 
 
 def rows_before(days: Days, chunks: Sequence[Chunk], scanned: Sequence[Path]) -> list[dict[str, Any]]:
@@ -78,7 +89,8 @@ def rows_before(days: Days, chunks: Sequence[Chunk], scanned: Sequence[Path]) ->
             entry["rows"] += int(rows[early].sum())
             entry["first"].append(int(day[early].min()))
             entry["last"].append(int(day[early].max()))
-    entries = [{**f, "first": day_name(min(f["first"])), "last": day_name(max(f["last"]))} for f in by_file.values()]
+    name_of = days.clock.day_name
+    entries = [{**f, "first": name_of(min(f["first"])), "last": name_of(max(f["last"]))} for f in by_file.values()]
     return sorted(entries, key=lambda f: (-f["rows"], f["file"]))
 
 
@@ -223,15 +235,16 @@ def schema_of(
     sequences = []
     for history in spec.history:
         events = [EventField(column=f"{history.name}_{f}", table=f, target=f) for f in history.fields]
-        derived = {"age": len(AGE_BOUNDS_MS) + 1} | ({"outcome": 1 << len(history.outcomes)} if history.outcomes else {})
+        derived = {"age": len(AGE_BOUNDS_MS) + 1} if history.has_age else {}
+        derived |= {"outcome": 1 << len(history.told)} if history.told else {}
         for field, size in derived.items():
             told = means.of_age(AGE_BOUNDS_MS) if field == "age" else means.of_outcomes(spec, history)
             tables.append(TableSpec(name=f"{history.name}_{field}", rows=size, means=told))
             events.append(EventField(column=f"{history.name}_{field}", table=f"{history.name}_{field}"))
         sequences.append(SequenceSpec(name=history.name, events=tuple(events), means=means.of_history(spec, history)))
     return Schema(
-        group_column="group",
-        time_column="time_ms",
+        group_column=None if spec.user is None else "group",
+        time_column=None if spec.time is None else "time_ms",
         table=tuple(tables),
         feature=(*features, *kept),
         sequence=tuple(sequences),

@@ -87,6 +87,8 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
             flat[key] = value
             continue
         for place, entry in enumerate(entries):
+            if isinstance(entry.get("events"), dict):
+                entry = entry | {"events": {k: v for k, v in entry["events"].items() if k not in ("files", "format")}}
             flat |= {f"{key}.{place}.{k}": v for k, v in entry.items() if k not in _FREE_OF.get(key, ()) and v not in ([], {})}
     return flat
 

@@ -12,6 +12,7 @@ from home_dist.ids.rows import RowsOf
 from home_dist.prepare.asof import AsOf, Ints
 from home_dist.prepare.days import DAY_MS, HOUR_MS
 from home_dist.prepare.engine.spill import read_part
+from home_dist.prepare.generic.given_events import list_column
 from home_dist.prepare.generic.log_plan import flags, moments
 from home_dist.prepare.generic.log_sections import HistorySection
 from home_dist.prepare.generic.names import history_columns
@@ -27,12 +28,14 @@ def history_file(number: int) -> str:
 
 def event_columns(section: HistorySection) -> list[str]:
     """Columns of a user's event: keys of its fields, and the labels that tell something of it."""
-    labels = dict.fromkeys([*section.outcomes, *([section.only] if section.only else [])])
+    labels = dict.fromkeys([*section.told, *([section.only] if section.only else [])])
     return ["user", "time", *(f"id_{name}" for name in section.fields), *(f"happened_{name}" for name in labels)]
 
 
 def with_earlier_events(section: HistorySection, table: pa.Table, earlier: Sequence[Path], part: int) -> pa.Table:
-    """Events that an earlier preparation left, followed by the partition's rows."""
+    """Events that an earlier preparation left, followed by the partition's rows; or those of another table, in `earlier`."""
+    if section.reads_table:
+        return read_part(earlier, part)
     own = table.select(event_columns(section))
     if not earlier:
         return own
@@ -42,28 +45,22 @@ def with_earlier_events(section: HistorySection, table: pa.Table, earlier: Seque
 
 def kept_events(section: HistorySection, events: pa.Table, end_ms: int, forget_days: float | None) -> pa.Table:
     """The events that histories from the moment `end_ms` on can hold: the newest `most` of each user, in order of time."""
-    owner = _owner(section, events)
+    owner = _owner(section, events, codes(events.column("user").combine_chunks()))
     distinct, first = np.unique(owner[owner >= 0], return_index=True)
     order = np.argsort(first, kind="stable")  # users in the order of their first events
-    queries = _as_of(section, events, distinct[order], np.full(len(distinct), end_ms), forget_days)
+    queries = AsOf(owner, moments(events), distinct[order], np.full(len(distinct), end_ms))
+    queries = queries if forget_days is None else queries.forgetting(int(forget_days * DAY_MS))
     return events.take(pa.array(queries.latest(section.most)[1]))
 
 
-def _owner(section: HistorySection, events: pa.Table) -> Ints:
-    """(N,) code of the user whose history an event enters; -1 for events that enter none."""
-    user = codes(events.column("user").combine_chunks())
+def _owner(section: HistorySection, events: pa.Table, user: Ints) -> Ints:
+    """(N,) code of the user whose history an event enters; -1 for events that enter none. user: (N,) codes."""
     return user if section.only is None else np.where(flags(events, f"happened_{section.only}") > 0, user, -1)
-
-
-def _as_of(section: HistorySection, events: pa.Table, users: Ints, times: Ints, forget_days: float | None) -> AsOf:
-    """The events before the moments `times` (Q,) of the users `users` (Q,), by their codes."""
-    before = AsOf(_owner(section, events), moments(events), users, times)
-    return before if forget_days is None else before.forgetting(int(forget_days * DAY_MS))
 
 
 def outcomes_of(section: HistorySection, events: pa.Table) -> NDArray[np.int32] | None:
     """(N,) a bit per label, whether the event had it; None for a [[history]] without outcomes."""
-    bits = [flags(events, f"happened_{name}").astype(np.int32) << place for place, name in enumerate(section.outcomes)]
+    bits = [flags(events, f"happened_{name}").astype(np.int32) << place for place, name in enumerate(section.told)]
     return np.asarray(np.sum(bits, axis=0, dtype=np.int32)) if bits else None
 
 
@@ -77,9 +74,10 @@ def columns_of_events(
 ) -> dict[str, pa.ListArray]:
     """Columns (Q,) of the age and of the parts in `values`: (N,) each, of all events, at times event_time (N,); time: (Q,), at
     which ages are told; offsets: (Q + 1,); index: (offsets[-1],) events."""
-    passed = np.repeat(time, np.diff(offsets)) - event_time[index]
     parts = {part: of_events[index] for part, of_events in values.items()}
-    parts["age"] = np.searchsorted(AGE_BOUNDS_MS, passed, side="right").astype(np.int32)
+    if section.has_age:
+        passed = np.repeat(time, np.diff(offsets)) - event_time[index]
+        parts["age"] = np.searchsorted(AGE_BOUNDS_MS, passed, side="right").astype(np.int32)
     return {column: list_array(parts[part], offsets) for part, column in history_columns(section).items() if part in parts}
 
 
@@ -90,22 +88,26 @@ class EncodedHistory:
         self,
         section: HistorySection,
         events: pa.Table,
+        table: pa.Table,
         encoders: Mapping[str, RowsOf],
         encoded: Mapping[str, pa.Array],
         forget_days: float | None,
     ):
-        """events: as `with_earlier_events` returns them; encoders: by column; encoded: by column, (N,) rows of the partition's
-        own events, which are the last ones."""
+        """events: as `with_earlier_events` returns them; table: the partition's rows, which are the last of the events unless
+        these are of another table; encoders: by column; encoded: by column, (N,) rows of the partition's own events."""
         self._section = section
-        before = len(events) - len(encoded[section.fields[0]])
-        self._event_time = moments(events)
-        self._time = self._event_time[before:]
-        user = codes(events.column("user").combine_chunks())[before:]
-        self._events = _as_of(section, events, user, self._time, forget_days)
+        before = len(events) if section.reads_table else len(events) - len(table)
+        self._event_time, self._time = moments(events), moments(table)
+        users = [events.column("user").slice(0, before), table.column("user")]
+        user = codes(pa.chunked_array([chunk for column in users for chunk in column.chunks]).combine_chunks())
+        owner = _owner(section, events, user[: len(events)])
+        self._events = AsOf(owner, self._event_time, user[before:], self._time)
+        if forget_days is not None:
+            self._events = self._events.forgetting(int(forget_days * DAY_MS))
         self._values: dict[str, NDArray[np.int32]] = {}
         for name in section.fields:
             earlier = encoders[name](events.column(f"id_{name}").combine_chunks()[:before]).astype(np.int32)
-            self._values[name] = np.concatenate([earlier, np.asarray(encoded[name])])
+            self._values[name] = earlier if section.reads_table else np.concatenate([earlier, np.asarray(encoded[name])])
         outcomes = outcomes_of(section, events)
         if outcomes is not None:
             self._values["outcome"] = outcomes
@@ -115,3 +117,38 @@ class EncodedHistory:
         section = self._section
         offsets, index = self._events.of(rows).latest(section.most)
         return columns_of_events(section, self._values, self._event_time, self._time[rows], offsets, index)
+
+
+class EncodedLists:
+    """A [[history]] whose events stand in the log's own rows; as EncodedHistory."""
+
+    def __init__(self, section: HistorySection, number: int, table: pa.Table, encoders: Mapping[str, RowsOf]):
+        """number: of the [[history]]; table: the partition's rows."""
+        self._section, self._time = section, moments(table)
+        self._lists = {part: table.column(list_column(number, part)).combine_chunks() for part in _list_parts(section)}
+        self._encoders = encoders
+
+    def of(self, rows: Ints) -> dict[str, pa.ListArray]:
+        """History columns (n,) of the partition's rows (n,)."""
+        lists = {part: values.take(pa.array(rows)) for part, values in self._lists.items()}
+        return columns_of_lists(self._section, lists, self._encoders, self._time[rows])
+
+
+def _list_parts(section: HistorySection) -> list[str]:
+    times = ["time"] if section.given.time is not None else []
+    return [*(f"id_{name}" for name in section.fields), *(f"happened_{name}" for name in section.told), *times]
+
+
+def columns_of_lists(
+    section: HistorySection, lists: Mapping[str, pa.Array], encoders: Mapping[str, RowsOf], time: Ints
+) -> dict[str, pa.ListArray]:
+    """Columns (n,) of lists (n,) as `lists_of_rows` returns them, without the prefix of their names. time: (n,) of the rows."""
+    flat = {part: values.flatten() for part, values in lists.items()}
+    bounds = np.asarray(next(iter(lists.values())).offsets).astype(np.int64)
+    offsets = bounds - bounds[0]
+    values = {name: encoders[name](flat[f"id_{name}"]).astype(np.int32) for name in section.fields if name in encoders}
+    outcomes = outcomes_of(section, pa.table({n: v for n, v in flat.items() if n.startswith("happened_")}))
+    if outcomes is not None:
+        values["outcome"] = outcomes
+    event_time = np.asarray(flat["time"]) if "time" in flat else np.zeros(offsets[-1], np.int64)
+    return columns_of_events(section, values, event_time, time, offsets, np.arange(offsets[-1]))

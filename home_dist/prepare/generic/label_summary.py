@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from home_dist.errors import DataError
 from home_dist.files.json_files import read_json, write_json
-from home_dist.prepare.days import local_days
 from home_dist.prepare.engine import Task, Work
 from home_dist.prepare.engine.mirror import here, opened
 from home_dist.prepare.generic.label_columns import value_column
@@ -60,7 +59,7 @@ def _summarise(
     number = NumberLabel(duration is not None) if section.is_number else None
     classes = None if section.is_number else ClassLabel(len(section.class_values))
     for block in pieces_of(_tables([f / ROWS for f in gathered], columns), BLOCK):
-        day = local_days(block.column("time").to_numpy(), plan.spec.utc_offset_hours)
+        day = plan.clock.days(block.column("time").to_numpy())
         split = block.column("split").to_numpy().astype(np.int64)
         labels, is_known = block.column(value).to_numpy(), block.column(known).to_numpy() > 0
         if number is not None:
@@ -74,7 +73,10 @@ def _summarise(
     elif is_fitted and classes is not None:
         fitted = classes.facts.values()
     values = fitted or before
-    told = number.told(values) if number is not None else classes.told(tuple(map(str, section.class_values))) if classes else {}
+    name_of = plan.clock.day_name
+    told = number.told(values, name_of) if number is not None else {}
+    if classes is not None:
+        told = classes.told(tuple(map(str, section.class_values)), name_of)
     dumped = None if values is None else values.model_dump(mode="json")
     write_json(folder / _SUMMARY, {"values": dumped, "told": told, "fitted": fitted is not None})
 

@@ -1,7 +1,7 @@
 """Finds the files of a log and of its side tables, and reads them in chunks."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +10,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from home_dist.errors import DataError
-from home_dist.files.listing import glob_files
+from home_dist.files.listing import glob_files, partition_of
 from home_dist.files.places import is_remote
 from home_dist.files.remote import SourceFile, remote_files
 from home_dist.ids.arrow_types import is_number, is_text
 from home_dist.ids.keys import key_numbers, missing
 from home_dist.prepare.engine.mirror import here, source
 from home_dist.prepare.engine.spill import one_batch
+from home_dist.prepare.formats.format_section import FormatSection
+from home_dist.prepare.formats.table_files import table_files
 from home_dist.prepare.formats.unreadable import unreadable_file
 from home_dist.prepare.generic.columns import keys, plain
+from home_dist.prepare.generic.folder_columns import FolderValue, as_value, folder_types
 
 TYPES = {"text": pa.string(), "integer": pa.int64()}
 _SAID = {kind: name for name, kind in TYPES.items()}
@@ -39,6 +42,8 @@ class File:
     """Of the file as it was found; of a converted file, of the one that it was made of."""
     modified_ns: int
     """When that file was written last, in ns since 1970."""
+    folder_values: Mapping[str, FolderValue] = field(default_factory=dict)
+    """Columns that stand in the names of folders."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,27 @@ class Chunk:
     file: File
     first: int
     last: int
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Columns that are not in the files of a table: in the names of folders, or in the log of a Delta table."""
+
+    values: Sequence[Mapping[str, FolderValue]]
+    """Of each file."""
+    types: dict[str, pa.DataType] = field(default_factory=dict)
+    """Those that are known; the others are told by the values."""
+
+
+def find_log(folder: Path, pattern: str, section: FormatSection) -> tuple[list[SourceFile], Beside]:
+    """The files of a log in any format. Raises DataError, ConfigError."""
+    if section.is_table:
+        table = table_files(folder, pattern, section)
+        if not table.files:
+            raise DataError(f"{folder / pattern}: the {section.kind} table holds no rows.")
+        return [*table.files], Beside(table.values or [{}] * len(table.files), table.types)
+    files = find(folder, pattern)
+    return files, Beside([partition_of(named_in(str(file), folder).partition("?")[0]) for file in files])
 
 
 def find(folder: Path, pattern: str) -> list[SourceFile]:
@@ -60,6 +86,14 @@ def find(folder: Path, pattern: str) -> list[SourceFile]:
         if file.stat().st_size == 0:
             raise DataError(f"{file}: the file is empty (0 bytes). Fetch it again or move it away.")
     return files
+
+
+def named_in(file: str, folder: Path) -> str:
+    """The path relative to the description's folder: reports and states are then the same wherever the folder lies."""
+    if is_remote(file):
+        return file
+    path, around = Path(file).absolute(), folder.absolute()
+    return str(path.relative_to(around)) if path.is_relative_to(around) else str(path)
 
 
 @dataclass(frozen=True)
@@ -80,9 +114,11 @@ def look(
     named: Sequence[SourceFile],
     declared: Mapping[str, pa.DataType],
     places: Sequence[int] | None = None,
+    beside: Beside | None = None,
 ) -> Looked:
     """Reads the files' footers. named: the files' names in messages; declared: column types that the description gives; places:
-    of the files in the whole log. A file without rows tells nothing of types. Raises DataError."""
+    of the files in the whole log; beside: columns that are not in the files. A file without rows tells nothing of types. Raises
+    DataError."""
     files: list[File] = []
     by_column: dict[str, dict[pa.DataType, list[str]]] = {}
     for index, path, name in zip(places or range(len(paths)), paths, named, strict=True):
@@ -91,13 +127,14 @@ def look(
         except (pa.ArrowInvalid, OSError) as error:
             raise unreadable_file(name, error) from None
         state = (here(name) if isinstance(name, Path) else name).stat()
-        files.append(File(index, path, opened.metadata.num_rows, str(name), state.st_size, state.st_mtime_ns))
-        for field in opened.schema_arrow:
+        values = {} if beside is None else beside.values[len(files)]
+        files.append(File(index, path, opened.metadata.num_rows, str(name), state.st_size, state.st_mtime_ns, values))
+        for found in opened.schema_arrow:
             if opened.metadata.num_rows or len(paths) == 1:
-                kind = plain(field.type)
-                if field.name in declared:
-                    kind = _declared(kind, declared[field.name], f"{name}: column {field.name!r}")
-                by_column.setdefault(field.name, {}).setdefault(kind, []).append(str(name))
+                kind = plain(found.type)
+                if found.name in declared:
+                    kind = _declared(kind, declared[found.name], f"{name}: column {found.name!r}")
+                by_column.setdefault(found.name, {}).setdefault(kind, []).append(str(name))
     types, odd, with_rows = {}, {}, [f.named for f in files if f.rows]
     absent: dict[str, list[str]] = {}
     for column, kinds in by_column.items():
@@ -110,7 +147,12 @@ def look(
         having = {name for names in kinds.values() for name in names}
         if len(having) < len(with_rows):
             absent[column] = [name for name in with_rows if name not in having]
-    return Looked(files, types, odd, absent)
+    told = [{n: v for n, v in f.folder_values.items() if n not in types} for f in files]
+    for column, kind in folder_types(told, [f.named for f in files], {**(beside.types if beside else {}), **declared}).items():
+        types[column] = kind
+        if without := [f.named for f, values in zip(files, told, strict=True) if f.rows and column not in values]:
+            absent[column] = without
+    return Looked([replace(f, folder_values=v) for f, v in zip(files, told, strict=True)], types, odd, absent)
 
 
 def _declared(kind: pa.DataType, wanted: pa.DataType, where: str) -> pa.DataType:
@@ -145,12 +187,13 @@ def read_chunk(chunk: Chunk, types: dict[str, pa.DataType]) -> pa.Table:
         batches = list(_batches(chunk, types))
     except (pa.ArrowInvalid, OSError) as error:
         raise unreadable_file(chunk.file.named, error) from None
-    rows = sum(b.num_rows for b in batches)
+    rows = chunk.last - chunk.first
     file_columns = pa.Table.from_batches(batches) if batches else pa.table({})
     columns = {}
     for name, kind in types.items():
         if name not in file_columns.column_names:
-            columns[name] = pa.nulls(rows, kind)
+            value = chunk.file.folder_values.get(name)
+            columns[name] = pa.nulls(rows, kind) if value is None else pa.repeat(as_value(value, kind), rows)
             continue
         try:
             columns[name] = file_columns.column(name).cast(kind).combine_chunks()

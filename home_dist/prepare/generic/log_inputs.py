@@ -1,24 +1,27 @@
 """Before the log is read: has its files as Parquet, checks its columns against the description, sorts side tables."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
 from home_dist.errors import DataError
-from home_dist.files.places import is_remote
 from home_dist.files.remote import SourceFile
+from home_dist.ids.arrow_types import is_text
 from home_dist.prepare.engine import Task, Work
 from home_dist.prepare.formats.converting import CONVERTED, convert
 from home_dist.prepare.formats.format_section import FormatSection
 from home_dist.prepare.generic.columns import Types
+from home_dist.prepare.generic.given_events import check_events, event_types
 from home_dist.prepare.generic.going_on import with_key_types
 from home_dist.prepare.generic.label_columns import check_types
-from home_dist.prepare.generic.log_files import SIDE, TYPES, File, find, look, write_side
+from home_dist.prepare.generic.log_files import SIDE, TYPES, Beside, File, find_log, look, write_side
 from home_dist.prepare.generic.log_sections import IdSection
 from home_dist.prepare.generic.log_spec import LogSpec
+from home_dist.prepare.generic.own_parts import split_columns
+from home_dist.prepare.generic.split_sections import ColumnSplit, RandomSplit
 from home_dist.prepare.generic.state import Base
 
 
@@ -33,17 +36,29 @@ class FoundFiles:
     """Of the files to read among `every`: numbers of rows depend on them."""
     every: list[SourceFile]
     """All files of the log, those included that an earlier preparation has read."""
+    beside: Beside
+    """Columns of the files to read that are not in them."""
+    events: dict[int, list[SourceFile]]
+    """Of the tables of other events, by the number of their [[history]]."""
 
     @classmethod
     def of(cls, spec: LogSpec, folder: Path) -> "FoundFiles":
         """Finds the described files. Raises DataError when there is none, or when one is empty."""
-        log = find(folder, spec.log)
-        return cls(log, [find(folder, s.files) for s in spec.side], list(range(len(log))), log)
+        log, beside = find_log(folder, spec.log, spec.format)
+        return cls(
+            log,
+            [find_log(folder, s.files, s.format)[0] for s in spec.side],
+            list(range(len(log))),
+            log,
+            beside,
+            _event_files(spec, folder),
+        )
 
     def only(self, chosen: Sequence[bool]) -> "FoundFiles":
         """With the chosen ones of the log's files to read."""
         kept = [n for n, is_chosen in enumerate(chosen) if is_chosen]
-        return FoundFiles([self.log[n] for n in kept], self.sides, [self.places[n] for n in kept], self.every)
+        beside = replace(self.beside, values=[self.beside.values[n] for n in kept])
+        return replace(self, log=[self.log[n] for n in kept], places=[self.places[n] for n in kept], beside=beside)
 
 
 @dataclass(frozen=True)
@@ -58,18 +73,12 @@ class LogInputs:
     """Written side tables, and their keys."""
     absent: dict[str, list[str]]
     """By used column: the log's files that do not have it."""
+    events: dict[int, tuple[list[File], dict[str, pa.DataType]]]
+    """By the number of their [[history]]: files of other events, with the types of the columns that are read."""
 
     @property
     def rows(self) -> int:
         return sum(f.rows for f in self.files)
-
-
-def named_in(file: str, folder: Path) -> str:
-    """The path relative to the description's folder: reports and states are then the same wherever the folder lies."""
-    if is_remote(file):
-        return file
-    path, around = Path(file).absolute(), folder.absolute()
-    return str(path.relative_to(around)) if path.is_relative_to(around) else str(path)
 
 
 def open_log(
@@ -85,7 +94,7 @@ def open_log(
     description."""
     declared = {name: TYPES[kind] for name, kind in spec.types.items()}
     converted = _converted([sources.log, *sources.sides], [spec.format, *(s.format for s in spec.side)], declared, work)
-    log = look(converted[0], sources.log, declared, sources.places)
+    log = look(converted[0], sources.log, declared, sources.places, sources.beside)
     files, log_types = log.files, log.types if base is None else with_key_types(log.types, base, spec.log)
     if not any(f.rows for f in files):
         raise DataError(f"{spec.log}: the log holds no rows.")
@@ -117,11 +126,48 @@ def open_log(
     folders = work.run("side", "joining", tasks, "tables") if tasks else []
     sides = tuple((f / SIDE, s.key) for f, s in zip(folders, spec.side, strict=True))
     absent = {n: names for n, names in log.absent.items() if n in used}
-    return LogInputs(files, {n: t for n, t in log_types.items() if n in used}, types, sides, absent)
+    events = _open_events(spec, sources, Types(spec.log, types), declared, work)
+    return LogInputs(files, {n: t for n, t in log_types.items() if n in used}, types, sides, absent, events)
+
+
+def _event_files(spec: LogSpec, folder: Path) -> dict[int, list[SourceFile]]:
+    asked = {n: h.given for n, h in enumerate(spec.history) if h.reads_table}
+    return {n: find_log(folder, str(events.files), events.format)[0] for n, events in asked.items()}
+
+
+def _open_events(
+    spec: LogSpec, sources: FoundFiles, types: Types, declared: dict[str, pa.DataType], work: Work
+) -> dict[int, tuple[list[File], dict[str, pa.DataType]]]:
+    """As LogInputs.events. types: of the log."""
+    keys = {s.column: types.id_key(s) for s in spec.id}
+    opened = {}
+    for number, history in enumerate(spec.history):
+        if history.reads_lists:
+            check_events(history, event_types(history, types.types, spec.log), keys, spec.log)
+        if not history.reads_table:
+            continue
+        events, paths = history.given, sources.events[number]
+        where, user = str(events.files), str(events.user)
+        [converted] = _converted([paths], [events.format], declared, work, f"convert-events-{number}")
+        looked = look(converted, paths, declared)
+        check_events(history, event_types(history, looked.types, where), keys, where)
+        there = Types(where, looked.types)
+        if there.key(user) != types.key(str(spec.user)):
+            raise DataError(
+                f"{where}: column {user!r} has type {there.of(user)}, but {spec.user!r} has type {types.of(str(spec.user))} in "
+                f"{spec.log}. Both must be whole numbers, or both texts."
+            )
+        read = [user, events.column] if events.column is not None else [user, *events.needed(history.fields)]
+        opened[number] = (looked.files, {name: looked.types[name] for name in read})
+    return opened
 
 
 def _converted(
-    path_lists: Sequence[list[SourceFile]], formats: Sequence[FormatSection], declared: dict[str, pa.DataType], work: Work
+    path_lists: Sequence[list[SourceFile]],
+    formats: Sequence[FormatSection],
+    declared: dict[str, pa.DataType],
+    work: Work,
+    stage: str = "convert",
 ) -> list[list[SourceFile]]:
     """The paths, in the same order, with the Parquet conversion of each file that is none. formats: of each list."""
     places = [(n, p, f) for n, (paths, f) in enumerate(zip(path_lists, formats, strict=True)) for p in paths]
@@ -129,7 +175,7 @@ def _converted(
     if not others:
         return list(path_lists)
     tasks = [Task(partial(convert, p, declared=declared, section=f), p.stat().st_size) for _, p, f in others]
-    folders = work.run("convert", "reading texts", tasks, "bytes")
+    folders = work.run(stage, "reading texts", tasks, "bytes")
     written: dict[tuple[int, SourceFile], SourceFile] = {
         (n, p): folder / CONVERTED for (n, p, _), folder in zip(others, folders, strict=True)
     }
@@ -137,16 +183,24 @@ def _converted(
 
 
 def _used(spec: LogSpec) -> set[str]:
-    used = {spec.user, spec.time} | {i.column for i in spec.id} | {n.column for n in spec.number}
+    used = {n for n in (spec.user, spec.time) if n is not None} | split_columns(spec)
+    used |= {i.column for i in spec.id} | {n.column for n in spec.number}
     used |= {c for p in spec.past for c in p.by} | {s.key for s in spec.side}
+    used |= {str(h.given.column) for h in spec.history if h.reads_lists}
     return used | {c for x in spec.label for c in (x.column, x.known, x.duration) if c is not None}
 
 
 def _check(spec: LogSpec, types: Types, labels_needed: bool) -> None:
     """Raises DataError, a line per problem, unless every column that the description names exists and has a type that fits its
     use."""
-    checks: list[Callable[[], object]] = [partial(types.time, spec.time)]
-    checks += [partial(types.key, n) for n in dict.fromkeys([spec.user, *(c for p in spec.past for c in p.by)])]
+    checks: list[Callable[[], object]] = [] if spec.time is None else [partial(types.time, spec.time)]
+    keys = [*([] if spec.user is None else [spec.user]), *(c for p in spec.past for c in p.by)]
+    match spec.split:
+        case ColumnSplit():
+            checks.append(partial(_check_parts, types, spec.split.column))
+        case RandomSplit():
+            keys += spec.split.key
+    checks += [partial(types.key, n) for n in dict.fromkeys(keys)]
     checks += [partial(_check_id, spec, types, section) for section in spec.id]
     checks += [partial(types.number, n.column) for n in spec.number]
     checks += [partial(check_types, types, [label], labels_needed) for label in spec.label]
@@ -158,6 +212,12 @@ def _check(spec: LogSpec, types: Types, labels_needed: bool) -> None:
             problems.append(str(error))
     if problems:
         raise DataError("\n".join(dict.fromkeys(problems)))
+
+
+def _check_parts(types: Types, column: str) -> None:
+    kind = types.of(column)
+    if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind)):
+        raise types.wrong(column, "texts, whole numbers, booleans or dates, as its values name the split's parts,")
 
 
 def _check_id(spec: LogSpec, types: Types, section: IdSection) -> None:

@@ -20,6 +20,7 @@ from home_dist.ids.rows import hash_keys
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.generic.columns import Types
 from home_dist.prepare.generic.log_spec import LogSpec
+from home_dist.prepare.local_clock import Clock, LocalClock
 
 CELL_BITS = 12
 CELLS = 1 << CELL_BITS
@@ -49,6 +50,11 @@ class Plan:
     """Columns that go through unchanged."""
     piece_rows: int = 1 << 62
     """Most events of a partition of keys that are counted in one piece."""
+    clock: Clock = LocalClock()  # noqa: RUF009 - it is frozen
+    folder: Path = Path()
+    """Of the description."""
+    own_parts: bool = False
+    """Whether each row's part is told by the description's split, not by its day."""
 
     @property
     def known(self) -> Types:

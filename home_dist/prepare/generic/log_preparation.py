@@ -10,7 +10,7 @@ days alone. What it writes for these days is what a preparation of all days with
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from home_dist.files.json_files import read_json, write_json
 from home_dist.files.remote import Gone, StoreError
 from home_dist.prepare.boundaries import Counted
 from home_dist.prepare.counts import LeftOut, Told, make_report
-from home_dist.prepare.days import DAY_MS, SPLITS, Days, day_name
+from home_dist.prepare.days import SPLITS, Days, day_name
 from home_dist.prepare.drift import drift
 from home_dist.prepare.engine import KINDS, Lost, Task, Work
 from home_dist.prepare.engine.mirror import here
@@ -33,21 +33,29 @@ from home_dist.prepare.generic import earlier, finish, past, scan, state
 from home_dist.prepare.generic.earlier import Earlier
 from home_dist.prepare.generic.encode import BASE_FOUND_FILE, FOUND_FILE, Fitted, encode
 from home_dist.prepare.generic.fitting import fit
+from home_dist.prepare.generic.given_events import EVENTS, scan_events
 from home_dist.prepare.generic.going_on import check_days, check_description, full_tables, new_files, read_by_file
 from home_dist.prepare.generic.label_summary import Summary, summarise, values_of
 from home_dist.prepare.generic.largest_values import extremes
-from home_dist.prepare.generic.log_files import Chunk, chunks_of
-from home_dist.prepare.generic.log_inputs import FoundFiles, LogInputs, named_in, open_log
+from home_dist.prepare.generic.log_files import Chunk, chunks_of, named_in
+from home_dist.prepare.generic.log_inputs import FoundFiles, LogInputs, open_log
 from home_dist.prepare.generic.log_options import LogOptions
 from home_dist.prepare.generic.log_plan import CELLS, FILE_BITS, Plan
 from home_dist.prepare.generic.log_spec import LogSpec, load_spec
+from home_dist.prepare.generic.log_time import clock_of, order_note
+from home_dist.prepare.generic.needs import check_options
 from home_dist.prepare.generic.output import OpenOutput, Output, output_of
+from home_dist.prepare.generic.own_parts import check_parts
 from home_dist.prepare.generic.partition import REPEATED_FILE, SEEN_FILE, gather
 from home_dist.prepare.generic.sizes import chunk_rows, partitions, piece_rows
+from home_dist.prepare.generic.split_sections import ColumnSplit, RandomSplit
 from home_dist.prepare.generic.state import Base, write_state
 from home_dist.prepare.progress import Progress, Say
 from home_dist.prepare.write import file_bounds, part_name
 from home_dist.schema import Schema, StatisticFeature, save_schema
+
+_NESTED_ROWS = 16_384
+"""Rows with lists of events that are read at a time."""
 
 
 def prepare_log(description: Path, out: Path | str, say: Say, options: LogOptions | None = None) -> dict[str, Any]:
@@ -60,6 +68,7 @@ def prepare_log(description: Path, out: Path | str, say: Say, options: LogOption
     output = output_of(out)
     spec = load_spec(description)
     output.refuse_existing(options)
+    check_options(spec, options)
     base = None
     if options.like is not None:
         base = Base.open(options.like)
@@ -108,7 +117,7 @@ def _later(sources: FoundFiles, folder: Path, base: Base, progress: Progress) ->
 
 
 def _fingerprint(spec: LogSpec, sources: FoundFiles, base: Base | None, options: LogOptions) -> dict[str, Any]:
-    resolved = [p.resolve() for table_paths in (sources.log, *sources.sides) for p in table_paths]
+    resolved = [p.resolve() for table_paths in (sources.log, *sources.sides, *sources.events.values()) for p in table_paths]
     files = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in resolved]
     chosen = {
         n: getattr(options, n)
@@ -173,6 +182,7 @@ class _Preparation:
         plan, rows = log.plan, log.rows
         each = [rows * (n + 1) // plan.parts - rows * n // plan.parts for n in range(plan.parts)]
         before = earlier.route(plan, self.goes_on, self.work) if self.goes_on is not None else Earlier.nothing(plan)
+        before = self._with_given_events(log, before)
         gathered = self._gather(log, each, before)
         labels = summarise(plan, gathered, self.work, rows, self.base, self.options.anew)
         grow = not (self.options.whole or self.options.for_scores)
@@ -187,6 +197,8 @@ class _Preparation:
         )
         self.work.drop("gather")
         self.work.drop("earlier")
+        for number in log.inputs.events:
+            self.work.drop(f"events-{number}")
         seen = [pq.read_table(here(f / SEEN_FILE)) for f in gathered]
         return self._write(log, _Made(gathered, seen, encoded, fitted, labels), out)
 
@@ -194,8 +206,11 @@ class _Preparation:
         """Runs the steps that can find fault with the input."""
         spec, work, options = self.spec, self.work, self.options
         inputs = open_log(spec, sources, work, self.base, options.keep, not options.for_scores)
+        if spec.order is not None and (note := order_note([self._short(f.named) for f in inputs.files])):
+            work.progress(note)
         share, rows = options.memory // self.processes, inputs.rows
-        held = rows + (0 if self.goes_on is None else earlier.left_rows(spec, self.goes_on))
+        held = rows + sum(f.rows for files, _ in inputs.events.values() for f in files)
+        held += 0 if self.goes_on is None else earlier.left_rows(spec, self.goes_on)
         parts = options.partitions or partitions(spec, inputs.types, held, share, self.processes)
         plan = Plan(
             spec,
@@ -203,11 +218,14 @@ class _Preparation:
             inputs.types,
             inputs.sides,
             work.choose("partitions", min(parts, CELLS)),
-            None if self.goes_on is None else self.goes_on.record.end_day * DAY_MS - spec.offset_ms,
-            None if options.last_day is None else (options.last_day + 1) * DAY_MS - spec.offset_ms,
+            None if self.goes_on is None else spec.start_ms(self.goes_on.record.end_day),
+            None if options.last_day is None else spec.start_ms(options.last_day + 1),
             options.hold_out or 0.0,
             options.keep,
             piece_rows(spec, share),
+            clock_of(spec, inputs.files),
+            self.folder,
+            not options.by_users and isinstance(spec.split, RandomSplit | ColumnSplit),
         )
         chunk = work.choose("chunk", chunk_rows(inputs.log_types, rows, share, self.processes))
         work.progress(
@@ -226,8 +244,22 @@ class _Preparation:
                 work.progress(f"note: {line}")
         elif not len(new):
             raise DataError(f"{spec.log}: holds no rows up to {day_name(options.last_day or 0)}. Give a later --last-day.")
-        days = Days(int(new.min()), end, end, end, spec.offset_ms) if options.by_users else finish.days_of(spec, new)
+        days = finish.one_part(plan, new) if options.by_users else finish.days_of(plan, new)
+        if plan.own_parts:
+            check_parts(spec, [pq.read_table(here(f / scan.PARTS)) for f in scanned])
         return _Scanned(sources, inputs, plan, chunks, scanned, days, pc.sum(read_days.column("rows")).as_py() or 0)
+
+    def _with_given_events(self, log: _Scanned, before: Earlier) -> Earlier:
+        """With the events of other tables, in the users' partitions."""
+        events = list(before.events)
+        for number, (files, types) in log.inputs.events.items():
+            # A row of lists may hold many events.
+            most = _NESTED_ROWS if self.spec.history[number].given.column is not None else self.work.choose("chunk", 0)
+            chunks = chunks_of(files, most)
+            tasks = [Task(partial(scan_events, log.plan, number, c, types), c.last - c.first) for c in chunks]
+            name = self.spec.history[number].name
+            events[number] = tuple(f / EVENTS for f in self.work.run(f"events-{number}", f"reading events of {name}", tasks))
+        return replace(before, events=tuple(events))
 
     def _named(self, inputs: LogInputs) -> dict[int, str]:
         return {f.index: self._short(f.named) for f in inputs.files}
@@ -288,7 +320,7 @@ class _Preparation:
                 opened.add(path / finish.PART, place)
             opened.add_folder(self.work.folder / "vocabularies")
             save_schema(schema, opened.folder / "schema.toml")
-            if self.options.leave_state:
+            if self.options.leave_state and self.spec.time is not None:
                 self._leave(log, made, opened)
             write_json(opened.folder / "report.json", report)
         return report
@@ -299,7 +331,7 @@ class _Preparation:
         tasks, places = [], []
         for index, split in enumerate(SPLITS):
             counts = [t.column("rows")[index].as_py() for t in made.seen]
-            if index and self.options.by_users and not sum(counts):
+            if index and (self.options.by_users or isinstance(self.spec.split, RandomSplit | ColumnSplit)) and not sum(counts):
                 continue
             files = finish.split_files(made.encoded, counts, index)
             bounds = file_bounds(sum(counts), self.spec.train_files if index == 0 else 1)

@@ -7,19 +7,11 @@ from pydantic import Field, model_validator
 from home_dist.config.section import Count, Section
 from home_dist.prepare.boundaries import Buckets
 from home_dist.prepare.formats.format_section import FormatSection
+from home_dist.prepare.generic.events_section import EventsSection
 
 NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME)]
 Boundaries = Annotated[tuple[float, ...], Field(min_length=1)]
-
-
-class SplitSection(Section):
-    train_days: Count
-    """Days before those of validation. Earlier days count in the past and in histories alone."""
-    validation_days: Count
-    """Days between those of training and of test."""
-    test_days: Count
-    """The log's last days, by its local calendar."""
 
 
 class SideSection(Section):
@@ -121,6 +113,50 @@ class HistorySection(Section):
     """A label; only events that had it enter the history."""
     most: Count = 50
     """Maximum number of events; the newest ones are kept."""
+    age: bool = True
+    """One more field tells how long ago an event was. False by default in a log without times."""
+    events: EventsSection | None = None
+    """Other events than the log's own impressions, in place of them. Values of `fields` that are in no vocabulary of the [[id]]
+    columns count as rare: vocabularies are fitted on the log alone."""
+
+    @model_validator(mode="after")
+    def _of_its_events(self) -> "HistorySection":
+        if self.events is None:
+            return self
+        for key in ("outcomes", "only"):
+            if getattr(self, key):
+                raise ValueError(f"history {self.name!r}: {key} names labels of impressions; name columns in events.outcomes")
+        for name in self.events.columns:
+            if name not in self.fields:
+                raise ValueError(
+                    f"history {self.name!r}: events.columns: {name!r} is none of its fields: {', '.join(self.fields)}"
+                )
+        return self
+
+    @property
+    def given(self) -> EventsSection:
+        if self.events is None:
+            raise TypeError(f"history {self.name!r} is of the log's impressions")
+        return self.events
+
+    @property
+    def reads_table(self) -> bool:
+        """Whether its events stand in another table."""
+        return self.events is not None and self.events.files is not None
+
+    @property
+    def reads_lists(self) -> bool:
+        """Whether its events stand in the log's own rows."""
+        return self.events is not None and self.events.files is None
+
+    @property
+    def has_age(self) -> bool:
+        return self.age and (self.events is None or self.events.time is not None)
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Labels, or columns of other events, that the field `outcome` tells."""
+        return self.outcomes if self.events is None else self.events.outcomes
 
 
 def _check_rising(where: str, cuts: tuple[float, ...]) -> None:

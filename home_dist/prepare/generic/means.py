@@ -37,7 +37,7 @@ def _forgetting(spec: LogSpec) -> str:
 
 
 def _calendar(spec: LogSpec) -> str:
-    return f"UTC{spec.utc_offset_hours:+g} h"
+    return spec.clock.name
 
 
 def of_calendar(spec: LogSpec, name: str) -> str:
@@ -64,6 +64,13 @@ def _scaled(column: str, factor: float) -> str:
 
 
 def of_history(spec: LogSpec, history: HistorySection) -> str:
+    if history.events is not None:
+        of_row = f"the newest {history.most} events that the row's {history.events.column} holds"
+        if history.reads_lists:
+            return f"{of_row} before it" if history.events.time is not None else of_row
+        asked = ", ".join(history.given.needed(history.fields))
+        other = f"the newest {history.most} events of another table ({asked}) of the same {spec.user}"
+        return f"{other} before each impression{_forgetting(spec)}"
     only = "" if history.only is None else f" with {history.only} ({_label(spec, history.only)})"
     return f"the newest {history.most} impressions of the same {spec.user}{only} before each impression{_forgetting(spec)}"
 
@@ -73,6 +80,8 @@ def of_age(bounds_ms: Sequence[int]) -> str:
 
 
 def of_outcomes(spec: LogSpec, history: HistorySection) -> str:
+    if history.events is not None:
+        return f"a bit per column of the event: {', '.join(history.told)}"
     return "a bit per label that the event had: " + ", ".join(f"{n} ({_label(spec, n)})" for n in history.outcomes)
 
 

@@ -18,6 +18,10 @@ class Described(Protocol):
     """The entries of a description from which names are made."""
 
     @property
+    def user(self) -> str | None: ...
+    @property
+    def time(self) -> str | None: ...
+    @property
     def calendar(self) -> bool: ...
     @property
     def label(self) -> tuple[LabelSection, ...]: ...
@@ -78,7 +82,7 @@ def history_columns(history: HistorySection) -> dict[str, str]:
 
 def _made_parts(history: HistorySection) -> list[str]:
     """Parts of events that are no fields."""
-    return ["age", *(["outcome"] if history.outcomes else [])]
+    return [*(["age"] if history.has_age else []), *(["outcome"] if history.told else [])]
 
 
 def _named_history_columns(spec: Described, of_ids: bool) -> Iterator[tuple[str, str]]:
@@ -96,8 +100,10 @@ def _tables(spec: Described) -> Iterator[tuple[str, str]]:
 
 
 def _columns(spec: Described) -> Iterator[tuple[str, str]]:
-    yield "group", "the column of users"
-    yield "time_ms", "the column of times"
+    if spec.user is not None:
+        yield "group", "the column of users"
+    if spec.time is not None:
+        yield "time_ms", "the column of times"
     yield from _ids(spec)
     yield from _named_history_columns(spec, of_ids=True)
     yield from ((f"stat_{name}", where) for name, where in statistics(spec))

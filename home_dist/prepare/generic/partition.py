@@ -16,7 +16,7 @@ from home_dist.ids.hashing import Hashes, hash_integers, mix
 from home_dist.ids.keys import codes
 from home_dist.ids.vocabulary import counted
 from home_dist.prepare.asof import Ints
-from home_dist.prepare.days import SPLITS, Days, local_days
+from home_dist.prepare.days import SPLITS, Days
 from home_dist.prepare.engine.spill import one_batch, read_part, write_batches
 from home_dist.prepare.generic.condensed import condensed, key_columns, sums_of, with_earlier, write_left
 from home_dist.prepare.generic.log_plan import Plan, cells_of, flags, user_hashes
@@ -73,8 +73,8 @@ def gather(
         returned |= _count_own(plan, by, table, earlier[number], part, days.end_ms, folder / own_file(number))
     numbers |= past_statistics(spec.past, returned)
 
-    day = local_days(time, spec.utc_offset_hours)
-    split = days.split_of(day)
+    day = plan.clock.days(time)
+    split = table.column("split").to_numpy().copy() if plan.own_parts else days.split_of(day)
     split[(split == 0) & _held_out(plan, hashed, day)] = 1
     training = split == 0
     kept = [n for n in table.column_names if n.split("_")[0] not in ("number", "key")]

@@ -23,7 +23,7 @@ from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.generic.repeated import CONTENT
 from home_dist.prepare.generic.running_sums import RunningSums, counted_since
 from home_dist.prepare.generic.time_slices import CODE, MomentSample, TimeSlices
-from home_dist.prepare.generic.windows import pause_of, reach_of, until, window_of
+from home_dist.prepare.generic.windows import pause_of, told_apart_from, until, window_of
 
 Tables = Iterator[pa.Table]
 
@@ -117,7 +117,7 @@ def _left_schema(pasts: Sequence[PastSection], slices: TimeSlices) -> pa.Schema:
 def _left(pasts: Sequence[PastSection], slices: TimeSlices, end_ms: int, spec: LogSpec) -> Iterator[pa.Table]:
     """The rows of `condensed`, in order of time: first events that some window can still reach, then one per key."""
     names, pause = [COUNT, *sums_of(pasts)], pause_of(spec)
-    reach = reach_of(pasts)
+    apart = told_apart_from(pasts, end_ms, spec)
     every = RunningSums(slices, [], pause)
     if pause is not None:
         every.forward(len(slices))
@@ -135,7 +135,7 @@ def _left(pasts: Sequence[PastSection], slices: TimeSlices, end_ms: int, spec: L
         is_kept = np.ones(len(code), np.bool_)
         if pause is not None:
             is_kept = (time >= every.keys.begin[code]) & (end_ms - every.keys.newest[code] <= pause)
-        is_old = is_kept & (time < end_ms - reach)
+        is_old = is_kept & (time < apart)
         if not all(p.days is not None for p in pasts):  # else no window reaches them
             for name in names:
                 np.add.at(sums[name], code[is_old], values[name][is_old])

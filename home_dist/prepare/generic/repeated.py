@@ -18,11 +18,11 @@ _NULL, _ALONE = np.uint64(0x9E3779B97F4A7C15), 2  # hash of a null; hash seed of
 
 
 def contents(table: pa.Table) -> Hashes:
-    """(N,) hashes, equal for rows that are alike in all columns but `row`, their number, and those that only go through. Rows
-    without a user equal no other."""
+    """(N,) hashes, equal for rows that are alike in all columns but their number `row`, their part `split`, and those that only
+    go through. Rows without a user equal no other."""
     combined = np.zeros(len(table), np.uint64)
     for name in table.column_names:
-        if name != "row" and not name.startswith("keep_"):
+        if name not in ("row", "split") and not name.startswith("keep_"):
             combined = mix(combined ^ _hashed(table.column(name).combine_chunks()))
     alone = hash_integers(table.column("row").to_numpy(), _ALONE)
     return np.where(missing(table.column("user").combine_chunks()), alone, combined)

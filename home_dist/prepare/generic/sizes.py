@@ -19,7 +19,7 @@ _SMALL = 50_000  # rows below which another process is not worth its start
 def partitions(spec: LogSpec, types: Mapping[str, pa.DataType], rows: int, share: int, processes: int) -> int:
     """Number of partitions: of users, of keys and of hours alike. share: bytes for one process."""
     ids = sum(_bytes(types[i.column]) for i in spec.id)
-    ids += sum(_bytes(types[c]) for c in {c for p in spec.past for c in p.by} - {spec.user, *(i.column for i in spec.id)})
+    ids += sum(_bytes(types[c]) for c in {c for p in spec.past for c in p.by} - {spec.user or "", *(i.column for i in spec.id)})
     statistics = len(spec.number) + sum(1 + 2 * len(p.rates) for p in spec.past)
     row_bytes = 40 + ids + sum(2 if x.kind == "binary" else 9 for x in spec.label) + 8 * statistics + 16 * len(spec.history)
     by_memory = -(-rows * row_bytes * _COPIES // room(share))

@@ -10,13 +10,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from home_dist.prepare.data_folder import Prepared
-from home_dist.prepare.days import SPLITS, Days, choose_days, local_days
+from home_dist.prepare.days import SPLITS, Days, choose_days
 from home_dist.prepare.kuairand.columns import add_history, add_ids, add_labels, add_watch_seconds
 from home_dist.prepare.kuairand.files import read_source
 from home_dist.prepare.kuairand.log import Log, clean_log
 from home_dist.prepare.kuairand.side import Side, join_side
 from home_dist.prepare.kuairand.statistics import month_statistics, past_statistics, situation_statistics
 from home_dist.prepare.kuairand.stored import read_stored
+from home_dist.prepare.local_clock import LocalClock
 from home_dist.prepare.write import users_together, write_prepared
 from home_dist.schema import Schema, TaskSpec
 
@@ -46,21 +47,22 @@ def prepare_kuairand(raw: Path, out: Path, options: KuaiRandOptions, say: Callab
     source = read_source(raw, options.month_statistics, say)
     log = clean_log(source.log)
     say(f"{log.rows_in:,} rows: {log.whole_row_duplicates:,} whole-row duplicates dropped, {log.merged_rows:,} merged")
-    day = local_days(log.time, options.utc_offset_hours)
-    days = choose_days(day, options.train_days, options.validation_days, options.test_days, options.utc_offset_hours)
+    clock = LocalClock.at(options.utc_offset_hours)
+    day = clock.days(log.time)
+    days = choose_days(day, options.train_days, options.validation_days, options.test_days, clock)
     split = days.split_of(day)
     training = split == 0
-    side = join_side(log, source, days.utc_offset_ms)
+    side = join_side(log, source, clock.utc_offset_ms)
     stored = read_stored(source.sequences)
 
     say("counting what was known before each impression")
-    numbers = situation_statistics(log, side) | past_statistics(log, side, stored, days.start_ms(day))
+    numbers = situation_statistics(log, side) | past_statistics(log, side, stored, clock.starts(day))
     if options.month_statistics:
         say("WARNING: the month's video statistics look into the future; figures with them mean nothing")
         numbers |= month_statistics(log, side)
     say("vocabularies and histories")
     prepared = Prepared()
-    add_ids(prepared, log, side, stored, training, days.utc_offset_ms)
+    add_ids(prepared, log, side, stored, training, clock.utc_offset_ms)
     sequence = add_history(prepared, log, side, stored, options.history)
     tasks = add_labels(prepared, log, training)
     watch_task, watched = add_watch_seconds(prepared, log, split, day)

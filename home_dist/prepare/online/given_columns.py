@@ -2,22 +2,27 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from home_dist.errors import DataError
 from home_dist.ids.arrow_types import is_list, is_number, is_text
 from home_dist.ids.keys import KeyType, NotKeys, fits_key
 from home_dist.prepare.asof import Ints
-from home_dist.prepare.days import DAY_MS, day_name
+from home_dist.prepare.days import day_name
 from home_dist.prepare.generic import columns as c
-from home_dist.prepare.generic.log_files import TYPES
+from home_dist.prepare.generic.given_events import check_events, event_types, lists_of_rows
+from home_dist.prepare.generic.log_files import TYPES, Chunk, File
 from home_dist.prepare.generic.log_sections import IdSection
 from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.generic.state import StateRecord
 
 Given = Mapping[str, pa.Array]
 """Columns of the log, (n,) each, by name."""
+REQUEST = Chunk(File(0, Path("request"), 0, "request", 0, 0), 0, 0)
+"""Where the rows of a request stand, for messages."""
 _WORDS = {"integer": "whole numbers", "text": "texts"}
 
 
@@ -40,7 +45,12 @@ class GivenReader:
     def begins_ms(self) -> int:
         """The first moment whose past can be told: that of the state's last day. Later events of that day are in no request's
         past, as they had not happened."""
-        return (self.record.end_day - 1) * DAY_MS - self.spec.offset_ms
+        return self.spec.start_ms(self.record.end_day - 1)
+
+    @property
+    def ends_ms(self) -> int:
+        """The end of the state's last day."""
+        return self.spec.start_ms(self.record.end_day)
 
     def keys(self, given: Given, name: str) -> pa.Array:
         column, kind = given[name], self.record.key_types[name]
@@ -72,21 +82,35 @@ class GivenReader:
 
     def time(self, given: Given) -> Ints:
         """(n,) milliseconds since 1970."""
-        name = self.spec.time
+        name = self.spec.moment
         kind = given[name].type
         if not c.is_time(kind):
             raise UnfitColumn(f"has type {kind}, but whole numbers ({self.spec.time_unit}) or times are needed", name)
         try:
-            return c.times(given[name], self.spec.time_unit, "request", 0, name, self.spec.local_ms)
+            return c.times(given[name], self.spec.time_unit, "request", 0, name, self.spec.unzoned)
         except DataError as error:
             raise UnfitColumn(f"holds what is no time: {error}", name) from None
+
+    def lists(self, given: Given, number: int) -> tuple[dict[str, pa.Array], Ints]:
+        """(lists of the events that a column gives for [[history]] `number`, by part; (n,) times of the rows)"""
+        history = self.spec.history[number]
+        column = str(history.given.column)
+        values = given[column]
+        time = np.zeros(len(values), np.int64) if self.spec.time is None else self.time(given)
+        keys = {field: self.record.key_types[field] for field in history.fields}
+        try:
+            check_events(history, event_types(history, {column: values.type}, "request"), keys, "request")
+            lists = lists_of_rows(self.spec, number, pa.table({column: values}), REQUEST, np.arange(len(values)), time)
+        except DataError as error:
+            raise UnfitColumn(f"holds no events: {error}", column) from None
+        return {name.partition("_")[2]: found for name, found in lists.items()}, time
 
     def later(self, given: Given) -> Ints:
         """The times, all of which lie where the past can be told."""
         moments = self.time(given)
         if len(moments) and moments.min() < self.begins_ms:
             day = day_name(self.record.end_day - 1)
-            raise UnfitColumn(f"lies before {day}, the last day that the state knows: give a later time", self.spec.time)
+            raise UnfitColumn(f"lies before {day}, the last day that the state knows: give a later time", self.spec.moment)
         return moments
 
 

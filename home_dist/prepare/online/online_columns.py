@@ -17,14 +17,14 @@ from pydantic import ValidationError
 from home_dist import __version__
 from home_dist.errors import DataError, problem_lines
 from home_dist.prepare.boundaries import round_to
-from home_dist.prepare.days import DAY_MS, calendar_of
 from home_dist.prepare.generic import columns as c
 from home_dist.prepare.generic.columns import plain_table
 from home_dist.prepare.generic.encode import encoded_ids, rows_of_vocabulary
+from home_dist.prepare.generic.history import columns_of_lists
 from home_dist.prepare.generic.label_columns import durations_of
 from home_dist.prepare.generic.label_section import LabelSection
 from home_dist.prepare.generic.log_plan import groups
-from home_dist.prepare.generic.log_sections import IdSection, NumberSection, PastSection
+from home_dist.prepare.generic.log_sections import HistorySection, IdSection, NumberSection, PastSection
 from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.generic.names import duration_columns, history_columns
 from home_dist.prepare.generic.past import past_statistics
@@ -76,7 +76,7 @@ class OnlineColumns:
     @property
     def until(self) -> float:
         """The end of the state's last day, in seconds since 1970."""
-        return (self._read.begins_ms + DAY_MS) / 1000
+        return self._read.ends_ms / 1000
 
     def of(self, user: pa.Table, candidates: pa.Table, now_ms: int | None = None) -> tuple[pa.Table, pa.Table]:
         """user: of one row; candidates: of N rows. Each column of the log that is needed, or the column of prepared data that
@@ -84,9 +84,9 @@ class OnlineColumns:
         with columns of prepared data; what the user's columns are enough for is the user's. Raises UnfitColumn."""
         user, candidates = plain_table(user), plain_table(candidates)
         self._refuse_repeated(user, candidates)
-        if self._spec.time in self._takes and self._spec.time not in (*user.column_names, *candidates.column_names):
+        if self._spec.moment in self._takes and self._spec.moment not in (*user.column_names, *candidates.column_names):
             moment = int(time.time() * 1000) if now_ms is None else now_ms
-            user = _with(user, self._spec.time, pa.array([moment], pa.timestamp("ms", "UTC")))
+            user = _with(user, self._spec.moment, pa.array([moment], pa.timestamp("ms", "UTC")))
         made: list[dict[str, pa.Array]] = [
             {n: table[n] for n in table.column_names if n in self._needed and n not in self._takes}
             for table in (user, candidates)
@@ -126,10 +126,11 @@ class OnlineColumns:
     def _all(self, base: Base) -> Iterator[_Recipe]:
         """Recipes of all columns but labels. Those that need memory are there only if they are needed."""
         spec, read = self._spec, self._read
-        yield _Recipe(("group",), (spec.user,), lambda given: {"group": groups(read.keys(given, spec.user))})
-        yield _Recipe(("time_ms",), (spec.time,), lambda given: {"time_ms": pa.array(read.time(given))})
+        if (user := spec.user) is not None:
+            yield _Recipe(("group",), (user,), lambda given: {"group": groups(read.keys(given, user))})
+        yield _Recipe(("time_ms",), (spec.moment,), lambda given: {"time_ms": pa.array(read.time(given))})
         if spec.calendar:
-            yield _Recipe(("hour", "weekday"), (spec.time,), self._calendar)
+            yield _Recipe(("hour", "weekday"), (spec.moment,), self._calendar)
         for section in spec.id:
             if section.column in self._needed:
                 yield _Recipe((section.column,), (section.column,), partial(self._id, section))
@@ -145,19 +146,25 @@ class OnlineColumns:
             if pasts:
                 counts = KeyPasts(pasts, base.files("past", number_of_set), spec)
                 makes = tuple(n for p in pasts for n in _statistics(p))
-                yield _Recipe(makes, (*dict.fromkeys(by), spec.time), partial(self._past, pasts, counts))
+                yield _Recipe(makes, (*dict.fromkeys(by), spec.moment), partial(self._past, pasts, counts))
         for number_of_history, history in enumerate(spec.history):
             makes = tuple(history_columns(history).values())
-            if self._needed & set(makes):
+            if history.reads_lists:
+                if self._needed & set(makes):
+                    column = str(history.given.column)
+                    takes = (column, spec.time) if spec.time is not None else (column,)
+                    yield _Recipe(makes, takes, partial(self._lists, number_of_history, history), whole=True)
+                continue
+            if user is not None and self._needed & set(makes):
                 encoders = {f: self._encoders[f] for f in history.fields if history_columns(history)[f] in self._needed}
                 histories = UserHistories(history, base.files("events", number_of_history), encoders, spec)
-                yield _Recipe(makes, (spec.user, spec.time), partial(self._history, histories), whole=True)
+                yield _Recipe(makes, (user, spec.moment), partial(self._history, histories, user), whole=True)
 
     def _columns_of_events(self, id_column: str) -> list[str]:
         return [history_columns(h)[id_column] for h in self._spec.history if id_column in h.fields]
 
     def _calendar(self, given: Given) -> Made:
-        return {n: pa.array(v, pa.int32()) for n, v in calendar_of(self._read.time(given), self._spec.offset_ms).items()}
+        return {n: pa.array(v, pa.int32()) for n, v in self._spec.clock.calendar(self._read.time(given)).items()}
 
     def _id(self, section: IdSection, given: Given) -> Made:
         return {section.column: encoded_ids(self._read.ids(given, section), self._encoders[section.column])}
@@ -179,8 +186,13 @@ class OnlineColumns:
             found[f"base.{rate}"] = base_rates(happened, known)
         return {f"stat_{name}": self._stored(name, values) for name, values in past_statistics(pasts, found).items()}
 
-    def _history(self, histories: UserHistories, given: Given) -> Made:
-        return histories.before(self._read.keys(given, self._spec.user), self._read.later(given))
+    def _history(self, histories: UserHistories, user: str, given: Given) -> Made:
+        return histories.before(self._read.keys(given, user), self._read.later(given))
+
+    def _lists(self, number: int, history: HistorySection, given: Given) -> Made:
+        encoders = {f: self._encoders[f] for f in history.fields if history_columns(history)[f] in self._needed}
+        lists, time = self._read.lists(given, number)
+        return columns_of_lists(history, lists, encoders, time)
 
     def _stored(self, statistic: str, values: NDArray[np.float64]) -> pa.Array:
         return pa.array(round_to(self._read.record.steps[statistic], values), from_pandas=True)

@@ -30,7 +30,7 @@ class UserHistories:
         users, times, *values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         del parts
         self._events = SortedEvents(users, times, pause_of(spec))
-        names = (*encoders, *(["outcome"] if section.outcomes else []))
+        names = (*encoders, *(["outcome"] if section.told else []))
         self._values = {name: of_events[self._events.order] for name, of_events in zip(names, values, strict=True)}
         self._events.forget_order()
 

@@ -13,7 +13,8 @@ from home_dist.config import RunConfig
 from home_dist.errors import ConfigError, DataError
 from home_dist.files.listing import Found, find_files
 from home_dist.files.stores import open_store
-from home_dist.prepare.days import DAY_MS, SPLITS, day_name, local_days, offset_ms, timestamp_ms
+from home_dist.prepare.days import SPLITS, day_name, timestamp_ms
+from home_dist.prepare.local_clock import LocalClock
 from home_dist.schema import Schema, load_schema
 
 _RANGE = re.compile(r"([\d-]+)(?::([\d-]+))?")
@@ -60,7 +61,7 @@ class DatedData:
 
     def days_of(self, times: pa.ChunkedArray) -> NDArray[np.int64]:
         """(n,) local days of the time column's values."""
-        return local_days(milliseconds(times), self.utc_offset_hours)
+        return LocalClock.at(self.utc_offset_hours).days(milliseconds(times))
 
     @property
     def first(self) -> int:
@@ -137,7 +138,8 @@ def read_dated(config: RunConfig, utc_offset_hours: float | None = None) -> Date
     if not sum(map(len, bounds.values())):
         raise DataError(f"{data.path}: holds no rows")
     offset = _offset(bounds, utc_offset_hours)
-    days = local_days(np.concatenate(list(bounds.values())), offset)
+    clock = LocalClock.at(offset)
+    days = clock.days(np.concatenate(list(bounds.values())))
     numbers, counts = np.unique(days, return_counts=True)
     return DatedData(
         schema_path=config.schema_path(),
@@ -145,7 +147,7 @@ def read_dated(config: RunConfig, utc_offset_hours: float | None = None) -> Date
         files=tuple(files),
         utc_offset_hours=offset,
         rows=dict(zip(numbers.tolist(), counts.tolist(), strict=True)),
-        fitted_until=int(local_days(bounds["train"], offset).max()) if len(bounds["train"]) else int(days.min()) - 1,
+        fitted_until=int(clock.days(bounds["train"]).max()) if len(bounds["train"]) else int(days.min()) - 1,
     )
 
 
@@ -185,7 +187,7 @@ def _offset(moments: dict[str, NDArray[np.int64]], given: float | None) -> float
     spans = [(m.min(), m.max()) for m in moments.values() if len(m)]
 
     def apart(hours: int) -> bool:
-        days = sorted(((low + offset_ms(hours)) // DAY_MS, (high + offset_ms(hours)) // DAY_MS) for low, high in spans)
+        days = sorted(LocalClock.at(hours).days(np.array(span)).tolist() for span in spans)
         return all(a[1] < b[0] for a, b in zip(days, days[1:], strict=False))
 
     possible = [hours for hours in _OFFSETS if apart(hours)]

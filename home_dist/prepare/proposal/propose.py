@@ -97,7 +97,7 @@ def _lines(log: str, looked: LogLook, roles: Roles, time: SeenColumn, user: Seen
     yield f'time = "{time.name}"{told(time)}'
     if time.time_unit:
         yield f'time_unit = "{time.time_unit}"'
-    yield "utc_offset_hours = 0  # of the calendar that makes days, hours and weekdays"
+    yield 'utc_offset_hours = 0  # of the calendar that makes days, hours and weekdays; or time_zone = "Europe/Berlin"'
     count = days[1] - days[0] + 1
     yield f"split = {{ train_days = {max(1, count - 2)}, validation_days = 1, test_days = 1 }}  # of {count} days"
     for label in roles.labels:
