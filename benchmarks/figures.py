@@ -40,6 +40,7 @@ SCRIPTS = (
     "time_to_quality",
     "watch_time",
     "quality",
+    "family",
     "ladder",
 )
 """By duration, the shortest first."""
