@@ -40,15 +40,15 @@ class RulesSection(Section):
     """Factor by which the size (root mean square) of a table's trained rows exceeds their initial size."""
 
 
-_LOOKS, _SHORTEST, _LONGEST = 50, 5, 100
+_LOOKS, _SHORTEST, _LONGEST = 50, 8, 100
 """By default: examinations of a run, and steps between two of them. One takes some 0.8 times as long as a step with 8 tasks
-(benchmarks/insight.py), so that 50 of them cost no more than 40 steps."""
+(benchmarks/insight.py): 50 of them cost some 40 steps, and in runs of any length no more than a tenth of the time."""
 
 
 class InsightSection(Section):
     every_steps: int | None = Field(default=None, ge=0)
     """Steps between examinations of experts and gates; 0: never. They do not change training. By default a run has some 50 of
-    them: every 5 steps in short runs, every 100 in those of 5,000 steps and more, and in runs without an end."""
+    them: every 8 steps in short runs, every 100 in those of 5,000 steps and more, and in runs without an end."""
     samples: int = Field(default=256, ge=1)
     """Samples per rank that an examination takes."""
     gradient_samples: int = Field(default=64, ge=1)

@@ -17,6 +17,9 @@ class WandbTracker:
     def open(self, known: str | None, settings: dict[str, str]) -> str:
         import wandb
 
+        # It would else print its own lines, read ours, and ask for a key on the terminal.
+        quiet = wandb.Settings(console="off", silent=True)
+        wandb.setup(settings=quiet)
         self._run = wandb.init(
             project=self._section.project,
             entity=self._section.entity or None,
@@ -27,8 +30,7 @@ class WandbTracker:
             dir=str(self._folder),
             config=settings,
             allow_val_change=True,  # a run may resume with other settings of some kinds
-            # It would else print its own lines and read ours.
-            settings=wandb.Settings(console="off", silent=True),
+            settings=quiet,
         )
         # A run that resumes from a checkpoint tells some steps again; wandb's own steps must not go back.
         self._run.define_metric("*", step_metric="step")

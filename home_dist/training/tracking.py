@@ -89,7 +89,8 @@ class Delivery:
             self._given_up = True
             waiting = len(self._queue) if self._thread.is_alive() else 0
             if self.lost or self._thread.is_alive():
-                lost = f"{self.lost + waiting:,} sets of figures" if self.lost + waiting else "the run's end"
+                sets = self.lost + waiting
+                lost = f"{sets:,} set{'s' if sets > 1 else ''} of figures" if sets else "the run's end"
                 self.unsaid.append(f"note: {self.tracker.label}: it did not take {lost}")
 
     def _work(self) -> None:
@@ -124,7 +125,7 @@ class Delivery:
             except Exception as error:
                 if not self._told:
                     self._told = True
-                    first = (str(error) or type(error).__name__).splitlines()[0][:300]
+                    first = (str(error) or type(error).__name__).splitlines()[0][:300].rstrip(".")
                     self.unsaid.append(f"note: {self.tracker.label}: {first}. It is tried again; training goes on")
             with self._changed:
                 before = self._status

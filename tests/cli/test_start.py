@@ -30,7 +30,7 @@ def run(tmp_path_factory):
     config = make_config(folder, make_data(folder / "data", rows=64, splits=("train",)))
     ended = ranks.run(1, "train", config, *ranks.settings(train__max_steps=1, data__validation="''", data__test="''"))
     assert ended.codes == [0], ended.text
-    assert "1 steps in all | experts are examined every 5 steps" in ended.text
+    assert "1 steps in all | experts are examined every 8 steps" in ended.text
     for command in ("inspect", "evaluate", "export"):  # what comes next
         assert f"home-dist {command} {folder / 'run'} " in ended.text
     return folder / "run"

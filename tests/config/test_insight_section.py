@@ -11,9 +11,9 @@ from home_dist.config import InsightSection
 def test_a_run_of_any_length_has_some_fifty_looks_that_cost_little(steps):
     every = InsightSection().interval(steps)
     looks = steps // every
-    assert 5 <= every <= 100
-    assert looks <= steps / 5  # of short runs, no more than a fifth of the steps
-    if 250 <= steps <= 5000:
+    assert 8 <= every <= 100
+    assert looks <= steps / 8  # a look takes some 0.8 times as long as a step
+    if 400 <= steps <= 5000:
         assert 49 <= looks <= 60
     if steps > 5000:
         assert every == 100

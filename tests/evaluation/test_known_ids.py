@@ -95,3 +95,4 @@ def test_rows_that_unknown_ids_share_are_not_known():
 @pytest.mark.parametrize(("ids", "known", "signs"), [(0, 0, 0), (10, 5, 0), (10, 4, 1), (10, 0, 1)])
 def test_the_threshold(ids, known, signs):
     assert len(list(cold_signs("test", [KnownIds("video", "video", ids, known)], RulesSection()))) == signs
+    assert list(cold_signs("train", [KnownIds("video", "video", ids, known)], RulesSection())) == []
