@@ -1,6 +1,7 @@
 """The reference: every key and command is in it, with a meaning and a version, and pages are as the code says."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -117,3 +118,38 @@ def test_the_command_prints_what_the_page_says():
 def test_pages_are_what_the_code_says():
     done = subprocess.run([sys.executable, "docs/generate.py", "--check"], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, f"run `make docs`:\n{done.stdout}{done.stderr}"
+
+
+def toml_blocks() -> list[tuple[str, str]]:
+    pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+    fenced = re.compile(r"^```toml\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    return [(str(page.relative_to(REPOSITORY)), text) for page in pages for text in fenced.findall(page.read_text())]
+
+
+def paths_in(tree: dict, prefix: str = "") -> set[tuple[str, ...]]:
+    found = set()
+    for name, value in tree.items():
+        path = (*prefix, name) if prefix else (name,)
+        found.add(path)
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, dict):
+                found |= paths_in(inner, path)
+    return found
+
+
+@pytest.mark.parametrize(("page", "text"), toml_blocks(), ids=[page for page, _ in toml_blocks()])
+def test_keys_that_pages_show_are_there(page, text):
+    shown = paths_in(tomllib.loads(text))
+
+    def unknown(file: str) -> list[str]:
+        known = [key.path.split(".") for name, key in keys() if name == file]
+        named = [k for k in known if "NAME" in k] + [[*k, "NAME"] for k in known]
+
+        def is_known(path: tuple[str, ...]) -> bool:
+            return any(
+                len(k) == len(path) and all(a in (b, "NAME") for a, b in zip(k, path, strict=True)) for k in [*known, *named]
+            )
+
+        return [".".join(path) for path in shown if not is_known(path)]
+
+    assert min((unknown(file.name) for file in FILES), key=len) == []
