@@ -74,7 +74,7 @@ figures: $(DEV) ## all stored results of benchmarks/ anew, with their tables and
 
 docs: $(DEV) ## the documentation as a site, in site/, with what is generated in docs/ written anew
 	$(VENV)/bin/python docs/generate.py
-	$(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
 lint: $(DEV) ## ruff and mypy

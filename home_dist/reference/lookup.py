@@ -16,7 +16,8 @@ class Lookup:
 
 
 def look_up(asked: str) -> list[Lookup]:
-    """Keys by file. asked: a key or section from the file's top, or its last part, or FILE:KEY for one file. Numbers and names
+    """Keys by file. asked: a key or section from the file's top, or its last part, or FILE:KEY for one file, or FILE: for
+    all of its keys. Numbers and names
     of entries may stand in it (sequence.0.kind, embedding.tables.video.dim). Raises UserError, which names near keys."""
     name, colon, path = asked.rpartition(":")
     names = [file.name for file in FILES]
@@ -25,7 +26,8 @@ def look_up(asked: str) -> list[Lookup]:
     files = [file for file in FILES if not colon or file.name == name]
     everything = {file.name: keys_of(file.name, file.root) for file in files}
     wanted = [part for part in path.split(".") if part and not part.isdigit()]
-    found = [Lookup(file, _matching(everything[file.name], wanted)) for file in files]
+    matching = _matching if wanted or not colon else lambda keys, _: keys
+    found = [Lookup(file, matching(everything[file.name], wanted)) for file in files]
     found = [lookup for lookup in found if lookup.keys]
     if not found:
         paths = {key.path for keys in everything.values() for key in keys}

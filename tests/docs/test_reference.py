@@ -98,6 +98,11 @@ def test_a_section_brings_all_its_keys():
     assert paths == {"train"} | {key.path for _, key in keys() if key.path.startswith("train.")}
 
 
+def test_a_file_brings_all_its_keys():
+    [found] = look_up("daily:")
+    assert found.keys == [key for file, key in keys() if file == "daily"]
+
+
 def test_a_wrong_key_is_told_with_near_ones():
     with pytest.raises(UserError, match=r"tran\.lr: no key .* Near it: train\.lr"):
         look_up("tran.lr")

@@ -80,6 +80,15 @@ def test_torcheasyrecs_features_tables_and_tasks(tmp_path):
         assert part in told
 
 
+def test_names_that_home_dist_does_not_take_are_changed_and_told(tmp_path):
+    text = PIPELINE.replace('"price"', '"item price"', 1).replace('"item_emb"', '"1st-emb"')
+    draft, notes = written(tmp_path, "pipeline.config", text)
+    features = {f.name: f for f in draft.feature}
+    assert features["item_price"].column == "price"
+    assert features["item"].table == "_1st_emb" == draft.sequence[0].events[0].table
+    assert "'item price': its name becomes 'item_price'" in notes
+
+
 def test_labels_without_towers_are_tasks(tmp_path):
     draft, _ = written(tmp_path, "pipeline.config", PIPELINE.partition("model_config")[0])
     assert [t.name for t in draft.task] == ["clk", "buy"]

@@ -1,5 +1,6 @@
 """Reads a configuration of another library, and writes what it says of columns as a draft."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from home_dist.errors import ConfigError
 from home_dist.files.whole import write_whole
 from home_dist.prepare.fit.draft import load_draft
 
+_NAMES = {"name", "table", "target", "group"}
 _FIELDS = ("table", "feature", "sequence", "task")
 
 
@@ -39,14 +41,31 @@ class Conversion:
             lacking = "feature" if not self.features else "label"
             raise ConfigError(f"{self.source}: no {lacking} in it that can be converted.{self._told()}")
         tables = [{"name": name, **entry} for name, entry in self.tables.items()]
-        lists = dict(zip(_FIELDS, (tables, self.features, self.sequences, self.tasks), strict=True))
+        entries = (tables, self.features, self.sequences, self.tasks)
+        lists = {field: [self._named(entry) for entry in these] for field, these in zip(_FIELDS, entries, strict=True)}
         tree = {"group_column": self.group_column} if self.group_column else {}
         text = tomli_w.dumps(tree | {name: entries for name, entries in lists.items() if entries})
         comments = "".join(
             f"# {note}\n" for note in [f"Converted from {self.source.name}. Read it and correct it.", *self.notes]
         )
         write_whole(out, (comments + text).encode())
-        load_draft(out)
+        try:
+            load_draft(out)
+        except ConfigError:
+            out.unlink()
+            raise
+
+    def _named(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """The entry with names that home_dist takes: letters, digits and underscores."""
+        changed = dict(entry)
+        for key in _NAMES & entry.keys():
+            name = re.sub(r"\W", "_", str(entry[key]), flags=re.ASCII)
+            changed[key] = f"_{name}" if name[:1].isdigit() else name
+            if changed[key] != entry[key] and key == "name":
+                self.notes.append(f"{entry[key]!r}: its name becomes {changed[key]!r}")
+        if "events" in entry:
+            changed["events"] = [self._named(event) for event in entry["events"]]
+        return changed
 
     def _told(self) -> str:
         return "".join(f"\n  {note}" for note in self.notes)
