@@ -29,6 +29,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
 _LAST_WORDS = 20.0
 """Seconds that a run waits at its end for what is still to be taken."""
 FILE = "trackers.json"
+"""In the run's folder: by tracker, where its run lies, and the run's id."""
+_FILE_LOCK = threading.Lock()
 
 Scalars = Mapping[str, float]
 
@@ -137,9 +139,6 @@ class Delivery:
     def _hurries(self, before: str | None) -> bool:
         """Whether the run has ended since, or goes."""
         return self._given_up or self._status != before
-
-
-_FILE_LOCK = threading.Lock()
 
 
 class Trackers:

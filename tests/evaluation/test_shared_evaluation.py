@@ -71,8 +71,8 @@ def _reader(rows: slice) -> SimpleNamespace:
 
 def evaluated(rank: int, world: int, rows: slice, keep: int = ROWS) -> Evaluation:
     ranks = SimpleNamespace(device="cpu", rank=rank, world_size=world)
-    schema = SimpleNamespace(task=[SimpleNamespace(name=task) for task in TASKS], group_column="user")
-    layout = SimpleNamespace(at=lambda _: [SimpleNamespace(key=key) for key in ("tab", "age", "late")])
+    schema = SimpleNamespace(task=[SimpleNamespace(name=task) for task in TASKS], group_column="user", table=[])
+    layout = SimpleNamespace(at=lambda _: [SimpleNamespace(key=key) for key in ("tab", "age", "late")], features=())
     config = SimpleNamespace(metrics=MetricsSection(slices=["tab", "age", "late"], slice_rows=50, keep_scores=keep))
     built = SimpleNamespace(model=_Given(), objectives=FAMILIES)
     return evaluate(built, _reader(rows), schema, layout, config, ranks)

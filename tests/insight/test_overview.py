@@ -8,7 +8,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from home_dist.cli import app
-from home_dist.insight.overview import find_runs, runs_table
+from home_dist.insight.overview import entries, find_runs, runs_table
 from tests.cli import light
 
 pytestmark = pytest.mark.distributed
@@ -36,7 +36,7 @@ def test_runs_with_their_figures(folder):
     paths = find_runs(folder)
     assert [str(p.relative_to(folder)) for p in paths] == ["deep/training", "done"]
     tree = json.loads((folder / "done" / "evaluation.json").read_text())
-    lines = shown(runs_table(folder, paths))
+    lines = shown(runs_table(folder, entries(folder, paths)))
     [done] = [line for line in lines if "done" in line]
     mean = sum(m["auc"] for m in tree["test"].values()) / 3
     assert [c.strip() for c in done.split("│")[2:4]] == ["home", "22"]
@@ -50,7 +50,8 @@ def test_findings_are_not_counted_where_nothing_was_looked_at(folder, tmp_path):
     shutil.copytree(
         folder / "done", tmp_path / "never", ignore=shutil.ignore_patterns("*.npz", "tables.jsonl", "findings.jsonl")
     )
-    rows = {line.split()[1]: line for line in shown(runs_table(tmp_path, find_runs(tmp_path))) if line.startswith("│")}
+    lines = shown(runs_table(tmp_path, entries(tmp_path, find_runs(tmp_path))))
+    rows = {line.split()[1]: line for line in lines if line.startswith("│")}
     assert rows["looked"].split("│")[-2].strip().isdigit()
     assert rows["never"].split("│")[-2].strip() == "-"
 
