@@ -95,7 +95,7 @@ def test_json_lines_with_nested_objects(tmp_path):
     found = proposed(tmp_path, "jsonl")
     assert (found["time"], found.get("time_unit")) == ("ms", None)
     assert [i["column"] for i in found["id"]] == ["user_id", "video_id", "author", "tags", "colours"]
-    assert "# seen: list<item: struct<id: int64>> is not read; flatten it" in (tmp_path / "mylog.toml").read_text()
+    assert "# seen: list<item: struct<id: int64>> is no feature; it may be a history" in (tmp_path / "mylog.toml").read_text()
     prepare_log(tmp_path / "mylog.toml", tmp_path / "data", QUIET)
 
 
@@ -110,8 +110,6 @@ def test_days_of_all_files_are_told_by_footers(tmp_path):
 @pytest.mark.parametrize(
     ("drop", "told"),
     [
-        (["event_time"], r"no column of times is found"),
-        (["user_id"], r"no column of users is found .* There are: event_time, video_id"),
         (["is_click", "play_ms", "comment_stay_ms"], r"no column that could be a label is found"),
     ],
 )
@@ -120,6 +118,49 @@ def test_a_log_without_what_is_needed_is_told(drop, told, tmp_path):
     with pytest.raises(ConfigError, match=told):
         proposed(tmp_path, "parquet")
     assert not (tmp_path / "mylog.toml").exists()
+
+
+@pytest.mark.parametrize("drop", [["event_time"], ["user_id"], ["event_time", "user_id"]])
+def test_a_log_without_times_or_users(drop, tmp_path):
+    for day in range(DAYS):
+        pq.write_table(shop_log(day).drop_columns(drop), tmp_path / f"{day}.parquet")
+    found = proposed(tmp_path, "parquet")
+    assert ("user" in found, "time" in found) == ("user_id" not in drop, "event_time" not in drop)
+    if "event_time" in drop:
+        assert found["split"] == {"by": "random", "validation": 0.1, "test": 0.1}
+        assert not found.keys() & {"past", "history"}
+        assert '# order = "files" and split = { by = "files"' in (tmp_path / "mylog.toml").read_text()
+    else:
+        assert [p["by"] for p in found["past"]] == [["video_id"]]
+    prepare_log(tmp_path / "mylog.toml", tmp_path / "data", QUIET)
+
+
+def test_folders_lists_of_structs_and_tables(tmp_path):
+    for day in range(DAYS):
+        folder = tmp_path / f"log/date={np.datetime64(FIRST_DAY + day, 'D')}/country=c{day % 3}"
+        folder.mkdir(parents=True)
+        table = shop_log(day).drop_columns(["event_time"])
+        bought = pa.array([[{"sku": 3, "at": 5}]] * len(table))
+        pq.write_table(table.append_column("bought", bought), folder / "0.parquet")
+    propose(str(tmp_path / "log/*/*/*.parquet"), tmp_path / "mylog.toml")
+    text = (tmp_path / "mylog.toml").read_text()
+    found = tomllib.loads(text)
+    assert found["time"] == "date"
+    assert found["split"]["train_days"] == DAYS - 2
+    assert "country" in [i["column"] for i in found["id"]]
+    assert '# events = { column = "bought", time = "AT", columns = { video_id = "ITEM" } }' in text
+    prepare_log(tmp_path / "mylog.toml", tmp_path / "data", QUIET)
+
+
+def test_a_delta_table(tmp_path):
+    deltalake = pytest.importorskip("deltalake")
+    for day in range(DAYS):
+        deltalake.write_deltalake(str(tmp_path / "table"), shop_log(day).drop_columns(["empty"]), mode="append")
+    propose(str(tmp_path / "table"), tmp_path / "mylog.toml")
+    found = tomllib.loads((tmp_path / "mylog.toml").read_text())
+    assert found["format"] == {"kind": "delta"}
+    assert found["split"]["train_days"] == DAYS - 2
+    prepare_log(tmp_path / "mylog.toml", tmp_path / "data", QUIET)
 
 
 def test_nothing_is_overwritten_and_empty_logs_are_told(tmp_path):

@@ -1,7 +1,7 @@
 """A look at a log: some rows of its first, middle and last file, and what they tell of each column."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -21,6 +21,8 @@ from home_dist.prepare.formats.format_section import FormatSection
 from home_dist.prepare.formats.json_lines import first_objects
 from home_dist.prepare.formats.unreadable import unreadable_file
 from home_dist.prepare.generic.columns import as_timestamps, plain_table
+from home_dist.prepare.generic.folder_columns import FolderValue, as_value, folder_types
+from home_dist.prepare.generic.log_files import Beside
 
 _ROWS = 200_000
 """Of each file, at most."""
@@ -54,6 +56,10 @@ class SeenColumn:
     @property
     def is_nested(self) -> bool:
         return pa.types.is_nested(self.kind)
+
+    @property
+    def is_list_of_events(self) -> bool:
+        return is_list(self.kind) and pa.types.is_struct(self.kind.value_type)
 
     @property
     def is_list_of_keys(self) -> bool:
@@ -122,13 +128,14 @@ class LogLook:
     format: FormatSection
 
 
-def look_at(files: Sequence[SourceFile]) -> LogLook:
-    """Raises DataError, ConfigError."""
-    chosen = [files[place] for place in sorted({0, len(files) // 2, len(files) - 1})]
-    section = FormatSection()
+def look_at(files: Sequence[SourceFile], beside: Beside, section: FormatSection) -> LogLook:
+    """beside: columns that are not in the files. Raises DataError, ConfigError."""
+    places = sorted({0, len(files) // 2, len(files) - 1})
+    chosen = [files[place] for place in places]
     if section.kind_of(str(files[0])) == "csv":
         section = _with_delimiter(files[0], section)
-    tables = [_first(file, section) for file in chosen]
+    types = folder_types(beside.values, [str(f) for f in files], beside.types)
+    tables = [_with_folders(_first(files[n], section), beside.values[n], types) for n in places]
     try:
         whole = pa.concat_tables([plain_table(t) for t in tables], promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -136,6 +143,15 @@ def look_at(files: Sequence[SourceFile]) -> LogLook:
     if not len(whole):
         raise DataError(f"{chosen[0]}: holds no rows. Name files that do.")
     return LogLook(len(whole), [SeenColumn(name, whole[name]) for name in whole.column_names], section)
+
+
+def _with_folders(table: pa.Table, values: Mapping[str, FolderValue], types: Mapping[str, pa.DataType]) -> pa.Table:
+    for name, kind in types.items():
+        if name not in table.column_names:
+            value = values.get(name)
+            column = pa.nulls(len(table), kind) if value is None else pa.repeat(as_value(value, kind), len(table))
+            table = table.append_column(name, column)
+    return table
 
 
 def _with_delimiter(file: SourceFile, section: FormatSection) -> FormatSection:

@@ -77,7 +77,7 @@ def _unread(column: SeenColumn, roles: Roles) -> str | None:
     if not len(column.known):
         return "it has no values"
     if column.is_nested and not column.is_list_of_keys:
-        return f"{column.kind} is not read; flatten it"
+        return f"{column.kind} is no feature" + ("; it may be a history" if column.is_list_of_events else "; flatten it")
     if not (column.is_nested or is_text(column.kind) or is_number(column.kind) or _is_moment(column)):
         return f"{column.kind} is not read"
     if not column.is_nested and column.distinct == 1:

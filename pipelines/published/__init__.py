@@ -1,0 +1,1 @@
+"""Descriptions of published data sets, and what makes their files fit."""
