@@ -52,7 +52,7 @@ def _unmet(spec: "LogSpec") -> Iterator[str]:
         yield from (f"history {h.name!r}: holds earlier rows: {_OR_FILES}" for h in spec.history if not h.reads_lists)
     if spec.time is None:
         if spec.repeated == "merge":
-            yield 'repeated: only rows of one moment are merged, and rows in order alone have no moments: it needs time = "COLUMN"'
+            yield 'repeated: only rows of one moment are merged, and order alone has no moments: it needs time = "COLUMN"'
         for past in spec.past:
             if past.days is not None or past.until == "morning":
                 key = "days" if past.days is not None else "until"
