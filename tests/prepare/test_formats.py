@@ -159,7 +159,7 @@ def test_dates_are_midnights_of_the_local_calendar(tmp_path):
             DataError,
             r"0\.csv: rows 1 to 2: .*Column\(/user\)",
         ),
-        ('{"user": "u1"\n', 'kind = "json"', DataError, r"0\.csv: rows 1 to 1: .*One JSON object per line"),
+        ('{"user": "u1"\n', 'kind = "json"', DataError, r"0\.csv: row 1 is no JSON object: .*One JSON object per line"),
         (
             "user,ms,video,place,like,seconds\nu1,2023-11-14 10:00:00,1,a,1,2\nu1,yesterday,1,a,1,2\n",
             "",
@@ -170,7 +170,7 @@ def test_dates_are_midnights_of_the_local_calendar(tmp_path):
             "user,ms,video,place,like,seconds\nu1,2023-11-14 10:00:00,1,a,1,2\nu1,2023-11-14T10:00:00Z,1,a,1,2\n",
             "",
             DataError,
-            r"0\.csv: column 'ms' holds times with a zone and times without one",
+            r"holds times with a zone and times without one: '2023-11-14 10:00:00' in row 1, '2023-11-14T10:00:00Z' in row 2",
         ),
     ],
 )
@@ -238,3 +238,52 @@ def test_all_columns_that_do_not_fit_are_told_at_once(tmp_path):
         ("seconds", "is missing"),
     ):
         assert any(f"column {column!r} {problem}" in line for line in told), told
+
+
+def with_side(folder, **columns):
+    make_days(folder, DAYS, rows=20)
+    table = pacsv.read_csv(folder / "video.csv")
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(values(table[name].to_pylist())))
+    pacsv.write_csv(table, folder / "video.csv")
+    describe(folder, DAYS - 2)
+
+
+def test_a_key_that_a_side_table_has_twice_is_told_with_its_rows(tmp_path):
+    with_side(tmp_path, video=lambda v: [*v[:7], v[2], *v[8:]])
+    with pytest.raises(DataError, match=r"stands 2 times, first in row 3 of .*video\.csv and row 8 of .*video\.csv; once"):
+        prepare(tmp_path, "data")
+
+
+def test_a_side_table_s_key_that_is_none_is_told_with_its_row(tmp_path):
+    with_side(tmp_path, video=lambda v: [*v[:7], 0.5, *v[8:]])
+    with pytest.raises(DataError, match=r"video\.csv: column 'video' in row 8: 0\.5 is no whole number"):
+        prepare(tmp_path, "data")
+
+
+def test_a_value_of_a_list_that_is_no_key_is_told_with_its_row(tmp_path):
+    make_days(tmp_path, DAYS, rows=20)
+    for number, log in enumerate(files(tmp_path)):
+        one = pq.read_table(log)
+        lists = [[1.0, 2.0], [], None] * 7
+        if number == 1:
+            lists[11] = [3.0]
+            lists[12] = [4.0, 2.5]
+        pq.write_table(one.append_column("words", pa.array(lists[: len(one)])), log)
+    text = (describe(tmp_path, DAYS - 2).read_text()).replace("id = [", 'id = [{ column = "words" },', 1)
+    (tmp_path / "mylog.toml").write_text(text)
+    with pytest.raises(DataError, match=r"01\.parquet: column 'words' in row 13: 2\.5 is no whole number"):
+        prepare(tmp_path, "data")
+
+
+def test_a_value_that_does_not_fit_its_declared_type_is_told_with_its_row(tmp_path):
+    make_days(tmp_path, DAYS, rows=20)
+    for number, log in enumerate(files(tmp_path)):
+        values = [str(n) for n in range(20)]
+        if number == 2:
+            values[4] = "four"
+        pq.write_table(pq.read_table(log).append_column("words", pa.array(values)), log)
+    text = describe(tmp_path, DAYS - 2, 'types = { words = "integer" }\n').read_text()
+    (tmp_path / "mylog.toml").write_text(text.replace("id = [", 'id = [{ column = "words" },', 1))
+    with pytest.raises(DataError, match=r"02\.parquet: column 'words' holds 'four' in row 5, but int64 is needed"):
+        prepare(tmp_path, "data")

@@ -209,6 +209,7 @@ def test_a_log_without_users(tmp_path):
         (('by = ["user"],', 'by = ["user"], days = 2,'), r"past by user: days needs time"),
         (('by = ["user"],', 'by = ["user"], until = "morning",'), r"past by user: until needs time"),
         (("most = 5", "most = 5, age = true"), r"history 'seen': age needs time"),
+        (('order = "files"', 'order = "files"\nrepeated = "merge"'), r"repeated: only rows of one moment are merged"),
         (('user = "user"\n', ""), r"history 'seen': needs user = \"COLUMN\""),
         (('order = "files"\n', ""), r"split: by = \"files\" needs order = \"files\""),
         (('by = "files", train = 3,', 'by = "random",'), r"split\.validation: .*less than 1"),

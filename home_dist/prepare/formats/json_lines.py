@@ -1,6 +1,7 @@
 """Texts with a JSON object per line, to Parquet. Texts stay texts, times among them."""
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from home_dist.prepare.engine.mirror import stream
 from home_dist.prepare.formats.unreadable import unreadable_file
 
 _BLOCK = 1 << 24  # bytes that are in memory at a time
+_SHOWN = 60  # bytes of a line that a message shows
 
 
 def convert_json(file: SourceFile, out: Path) -> None:
@@ -75,11 +77,24 @@ def _parsed(file: SourceFile, first: int, lines: bytes, schema: pa.Schema | None
     try:
         return pajson.read_json(io.BytesIO(lines), read, pajson.ParseOptions(explicit_schema=schema))
     except pa.ArrowInvalid as error:
+        for place, line in enumerate(lines.splitlines()):
+            if line.strip() and not _is_object(line):
+                shown = line[:_SHOWN].decode(errors="replace")
+                raise DataError(
+                    f"{file}: row {first + place + 1:,} is no JSON object: {shown!r}. One JSON object per line is needed."
+                ) from None
         reason = str(error).splitlines()[0].replace("JSON parse error: ", "")
         last = first + lines.count(b"\n")
         raise DataError(
             f"{file}: rows {first + 1:,} to {last:,}: {reason}. One JSON object per line is needed, and one type per column."
         ) from None
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def _blocks(file: SourceFile) -> Iterator[tuple[int, bytes]]:

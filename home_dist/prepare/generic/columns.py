@@ -1,5 +1,6 @@
 """Converts columns of a part of the log. Types are those that all files of the log agree on."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ from home_dist.prepare.local_clock import LocalClock
 
 _PER_MS = {"s": 0.001, "ms": 1, "us": 1000}
 _LATEST_MS = 4_102_444_800_000  # the year 2100
+_ZONE = re.compile(r"(Z|z|[+-]\d{2}(:?\d{2})?)$")
 _SLICE = 1024  # texts among which a wrong one is looked for
 
 
@@ -71,14 +73,14 @@ class Types:
 
 
 @contextmanager
-def named_keys(file: str, column: str, row: Ints | None) -> Iterator[None]:
+def named_keys(file: str, column: str, row: Ints) -> Iterator[None]:
     """Raises DataError with file, column and row for values that are no keys. row: (N,) places in the file of the values looked
-    at, from 0 on; None: unknown."""
+    at, from 0 on."""
     try:
         yield
     except NotKeys as error:
-        place = "" if row is None else f" in row {int(row[int(np.argmax(error.bad))]) + 1:,}"
-        raise DataError(f"{file}: column {column!r}{place}: {error.problem}. Correct the file.") from None
+        place = int(row[int(np.argmax(error.bad))]) + 1
+        raise DataError(f"{file}: column {column!r} in row {place:,}: {error.problem}. Correct the file.") from None
 
 
 def is_time(kind: pa.DataType) -> bool:
@@ -115,7 +117,11 @@ def lists(column: pa.Array, separator: str | None) -> pa.ListArray:
         column = pc.split_pattern(pc.fill_null(column, ""), separator)
     column = pc.fill_null(column, [])
     values, bounds = column.flatten(), np.asarray(column.offsets).astype(np.int64)
-    flat = keys(pc.utf8_trim_whitespace(values) if separator is not None else values)
+    try:
+        flat = keys(pc.utf8_trim_whitespace(values) if separator is not None else values)
+    except NotKeys as error:
+        owner = np.repeat(np.arange(len(column)), np.diff(bounds))
+        raise NotKeys(error.problem, np.isin(np.arange(len(column)), owner[error.bad])) from None
     ends = np.concatenate([[0], np.cumsum(~missing(flat))])[bounds - bounds[0]]
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), flat.drop_null())
 
@@ -176,7 +182,12 @@ def _timestamps(column: pa.Array, file: str, first: int, name: str) -> pa.Array:
             )
         if as_timestamps(part) is None:
             break
-    raise DataError(f"{file}: column {name!r} holds times with a zone and times without one. Write all in one way.")
+    has_zone = np.array([bool(_ZONE.search(text.as_py())) for text in column])
+    other = int(np.argmax(has_zone != has_zone[0]))
+    raise DataError(
+        f"{file}: column {name!r} holds times with a zone and times without one: {column[0].as_py()!r} in row {first + 1:,}, "
+        f"{column[other].as_py()!r} in row {first + other + 1:,}. Write all in one way."
+    )
 
 
 def as_timestamps(texts: pa.Array) -> pa.Array | None:

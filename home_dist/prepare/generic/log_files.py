@@ -20,7 +20,7 @@ from home_dist.prepare.engine.spill import one_batch
 from home_dist.prepare.formats.format_section import FormatSection
 from home_dist.prepare.formats.table_files import table_files
 from home_dist.prepare.formats.unreadable import unreadable_file
-from home_dist.prepare.generic.columns import keys, plain
+from home_dist.prepare.generic.columns import keys, named_keys, plain
 from home_dist.prepare.generic.folder_columns import FolderValue, as_value, folder_types
 
 TYPES = {"text": pa.string(), "integer": pa.int64()}
@@ -198,8 +198,22 @@ def read_chunk(chunk: Chunk, types: dict[str, pa.DataType]) -> pa.Table:
         try:
             columns[name] = file_columns.column(name).cast(kind).combine_chunks()
         except pa.ArrowInvalid as error:
-            raise DataError(f"{chunk.file.named}: column {name!r}: {str(error).splitlines()[0]}") from None
+            column = file_columns.column(name)
+            bad = next((n for n in range(rows) if not _casts(column.slice(n, 1), kind)), 0)
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"{chunk.file.named}: column {name!r} holds {column[bad].as_py()!r} in row {chunk.first + bad + 1:,}, but "
+                f"{kind} is needed ({reason}). Correct the file, or `types` of the description."
+            ) from None
     return pa.table(columns)
+
+
+def _casts(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
+    try:
+        column.cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _batches(chunk: Chunk, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
@@ -225,16 +239,20 @@ def _batches(chunk: Chunk, types: dict[str, pa.DataType]) -> Iterator[pa.RecordB
 
 def write_side(
     paths: Sequence[SourceFile],
+    sources: Sequence[SourceFile],
     named: str,
     key: str,
     types: dict[str, pa.DataType],
     declared: Mapping[str, pa.DataType],
     out: Path,
 ) -> None:
-    """Writes a side table, sorted by its key, to out/side.arrow: uncompressed, so that all tasks read one mapped copy. Raises
-    DataError for a key that occurs twice."""
-    files = look(paths, paths, declared).files
+    """Writes a side table, sorted by its key, to out/side.arrow: uncompressed, so that all tasks read one mapped copy. sources:
+    the files that `paths` were made of, for messages. Raises DataError for a key that occurs twice or is none."""
+    files = look(paths, sources, declared).files
     parts = [read_chunk(Chunk(f, 0, f.rows), types) for f in files]
+    for file, part in zip(files, parts, strict=True):
+        with named_keys(file.named, key, np.arange(len(part))):
+            keys(part.column(key).combine_chunks())
     table = pa.concat_tables(parts).combine_chunks()
     side_keys = keys(table.column(key).combine_chunks())
     # Null keys, which come last in order, match no row of the log.
@@ -244,10 +262,20 @@ def write_side(
     if len(equal):
         value = side_keys[int(equal[0])]
         times = pc.sum(pc.equal(side_keys, value)).as_py()
-        raise DataError(f"{named}: {key} = {value} stands {times} times; once is needed.")
+        both = [_row_of(files, order[int(equal[0]) + n].as_py()) for n in (0, 1)]
+        raise DataError(f"{named}: {key} = {value} stands {times} times, first in {' and '.join(both)}; once is needed.")
     table = table.set_column(table.column_names.index(key), key, side_keys)
     with pa.ipc.new_file(str(out / SIDE), table.schema) as writer:
         writer.write_batch(one_batch(table))
+
+
+def _row_of(files: Sequence[File], row: int) -> str:
+    """row: number of a row of all files, one after the other."""
+    for file in files:
+        if row < file.rows:
+            return f"row {row + 1:,} of {file.named}"
+        row -= file.rows
+    raise IndexError(row)
 
 
 def join(table: pa.Table, side: Path, key: str) -> tuple[pa.Table, int]:

@@ -114,7 +114,7 @@ def open_log(
                     f"{section.files}: column {name!r} is in the log or another side table too. Rename one of them."
                 )
         wanted = {n: t for n, t in side_types.items() if n in used}
-        tasks.append(Task(partial(write_side, paths, section.files, section.key, wanted, declared), 1))
+        tasks.append(Task(partial(write_side, paths, names, section.files, section.key, wanted, declared), 1))
         types |= side_types | {section.key: types[section.key]}
     for name in declared:
         if name not in types:

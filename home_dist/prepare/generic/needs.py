@@ -51,6 +51,8 @@ def _unmet(spec: "LogSpec") -> Iterator[str]:
         yield from (f"past by {', '.join(p.by)}: counts earlier rows: {_OR_FILES}" for p in spec.past)
         yield from (f"history {h.name!r}: holds earlier rows: {_OR_FILES}" for h in spec.history if not h.reads_lists)
     if spec.time is None:
+        if spec.repeated == "merge":
+            yield 'repeated: only rows of one moment are merged, and order alone has no moments: it needs time = "COLUMN"'
         for past in spec.past:
             if past.days is not None or past.until == "morning":
                 key = "days" if past.days is not None else "until"

@@ -68,7 +68,7 @@ def scan(plan: Plan, chunk: Chunk, folder: Path) -> None:
     for section in spec.id:
         column = table.column(section.column).combine_chunks()
         many = section.separator is not None or plan.known.is_list(section.column)
-        with c.named_keys(chunk.file.named, section.column, None if many else place):
+        with c.named_keys(chunk.file.named, section.column, place):
             columns[f"id_{section.column}"] = c.lists(column, section.separator) if many else c.keys(column)
     columns |= {f"key_{name}": keys(name) for name in plan.stored_keys}
     numbers = {n.column: c.numbers(table.column(n.column).combine_chunks()) for n in spec.number}
