@@ -21,7 +21,7 @@ class ServeSection(Section):
     max_events: Count = 100_000
     """Values of a list, such as a history's events."""
     max_body_mb: float = Field(default=4.0, gt=0)
-    """Megabytes of a request's body, at most. Python reads JSON at some 20 MB a second, and does nothing else meanwhile."""
+    """Megabytes of a request's body, at most. While Python reads JSON, other requests wait."""
     max_waiting: Count = 64
     """Requests that are read, wait or are computed at a time; more are told to come again (503)."""
     timeout_s: float = Field(default=10.0, gt=0)
