@@ -30,3 +30,12 @@ def without_keys(tree: dict[str, Any]) -> dict[str, Any]:
     data = tree.get("data", {})
     places = {key: without_secrets(data[key]) for key in ("path", "schema") if isinstance(data.get(key), str)}
     return {**tree, "data": {**data, **places}} if places else tree
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A written configuration by keys such as "model.kind" and "sequence.0.kind"."""
+    if isinstance(tree, dict):
+        return {k: v for name, sub in tree.items() for k, v in flat(sub, f"{prefix}{name}.").items()}
+    if isinstance(tree, list) and any(isinstance(entry, dict) for entry in tree):
+        return {k: v for n, sub in enumerate(tree) for k, v in flat(sub, f"{prefix}{n}.").items()}
+    return {prefix[:-1]: tree}

@@ -23,7 +23,7 @@ from home_dist.insight.settings import Setting
 from home_dist.prepare.days import day_name
 from home_dist.prepare.origins import read_dated, write_origin
 from home_dist.screen import Screen
-from home_dist.training.sweep import SweepEngine, SweepRun, plan, refuse_failed, train_missing
+from home_dist.training.sweep import SweepEngine, SweepRun, plan, refuse_failed, tell_incomplete, train_missing
 
 _CUT = ("data.path", "data.schema", "data.train", "data.validation", "data.test")
 
@@ -104,6 +104,8 @@ def rolling_sweep(config: Path, planned: RollingPlan, engine: SweepEngine, by: s
             if run.complete:
                 of_seed = members.setdefault(run.settings, {}).setdefault(seed, {})
                 of_seed[_number(run)] = RunFigures.open(run.folder)
+            else:
+                tell_incomplete(run, failed)
         except UserError as error:
             if not any(str(run.folder) in text for text in failed):
                 failed.append(f"{run.name} ({run.folder}): {error}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from home_dist.config import RunConfig, config_of_run, config_text, load_config, save_config, save_own_code
+from home_dist.config.written import flat
 from home_dist.errors import ConfigError
 from home_dist.files.json_files import read_json, write_json
 from home_dist.files.lock import locked
@@ -138,7 +139,7 @@ def _ours(path: Path) -> bool:
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    old, new = _flat(before), _flat(after)
+    old, new = flat(before), flat(after)
     return [
         f"{key}: {old.get(key, 'not set')!r} there, {new.get(key, 'not set')!r} now"
         for key in sorted(old.keys() | new.keys())
@@ -148,11 +149,3 @@ def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def _free(key: str) -> bool:
     return key in _FREE_TRAIN or any(key == f or key.startswith(f + ".") for f in _FREE)
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(tree, dict):
-        return {k: v for name, sub in tree.items() for k, v in _flat(sub, f"{prefix}{name}.").items()}
-    if isinstance(tree, list) and any(isinstance(entry, dict) for entry in tree):
-        return {k: v for i, sub in enumerate(tree) for k, v in _flat(sub, f"{prefix}{i}.").items()}
-    return {prefix[:-1]: tree}

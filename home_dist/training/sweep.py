@@ -14,7 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from home_dist.config import RunConfig, load_config
+from home_dist.config import InsightSection, LogSection, RunConfig, config_tree, load_config
+from home_dist.config.written import flat
 from home_dist.errors import ConfigError, UserError
 from home_dist.files.json_files import read_json, write_json
 from home_dist.insight.run_figures import RunFigures
@@ -44,14 +45,19 @@ class SweepRun:
 
     @property
     def complete(self) -> bool:
-        """Whether the run has trained with this configuration and has been evaluated on all its splits. Raises ConfigError for
-        a folder whose files cannot be read."""
+        """Whether the run has trained with this configuration and has been evaluated on all its splits; what it tells of itself
+        may differ. Raises ConfigError for a folder whose files cannot be read."""
         evaluation = self.folder / "evaluation.json"
-        if not evaluation.is_file() or load_config(self.folder / "config.toml") != self.config:
+        if not evaluation.is_file() or _trained(load_config(self.folder / "config.toml")) != _trained(self.config):
             return False
         splits = [s for s in ("validation", "test") if getattr(self.config.data, s)]
         tree = read_json(evaluation, "Remove it; the same command writes it anew.", ConfigError)
         return all(split in tree for split in splits)
+
+
+def _trained(config: RunConfig) -> RunConfig:
+    """The configuration without what only tells of a training."""
+    return config.model_copy(update={"log": LogSection(), "insight": InsightSection()})
 
 
 class SweepFailed(UserError):
@@ -140,6 +146,8 @@ def sweep(config: Path, planned: Sequence[SweepRun], engine: SweepEngine, by: st
         try:
             if run.complete:
                 by_settings.setdefault(run.settings, {})[run.config.train.seed] = RunFigures.open(run.folder)
+            else:
+                tell_incomplete(run, failed)
         except UserError as error:
             if not any(str(run.folder) in text for text in failed):
                 failed.append(f"{run.name} ({run.folder}): {error}")
@@ -154,6 +162,20 @@ def sweep(config: Path, planned: Sequence[SweepRun], engine: SweepEngine, by: st
         write_json(folder / "sweep.json", results)
     refuse_failed(failed, planned)
     return results
+
+
+def tell_incomplete(run: SweepRun, failed: list[str]) -> None:
+    """Adds a run that is not complete, although none of `failed` names it: its folder holds a run of other settings, which is
+    not this sweep's."""
+    if any(str(run.folder) in text for text in failed):
+        return
+    there, wanted = (flat(config_tree(c)) for c in (load_config(run.folder / "config.toml"), run.config))
+    keys = [key for key in sorted(there.keys() | wanted.keys()) if there.get(key) != wanted.get(key)]
+    differing = [f"{key} = {there.get(key, 'not set')!r} there, {wanted.get(key, 'not set')!r} here" for key in keys[:3]]
+    failed.append(
+        f"{run.name} ({run.folder}) is a run of other settings, or not evaluated on all splits: {'; '.join(differing)}. Give "
+        "its settings, another run.dir, or remove the folder"
+    )
 
 
 def refuse_failed(failed: Sequence[str], planned: Sequence[SweepRun]) -> None:

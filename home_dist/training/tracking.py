@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 from home_dist.config import LogSection, RunConfig, config_tree
+from home_dist.config.written import flat
 from home_dist.distributed.preemption import Preempted
 from home_dist.errors import ConfigError
 from home_dist.files.json_files import read_json, write_json
@@ -151,7 +152,8 @@ class Trackers:
     def begin(self) -> None:
         """Called before the first figures of a run."""
         if not self._deliveries:
-            folder, settings = Path(self._config.run.dir), flat(config_tree(self._config))
+            folder = Path(self._config.run.dir)
+            settings = {key: str(value) for key, value in flat(config_tree(self._config)).items()}
             self._deliveries = [Delivery(t, folder, settings) for t in clients(self._config)]
 
     def hand(self, step: int, scalars: Scalars) -> None:
@@ -195,12 +197,3 @@ def check_installed(log: LogSection) -> None:
             raise ConfigError(
                 f"log.{name}: the package {name} is not installed. pip install 'home_dist[{name}]', or leave log.{name} out"
             )
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, str]:
-    """Settings by keys such as "model.kind" and "sequence.0.kind"."""
-    if isinstance(tree, Mapping):
-        return {k: v for name, sub in tree.items() for k, v in flat(sub, f"{prefix}{name}.").items()}
-    if isinstance(tree, list) and any(isinstance(entry, Mapping) for entry in tree):
-        return {k: v for n, sub in enumerate(tree) for k, v in flat(sub, f"{prefix}{n}.").items()}
-    return {prefix[:-1]: str(tree)}

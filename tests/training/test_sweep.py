@@ -13,7 +13,7 @@ from home_dist.config import save_config
 from home_dist.errors import ConfigError
 from home_dist.schema import save_schema
 from home_dist.screen import Screen
-from home_dist.training.sweep import LocalRuns, plan, sweep
+from home_dist.training.sweep import LocalRuns, SweepFailed, plan, sweep
 from tests.factory import make_config, make_data, make_schema
 from tests.insight.scored_runs import scores_of, write_scores
 from tests.ranks import run, settings
@@ -177,3 +177,31 @@ def test_failed_runs_are_named_and_the_others_go_on(tmp_path):
     assert "1 of 2 runs failed" in ended.text
     assert "exit code 2" in ended.text
     assert "step 1/1" in ended.text
+
+
+@pytest.mark.distributed
+def test_what_only_tells_of_a_training_may_differ(tmp_path):
+    config = make_config(tmp_path, make_data(tmp_path / "data", rows=100, files=1))
+    few = settings(train__max_steps=1, data__validation="''")
+    assert run(1, "sweep", config, *few).codes == [0]
+    again = run(1, "sweep", config, *few, *settings(log__every_steps=7, insight__every_steps=3))
+    assert again.codes == [0], again.text
+    assert "complete" in again.text
+
+
+class _TrainsNothing:
+    """An engine of another version of home_dist, say, for which the runs are complete."""
+
+    def train(self, config, runs, screen):
+        return []
+
+
+@pytest.mark.distributed
+def test_runs_that_stay_incomplete_are_told(tmp_path):
+    config = make_config(tmp_path, make_data(tmp_path / "data", rows=100, files=1))
+    few = ["train.max_steps=1", "data.validation="]
+    assert run(1, "sweep", config, *(part for text in few for part in ("--set", text))).codes == [0]
+    kept = plan(config, [], 1, [*few, "checkpoint.keep_last=7"])
+    told = r"run of other settings.*checkpoint\.keep_last = \d+ there, 7 here.*another run\.dir"
+    with pytest.raises(SweepFailed, match=told):
+        sweep(config, kept, _TrainsNothing(), "auc", Screen(False))
