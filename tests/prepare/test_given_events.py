@@ -262,6 +262,22 @@ def test_an_event_with_a_date_alone_counts_from_the_end_of_its_day(kind, tmp_pat
     assert sum(map(len, expected["video"])) > ROWS
 
 
+def test_folders_of_another_table_are_columns(tmp_path):
+    log, bought = make(tmp_path)
+    write(tmp_path, log, bought.take(pc.sort_indices(bought, [("shop", "ascending")])), "flat")
+    prepare(tmp_path)
+    for path in (tmp_path / "bought").glob("*"):
+        path.unlink()
+    for shop in sorted(set(bought["shop"].to_pylist())):
+        (tmp_path / f"bought/shop={shop}").mkdir()
+        part = bought.filter(pc.equal(bought["shop"], shop)).drop_columns(["shop"])
+        pq.write_table(part, tmp_path / f"bought/shop={shop}/0.parquet")
+    path = tmp_path / "mylog.toml"
+    path.write_text(path.read_text().replace("bought/*", "bought/*/*"))
+    prepare(tmp_path, "folders")
+    assert rows_of(tmp_path / "folders").equals(rows_of(tmp_path / "data"))
+
+
 def test_a_field_of_nulls_alone(tmp_path):
     """Its type tells nothing."""
     log, bought = make(tmp_path)

@@ -13,7 +13,8 @@ class EventsSection(Section):
     events strictly before the impression enter its history."""
 
     files: str | None = None
-    """Path or pattern of the other table, from the description's folder, or a URL. Without it, `column` is one of the log."""
+    """Path or pattern of the other table, from the description's folder, or a URL; folders are columns as those of the log
+    are. Without it, `column` is one of the log."""
     format: FormatSection = FormatSection()
     """How these files are written."""
     user: str | None = None

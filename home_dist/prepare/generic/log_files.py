@@ -223,17 +223,9 @@ def _batches(chunk: Chunk, types: dict[str, pa.DataType]) -> Iterator[pa.RecordB
             return
 
 
-def write_side(
-    paths: Sequence[SourceFile],
-    named: str,
-    key: str,
-    types: dict[str, pa.DataType],
-    declared: Mapping[str, pa.DataType],
-    out: Path,
-) -> None:
+def write_side(files: Sequence[File], named: str, key: str, types: dict[str, pa.DataType], out: Path) -> None:
     """Writes a side table, sorted by its key, to out/side.arrow: uncompressed, so that all tasks read one mapped copy. Raises
     DataError for a key that occurs twice."""
-    files = look(paths, paths, declared).files
     parts = [read_chunk(Chunk(f, 0, f.rows), types) for f in files]
     table = pa.concat_tables(parts).combine_chunks()
     side_keys = keys(table.column(key).combine_chunks())
