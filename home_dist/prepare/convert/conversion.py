@@ -92,6 +92,6 @@ def convert(source: Path, dataset: str | None = None) -> Conversion:
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # another library's file may have any form
         library = "FuxiCTR" if is_yaml else "TorchEasyRec"
         raise ConfigError(
-            f"{source}: an entry is not as {library} reads it ({type(error).__name__}: {error}). Correct it, or write the draft "
-            "by hand: docs/howto/schema.md"
+            f"{source}: an entry is not as {library} reads it ({type(error).__name__}: {error}). Correct it, or write the "
+            "draft by hand: docs/howto/schema.md"
         ) from None
