@@ -81,6 +81,18 @@ def test_no_escape_codes_where_none_are_wanted(variables):
     ]
 
 
+def test_bars_where_escape_codes_are_wanted():
+    program = """
+from home_dist.prepare.progress import Progress
+with Progress().step("reading", 10) as advance:
+    advance(10)
+"""
+    assert "━" in in_terminal([sys.executable, "-c", program])
+    for variables in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        written = in_terminal([sys.executable, "-c", program], **variables)
+        assert re.fullmatch(r"reading: 10 rows in [\d.]+ s \| [\d,]+ rows/s\n", written)
+
+
 def test_colours_where_they_are():
     assert "\x1b[" in in_terminal([sys.executable, "-m", "home_dist.cli", "--help"])
 

@@ -209,7 +209,7 @@ def _limits(source: Source, record: RunRecord | None) -> Iterator[str]:
     if lacking:
         yield f"There was no {' and no '.join(lacking)} split."
     else:
-        yield "Figures are of days or rows that follow the training data; later ones may differ."
+        yield "Figures are of the validation and test parts as the data was split; later days may differ."
     if source.averaged:
         yield "Dense parameters are averages over training (train.ema)."
     if record is None:

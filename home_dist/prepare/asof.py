@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+_MOST = 1 << 62
 
 
 def running_sum(values: NDArray[np.integer]) -> Ints:
@@ -39,7 +40,13 @@ class AsOf:
         latest = int(event_times.max()) if len(event_times) else 0
         # One value more than the events' times: a query after all events gets that value.
         self._span = latest - self._start + 2
-        place = event_keys[known] * self._span + (event_times[known] - self._start)
+        self._moments: Ints | None = None
+        most = max(int(keys.max(initial=0)) for keys in (event_keys, query_keys))
+        if (most + 1) * self._span > _MOST:
+            # Distinct times in place of times: as with very many keys, and a time of 1970 that stands for an unknown one.
+            self._moments = np.unique(event_times)
+            self._span = len(self._moments) + 1
+        place = event_keys[known] * self._span + self._offsets(event_times[known])
         order = np.argsort(place, kind="stable")
         self._place, self._order = place[order], known[order]
         self._query_keys, self._query_times = query_keys, query_times
@@ -50,8 +57,18 @@ class AsOf:
 
     def _find(self, times: Ints) -> Ints:
         """(Q,) sorted position of each query key's first event at or after the query's entry of `times` (Q,)."""
-        offset = np.clip(times - self._start, 0, self._span - 1)
-        return np.searchsorted(self._place, self._query_keys * self._span + offset, side="left")
+        return np.searchsorted(self._place, self._query_keys * self._span + self._offsets(times), side="left")
+
+    def _offsets(self, times: Ints) -> Ints:
+        """(n,) places of times (n,) among those of the events, from 0 to span - 1."""
+        if self._moments is not None:
+            return np.searchsorted(self._moments, times, side="left")
+        return np.clip(times - self._start, 0, self._span - 1)
+
+    def _times(self) -> Ints:
+        """(E,) times of the sorted events."""
+        offsets = self._place % self._span
+        return offsets + self._start if self._moments is None else self._moments[offsets]
 
     def since(self, window: int) -> "AsOf":
         """The same queries, over only the events of the last `window` units of time."""
@@ -66,7 +83,7 @@ class AsOf:
         such a pause lasts."""
         if not len(self._order):
             return self
-        key, time = self._place // self._span, self._place % self._span + self._start
+        key, time = self._place // self._span, self._times()
         begins = np.ones(len(key), np.bool_)
         begins[1:] = (key[1:] != key[:-1]) | (np.diff(time) > pause)
         start = np.maximum.accumulate(np.where(begins, np.arange(len(key)), 0))

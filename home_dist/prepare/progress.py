@@ -1,6 +1,5 @@
 """Progress of a long step: a bar with rows/s and ETA in a terminal, else a line now and then."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from rich.progress import Progress as Bars
 from rich.progress import Task as Bar
 from rich.text import Text
 
+from home_dist.screen import escapes
+
 Advance = Callable[[int], None]
 Say = Callable[[str], None]
 """Prints a line of text. A Progress is a Say, too."""
@@ -19,11 +20,11 @@ EVERY_S = 5.0
 
 
 class Progress:
-    """say: receives the lines; by default they are printed. bars: show bars; by default if the output is a terminal."""
+    """say: receives the lines; by default they are printed. bars: show bars; by default where `escapes` says so."""
 
     def __init__(self, say: Say | None = None, bars: bool | None = None):
         self._say = say or (lambda text: print(text, flush=True))
-        self._bars = (sys.stdout.isatty() and say is None) if bars is None else bars
+        self._bars = (escapes() and say is None) if bars is None else bars
 
     @classmethod
     def of(cls, say: Say) -> "Progress":

@@ -33,13 +33,14 @@ class MlflowTracker:
 
         client = self._client = MlflowClient(tracking_uri=self._section.uri)
         run = None
+        known = self._run or known  # a try that failed after it began a run must not leave one behind each time
         if known is not None:
             try:
                 run = client.get_run(known)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-        if run is None:
+        if run is None or run.info.lifecycle_stage == "deleted":
             run = client.create_run(self._experiment(), run_name=self._name)
         else:
             client.update_run(run.info.run_id, status="RUNNING")

@@ -138,6 +138,10 @@ def test_a_converted_draft_fits_data(tmp_path):
         ("d.yaml", "a: [", None, "not valid YAML"),
         ("d.yaml", DATASETS, "other", "there are: taobao"),
         ("d.yaml", "[]", None, "there are: none"),
+        ("d.yaml", "a: {feature_cols: [x]}", None, r"an entry is not as FuxiCTR reads it \(AttributeError"),
+        ("d.yaml", "a: {feature_cols: [], label_col: {dtype: float}}", None, r"not as FuxiCTR reads it \(KeyError: 'name'\)"),
+        ("p.config", "feature_configs { id_feature: 3 }", None, "not as TorchEasyRec reads it"),
+        ("p.config", PIPELINE.replace("label_name", "label"), None, r"a task has no column \(name '"),
     ],
 )
 def test_what_cannot_be_read_is_told(tmp_path, name, text, dataset, message):

@@ -122,3 +122,25 @@ def test_a_folder_without_the_column_is_told(tmp_path):
     (tmp_path / "log/date=2023-11-15/place=place%205").rename(tmp_path / "log/date=2023-11-15/elsewhere")
     report = prepare(tmp_path, "data")
     assert report["files_without_a_column"] == {"place": ["log/date=2023-11-15/elsewhere/0.parquet"]}
+
+
+def test_folders_of_side_tables_are_columns(tmp_path):
+    """But for one of the log's: it may only tell when the side table was written."""
+    make_days(tmp_path, DAYS, rows=200)
+    table = pacsv.read_csv(tmp_path / "video.csv")
+    table = table.append_column("shop", pa.array([f"shop {n % 3}" for n in range(len(table))]))
+    for shop in ("shop 0", "shop 1", "shop 2"):
+        out = tmp_path / "side/place=x" / f"shop={shop}" / "0.csv"
+        out.parent.mkdir(parents=True)
+        pacsv.write_csv(table.filter(pc.equal(table["shop"], shop)).drop_columns(["shop"]), out)
+    pacsv.write_csv(table, tmp_path / "shops.csv")
+    found = []
+    for pattern in ("shops.csv", "side/*/*/*"):
+        text = DESCRIPTION.replace('files = "video.csv"', f'files = "{pattern}"')
+        describe(tmp_path, DAYS - 2, text=text.replace("id = [", 'id = [\n  { column = "shop", min_count = 1 },', 1))
+        prepare(tmp_path, "data")
+        found.append(written(tmp_path))
+        values = pq.read_table(tmp_path / "data/vocabularies/shop.parquet")["value"].to_pylist()
+        assert set(values) == {"shop 0", "shop 1", "shop 2"}
+        (tmp_path / "data").rename(tmp_path / f"data{len(found)}")
+    assert found[0] == found[1]

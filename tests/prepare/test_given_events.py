@@ -4,6 +4,7 @@ from bisect import bisect_left
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
@@ -199,6 +200,10 @@ def test_increments_and_requests(kind, tmp_path):
         assert made[f"bought_{part}"].to_pylist() == expected[f"bought_{part}"].to_pylist(), part
     if kind == "own":
         wrong = rows.set_column(rows.column_names.index("orders"), "orders", pa.array([[1]] * len(rows)))
+        # JSON's [] and null have no types of their own.
+        for none in (pa.array([[]] * len(rows)), pa.nulls(len(rows))):
+            _, made = online.of(pa.table({}), rows.set_column(rows.column_names.index("orders"), "orders", none))
+            assert made["bought_video"].to_pylist() == made["bought_age"].to_pylist() == [[]] * len(rows)
         with pytest.raises(UnfitColumn, match=r"column 'orders' holds no events: .*a list of structs is needed"):
             online.of(pa.table({}), wrong)
 
@@ -231,6 +236,58 @@ def test_events_in_csv_with_times_as_texts(tmp_path):
     pacsv.write_csv(bought.set_column(1, "at", pa.array(iso)), tmp_path / "bought/0.csv")
     prepare(tmp_path, "csv")
     assert digests(tmp_path / "csv", "train") == digests(tmp_path / "data", "train")
+
+
+@pytest.mark.parametrize("kind", ["flat", "own", "csv"])
+def test_an_event_with_a_date_alone_counts_from_the_end_of_its_day(kind, tmp_path):
+    """It may have been after any impression of that day."""
+    log, bought = make(tmp_path)
+    offset = 8 * 3_600_000
+    day = (bought["at"].to_numpy() + offset) // DAY_MS
+    dated = bought.set_column(1, "at", pa.array(day.astype("datetime64[D]")))
+    dated = dated.take(pa.array(np.lexsort((np.arange(ROWS * 2), dated["buyer"].fill_null("").to_numpy(zero_copy_only=False)))))
+    write(tmp_path, log, dated, kind.replace("csv", "flat"))
+    if kind == "csv":
+        for path in (tmp_path / "bought").glob("*"):
+            path.unlink()
+        pacsv.write_csv(dated, tmp_path / "bought/0.csv")
+    path = tmp_path / "mylog.toml"
+    path.write_text("utc_offset_hours = 8\n" + path.read_text().replace("train_days = 3", "train_days = 4"))
+    prepare(tmp_path)
+    ends = (dated["at"].cast(pa.int32()).to_numpy().astype(np.int64) + 1) * DAY_MS - offset - 1
+    expected = by_loop(log, dated.set_column(1, "at", pa.array(ends)), tmp_path / "data")
+    rows = rows_of(tmp_path / "data")
+    for part, lists in expected.items():
+        assert rows[f"bought_{part}"].to_pylist() == lists, part
+    assert sum(map(len, expected["video"])) > ROWS
+
+
+def test_folders_of_another_table_are_columns(tmp_path):
+    log, bought = make(tmp_path)
+    write(tmp_path, log, bought.take(pc.sort_indices(bought, [("shop", "ascending")])), "flat")
+    prepare(tmp_path)
+    for path in (tmp_path / "bought").glob("*"):
+        path.unlink()
+    for shop in sorted(set(bought["shop"].to_pylist())):
+        (tmp_path / f"bought/shop={shop}").mkdir()
+        part = bought.filter(pc.equal(bought["shop"], shop)).drop_columns(["shop"])
+        pq.write_table(part, tmp_path / f"bought/shop={shop}/0.parquet")
+    path = tmp_path / "mylog.toml"
+    path.write_text(path.read_text().replace("bought/*", "bought/*/*"))
+    prepare(tmp_path, "folders")
+    assert rows_of(tmp_path / "folders").equals(rows_of(tmp_path / "data"))
+
+
+def test_a_field_of_nulls_alone(tmp_path):
+    """Its type tells nothing."""
+    log, bought = make(tmp_path)
+    shops = bought.column_names.index("shop")
+    write(tmp_path, log, bought.set_column(shops, "shop", pa.nulls(len(bought), pa.string())), "flat")
+    prepare(tmp_path)
+    write(tmp_path, log, bought.set_column(shops, "shop", pa.nulls(len(bought))), "flat")
+    prepare(tmp_path, "nulls")
+    assert rows_of(tmp_path / "nulls").equals(rows_of(tmp_path / "data"))
+    assert len(pc.list_flatten(rows_of(tmp_path / "data")["bought_shop"])) > ROWS
 
 
 def of_user(table):
@@ -303,6 +360,7 @@ def test_a_wrong_row_of_the_log_is_named(tmp_path):
         ('events = { files = "x", time = "at" }', "files: user is missing"),
         ('events = { column = "x", user = "u" }', "user has no effect without files"),
         ('events = { column = "x", columns = { a = "b" } }', "'a' is none of its fields: video, shop"),
+        ('events = { column = "x", format = { kind = "csv" } }', "format has no effect without files"),
         (OWN + ', only = "like"', "only names labels of impressions"),
         (OWN + ', outcomes = ["like"]', "outcomes names labels of impressions"),
     ],

@@ -197,6 +197,44 @@ def test_renamed_and_dropped_columns_of_iceberg_are_refused(tmp_path):
         prepare(tmp_path, "data")
 
 
+def test_renamed_fields_and_files_without_numbers_are_refused(tmp_path):
+    """Read by names, their values would be null, and nothing would tell."""
+    table = pa.table({"n": [1, 2], "seen": pa.array([[{"item": 1}], [{"item": 2}]])})
+    made, where = iceberg(tmp_path, [table]), (tmp_path, "warehouse/log/clicks", FormatSection(kind="iceberg"))
+    assert len(table_files(*where).files) == 1
+    with made.update_schema() as update:
+        update.rename_column("seen.element.item", "video")
+    with pytest.raises(DataError, match=r"'seen\.element\.video' under its former name 'seen\.element\.item'"):
+        table_files(*where)
+    with made.update_schema() as update:
+        update.rename_column("seen.element.video", "item")
+    pq.write_table(table, tmp_path / "from_elsewhere.parquet")
+    made.add_files([f"file://{tmp_path}/from_elsewhere.parquet"])
+    assert len(table_files(*where).files) == 2
+    with made.update_schema() as update:
+        update.rename_column("n", "number")
+    with pytest.raises(DataError, match=r"from_elsewhere\.parquet: has column 'number' under its former name 'n'"):
+        table_files(*where)
+
+
+def test_a_default_of_iceberg_is_refused(tmp_path):
+    """A file that was written before the column was lacks it, but it is not null there. pyiceberg writes no defaults: the
+    table's metadata get one."""
+    from pyiceberg.types import LongType
+
+    made = iceberg(tmp_path, [pa.table({"n": [1, 2]})])
+    with made.update_schema() as update:
+        update.add_column("price", LongType())
+    metadata = tmp_path / made.metadata_location.removeprefix(f"file://{tmp_path}/")
+    tree = json.loads(metadata.read_text())
+    tree["schemas"][-1]["fields"][-1]["initial-default"] = 7
+    section = FormatSection(kind="iceberg")
+    assert len(table_files(tmp_path, str(metadata), section).files) == 1
+    metadata.write_text(json.dumps(tree))
+    with pytest.raises(DataError, match=r"lacks column 'price', .* or which has a default"):
+        table_files(tmp_path, str(metadata), section)
+
+
 def test_rows_deleted_beside_the_files_are_refused(tmp_path, monkeypatch):
     """pyiceberg writes no delete files: what its plan would tell of them is told here."""
     iceberg(tmp_path, days_of(tmp_path))

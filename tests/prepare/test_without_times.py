@@ -181,6 +181,17 @@ def test_a_column_tells_the_parts(tmp_path):
         prepared(tmp_path, split.replace('"val"', '"b"') + PLAIN, "wrong")
 
 
+def test_a_column_of_booleans_tells_the_parts(tmp_path):
+    numbered(tmp_path)
+    for path in files(tmp_path):
+        table = pq.read_table(path)
+        pq.write_table(table.append_column("held", pa.array(n % 5 == 0 for n in table["n"].to_pylist())), path)
+    prepared(tmp_path, 'split = { by = "column", column = "held", train = [false], test = [true] }\n' + PLAIN, keep=("n",))
+    found = {s: t["keep_n"].to_pylist() for s, t in rows_of(tmp_path / "data").items()}
+    assert found["train"] == [n for n in range(1000) if n % 5]
+    assert found["test"] == list(range(0, 1000, 5))
+
+
 def test_a_log_without_users(tmp_path):
     """Rows are those of the log; what is known before them is that of everyone."""
     numbered(tmp_path)
@@ -206,6 +217,7 @@ def test_a_log_without_users(tmp_path):
         (('order = "files"', 'order = "files"\nforget_days = 3'), r"forget_days: has no effect without time"),
         (('order = "files"', 'order = "files"\ntime_zone = "Europe/Berlin"'), r"time_zone: has no effect without time"),
         (('order = "files"', 'order = "files"\nutc_offset_hours = 8'), r"utc_offset_hours: has no effect without time"),
+        (('order = "files"', 'order = "files"\nrepeated = "merge"'), r"repeated: .* none is merged"),
         (('by = ["user"],', 'by = ["user"], days = 2,'), r"past by user: days needs time"),
         (('by = ["user"],', 'by = ["user"], until = "morning",'), r"past by user: until needs time"),
         (("most = 5", "most = 5, age = true"), r"history 'seen': age needs time"),

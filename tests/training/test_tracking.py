@@ -1,17 +1,20 @@
 """What trackers are handed: all of it, in order, without waiting for one that is slow or away. Real ones: test_trackers.py."""
 
+import sys
 import threading
 import time
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
-from home_dist.config.log import LogSection
+from home_dist.config.log import LogSection, MlflowSection
 from home_dist.distributed.preemption import Preempted
 from home_dist.errors import ConfigError, DataError
 from home_dist.files.json_files import read_json
 from home_dist.screen import Screen
 from home_dist.training import tracking
+from home_dist.training.track_mlflow import MlflowTracker
 from home_dist.training.tracking import KEPT, Delivery, Trackers, check_installed
 
 
@@ -98,6 +101,64 @@ def test_one_that_hangs_is_not_waited_for(tmp_path):
     assert time.perf_counter() - began < 2
     assert delivery.unsaid == ["note: Book: it did not take 100 sets of figures"]
     book.gate.set()
+
+
+class Server:
+    """Stands for mlflow, which is not among the pinned packages, and whose server does not fail when asked to."""
+
+    def __init__(self, fails):
+        self.fails, self.runs = fails, {}
+
+    def client(self, tracking_uri):
+        return self
+
+    def get_run(self, run):
+        return self.runs[run]
+
+    def create_run(self, experiment, run_name):
+        name = f"run-{len(self.runs)}"
+        info = SimpleNamespace(run_id=name, lifecycle_stage="active")
+        self.runs[name] = SimpleNamespace(info=info, data=SimpleNamespace(params={}), metrics=[])
+        return self.runs[name]
+
+    def get_experiment_by_name(self, name):
+        return SimpleNamespace(experiment_id="1")
+
+    def update_run(self, run, status):
+        if self.runs[run].info.lifecycle_stage == "deleted":
+            raise ValueError("The run must be in the 'active' state")
+
+    def log_batch(self, run, params=(), tags=(), metrics=()):
+        if params and self.fails:
+            self.fails -= 1
+            raise ConnectionError("half way")
+        self.runs[run].metrics += [metric[1] for metric in metrics]
+
+    def set_terminated(self, run, status, end_time):
+        self.runs[run].info.status = status
+
+
+@pytest.fixture
+def mlflow(monkeypatch):
+    server = Server(fails=3)
+    kinds = {
+        "mlflow": {},
+        "mlflow.exceptions": {"MlflowException": type("MlflowException", (Exception,), {})},
+        "mlflow.tracking": {"MlflowClient": server.client},
+        "mlflow.entities": dict.fromkeys(("Param", "RunTag", "Metric"), lambda *values: values),
+    }
+    for name, values in kinds.items():
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**values))
+    return server
+
+
+def test_a_run_of_mlflow_is_begun_once(mlflow, tmp_path):
+    section = MlflowSection(uri="http://x")
+    delivered(MlflowTracker(section, tmp_path), tmp_path)
+    assert [run.metrics for run in mlflow.runs.values()] == [[1, 1 / 2, 1 / 3]]
+    mlflow.runs["run-0"].info.lifecycle_stage = "deleted"
+    delivered(MlflowTracker(section, tmp_path), tmp_path)
+    assert [(run.metrics, run.info.status) for run in mlflow.runs.values()] == [([1, 1 / 2, 1 / 3], "FINISHED")] * 2
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,10 @@ class Conversion:
             raise ConfigError(f"{self.source}: no {lacking} in it that can be converted.{self._told()}")
         tables = [{"name": name, **entry} for name, entry in self.tables.items()]
         entries = (tables, self.features, self.sequences, self.tasks)
+        for kind, entry in ((kind, entry) for kind, these in zip(_FIELDS, entries, strict=True) for entry in these):
+            if missing := [key for key, value in entry.items() if value is None]:
+                there = ", ".join(f"{key} {value!r}" for key, value in entry.items() if value is not None)
+                raise ConfigError(f"{self.source}: a {kind} has no {missing[0]} ({there}). Correct it.")
         lists = {field: [self._named(entry) for entry in these] for field, these in zip(_FIELDS, entries, strict=True)}
         tree = {"group_column": self.group_column} if self.group_column else {}
         text = tomli_w.dumps(tree | {name: entries for name, entries in lists.items() if entries})
@@ -80,8 +84,14 @@ def convert(source: Path, dataset: str | None = None) -> Conversion:
         text = source.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source}: cannot be read: {error}") from None
-    if source.suffix in (".yaml", ".yml"):
-        return fuxictr.converted(source, text, dataset)
-    if dataset is not None:
+    is_yaml = source.suffix in (".yaml", ".yml")
+    if dataset is not None and not is_yaml:
         raise ConfigError(f"--dataset {dataset}: names an entry of FuxiCTR's dataset_config.yaml; {source} is none")
-    return torcheasyrec.converted(source, text)
+    try:
+        return fuxictr.converted(source, text, dataset) if is_yaml else torcheasyrec.converted(source, text)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # another library's file may have any form
+        library = "FuxiCTR" if is_yaml else "TorchEasyRec"
+        raise ConfigError(
+            f"{source}: an entry is not as {library} reads it ({type(error).__name__}: {error}). Correct it, or write the "
+            "draft by hand: docs/howto/schema.md"
+        ) from None

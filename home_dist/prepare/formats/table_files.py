@@ -5,7 +5,7 @@ beside its files, or whose files have other names of columns than the table, is 
 """
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from home_dist.errors import ConfigError, DataError
 from home_dist.files.places import is_remote
+from home_dist.ids.arrow_types import is_list
 from home_dist.prepare.formats.format_section import FormatSection
 from home_dist.prepare.formats.unreadable import unreadable_file
 
@@ -123,10 +124,12 @@ def _iceberg(place: Path | str, catalog: str | None, snapshot: int | None) -> Ta
             raise DataError(f"{place}: its file {file} is {task.file.file_format.value}; only Parquet is read.")
         files.append(Path(file))
     schema = table.scan(snapshot_id=snapshot).projection()
-    told = {column.name: column.field_id for column in schema.fields}
-    partitioned = [column.source_id for column in table.spec().fields]
+    told = {str(schema.find_column_name(number)): number for number in schema.field_ids}
+    filled = [column.source_id for column in table.spec().fields]
+    filled += [column.field_id for column in schema.fields if column.initial_default is not None]
+    mapped = dict(_mapped(table.name_mapping() or ()))
     for path in files:
-        _check_names(path, told, partitioned)
+        _check_names(path, told, filled, mapped)
     return TableFiles(files)
 
 
@@ -147,25 +150,48 @@ def _version_of(path: Path) -> int:
     return int(digits) if digits.isdigit() else -1
 
 
-def _check_names(path: Path, told: Mapping[str, int], partitioned: Sequence[int]) -> None:
-    """told: the table's columns with their numbers, by which Iceberg knows them; files know them by names, too."""
+def _check_names(path: Path, told: Mapping[str, int], filled: Sequence[int], mapped: Mapping[str, int]) -> None:
+    """told: the table's columns, and fields within them, with their numbers, by which Iceberg knows them; files are read by
+    their names. filled: numbers of columns that are not null where a file lacks them; mapped: numbers by names, for files
+    without numbers."""
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise unreadable_file(str(path), error) from None
-    there = dict(_numbered(schema))
+    there = dict(_numbered(schema, "", mapped))
     names = {number: name for name, number in there.items()}
     for name, number in told.items():
         if names.get(number, name) != name:
             raise DataError(f"{path}: has column {name!r} under its former name {names[number]!r}. {_REWRITE}")
         if there.get(name, number) != number:
             raise DataError(f"{path}: has another column {name!r}, which was dropped from the table. {_REWRITE}")
-        if name not in schema.names and number in partitioned:
-            raise DataError(f"{path}: lacks column {name!r}, by which the table is partitioned. {_REWRITE}")
+        if name not in schema.names and number in filled:
+            raise DataError(
+                f"{path}: lacks column {name!r}, by which the table is partitioned, or which has a default. {_REWRITE}"
+            )
 
 
-def _numbered(schema: pa.Schema) -> Iterator[tuple[str, int]]:
-    for column in schema:
-        number = (column.metadata or {}).get(_FIELD_ID)
+def _numbered(fields: Iterable[pa.Field], around: str, mapped: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """Fields with their numbers; of nested ones, names as Iceberg writes them, such as list.element.field."""
+    for one in fields:
+        name = around + one.name
+        number = (one.metadata or {}).get(_FIELD_ID, mapped.get(name))
         if number is not None:
-            yield column.name, int(number)
+            yield name, int(number)
+        kind = one.type
+        if pa.types.is_map(kind):
+            inner = [kind.key_field.with_name("key"), kind.item_field.with_name("value")]
+        elif is_list(kind):
+            inner = [kind.value_field.with_name("element")]
+        else:
+            inner = list(kind) if pa.types.is_struct(kind) else []
+        yield from _numbered(inner, f"{name}.", mapped)
+
+
+def _mapped(fields: Iterable[Any], around: str = "") -> Iterator[tuple[str, int]]:
+    """Numbers by all names that fields of a table have had. fields: of its name mapping."""
+    for one in fields:
+        for name in one.names:
+            if one.field_id is not None:
+                yield around + name, one.field_id
+            yield from _mapped(one.fields, f"{around}{name}.")

@@ -20,6 +20,7 @@ from home_dist.prepare.local_clock import LocalClock
 _PER_MS = {"s": 0.001, "ms": 1, "us": 1000}
 _LATEST_MS = 4_102_444_800_000  # the year 2100
 _ZONE = re.compile(r"(Z|z|[+-]\d{2}(:?\d{2})?)$")
+_DATE_LETTERS = len("2024-01-31")
 _SLICE = 1024  # texts among which a wrong one is looked for
 
 
@@ -165,6 +166,18 @@ def times(column: pa.Array, unit: str, file: str, first: int, name: str, clock: 
             f"in {unit}. Set time_unit to s, ms or us, or correct the file."
         )
     return moments
+
+
+def as_dates(column: pa.Array) -> pa.Array | None:
+    """(n,) dates, of dates or of texts such as 2024-01-31; None for a column that tells more of a time."""
+    if pa.types.is_date(column.type):
+        return column.cast(pa.date32())
+    if not is_text(column.type) or not pc.all(pc.equal(pc.utf8_length(column), _DATE_LETTERS)).as_py():
+        return None
+    try:
+        return column.cast(pa.date32())
+    except pa.ArrowInvalid:
+        return None
 
 
 def _timestamps(column: pa.Array, file: str, first: int, name: str) -> pa.Array:

@@ -13,7 +13,8 @@ class EventsSection(Section):
     events strictly before the impression enter its history."""
 
     files: str | None = None
-    """Path or pattern of the other table, from the description's folder, or a URL. Without it, `column` is one of the log."""
+    """Path or pattern of the other table, from the description's folder, or a URL; folders are columns as those of the log
+    are. Without it, `column` is one of the log."""
     format: FormatSection = FormatSection()
     """How these files are written."""
     user: str | None = None
@@ -22,7 +23,8 @@ class EventsSection(Section):
     """A list of structs, one per event. Without it, each row of the other table is an event."""
     time: str | None = None
     """Column, or field of the structs, as the log's `time`. Lists of the log need none: then they hold, in order, only what was
-    before the impression, and events have no age."""
+    before the impression, and events have no age. An event of which only the date is known counts from the end of that day
+    on."""
     time_unit: Literal["s", "ms", "us"] | None = None
     """Of whole numbers; by default the log's."""
     columns: dict[str, str] = Field(default_factory=dict)
@@ -38,6 +40,8 @@ class EventsSection(Section):
             raise ValueError(f"files: {'user' if self.user is None else 'time'} is missing: name its column in these files")
         if self.files is None and self.user is not None:
             raise ValueError("user has no effect without files: the log's lists are those of the row's user")
+        if self.files is None and self.format != FormatSection():
+            raise ValueError("format has no effect without files: the log's lists are written as the log is")
         if self.time is None and self.time_unit is not None:
             raise ValueError("time_unit has no effect without time: leave it out")
         return self

@@ -150,8 +150,14 @@ class _Events:
         """(E,) in ms since 1970."""
         name, unit = self.events.time or "", self.events.time_unit or self.spec.time_unit
         column, file, clock = self.columns[name], self.chunk.file.named, self.spec.unzoned
+        dates = c.as_dates(column)
         try:
-            return c.times(column, unit, file, self.chunk.first, self._shown(name), clock)
+            if dates is None:
+                return c.times(column, unit, file, self.chunk.first, self._shown(name), clock)
+            # When on its day an event of a date was is unknown: at the day's first moment, it would enter histories of
+            # impressions that it came after.
+            next_days = pc.add(dates.cast(pa.int32()), pa.scalar(1, pa.int32())).cast(pa.date32())
+            return c.times(next_days, unit, file, self.chunk.first, self._shown(name), clock) - 1
         except DataError:
             if self.events.column is None and len(self.row) == self.chunk.last - self.chunk.first:
                 raise
@@ -173,8 +179,10 @@ class _Events:
         found = {}
         for field in self.history.fields:
             name = self.events.source_of(field)
+            column = self.columns[name]
             with c.named_keys(self.chunk.file.named, self._shown(name), self.row):
-                found[f"id_{field}"] = c.keys(self.columns[name])
+                # Nulls alone are keys of either type.
+                found[f"id_{field}"] = column if pa.types.is_null(column.type) else c.keys(column)
         return found
 
     def outcomes(self) -> dict[str, pa.Array]:

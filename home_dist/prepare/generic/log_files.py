@@ -237,18 +237,9 @@ def _batches(chunk: Chunk, types: dict[str, pa.DataType]) -> Iterator[pa.RecordB
             return
 
 
-def write_side(
-    paths: Sequence[SourceFile],
-    sources: Sequence[SourceFile],
-    named: str,
-    key: str,
-    types: dict[str, pa.DataType],
-    declared: Mapping[str, pa.DataType],
-    out: Path,
-) -> None:
-    """Writes a side table, sorted by its key, to out/side.arrow: uncompressed, so that all tasks read one mapped copy. sources:
-    the files that `paths` were made of, for messages. Raises DataError for a key that occurs twice or is none."""
-    files = look(paths, sources, declared).files
+def write_side(files: Sequence[File], named: str, key: str, types: dict[str, pa.DataType], out: Path) -> None:
+    """Writes a side table, sorted by its key, to out/side.arrow: uncompressed, so that all tasks read one mapped copy. Raises
+    DataError for a key that occurs twice or is none."""
     parts = [read_chunk(Chunk(f, 0, f.rows), types) for f in files]
     for file, part in zip(files, parts, strict=True):
         with named_keys(file.named, key, np.arange(len(part))):

@@ -24,22 +24,25 @@ from home_dist.prepare.generic.own_parts import split_columns
 from home_dist.prepare.generic.split_sections import ColumnSplit, RandomSplit
 from home_dist.prepare.generic.state import Base
 
+FoundTable = tuple[list[SourceFile], Beside]
+"""Files of another table than the log, and its columns that are not in them."""
+
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """Source files of the log, and of each side table."""
+    """Source files of the log, and of each other table."""
 
     log: list[SourceFile]
     """Files to read."""
-    sides: list[list[SourceFile]]
+    sides: list[FoundTable]
     places: list[int]
     """Of the files to read among `every`: numbers of rows depend on them."""
     every: list[SourceFile]
     """All files of the log, those included that an earlier preparation has read."""
     beside: Beside
     """Columns of the files to read that are not in them."""
-    events: dict[int, list[SourceFile]]
-    """Of the tables of other events, by the number of their [[history]]."""
+    events: dict[int, FoundTable]
+    """The tables of other events, by the number of their [[history]]."""
 
     @classmethod
     def of(cls, spec: LogSpec, folder: Path) -> "FoundFiles":
@@ -47,12 +50,17 @@ class FoundFiles:
         log, beside = find_log(folder, spec.log, spec.format)
         return cls(
             log,
-            [find_log(folder, s.files, s.format)[0] for s in spec.side],
+            [find_log(folder, s.files, s.format) for s in spec.side],
             list(range(len(log))),
             log,
             beside,
             _event_files(spec, folder),
         )
+
+    @property
+    def files(self) -> list[SourceFile]:
+        """All that are read."""
+        return [file for files in (self.log, *(files for files, _ in (*self.sides, *self.events.values()))) for file in files]
 
     def only(self, chosen: Sequence[bool]) -> "FoundFiles":
         """With the chosen ones of the log's files to read."""
@@ -93,14 +101,18 @@ def open_log(
     without any use; labels_needed: columns of labels must be there. Raises DataError for columns that do not fit the
     description."""
     declared = {name: TYPES[kind] for name, kind in spec.types.items()}
-    converted = _converted([sources.log, *sources.sides], [spec.format, *(s.format for s in spec.side)], declared, work)
+    tables = [sources.log, *(paths for paths, _ in sources.sides)]
+    converted = _converted(tables, [spec.format, *(s.format for s in spec.side)], declared, work)
     log = look(converted[0], sources.log, declared, sources.places, sources.beside)
     files, log_types = log.files, log.types if base is None else with_key_types(log.types, base, spec.log)
     if not any(f.rows for f in files):
         raise DataError(f"{spec.log}: the log holds no rows.")
     used, types, tasks = _used(spec) | set(keep), dict(log_types), []
-    for section, paths, names in zip(spec.side, converted[1:], sources.sides, strict=True):
-        side_types = look(paths, names, declared).types
+    for section, paths, (names, beside) in zip(spec.side, converted[1:], sources.sides, strict=True):
+        if not section.format.is_table:  # a folder such as date=2024-01-31 may only tell when the side table was written
+            beside = replace(beside, values=[{n: v for n, v in of.items() if n not in types} for of in beside.values])
+        side = look(paths, names, declared, beside=beside)
+        side_types = side.types
         side_types = side_types if base is None else with_key_types(side_types, base, section.files)
         kinds = Types(spec.log, types).key(section.key), Types(section.files, side_types).key(section.key)
         if kinds[0] != kinds[1]:
@@ -114,7 +126,7 @@ def open_log(
                     f"{section.files}: column {name!r} is in the log or another side table too. Rename one of them."
                 )
         wanted = {n: t for n, t in side_types.items() if n in used}
-        tasks.append(Task(partial(write_side, paths, names, section.files, section.key, wanted, declared), 1))
+        tasks.append(Task(partial(write_side, side.files, section.files, section.key, wanted), 1))
         types |= side_types | {section.key: types[section.key]}
     for name in declared:
         if name not in types:
@@ -130,9 +142,9 @@ def open_log(
     return LogInputs(files, {n: t for n, t in log_types.items() if n in used}, types, sides, absent, events)
 
 
-def _event_files(spec: LogSpec, folder: Path) -> dict[int, list[SourceFile]]:
+def _event_files(spec: LogSpec, folder: Path) -> dict[int, FoundTable]:
     asked = {n: h.given for n, h in enumerate(spec.history) if h.reads_table}
-    return {n: find_log(folder, str(events.files), events.format)[0] for n, events in asked.items()}
+    return {n: find_log(folder, str(events.files), events.format) for n, events in asked.items()}
 
 
 def _open_events(
@@ -146,10 +158,10 @@ def _open_events(
             check_events(history, event_types(history, types.types, spec.log), keys, spec.log)
         if not history.reads_table:
             continue
-        events, paths = history.given, sources.events[number]
+        events, (paths, beside) = history.given, sources.events[number]
         where, user = str(events.files), str(events.user)
         [converted] = _converted([paths], [events.format], declared, work, f"convert-events-{number}")
-        looked = look(converted, paths, declared)
+        looked = look(converted, paths, declared, beside=beside)
         check_events(history, event_types(history, looked.types, where), keys, where)
         there = Types(where, looked.types)
         if there.key(user) != types.key(str(spec.user)):

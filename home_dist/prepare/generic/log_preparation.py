@@ -117,7 +117,7 @@ def _later(sources: FoundFiles, folder: Path, base: Base, progress: Progress) ->
 
 
 def _fingerprint(spec: LogSpec, sources: FoundFiles, base: Base | None, options: LogOptions) -> dict[str, Any]:
-    resolved = [p.resolve() for table_paths in (sources.log, *sources.sides, *sources.events.values()) for p in table_paths]
+    resolved = [file.resolve() for file in sources.files]
     files = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in resolved]
     chosen = {
         n: getattr(options, n)

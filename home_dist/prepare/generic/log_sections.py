@@ -18,7 +18,8 @@ class SideSection(Section):
     """A table with one row per value of a key column of the log. Its columns are joined to the log's."""
 
     files: str
-    """Path or pattern, from the description's folder, or a URL."""
+    """Path or pattern, from the description's folder, or a URL. Folders such as country=NL are columns, as those of the log
+    are, but for those that the log has too."""
     key: str
     """A column that the log has too."""
     format: FormatSection = FormatSection()

@@ -13,6 +13,7 @@ _COPIES = 4  # copies of a task's columns held at once: read, sorted, taken, wri
 _EVENT_COPIES = 3  # as _COPIES; not all columns are in each
 _LEAST_PIECE = 16_384
 _CHUNK_ROWS = (16_384, 1_000_000)
+_EVENTS = 200  # of a list of structs
 _SMALL = 50_000  # rows below which another process is not worth its start
 
 
@@ -22,6 +23,9 @@ def partitions(spec: LogSpec, types: Mapping[str, pa.DataType], rows: int, share
     ids += sum(_bytes(types[c]) for c in {c for p in spec.past for c in p.by} - {spec.user or "", *(i.column for i in spec.id)})
     statistics = len(spec.number) + sum(1 + 2 * len(p.rates) for p in spec.past)
     row_bytes = 40 + ids + sum(2 if x.kind == "binary" else 9 for x in spec.label) + 8 * statistics + 16 * len(spec.history)
+    for history in spec.history:
+        if history.reads_lists:
+            row_bytes += history.most * (8 + len(history.told) + sum(_bytes(types[name]) for name in history.fields))
     by_memory = -(-rows * row_bytes * _COPIES // room(share))
     return max(1, by_memory, min(4 * processes, rows // _SMALL) if processes > 1 else 1)
 
@@ -47,6 +51,8 @@ def room(share: int) -> int:
 
 def _bytes(kind: pa.DataType) -> int:
     """Typical bytes of a value in memory."""
+    if is_list(kind) and pa.types.is_struct(kind.value_type):
+        return _EVENTS * sum(_bytes(part.type) for part in kind.value_type)
     if is_list(kind):
         return 64
     return 24 if is_text(kind) else 8

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from home_dist.config.section import Count, Section
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-Values = tuple[str | int | date, ...]
+Values = tuple[str | bool | int | date, ...]
 
 
 class DaySplit(Section):
@@ -92,6 +92,6 @@ class ColumnSplit(Section):
 Split = Annotated[DaySplit | FileSplit | RandomSplit | ColumnSplit, Field(discriminator="by")]
 
 
-def text_of(value: str | int | date) -> str:
+def text_of(value: str | bool | int | date) -> str:
     """As Arrow writes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)

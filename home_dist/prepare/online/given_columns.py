@@ -15,7 +15,7 @@ from home_dist.prepare.days import day_name
 from home_dist.prepare.generic import columns as c
 from home_dist.prepare.generic.given_events import check_events, event_types, lists_of_rows
 from home_dist.prepare.generic.log_files import TYPES, Chunk, File
-from home_dist.prepare.generic.log_sections import IdSection
+from home_dist.prepare.generic.log_sections import HistorySection, IdSection
 from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.generic.state import StateRecord
 
@@ -98,12 +98,20 @@ class GivenReader:
         values = given[column]
         time = np.zeros(len(values), np.int64) if self.spec.time is None else self.time(given)
         keys = {field: self.record.key_types[field] for field in history.fields}
+        if pa.types.is_null(values.type) or (is_list(values.type) and pa.types.is_null(values.type.value_type)):
+            values = pa.array(values.to_pylist(), self._events_type(history))  # of a user without events, say
         try:
             check_events(history, event_types(history, {column: values.type}, "request"), keys, "request")
             lists = lists_of_rows(self.spec, number, pa.table({column: values}), REQUEST, np.arange(len(values)), time)
         except DataError as error:
             raise UnfitColumn(f"holds no events: {error}", column) from None
         return {name.partition("_")[2]: found for name, found in lists.items()}, time
+
+    def _events_type(self, history: HistorySection) -> pa.DataType:
+        events = history.given
+        kinds = {} if events.time is None else {events.time: pa.int64()}
+        kinds |= {events.source_of(field): TYPES[self.record.key_types[field]] for field in history.fields}
+        return pa.list_(pa.struct(kinds | dict.fromkeys(events.outcomes, pa.int8())))
 
     def later(self, given: Given) -> Ints:
         """The times, all of which lie where the past can be told."""
