@@ -278,6 +278,14 @@ def test_folders_of_another_table_are_columns(tmp_path):
     assert rows_of(tmp_path / "folders").equals(rows_of(tmp_path / "data"))
 
 
+def test_a_table_without_rows(tmp_path):
+    """As on the first day."""
+    log, bought = make(tmp_path)
+    write(tmp_path, log, bought.slice(0, 0), "flat")
+    prepare(tmp_path)
+    assert rows_of(tmp_path / "data")["bought_video"].to_pylist() == [[]] * ROWS
+
+
 def test_a_field_of_nulls_alone(tmp_path):
     """Its type tells nothing."""
     log, bought = make(tmp_path)

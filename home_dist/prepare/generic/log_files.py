@@ -117,10 +117,11 @@ def look(
     beside: Beside | None = None,
 ) -> Looked:
     """Reads the files' footers. named: the files' names in messages; declared: column types that the description gives; places:
-    of the files in the whole log; beside: columns that are not in the files. A file without rows tells nothing of types. Raises
-    DataError."""
+    of the files in the whole log; beside: columns that are not in the files. A file without rows tells nothing of types, unless
+    none has rows. Raises DataError."""
     files: list[File] = []
     by_column: dict[str, dict[pa.DataType, list[str]]] = {}
+    of_empty: dict[str, dict[pa.DataType, list[str]]] = {}
     for index, path, name in zip(places or range(len(paths)), paths, named, strict=True):
         try:
             opened = pq.ParquetFile(source(path))
@@ -129,12 +130,15 @@ def look(
         state = (here(name) if isinstance(name, Path) else name).stat()
         values = {} if beside is None else beside.values[len(files)]
         files.append(File(index, path, opened.metadata.num_rows, str(name), state.st_size, state.st_mtime_ns, values))
+        columns = by_column if opened.metadata.num_rows else of_empty
         for found in opened.schema_arrow:
-            if opened.metadata.num_rows or len(paths) == 1:
-                kind = plain(found.type)
-                if found.name in declared:
-                    kind = _declared(kind, declared[found.name], f"{name}: column {found.name!r}")
-                by_column.setdefault(found.name, {}).setdefault(kind, []).append(str(name))
+            columns.setdefault(found.name, {}).setdefault(plain(found.type), []).append(str(name))
+    by_column = by_column or of_empty
+    for column in by_column.keys() & declared.keys():
+        kinds: dict[pa.DataType, list[str]] = {}
+        for kind, names in by_column[column].items():
+            kinds.setdefault(_declared(kind, declared[column], f"{names[0]}: column {column!r}"), []).extend(names)
+        by_column[column] = kinds
     types, odd, with_rows = {}, {}, [f.named for f in files if f.rows]
     absent: dict[str, list[str]] = {}
     for column, kinds in by_column.items():
