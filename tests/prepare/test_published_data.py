@@ -11,6 +11,7 @@ import pytest
 from home_dist.errors import ConfigError, DataError
 from home_dist.prepare.generic import LogOptions
 from home_dist.schema import load_schema
+from pipelines.published.fitting import aliexpress
 from pipelines.published_data import prepare_published
 from tests.prepare.test_going_on import QUIET
 from tests.ranks import run
@@ -160,6 +161,22 @@ def test_aliexpress(tmp_path):
     assert {n: p["rows"] for n, p in report["splits"].items()} == {"train": 2160, "validation": 240, "test": 600}
     assert schema.group_column is None
     assert len(schema.feature) == 16 + 63
+
+
+def test_late_values_of_another_type(tmp_path):
+    """Of a column whose first megabyte holds whole numbers."""
+    raw = make_aliexpress(tmp_path / "raw")
+    head, *rows = (raw / "test.csv").read_text().splitlines()
+    place = head.split(",").index('"numerical_1"')
+    whole = [",".join("3" if n == place else value for n, value in enumerate(row.split(","))) for row in rows]
+    lines = [head, *(whole * (1 + (3 << 20) // len("\n".join(whole)))), *rows]
+    (raw / "train.csv").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    out.mkdir()
+    aliexpress(raw, out)
+    found = {part: (out / f"part={part}/train.csv").read_text().splitlines() for part in ("train", "validation")}
+    assert found["validation"] == [head, *lines[1:][9::10]]
+    assert found["train"] == [head, *(line for n, line in enumerate(lines[1:]) if n % 10 != 9)]
 
 
 @pytest.mark.parametrize(
