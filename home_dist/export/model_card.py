@@ -16,6 +16,7 @@ from home_dist.files.places import without_secrets
 from home_dist.files.whole import write_whole
 from home_dist.insight.cold_ids import from_json
 from home_dist.insight.run_record import RunRecord
+from home_dist.prepare.days import ALL_ROWS
 
 CARD = "README.md"
 Form = Literal["safetensors", "program", "dense", "delta"]
@@ -146,7 +147,9 @@ def _data(source: Source) -> Iterator[str]:
     yield f"- {state.samples:,} samples in training, of `{_shown(source)}`"
     for split, entry in _report(source).get("splits", {}).items():
         first, last = entry["days"]
-        yield f"- {split}: {entry['rows']:,} rows, {first} to {last}, of {entry['users']:,} users"
+        span = "" if first == ALL_ROWS else f", {first} to {last}"
+        users = f", of {entry['users']:,} users" if entry["users"] else ""
+        yield f"- {split}: {entry['rows']:,} rows{span}{users}"
     named = [f"`{f.name}`" for f in source.schema.feature]
     names = ", ".join(named[:_NAMED]) + (f" and {len(named) - _NAMED} more" if len(named) > _NAMED else "")
     histories = ", ".join(f"`{s.name}`" for s in source.schema.sequence)
@@ -209,7 +212,7 @@ def _limits(source: Source, record: RunRecord | None) -> Iterator[str]:
     if lacking:
         yield f"There was no {' and no '.join(lacking)} split."
     else:
-        yield "Figures are of the validation and test parts as the data was split; later days may differ."
+        yield "Figures are of the validation and test parts as the data was split; later data may differ."
     if source.averaged:
         yield "Dense parameters are averages over training (train.ema)."
     if record is None:

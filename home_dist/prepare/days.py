@@ -12,6 +12,8 @@ from home_dist.prepare.local_clock import DAY_MS as DAY_MS
 from home_dist.prepare.local_clock import HOUR_MS as HOUR_MS
 from home_dist.prepare.local_clock import Clock
 
+ALL_ROWS = "all rows"
+"""Name of the day of a log without times and without an order."""
 SPLITS = ("train", "validation", "test")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from home_dist.prepare.days import ALL_ROWS
 from home_dist.prepare.extremes import warning
 from home_dist.prepare.label_report import one_value
 
@@ -13,7 +14,7 @@ _EARLY = "2000"  # no log of impressions is older
 def part_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """A line per split, with days, rows, users and positives; then a line about each thing that needs a look."""
     for name, part in report["splits"].items():
-        span = " to ".join(dict.fromkeys(part["days"])) if part["days"][0] == "all rows" else " to ".join(part["days"])
+        span = " to ".join(dict.fromkeys(part["days"])) if part["days"][0] == ALL_ROWS else " to ".join(part["days"])
         positives = ", ".join(f"{task} {count:,}" for task, count in part["positives"].items())
         users = f", {part['users']:,} users" if part["users"] else ""
         yield f"{name}: {span}, {part['rows']:,} rows{users}; positives: {positives}"

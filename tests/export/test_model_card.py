@@ -119,6 +119,9 @@ def test_data_that_are_not_here_or_are_described_otherwise(trained, tmp_path):
     for content in ("{}", "[]", "not JSON", json.dumps({"splits": {"test": {"rows": 5}}})):
         report.write_text(content)
         assert "samples in training" in card(source, "safetensors")
+    parts = {"test": {"days": ["all rows", "all rows"], "rows": 5, "users": 0}}  # at random, of a log without times or users
+    report.write_text(json.dumps({"splits": parts}))
+    assert "\n- test: 5 rows\n" in card(source, "safetensors")
     report.unlink()
     assert "2024-05-01" not in card(source, "safetensors")
     report.write_text(whole)

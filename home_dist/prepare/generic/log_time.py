@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from home_dist.prepare.asof import Ints
+from home_dist.prepare.days import ALL_ROWS
 from home_dist.prepare.generic.log_files import File
 from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.local_clock import Clock
@@ -40,7 +41,7 @@ class NoClock:
         return np.clip(days, 0, 1)
 
     def day_name(self, day: int) -> str:
-        return "all rows"
+        return ALL_ROWS
 
 
 def order_note(names: Sequence[str]) -> str | None:
