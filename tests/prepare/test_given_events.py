@@ -298,6 +298,13 @@ def test_a_field_of_nulls_alone(tmp_path):
     assert len(pc.list_flatten(rows_of(tmp_path / "data")["bought_shop"])) > ROWS
 
 
+def test_a_field_of_nulls_alone_within_lists_is_told(tmp_path):
+    log, bought = make(tmp_path)
+    write(tmp_path, log, bought.set_column(bought.column_names.index("shop"), "shop", pa.nulls(len(bought))), "own")
+    with pytest.raises(DataError, match=r"log/.\.parquet: column 'orders' has type list<.*shop: null.* Write it in one"):
+        prepare(tmp_path)
+
+
 def of_user(table):
     return table["buyer"].to_pylist().index("u3")
 

@@ -209,6 +209,11 @@ def read_chunk(chunk: Chunk, types: dict[str, pa.DataType]) -> pa.Table:
                 f"{chunk.file.named}: column {name!r} holds {column[bad].as_py()!r} in row {chunk.first + bad + 1:,}, but "
                 f"{kind} is needed ({reason}). Correct the file, or `types` of the description."
             ) from None
+        except pa.ArrowIndexError:  # Arrow misreads structs in lists that have a field without a type
+            raise DataError(
+                f"{chunk.file.named}: column {name!r} has type {kind}, which cannot be read: all values of a field are "
+                "missing, so that it has no type. Write it in one, or leave it out."
+            ) from None
     return pa.table(columns)
 
 
