@@ -79,8 +79,8 @@ def test_equal_those_of_probabilities_where_these_do_not_round():
 
 def test_an_evaluation_keeps_the_order_of_high_logits(batches):
     ranks = SimpleNamespace(device="cpu", rank=0, world_size=1)
-    schema = SimpleNamespace(task=[SimpleNamespace(name="like")], group_column="user")
-    layout = SimpleNamespace(at=lambda _: [SimpleNamespace(key="tab")])
+    schema = SimpleNamespace(task=[SimpleNamespace(name="like")], group_column="user", table=[])
+    layout = SimpleNamespace(at=lambda _: [SimpleNamespace(key="tab")], features=[])
     config = SimpleNamespace(metrics=MetricsSection(slices=["tab"], slice_rows=1))
     found = evaluation.evaluate(SimpleNamespace(model=_Fixed(), objectives=YES), batches, schema, layout, config, ranks)
     [task] = found.tasks

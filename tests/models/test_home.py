@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 
 from home_dist.experts.kernels import Kernel, KernelUser
+from home_dist.experts.kernels.cpu_library import multiplies_bf16
 from home_dist.models import TaskGroups
 from home_dist.models.home import Home, HomeSection
 
@@ -198,6 +199,9 @@ def test_groups_must_be_numbered_without_gaps():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_has_as_many_operators_with_many_tasks(precision):
+    if precision == "bf16" and not multiplies_bf16():
+        pytest.skip("without products of bf16 in the processor torch multiplies expert by expert")
+
     def operators(tasks: int) -> int:
         model = Home(config(), F, TaskGroups(tuple(t % 2 for t in range(tasks))))
         for module in model.modules():

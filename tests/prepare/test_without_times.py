@@ -217,7 +217,6 @@ def test_a_log_without_users(tmp_path):
         (('order = "files"', 'order = "files"\nforget_days = 3'), r"forget_days: has no effect without time"),
         (('order = "files"', 'order = "files"\ntime_zone = "Europe/Berlin"'), r"time_zone: has no effect without time"),
         (('order = "files"', 'order = "files"\nutc_offset_hours = 8'), r"utc_offset_hours: has no effect without time"),
-        (('order = "files"', 'order = "files"\nrepeated = "merge"'), r"repeated: .* none is merged"),
         (('by = ["user"],', 'by = ["user"], days = 2,'), r"past by user: days needs time"),
         (('by = ["user"],', 'by = ["user"], until = "morning",'), r"past by user: until needs time"),
         (("most = 5", "most = 5, age = true"), r"history 'seen': age needs time"),

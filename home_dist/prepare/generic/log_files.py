@@ -53,6 +53,8 @@ class Chunk:
     file: File
     first: int
     last: int
+    place: str = ""
+    """The file's path from the description's folder, by which a split by hash goes."""
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,6 @@ class Plan:
     piece_rows: int = 1 << 62
     """Most events of a partition of keys that are counted in one piece."""
     clock: Clock = LocalClock()  # noqa: RUF009 - it is frozen
-    folder: Path = Path()
-    """Of the description."""
     own_parts: bool = False
     """Whether each row's part is told by the description's split, not by its day."""
 

@@ -224,7 +224,6 @@ class _Preparation:
             options.keep,
             piece_rows(spec, share),
             clock_of(spec, inputs.files),
-            self.folder,
             not options.by_users and isinstance(spec.split, RandomSplit | ColumnSplit),
         )
         chunk = work.choose("chunk", chunk_rows(inputs.log_types, rows, share, self.processes))
@@ -232,7 +231,7 @@ class _Preparation:
             f"{spec.log}: {rows:,} rows in {len(inputs.files)} files, {len(spec.side)} side tables | {plan.parts} partitions, "
             f"{self.processes} processes"
         )
-        chunks = chunks_of(inputs.files, chunk)
+        chunks = [replace(c, place=self._short(c.file.named)) for c in chunks_of(inputs.files, chunk)]
         scanned = work.run("scan", "reading", [Task(partial(scan.scan, plan, c), c.last - c.first) for c in chunks])
         read_days = pa.concat_tables([pq.read_table(here(f / scan.DAYS)) for f in scanned])
         new = read_days.column("day").to_numpy()

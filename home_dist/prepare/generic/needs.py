@@ -67,8 +67,6 @@ def _unmet(spec: "LogSpec") -> Iterator[str]:
         events = history.events
         if events is not None and events.time is not None and spec.time is None:
             yield f'history {history.name!r}: events.time needs time = "COLUMN", before which events are'
-    if spec.order is not None and spec.repeated == "merge":
-        yield "repeated: rows that follow each other are of different moments, so that none is merged: leave it out"
     if spec.user is None:
         yield from (
             f'history {h.name!r}: needs user = "COLUMN", whose events it holds' for h in spec.history if not h.reads_lists

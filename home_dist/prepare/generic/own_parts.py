@@ -13,7 +13,7 @@ from home_dist.ids.keys import missing
 from home_dist.prepare.asof import Ints
 from home_dist.prepare.days import SPLITS
 from home_dist.prepare.generic.columns import keys
-from home_dist.prepare.generic.log_files import Chunk, named_in
+from home_dist.prepare.generic.log_files import Chunk
 from home_dist.prepare.generic.log_plan import FILE_BITS, Plan, key_hashes
 from home_dist.prepare.generic.log_spec import LogSpec
 from home_dist.prepare.generic.split_sections import ColumnSplit, RandomSplit
@@ -40,7 +40,7 @@ def parts_of_rows(plan: Plan, table: pa.Table, chunk: Chunk, row: Ints) -> NDArr
         return np.append(split.parts, -1)[np.asarray(pc.fill_null(place, -1))].astype(np.int8)
     if not isinstance(split, RandomSplit):
         raise TypeError(f"split by {split.by}")
-    [file] = hash_texts(pa.array([named_in(chunk.file.named, plan.folder)]), 0)
+    [file] = hash_texts(pa.array([chunk.place]), 0)
     hashes = mix((row & ((1 << FILE_BITS) - 1)).astype(np.uint64) ^ file)
     if split.key:
         columns = [keys(table.column(name).combine_chunks()) for name in split.key]
