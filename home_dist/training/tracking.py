@@ -27,8 +27,9 @@ KEPT = 1000
 """Calls that wait for a tracker at most; the oldest ones go."""
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
 """Seconds between tries while a tracker is away: doubled each time."""
-_LAST_WORDS = 20.0
-"""Seconds that a run waits at its end for what is still to be taken."""
+_LAST_WORDS = {"FINISHED": 20.0, "FAILED": 20.0, "KILLED": 5.0}
+"""Seconds that a run waits at its end, for all trackers together, for what is still to be taken. They are few where it is asked
+to leave: it is killed if it does not."""
 FILE = "trackers.json"
 """In the run's folder: by tracker, where its run lies, and the run's id."""
 _FILE_LOCK = threading.Lock()
@@ -82,11 +83,14 @@ class Delivery:
             self._queue.append((step, known, time.time_ns() // 10**6))
             self._changed.notify()
 
-    def end(self, status: str, seconds: float = _LAST_WORDS) -> None:
-        """Waits for what is still to be taken, no longer than `seconds`."""
+    def end(self, status: str) -> None:
+        """Says how the run ended. Returns at once."""
         with self._changed:
             self._status = status
             self._changed.notify()
+
+    def close(self, seconds: float) -> None:
+        """After `end`: waits for what is still to be taken, no longer than `seconds`."""
         self._thread.join(seconds)
         with self._changed:
             self._given_up = True
@@ -166,8 +170,12 @@ class Trackers:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         asked = isinstance(error, Preempted | KeyboardInterrupt)
+        status = "FINISHED" if kind is None else "KILLED" if asked else "FAILED"
+        until = time.monotonic() + _LAST_WORDS[status]
         for delivery in self._deliveries:
-            delivery.end("FINISHED" if kind is None else "KILLED" if asked else "FAILED")
+            delivery.end(status)
+        for delivery in self._deliveries:
+            delivery.close(max(0.0, until - time.monotonic()))
         self._tell()
 
     def _tell(self) -> None:

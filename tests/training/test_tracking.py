@@ -3,11 +3,12 @@
 import sys
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from types import SimpleNamespace
 
 import pytest
 
+from home_dist.config import RunConfig
 from home_dist.config.log import LogSection, MlflowSection
 from home_dist.distributed.preemption import Preempted
 from home_dist.errors import ConfigError, DataError
@@ -51,7 +52,8 @@ def delivered(book, folder, calls=3, status="FINISHED"):
     delivery = Delivery(book, folder, {"model.kind": "home"}, wait=0.01)
     for step in range(1, calls + 1):
         delivery.hand(step, {"loss": 1 / step, "undefined": float("nan")})
-    delivery.end(status, seconds=10)
+    delivery.end(status)
+    delivery.close(10)
     return delivery
 
 
@@ -84,7 +86,8 @@ def test_one_that_stays_away_costs_neither_time_nor_memory(tmp_path):
     for step in range(KEPT + 500):
         delivery.hand(step, {"loss": 0.0})
     assert time.perf_counter() - began < 2
-    delivery.end("FINISHED", seconds=0.1)
+    delivery.end("FINISHED")
+    delivery.close(0.1)
     told, lost = delivery.unsaid
     assert told.startswith("note: Book: nobody")
     assert lost == f"note: Book: it did not take {KEPT + 500:,} sets of figures"
@@ -97,7 +100,8 @@ def test_one_that_hangs_is_not_waited_for(tmp_path):
     began = time.perf_counter()
     for step in range(100):
         delivery.hand(step, {"loss": 0.0})
-    delivery.end("FINISHED", seconds=0.1)
+    delivery.end("FINISHED")
+    delivery.close(0.1)
     assert time.perf_counter() - began < 2
     assert delivery.unsaid == ["note: Book: it did not take 100 sets of figures"]
     book.gate.set()
@@ -198,3 +202,15 @@ def test_by_default_nothing_is_asked_for(monkeypatch):
 def test_no_password_stands_in_a_runs_files():
     with pytest.raises(ValueError, match="MLFLOW_TRACKING_PASSWORD"):
         LogSection.model_validate({"mlflow": {"uri": "https://me:secret@host/"}})
+
+
+def test_trackers_that_are_away_share_the_few_seconds_of_a_run_that_is_asked_to_leave(tmp_path, monkeypatch):
+    """torchrun kills a rank 30 s after SIGTERM, and its exit code 75 with it."""
+    monkeypatch.setattr(tracking, "clients", lambda config: [Book("one", away=10**6), Book("two", away=10**6)])
+    monkeypatch.setattr(tracking, "_LAST_WORDS", {"KILLED": 2.0})
+    config = RunConfig.model_validate({"run": {"dir": str(tmp_path)}, "data": {"path": "d"}})
+    began = time.monotonic()
+    with suppress(Preempted), Trackers(config, Screen(False)) as trackers:
+        trackers.begin()
+        raise Preempted("asked to leave")
+    assert time.monotonic() - began < 3.5  # one after the other it would be 4
