@@ -71,13 +71,13 @@ def result(name: str) -> Any:
 
 
 def main() -> int:
-    old = [path for path, text in generated().items() if not path.exists() or path.read_text() != text]
+    changed = {path: text for path, text in generated().items() if not path.exists() or path.read_text() != text}
     if "--check" in sys.argv[1:]:
-        for path in old:
+        for path in changed:
             print(f"{path.relative_to(ROOT)}: not what `make docs` writes")
-        return bool(old)
-    for path in old:
-        path.write_text(generated()[path])
+        return bool(changed)
+    for path, text in changed.items():
+        path.write_text(text)
         print(f"wrote {path.relative_to(ROOT)}")
     return 0
 

@@ -19,6 +19,6 @@ def refuse_idle(section: BaseModel, reads: Mapping[str, bool], where: str) -> No
 
 
 class Section(BaseModel):
-    """Unknown keys are refused. The docstring below a field is its description."""
+    """Unknown keys are refused. The docstring below a field is its meaning, which `home-dist config` tells."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
+from home_dist.reference.meanings import meaning_of
 from home_dist.reference.since import since
 from home_dist.reference.values import Value, default_of, value_of
 
@@ -44,12 +45,12 @@ def keys_of(file: str, root: type[BaseModel]) -> list[Key]:
 
 
 def _keys(file: str, section: type[BaseModel], prefix: str, kind: str, without: frozenset[str] = frozenset()) -> Iterator[Key]:
-    for name, field in section.model_fields.items():
-        name = field.alias or name
+    for own_name, field in section.model_fields.items():
+        name = field.alias or own_name
         if name in without:
             continue
         path, value = f"{prefix}{name}", value_of(field)
-        meaning = field.description or _inherited(section, name) or _of_section(value)
+        meaning = meaning_of(section, own_name) or _of_section(value)
         if name in ("kind", "by") and not meaning:
             meaning = _first_paragraph(section)
         default = default_of(field)
@@ -70,12 +71,9 @@ def _below(file: str, path: str, value: Value) -> Iterator[Key]:
             yield key
         for kind in value.kinds:
             yield from _keys(file, value.kinds.section(kind), prefix, kind, frozenset(common.model_fields))
-    elif len(value.sections) > 1:
-        for section in value.sections:
-            yield from _keys(file, section, prefix, kind_of(section))
-    else:
-        for section in value.sections:
-            yield from _keys(file, section, prefix, "")
+        return
+    for section in value.sections:
+        yield from _keys(file, section, prefix, kind_of(section) if len(value.sections) > 1 else "")
 
 
 def kind_of(section: type[BaseModel]) -> str:
@@ -84,15 +82,6 @@ def kind_of(section: type[BaseModel]) -> str:
         field: Any = section.model_fields.get(name)
         if field is not None and get_origin(field.annotation) is Literal:
             return str(get_args(field.annotation)[0])
-    return ""
-
-
-def _inherited(section: type[BaseModel], name: str) -> str:
-    """What a base class says of a key that this class gives another default."""
-    for base in section.__mro__[1:]:
-        field = getattr(base, "model_fields", {}).get(name)
-        if field is not None and field.description:
-            return str(field.description)
     return ""
 
 

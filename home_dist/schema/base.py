@@ -10,6 +10,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Spec(BaseModel):
-    """Unknown keys are refused. The docstring below a field is its description."""
+    """Unknown keys are refused. The docstring below a field is its meaning, which `home-dist config` tells."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
