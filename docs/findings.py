@@ -28,7 +28,7 @@ from home_dist.insight.sums import gradients, statistics  # noqa: E402
 from home_dist.insight.svg import NAMED, pyplot  # noqa: E402
 from home_dist.models.anatomy import Part  # noqa: E402
 from home_dist.reference.values import toml_text  # noqa: E402
-from tests.insight.heads import make_head, make_rows  # noqa: E402
+from tests.insight.heads import make_head, related_rows  # noqa: E402
 
 Bars = tuple[Sequence[str], np.ndarray]
 
@@ -85,12 +85,7 @@ def train(
     head, anatomy, tasks = make_head(kind, expert_hidden=[16], expert_dim=16, **model)
     with torch.no_grad():
         plant(anatomy.parts[-1])
-    v, dense, _, weights = make_rows(head, 1000)
-    v[:, 0] = 1
-    common, noise = v[:, 4:8].sum(1, keepdim=True), torch.randn(1000, 3, generator=torch.Generator().manual_seed(1))
-    labels = (v[:, 1:4] + common + 0.5 * noise > 0.5).float()
-    for task in sparse:
-        labels[:, task] = (torch.arange(1000) % 50 == 0).float()
+    v, dense, labels, weights = related_rows(head, sparse, 1000)
     optimizer = torch.optim.Adam(head.parameters(), lr=lr)
     head.train()
     for _ in range(steps):

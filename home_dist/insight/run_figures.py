@@ -11,7 +11,7 @@ from home_dist.config.model import MODELS
 from home_dist.errors import ConfigError
 from home_dist.files.json_files import read_json, with_nan
 from home_dist.files.toml_text import read_toml
-from home_dist.insight.run_files import CURVES, FINDINGS, TABLES, VALIDATIONS
+from home_dist.insight.run_files import CURVES, TABLES, VALIDATIONS
 from home_dist.insight.store import InsightStore
 from home_dist.schema import Schema, load_schema
 
@@ -55,11 +55,6 @@ class RunFigures:
     def looked_at(self) -> bool:
         """Whether there are records that could have shown a failure."""
         return self.store.names() is not None and bool(self.store.steps() or self.store.lines(TABLES))
-
-    @property
-    def findings_told(self) -> int:
-        """Number of findings reported while the run trained."""
-        return len(self.store.lines(FINDINGS))
 
     @property
     def steps(self) -> int:

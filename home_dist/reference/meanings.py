@@ -1,4 +1,4 @@
-"""The docstring below a field of a section, read from its source when it is asked for: commands that ask nothing start sooner."""
+"""The docstring below a field of a section, read from its source when it is asked for: commands start sooner so."""
 
 import ast
 import inspect

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from home_dist.config import load_config
-from home_dist.errors import ConfigError, UserError
+from home_dist.errors import ConfigError
 from home_dist.files.json_files import write_json
 from home_dist.insight.run_figures import RunFigures
 from home_dist.insight.settings import Setting
 from home_dist.prepare.days import day_name
 from home_dist.prepare.origins import read_dated, write_origin
 from home_dist.screen import Screen
-from home_dist.training.sweep import SweepEngine, SweepRun, plan, refuse_failed, tell_incomplete, train_missing
+from home_dist.training.sweep import SweepEngine, SweepRun, opened, plan, refuse_failed, train_missing
 
 _CUT = ("data.path", "data.schema", "data.train", "data.validation", "data.test")
 
@@ -100,15 +100,8 @@ def rolling_sweep(config: Path, planned: RollingPlan, engine: SweepEngine, by: s
     for run in planned.runs:
         seed = run.config.train.seed
         folders[run.settings, seed] = root / "pooled" / run.folder.parent.parent.name / run.folder.parent.name
-        try:
-            if run.complete:
-                of_seed = members.setdefault(run.settings, {}).setdefault(seed, {})
-                of_seed[_number(run)] = RunFigures.open(run.folder)
-            else:
-                tell_incomplete(run, failed)
-        except UserError as error:
-            if not any(str(run.folder) in text for text in failed):
-                failed.append(f"{run.name} ({run.folder}): {error}")
+        if (figures := opened(run, failed)) is not None:
+            members.setdefault(run.settings, {}).setdefault(seed, {})[_number(run)] = figures
     whole = {
         name: {seed: runs for seed, runs in seeds.items() if len(runs) == len(planned.days)} for name, seeds in members.items()
     }

@@ -143,14 +143,8 @@ def sweep(config: Path, planned: Sequence[SweepRun], engine: SweepEngine, by: st
     failed = train_missing(config, planned, engine, by, screen)
     by_settings: dict[str, dict[int, RunFigures]] = {}
     for run in planned:
-        try:
-            if run.complete:
-                by_settings.setdefault(run.settings, {})[run.config.train.seed] = RunFigures.open(run.folder)
-            else:
-                tell_incomplete(run, failed)
-        except UserError as error:
-            if not any(str(run.folder) in text for text in failed):
-                failed.append(f"{run.name} ({run.folder}): {error}")
+        if (figures := opened(run, failed)) is not None:
+            by_settings.setdefault(run.settings, {})[run.config.train.seed] = figures
     results = dict[str, Any]()
     if by_settings:
         from home_dist.insight.sweep_report import SweepReport  # imports torch, which trains in other processes until here
@@ -164,17 +158,27 @@ def sweep(config: Path, planned: Sequence[SweepRun], engine: SweepEngine, by: st
     return results
 
 
-def tell_incomplete(run: SweepRun, failed: list[str]) -> None:
-    """Adds a run that is not complete, although none of `failed` names it: its folder holds a run of other settings, which is
-    not this sweep's."""
-    if any(str(run.folder) in text for text in failed):
-        return
+def opened(run: SweepRun, failed: list[str]) -> RunFigures | None:
+    """The figures of a run that is complete. Of another one, adds to `failed` why it is not, unless it stands there."""
+    try:
+        if run.complete:
+            return RunFigures.open(run.folder)
+        problem = _other_settings(run)
+    except UserError as error:
+        problem = f": {error}"
+    if not any(str(run.folder) in text for text in failed):
+        failed.append(f"{run.name} ({run.folder}){problem}")
+    return None
+
+
+def _other_settings(run: SweepRun) -> str:
+    """Of a run that was not trained by this sweep. Raises ConfigError for a folder without a run."""
     there, wanted = (flat(config_tree(c)) for c in (load_config(run.folder / "config.toml"), run.config))
     keys = [key for key in sorted(there.keys() | wanted.keys()) if there.get(key) != wanted.get(key)]
     differing = [f"{key} = {there.get(key, 'not set')!r} there, {wanted.get(key, 'not set')!r} here" for key in keys[:3]]
-    failed.append(
-        f"{run.name} ({run.folder}) is a run of other settings, or not evaluated on all splits: {'; '.join(differing)}. Give "
-        "its settings, another run.dir, or remove the folder"
+    return (
+        f" is a run of other settings, or not evaluated on all splits: {'; '.join(differing)}. Give its settings, another "
+        "run.dir, or remove the folder"
     )
 
 

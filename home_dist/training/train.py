@@ -101,8 +101,8 @@ def _train(
         state, finished = written.state, written.state.finished
         for change in written.other_versions():
             screen.say(f"note: {newest} was written with {change}: the run need not go on bit for bit")
-    begun, run = partial(Run.begin, inputs, ranks, screen, folder, checkpoints), None
-    begun = partial(begun, profile_steps=profile_steps, trackers=trackers)
+    run = None
+    begun = partial(Run.begin, inputs, ranks, screen, folder, checkpoints, profile_steps=profile_steps, trackers=trackers)
     if handover is not None and newest is not None and config.data.follow and stopped is None:
         run = begun(Start(state, state.step, newest, finished))
         handover.begin(run)

@@ -116,7 +116,8 @@ def test_the_command_prints_what_the_page_says():
     assert " ".join(key.meaning.split()) in " ".join(result.stdout.split())
     page = (REPOSITORY / "docs/reference/run.md").read_text()
     assert key.meaning in page
-    told = json.loads(CliRunner().invoke(app, ["config", "train.accumulate", "--json"]).stdout)
+    command = [sys.executable, "-m", "home_dist.cli", "config", "train.accumulate", "--json"]  # --json is of a process's output
+    told = json.loads(subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout)
     assert told["run"][0]["default"] == "1"
 
 

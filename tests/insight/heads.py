@@ -1,6 +1,7 @@
 """Small networks over the test schema, without tables or data: heads that read a given feature vector."""
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -38,6 +39,19 @@ def make_rows(head: Head, rows: int, seed: int = 0) -> tuple[torch.Tensor, torch
     dense = torch.randn(rows, head.features.layout.dense_width, generator=random)
     labels = (torch.rand(rows, 3, generator=random) < 0.3).float()
     weights = (torch.rand(rows, 3, generator=random) < 0.8).float()
+    return v, dense, labels, weights
+
+
+def related_rows(
+    head: Head, sparse: Sequence[int] = (), rows: int = 200
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows in which column 0 of v is always 1, so that a gate can be given a bias, and labels of related tasks follow v."""
+    v, dense, _, weights = make_rows(head, rows)
+    v[:, 0] = 1
+    common, noise = v[:, 4:8].sum(1, keepdim=True), torch.randn(rows, 3, generator=torch.Generator().manual_seed(1))
+    labels = (v[:, 1:4] + common + 0.5 * noise > 0.5).float()
+    for task in sparse:
+        labels[:, task] = (torch.arange(rows) % 50 == 0).float()
     return v, dense, labels, weights
 
 

@@ -18,7 +18,7 @@ from home_dist.insight.rules import signs, table_signs, transfer_signs
 from home_dist.insight.store import StepRecord
 from home_dist.insight.sums import gradients, statistics
 from home_dist.insight.table_figures import TableFigures, table_figures
-from tests.insight.heads import make_head, make_rows
+from tests.insight.heads import make_head, related_rows
 
 RULES = RulesSection()
 
@@ -32,23 +32,12 @@ def figures_of(head, anatomy, rows):
     return figures({name: value.double() for name, value in sums.items()}, anatomy, head.features.columns())
 
 
-def rows_of(head, sparse=(), rows=200):
-    """Rows in which column 0 of v is always 1, so that a gate can be given a bias, and labels of related tasks follow v."""
-    v, dense, _, weights = make_rows(head, rows)
-    v[:, 0] = 1
-    common, noise = v[:, 4:8].sum(1, keepdim=True), torch.randn(rows, 3, generator=torch.Generator().manual_seed(1))
-    labels = (v[:, 1:4] + common + 0.5 * noise > 0.5).float()
-    for task in sparse:
-        labels[:, task] = (torch.arange(rows) % 50 == 0).float()
-    return v, dense, labels, weights
-
-
 def told(kind, plant, sparse=(), **model):
     """(rule, where) of what is found in a new model after `plant` was done to its last part."""
     head, anatomy, tasks = make_head(kind, **model)
     with torch.no_grad():
         plant(anatomy.parts[-1])
-    found = signs(figures_of(head, anatomy, rows_of(head, sparse)), names_of(head, anatomy, tasks), RULES)
+    found = signs(figures_of(head, anatomy, related_rows(head, sparse)), names_of(head, anatomy, tasks), RULES)
     for sign in found:
         assert sign.what
         assert sign.advice
@@ -70,7 +59,7 @@ def test_healthy_models_are_left_alone(kind):
     """Trained until they have learned something."""
     sizes = {"expert_hidden": [16], "expert_dim": 16} if kind != "tensor_factorization" else {}
     head, anatomy, tasks = make_head(kind, **sizes)
-    v, dense, labels, weights = rows_of(head, rows=1000)
+    v, dense, labels, weights = related_rows(head, rows=1000)
     optimizer = torch.optim.Adam(head.parameters(), lr=0.003)
     head.train()
     losses = []
@@ -112,7 +101,7 @@ def test_normalised_experts_keep_their_scale():
         part.bank.weights[-1][2] *= 1000
 
     head, anatomy, tasks = make_head("home")
-    rows = rows_of(head)
+    rows = related_rows(head)
     head.train()
     with torch.no_grad():
         plant(anatomy.parts[0])
