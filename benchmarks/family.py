@@ -15,19 +15,27 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.claims import claim  # noqa: E402
 from benchmarks.machine import write_result  # noqa: E402
-from benchmarks.quality import CONFIG, DATA, METRICS, ROLLING, commit, look  # noqa: E402
+from benchmarks.quality import (  # noqa: E402
+    CONFIG,
+    DATA,
+    METRICS,
+    ROLLING,
+    claims,
+    commit,
+    compared,
+    differences_table,
+    look,
+    systems_table,
+)
 from benchmarks.quality_pool import Pool, home_pool, home_tasks, train_home  # noqa: E402
 from home_dist import process  # noqa: E402
-from home_dist.metrics import bootstrap, mean_bootstrap  # noqa: E402
 from home_dist.schema import load_schema  # noqa: E402
 
 WIDTHS = {
@@ -53,7 +61,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     chosen = parser.parse_args()
-    kinds = chosen.kinds.split(",")
+    kinds = sorted(chosen.kinds.split(","), key=lambda kind: kind != "home")  # others are compared with it
     if "home" not in kinds or not {*kinds} <= {*WIDTHS}:
         parser.error(f"--kinds: home and others of {', '.join(WIDTHS)}")
     process.silence_libraries()
@@ -74,14 +82,18 @@ def main() -> None:
 def measured(
     runs: Path, kinds: list[str], seeds: int, ranks: int, rolling: str, split: str, overrides: list[str], draws: int
 ) -> dict[str, Any]:
-    began, tasks, pools = time.perf_counter(), home_tasks(load_schema(DATA / "schema.toml")), {}
+    began, tasks = time.perf_counter(), home_tasks(load_schema(DATA / "schema.toml"))
+    pool: Pool | None = None
     for kind in kinds:
         hidden, dim = WIDTHS[kind]
         settings = [f"model.expert_hidden=[{hidden}]", f"model.expert_dim={dim}", *overrides]
         folder = train_home(CONFIG, runs / kind, rolling, f"model.kind={kind}", seeds, settings, ranks)
-        pools[kind] = home_pool(folder, seeds, split, tasks)
+        scored = home_pool(folder, seeds, split, tasks)
+        pool = scored if pool is None else pool.beside(kind, scored)
         print(f"{kind}: {time.perf_counter() - began:.0f} s", flush=True)
-    return compared(pools, draws) | {
+    level = 1 - 0.05 / (max(1, len(kinds) - 1) * len(METRICS))
+    return compared(pool, draws, level) | {
+        "level": level,
         "rolling": rolling,
         "split": split,
         "grid": f"model.kind={','.join(kinds)}",
@@ -96,67 +108,18 @@ def measured(
     }
 
 
-def compared(pools: dict[str, Pool], resamples: int) -> dict[str, Any]:
-    """systems: by kind; home_minus: by other kind, with the interval that holds for all comparisons together."""
-    means = {}
-    for kind, pool in pools.items():
-        drawn = [
-            bootstrap(pool.tasks, pool.labels, pool.weights, s, pool.users, resamples, within=pool.days)
-            for s in pool.scores["HoME"]
-        ]
-        means[kind] = [mean_bootstrap([b[i] for b in drawn]) for i in range(2)]
-        means[kind].append([[b[i].interval().estimate for b in drawn] for i in range(2)])
-    systems = {
-        kind: {
-            metric: {
-                "mean": found[i].interval().estimate,
-                "interval": asdict(found[i].interval()),
-                "seeds": found[2][i],
-                "tasks": {t: found[i].interval(t).estimate for t in pools[kind].tasks},
-            }
-            for i, metric in enumerate(METRICS)
-        }
-        for kind, found in means.items()
-    }
-    others = [kind for kind in pools if kind != "home"]
-    level = 1 - 0.05 / max(1, len(others) * len(METRICS))
-    differences = {
-        kind: {metric: asdict(means["home"][i].minus(means[kind][i]).interval(level=level)) for i, metric in enumerate(METRICS)}
-        for kind in others
-    }
-    rows = len(next(iter(pools.values())).users)
-    return {"systems": systems, "home_minus": differences, "level": level, "rows": rows}
-
-
 def table(result: dict[str, Any]) -> str:
     lines = [
-        f"{result['rows']:,} impressions of pooled {result['split']} days (origins {result['rolling']}), "
+        f"{result['rows']:,} impressions of {result['days']} pooled {result['split']} days (origins {result['rolling']}), "
         f"{len(result['tasks'])} tasks, {result['seeds']} seed(s) of each kind, at equal numbers of dense parameters.",
         "",
-        "| kind | mean AUC | interval | mean GAUC | interval | seeds, AUC / GAUC |",
-        "|---|---|---|---|---|---|",
+        *systems_table(result),
+        "",
+        f"Differences, with intervals of {result['level']:.2%}, so that all hold together in 95 %:",
+        "",
+        *differences_table(result),
     ]
-    for kind, found in result["systems"].items():
-        cells = []
-        for metric in METRICS:
-            interval = found[metric]["interval"]
-            cells += [f"{found[metric]['mean']:.4f}", f"{interval['low']:.4f} to {interval['high']:.4f}"]
-        spread = "; ".join(f"{a:.4f} / {g:.4f}" for a, g in zip(found["AUC"]["seeds"], found["GAUC"]["seeds"], strict=True))
-        lines.append(f"| {kind} | {' | '.join(cells)} | {spread} |")
-    lines += ["", f"Differences, with intervals of {result['level']:.2%}, so that all hold together in 95 %:", ""]
-    lines += ["| HoME minus | AUC | interval | GAUC | interval |", "|---|---|---|---|---|"]
-    for kind, found in result["home_minus"].items():
-        cells = [f"{d['estimate']:+.4f} | {d['low']:+.4f} to {d['high']:+.4f}" for d in (found["AUC"], found["GAUC"])]
-        lines.append(f"| {kind} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def claims(result: dict[str, Any]) -> list[str]:
-    return [
-        claim(f"{metric} of HoME minus {kind}, low end of its interval", found[metric]["low"], 0.0, form="+.4f")
-        for kind, found in result["home_minus"].items()
-        for metric in METRICS
-    ]
 
 
 if __name__ == "__main__":

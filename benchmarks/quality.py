@@ -134,7 +134,8 @@ def measured(
     }
 
 
-def compared(pool: Pool, resamples: int) -> dict[str, Any]:
+def compared(pool: Pool, resamples: int, level: float = 0.95) -> dict[str, Any]:
+    """level: of the intervals of differences."""
     drawn: dict[str, list[tuple[Bootstrap, Bootstrap]]] = {
         name: [bootstrap(pool.tasks, pool.labels, pool.weights, s, pool.users, resamples, within=pool.days) for s in by_seed]
         for name, by_seed in pool.scores.items()
@@ -161,7 +162,7 @@ def compared(pool: Pool, resamples: int) -> dict[str, Any]:
         if other != "HoME":
             between = [means["HoME"][index].minus(means[other][index]) for index in range(2)]
             differences[other] = {
-                metric: asdict(b.interval()) | {"tasks": {t: asdict(b.interval(t)) for t in pool.tasks}}
+                metric: asdict(b.interval(level=level)) | {"tasks": {t: asdict(b.interval(t, level)) for t in pool.tasks}}
                 for metric, b in zip(METRICS, between, strict=True)
             }
     positives = {t: int(pool.labels[pool.weights[:, k] > 0, k].sum()) for k, t in enumerate(pool.tasks)}
@@ -202,20 +203,10 @@ def table(result: dict[str, Any]) -> str:
         f"seen its day), {len(tasks)} tasks. HoME chosen from {result['grid']} at each origin. Means over seeds; 95 %",
         "intervals, users resampled.",
         "",
-        "| system | mean AUC | interval | mean GAUC | interval | seeds |",
-        "|---|---|---|---|---|---|",
+        *systems_table(result),
+        "",
+        *differences_table(result),
     ]
-    for name, found in result["systems"].items():
-        cells = []
-        for metric in METRICS:
-            interval = found[metric]["interval"]
-            cells += [f"{found[metric]['mean']:.4f}", f"{interval['low']:.3f} to {interval['high']:.3f}"]
-        spread = "; ".join(f"{a:.4f}/{g:.4f}" for a, g in zip(found["AUC"]["seeds"], found["GAUC"]["seeds"], strict=True))
-        lines.append(f"| {name} | {' | '.join(cells)} | {spread} |")
-    lines += ["", "| HoME minus | AUC | interval | GAUC | interval |", "|---|---|---|---|---|"]
-    for name, found in result["home_minus"].items():
-        cells = [f"{d['estimate']:+.4f} | {d['low']:+.4f} to {d['high']:+.4f}" for d in (found["AUC"], found["GAUC"])]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
     for name, found in result["power"].items():
         lines += ["", f"To see HoME ahead of {name} by {EFFECT:.3f} mean GAUC in 80 % of comparisons (95 % interval above 0):"]
         lines.append(f"{found['needed']:,.0f} impressions like these, by resampling the pool.")
@@ -229,6 +220,26 @@ def table(result: dict[str, Any]) -> str:
             ]
             lines.append(f"| {task} ({result['positives'][task]:,}) | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def systems_table(result: dict[str, Any]) -> list[str]:
+    lines = ["| system | mean AUC | interval | mean GAUC | interval | seeds |", "|---|---|---|---|---|---|"]
+    for name, found in result["systems"].items():
+        cells = []
+        for metric in METRICS:
+            interval = found[metric]["interval"]
+            cells += [f"{found[metric]['mean']:.4f}", f"{interval['low']:.3f} to {interval['high']:.3f}"]
+        spread = "; ".join(f"{a:.4f}/{g:.4f}" for a, g in zip(found["AUC"]["seeds"], found["GAUC"]["seeds"], strict=True))
+        lines.append(f"| {name} | {' | '.join(cells)} | {spread} |")
+    return lines
+
+
+def differences_table(result: dict[str, Any]) -> list[str]:
+    lines = ["| HoME minus | AUC | interval | GAUC | interval |", "|---|---|---|---|---|"]
+    for name, found in result["home_minus"].items():
+        cells = [f"{d['estimate']:+.4f} | {d['low']:+.4f} to {d['high']:+.4f}" for d in (found["AUC"], found["GAUC"])]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
 
 
 def claims(result: dict[str, Any]) -> list[str]:

@@ -47,6 +47,13 @@ class Pool:
         names = [self.tasks[k] for k in at]
         return Pool(names, self.labels[:, at], self.weights[:, at], self.users, self.days, scores)
 
+    def beside(self, system: str, other: "Pool") -> "Pool":
+        """With the scores of another pool's model as those of `system`. Raises SystemExit where it is of other rows."""
+        if not (np.array_equal(self.users, other.users) and np.array_equal(self.labels, other.labels, equal_nan=True)):
+            raise SystemExit(f"HoME and {system} disagree on the order of the rows")
+        [scores] = other.scores.values()
+        return replace(self, scores=self.scores | {system: scores})
+
 
 @dataclass(frozen=True)
 class Effort:
