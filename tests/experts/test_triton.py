@@ -185,23 +185,30 @@ SPARSE = [
 
 
 def chosen_equals_eager(case: SparseCase, precision: str, dropout: Dropout | None = None) -> None:
+    """In fp32: as near to eager in float64 as eager itself is. Batch norm over the few samples of one expert may leave five
+    digits, so that two right results lie further apart than any bound that would still see an error elsewhere."""
     from home_dist.experts.kernels import sparse_eager, sparse_triton
 
-    def results(mixed) -> dict[str, torch.Tensor]:
+    def results(mixed, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
         made: SparseMade = case.make(torch.float32)
         made = SparseMade(
-            made.bank.to(DEVICE),
-            made.x.detach().to(DEVICE).requires_grad_(),
+            made.bank.to(DEVICE, dtype),
+            made.x.detach().to(DEVICE, dtype).requires_grad_(),
             made.chosen.to(DEVICE),
-            made.gates.detach().to(DEVICE).requires_grad_(),
-            None if made.mask is None else made.mask.to(DEVICE),
-            made.pull.to(DEVICE),
+            made.gates.detach().to(DEVICE, dtype).requires_grad_(),
+            None if made.mask is None else made.mask.to(DEVICE, dtype),
+            made.pull.to(DEVICE, dtype),
         )
         out = mixed(made.bank._operands(), made.x, made.chosen, made.gates, made.mask, precision, dropout)
         return made.results(out)
 
-    found = distances(results(sparse_triton.mixed), results(sparse_eager.mixed))
-    assert max(found.values()) < (2e-5 if precision == "fp32" else 1e-2), found
+    found, eager_found = results(sparse_triton.mixed), results(sparse_eager.mixed)
+    if precision == "fp32":
+        exact = results(sparse_eager.mixed, torch.float64)
+        far, eager_far = distances(found, exact), distances(eager_found, exact)
+        assert all(far[name] < 1e-6 + 3 * eager_far[name] for name in exact), (far, eager_far)
+    else:
+        assert max(distances(found, eager_found).values()) < 1e-2
 
 
 @runs_here
