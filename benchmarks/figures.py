@@ -39,6 +39,7 @@ SCRIPTS = (
     "faults",
     "time_to_quality",
     "watch_time",
+    "recipe",
     "quality",
     "family",
     "ladder",

@@ -73,13 +73,23 @@ def origins_of(text: str) -> list[int]:
     return list(range(int(first), int(last or first) + 1))
 
 
-def train_home(config: Path, runs: Path, rolling: str, grid: str, seeds: int, overrides: Sequence[str], ranks: int) -> Path:
+def train_home(
+    config: Path,
+    runs: Path,
+    rolling: str,
+    grid: str,
+    seeds: int,
+    overrides: Sequence[str],
+    ranks: int,
+    threads: int | None = None,
+) -> Path:
     """As a user would. Runs that are complete are not trained again. grid: settings to choose from at each origin, on its
-    validation day. Returns the folder of the chosen runs' pools."""
+    validation day. threads: of a rank; by default the machine's cores divided among the ranks. Returns the folder of the chosen
+    runs' pools."""
     command = [*SINGLE, "sweep", str(config), "--rolling", rolling, "--grid", grid, "--by", "log_loss"]
     command += ["--seeds", str(seeds), "--ranks", str(ranks), *set_options([f"run.dir={runs}", *overrides])]
-    threads = str(max(1, len(os.sched_getaffinity(0)) // ranks))
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": str(ROOT)}
+    threads = threads or max(1, len(os.sched_getaffinity(0)) // ranks)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if ended.returncode:
         raise SystemExit(f"failed: {' '.join(command)}\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
@@ -87,14 +97,16 @@ def train_home(config: Path, runs: Path, rolling: str, grid: str, seeds: int, ov
 
 
 def home_pool(folder: Path, seeds: int, split: str, tasks: Sequence[str]) -> Pool:
-    """HoME's scores, by seed, and the rows that they are of. folder: of pools, one per seed."""
+    """HoME's scores of binary tasks, by seed, and the rows that they are of. folder: of pools, one per seed."""
     kept = [kept_scores(folder / f"seed-{seed}", split) for seed in range(seeds)]
     found = [k for k in kept if k is not None]
     if len(found) < seeds:
         raise SystemExit(f"{folder}: the sweep left no scores of {split} for some seed")
     first = found[0]
-    pool = Pool(list(tasks), first["labels"], first["weights"], first["groups"], first["days"])
-    pool.scores["HoME"] = [k["scores"] for k in found]
+    at = np.flatnonzero(first["families"] == "binary")
+    columns = (np.cumsum(first["predictions"]) - first["predictions"])[at]
+    pool = Pool(list(tasks), first["labels"][:, at], first["weights"][:, at], first["groups"], first["days"])
+    pool.scores["HoME"] = [k["scores"][:, columns] for k in found]
     return pool
 
 

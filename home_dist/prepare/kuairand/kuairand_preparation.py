@@ -40,6 +40,8 @@ class KuaiRandOptions:
     month_statistics: bool = False
     """Adds the videos' counts of the whole month, which look into the future."""
     train_files: int = 4
+    more: Callable[[Log], dict[str, NDArray[np.float64]]] | None = None
+    """Statistics of the caller's own, of what is known before each impression: (N,) each by name, NaN where unknown."""
 
 
 def prepare_kuairand(raw: Path, out: Path, options: KuaiRandOptions, say: Callable[[str], None]) -> dict[str, Any]:
@@ -60,6 +62,8 @@ def prepare_kuairand(raw: Path, out: Path, options: KuaiRandOptions, say: Callab
     if options.month_statistics:
         say("WARNING: the month's video statistics look into the future; figures with them mean nothing")
         numbers |= month_statistics(log, side)
+    if options.more is not None:
+        numbers |= options.more(log)
     say("vocabularies and histories")
     prepared = Prepared()
     add_ids(prepared, log, side, stored, training, clock.utc_offset_ms)

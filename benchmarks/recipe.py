@@ -1,0 +1,225 @@
+"""What pays in HoME's recipe on the KuaiRand sample? One change at a time, compared on validation days.
+
+    python benchmarks/recipe.py                # results/recipe.json, results/recipe.md
+    python benchmarks/recipe.py --raw FOLDER   # with the parts that need the published files (pipelines/kuairand.py)
+    python benchmarks/recipe.py --quick        # one origin, two parts, few steps; writes nothing
+
+For each day t of 4 to 8 a model learns on days 1 to t and is compared on day t + 1; vocabularies, boundaries and rates are
+fitted on days 1 to t. These days, 5 to 9, end before the first test day of quality.py and family.py, day 10: what is chosen
+here has seen none of theirs. All parts have the same epochs, seeds and days. Intervals resample users with their rows of all
+days, drawn alike for all parts, after averaging seeds. They do not hold what another seed would give, which the spread of seeds
+tells, and are of one comparison each: of 20 parts that do nothing, one is expected beyond its interval.
+
+Complete runs are not trained again.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.claims import claim  # noqa: E402
+from benchmarks.machine import write_result  # noqa: E402
+from benchmarks.quality import CONFIG, DATA, commit  # noqa: E402
+from benchmarks.quality_pool import Pool, home_pool, home_tasks, train_home  # noqa: E402
+from benchmarks.recipe_data import VECTORS, write_variant  # noqa: E402
+from home_dist import process  # noqa: E402
+from home_dist.metrics import Bootstrap, bootstrap, bootstrap_log_loss, mean_bootstrap  # noqa: E402
+from home_dist.prepare.kuairand.log import GROUPS  # noqa: E402
+from home_dist.schema import load_schema  # noqa: E402
+
+ROLLING, SEEDS = "4:8", 2
+BASE, ENSEMBLE = "the recipe", "mean of the seeds' predictions"
+METRICS = ("AUC", "GAUC", "log loss")
+_KIND = "model.kind=home"
+_TASKS = (*GROUPS["interaction"], *GROUPS["watch"], "watch_seconds")
+
+
+@dataclass(frozen=True)
+class Part:
+    """settings: of a run; data: a variant of recipe_data.py."""
+
+    settings: tuple[str, ...] = ()
+    data: str | None = None
+
+
+PARTS: Mapping[str, Part] = {
+    "uncertainty weighting": Part(("train.weighting=uncertainty",)),
+    "moving average": Part(("train.ema.decay=0.99", "train.ema.use=true")),
+    "no dropout": Part(("model.dropout=0", "embedding.dropout=0")),
+    "dropout 0.2": Part(("model.dropout=0.2", "embedding.dropout=0.2")),
+    "decay of dense weights 0.1": Part(("train.weight_decay=0.1",)),
+    "decay of small tables 0.3": Part(("embedding.replicated_weight_decay=0.3",)),
+    "half the tables' rate": Part(("embedding.lr=0.01",)),
+    "half the dense rate": Part(("train.lr=5e-4",)),
+    "Adagrad per weight": Part(("embedding.optimizer=adagrad",)),
+    "tables of half the width": Part(("embedding.dim=8", "embedding.small_dim=4")),
+    "without the user's id": Part(("data.exclude=['user']",)),
+    "watch time as a ninth task": Part((f"data.tasks={list(_TASKS)}",)),
+    "TWIN": Part(("sequence.0.kind=twin",)),
+    "history of 200": Part((), "long"),
+    "SIM on a history of 200": Part(("sequence.0.kind=sim",), "long"),
+    "rates that forget": Part((), "decayed"),
+    "the user's rates by hour": Part((), "hours"),
+    "vectors of videos watched together": Part((), VECTORS),
+}
+"""Rates of embeddings by frequency are what row-wise Adagrad does already."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--raw", type=Path, help="folder of the published files; without it parts that need them are left out")
+    parser.add_argument("--parts", default="", help="names, with semicolons between; by default all")
+    parser.add_argument("--with", default="", dest="together", metavar="PARTS", help="names whose union is a further part")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--rolling", default=ROLLING, help=f"first and last origin; by default {ROLLING}")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="parts trained at a time, a thread each")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "recipe", help="folder for data and runs")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="of all parts")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    chosen = parser.parse_args()
+    parts = {name: part for name, part in PARTS.items() if part.data is None or chosen.raw}
+    if chosen.together:
+        parts["together: " + chosen.together.replace(";", ",")] = union([known(n, parser) for n in chosen.together.split(";")])
+    for name in filter(None, chosen.parts.split(";")):
+        known(name, parser)
+    parts = {n: p for n, p in parts.items() if not chosen.parts or n in chosen.parts.split(";") or n.startswith("together")}
+    process.silence_libraries()
+    if chosen.quick:
+        few = {name: PARTS[name] for name in ("moving average",)}
+        overrides = ["train.max_steps=15", "insight.every_steps=0", *chosen.overrides]
+        with tempfile.TemporaryDirectory() as scratch:
+            result = measured(Path(scratch), few, None, 1, "2:2", 2, overrides, 50)
+        print(table(result))
+    else:
+        result = measured(chosen.runs, parts, chosen.raw, chosen.seeds, chosen.rolling, chosen.jobs, chosen.overrides, 1000)
+        write_result(chosen.out / "recipe.json", result | {"commit": commit()})
+        (chosen.out / "recipe.md").write_text(table(result) + "\n")
+        print(table(result))
+    for line in claims(result):
+        print(line)
+
+
+def known(name: str, parser: argparse.ArgumentParser) -> Part:
+    if name not in PARTS:
+        parser.error(f"no part {name!r}; there are {'; '.join(PARTS)}")
+    return PARTS[name]
+
+
+def union(parts: Sequence[Part]) -> Part:
+    """All settings of some parts. Raises SystemExit for two that need different data."""
+    data = {part.data for part in parts if part.data}
+    if len(data) > 1:
+        raise SystemExit(f"--with: parts with different data: {', '.join(sorted(data))}")
+    return Part(tuple(s for part in parts for s in part.settings), data.pop() if data else None)
+
+
+def measured(
+    runs: Path,
+    parts: Mapping[str, Part],
+    raw: Path | None,
+    seeds: int,
+    rolling: str,
+    jobs: int,
+    overrides: Sequence[str],
+    draws: int,
+) -> dict[str, Any]:
+    began, tasks = time.perf_counter(), home_tasks(load_schema(DATA / "schema.toml"))
+    for name in sorted({p.data for p in parts.values() if p.data}):
+        assert raw is not None
+        write_variant(name, raw, DATA, runs / "data" / name, lambda _: None)
+
+    def trained(item: tuple[str, Part]) -> Pool:
+        name, part = item
+        data = [f"data.path={runs / 'data' / part.data}"] if part.data else []
+        folder = runs / "".join(c if c.isalnum() else "_" for c in name)
+        settings = [*data, *overrides, *part.settings]
+        found = home_pool(train_home(CONFIG, folder, rolling, _KIND, seeds, settings, 1, 1), seeds, "validation", tasks)
+        print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
+        return found
+
+    with ThreadPoolExecutor(jobs) as pool:
+        found = dict(zip([BASE, *parts], pool.map(trained, [(BASE, Part()), *parts.items()]), strict=True))
+    base = found[BASE]
+    [of_seeds] = base.scores.values()
+    scores = {BASE: of_seeds, **({ENSEMBLE: [np.mean(of_seeds, axis=0)]} if seeds > 1 else {})}
+    for name in parts:
+        scores |= {n: s for n, s in base.beside(name, found[name]).scores.items() if n == name}
+    return compared(base, scores, draws) | {
+        "settings": {name: [*part.settings, *([f"data: {part.data}"] if part.data else [])] for name, part in parts.items()},
+        "rolling": rolling,
+        "seeds": seeds,
+        "overrides": list(overrides),
+        "resamples": draws,
+        "seconds": time.perf_counter() - began,
+        "machine": f"{os.cpu_count()} cores",
+    }
+
+
+def compared(pool: Pool, scores: Mapping[str, Sequence[np.ndarray]], resamples: int) -> dict[str, Any]:
+    """scores: by part, of each seed, the first that of the recipe as it is."""
+
+    def drawn(s: np.ndarray) -> tuple[Bootstrap, Bootstrap, Bootstrap]:
+        rows = pool.tasks, pool.labels, pool.weights, s, pool.users
+        return *bootstrap(*rows, resamples, within=pool.days), bootstrap_log_loss(*rows, resamples)
+
+    by_seed = {name: [drawn(s) for s in of_seeds] for name, of_seeds in scores.items()}
+    means = {name: [mean_bootstrap([d[i] for d in found]) for i in range(len(METRICS))] for name, found in by_seed.items()}
+    parts: dict[str, Any] = {}
+    for name, found in means.items():
+        parts[name] = {
+            metric: {
+                "mean": found[i].interval().estimate,
+                "seeds": [d[i].interval().estimate for d in by_seed[name]],
+                **({"gain": asdict(found[i].minus(means[BASE][i]).interval())} if name != BASE else {}),
+            }
+            for i, metric in enumerate(METRICS)
+        }
+    return {"parts": parts, "rows": len(pool.users), "days": len(np.unique(pool.days)), "tasks": pool.tasks}
+
+
+def table(result: dict[str, Any]) -> str:
+    parts, base = result["parts"], result["parts"][BASE]
+    lines = [
+        f"{result['rows']:,} impressions of {result['days']} pooled validation days (origins {result['rolling']}), "
+        f"{len(result['tasks'])} tasks, {result['seeds']} seed(s). The recipe: AUC {base['AUC']['mean']:.4f}, GAUC "
+        f"{base['GAUC']['mean']:.4f}, log loss {base['log loss']['mean']:.5f}"
+        f" (seeds: {'; '.join(f'{a:.4f}/{g:.4f}' for a, g in zip(base['AUC']['seeds'], base['GAUC']['seeds'], strict=True))}).",
+        "",
+        "| change | AUC gained | interval | GAUC gained | interval | log loss | interval |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in parts.items():
+        if name != BASE:
+            cells = [
+                f"{g['estimate']:+.{d}f} | {g['low']:+.{d}f} to {g['high']:+.{d}f}"
+                for g, d in ((found[m]["gain"], 5 if m == "log loss" else 4) for m in METRICS)
+            ]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def claims(result: dict[str, Any]) -> list[str]:
+    """A part pays where the low end of its interval is above 0."""
+    return [
+        claim(f"{metric} gained by {name}, low end of its interval", found[metric]["gain"]["low"], 0.0, form="+.4f")
+        for name, found in result["parts"].items()
+        if name != BASE
+        for metric in ("AUC", "GAUC")
+    ]
+
+
+if __name__ == "__main__":
+    main()
