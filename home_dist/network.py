@@ -1,6 +1,7 @@
 """The whole network: embeddings and histories -> feature vector -> multi-task model -> logits and losses."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -137,8 +138,7 @@ class FeatureVector(nn.Module):
                 parts.append(requests.spread_bags(in_order(found, [i.key for i in inputs]), inputs))
         for place in ONE_BY_ONE:
             parts += [requests.spread(pooled(events[i.key], i, weights.get(i.key)), i) for i in later[place]]
-        if self.layout.pretrained:
-            parts += self.pretrained(batch.vectors)
+        parts += self.pretrained(batch.vectors) if self.layout.pretrained else []
         ids = batch.events.to_dict() if batch.events.keys() else {}
         if self.layout.at("managed"):
             ids |= batch.managed.to_dict()
@@ -151,8 +151,7 @@ class FeatureVector(nn.Module):
             if newest is not None:
                 history = history.newest(newest)
             if self.grouped and self.training:
-                shared = history.of_target is not None
-                history.users = batch.groups.index_select(0, batch.firsts) if shared else batch.groups
+                history.users = batch.groups if history.of_target is None else batch.groups.index_select(0, batch.firsts)
             with products_in_bf16(self.bf16, batch.dense.device):
                 encoded[s.name] = encoded_by(self.encoders[s.name], history)
         parts += [e.vector.float() for e in encoded.values()]
@@ -282,6 +281,11 @@ class Head(nn.Module):
             self.averages = Averages(self, config.train.ema.decay, without=("weighting.", "features.replicated."))
         self.check: StepCheck | None = None
         """If set, refuses training steps that are not finite."""
+        self._program: Callable[..., torch.Tensor] | None = None
+
+    def compile_steps(self) -> None:
+        """Training steps compute `logits` as one program of torch.compile, made at the first; evaluations do not."""
+        self._program = torch.compile(self.logits, fullgraph=True, dynamic=False)
 
     def forward(
         self,
@@ -293,7 +297,8 @@ class Head(nn.Module):
     ) -> tuple[torch.Tensor, StepOutput]:
         if managed is not None:
             events = {**(events or {}), **managed}
-        check = self.check if self.training and torch.is_grad_enabled() else None
+        training = self.training and torch.is_grad_enabled()
+        check = self.check if training else None
         if check is not None:
             check.begin()
             bags, weighted, events = check.through(bags, weighted, events)
@@ -302,13 +307,13 @@ class Head(nn.Module):
         v, encoded = self.features(batch, bags, weighted, events)
         if self.weighting.looks and self.training and not v.requires_grad:
             v = v.requires_grad_()  # of dense values alone
-        logits = self.logits(v, batch.dense, batch.mask)
+        logits = (self._program if training and self._program else self.logits)(v, batch.dense, batch.mask)
         weights = batch.weights * batch.mask.unsqueeze(1)
         requests = batch.requests if self.training and self.objectives.within else None
         on_host = None if batch.on_host is None else batch.on_host.requests
         sums = (self.objectives.losses(logits, batch.labels, weights, batch.durations, requests, on_host) * weights).sum(0)
         weight_sums = weights.sum(0)
-        if self.training and torch.is_grad_enabled():
+        if training:
             self.weighting.look(v, sums, batch.size)
         loss = self.weighting.total(sums, weight_sums, batch.size)
         auxiliary = self.model.auxiliary() | self._of_encoders(encoded, batch, weights)

@@ -6,8 +6,10 @@ from home_dist.config.section import Section
 
 
 class KernelSection(Section):
-    backend: Literal["auto", "eager", "cpu", "triton"] = "auto"
-    """How experts are computed: plain torch operators, passes fused for a CPU, or Triton kernels. "auto" decides by device."""
+    backend: Literal["auto", "eager", "cpu", "triton", "compile"] = "auto"
+    """How experts are computed: plain torch operators, passes fused for a CPU, or Triton kernels. "auto" decides by device.
+    "compile": training steps run the multi-task model and its towers as one program that torch.compile makes of plain
+    operators, which takes up to minutes at the first step; evaluations run the operators one by one."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of matrix products in experts and, by torch's autocast, in history encoders (but DIN's on a CPU) and towers. Parameters,
     sums, statistics and losses are always fp32."""

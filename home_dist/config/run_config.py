@@ -86,6 +86,16 @@ class RunConfig(Section):
             raise ValueError(
                 "embedding.prefetch: TorchRec's prefetching pipeline updates in each step: set train.accumulate = 1"
             )
+        if self.kernel.backend == "compile" and self.train.recompute_experts:
+            raise ValueError(
+                'kernel.backend = "compile": torch.compile chooses itself what a backward computes again: leave out '
+                "train.recompute_experts"
+            )
+        if self.kernel.backend == "compile" and self.distributed.expert_parallel > 1:
+            raise ValueError(
+                'kernel.backend = "compile": samples that travel to experts of other ranks are counted in each step, which no '
+                'program holds. Set distributed.expert_parallel = 1, or kernel.backend = "auto"'
+            )
         if self.checkpoint.best == "stop" and self.train.stop is None:
             raise ValueError('checkpoint.best = "stop" means the metric of train.stop, which is not set')
         if self.train.stop is not None and self.checkpoint.best != "stop":

@@ -51,7 +51,7 @@ class Collector:
         passed: dict[str, Any] = {}
         before = self.seconds
         hooks = [
-            self.head.model.register_forward_pre_hook(lambda _, given: passed.update(v=given[0].detach())),
+            self.head.features.register_forward_hook(lambda _, __, found: passed.update(v=found[0].detach())),
             self.head.register_forward_hook(lambda _, given, __: passed.update(sums=self._look(passed["v"], given[0]))),
         ]
         try:

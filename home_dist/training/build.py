@@ -70,6 +70,8 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
     plan = _placed(network, inputs, ranks, machines)
     kernel = kernels.select(network, config.kernel, ranks.device, kernel)
     network.head.features.bf16 = kernel.precision == "bf16"
+    if kernel.backend == "compile":
+        network.head.compile_steps()
     sent = codecs(exchange, ranks.device, config.train.batch_size, config.embedding.dim)
     with drawing_nothing(), _hosts_of(machines):
         model = DistributedModelParallel(

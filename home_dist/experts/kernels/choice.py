@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import logging
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -17,7 +18,7 @@ from home_dist.errors import ConfigError
 from home_dist.experts.kernels import cpu_library
 from home_dist.experts.kernels.operands import Precision
 
-Backend = Literal["eager", "cpu", "triton"]
+Backend = Literal["eager", "cpu", "triton", "compile"]
 
 WIDTH_MULTIPLE = 8
 """The Triton kernels take widths that are multiples of this: rows of 16 bytes in bf16, as the loads of tensor cores want."""
@@ -38,6 +39,8 @@ class Kernel:
 EAGER = Kernel()
 _DEVICES = ("cpu", "cuda")
 """Types of devices that have a backend of their own."""
+_OPERATORS = ("eager", "compile")
+"""Backends of plain operators, which compute whatever there is."""
 _TRACED = Kernel(reason="a program that is traced consists of torch's operators")
 _WATCHED = Kernel(reason="a mode or transformation of torch looks at its operators")
 _AUTOCAST = Kernel(reason="torch's autocast chooses types")
@@ -123,11 +126,11 @@ def select(network: nn.Module, wanted: KernelSection, device: torch.device, chos
     kernel = choose(device, wanted) if chosen is None else chosen
     users = [m for m in network.modules() if isinstance(m, KernelUser)]
     alone = "; ".join(sorted({user.only_eager() for user in users} - {""}))
-    if alone and wanted.backend not in ("auto", "eager"):
+    if alone and wanted.backend not in ("auto", *_OPERATORS):
         raise ConfigError(
             f'kernel.backend = "{wanted.backend}": {alone} is computed by "eager" alone. Use "auto", or leave it out'
         )
-    if alone and kernel.backend != "eager":
+    if alone and kernel.backend not in _OPERATORS:
         kernel = replace(kernel, backend="eager", reason=f"for {alone}")
     if kernel.backend == "triton":
         unfit = "; ".join(sorted({problem for user in users for problem in _unfit(user.widths())}))
@@ -166,6 +169,11 @@ def _unfit(of_module: Mapping[str, Sequence[int]]) -> list[str]:
 def _backend(device: torch.device, wanted: str) -> tuple[Backend, str]:
     if wanted == "eager":
         return "eager", "as configured"
+    if wanted == "compile":
+        missing = _no_compiler(device)
+        if missing:
+            raise ConfigError(f'kernel.backend = "compile": {missing}. Use "auto" or "eager"')
+        return "compile", "a step's experts, gates and towers are one program of torch.compile"
     if wanted == "auto" and device.type not in _DEVICES:
         return "eager", f"no other backend runs on {device.type}"
     if wanted == "cpu" and device.type != "cpu":
@@ -181,6 +189,14 @@ def _backend(device: torch.device, wanted: str) -> tuple[Backend, str]:
     if missing:
         return "eager", missing
     return "triton", "device has CUDA" if device.type == "cuda" else "interpreted"
+
+
+def _no_compiler(device: torch.device) -> str:
+    """Why torch.compile makes no program for the device; empty if it does."""
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    compiler = os.environ.get("CXX", "g++")
+    return "" if shutil.which(compiler.split()[0]) else f"no C++ compiler {compiler!r}"
 
 
 def _triton_missing(device: torch.device) -> str:

@@ -1,0 +1,114 @@
+"""kernel.backend = "compile": a step's model and towers are one program of torch.compile, with the losses that eager has."""
+
+import pytest
+
+from home_dist.config.model import MODELS
+from tests.distributed.test_models import OPTIONS
+from tests.factory import make_config, make_data
+from tests.ranks import run, run_module, settings
+
+pytestmark = pytest.mark.distributed
+
+COMMON = "train.max_steps=12 data.validation='' data.test='' insight.every_steps=5 model.dropout=0 embedding.dropout=0"
+RUNS = {
+    "home": (1, "model.kind=home"),
+    "gradnorm": (1, "model.kind=mmoe train.weighting={kind='gradnorm',period=4} train.accumulate=2 checkpoint.every_steps=4"),
+    "normalised": (2, "model.kind=ple model.expert_norm=true model.hidden_norm=true"),
+}
+"""By name: ranks and settings. Looking at gradients passes through a program's backward twice."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"), rows=960, files=3, row_group=60)
+
+
+def losses(folder, data, backend, name):
+    """step -> loss"""
+    folder.mkdir()
+    ranks, options = RUNS[name]
+    config = make_config(folder, data, batch_size=64 // ranks)
+    line = f"{name} {COMMON} kernel.backend={backend} {options}"
+    ended = run_module(ranks, "tests.distributed.train_kinds", config, line)
+    assert f"expert kernel: {backend}, fp32" in ended.text
+    return {step: float(loss) for step, loss in ended.losses().items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_compiled_steps_have_the_losses_of_eager(name, data, tmp_path):
+    found, expected = (losses(tmp_path / backend, data, backend, name) for backend in ("compile", "eager"))
+    assert found.keys() == expected.keys() == set(range(1, 13))
+    assert found == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_goes_on_to_the_bit(data, tmp_path):
+    """Dropout is drawn inside the program."""
+    options = settings(kernel__backend="compile", model__dropout=0.3, data__validation="''", data__test="''")
+
+    def trained(name, *stops):
+        (tmp_path / name).mkdir()
+        config = make_config(tmp_path / name, data)
+        texts = [run(1, "train", config, *options, *settings(train__max_steps=steps)) for steps in (*stops, 10)]
+        assert all(t.codes == [0] for t in texts), texts[-1].text
+        return texts[-1].losses()
+
+    whole, resumed = trained("whole"), trained("stopped", 4)
+    assert resumed.keys() == set(range(5, 11))
+    assert resumed == {s: whole[s] for s in resumed}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[] if k in ("home", "smes") else [pytest.mark.slow]) for k in MODELS])
+def test_every_kind_is_one_graph(kind, data, tmp_path):
+    """Without a compiler: dynamo traces, autograd's operators run as they are. Logits and gradients are eager's."""
+    import torch
+
+    from home_dist.config import KernelSection, load_config
+    from home_dist.experts.kernels import select
+    from home_dist.network import Head
+    from home_dist.schema import build_layout, load_schema
+
+    options = [o for o in OPTIONS.get(kind, "").split(" ") if o]
+    config = load_config(make_config(tmp_path, data), [f"model.kind={kind}", "model.dropout=0", *options])
+    schema = load_schema(config.schema_path())
+    layout = build_layout(schema, config)
+    torch.manual_seed(0)
+    head = Head(schema, layout, config).train()
+    select(head, KernelSection(backend="compile"), torch.device("cpu"))
+    state = {name: value.clone() for name, value in head.state_dict().items()}
+    v, dense, mask = torch.randn(32, head.features.width), torch.randn(32, layout.dense_width), torch.ones(32)
+    mask[-3:] = 0
+
+    def results(logits):
+        head.load_state_dict(state)
+        head.zero_grad()
+        given = v.clone().requires_grad_()
+        out = logits(given, dense, mask)
+        (out * torch.linspace(-1, 1, out.shape[1])).sum().backward()
+        return [out.detach(), given.grad, *(p.grad for p in head.parameters() if p.grad is not None)]
+
+    torch._dynamo.reset()
+    found, expected = results(torch.compile(head.logits, backend="aot_eager", fullgraph=True)), results(head.logits)
+    assert len(found) == len(expected) > 5
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("other", ["train.recompute_experts=true", "distributed.expert_parallel=2"])
+def test_what_is_no_part_of_a_program_is_refused(other, data, tmp_path):
+    from home_dist.config import load_config
+    from home_dist.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=other.partition("=")[0]):
+        load_config(make_config(tmp_path, data), ["kernel.backend=compile", other])
+
+
+def test_without_a_compiler_it_is_refused_before_anything_is_done(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    ended = run(1, "train", make_config(tmp_path, data), *settings(kernel__backend="compile"))
+    assert ended.codes == [2], ended.text
+    assert 'kernel.backend = "compile": no C++ compiler \'/no/such/compiler\'. Use "auto" or "eager"' in " ".join(
+        ended.text.split()
+    )
+    assert not (tmp_path / "run" / "checkpoints").exists()
