@@ -45,12 +45,19 @@ def test_compiled_steps_have_the_losses_of_eager(name, data, tmp_path):
 @pytest.mark.slow
 def test_a_compiled_run_goes_on_to_the_bit(data, tmp_path):
     """Dropout is drawn inside the program."""
-    options = settings(kernel__backend="compile", model__dropout=0.3, data__validation="''", data__test="''")
+    options = settings(
+        kernel__backend="compile",
+        model__kind="mmoe",
+        model__dropout=0.3,
+        train__decay="none",
+        data__validation="''",
+        data__test="''",
+    )
 
     def trained(name, *stops):
         (tmp_path / name).mkdir()
         config = make_config(tmp_path / name, data)
-        texts = [run(1, "train", config, *options, *settings(train__max_steps=steps)) for steps in (*stops, 10)]
+        texts = [run(1, "train", config, *options, *settings(train__max_steps=steps), timeout=400) for steps in (*stops, 10)]
         assert all(t.codes == [0] for t in texts), texts[-1].text
         return texts[-1].losses()
 
