@@ -107,7 +107,7 @@ class Health:
 
     def _gather(self, series: str, number: int) -> None:
         """On the first rank: waits for the others' notes. Asks a missing rank only after a pause without its note."""
-        pause = min(10.0, max(0.5, self.patience / 4))
+        pause = _pause(self.patience)
         heard, refused = dict.fromkeys((p.rank for p in self.peers), time.monotonic()), Counter[int]()
         with self._change:
             arrived = self._arrived.setdefault(series, {})
@@ -134,12 +134,23 @@ class Health:
             time.sleep(pause)
             pause = min(_POLLS[1], 2 * pause)
 
-    def _note(self, answer: Answer, heard: dict[int, float], refused: Counter[int]) -> None:
-        rank = answer.peer.rank
+    def watch(self, ended: threading.Event, patience: float) -> None:
+        """Asks the next rank again and again until `ended`. Raises Silence if it is gone or has not answered for `patience`
+        seconds."""
+        peer = self.peers[(self.rank + 1) % len(self.peers)]
+        heard, refused = {peer.rank: time.monotonic()}, Counter[int]()
+        while not ended.wait(_pause(patience)):
+            answer = self._ask(peer)
+            if not ended.is_set():
+                self._note(answer, heard, refused, patience)
+
+    def _note(self, answer: Answer, heard: dict[int, float], refused: Counter[int], patience: float | None = None) -> None:
+        """patience: by default that of meetings."""
+        rank, patience = answer.peer.rank, self.patience if patience is None else patience
         refused[rank] = refused[rank] + 1 if answer.state == "is gone" else 0
         if answer.state == "answers":
             heard[rank] = time.monotonic()
-        elif refused[rank] >= _REFUSALS or time.monotonic() - heard[rank] > self.patience:
+        elif refused[rank] >= _REFUSALS or time.monotonic() - heard[rank] > patience:
             raise Silence
 
     def _ask(self, peer: Peer, note: dict[str, Any] | None = None) -> Answer:
@@ -190,6 +201,11 @@ class Health:
         frame = sys._current_frames().get(self._main or 0)
         frames = traceback.extract_stack(frame)[-_FRAMES:] if frame is not None else []
         return " > ".join(f"{f.name} ({os.path.basename(f.filename)}:{f.lineno})" for f in frames)
+
+
+def _pause(patience: float) -> float:
+    """Seconds between two questions to a rank that is waited for."""
+    return min(10.0, max(0.5, patience / 4))
 
 
 def _address() -> str:
@@ -245,11 +261,42 @@ def meet(series: str = "main") -> None:
     try:
         _here.meet(series)
     except Silence:
-        others = "".join(f"\n  {line}" for line in who_is_there())
-        raise DistributedError(
-            f"rank {_here.rank} on {socket.gethostname()} lost contact with another rank, which it waits for. The first error "
-            f"of the job tells why; start the same command again to go on from the newest checkpoint.{others}"
-        ) from None
+        raise _lost(_here) from None
+
+
+def _lost(here: Health) -> DistributedError:
+    others = "".join(f"\n  {line}" for line in who_is_there())
+    return DistributedError(
+        f"rank {here.rank} on {socket.gethostname()} lost contact with another rank, which it waits for. The first error "
+        f"of the job tells why; start the same command again to go on from the newest checkpoint.{others}"
+    )
+
+
+_watched = threading.Event()
+
+
+def watch_while_gpus_wait() -> None:
+    """Starts a thread that ends this process, and tells why, when the next rank is gone or silent. A collective of gloo fails
+    then, and its error is told. One of NCCL leaves the main thread waiting for its GPU until torch's watchdog ends the process
+    after `distributed.timeout`, and tells nothing of other ranks; this thread takes half as long."""
+    if _here is not None and _here.meets:
+        _watched.clear()
+        threading.Thread(target=_watch, args=(_here,), name="next rank", daemon=True).start()
+
+
+def stop_watching() -> None:
+    """Before ranks leave."""
+    _watched.set()
+
+
+def _watch(here: Health) -> None:
+    try:
+        here.watch(_watched, here.patience / 2)
+    except Silence:
+        lost = _lost(here)
+        if not _watched.is_set():
+            print(f"error: {lost}", file=sys.stderr, flush=True)
+            os._exit(lost.exit_code)
 
 
 def someone_is_missing() -> bool:

@@ -69,11 +69,14 @@ def form_ranks(config: DistributedSection) -> Ranks:
             "raise distributed.timeout."
         ) from None
     health.begin(rank, world, config.timeout)
+    if device.type == "cuda":
+        health.watch_while_gpus_wait()
     return Ranks(rank, world, local_rank, local_world, device, backend, threads)
 
 
 def leave_ranks() -> None:
     if dist.is_initialized():
+        health.stop_watching()
         health.meet()
         dist.barrier()  # the first rank hosts the rendezvous store and must leave last
         dist.destroy_process_group()
