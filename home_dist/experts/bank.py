@@ -8,6 +8,7 @@ from torch import nn
 
 from home_dist.experts.kernels import Inside, KernelUser, Norm, Operands, cpu_bank, eager
 from home_dist.experts.kernels.dropout import Dropout
+from home_dist.experts.kernels.mixture_tiles import Sees
 from home_dist.experts.share import Share
 from home_dist.layers.global_norm import GlobalBatchNorm
 
@@ -95,17 +96,18 @@ class ExpertBank(KernelUser):
         gates: torch.Tensor,
         mask: torch.Tensor | None = None,
         through: torch.Tensor | None = None,
+        sees: Sees | None = None,
     ) -> torch.Tensor:
         """Mixtures of the experts' outputs: sum over e of gates[k, b, e] * output of expert e for sample b.
 
         inputs: one (B, F) per entry of `experts`, or all of them as one tensor; gates: (K, B, E); mask: (B,), samples that
-        count in the statistics; through: (K, E) bool, mixtures whose gradients reach the expert, by default all. Returns
-        (K, B, D).
+        count in the statistics; through: (K, E) bool, mixtures whose gradients reach the expert, by default all; sees: where
+        gates may differ from 0, by default everywhere: the triton backend leaves out the rest. Returns (K, B, D).
         """
         if through is not None:
             each = torch.eye(self.total, dtype=gates.dtype, device=gates.device).unsqueeze(1).expand(-1, gates.shape[1], -1)
             return eager.mixture(gates, self.mixed(inputs, each, mask), through)
-        self._check(inputs, gates, mask)
+        self._check(inputs, gates, mask, sees)
         operands = self._operands()
         backend, precision = self.kernel.backend if operands.inside is None else "eager", self.kernel.precision
         dropout = Dropout.drawn(self.dropout) if self.training else None
@@ -115,10 +117,16 @@ class ExpertBank(KernelUser):
         if backend == "triton":
             from home_dist.experts.kernels import triton_bank
 
-            return triton_bank.mixed(operands, inputs, gates, mask, precision, dropout)
+            return triton_bank.mixed(operands, inputs, gates, mask, precision, dropout, sees)
         return eager.mixed(operands, inputs, gates, mask, precision, dropout)
 
-    def _check(self, inputs: Sequence[torch.Tensor] | torch.Tensor, gates: torch.Tensor, mask: torch.Tensor | None) -> None:
+    def _check(
+        self,
+        inputs: Sequence[torch.Tensor] | torch.Tensor,
+        gates: torch.Tensor,
+        mask: torch.Tensor | None,
+        sees: Sees | None,
+    ) -> None:
         """Kernels read these without looking at their sizes."""
         samples, width = gates.shape[1:2], self.weights[0].shape[2]
         fit = gates.dim() == 3 and gates.shape[2] == self.total and len(inputs) == len(self.experts)
@@ -129,6 +137,10 @@ class ExpertBank(KernelUser):
             raise ValueError(
                 f"{len(self.experts)} inputs (B, {width}), gates (K, B, {self.total}) and mask (B,) belong together; got "
                 f"inputs {given}, gates {tuple(gates.shape)}" + ("" if mask is None else f", mask {tuple(mask.shape)}")
+            )
+        if sees is not None and (len(sees.experts_of), sees.experts) != (len(gates), self.total):
+            raise ValueError(
+                f"sees is for {len(sees.experts_of)} gates over {sees.experts} experts, and gates are {tuple(gates.shape)}"
             )
 
     def _operands(self) -> Operands:

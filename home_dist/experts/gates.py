@@ -9,6 +9,7 @@ from torch import nn
 
 from home_dist.experts.kernels import KernelUser
 from home_dist.experts.kernels.cpu_gate_weights import ScoreLayout, gate_weights
+from home_dist.experts.kernels.mixture_tiles import Sees
 
 
 class _Scores(nn.Module):
@@ -80,6 +81,7 @@ class MaskedGates(_Scores, KernelUser):
     through the gate's own hidden layers first."""
 
     _layout: tuple[torch.Tensor, torch.Tensor | None, ScoreLayout] | None = None
+    _seen: tuple[torch.Tensor, torch.Tensor | None, Sees] | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, F) or (K, B, F). Returns weights (K, B, E)."""
@@ -92,6 +94,16 @@ class MaskedGates(_Scores, KernelUser):
         if self.kernel.backend == "cpu" and own is not None and self.hidden is None and self.bias is None:
             return self._fused(x, own)
         return self(x) if own is None else self(x) + own(x)
+
+    def seen(self, own: "SelfGates | None") -> Sees | None:
+        """Where the weights of `joined` may differ from 0, for the triton backend; None for others. Waits for the masks' device
+        once."""
+        if self.kernel.backend != "triton":
+            return None
+        masks = (self.mask, None if own is None else own.mask)
+        if self._seen is None or self._seen[0] is not masks[0] or self._seen[1] is not masks[1]:
+            self._seen = (*masks, Sees.of(masks[0] if masks[1] is None else masks[0] | masks[1]))
+        return self._seen[2]
 
     def _fused(self, x: torch.Tensor, own: "SelfGates | None") -> torch.Tensor:
         masks = (self.mask, None if own is None else own.mask)

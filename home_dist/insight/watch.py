@@ -76,6 +76,7 @@ def _stand_ins(seen: Passed, n: int, part: Part) -> list[tuple[str, Callable[...
         gates: torch.Tensor,
         mask: torch.Tensor | None = None,
         through: torch.Tensor | None = None,
+        sees: Any = None,
     ) -> torch.Tensor:
         seen.weights[n] = gates
         return mixture(gates, forward(inputs, mask), through)

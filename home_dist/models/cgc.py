@@ -69,9 +69,10 @@ class CgcLayer(MultiTaskModel):
         Returns the next states, (K + 1, B, D); the last layer returns only the tasks' states, (K, B, D).
         """
         weights = self.gates.joined(self.self_gates, states if states.dim() == 2 else states[: len(self.gates.mask)])
+        sees = self.gates.seen(self.self_gates)
         if self.feature_gate is not None:
-            return self.bank.mixed(self.feature_gate(states), weights, mask)
-        return self.bank.mixed([states] if states.dim() == 2 else states.unbind(0), weights, mask)
+            return self.bank.mixed(self.feature_gate(states), weights, mask, sees=sees)
+        return self.bank.mixed([states] if states.dim() == 2 else states.unbind(0), weights, mask, sees=sees)
 
     def _owners(self, tasks: TaskGroups) -> list[tuple[Owner, int]]:
         return [*tasks.owners(self.task_experts), (SHARED, self.shared_experts)]

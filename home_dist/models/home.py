@@ -90,7 +90,7 @@ class _HomeLayer(nn.Module):
     def forward(self, gated: torch.Tensor, gate_input: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """gated: (G, B, F); gate_input: (B, F') or (gates, B, F'). Returns (gates, B, D)."""
         weights = self.gates.joined(self.self_gates, gate_input)
-        return self.bank.mixed(gated, weights, mask)
+        return self.bank.mixed(gated, weights, mask, sees=self.gates.seen(self.self_gates))
 
     def part(self, name: str, owners: Sequence[Owner], gates: Sequence[Gate], reads_features: bool) -> Part:
         counted = list(zip(owners, self.bank.experts, strict=True))

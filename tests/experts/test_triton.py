@@ -33,13 +33,16 @@ CASES = [
     Case(hidden=(), norm=False, samples=1),
     Case(hidden=(8, 40), samples=70, experts=(2, 1)),
     Case(experts=(2,), samples=9, out_dim=136, gates=3),
+    Case(experts=(9, 11), samples=7, gates=19, masked=True, hidden=()),  # more gates and experts than a chunk of a tile
+    Case(experts=(70,), samples=2, gates=1, norm=False, hidden=()),
+    Case(experts=(1,), samples=9, gates=70, hidden=(), out_dim=8),
 ]
 
 
 @pytest.mark.skipif(INTERPRETED or DEVICE.type == "cuda", reason="the tests below run in this process")
 @pytest.mark.parametrize(
     "chosen",
-    ["maskedTrue or inside or dropout or twice or some_pairs", pytest.param("", marks=pytest.mark.slow)],
+    ["maskedTrue or inside or dropout or twice or some_pairs or evaluation", pytest.param("", marks=pytest.mark.slow)],
     ids=["some", "all"],
 )
 def test_interpreted(chosen):
@@ -76,14 +79,40 @@ def test_bank_equals_eager(case, precision):
 
 
 @runs_here
+@pytest.mark.parametrize("experts", [(3, 1, 2), (2,)], ids=["tiled", "small"])
 @pytest.mark.parametrize("norm", [True, False], ids=["normalised", "classic"])
-def test_dropout_keeps_what_eager_keeps(norm):
+def test_dropout_keeps_what_eager_keeps(norm, experts):
     from home_dist.experts.kernels import triton_bank
 
     dropout = Dropout(0xDEADBEEF, 0x12345678, 0x90000000, 1 / (1 - 0x90000000 / 2**32))
-    ours, theirs = both(Case(norm=norm, masked=norm))
+    ours, theirs = both(Case(norm=norm, masked=norm, samples=13, experts=experts))
     actual = ours.results(triton_bank.mixed(ours.bank._operands(), ours.inputs, ours.gates, ours.mask, "fp32", dropout))
     expected = theirs.results(eager.mixed(theirs.bank._operands(), theirs.inputs, theirs.gates, theirs.mask, "fp32", dropout))
+    assert max(distances(actual, expected).values()) < 2e-5
+
+
+@runs_here
+@pytest.mark.parametrize("norm", [True, False], ids=["normalised", "classic"])
+def test_gates_that_see_some_experts_equal_eager_inside_of_their_mask(norm):
+    """Gates of two groups in no order, one that sees all, one expert that none sees; gradients of gates only where they see."""
+    from home_dist.experts.kernels import triton_bank
+    from home_dist.experts.kernels.mixture_tiles import Sees
+
+    case = Case(experts=(4, 17), samples=6, gates=19, norm=norm, masked=norm, hidden=(), out_dim=24)
+    mask = torch.zeros(19, 21, dtype=torch.bool)
+    mask[:, 1] = True
+    for gate in range(19):
+        mask[gate, [2 + gate % 2, 4 + gate % 16]] = True
+    mask[7] = True
+    mask[:, 20] = False
+    ours, theirs = both(case)
+    for made in (ours, theirs):
+        made.gates = (made.gates.detach() * mask.unsqueeze(1).to(DEVICE)).requires_grad_()
+    out = triton_bank.mixed(ours.bank._operands(), ours.inputs, ours.gates, ours.mask, "fp32", None, Sees.of(mask))
+    actual = ours.results(out)
+    expected = theirs.results(eager.mixed(theirs.bank._operands(), theirs.inputs, theirs.gates, theirs.mask, "fp32", None))
+    assert (actual["gates"].permute(1, 0, 2)[:, ~mask] == 0).all()
+    expected["gates"] = expected["gates"] * mask.unsqueeze(1).to(DEVICE)
     assert max(distances(actual, expected).values()) < 2e-5
 
 
@@ -91,7 +120,7 @@ def test_dropout_keeps_what_eager_keeps(norm):
 def test_evaluation_equals_eager():
     from home_dist.experts.kernels import triton_bank
 
-    ours, theirs = both(Case(experts=(2,), samples=5))
+    ours, theirs = both(Case(experts=(9,), samples=5))
     ours.bank.eval()
     theirs.bank.eval()
     actual = ours.results(triton_bank.mixed(ours.bank._operands(), ours.inputs, ours.gates, None, "fp32"))
@@ -129,7 +158,7 @@ def test_feature_gate_equals_eager(sigmoid, precision, shared, in_dim):
 def test_gradients_can_be_taken_twice_from_one_graph(norm):
     from home_dist.experts.kernels import triton_bank
 
-    made, _ = both(Case(experts=(2,), samples=5, norm=norm))
+    made, _ = both(Case(experts=(4,), samples=5, norm=norm))
     out = triton_bank.mixed(made.bank._operands(), made.inputs, made.gates, None, "fp32")
     leaves = list(made.leaves().values())
     first = torch.autograd.grad(out.sum(), leaves, retain_graph=True)

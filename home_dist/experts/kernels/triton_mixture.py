@@ -12,8 +12,11 @@ import torch
 import triton
 import triton.language as tl
 
+from home_dist.experts.kernels import triton_tiled_mixture as tiled
 from home_dist.experts.kernels.dropout import Dropout
 from home_dist.experts.kernels.fused import Activation
+from home_dist.experts.kernels.mixture_tiles import Sees, power_of_two
+from home_dist.experts.kernels.triton_dropout import factors, keys
 from home_dist.experts.kernels.triton_products import as_stored, operand
 
 
@@ -24,26 +27,6 @@ def _argument(y, scale, shift, at, d_in, NORM: tl.constexpr):
     if NORM:
         return y * tl.load(scale + at, mask=d_in, other=0.0)[None, :] + add
     return y + add
-
-
-@triton.jit
-def _hash_round(x):
-    """One round of the hash of dropout.py, on 32-bit words."""
-    x = (x ^ (x >> 16)) * 0x21F0AAAD
-    x = (x ^ (x >> 15)) * 0xD35A2D97
-    return x ^ (x >> 15)
-
-
-@triton.jit
-def _factors(place, first, second, threshold, factor):
-    """Dropout's factors of the outputs at `place`; positions overflow modulo 2^32, as in dropout.py."""
-    bits = _hash_round(_hash_round(place.to(tl.uint32, bitcast=True) ^ _word(first)) + _word(second))
-    return tl.where(bits < _word(threshold), 0.0, factor)
-
-
-@triton.jit
-def _word(x):
-    return x.to(tl.uint32, bitcast=True)
 
 
 @triton.jit(do_not_specialize=["first", "second", "threshold", "factor"])
@@ -68,7 +51,7 @@ def mix_kernel(
         v = _argument(raw, scale, shift, e * D + columns, d_in, NORM)
         active = v * tl.sigmoid(v) if NORM else tl.where(v < 0, 0.0, v)
         if DROPOUT:
-            active *= _factors(place + e * B * D, first, second, threshold, factor)
+            active *= factors(place + e * B * D, first, second, threshold, factor)
         g = tl.load(gate + e * gate_e, mask=gate_in, other=0.0)
         total += g[:, :, None] * active[None, :, :]
     where = of[:, None, None].to(tl.int64) * B * D + place[None, :, :]
@@ -112,7 +95,7 @@ def mix_sums_kernel(
             dv = tl.sum(g[:, :, None] * out_grad, 0)
             kept = 1.0
             if DROPOUT:
-                kept = _factors(place + e * B * D, first, second, threshold, factor)
+                kept = factors(place + e * B * D, first, second, threshold, factor)
                 dv *= kept
             if NORM:
                 s = tl.sigmoid(v)
@@ -167,7 +150,7 @@ def mix_inner_kernel(
         g = tl.load(gate + e * gate_e, mask=gate_in, other=0.0)
         dv = tl.sum(g[:, :, None] * out_grad, 0)
         if DROPOUT:
-            dv *= _factors(place + e * B * D, first, second, threshold, factor)
+            dv *= factors(place + e * B * D, first, second, threshold, factor)
         if NORM:
             s = tl.sigmoid(v)
             dv = dv * (s * (1 + v * (1 - s))) * tl.load(scale + at, mask=d_in, other=0.0)[None, :]
@@ -182,6 +165,9 @@ def mix_inner_kernel(
         tl.store(out + place, as_stored(dv, out), mask=inside)
         out += B * D
 
+
+SMALL = 16
+"""Gates times experts, up to which the kernels of this file compute the mixture."""
 
 SUM_ROWS = 64
 """The number of samples that one program of `mix_sums_kernel` sums up."""
@@ -201,8 +187,8 @@ class MixtureTile:
 
 
 def tile_of(gates: int, width: int, elements: int = _ELEMENTS) -> MixtureTile:
-    gates_padded = _power_of_two(gates)
-    columns = min(_power_of_two(width), 128, max(elements // gates_padded, 16))
+    gates_padded = power_of_two(gates)
+    columns = min(power_of_two(width), 128, max(elements // gates_padded, 16))
     return MixtureTile(gates_padded, max(1, min(elements // (gates_padded * columns), 8)), columns)
 
 
@@ -211,38 +197,59 @@ def sums_tile_of(gates: int, width: int) -> MixtureTile:
     return tile_of(gates, width, _ELEMENTS // 2)
 
 
-def _power_of_two(n: int) -> int:
-    """The next power of two from n on, at least 2: Triton's ranges are powers of two."""
-    return max(2, 1 << (n - 1).bit_length())
+def is_small(gates: int, experts: int) -> bool:
+    """Whether the kernels of this file compute the mixture: they read y as often as those of triton_tiled_mixture.py, and the
+    gradient E times, where those fill tiles of 16."""
+    return gates * experts <= SMALL
 
 
-def mix(y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None) -> torch.Tensor:
-    """Activates y (E, B, D), drops outputs and mixes them with gates (K, B, E). Returns (K, B, D)."""
+def mix(
+    y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None, sees: Sees | None = None
+) -> torch.Tensor:
+    """Activates y (E, B, D), drops outputs and mixes them with gates (K, B, E). Returns (K, B, D).
+
+    sees: which gates see an expert, by default all; the others are 0, and what is computed of them may be left out.
+    """
     experts, rows, width = y.shape
+    if not is_small(len(gates), experts):
+        return tiled.mix(y, activation, gates, dropout, sees or Sees.all(len(gates), experts))
     tile = tile_of(len(gates), width)
     out = y.new_empty(len(gates), rows, width, dtype=torch.float32)
     with torch.profiler.record_function("triton::mix"):
         mix_kernel[(triton.cdiv(rows, tile.R), triton.cdiv(width, tile.DT))](
-            y, operand(activation.scale, y), activation.shift, gates, out, *_keys(dropout), rows, width // 8, experts,
+            y, operand(activation.scale, y), activation.shift, gates, out, *keys(dropout), rows, width // 8, experts,
             len(gates), *gates.stride(), NORM=activation.scale is not None, DROPOUT=dropout is not None, **asdict(tile),
         )  # fmt: skip
     return out
 
 
 def mix_sums(
-    grad: torch.Tensor, y: torch.Tensor, activation: Activation, gates: torch.Tensor, dropout: Dropout | None
+    grad: torch.Tensor,
+    y: torch.Tensor,
+    activation: Activation,
+    gates: torch.Tensor,
+    dropout: Dropout | None,
+    sees: Sees | None = None,
+    in_place: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Returns the gradients of gates, (K, B, E), and of the activation's shift and scale, (E, D). grad: (K, B, D)."""
+    """Returns the gradients of gates, (K, B, E), and of the activation's shift and scale, (E, D). grad: (K, B, D).
+
+    in_place: also overwrites y with its gradient, as `mix_inner_` does without statistics.
+    """
     experts, rows, width = y.shape
+    if not is_small(len(gates), experts):
+        return tiled.mix_sums(grad, y, activation, gates, dropout, sees or Sees.all(len(gates), experts), in_place)
     tile = sums_tile_of(len(gates), width)
     blocks, columns, norm = triton.cdiv(rows, SUM_ROWS), triton.cdiv(width, tile.DT), activation.scale is not None
     gate_grad = grad.new_empty(columns, *gates.shape)
     parts = grad.new_empty(blocks, 2, experts, width)
     with torch.profiler.record_function("triton::mix_sums"):
         mix_sums_kernel[(blocks, columns)](
-            grad, y, *(operand(t, y) for t in activation), gates, gate_grad, parts, *_keys(dropout), rows, width // 8, experts,
+            grad, y, *(operand(t, y) for t in activation), gates, gate_grad, parts, *keys(dropout), rows, width // 8, experts,
             len(gates), *gates.stride(), NORM=norm, DROPOUT=dropout is not None, ROWS=SUM_ROWS, **asdict(tile),
         )  # fmt: skip
+    if in_place:
+        mix_inner_(grad, y, activation, gates, None, None, None, dropout)
     sums = parts.sum(0) if norm else parts[:, :1].sum(0)
     return gate_grad[0] if columns == 1 else gate_grad.sum(0), sums[0], sums[1] if norm else None
 
@@ -256,21 +263,17 @@ def mix_inner_(
     along: torch.Tensor | None,
     mask: torch.Tensor | None,
     dropout: Dropout | None,
+    sees: Sees | None = None,
 ) -> None:
     """Overwrites y with its gradient. away, along: see `statistics_grad`; mask: (B,), the samples in the statistics."""
     experts, rows, width = y.shape
+    if not is_small(len(gates), experts):
+        statistics = away, along, mask
+        return tiled.mix_inner_(grad, y, activation, gates, statistics, dropout, sees or Sees.all(len(gates), experts))
     tile = tile_of(len(gates), width)
     with torch.profiler.record_function("triton::mix_inner"):
         mix_inner_kernel[(triton.cdiv(rows, tile.R), triton.cdiv(width, tile.DT))](
-            grad, y, *(operand(t, y) for t in (*activation, away, along, mask)), gates, y, *_keys(dropout), rows, width // 8,
+            grad, y, *(operand(t, y) for t in (*activation, away, along, mask)), gates, y, *keys(dropout), rows, width // 8,
             experts, len(gates), *gates.stride(), NORM=activation.scale is not None, OF_BATCH=away is not None,
             WEIGHTED=mask is not None, DROPOUT=dropout is not None, **asdict(tile),
         )  # fmt: skip
-
-
-def _keys(dropout: Dropout | None) -> tuple[int, int, int, float]:
-    """The keys and the threshold as signed 32-bit words, and the factor: all values then have one type, and one kernel."""
-    if dropout is None:
-        return 0, 0, 0, 1.0
-    first, second, threshold = (word - (word >> 31 << 32) for word in dropout[:3])
-    return first, second, threshold, dropout.factor

@@ -3,20 +3,23 @@
 
 One kernel serves forward and backward, since either operand may be transposed: out[o] is the sum over the experts e of output o
 of A[a_of[e]] @ B[b_of[e]]. Most outputs belong to one expert; the gradient of an input belongs to all experts that read it.
-Tile sizes suit compute capability 8.0 and later by the compiler's report: registers, spills and shared memory.
+Tiles suit compute capability 8.0 and later by the compiler's report of registers, spills and shared memory; a device measures
+which is the fastest.
 """
 
 import functools
-import os
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
+from home_dist.experts.kernels import triton_tuning
 from home_dist.experts.kernels.choice import WIDTH_MULTIPLE
+from home_dist.experts.kernels.triton_tuning import Tuning, launch, near
 from home_dist.layers.global_norm import Moments
 
 NONE = tl.constexpr(0)
@@ -28,7 +31,7 @@ RELU_BACKWARD = tl.constexpr(3)
 """Writes 0 where the activation below is 0. Also writes, per tile of samples, each column's sum: the gradient of a bias."""
 
 
-INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+INTERPRETED = tl.constexpr(triton_tuning.INTERPRETED)
 
 
 @triton.jit
@@ -55,10 +58,10 @@ def added_product(x, y, total, BF16: tl.constexpr):
     return tl.dot(rounded(x), rounded(y), total) if BF16 else tl.dot(x, y, total, input_precision="tf32x3")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["near", "width"])
 def product_kernel(
     a, b, out, bias, below, weight, parts, starts, a_of, b_of,
-    M, N, K, a_batch, a_line, b_batch, b_line,
+    M, N, K, a_batch, a_line, b_batch, b_line, near, width,
     A_TRANSPOSED: tl.constexpr, B_TRANSPOSED: tl.constexpr, EPILOGUE: tl.constexpr, WEIGHTED: tl.constexpr, BF16: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -70,7 +73,8 @@ def product_kernel(
     as it is. A matrix has less than 2^31 entries.
 
     weight: (M,), the mask of samples, if WEIGHTED. parts: (outputs, tiles of M, 2, N) for MOMENTS, (outputs, tiles, N) for
-    RELU_BACKWARD. starts: (outputs + 1,), the first expert of each output.
+    RELU_BACKWARD. starts: (outputs + 1,), the first expert of each output. near, width: what measurements of tiles depend on
+    beside N, the number of samples, rounded, and the other width; the kernel does not read them.
     """
     N *= 8
     a_batch = a_batch.to(tl.int64) * 8
@@ -152,15 +156,28 @@ class ProductTile:
 
 
 TILES = {
-    # (bf16, large)
-    (False, False): ProductTile(32, 32, 32, 4, 3),
-    (False, True): ProductTile(64, 64, 16, 4, 3),
-    (True, False): ProductTile(32, 32, 64, 4, 3),
-    (True, True): ProductTile(128, 128, 32, 8, 3),
+    # (bf16, large) -> candidates
+    (False, False): (ProductTile(32, 32, 32, 4, 3), ProductTile(32, 32, 16, 2, 3)),
+    (False, True): (ProductTile(64, 64, 16, 4, 3), ProductTile(64, 32, 16, 4, 3), ProductTile(128, 64, 16, 8, 3)),
+    (True, False): (ProductTile(32, 32, 64, 4, 3), ProductTile(32, 32, 32, 2, 3)),
+    (True, True): (ProductTile(128, 128, 32, 8, 3), ProductTile(128, 64, 32, 4, 3), ProductTile(64, 64, 64, 4, 3)),
 }
+_TUNING = Tuning(
+    ("near", "N", "width", "A_TRANSPOSED", "B_TRANSPOSED", "EPILOGUE", "BF16"),
+    lambda arguments: "out" if arguments["EPILOGUE"] == RELU_BACKWARD.value else None,
+)
 
 
-def tile_of(bf16: bool, rows: int, columns: int) -> ProductTile:
+class TileSums(NamedTuple):
+    """What an epilogue sums by tile of samples."""
+
+    values: torch.Tensor
+    """(outputs, tiles, 2, N) of MOMENTS, (outputs, tiles, N) of RELU_BACKWARD."""
+    samples: int
+    """Of a tile; the last one may have fewer."""
+
+
+def candidates_of(bf16: bool, rows: int, columns: int) -> tuple[ProductTile, ...]:
     return TILES[bf16, rows >= 128 and columns >= 64]
 
 
@@ -200,7 +217,7 @@ def product(
     below: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
     full: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, TileSums]:
     """The product of a (., M, K) and b (., K, N).
 
     a_of, b_of: (E,), the matrices of a and of b that the experts read; by default, matrix e of b for expert e. starts:
@@ -208,34 +225,37 @@ def product(
     below: (outputs, M, N), the activations of RELU_BACKWARD, which the result overwrites. mask: (M,), the samples in MOMENTS.
     full: whether the result is fp32 even if products are bf16.
 
-    Returns the product, (outputs, M, N), and the epilogue's sums by tile of samples; the product again without sums.
+    Returns the product, (outputs, M, N), and the epilogue's sums by tile of samples, if it has any.
     """
     starts = indices.of_experts if starts is None else starts
     rows, inner, columns, outputs = a.shape[1], a.shape[2], b.shape[2], len(starts) - 1
     a_transposed, b_transposed = a.stride(1) == 1 < a.stride(2), b.stride(1) == 1 < b.stride(2)
-    tile = tile_of(bf16, rows, columns)
-    count = triton.cdiv(rows, tile.BM)
+    candidates = candidates_of(bf16, rows, columns)
+    count = triton.cdiv(rows, min(tile.BM for tile in candidates))
     stored = torch.bfloat16 if bf16 and not full else torch.float32
     out = a.new_empty(outputs, rows, columns, dtype=stored) if below is None else below
-    parts = out
-    if epilogue == MOMENTS:
-        parts = a.new_empty(outputs, count, 2, columns, dtype=torch.float32)
-    elif epilogue == RELU_BACKWARD:
-        parts = a.new_empty(outputs, count, columns, dtype=torch.float32)
+    # Room for the sums of the smallest tiles.
+    of_tile = {MOMENTS.value: (2, columns), RELU_BACKWARD.value: (columns,)}.get(epilogue.value, ())
+    parts = a.new_empty(outputs * count * math.prod(of_tile), dtype=torch.float32) if of_tile else out
     sizes = (rows // 8, columns // 8, inner) if a_transposed else (rows, columns // 8, inner // 8)
     lines = (a.stride(0), a.stride(2 if a_transposed else 1), b.stride(0), b.stride(2 if b_transposed else 1))
     with torch.profiler.record_function("triton::grouped_product"):
-        product_kernel[(count * triton.cdiv(columns, tile.BN), outputs)](
+        tile = launch(
+            product_kernel, _TUNING, candidates,
+            lambda tile: (triton.cdiv(rows, tile["BM"]) * triton.cdiv(columns, tile["BN"]), outputs),
             a, b, out, operand(bias, out), out, operand(mask, out), parts, starts, a_of, operand(b_of, indices.each),
-            *sizes, *(n // 8 for n in lines), A_TRANSPOSED=a_transposed, B_TRANSPOSED=b_transposed,
-            EPILOGUE=epilogue, WEIGHTED=mask is not None, BF16=bf16, **asdict(tile),
+            *sizes, *(n // 8 for n in lines), near(inner if a_transposed else rows), sizes[0 if a_transposed else 2],
+            A_TRANSPOSED=a_transposed, B_TRANSPOSED=b_transposed, EPILOGUE=epilogue.value, WEIGHTED=mask is not None, BF16=bf16,
         )  # fmt: skip
-    return out, parts
+    if not of_tile:
+        return out, TileSums(parts, 0)
+    count = triton.cdiv(rows, tile["BM"])
+    return out, TileSums(parts[: outputs * count * math.prod(of_tile)].view(outputs, count, *of_tile), tile["BM"])
 
 
-def joined_moments(parts: torch.Tensor, rows: int, mask: torch.Tensor | None, bf16: bool) -> Moments:
-    """Joins the moments of tiles of samples, parts (E, tiles, 2, D), as in Chan et al. 1979. rows: the number of samples."""
-    size = tile_of(bf16, rows, parts.shape[3]).BM
+def joined_moments(sums: TileSums, rows: int, mask: torch.Tensor | None) -> Moments:
+    """Joins the moments of tiles of samples, sums of (E, tiles, 2, D), as in Chan et al. 1979. rows: the number of samples."""
+    parts, size = sums
     weight = parts.new_ones(rows) if mask is None else mask
     weight = torch.nn.functional.pad(weight, (0, parts.shape[1] * size - rows))
     counts = weight.view(-1, size).sum(1).unsqueeze(1)
