@@ -1,8 +1,9 @@
 """What the Triton kernels need of a GPU, compiled ahead of time without one: registers, shared memory, spills.
 
-    python benchmarks/gpu_kernels.py            # every kernel in every configuration for sm_80 and sm_90, some minutes
-    python benchmarks/gpu_kernels.py --quick    # the matrix products in bf16 for sm_90, under 50 s; writes nothing
+    python benchmarks/gpu_kernels.py            # every kernel in every configuration for sm_80, sm_90 and sm_100, 20 minutes
+    python benchmarks/gpu_kernels.py --quick    # the matrix products in bf16 for sm_90, a minute or two; writes nothing
 
+Bytes, products and serial steps are counted (gpu_costs.py) for 4,096 samples, and for 72 experts of 512-512-128.
 Warps in flight: of a multiprocessor's 64, as many as its registers (65,536) and shared memory allow. No GPU has run them for
 these figures, and they are no speeds.
 """
@@ -21,12 +22,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
+from benchmarks.gpu_costs import SAMPLES, Cost, Mixture, Product, home, small, tiled_backward, tiled_forward  # noqa: E402
 from benchmarks.machine import write_result  # noqa: E402
+from home_dist.experts.kernels.mixture_tiles import Sees, cut  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
-SHARED = {80: 163 * 1024, 90: 227 * 1024}
+SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes of shared memory that a program may have, by compute capability."""
-OF_MULTIPROCESSOR = {80: 164 * 1024, 90: 228 * 1024}
+OF_MULTIPROCESSOR = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}
 REGISTERS, WARPS = 65_536, 64
 FP32, BF16, INT = "*fp32", "*bf16", "*i32"
 SCALARS = {"factor": "fp32"}
@@ -43,6 +46,7 @@ class Configuration:
     fixed: Mapping[str, Any]
     """Arguments that are constants, such as strides of 1. All others are integers of which the compiler knows nothing: batches
     and widths that are no multiples of 16."""
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -73,15 +77,16 @@ def products() -> Iterator[Configuration]:
     for bf16 in (False, True):
         stored = BF16 if bf16 else FP32
         # What stands in memory as which type: inputs and weights are fp32, what was computed is as stored.
-        for what, a, b, out, turned, epilogue in [
-            ("first layer", FP32, FP32, stored, (False, True), bias_relu),
-            ("last layer", stored, FP32, stored, (False, True), moments),
-            ("gradient of hidden activations", stored, FP32, stored, (False, False), relu_backward),
-            ("gradient of inputs", stored, FP32, FP32, (False, False), none),
-            ("gradient of first weights", stored, FP32, FP32, (True, False), none),
-            ("gradient of other weights", stored, stored, FP32, (True, False), none),
+        # Sizes as (M, K, N): 512 features, 512 hidden units, width 128; 72 experts of 66 inputs.
+        for what, a, b, out, turned, epilogue, (rows, inner, columns), matrices in [
+            ("first layer", FP32, FP32, stored, (False, True), bias_relu, (SAMPLES, 512, 512), 66),
+            ("last layer", stored, FP32, stored, (False, True), moments, (SAMPLES, 512, 128), 72),
+            ("gradient of hidden activations", stored, FP32, stored, (False, False), relu_backward, (SAMPLES, 128, 512), 72),
+            ("gradient of inputs", stored, FP32, FP32, (False, False), none, (SAMPLES, 512, 512), 72),
+            ("gradient of first weights", stored, FP32, FP32, (True, False), none, (512, SAMPLES, 512), 72),
+            ("gradient of other weights", stored, stored, FP32, (True, False), none, (128, SAMPLES, 512), 72),
         ]:
-            for large in (False, True):
+            for large, number in ((size, n) for size in (False, True) for n in range(len(triton_products.TILES[bf16, size]))):
                 pointers = {**common, "a": a, "b": b, "out": out, "below": out}
                 flags = {
                     "EPILOGUE": epilogue,
@@ -90,29 +95,115 @@ def products() -> Iterator[Configuration]:
                     "A_TRANSPOSED": turned[0],
                     "B_TRANSPOSED": turned[1],
                 }
-                name = f"product, {what}, {'bf16' if bf16 else 'fp32'}, {'large' if large else 'small'} tiles"
-                tile = asdict(triton_products.TILES[bf16, large])
-                yield Configuration(name, triton_products.product_kernel, pointers, tile, flags)
+                size = f"{'large' if large else 'small'} tiles{_candidate(number)}"
+                name = f"product, {what}, {'bf16' if bf16 else 'fp32'}, {size}"
+                tile = asdict(triton_products.TILES[bf16, large][number])
+                of = Product(rows, inner, columns, 72, *(4 if t == FP32 else 2 for t in (a, b, out)), matrices)
+                cost = of.cost(tile["BM"], tile["BN"], tile["BK"], extra=int(epilogue == relu_backward))
+                yield Configuration(name, triton_products.product_kernel, pointers, tile, flags, cost)
 
 
 def mixtures() -> Iterator[Configuration]:
+    """Few gates: one kernel each. Many: the candidates of which a device chooses."""
+    from home_dist.experts.kernels.triton_mixture import is_small
+
+    for gates, experts, width in [(1, 8, 8), (2, 8, 256), (12, 8, 256), (60, 72, 128)]:
+        for stored in (FP32, BF16):
+            if is_small(gates, experts):
+                yield from few_gates(Sees.all(gates, experts), width, stored, f"{gates} gates, {experts} experts")
+            else:
+                yield from many_gates(Sees.all(gates, experts), width, stored, f"{gates} gates, {experts} experts")
+    for stored in (FP32, BF16):
+        yield from many_gates(home(5, 60), width, stored, "60 gates, 72 experts, 5 seen by each gate")
+
+
+def few_gates(sees: Sees, width: int, stored: str, what: str) -> Iterator[Configuration]:
     from home_dist.experts.kernels import triton_mixture
 
-    for gates, width in [(1, 8), (12, 256), (48, 128)]:
-        for stored in (FP32, BF16):
-            of = f"{gates} gates, width {width}, {stored[1:]}"
-            flags = {"NORM": True, "DROPOUT": True, "gate_e": 1}
-            common = {"y": stored, **dict.fromkeys(("scale", "shift", "gates"), FP32)}
-            tile, sums_tile = asdict(triton_mixture.tile_of(gates, width)), asdict(triton_mixture.sums_tile_of(gates, width))
-            yield Configuration(f"mixture, {of}", triton_mixture.mix_kernel, {**common, "out": FP32}, tile, flags)
-            common |= dict.fromkeys(("grad", "mean", "rstd"), FP32)
-            sums, rows = {"gate_grad": FP32, "parts": FP32}, {"ROWS": triton_mixture.SUM_ROWS, **flags}
-            yield Configuration(
-                f"mixture, sums of the backward, {of}", triton_mixture.mix_sums_kernel, common | sums, sums_tile, rows
-            )
-            inner = {"away": FP32, "along": FP32, "weight": FP32, "out": stored}
-            flags = flags | {"OF_BATCH": True, "WEIGHTED": True}
-            yield Configuration(f"mixture, backward, {of}", triton_mixture.mix_inner_kernel, common | inner, tile, flags)
+    gates = len(sees.experts_of)
+    of, size = f"{what}, width {width}, {stored[1:]}", Mixture(sees, width, 4 if stored == FP32 else 2)
+    flags = {"NORM": True, "DROPOUT": True, "gate_e": 1}
+    common = {"y": stored, **dict.fromkeys(("scale", "shift", "gates"), FP32)}
+    tile, sums_tile = asdict(triton_mixture.tile_of(gates, width)), asdict(triton_mixture.sums_tile_of(gates, width))
+
+    def cost(name: str, by: Mapping[str, int]) -> Cost:
+        return small(size, name, by["KP"], by["R"], by["DT"], triton_mixture.SUM_ROWS)
+
+    yield Configuration(f"mixture, {of}", triton_mixture.mix_kernel, {**common, "out": FP32}, tile, flags, cost("mix", tile))
+    common |= dict.fromkeys(("grad", "mean", "rstd"), FP32)
+    sums, rows = {"gate_grad": FP32, "parts": FP32}, {"ROWS": triton_mixture.SUM_ROWS, **flags}
+    name = f"mixture, sums of the backward, {of}"
+    yield Configuration(name, triton_mixture.mix_sums_kernel, common | sums, sums_tile, rows, cost("sums", sums_tile))
+    inner = {"away": FP32, "along": FP32, "weight": FP32, "out": stored}
+    flags = flags | {"OF_BATCH": True, "WEIGHTED": True}
+    name = f"mixture, backward, {of}"
+    yield Configuration(name, triton_mixture.mix_inner_kernel, common | inner, tile, flags, cost("inner", tile))
+
+
+def many_gates(sees: Sees, width: int, stored: str, what: str) -> Iterator[Configuration]:
+    from home_dist.experts.kernels import triton_tiled_mixture as tiled
+
+    of, size = f"{what}, width {width}, {stored[1:]}", Mixture(sees, width, 4 if stored == FP32 else 2)
+    found = cut(sees.experts_of, max(tiled.FORWARD_TILES))
+    samples = tiled.samples_of(SAMPLES, len(found.tiles))
+    for number, tile in enumerate(tiled.forward_candidates(found.height, width)):
+        cost = tiled_forward(size, tile.DT, samples, max(tiled.FORWARD_TILES))
+        yield tiled_mixture(f"mixture, {of}{_candidate(number)}", stored, found.height, samples, asdict(tile), cost)
+    columns, largest = tiled.columns_of(width), tiled.height_of(width)
+    found = cut(sees.gates_of, largest)
+    for number, backward in enumerate(tiled.backward_candidates()):
+        tile_of = {"DT": columns, **asdict(backward)}
+        for sums, part in ((True, "mixture, sums of the backward"), (False, "mixture, backward")):
+            samples = tiled.samples_of(SAMPLES, len(found.tiles), tiled.SUMMED if sums else tiled.UNSUMMED)
+            cost = tiled_backward(size, columns, samples, largest, sums)
+            name = f"{part}, {of}{_candidate(number)}"
+            yield tiled_mixture_backward(name, stored, found.height, samples, tile_of, sums, not sums, cost)
+
+
+TABLES = dict.fromkeys(("rows", "starts", "needed", "bits"), INT)
+
+
+def tiled_mixture(
+    name: str, stored: str, height: int, samples: int, tile: Mapping[str, int], cost: Cost | None = None
+) -> Configuration:
+    from home_dist.experts.kernels.triton_tiled_mixture import mix_tiles_kernel
+
+    pointers = {"y": stored, **dict.fromkeys(("scale", "shift", "gates", "out"), FP32), **TABLES}
+    flags = {"NORM": True, "DROPOUT": True, "gate_e": 1, "HEIGHT": height, "SAMPLES": samples}
+    return Configuration(name, mix_tiles_kernel, pointers, tile, flags, cost)
+
+
+def tiled_mixture_backward(
+    name: str, stored: str, height: int, samples: int, tile: Mapping[str, int], sums: bool, out: bool, cost: Cost | None = None
+) -> Configuration:
+    """sums and out: one pass for both, where no statistics of the batch stand between."""
+    from home_dist.experts.kernels.triton_tiled_mixture import mix_tiles_backward_kernel
+
+    read = ("grad", "scale", "shift", "mean", "rstd", "away", "along", "weight", "gates", "gate_grad", "parts")
+    pointers = {"y": stored, "out": stored, **dict.fromkeys(read, FP32), **TABLES}
+    flags = {"NORM": True, "DROPOUT": True, "gate_e": 1, "HEIGHT": height, "SAMPLES": samples}
+    flags |= {"SUMS": sums, "OUT": out, "OF_BATCH": not sums, "WEIGHTED": not sums}
+    return Configuration(name, mix_tiles_backward_kernel, pointers, tile, flags, cost)
+
+
+def mixture_shapes() -> Iterator[Configuration]:
+    """Every height and width of the tiles of many gates, with every candidate."""
+    from home_dist.experts.kernels import triton_tiled_mixture as tiled
+
+    for width in (8, 16, 32, 64, 128):
+        for height in tiled.FORWARD_TILES:
+            for tile in tiled.forward_candidates(height, width):
+                yield tiled_mixture(f"mixture of {height} gates, {tile}", FP32, height, 8, asdict(tile))
+        for height in (h for h in tiled.FORWARD_TILES if h <= tiled.height_of(width)):
+            for backward in tiled.backward_candidates():
+                for sums, out in ((True, False), (False, True), (True, True)):
+                    name = f"backward of {height} experts, width {width}, {backward}, {sums=}, {out=}"
+                    tile_of = {"DT": tiled.columns_of(width), **asdict(backward)}
+                    yield tiled_mixture_backward(name, FP32, height, 32, tile_of, sums, out)
+
+
+def _candidate(number: int) -> str:
+    return f", candidate {number + 1}" if number else ""
 
 
 def feature_gates() -> Iterator[Configuration]:
@@ -193,12 +284,25 @@ def compiled(one: Configuration, capability: int) -> Usage:
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    lines = ["| kernel | GPU | registers of a thread | bytes spilled | shared memory, KB | warps in flight, of 64 |"]
-    lines.append("|---|---|---|---|---|---|")
-    for name, by in found.items():
-        for gpu, one in by.items():
-            shared = f"{one['shared'] / 1024:.1f}"
-            lines.append(f"| {name} | {gpu} | {one['registers']} | {one['stack']} | {shared} | {one['in_flight']} |")
+    """One line per kernel; figures of the compiler by GPU, in the order of SHARED."""
+    lines = [
+        f"| kernel | registers of a thread: {', '.join(f'sm_{c}' for c in SHARED)} | bytes spilled | shared memory, KB "
+        "| warps in flight, of 64 | MB moved | of the least possible | useful share of products | serial steps |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, one in found.items():
+        by, cost = one["gpus"].values(), one["cost"]
+
+        def each(key: str, by: Any = by) -> str:
+            return " ".join(str(gpu[key]) for gpu in by)
+
+        shared = " ".join(f"{gpu['shared'] / 1024:.0f}" for gpu in by)
+        moved = ["", "", "", ""]
+        if cost:
+            moved = [f"{cost['bytes'] / 1e6:,.0f}", f"{cost['bytes'] / cost['least']:.2f}", f"{cost['useful']:.0%}"]
+            moved.append(f"{cost['serial']:,}")
+        cells = [name, each("registers"), each("stack"), shared, each("in_flight"), *moved]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -211,29 +315,28 @@ def main() -> None:
         everything = [c for c in everything if c.name.startswith("product") and "bf16" in c.name]
     found: dict[str, dict[str, Any]] = {}
     for one in everything:
+        gpus = {}
         for capability in (90,) if options.quick else SHARED:
             usage = compiled(one, capability)
-            found.setdefault(one.name, {})[f"sm_{capability}"] = {
+            gpus[f"sm_{capability}"] = {
                 "registers": usage.registers,
                 "stack": usage.stack,
                 "shared": usage.shared,
                 "in_flight": usage.in_flight(capability),
                 "shared_allowed": SHARED[capability],
             }
-            print(f"\r{len(found)} of {len(everything)} kernels", end="", flush=True)
+        found[one.name] = {"gpus": gpus, "cost": None if one.cost is None else asdict(one.cost)}
+        print(f"\r{len(found)} of {len(everything)} kernels", end="", flush=True)
     print()
     text = table(found)
     print(text)
     if not options.quick:
         write_result(RESULTS / "gpu_kernels.json", found)
         (RESULTS / "gpu_kernels.md").write_text(text + "\n")
-    each = [one for by in found.values() for one in by.values()]
+    each = [one for kernel in found.values() for one in kernel["gpus"].values()]
+    shared = max(o["shared"] / o["shared_allowed"] for o in each)
     print(claim("bytes of a thread that did not fit into registers, at most", max(o["stack"] for o in each), 0, True, form="d"))
-    print(
-        claim(
-            "shared memory over what a program may have, at most", max(o["shared"] / o["shared_allowed"] for o in each), 1, True
-        )
-    )
+    print(claim("shared memory over what a program may have, at most", shared, 1, True))
 
 
 if __name__ == "__main__":
