@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims import claim  # noqa: E402
-from benchmarks.gpu_costs import SAMPLES, Cost, Mixture, Product, home, small, tiled_backward, tiled_forward  # noqa: E402
+from benchmarks.gpu_costs import SAMPLES, SECTOR, Cost, Mixture, Product, home, small, tiled_backward, tiled_forward  # noqa: E402
 from benchmarks.machine import write_result  # noqa: E402
 from home_dist.experts.kernels.mixture_tiles import Sees, cut  # noqa: E402
 
@@ -218,6 +218,27 @@ def feature_gates() -> Iterator[Configuration]:
         yield Configuration(f"feature gate, backward, {of}", triton_feature_gate.gate_backward_kernel, pointers, tile, flags)
 
 
+def gate_weights() -> Iterator[Configuration]:
+    from home_dist.experts.kernels import triton_gate_weights
+
+    # Gates, scores of a gate and of its self gate, experts: HoME's task layer, MMoE, SMES.
+    for gates, main, own, experts in [(60, 5, 1, 72), (12, 8, 0, 8), (60, 512, 512, 512)]:
+        tile = asdict(triton_gate_weights.tile_of(max(main, own)))
+        of = f"{gates} gates, {main + own} scores each, {experts} experts"
+        tables = dict.fromkeys(("experts_of", "lone"), INT)
+        scores, weights = (4 * gates * SAMPLES * n for n in (main + own, experts))
+        seen = 4 * gates * SAMPLES * min(-(-(main + own) // SECTOR) * SECTOR + SECTOR, experts)
+        wide = triton_gate_weights.columns_of(experts)
+        pointers = {"scores": FP32, "slots": INT, "out": FP32, **tables}
+        kernel, flags = triton_gate_weights.gate_weights_kernel, {"OWN": own > 0}
+        cost = Cost(scores + weights, scores + weights, 1.0, -(-experts // wide))
+        yield Configuration(f"gates' weights, {of}", kernel, pointers, {**tile, "ET": wide}, flags, cost)
+        pointers = {"grad": FP32, "scores": FP32, "out": FP32, **tables}
+        kernel = triton_gate_weights.gate_weights_backward_kernel
+        cost = Cost(2 * scores + seen, 3 * scores, 1.0, 1)
+        yield Configuration(f"gates' weights, backward, {of}", kernel, pointers, tile, flags, cost)
+
+
 def pairs() -> Iterator[Configuration]:
     """Of the bank of chosen experts."""
     from home_dist.experts.kernels import triton_pairs, triton_products
@@ -310,7 +331,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the matrix products in bf16 for sm_90; writes nothing")
     options = parser.parse_args()
-    everything = [*products(), *mixtures(), *feature_gates(), *pairs()]
+    everything = [*products(), *mixtures(), *gate_weights(), *feature_gates(), *pairs()]
     if options.quick:
         everything = [c for c in everything if c.name.startswith("product") and "bf16" in c.name]
     found: dict[str, dict[str, Any]] = {}

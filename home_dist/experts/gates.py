@@ -3,13 +3,17 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from home_dist.experts.kernels import KernelUser
-from home_dist.experts.kernels.cpu_gate_weights import ScoreLayout, gate_weights
+from home_dist.experts.kernels.cpu_gate_weights import ScoreLayout, gate_weights, scored
 from home_dist.experts.kernels.mixture_tiles import Sees
+
+_FUSED = ("cpu", "triton")
+"""Backends with passes of their own from scores to weights."""
 
 
 class _Scores(nn.Module):
@@ -81,17 +85,18 @@ class MaskedGates(_Scores, KernelUser):
     through the gate's own hidden layers first."""
 
     _layout: tuple[torch.Tensor, torch.Tensor | None, ScoreLayout] | None = None
+    _on_device: Any = None
     _seen: tuple[torch.Tensor, torch.Tensor | None, Sees] | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, F) or (K, B, F). Returns weights (K, B, E)."""
-        if self.kernel.backend == "cpu" and self.bias is None:
+        if self.kernel.backend in _FUSED and self.bias is None:
             return self._fused(x if self.hidden is None else self.hidden(x), None)
         return self.scores(x).masked_fill(~self.mask.unsqueeze(1), -torch.inf).softmax(-1)
 
     def joined(self, own: "SelfGates | None", x: torch.Tensor) -> torch.Tensor:
         """Weights (K, B, E) of these gates plus those of the self gates `own`, if given."""
-        if self.kernel.backend == "cpu" and own is not None and self.hidden is None and self.bias is None:
+        if self.kernel.backend in _FUSED and own is not None and self.hidden is None and self.bias is None:
             return self._fused(x, own)
         return self(x) if own is None else self(x) + own(x)
 
@@ -109,7 +114,15 @@ class MaskedGates(_Scores, KernelUser):
         masks = (self.mask, None if own is None else own.mask)
         if self._layout is None or self._layout[0] is not masks[0] or self._layout[1] is not masks[1]:
             self._layout = (*masks, ScoreLayout.of(*masks))
-        return gate_weights(x, self.weight, None if own is None else own.weight, self._layout[2])
+            self._on_device = None
+        weights = self.weight, None if own is None else own.weight
+        if self.kernel.backend == "cpu":
+            return gate_weights(x, *weights, self._layout[2])
+        from home_dist.experts.kernels import triton_gate_weights
+
+        if self._on_device is None or self._on_device.device != x.device:
+            self._on_device = triton_gate_weights.DeviceLayout(self._layout[2], x.device)
+        return triton_gate_weights.gate_weights(_product(x, scored(*weights, self._on_device)), self._on_device)
 
 
 class SelfGates(_Scores):

@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from home_dist.config import KernelSection
-from home_dist.experts import ExpertBank, FeatureGate
+from home_dist.experts import ExpertBank, FeatureGate, MaskedGates, SelfGates
 from home_dist.experts.kernels import EAGER, Kernel, eager, select
 from home_dist.experts.kernels.dropout import Dropout
+from home_dist.models.home import Home, HomeSection
+from home_dist.models.tasks import TaskGroups
 from tests.experts.cases import Case, Made, distances
 from tests.experts.sparse_cases import SparseCase, SparseMade
 
@@ -151,6 +153,62 @@ def test_feature_gate_equals_eager(sigmoid, precision, shared, in_dim):
         return {"output": out.detach(), **dict(zip(names, grads, strict=True))}
 
     assert max(distances(results(ours), results(theirs)).values()) < (2e-5 if precision == "fp32" else 1e-2)
+
+
+SEES = torch.tensor([[1, 1, 0, 1, 0], [0, 1, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 1, 1]]).bool()
+OWN = torch.tensor([[1, 0, 0, 1, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1], [1, 1, 1, 1, 0]]).bool()  # two see one expert
+
+
+@runs_here
+@pytest.mark.parametrize("residual", [True, False], ids=["inside with self gates", "inside alone"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_gate_weights_equal_eager(shared, residual):
+    """Scores of one sample so large that their powers overflow, and one that is NaN."""
+    torch.manual_seed(0)
+    gates, own = MaskedGates(6, SEES).to(DEVICE), SelfGates(6, OWN).to(DEVICE) if residual else None
+    x = torch.randn((37, 6) if shared else (4, 37, 6)).to(DEVICE)
+    x[..., 3, :] *= 1e4
+    x.requires_grad_()
+    pull = torch.randn(4, 37, 5).to(DEVICE)
+
+    def results(kernel: Kernel) -> dict[str, torch.Tensor]:
+        gates.kernel = kernel
+        out = gates.joined(own, x)
+        leaves = {"x": x, "gates": gates.weight} | ({} if own is None else {"own": own.weight})
+        return {
+            "output": out.detach(),
+            **dict(zip(leaves, torch.autograd.grad((out * pull).sum(), leaves.values()), strict=True)),
+        }
+
+    found = results(Kernel("triton"))
+    assert max(distances(found, results(EAGER)).values()) < 2e-5
+    seen = SEES | OWN if residual else SEES
+    assert (found["output"].permute(1, 0, 2).cpu()[:, ~seen] == 0).all()
+    with torch.no_grad():
+        x[..., 5, 2] = torch.nan
+    assert (results(Kernel("triton"))["output"][:, 5].cpu().isnan() == seen).all()
+
+
+@runs_here
+def test_a_layer_of_home_equals_eager_inside_of_its_masks():
+    """Feature gates, gates and self gates of two groups, and the mixture that leaves out what no gate sees."""
+    tasks = TaskGroups((0, 1, 0, 1, 1))
+    torch.manual_seed(0)
+    ours = Home(HomeSection(expert_hidden=[8], expert_dim=16, feature_gate_rank=4), 12, tasks).to(DEVICE)
+    theirs = copy.deepcopy(ours)
+    select(ours, KernelSection(backend="triton"), DEVICE)
+    select(theirs, KernelSection(backend="eager"), DEVICE)
+    x, mask = torch.randn(11, 12), torch.ones(11)
+    mask[4] = 0
+
+    def results(model: Home) -> dict[str, torch.Tensor]:
+        given = x.to(DEVICE).requires_grad_()
+        out = model(given, mask.to(DEVICE))
+        leaves = {"x": given, **dict(model.named_parameters())}
+        grads = torch.autograd.grad(out.square().sum(), list(leaves.values()))
+        return {"output": out.detach(), **dict(zip(leaves, grads, strict=True))}
+
+    assert max(distances(results(ours), results(theirs)).values()) < 5e-5
 
 
 @runs_here

@@ -10,10 +10,20 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("interpreted kernels do not compile", allow_module_level=True)
 
-from benchmarks.gpu_kernels import SHARED, Configuration, compiled, feature_gates, mixture_shapes, mixtures, pairs, products
+from benchmarks.gpu_kernels import (
+    SHARED,
+    Configuration,
+    compiled,
+    feature_gates,
+    gate_weights,
+    mixture_shapes,
+    mixtures,
+    pairs,
+    products,
+)
 
 CAPABILITIES = [pytest.param(80, marks=pytest.mark.slow), 90, pytest.param(100, marks=pytest.mark.slow)]
-ALL = [*products(), *mixtures(), *feature_gates(), *pairs()]
+ALL = [*products(), *mixtures(), *gate_weights(), *feature_gates(), *pairs()]
 MEASURED = [one for one in ALL if "candidate" in one.name]
 FIRST = [one for one in ALL if one not in MEASURED]
 

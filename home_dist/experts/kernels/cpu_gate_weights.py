@@ -30,14 +30,14 @@ class ScoreLayout(NamedTuple):
 
     @staticmethod
     def of(masked: torch.Tensor, own: torch.Tensor | None) -> "ScoreLayout":
-        """masked, own: (K, E), the masks of the masked gates and of the self gates, if there are any."""
-        masks = [masked] if own is None else [masked, own]
+        """masked, own: (K, E), the masks of the masked gates and of the self gates, if there are any. All is on the host."""
+        masks = [mask.cpu() for mask in (masked, own) if mask is not None]
         experts_of = torch.cat([_positions(mask) for mask in masks], 1)
         gates, experts = masked.shape
         first_rows = torch.arange(gates * len(masks)).view(len(masks), gates).t() * experts  # (K, masks)
         widths = torch.tensor([int(mask.sum(1).max()) for mask in masks])
         rows = (first_rows.repeat_interleave(widths, 1) + experts_of.clamp(min=0)).flatten()
-        lone = torch.zeros(gates, dtype=torch.int64) if own is None else (own.sum(1) == 1).long()
+        lone = torch.zeros(gates, dtype=torch.int64) if own is None else (own.cpu().sum(1) == 1).long()
         return ScoreLayout(rows, experts_of, int(widths[0]), lone, experts)
 
 
@@ -46,9 +46,13 @@ def gate_weights(x: torch.Tensor, masked: torch.Tensor, own: torch.Tensor | None
 
     Returns the sum of the weights of both kinds, (K, B, E).
     """
+    return _GateWeights.apply(x, scored(masked, own, layout), layout)
+
+
+def scored(masked: torch.Tensor, own: torch.Tensor | None, layout: Any) -> torch.Tensor:
+    """The rows of both parameters that yield scores, (K, S, F). layout: its `weight_rows` and `experts_of`."""
     parameters = masked.flatten(0, 1) if own is None else torch.cat([masked.flatten(0, 1), own.flatten(0, 1)])
-    scored = parameters.index_select(0, layout.weight_rows).view(*layout.experts_of.shape, -1)
-    return _GateWeights.apply(x, scored, layout)
+    return parameters.index_select(0, layout.weight_rows).view(*layout.experts_of.shape, -1)
 
 
 class _GateWeights(torch.autograd.Function):
