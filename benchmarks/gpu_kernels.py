@@ -262,7 +262,7 @@ def pairs() -> Iterator[Configuration]:
             pointers = {"down": down, "below": below, "out": FP32, "sums": FP32, "rows_of": INT, "offsets": INT}
             flags = {"GATHERED": gathered, "SUMS": True, "BF16": bf16}
             name = f"gradient of {what} weights of pairs, {of}"
-            yield Configuration(name, triton_pairs.pairs_weight_kernel, pointers, triton_pairs.TILE, flags)
+            yield Configuration(name, triton_pairs.pairs_weight_kernel, pointers, triton_pairs.weight_tile(bf16), flags)
     of_samples = {"parts": FP32, "pair_of": INT, "is_first": INT, "out": FP32}
     block = {"BD": 128}
     runs = {"values": FP32, "factors": FP32, "order": INT, "starts": INT, "out": FP32}
@@ -281,7 +281,7 @@ def compiled(one: Configuration, capability: int) -> Usage:
     from triton.compiler import ASTSource
 
     tile = dict(one.tile)
-    options = {k: tile.pop(k) for k in ("num_warps", "num_stages") if k in tile}
+    options = {k: tile.pop(k) for k in ("num_warps", "num_stages", "maxnreg") if k in tile}
     fixed, names = {**one.fixed, **tile}, one.kernel.arg_names
     unknown = {*fixed, *one.pointers} - {*names}
     if unknown:

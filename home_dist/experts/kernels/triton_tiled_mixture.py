@@ -171,6 +171,10 @@ def mix_tiles_backward_kernel(
             tl.store(part + E * D, scale_sum * _of_experts(rstd, es, e_in, columns, d_in, D), mask=inside)
 
 
+_REGISTERS = 248
+"""Of a thread. Left alone, the compiler sometimes spills a few to fit a second program onto a multiprocessor."""
+
+
 @dataclass(frozen=True)
 class ForwardTile:
     """Columns of D at a time, and how a program is run."""
@@ -178,12 +182,14 @@ class ForwardTile:
     DT: int
     num_warps: int
     num_stages: int
+    maxnreg: int = _REGISTERS
 
 
 @dataclass(frozen=True)
 class BackwardTile:
     num_warps: int
     num_stages: int
+    maxnreg: int = _REGISTERS
 
 
 FORWARD_TILES = {

@@ -19,7 +19,7 @@ import torch
 import triton
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-_OF_LAUNCH = ("num_warps", "num_stages")
+_OF_LAUNCH = ("num_warps", "num_stages", "maxnreg")
 
 Grid = Callable[[Mapping[str, Any]], tuple[int, ...]]
 
@@ -43,7 +43,7 @@ def launch(
 ) -> Mapping[str, Any]:
     """Launches a kernel with one of the candidates, and returns the candidate's values.
 
-    candidates: dataclasses of constants of the kernel, num_warps and num_stages.
+    candidates: dataclasses of constants of the kernel, num_warps, num_stages and maxnreg.
     """
     if INTERPRETED or len(candidates) == 1 or torch.are_deterministic_algorithms_enabled():
         tile = asdict(candidates[0])
