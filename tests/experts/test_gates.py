@@ -1,7 +1,10 @@
 """The weights of masked and self gates: eager and cpu against a float64 reference, forward and gradients."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from home_dist.experts import MaskedGates, SelfGates
 from home_dist.experts.kernels import EAGER, Kernel
@@ -61,6 +64,49 @@ def test_equals_the_reference(backend, shared, residual):
     assert (ours["gates"][~SEES] == 0).all()
     seen = SEES | OWN if residual else SEES
     assert (ours["output"].permute(0, 2, 1)[~seen] == 0).all()
+
+
+class Counted(TorchDispatchMode):
+    """Operators that launch something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        launches = operator.namespace == "aten" and not operator.is_view and not operator.name().startswith("aten::new_empty")
+        self.count += launches
+        return operator(*args, **(kwargs or {}))
+
+
+def launches(backend: str, gates: int, experts: int) -> tuple[int, int]:
+    """Of HoME's gates and self gates, forward and backward; Triton's kernels count and compute nothing."""
+    sees, own = torch.zeros(2, gates, experts, dtype=torch.bool)
+    sees[:, :3], own[:, 2] = True, True
+    masked, self_gates = MaskedGates(WIDTH, sees), SelfGates(WIDTH, own)
+    masked.kernel = Kernel(backend)
+    x = torch.randn(gates, 5, WIDTH, requires_grad=True)
+    masked.joined(self_gates, x)
+    with Counted() as counted:
+        out = masked.joined(self_gates, x)
+        forward = counted.count
+        out.backward(out)
+    return forward, counted.count - forward
+
+
+def test_launches_on_a_gpu_do_not_depend_on_the_number_of_gates_and_experts(monkeypatch):
+    pytest.importorskip("triton")
+    from home_dist.experts.kernels import triton_gate_weights
+
+    class Kernels:
+        def __getitem__(self, grid: Any) -> Any:
+            return lambda *given, **constants: torch.zeros(1)
+
+    for name in ("gate_weights_kernel", "gate_weights_backward_kernel"):
+        monkeypatch.setattr(triton_gate_weights, name, Kernels())
+    found = {backend: [launches(backend, *size) for size in ((4, 6), (60, 72))] for backend in ("eager", "triton")}
+    assert all(few == many for few, many in found.values()), found
+    assert sum(found["triton"][0]) < sum(found["eager"][0]) / 2, found
 
 
 def test_masked_gates_alone_take_the_kernel_too():

@@ -17,6 +17,7 @@ from home_dist.config import KernelSection
 from home_dist.experts import ExpertBank, FeatureGate, MaskedGates, SelfGates
 from home_dist.experts.kernels import EAGER, Kernel, eager, select
 from home_dist.experts.kernels.dropout import Dropout
+from home_dist.layers.recompute import recomputed
 from home_dist.models.home import Home, HomeSection
 from home_dist.models.tasks import TaskGroups
 from tests.experts.cases import Case, Made, distances
@@ -222,6 +223,19 @@ def test_gradients_can_be_taken_twice_from_one_graph(norm):
     first = torch.autograd.grad(out.sum(), leaves, retain_graph=True)
     for one, two in zip(first, torch.autograd.grad(out.sum(), leaves), strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+@runs_here
+@pytest.mark.parametrize("norm", [True, False], ids=["normalised", "classic"])
+def test_recomputed_twice_the_gradients_are_the_same(norm):
+    from home_dist.experts.kernels import triton_bank
+
+    def results(call) -> dict[str, torch.Tensor]:
+        made, _ = both(Case(experts=(4,), samples=5, norm=norm))
+        return made.results(call(lambda: triton_bank.mixed(made.bank._operands(), made.inputs, made.gates, None, "fp32")))
+
+    plain, again = results(lambda mixed: mixed()), results(recomputed)
+    assert all(plain[name].equal(again[name]) for name in plain)
 
 
 @runs_here
