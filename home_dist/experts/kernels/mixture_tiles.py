@@ -93,30 +93,25 @@ class Tiles(NamedTuple):
 def cut(needs: tuple[tuple[int, ...], ...], largest: int = _HEIGHTS[-1]) -> Cut:
     """Cuts rows into the tiles that are cheapest to read and to multiply. needs: of each row, ascending; largest: rows of a
     tile, at most."""
-    count = 1 + max((n for row in needs for n in row), default=0)
-
-    def bits(row: int) -> str:
-        found = ["0"] * count
-        for n in needs[row]:
-            found[n] = "1"
-        return "".join(found)
-
-    order = sorted(range(len(needs)), key=bits, reverse=True)  # equal needs, and needs that begin alike, are neighbours
+    last = max((n for row in needs for n in row), default=0)
+    bits = [sum(1 << (last - n) for n in row) for row in needs]
+    order = sorted(range(len(needs)), key=lambda row: -bits[row])  # equal needs, and needs that begin alike, are neighbours
     most = max(min(power_of_two(len(needs)), largest), _HEIGHTS[0])
-    options = [_cheapest(order, needs, height) for height in _HEIGHTS if height <= most]
+    options = [_cheapest(order, needs, bits, height) for height in _HEIGHTS if height <= most]
     return min(options, key=lambda found: found[0])[1]
 
 
-def _cheapest(order: list[int], needs: tuple[tuple[int, ...], ...], height: int) -> tuple[float, Cut]:
-    """Cuts `order` into runs of at most `height` rows, by the least sum of the runs' costs."""
+def _cheapest(order: list[int], needs: tuple[tuple[int, ...], ...], bits: list[int], height: int) -> tuple[float, Cut]:
+    """Cuts `order` into runs of at most `height` rows, by the least sum of the runs' costs. bits: a row's needs, as one."""
     best: list[tuple[float, int]] = [(0.0, 0)]
     for end in range(1, len(order) + 1):
-        union: set[int] = set()
+        union = 0
         options = []
         for begin in range(end - 1, max(end - height, 0) - 1, -1):
-            union |= {*needs[order[begin]]}
-            padded = -(-len(union) // CHUNK) * CHUNK
-            cost = len(union) + (end - begin) + height * padded / _PRODUCTS_PER_VALUE
+            union |= bits[order[begin]]
+            reads = union.bit_count()
+            padded = -(-reads // CHUNK) * CHUNK
+            cost = reads + (end - begin) + height * padded / _PRODUCTS_PER_VALUE
             options.append((best[begin][0] + cost, begin))
         best.append(min(options))
     tiles, end = [], len(order)
@@ -142,12 +137,13 @@ def expert_tiles(sees: Sees, largest: int, device: torch.device) -> Tiles:
 
 def on(found: Cut, needs: tuple[tuple[int, ...], ...], device: torch.device) -> Tiles:
     rows, starts, needed, bits = [], [0], [], []
+    sets = [frozenset(row) for row in needs]
     for members, wants in found.tiles:
         rows.append([*members, *[-1] * (found.height - len(members))])
         for first in range(0, len(wants), CHUNK):
             chunk = wants[first : first + CHUNK]
             needed.append([*chunk, *[-1] * (CHUNK - len(chunk))])
-            words = [sum(1 << j for j, n in enumerate(chunk) if n in needs[row]) for row in members]
+            words = [sum(1 << j for j, n in enumerate(chunk) if n in sets[row]) for row in members]
             bits.append([*words, *[0] * (found.height - len(words))])
         starts.append(len(needed))
 

@@ -1,5 +1,6 @@
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
-"""Triton: activation, dropout and mixture of the experts' outputs in one pass, and its backward in two.
+"""Triton: activation, dropout and mixture of the experts' outputs in one pass, and its backward in two, or in one where no
+statistics of the batch stand between. The kernels are for few gates and experts; triton_tiled_mixture.py has those for many.
 
 Activations exist in registers only. y: (E, B, D) before the activation; gates: (K, B, E); out: (K, B, D). Kernels take D
 divided by 8. KP, the padded number of gates, and DT, a tile of D, are powers of two. Tile sizes suit compute capability 8.0 and
@@ -198,8 +199,8 @@ def sums_tile_of(gates: int, width: int) -> MixtureTile:
 
 
 def is_small(gates: int, experts: int) -> bool:
-    """Whether the kernels of this file compute the mixture: they read y as often as those of triton_tiled_mixture.py, and the
-    gradient E times, where those fill tiles of 16."""
+    """Whether the kernels of this file compute the mixture. Their backward reads the gradient E times, which is little here;
+    tiles of 16 gates or experts would be mostly empty."""
     return gates * experts <= SMALL
 
 

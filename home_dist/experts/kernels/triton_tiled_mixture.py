@@ -200,7 +200,7 @@ FORWARD_TILES = {
     64: (ForwardTile(64, 4, 1), ForwardTile(64, 8, 2)),
 }
 _BACKWARD = (BackwardTile(8, 2), BackwardTile(8, 1))
-BACKWARD_VALUES = 2048
+_BACKWARD_VALUES = 2048
 """Values of a tile of the backward, HEIGHT times DT, at most: more would spill registers."""
 UNSUMMED, SUMMED = 8, 32
 """Samples of a program, at most: without and with sums over samples, which are written once per program."""
@@ -222,7 +222,7 @@ def backward_candidates() -> tuple[BackwardTile, ...]:
 
 def height_of(width: int) -> int:
     """Rows of a tile of experts in a backward, at most."""
-    return min(BACKWARD_VALUES // columns_of(width), 32)
+    return min(_BACKWARD_VALUES // columns_of(width), 32)
 
 
 def columns_of(width: int) -> int:
