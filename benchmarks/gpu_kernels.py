@@ -235,7 +235,8 @@ def gate_weights() -> Iterator[Configuration]:
         yield Configuration(f"gates' weights, {of}", kernel, pointers, {**tile, "ET": wide}, flags, cost)
         pointers = {"grad": FP32, "scores": FP32, "out": FP32, **tables}
         kernel = triton_gate_weights.gate_weights_backward_kernel
-        cost = Cost(2 * scores + seen, 3 * scores, 1.0, 1)
+        least = 2 * scores + 4 * gates * SAMPLES * min(main + own, experts)
+        cost = Cost(2 * scores + seen, least, 1.0, 1)
         yield Configuration(f"gates' weights, backward, {of}", kernel, pointers, tile, flags, cost)
 
 

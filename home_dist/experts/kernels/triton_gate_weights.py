@@ -113,7 +113,7 @@ class GateWeightTile:
     num_warps: int = 4
 
 
-_VALUES, _WIDEST = 2048, 64
+_VALUES, _WIDEST = 1024, 64
 """Values of a tile, at most, and experts that are written at a time."""
 
 

@@ -182,7 +182,6 @@ class ForwardTile:
     DT: int
     num_warps: int
     num_stages: int
-    maxnreg: int = _REGISTERS
 
 
 @dataclass(frozen=True)
