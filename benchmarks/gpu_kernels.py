@@ -190,7 +190,7 @@ def mixture_shapes() -> Iterator[Configuration]:
     """Every height and width of the tiles of many gates, with every candidate."""
     from home_dist.experts.kernels import triton_tiled_mixture as tiled
 
-    for width in (8, 16, 32, 64, 128):
+    for width in (16, 32, 64, 128):
         for height in tiled.FORWARD_TILES:
             for tile in tiled.forward_candidates(height, width):
                 yield tiled_mixture(f"mixture of {height} gates, {tile}", FP32, height, 8, asdict(tile))

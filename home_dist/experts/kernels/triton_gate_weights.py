@@ -156,10 +156,10 @@ class DeviceLayout:
 
 def gate_weights(scores: torch.Tensor, layout: DeviceLayout) -> torch.Tensor:
     """scores: (K, B, S). Returns the sum of the weights of both kinds of gates, (K, B, E)."""
-    return _GateWeights.apply(scores, layout)
+    return _TritonGateWeights.apply(scores, layout)
 
 
-class _GateWeights(torch.autograd.Function):
+class _TritonGateWeights(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: torch.Tensor, layout: DeviceLayout) -> torch.Tensor:
         scores = scores if scores.stride(2) == 1 else scores.contiguous()

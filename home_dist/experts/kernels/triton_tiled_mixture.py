@@ -212,7 +212,7 @@ BACKWARD = Tuning((*_KEYS, "DT", "SUMS", "OUT", "OF_BATCH"), lambda arguments: "
 
 def forward_candidates(height: int, width: int) -> tuple[ForwardTile, ...]:
     """No wider than D needs."""
-    return tuple(dict.fromkeys(replace(tile, DT=min(tile.DT, power_of_two(width))) for tile in FORWARD_TILES[height]))
+    return tuple(dict.fromkeys(replace(tile, DT=min(tile.DT, columns_of(width))) for tile in FORWARD_TILES[height]))
 
 
 def backward_candidates() -> tuple[BackwardTile, ...]:
@@ -225,8 +225,9 @@ def height_of(width: int) -> int:
 
 
 def columns_of(width: int) -> int:
-    """DT of a backward: gradients of gates are summed over tiles of D, so that it is not measured but as wide as can be."""
-    return min(power_of_two(width), 128)
+    """DT of a backward: gradients of gates are summed over tiles of D, so that it is not measured but as wide as can be. It is
+    an inner width of products, which are 16 at least."""
+    return max(min(power_of_two(width), 128), 16)
 
 
 def samples_of(rows: int, tiles: int, most: int = UNSUMMED) -> int:
