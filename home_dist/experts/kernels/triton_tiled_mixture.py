@@ -195,7 +195,7 @@ FORWARD_TILES = {
     # HEIGHT -> tiles without spills on any GPU that benchmarks/gpu_kernels.py compiles for
     8: (ForwardTile(128, 8, 2), ForwardTile(64, 4, 1), ForwardTile(64, 8, 2)),
     16: (ForwardTile(128, 4, 1), ForwardTile(128, 8, 2), ForwardTile(64, 4, 1), ForwardTile(64, 8, 2)),
-    32: (ForwardTile(128, 4, 1), ForwardTile(128, 8, 2), ForwardTile(64, 8, 2)),
+    32: (ForwardTile(128, 8, 2), ForwardTile(64, 8, 2)),
     64: (ForwardTile(64, 4, 1), ForwardTile(64, 8, 2)),
 }
 _BACKWARD = (BackwardTile(8, 2), BackwardTile(8, 1))
