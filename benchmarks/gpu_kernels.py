@@ -151,7 +151,7 @@ def many_gates(sees: Sees, width: int, stored: str, what: str) -> Iterator[Confi
         yield tiled_mixture(f"mixture, {of}{_candidate(number)}", stored, found.height, samples, asdict(tile), cost)
     columns, largest = tiled.columns_of(width), tiled.height_of(width)
     found = cut(sees.gates_of, largest)
-    for number, backward in enumerate(tiled.backward_candidates()):
+    for number, backward in enumerate(tiled.backward_candidates(found.height)):
         tile_of = {"DT": columns, **asdict(backward)}
         for sums, part in ((True, "mixture, sums of the backward"), (False, "mixture, backward")):
             samples = tiled.samples_of(SAMPLES, len(found.tiles), tiled.SUMMED if sums else tiled.UNSUMMED)
@@ -195,7 +195,7 @@ def mixture_shapes() -> Iterator[Configuration]:
             for tile in tiled.forward_candidates(height, width):
                 yield tiled_mixture(f"mixture of {height} gates, {tile}", FP32, height, 8, asdict(tile))
         for height in (h for h in tiled.FORWARD_TILES if h <= tiled.height_of(width)):
-            for backward in tiled.backward_candidates():
+            for backward in tiled.backward_candidates(height):
                 for sums, out in ((True, False), (False, True), (True, True)):
                     name = f"backward of {height} experts, width {width}, {backward}, {sums=}, {out=}"
                     tile_of = {"DT": tiled.columns_of(width), **asdict(backward)}

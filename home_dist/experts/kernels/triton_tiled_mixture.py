@@ -215,8 +215,8 @@ def forward_candidates(height: int, width: int) -> tuple[ForwardTile, ...]:
     return tuple(dict.fromkeys(replace(tile, DT=min(tile.DT, columns_of(width))) for tile in FORWARD_TILES[height]))
 
 
-def backward_candidates() -> tuple[BackwardTile, ...]:
-    return _BACKWARD
+def backward_candidates(height: int) -> tuple[BackwardTile, ...]:
+    return _BACKWARD if height < 32 else _BACKWARD[1:]  # of 32 rows, two stages spill
 
 
 def height_of(width: int) -> int:
@@ -310,7 +310,7 @@ def _backward(
     grid = (triton.cdiv(rows, samples) * tiles.number, triton.cdiv(width, columns))
     with torch.profiler.record_function(name):
         launch(
-            mix_tiles_backward_kernel, BACKWARD, backward_candidates(), lambda _: grid,
+            mix_tiles_backward_kernel, BACKWARD, backward_candidates(tiles.height), lambda _: grid,
             grad, y, *(operand(t, y) for t in (*activation, *statistics)), gates, operand(gate_grad, y), operand(parts, y), y,
             *tiles[2:], *keys(dropout), rows, width // 8, experts, len(gates), tiles.number, near(rows), *gates.stride(),
             NORM=activation.scale is not None, SUMS=parts is not None, OUT=writes, OF_BATCH=statistics[0] is not None,
