@@ -25,7 +25,7 @@ DEV := $(VENV)/dev-$(PLATFORM)
 # -qq: pip's own lines would bury the steps. Errors are still shown.
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input install -qq
 # By file: what the tests of a file share, such as a trained run, is made once.
-SHARED = -n $(WORKERS) --dist loadfile
+SHARED = -n $(WORKERS) --dist loadfile --durations=30 --durations-min=5
 LINTED := home_dist launchers pipelines benchmarks examples tests requirements docs
 LINTED_HERE = $(wildcard $(LINTED))
 
