@@ -164,7 +164,6 @@ def measured(
         "overrides": list(overrides),
         "resamples": draws,
         "seconds": time.perf_counter() - began,
-        "machine": f"{os.cpu_count()} cores",
     }
 
 

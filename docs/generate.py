@@ -26,7 +26,7 @@ from home_dist.reference.commands import commands_page  # noqa: E402
 from home_dist.reference.lines import markdown  # noqa: E402
 
 DOCS, RESULTS = ROOT / "docs", ROOT / "benchmarks" / "results"
-TABLE = re.compile(r"(<!-- results (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- results (\S+) -->).*?(\n<!-- end -->)", re.DOTALL)
 FIGURE = re.compile(r"(<!-- figure (\S+) (\S+) (\S+) -->).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -43,7 +43,7 @@ def generated() -> dict[Path, str]:
 
 def with_results(text: str, path: Path) -> str:
     """The page with its tables and figures as results/ has them."""
-    text = TABLE.sub(lambda m: m[1] + table(m[2]) + m[3], text)
+    text = TABLE.sub(lambda m: m[1] + "\n" + table(m[2]) + m[3], text)
     return FIGURE.sub(lambda m: m[1] + figure(m[2], m[3], m[4], path) + m[5], text)
 
 
