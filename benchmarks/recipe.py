@@ -92,7 +92,7 @@ def main() -> None:
     chosen = parser.parse_args()
     parts = {name: part for name, part in PARTS.items() if part.data is None or chosen.raw}
     if chosen.together:
-        parts["together: " + chosen.together.replace(";", ",")] = union([known(n, parser) for n in chosen.together.split(";")])
+        parts["together: " + chosen.together.replace(";", ", ")] = union([known(n, parser) for n in chosen.together.split(";")])
     for name in filter(None, chosen.parts.split(";")):
         known(name, parser)
     parts = {n: p for n, p in parts.items() if not chosen.parts or n in chosen.parts.split(";") or n.startswith("together")}
