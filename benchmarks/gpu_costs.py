@@ -7,7 +7,7 @@ are real and seen. Serial: steps that a program takes one after the other, each 
 
 from dataclasses import dataclass
 
-from home_dist.experts.kernels.mixture_tiles import Cut, Sees, cut
+from home_dist.experts.kernels.mixture_tiles import CHUNK, Cut, Sees, cut
 
 SAMPLES = 4096
 SECTOR = 8
@@ -78,7 +78,7 @@ def tiled_forward(one: Mixture, columns: int, samples: int, largest: int) -> Cos
     gates = 4 * SECTOR * _sectors(found, one.sees, True) * one.samples * parts
     y = one.stored * found.read * one.samples * one.width
     useful = one.sees.pairs * one.width / (found.products * parts * columns)
-    serial = samples * max(-(-len(needed) // 16) for _, needed in found.tiles)
+    serial = samples * max(-(-len(needed) // CHUNK) for _, needed in found.tiles)
     return Cost(y + gates + one.out, one.least("mix"), useful, serial)
 
 
@@ -95,7 +95,7 @@ def tiled_backward(one: Mixture, columns: int, samples: int, largest: int, sums:
     else:
         total += one.y
     useful = one.sees.pairs * one.width / (found.products * parts * columns)
-    serial = samples * max(-(-len(needed) // 16) for _, needed in found.tiles)
+    serial = samples * max(-(-len(needed) // CHUNK) for _, needed in found.tiles)
     return Cost(total, one.least("sums" if sums else "inner"), useful, serial)
 
 

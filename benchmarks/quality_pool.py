@@ -18,7 +18,7 @@ from benchmarks import quality_baselines as baselines
 from benchmarks.sample_run import SINGLE, set_options
 from home_dist.files.json_files import read_json
 from home_dist.files.whole import whole_file
-from home_dist.insight.kept_scores import kept_scores
+from home_dist.insight.kept_scores import kept_scores, of_family
 from home_dist.metrics import log_loss
 from home_dist.schema import Schema, load_schema
 
@@ -102,11 +102,9 @@ def home_pool(folder: Path, seeds: int, split: str, tasks: Sequence[str]) -> Poo
     found = [k for k in kept if k is not None]
     if len(found) < seeds:
         raise SystemExit(f"{folder}: the sweep left no scores of {split} for some seed")
-    first = found[0]
-    at = np.flatnonzero(first["families"] == "binary")
-    columns = (np.cumsum(first["predictions"]) - first["predictions"])[at]
-    pool = Pool(list(tasks), first["labels"][:, at], first["weights"][:, at], first["groups"], first["days"])
-    pool.scores["HoME"] = [k["scores"][:, columns] for k in found]
+    names, labels, weights, _ = of_family(found[0], tasks, "binary")
+    pool = Pool(names, labels, weights, found[0]["groups"], found[0]["days"])
+    pool.scores["HoME"] = [of_family(k, tasks, "binary")[3] for k in found]
     return pool
 
 

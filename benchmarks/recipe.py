@@ -91,14 +91,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     chosen = parser.parse_args()
     parts = {name: part for name, part in PARTS.items() if part.data is None or chosen.raw}
+    for name in filter(None, [*chosen.parts.split(";"), *chosen.together.split(";")]):
+        if name not in PARTS:
+            parser.error(f"no part {name!r}; there are {'; '.join(PARTS)}")
+        if name not in parts:
+            parser.error(f"part {name!r} needs the published files: --raw FOLDER")
     if chosen.together:
-        parts["together: " + chosen.together.replace(";", ", ")] = union([known(n, parser) for n in chosen.together.split(";")])
-    for name in filter(None, chosen.parts.split(";")):
-        known(name, parser)
+        parts["together: " + chosen.together.replace(";", ", ")] = union([PARTS[n] for n in chosen.together.split(";")])
     parts = {n: p for n, p in parts.items() if not chosen.parts or n in chosen.parts.split(";") or n.startswith("together")}
     process.silence_libraries()
     if chosen.quick:
-        few = {name: PARTS[name] for name in ("moving average",)}
+        few = {"moving average": PARTS["moving average"]}
         overrides = ["train.max_steps=15", "insight.every_steps=0", *chosen.overrides]
         with tempfile.TemporaryDirectory() as scratch:
             result = measured(Path(scratch), few, None, 1, "2:2", 2, overrides, 50)
@@ -110,12 +113,6 @@ def main() -> None:
         print(table(result))
     for line in claims(result):
         print(line)
-
-
-def known(name: str, parser: argparse.ArgumentParser) -> Part:
-    if name not in PARTS:
-        parser.error(f"no part {name!r}; there are {'; '.join(PARTS)}")
-    return PARTS[name]
 
 
 def union(parts: Sequence[Part]) -> Part:
@@ -156,7 +153,7 @@ def measured(
     [of_seeds] = base.scores.values()
     scores = {BASE: of_seeds, **({ENSEMBLE: [np.mean(of_seeds, axis=0)]} if seeds > 1 else {})}
     for name in parts:
-        scores |= {n: s for n, s in base.beside(name, found[name]).scores.items() if n == name}
+        scores[name] = base.beside(name, found[name]).scores[name]
     return compared(base, scores, draws) | {
         "settings": {name: [*part.settings, *([f"data: {part.data}"] if part.data else [])] for name, part in parts.items()},
         "rolling": rolling,

@@ -21,6 +21,7 @@ from home_dist.prepare.days import DAY_MS
 from home_dist.prepare.kuairand import KuaiRandOptions, prepare_kuairand
 from home_dist.prepare.kuairand.files import read_source
 from home_dist.prepare.kuairand.log import GROUPS, Log
+from home_dist.prepare.kuairand.statistics import seen
 from home_dist.prepare.kuairand.stored import read_stored
 from home_dist.prepare.rates import base_rates, log_odds
 from home_dist.prepare.written_vocabulary import published_keys
@@ -44,6 +45,7 @@ def decayed_rates(log: Log) -> dict[str, Floats]:
     weight = np.round(_SCALE * 2.0 ** ((log.time - log.time.max()) / HALF_LIFE_MS)).astype(np.int64)
     grown = 2.0 ** ((log.time.max() - log.time) / HALF_LIFE_MS) / _SCALE
     everyone = AsOf(np.zeros(len(log), np.int64), log.time, np.zeros(len(log), np.int64), log.time)
+    bases = {b: base_rates(*seen(log, everyone, b)) for b in RATED}
     found: dict[str, Floats] = {}
     for name, (ids, behaviours, strength) in keys.items():
         key = codes(published_keys(ids))
@@ -53,7 +55,7 @@ def decayed_rates(log: Log) -> dict[str, Floats]:
         for behaviour in behaviours:
             of = before.sum(weight * log.watch_known) * grown if behaviour in WATCH else counted
             happened = before.sum(weight * log.happened[behaviour]) * grown
-            found[f"{name}_decayed_{behaviour}"] = log_odds(happened, of, _base(log, everyone, behaviour), strength)
+            found[f"{name}_decayed_{behaviour}"] = log_odds(happened, of, bases[behaviour], strength)
     return found
 
 
@@ -65,14 +67,9 @@ def rates_by_hour(log: Log) -> dict[str, Floats]:
     everyone = AsOf(np.zeros(len(log), np.int64), log.time, np.zeros(len(log), np.int64), log.time)
     found = {"user_hours_count": np.log1p(before.count())}
     for behaviour in WATCH:
-        happened, of = before.sum(log.happened[behaviour]), before.sum(log.watch_known)
-        found[f"user_hours_{behaviour}"] = log_odds(happened, of, _base(log, everyone, behaviour), 5.0)
+        base = base_rates(*seen(log, everyone, behaviour))
+        found[f"user_hours_{behaviour}"] = log_odds(*seen(log, before, behaviour), base, 5.0)
     return found
-
-
-def _base(log: Log, everyone: AsOf, behaviour: str) -> Floats:
-    of = everyone.sum(log.watch_known) if behaviour in WATCH else everyone.count()
-    return base_rates(everyone.sum(log.happened[behaviour]), of)
 
 
 VARIANTS: Mapping[str, KuaiRandOptions] = {

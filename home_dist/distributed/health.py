@@ -272,7 +272,7 @@ def _lost(here: Health) -> DistributedError:
     )
 
 
-_watched = threading.Event()
+_leaving = threading.Event()
 
 
 def watch_while_gpus_wait() -> None:
@@ -280,21 +280,21 @@ def watch_while_gpus_wait() -> None:
     then, and its error is told. One of NCCL leaves the main thread waiting for its GPU until torch's watchdog ends the process
     after `distributed.timeout`, and tells nothing of other ranks; this thread takes half as long."""
     if _here is not None and _here.meets:
-        _watched.clear()
+        _leaving.clear()
         threading.Thread(target=_watch, args=(_here,), name="next rank", daemon=True).start()
 
 
 def stop_watching() -> None:
     """Before ranks leave."""
-    _watched.set()
+    _leaving.set()
 
 
 def _watch(here: Health) -> None:
     try:
-        here.watch(_watched, here.patience / 2)
+        here.watch(_leaving, here.patience / 2)
     except Silence:
         lost = _lost(here)
-        if not _watched.is_set():
+        if not _leaving.is_set():
             print(f"error: {lost}", file=sys.stderr, flush=True)
             os._exit(lost.exit_code)
 

@@ -251,8 +251,7 @@ def mix_sums(
         )  # fmt: skip
     if in_place:
         mix_inner_(grad, y, activation, gates, None, None, None, dropout)
-    sums = parts.sum(0) if norm else parts[:, :1].sum(0)
-    return gate_grad[0] if columns == 1 else gate_grad.sum(0), sums[0], sums[1] if norm else None
+    return tiled.summed(gate_grad, parts, norm)
 
 
 def mix_inner_(

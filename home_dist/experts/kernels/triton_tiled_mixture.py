@@ -271,7 +271,11 @@ def mix_sums(
     _backward(
         "triton::mix_sums", tiles, samples, grad, y, activation, gates, (None, None, None), dropout, gate_grad, parts, in_place
     )
-    norm = activation.scale is not None
+    return summed(gate_grad, parts, activation.scale is not None)
+
+
+def summed(gate_grad: torch.Tensor, parts: torch.Tensor, norm: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Over tiles: gate_grad (tiles of D, K, B, E), parts (tiles of samples, 2, E, D). What `mix_sums` returns."""
     sums = parts.sum(0) if norm else parts[:, :1].sum(0)
     return gate_grad[0] if len(gate_grad) == 1 else gate_grad.sum(0), sums[0], sums[1] if norm else None
 

@@ -59,7 +59,7 @@ def past_statistics(log: Log, side: Side, stored: StoredEvents, day_start: Ints)
         "length": np.where(log.duration_ms > 0, np.searchsorted(LENGTH_MS, log.duration_ms), -1),
     }
     everyone = AsOf(np.zeros(len(log), np.int64), log.time, np.zeros(len(log), np.int64), log.time)
-    bases = {b: base_rates(*_seen(log, everyone, b)) for b in _ALL}
+    bases = {b: base_rates(*seen(log, everyone, b)) for b in _ALL}
     columns: Columns = {}
     for name, (parts, behaviours, strength) in _KEYS.items():
         if any((keys[p] < 0).all() for p in parts):
@@ -75,7 +75,7 @@ def past_statistics(log: Log, side: Side, stored: StoredEvents, day_start: Ints)
                 columns[f"{prefix}_count"] = np.log1p(events.count())
             for behaviour in rated:
                 known = daily if daily is not None and behaviour in GROUPS["interaction"] else events
-                columns[f"{prefix}_{behaviour}"] = log_odds(*_seen(log, known, behaviour), bases[behaviour], strength)
+                columns[f"{prefix}_{behaviour}"] = log_odds(*seen(log, known, behaviour), bases[behaviour], strength)
     columns.update(_of_watching(log))
     columns.update(_of_session(log))
     columns.update(_of_stored(log, stored, bases))
@@ -98,7 +98,7 @@ def month_statistics(log: Log, side: Side) -> Columns:
     return {f"month_{n}": np.log1p(np.maximum(v, 0)) for n, v in side.month_counts.items()}
 
 
-def _seen(log: Log, events: AsOf, behaviour: str) -> tuple[Ints, Ints]:
+def seen(log: Log, events: AsOf, behaviour: str) -> tuple[Ints, Ints]:
     """(Q,) how often a behaviour happened before, and in how many events it could be known: watch labels need a duration."""
     known = events.sum(log.watch_known) if behaviour in _WATCH else events.count()
     return events.sum(log.happened[behaviour]), known
