@@ -7,6 +7,7 @@ Imports of this library alone that torch, triton, numpy and pydantic satisfy.
 
 import argparse
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from home_dist.config.model import MODELS  # noqa: E402
 from home_dist.config.sequence import ENCODERS  # noqa: E402
 from home_dist.experts import ExpertBank, FeatureGate, SparseBank, Towers  # noqa: E402
 from home_dist.experts.kernels import Kernel, KernelUser  # noqa: E402
+from home_dist.layers.program import program  # noqa: E402
 from home_dist.models import TaskGroups, build_model  # noqa: E402
 from home_dist.sequence import EncoderInputs, History  # noqa: E402
 from home_dist.sequence.history import HostLengths  # noqa: E402
@@ -291,10 +293,14 @@ def dense_half(kind: str, precision: str, quick: bool) -> DenseHalf:
     return half
 
 
-def step_of(half: nn.Module, v: torch.Tensor, labels: torch.Tensor) -> Callable[[], object]:
+def step_of(
+    half: nn.Module, v: torch.Tensor, labels: torch.Tensor, loss: Callable[..., torch.Tensor] | None = None
+) -> Callable[[], object]:
+    """loss: the half's, as a program."""
+
     def run() -> None:
         clear(half, v)
-        half(v, labels).backward()
+        (half if loss is None else loss)(v, labels).backward()
 
     return run
 
@@ -335,12 +341,12 @@ def models(quick: bool) -> None:
                 tell(f"{kind}, {precision}", error=f"{type(error).__name__}: {str(error)[:300]}")
     if ON_GPU and not quick:
         plain = DenseHalf(HomeOfModules(dense_half("home", "fp32", quick).model, TASKS), out).to(DEVICE)
-        compiled = torch.compile(plain, dynamic=False)
+        fused = torch.compile(plain, dynamic=False)
 
         def step() -> None:
             clear(plain, v)
             with torch.autocast("cuda", torch.bfloat16):
-                loss = compiled(v, labels)
+                loss = fused(v, labels)
             loss.backward()
 
         tell("home of plain modules, compiled, bf16", samples_per_s=samples / in_turns({"plain": step}, 7)["plain"])
@@ -352,6 +358,30 @@ def with_graph(half: nn.Module, v: torch.Tensor, labels: torch.Tensor, samples: 
         return {"samples_per_s": samples / in_turns({"graph": replay}, 7)["graph"]}
     except Exception as error:
         return {"error": f"{type(error).__name__}: {str(error)[:200]}"}
+
+
+def compiled(quick: bool) -> None:
+    """Samples/s of dense halves as kernel.backend = "compile" computes them, without and with kernel.cuda_graphs, beside the
+    Triton kernels: which is to be the default is what this decides."""
+    samples, width, _, _ = size_of_models(quick)
+    v, labels = inputs_of(samples, width)
+    for precision in ("bf16", "fp32") if ON_GPU else ("fp32",):
+        kind = "home" if ON_GPU else "mmoe"  # a CPU's compiler takes a minute for HoME
+        half, plain = dense_half(kind, precision, quick), dense_half(kind, precision, quick)
+        use(plain, "eager", precision)
+        steps, first = {"triton": step_of(half, v, labels)}, {}
+        for name, cuda_graphs in (("compile", False), ("compile, CUDA graphs", True))[: 2 if ON_GPU else 1]:
+            step = step_of(plain, v, labels, program(plain, cuda_graphs))
+            began = time.perf_counter()
+            try:
+                for _ in range(3):  # graphs are recorded in the second step
+                    step()
+                first[name], steps[name] = time.perf_counter() - began, step
+            except Exception as error:
+                tell(f"{kind}, {precision}, {name}", error=f"{type(error).__name__}: {str(error)[:300]}")
+        for name, seconds in in_turns(steps, 7 if ON_GPU else 1).items():
+            more = {"first_steps_s": first[name]} if name in first else {}
+            tell(f"{kind}, {precision}, {name}", samples_per_s=samples / seconds, **more)
 
 
 def encoders(samples: int, length: int) -> list[tuple[str, Callable[[], object]]]:
@@ -396,7 +426,7 @@ def histories(quick: bool) -> None:
                 tell(f"{name}, {length} events", error=f"{type(error).__name__}: {str(error)[:300]}")
 
 
-STEPS = {f.__name__.replace("_", " "): f for f in (machine, kernels, waits, bank, sparse_bank, models, histories)}
+STEPS = {f.__name__.replace("_", " "): f for f in (machine, kernels, waits, bank, sparse_bank, models, histories, compiled)}
 
 
 def main() -> None:

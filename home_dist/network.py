@@ -281,11 +281,8 @@ class Head(nn.Module):
             self.averages = Averages(self, config.train.ema.decay, without=("weighting.", "features.replicated."))
         self.check: StepCheck | None = None
         """If set, refuses training steps that are not finite."""
-        self._program: Callable[..., torch.Tensor] | None = None
-
-    def compile_steps(self) -> None:
-        """Training steps compute `logits` as one program of torch.compile, made at the first; evaluations do not."""
-        self._program = torch.compile(self.logits, fullgraph=True, dynamic=False)
+        self.program: Callable[..., torch.Tensor] | None = None
+        """If set, training steps compute `logits` by it; evaluations do not."""
 
     def forward(
         self,
@@ -307,7 +304,7 @@ class Head(nn.Module):
         v, encoded = self.features(batch, bags, weighted, events)
         if self.weighting.looks and self.training and not v.requires_grad:
             v = v.requires_grad_()  # of dense values alone
-        logits = (self._program if training and self._program else self.logits)(v, batch.dense, batch.mask)
+        logits = (self.program if training and self.program else self.logits)(v, batch.dense, batch.mask)
         weights = batch.weights * batch.mask.unsqueeze(1)
         requests = batch.requests if self.training and self.objectives.within else None
         on_host = None if batch.on_host is None else batch.on_host.requests

@@ -13,6 +13,10 @@ class KernelSection(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of matrix products in experts and, by torch's autocast, in history encoders (but DIN's on a CPU) and towers. Parameters,
     sums, statistics and losses are always fp32."""
+    cuda_graphs: bool = False
+    """On a GPU, with backend = "compile": the program's kernels are recorded as CUDA graphs in the first steps, and later steps
+    launch them with one call each, forward and backward. The graphs keep their memory. Not with train.accumulate above 1:
+    torch's graphs overwrite gradients that wait for the next step."""
     tf32: bool = False
     """On a GPU: torch's fp32 products round their operands to TF32, which is faster. Those of the Triton kernels do not."""
     deterministic: bool = False

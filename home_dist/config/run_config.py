@@ -96,6 +96,16 @@ class RunConfig(Section):
                 'kernel.backend = "compile": samples that travel to experts of other ranks are counted in each step, which no '
                 'program holds. Set distributed.expert_parallel = 1, or kernel.backend = "auto"'
             )
+        if self.kernel.cuda_graphs and self.kernel.backend != "compile":
+            raise ValueError(
+                f'kernel.cuda_graphs records the program that kernel.backend = "compile" makes, and the backend is '
+                f'"{self.kernel.backend}": set it, or leave out kernel.cuda_graphs'
+            )
+        if self.kernel.cuda_graphs and accumulate > 1:
+            raise ValueError(
+                f"kernel.cuda_graphs: torch's graphs overwrite gradients that wait for the next step. Set train.accumulate = 1 "
+                f"(it is {accumulate}), or leave out kernel.cuda_graphs"
+            )
         if self.checkpoint.best == "stop" and self.train.stop is None:
             raise ValueError('checkpoint.best = "stop" means the metric of train.stop, which is not set')
         if self.train.stop is not None and self.checkpoint.best != "stop":

@@ -110,7 +110,7 @@ class ExpertBank(KernelUser):
         self._check(inputs, gates, mask, sees)
         operands = self._operands()
         backend, precision = self.kernel.backend if operands.inside is None else "eager", self.kernel.precision
-        dropout = Dropout.drawn(self.dropout) if self.training else None
+        dropout = Dropout.drawn(self.dropout, gates.device) if self.training else None
         if backend == "cpu":
             return cpu_bank.mixed(operands, inputs, gates, mask, precision, dropout)
         inputs = list(inputs)

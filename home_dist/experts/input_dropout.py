@@ -15,7 +15,7 @@ class InputDropout(KernelUser):
         self.rate = rate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        dropout = Dropout.drawn(self.rate) if self.training and self.kernel.backend == "cpu" else None
+        dropout = Dropout.drawn(self.rate, x.device) if self.training and self.kernel.backend == "cpu" else None
         if dropout is None:
             return nn.functional.dropout(x, self.rate, self.training)
         return dropped_on_cpu(x, dropout)

@@ -81,7 +81,7 @@ class SparseBank(ExpertBank):
     def _mixed(
         self, x: torch.Tensor, chosen: torch.Tensor, gates: torch.Tensor, mask: torch.Tensor | None, per_sample: int
     ) -> torch.Tensor:
-        dropout = Dropout.drawn(self.dropout) if self.training else None
+        dropout = Dropout.drawn(self.dropout, x.device) if self.training else None
         arguments = (self._operands(), x, chosen, gates, mask, self.kernel.precision, dropout)
         if self.kernel.backend == "cpu":
             return sparse_cpu.mixed(*arguments)

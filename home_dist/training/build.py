@@ -22,6 +22,7 @@ from home_dist.embeddings.sharding import drawing_nothing, sharders
 from home_dist.errors import ConfigError, UserError
 from home_dist.experts import kernels
 from home_dist.experts.share import held_apart, shares
+from home_dist.layers.program import program
 from home_dist.layers.step_check import LARGEST, LARGEST_FP16, StepCheck
 from home_dist.network import Head, Network
 from home_dist.objectives import Objectives
@@ -71,7 +72,7 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
     kernel = kernels.select(network, config.kernel, ranks.device, kernel)
     network.head.features.bf16 = kernel.precision == "bf16"
     if kernel.backend == "compile":
-        network.head.compile_steps()
+        network.head.program = program(network.head.logits, config.kernel.cuda_graphs)
     sent = codecs(exchange, ranks.device, config.train.batch_size, config.embedding.dim)
     with drawing_nothing(), _hosts_of(machines):
         model = DistributedModelParallel(

@@ -20,23 +20,25 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("data"), rows=960, files=3, row_group=60)
+    return make_data(tmp_path_factory.mktemp("data"), rows=700, files=3, row_group=60)
 
 
 def losses(folder, data, backend, name):
-    """step -> loss"""
+    """step -> loss. The last batch of the rows is not full."""
     folder.mkdir()
     ranks, options = RUNS[name]
     config = make_config(folder, data, batch_size=64 // ranks)
     line = f"{name} {COMMON} kernel.backend={backend} {options}"
     ended = run_module(ranks, "tests.distributed.train_kinds", config, line)
     assert f"expert kernel: {backend}, fp32" in ended.text
+    assert "Recompiling" not in ended.text  # shapes stay: CUDA graphs take no others
     return {step: float(loss) for step, loss in ended.losses().items()}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_compiled_steps_have_the_losses_of_eager(name, data, tmp_path):
+def test_compiled_steps_have_the_losses_of_eager(name, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_LOGS", "recompiles")
     found, expected = (losses(tmp_path / backend, data, backend, name) for backend in ("compile", "eager"))
     assert found.keys() == expected.keys() == set(range(1, 13))
     assert found == pytest.approx(expected, abs=2e-4)
@@ -66,9 +68,12 @@ def test_a_compiled_run_goes_on_to_the_bit(data, tmp_path):
     assert resumed == {s: whole[s] for s in resumed}
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=[] if k in ("home", "smes") else [pytest.mark.slow]) for k in MODELS])
-def test_every_kind_is_one_graph(kind, data, tmp_path):
-    """Without a compiler: dynamo traces, autograd's operators run as they are. Logits and gradients are eager's."""
+def options_of(kind):
+    return [o for o in OPTIONS.get(kind, "").split(" ") if o]
+
+
+def head_and_inputs(folder, data, *options):
+    """A head whose modules compute by plain operators, and v, dense values and mask of 32 samples, 3 of them padding."""
     import torch
 
     from home_dist.config import KernelSection, load_config
@@ -76,16 +81,24 @@ def test_every_kind_is_one_graph(kind, data, tmp_path):
     from home_dist.network import Head
     from home_dist.schema import build_layout, load_schema
 
-    options = [o for o in OPTIONS.get(kind, "").split(" ") if o]
-    config = load_config(make_config(tmp_path, data), [f"model.kind={kind}", "model.dropout=0", *options])
+    config = load_config(make_config(folder, data), list(options))
     schema = load_schema(config.schema_path())
     layout = build_layout(schema, config)
     torch.manual_seed(0)
     head = Head(schema, layout, config).train()
     select(head, KernelSection(backend="compile"), torch.device("cpu"))
-    state = {name: value.clone() for name, value in head.state_dict().items()}
-    v, dense, mask = torch.randn(32, head.features.width), torch.randn(32, layout.dense_width), torch.ones(32)
+    mask = torch.ones(32)
     mask[-3:] = 0
+    return head, torch.randn(32, head.features.width), torch.randn(32, layout.dense_width), mask
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[] if k in ("home", "smes") else [pytest.mark.slow]) for k in MODELS])
+def test_every_kind_is_one_graph(kind, data, tmp_path):
+    """Without a compiler: dynamo traces, autograd's operators run as they are. Logits and gradients are eager's."""
+    import torch
+
+    head, v, dense, mask = head_and_inputs(tmp_path, data, f"model.kind={kind}", "model.dropout=0", *options_of(kind))
+    state = {name: value.clone() for name, value in head.state_dict().items()}
 
     def results(logits):
         head.load_state_dict(state)
@@ -102,13 +115,44 @@ def test_every_kind_is_one_graph(kind, data, tmp_path):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("other", ["train.recompute_experts=true", "distributed.expert_parallel=2"])
-def test_what_is_no_part_of_a_program_is_refused(other, data, tmp_path):
+@pytest.mark.parametrize("kind", ["home", "smes"])
+def test_a_program_takes_no_number_from_the_host(kind, data, tmp_path):
+    """CUDA graphs would repeat it in each step: dropout would drop the same outputs for ever."""
+    import torch
+
+    head, v, dense, mask = head_and_inputs(tmp_path, data, f"model.kind={kind}", "model.dropout=0.3", *options_of(kind))
+    graphs = []
+
+    def looked_at(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    compiled = torch.compile(head.logits, backend=looked_at, fullgraph=True, dynamic=False)
+    first, second = compiled(v, dense, mask), compiled(v, dense, mask)
+    assert not torch.equal(first, second)
+    [graph] = graphs  # the second call made no other one
+    values = [node.meta["example_value"] for node in graph.graph.nodes if "example_value" in node.meta]
+    assert len(values) > 20
+    assert not [v for v in values if isinstance(v, torch.SymInt | torch.SymFloat)]
+    assert not [n for n in graph.graph.nodes if str(n.target) in ("item", "tolist", "numpy")]
+
+
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        ("train.recompute_experts", ["kernel.backend=compile", "train.recompute_experts=true"]),
+        ("distributed.expert_parallel", ["kernel.backend=compile", "distributed.expert_parallel=2"]),
+        ("kernel.cuda_graphs", ["kernel.cuda_graphs=true"]),
+        ("train.accumulate = 1 ", ["kernel.backend=compile", "kernel.cuda_graphs=true", "train.accumulate=2"]),
+    ],
+)
+def test_what_is_no_part_of_a_program_is_refused(key, settings, data, tmp_path):
     from home_dist.config import load_config
     from home_dist.errors import ConfigError
 
-    with pytest.raises(ConfigError, match=other.partition("=")[0]):
-        load_config(make_config(tmp_path, data), ["kernel.backend=compile", other])
+    with pytest.raises(ConfigError, match=key):
+        load_config(make_config(tmp_path, data), settings)
 
 
 def test_without_a_compiler_it_is_refused_before_anything_is_done(data, tmp_path, monkeypatch):

@@ -60,7 +60,7 @@ def test_places_beyond_32_bits_start_anew():
 def test_as_many_are_dropped_as_wanted_and_independently(rate):
     torch.manual_seed(0)
     like = torch.zeros(4, 500, 64)
-    kept = torch.stack([Dropout.drawn(rate).factors(like) > 0 for _ in range(8)]).double()
+    kept = torch.stack([Dropout.drawn(rate, like.device).factors(like) > 0 for _ in range(8)]).double()
     off = kept - (1 - rate)
     spread = (rate * (1 - rate)) ** 0.5
     assert off.mean().abs() < 4 * spread / kept.numel() ** 0.5

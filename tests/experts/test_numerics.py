@@ -51,7 +51,7 @@ def test_the_keys_on_a_gpu(restored):
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
-@pytest.mark.parametrize("key", ["tf32", "deterministic"])
+@pytest.mark.parametrize("key", ["tf32", "deterministic", "cuda_graphs"])
 def test_refused_where_they_have_no_effect(restored, key):
     before = settings()
     with pytest.raises(ConfigError, match=f"kernel.{key} = true: this run is on cpu, which .*Leave it out"):

@@ -16,22 +16,28 @@ _WORD = 0xFFFFFFFF
 
 
 class Dropout(NamedTuple):
-    first: int
-    """The key of the first round, 32 bits."""
-    second: int
-    """The key of the second round, 32 bits."""
+    first: int | torch.Tensor
+    """The key of the first round, 32 bits; inside a program of torch.compile an int64 tensor ()."""
+    second: int | torch.Tensor
+    """The key of the second round, likewise."""
     threshold: int
     """An output is dropped if its hash is smaller: the rate times 2^32."""
     factor: float
     """Kept outputs are multiplied by 1 / (1 - rate)."""
 
     @staticmethod
-    def drawn(rate: float) -> "Dropout | None":
-        """Draws the keys from torch's CPU generator, which training seeds by the step. None if the rate is 0."""
+    def drawn(rate: float, device: torch.device) -> "Dropout | None":
+        """Draws the keys from torch's CPU generator, which training seeds by the step. None if the rate is 0.
+
+        Inside a program of torch.compile the device's generator draws them: numbers from the host would be no part of it, and
+        CUDA graphs would drop the same outputs in each step."""
         threshold = round(rate * (_WORD + 1))
         if not threshold:
             return None
-        first, second = torch.randint(_WORD + 1, (2,)).tolist()
+        if torch.compiler.is_compiling():
+            first, second = torch.randint(_WORD + 1, (2,), device=device).unbind()
+        else:
+            first, second = torch.randint(_WORD + 1, (2,)).tolist()
         return Dropout(first, second, threshold, 1 / (1 - rate))
 
     def factors(self, x: torch.Tensor) -> torch.Tensor:

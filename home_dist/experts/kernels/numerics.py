@@ -1,4 +1,4 @@
-"""How torch's own operators round on a GPU, and whether they give the same bits in each run: [kernel] tf32, deterministic."""
+"""Settings of [kernel] for GPUs alone: how torch's own operators round, and whether each run gives the same bits."""
 
 import os
 
@@ -8,6 +8,12 @@ from home_dist.config import KernelSection
 from home_dist.errors import ConfigError
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+_ONLY_GPUS = {
+    "cuda_graphs": "has no CUDA graphs",
+    "tf32": "has no TF32",
+    "deterministic": "gives the same bits in each run in any case",
+}
+"""By key: why another device has no use for it."""
 
 
 def set_numerics(wanted: KernelSection, device: torch.device) -> None:
@@ -16,9 +22,8 @@ def set_numerics(wanted: KernelSection, device: torch.device) -> None:
     Before the process's first matrix product on a GPU: cuBLAS reads its workspace's size once.
     """
     if device.type != "cuda":
-        for key in ("tf32", "deterministic"):
+        for key, why in _ONLY_GPUS.items():
             if getattr(wanted, key):
-                why = {"tf32": "has no TF32", "deterministic": "gives the same bits in each run in any case"}[key]
                 raise ConfigError(f"kernel.{key} = true: this run is on {device.type}, which {why}. Leave it out")
         return
     if wanted.tf32 and torch.cuda.get_device_capability(device) < (8, 0):

@@ -31,5 +31,5 @@ def keys(dropout: Dropout | None) -> tuple[int, int, int, float]:
     """The keys and the threshold as signed 32-bit words, and the factor: all values then have one type, and one kernel."""
     if dropout is None:
         return 0, 0, 0, 1.0
-    first, second, threshold = (word - (word >> 31 << 32) for word in dropout[:3])
+    first, second, threshold = (word - (word >> 31 << 32) for word in map(int, dropout[:3]))
     return first, second, threshold, dropout.factor
