@@ -140,6 +140,11 @@ class _Handed(BaseHTTPRequestHandler):
             raw += line
         return raw + line
 
+    def handle_expect_100(self):
+        goes_on = super().handle_expect_100()
+        self.wfile.flush()  # else a client waits a second before it sends each body
+        return goes_on
+
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _hand  # noqa: N815
 
     def log_message(self, *_):

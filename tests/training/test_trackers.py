@@ -21,27 +21,26 @@ pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 EXTRAS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
-def made(folder, packages, on_top):
-    """Python of an environment with packages of its own. on_top: it has this one's as well, where it has no other version."""
+def made(folder, packages):
+    """Python of an environment with packages of its own, and this one's where it has no other version."""
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    if on_top:
-        [site] = folder.glob("lib/python*/site-packages")
-        (site / "beneath.pth").write_text("\n".join(p for p in sys.path if p.endswith("site-packages")))
-    command = [folder / "bin" / "python", "-m", "pip", "install", "-q", *packages]
+    [site] = folder.glob("lib/python*/site-packages")
+    (site / "beneath.pth").write_text("\n".join(p for p in sys.path if p.endswith("site-packages")))
+    command = [folder / "bin" / "python", "-m", "pip", "install", "-q", "--no-compile", *packages]
     subprocess.run(command, check=True, capture_output=True, timeout=900)
     return folder / "bin" / "python"
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
-    return made(tmp_path_factory.mktemp("client") / "venv", [*EXTRAS["mlflow"], *EXTRAS["wandb"]], on_top=True)
+    return made(tmp_path_factory.mktemp("client") / "venv", [*EXTRAS["mlflow"], *EXTRAS["wandb"]])
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """Python with MLflow's server, of the client's version."""
     version = EXTRAS["mlflow"][0].partition("==")[2]
-    return made(tmp_path_factory.mktemp("server") / "venv", [f"mlflow=={version}"], on_top=False)
+    return made(tmp_path_factory.mktemp("server") / "venv", [f"mlflow=={version}"])
 
 
 @contextmanager
