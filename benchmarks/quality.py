@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,10 @@ from home_dist.schema import load_schema  # noqa: E402
 
 CONFIG, DATA = ROOT / "configs" / "kuairand_pure.toml", ROOT / "examples" / "kuairand_pure"
 METRICS = ("AUC", "GAUC")
+ENSEMBLE = "mean of HoME's seeds"
+"""A system of its own: of each row the mean of the predictions of all seeds."""
+COMPARED = {"HoME": "home_minus", ENSEMBLE: "ensemble_minus"}
+"""By system: the part of a result that compares it with others."""
 EFFECT = 0.005
 """Of mean GAUC: half a percent, as papers tell it."""
 ROLLING, GRID = "8:12", "train.epochs=1,2,3"
@@ -121,8 +125,11 @@ def measured(
     pool = with_baselines(
         pool, runs, origins_of(rolling), {LOGISTIC: 1, **({TREES: seeds[1]} if seeds[1] else {})}, split, effort, say
     )
+    needed = power(pool, draws >= 1000)
+    if seeds[0] > 1:
+        pool = replace(pool, scores=pool.scores | {ENSEMBLE: [np.mean(pool.scores["HoME"], axis=0)]})
     return compared(pool, draws) | {
-        "power": power(pool, draws >= 1000),
+        "power": needed,
         "rolling": rolling,
         "split": split,
         "grid": grid,
@@ -157,17 +164,20 @@ def compared(pool: Pool, resamples: int, level: float = 0.95) -> dict[str, Any]:
             / float((pool.labels[:, k] * pool.weights[:, k]).sum())
             for k, t in enumerate(pool.tasks)
         }
-    differences = {}
-    for other in drawn:
-        if other != "HoME":
-            between = [means["HoME"][index].minus(means[other][index]) for index in range(2)]
-            differences[other] = {
-                metric: asdict(b.interval(level=level)) | {"tasks": {t: asdict(b.interval(t, level)) for t in pool.tasks}}
-                for metric, b in zip(METRICS, between, strict=True)
-            }
+
+    def minus(system: str, other: str) -> dict[str, Any]:
+        between = [means[system][index].minus(means[other][index]) for index in range(2)]
+        return {
+            metric: asdict(b.interval(level=level)) | {"tasks": {t: asdict(b.interval(t, level)) for t in pool.tasks}}
+            for metric, b in zip(METRICS, between, strict=True)
+        }
+
+    differences = {"home_minus": {other: minus("HoME", other) for other in drawn if other not in ("HoME", ENSEMBLE)}}
+    if ENSEMBLE in drawn:
+        differences["ensemble_minus"] = {other: minus(ENSEMBLE, other) for other in drawn if other != ENSEMBLE}
     positives = {t: int(pool.labels[pool.weights[:, k] > 0, k].sum()) for k, t in enumerate(pool.tasks)}
     days = len(np.unique(pool.days))
-    return {"systems": systems, "home_minus": differences, "positives": positives, "rows": len(pool.users), "days": days}
+    return {"systems": systems, "positives": positives, "rows": len(pool.users), "days": days} | differences
 
 
 def power(pool: Pool, whole: bool) -> dict[str, Any]:
@@ -235,18 +245,22 @@ def systems_table(result: dict[str, Any]) -> list[str]:
 
 
 def differences_table(result: dict[str, Any]) -> list[str]:
-    lines = ["| HoME minus | AUC | interval | GAUC | interval |", "|---|---|---|---|---|"]
-    for name, found in result["home_minus"].items():
-        cells = [f"{d['estimate']:+.4f} | {d['low']:+.4f} to {d['high']:+.4f}" for d in (found["AUC"], found["GAUC"])]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
+    lines = []
+    for system, against in COMPARED.items():
+        if against in result:
+            lines += ["", f"| {system} minus | AUC | interval | GAUC | interval |", "|---|---|---|---|---|"]
+        for name, found in result.get(against, {}).items():
+            cells = [f"{d['estimate']:+.4f} | {d['low']:+.4f} to {d['high']:+.4f}" for d in (found["AUC"], found["GAUC"])]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines[1:]
 
 
 def claims(result: dict[str, Any]) -> list[str]:
-    """HoME is ahead beyond chance where the low end of the difference's interval is above 0."""
+    """A system is ahead beyond chance where the low end of the difference's interval is above 0."""
     return [
-        claim(f"{metric} of HoME minus {name}, low end of its interval", found[metric]["low"], 0.0, form="+.4f")
-        for name, found in result["home_minus"].items()
+        claim(f"{metric} of {system} minus {name}, low end of its interval", found[metric]["low"], 0.0, form="+.4f")
+        for system, against in COMPARED.items()
+        for name, found in result.get(against, {}).items()
         for metric in METRICS
     ]
 

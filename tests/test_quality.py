@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.calibration import causes
-from benchmarks.quality import claims, compared, look, power, table
+from benchmarks.quality import ENSEMBLE, claims, compared, differences_table, look, power, table
 from benchmarks.quality_pool import Pool, origins_of
 
 
@@ -31,6 +31,21 @@ def result() -> dict:
         "overrides": [],
         "tasks": pool.tasks,
     }
+
+
+def test_the_mean_of_seeds_is_compared_with_all():
+    pool = drawn()
+    pool.scores[ENSEMBLE] = [np.mean(pool.scores["HoME"], axis=0)]
+    found = compared(pool, 100)
+    assert found["home_minus"].keys() == {"logistic regression", "LightGBM"}
+    assert found["ensemble_minus"].keys() == {"HoME", "logistic regression", "LightGBM"}
+    area = np.mean([roc_auc_score(pool.labels[:, k], pool.scores[ENSEMBLE][0][:, k]) for k in range(2)])
+    ahead = found["ensemble_minus"]["HoME"]["AUC"]
+    assert ahead["estimate"] == pytest.approx(area - found["systems"]["HoME"]["AUC"]["mean"])
+    assert ahead["low"] > 0  # two seeds with noise of their own
+    lines = differences_table(found)
+    assert [line.split(" | ")[0] for line in lines if " minus |" in line] == ["| HoME minus", f"| {ENSEMBLE} minus"]
+    assert [line for line in claims(found) if line.startswith(f"claim: AUC of {ENSEMBLE} minus HoME, low end")]
 
 
 def test_figures_are_means_over_seeds_and_tasks():

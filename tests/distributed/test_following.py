@@ -119,19 +119,19 @@ def test_files_without_rows_end_no_run(tmp_path):
     empty = make_rows(1).slice(0, 0)
     pq.write_table(empty, data / "train" / "day=0" / "a.parquet")
     (data / "train" / "day=0" / "_SUCCESS").touch()
-    config = make_config(tmp_path, data)
+    config, options = make_config(tmp_path, data), [*OPTIONS, *settings(data__follow_idle_minutes=0.1)]
     for _ in range(2):  # the same command ends the same way again
-        alone = run(2, "train", config, *OPTIONS)
+        alone = run(2, "train", config, *options)
         assert alone.codes == [0, 0], alone.text
         assert "1 files without rows have arrived, such as day=0/a.parquet: passed over" in alone.text
     write(data, "day=2")
     pq.write_table(empty, data / "train" / "day=2" / "empty.parquet")
     (data / "train" / "day=2" / "_SUCCESS").touch()
-    together = run(2, "train", config, *OPTIONS)
+    together = run(2, "train", config, *options)
     assert together.codes == [0, 0], together.text
     assert f"3 files, {DAYS['day=2']} rows" in together.text
     (data / "train" / "day=3" / "_SUCCESS").touch()
     pq.write_table(empty, data / "train" / "day=3" / "b.parquet")
-    again = run(2, "train", config, *OPTIONS)
+    again = run(2, "train", config, *options)
     assert again.codes == [0, 0], again.text
     assert "1 files without rows have arrived, such as day=3/b.parquet: passed over" in again.text

@@ -88,6 +88,7 @@ def test_it_answers_as_the_trainer(serve, program, versions, rows):
         assert rows == "fp32" or largest > 0
 
 
+@pytest.mark.parametrize("trained", ["pretrained", "managed"], indirect=True, scope="module")  # which have all kinds of files
 def test_what_is_damaged_is_refused(serve, program, versions, tmp_path):
     to = tmp_path / "out"
     shutil.copytree(versions / "fp32", to)
@@ -111,6 +112,7 @@ def test_what_is_damaged_is_refused(serve, program, versions, tmp_path):
     assert "usage: serve PROGRAM VERSIONS" in serve(program, code=2)
 
 
+@pytest.mark.parametrize("trained", ["cut"], indirect=True, scope="module")
 def test_other_answers_are_too_far_apart(serve, program, trained, tmp_path, monkeypatch):
     answers, older = of_checkpoint.golden_requests, FewRows.of(source(trained, 2))
     monkeypatch.setattr(of_checkpoint, "golden_requests", lambda _, *rest: answers(older, *rest))
