@@ -2,6 +2,7 @@
 
     python benchmarks/recipe.py                # results/recipe.json, results/recipe.md
     python benchmarks/recipe.py --raw FOLDER   # with the parts that need the published files (pipelines/kuairand.py)
+    python benchmarks/recipe.py --parts "uncertainty weighting" --seeds 3 --name recipe_seeds    # one of them, with more seeds
     python benchmarks/recipe.py --quick        # one origin, two parts, few steps; writes nothing
 
 For each day t of 4 to 8 a model learns on days 1 to t and is compared on day t + 1; vocabularies, boundaries and rates are
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "recipe", help="folder for data and runs")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="of all parts")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--name", default="recipe", help="of the results' files; by default recipe")
     chosen = parser.parse_args()
     parts = {name: part for name, part in PARTS.items() if part.data is None or chosen.raw}
     for name in filter(None, [*chosen.parts.split(";"), *chosen.together.split(";")]):
@@ -108,8 +110,8 @@ def main() -> None:
         print(table(result))
     else:
         result = measured(chosen.runs, parts, chosen.raw, chosen.seeds, chosen.rolling, chosen.jobs, chosen.overrides, 1000)
-        write_result(chosen.out / "recipe.json", result | {"commit": commit()})
-        (chosen.out / "recipe.md").write_text(table(result) + "\n")
+        write_result(chosen.out / f"{chosen.name}.json", result | {"commit": commit()})
+        (chosen.out / f"{chosen.name}.md").write_text(table(result) + "\n")
         print(table(result))
     for line in claims(result):
         print(line)
