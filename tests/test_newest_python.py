@@ -23,6 +23,8 @@ def newest_python():
 @pytest.mark.e2e
 @pytest.mark.skipif(newest_python() is None, reason=f"no Python {NEWEST} is installed")
 def test_it_installs_and_trains(tmp_path):
+    if shutil.disk_usage(tmp_path).free < 15e9:
+        pytest.skip("torch's CUDA build, the only one that PyPI has for this Python, wants some 6 GB, and as much in passing")
     copy = tmp_path / "copy"
     shutil.copytree(REPOSITORY, copy, ignore=shutil.ignore_patterns(".venv*", ".git", "runs", "build", "*cache*", "*.egg-info"))
     config = copy / "configs" / "kuairand_pure.toml"
@@ -32,6 +34,8 @@ def test_it_installs_and_trains(tmp_path):
     command = ["make", "train", f"PYTHON={newest_python()}", "PLATFORM=cpu", "JOB=1x1"]
     try:
         ended = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=1500)
+        if ended.returncode and "[3/4]" not in ended.stdout and "connection broken by" in ended.stderr:
+            pytest.skip("no package index can be reached")
         assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
         version = subprocess.run([copy / ".venv/bin/python", "-V"], capture_output=True, text=True, check=True).stdout
         assert version.startswith(f"Python {NEWEST}.")
