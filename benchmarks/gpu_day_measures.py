@@ -26,7 +26,7 @@ def clear(module: nn.Module, *leaves: torch.Tensor) -> None:
         tensor.grad = None
 
 
-def _finished() -> None:
+def finished() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -41,10 +41,10 @@ def in_turns(systems: Mapping[str, Step], repeats: int) -> dict[str, float]:
             continue
         for _ in range(3):
             step()
-        _finished()
+        finished()
         began = time.perf_counter()
         step()
-        _finished()
+        finished()
         inner[name] = max(1, round(AT_LEAST / max(1e-6, time.perf_counter() - began)))
     found: dict[str, list[float]] = {name: [] for name in systems}
     for _ in range(repeats):
@@ -52,17 +52,17 @@ def in_turns(systems: Mapping[str, Step], repeats: int) -> dict[str, float]:
             began = time.perf_counter()
             for _ in range(inner[name]):
                 step()
-            _finished()
+            finished()
             found[name].append((time.perf_counter() - began) / inner[name])
     return {name: statistics.median(times) for name, times in found.items()}
 
 
 def peak_of(step: Step) -> int:
     """Bytes, on a GPU: the most that torch held during a step."""
-    _finished()
+    finished()
     torch.cuda.reset_peak_memory_stats()
     step()
-    _finished()
+    finished()
     return torch.cuda.max_memory_allocated()
 
 

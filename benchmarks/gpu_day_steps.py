@@ -20,7 +20,7 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from benchmarks.expert_bank_peers import HomeOfModules, Loop  # noqa: E402
-from benchmarks.gpu_day_measures import clear, graphed, in_turns, kept_bytes, peak_of, tell  # noqa: E402
+from benchmarks.gpu_day_measures import clear, finished, graphed, in_turns, kept_bytes, peak_of, tell  # noqa: E402
 from home_dist.config.model import MODELS  # noqa: E402
 from home_dist.config.sequence import ENCODERS  # noqa: E402
 from home_dist.experts import ExpertBank, FeatureGate, SparseBank, Towers  # noqa: E402
@@ -369,19 +369,20 @@ def compiled(quick: bool) -> None:
         kind = "home" if ON_GPU else "mmoe"  # a CPU's compiler takes a minute for HoME
         half, plain = dense_half(kind, precision, quick), dense_half(kind, precision, quick)
         use(plain, "eager", precision)
-        steps, first = {"triton": step_of(half, v, labels)}, {}
+        steps = {"triton": step_of(half, v, labels)}
         for name, cuda_graphs in (("compile", False), ("compile, CUDA graphs", True))[: 2 if ON_GPU else 1]:
             step = step_of(plain, v, labels, program(plain, cuda_graphs))
             began = time.perf_counter()
             try:
                 for _ in range(3):  # graphs are recorded in the second step
                     step()
-                first[name], steps[name] = time.perf_counter() - began, step
+                finished()
+                steps[name] = step
+                tell(f"{kind}, {precision}, {name}: first steps", seconds=time.perf_counter() - began)
             except Exception as error:
                 tell(f"{kind}, {precision}, {name}", error=f"{type(error).__name__}: {str(error)[:300]}")
         for name, seconds in in_turns(steps, 7 if ON_GPU else 1).items():
-            more = {"first_steps_s": first[name]} if name in first else {}
-            tell(f"{kind}, {precision}, {name}", samples_per_s=samples / seconds, **more)
+            tell(f"{kind}, {precision}, {name}", samples_per_s=samples / seconds)
 
 
 def encoders(samples: int, length: int) -> list[tuple[str, Callable[[], object]]]:

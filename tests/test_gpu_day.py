@@ -76,7 +76,11 @@ def test_a_whole_day_on_a_cpu(tmp_path):
     assert len(kernels) == 8
     assert all(item["right"] for item in kernels.values()), kernels
     assert set(found["steps"]["models"]["items"]) == {f"{m}, fp32" for m in ("home", "mmoe", "ple", "smes")}
-    assert list(found["steps"]["compiled"]["items"]) == ["mmoe, fp32, triton", "mmoe, fp32, compile"]
+    assert list(found["steps"]["compiled"]["items"]) == [
+        "mmoe, fp32, compile: first steps",
+        "mmoe, fp32, triton",
+        "mmoe, fp32, compile",
+    ]
     assert "claim:" not in done.stdout  # a CPU says nothing of a GPU's speed
     assert "No GPU: Triton's interpreter ran tiny sizes" in path.with_suffix(".md").read_text()
 

@@ -15,8 +15,8 @@ class KernelSection(Section):
     sums, statistics and losses are always fp32."""
     cuda_graphs: bool = False
     """On a GPU, with backend = "compile": the program's kernels are recorded as CUDA graphs in the first steps, and later steps
-    launch them with one call each, forward and backward. The graphs keep their memory. Not with train.accumulate above 1:
-    torch's graphs overwrite gradients that wait for the next step."""
+    launch them with one call each, forward and backward. The graphs keep their memory. Not with train.accumulate above 1, as
+    torch's graphs overwrite gradients that wait for the next step, nor with gradnorm, which takes a backward several times."""
     tf32: bool = False
     """On a GPU: torch's fp32 products round their operands to TF32, which is faster. Those of the Triton kernels do not."""
     deterministic: bool = False

@@ -106,6 +106,11 @@ class RunConfig(Section):
                 f"kernel.cuda_graphs: torch's graphs overwrite gradients that wait for the next step. Set train.accumulate = 1 "
                 f"(it is {accumulate}), or leave out kernel.cuda_graphs"
             )
+        if self.kernel.cuda_graphs and self.train.weighting.kind == "gradnorm":
+            raise ValueError(
+                "kernel.cuda_graphs: gradnorm passes several times through the backward of some steps, and graphs free what "
+                "the next pass reads. Choose another train.weighting, or leave out kernel.cuda_graphs"
+            )
         if self.checkpoint.best == "stop" and self.train.stop is None:
             raise ValueError('checkpoint.best = "stop" means the metric of train.stop, which is not set')
         if self.train.stop is not None and self.checkpoint.best != "stop":

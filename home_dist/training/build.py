@@ -72,7 +72,7 @@ def build(inputs: Inputs, ranks: Ranks, loaded: bool = False) -> Built:
     kernel = kernels.select(network, config.kernel, ranks.device, kernel)
     network.head.features.bf16 = kernel.precision == "bf16"
     if kernel.backend == "compile":
-        network.head.program = program(network.head.logits, config.kernel.cuda_graphs)
+        network.head.program = program(network.head.logits, config.kernel.cuda_graphs, network.head.weighting.looks)
     sent = codecs(exchange, ranks.device, config.train.batch_size, config.embedding.dim)
     with drawing_nothing(), _hosts_of(machines):
         model = DistributedModelParallel(
