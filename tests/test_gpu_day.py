@@ -26,6 +26,8 @@ class Some:
         top = name.partition(".")[0]
         if top in ALLOWED or top in sys.stdlib_module_names or top.startswith("_"):
             return importlib.machinery.PathFinder.find_spec(name, path, target)
+        carried = [p for p in path or sys.path if "setuptools/_vendor" in p]  # by setuptools itself
+        return importlib.machinery.PathFinder.find_spec(name, carried, target) if carried else None
 
 
 sys.meta_path[:] = [Some() if f is importlib.machinery.PathFinder else f for f in sys.meta_path]
