@@ -308,7 +308,9 @@ class Head(nn.Module):
         weights = batch.weights * batch.mask.unsqueeze(1)
         requests = batch.requests if self.training and self.objectives.within else None
         on_host = None if batch.on_host is None else batch.on_host.requests
-        sums = (self.objectives.losses(logits, batch.labels, weights, batch.durations, requests, on_host) * weights).sum(0)
+        taught = self.objectives.taught(batch.labels, batch.teachers) if training else None
+        losses = self.objectives.losses(logits, batch.labels, weights, batch.durations, requests, on_host, taught)
+        sums = (losses * weights).sum(0)
         weight_sums = weights.sum(0)
         if training:
             self.weighting.look(v, sums, batch.size)

@@ -119,7 +119,7 @@ def test_a_loss_of_the_model_enters_the_loss_and_is_told_apart():
         head = Head(make_schema(), layout, config)
         batch, bags, events = looked_up(layout)
         batch.labels, batch.weights, batch.durations = torch.ones(ROWS, 3), torch.ones(ROWS, 3), torch.ones(ROWS, 0)
-        batch.mask, batch.epoch, batch.step = torch.tensor([1.0, 1, 0]), 0, 1
+        batch.teachers, batch.mask, batch.epoch, batch.step = torch.zeros(0, 0), torch.tensor([1.0, 1, 0]), 0, 1
         loss, output = head(batch, keyed(bags, [i.key for i in layout.at("bag")]), None, events)
         losses.append(loss)
         told.append(output)

@@ -96,25 +96,37 @@ def score(
     schema: Annotated[
         str | None, typer.Option(help="schema.toml of the files; by default the nearest one in a folder around them.")
     ] = None,
+    others: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="Another program: predictions are the mean of all of them; several times."),
+    ] = None,
     keep: Annotated[list[str] | None, typer.Option(help="A column to copy beside the scores; several times.")] = None,
+    all_columns: Annotated[
+        bool, typer.Option("--all-columns", help="Copy all columns of the files, as data to train on (train.distillation).")
+    ] = False,
+    prefix: Annotated[str, typer.Option(help="Of the names of the scores' columns, such as teacher_.")] = "",
     rows: Annotated[int, typer.Option(min=1, help="Rows that are scored together.")] = 4096,
     compiled: Annotated[bool, typer.Option("--compiled", help="Run the program that AOTInductor compiled.")] = False,
     processes: Annotated[int | None, typer.Option(min=1, help="With --log: tasks at a time; by default one per core.")] = None,
     memory: Annotated[float, typer.Option(min=0.1, help="With --log: GB for its preparation, about.")] = 2.0,
 ) -> None:
-    """Score Parquet files, or a raw log, with an exported program: a column of predictions per task."""
+    """Score Parquet files, or a raw log, with an exported program, or the mean of several: a column of predictions per task."""
     if (data is None) == (log is None):
         raise UserError("name the Parquet files to score, or the description of a raw log with --log")
-    from home_dist.export.scoring import score_files, score_log
+    if all_columns and (keep or log is not None):
+        other = "--keep" if keep else "--log"
+        raise UserError(f"--all-columns copies all columns of prepared files: it does not go with {other}")
+    from home_dist.export.scoring import ScoreColumns, score_files, score_log
 
+    programs, beside = [program, *(others or [])], ScoreColumns(tuple(keep or ()), all_columns, prefix)
     if log is None:
-        count = score_files(program, data or "", out, keep or [], rows, compiled, schema)
+        count = score_files(programs, data or "", out, beside, rows, compiled, schema)
     else:
         from home_dist.prepare.generic import LogOptions
         from home_dist.prepare.progress import Progress
 
         options = LogOptions(processes=processes or len(os.sched_getaffinity(0)), memory=int(memory * 1e9))
-        count = score_log(program, log, out, keep or [], rows, compiled, Progress(), options)
+        count = score_log(programs, log, out, beside, rows, compiled, Progress(), options)
     print(f"{count:,} rows scored, written to {out}")
 
 

@@ -21,6 +21,11 @@ class ObjectiveSection(Section):
     def labels(self) -> Labels:
         return "number"
 
+    @property
+    def can_be_taught(self) -> bool:
+        """Whether `losses` also takes labels between the values of `labels`, such as a teacher's predictions."""
+        return False
+
 
 class WithinRequest(ObjectiveSection):
     """Keys of objectives with one logit that also learn the order within a request (`[data] request`)."""

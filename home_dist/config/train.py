@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from home_dist.config.distillation import DistillationSection
 from home_dist.config.section import Section
 from home_dist.config.stopping import Ema, StopSection
 from home_dist.config.weighting import Weighting, WeightingSection
@@ -49,3 +50,5 @@ class TrainSection(Section):
     """Ends the run when a metric of the validation split no longer improves."""
     weighting: Weighting = WeightingSection()
     """How losses are weighed beyond task_weights: "fixed", "uncertainty", "dwa", "gradnorm", or a section with settings."""
+    distillation: DistillationSection | None = None
+    """Tasks also learn a teacher's predictions, such as the mean of several runs'."""

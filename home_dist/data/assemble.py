@@ -28,7 +28,7 @@ class Assembler:
         self.once = requests and any(i.once for i in layout.inputs)
         self.columns = Columns.of(layout)
         self.dense_width, self.tasks, self.size = layout.dense_width, tasks, size
-        self.durations = len(layout.durations)
+        self.durations, self.teachers = len(layout.durations), len(layout.teachers)
         self.bag_keys = [i.key for i in layout.at("bag")]
         self.weighted_keys = [i.key for i in layout.at("weighted_bag")]
         self.weights_keys = [i.key for i in layout.weighted]
@@ -59,6 +59,7 @@ class Assembler:
             labels=self._gather(ranges, "labels", self.tasks, np.float32),
             weights=self._weights(ranges),
             durations=self._durations(ranges),
+            teachers=self._gather(ranges, "teachers", self.teachers, np.float32),
             mask=mask,
             groups=self._keys(ranges, "groups"),
             requests=self._keys(ranges, "requests") if self.requests else torch.zeros(0, dtype=torch.int64),

@@ -67,6 +67,9 @@ class Batch(Pipelineable):
     firsts: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     """(R,) int64, with `data.once_per_request`: the first sample of each request, ascending, which alone has the ids that the
     request's samples share. All padding is one request. Else (0,): every sample has its own ids."""
+    teachers: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    """(B, T) float32, in training with `train.distillation`: predictions of the teachers of T tasks (`InputLayout.teachers`), a
+    row's label where it has none. Else without columns."""
     epoch: int = 0
     step: int = 0
     """The epoch, and the step within it that training this batch completes. The batch carries the reader's position, so that

@@ -13,7 +13,7 @@ from home_dist.data.chunked import ChunkedColumns, Chunks
 from home_dist.data.column_reader import BadRows, ColumnReader
 from home_dist.data.decoded_rows import Columns, DecodedLists, DecodedRows
 from home_dist.data.files import DataFiles
-from home_dist.data.labels import read_durations, read_labels, refuse_durations, unusable_labels
+from home_dist.data.labels import read_durations, read_labels, read_teacher, refuse_durations, unusable_labels
 from home_dist.data.negatives import positive
 from home_dist.data.raw_rows import Heads, RawReader, RawRows
 from home_dist.data.runs import Runs
@@ -96,6 +96,10 @@ class Decoder:
             weighted=tuple(weights),
             groups=ChunkedColumns([] if group is None else [reader.groups(group)], starts),
             durations=ChunkedColumns(durations, starts),
+            teachers=ChunkedColumns(
+                [read_teacher(reader, c, labels[k], self.layout.labels[k].values) for k, c in self.layout.teachers.items()],
+                starts,
+            ),
             requests=ChunkedColumns([] if requests is None else [[requests]], starts),
             runs=runs,
         )

@@ -55,6 +55,8 @@ class Rows:
     groups: NDArray[np.int64]
     durations: NDArray[np.float32]
     """(rows, columns)"""
+    teachers: NDArray[np.float32]
+    """(rows, T)"""
     requests: NDArray[np.int64]
     """Keys of the rows' requests; (0,) without `data.request`."""
     runs: NDArray[np.int32] | None = None
@@ -97,6 +99,7 @@ class DecodedRows:
     """The tasks that have a column of weights."""
     groups: ChunkedColumns
     durations: ChunkedColumns
+    teachers: ChunkedColumns
     requests: ChunkedColumns
     runs: Runs | None = None
 
@@ -117,6 +120,8 @@ class DecodedRows:
         self.groups.gather(order, [groups] * len(self.groups))
         durations: NDArray[np.float32] = buffers.empty((rows, len(self.durations)), np.float32)
         self.durations.gather(order, list(durations.T))
+        teachers: NDArray[np.float32] = buffers.empty((rows, len(self.teachers)), np.float32)
+        self.teachers.gather(order, list(teachers.T))
         requests = np.zeros(rows if len(self.requests) else 0, np.int64)
         self.requests.gather(order, [requests] * len(self.requests))
         dense = buffers.empty((rows, self.dense.shape[1]), np.float32)
@@ -135,6 +140,7 @@ class DecodedRows:
             weights=weights,
             groups=groups,
             durations=durations,
+            teachers=teachers,
             requests=requests,
             runs=runs,
         )

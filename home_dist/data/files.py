@@ -81,12 +81,13 @@ def open_found(
     """Reads the footers of files. Files without rows are skipped, whatever their columns: some writers leave them, without
     types. rows_needed: raise DataError if no file has rows. request: columns that name a row's request."""
     uses = [(column, kind) for column, kinds in needed_columns(schema, layout).items() for kind in kinds]
+    teachers = tuple(layout.teachers.values())
     needed = by_column([*uses, *((column, "key") for column in request)])
     if store.local:
-        footers = [_footer(store, file, needed, request) for file in files]
+        footers = [_footer(store, file, needed, request, teachers) for file in files]
     else:
         with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
-            footers = list(pool.map(lambda file: _footer(store, file, needed, request), files))
+            footers = list(pool.map(lambda file: _footer(store, file, needed, request, teachers), files))
     groups = [RowGroup(i, g, rows) for i, f in enumerate(footers) for g, rows in enumerate(f.sizes) if rows]
     if not groups and rows_needed:
         where = store.show(files[0].path.rsplit("/", 1)[0])
@@ -133,7 +134,7 @@ class _Footer:
     row_values: float
 
 
-def _footer(store: Store, file: Found, needed: Uses, request: Sequence[str]) -> _Footer:
+def _footer(store: Store, file: Found, needed: Uses, request: Sequence[str], teachers: Sequence[str]) -> _Footer:
     opened = open_parquet(store, file.path)
     schema = opened.schema_arrow
     partition = {c: file.partition[c] for c in partition_values(store, file, schema, needed)}
@@ -142,6 +143,8 @@ def _footer(store: Store, file: Found, needed: Uses, request: Sequence[str]) -> 
         return _Footer([], [], {}, float(len(needed)))
     keys = {c: ("key",) for c in request if c not in partition}
     check_columns(store.show(file.path), schema, keys, asked_by="run's data.request")
+    taught = {c: ("number",) for c in teachers if c not in partition}
+    check_columns(store.show(file.path), schema, taught, asked_by="run's train.distillation")
     check_columns(store.show(file.path), schema, {c: k for c, k in needed.items() if c not in partition})
     leaves = [opened.schema.column(i).path for i in range(len(opened.schema))]
     read = [i for i, leaf in enumerate(leaves) if leaf.split(".")[0] in needed]
@@ -227,12 +230,13 @@ def needed_inputs(layout: InputLayout) -> Uses:
 
 
 def needed_columns(schema: Schema, layout: InputLayout) -> Uses:
-    """As `needed_inputs`, with labels, their weights and the group column of GAUC."""
+    """As `needed_inputs`, with labels, their weights, their teachers and the group column of GAUC."""
     uses = [(column, kind) for column, kinds in needed_inputs(layout).items() for kind in kinds]
     for task in schema.task:
         uses.append((task.column, "number"))
         if task.weight_column:
             uses.append((task.weight_column, "number"))
+    uses += [(column, "number") for column in layout.teachers.values()]
     if schema.group_column:
         uses.append((schema.group_column, "key"))
     return by_column(uses)
@@ -250,11 +254,18 @@ def _kind_of(item: IdInput) -> str:
     return f"{kind}s" if item.is_list else kind
 
 
+_ADVICE = {
+    "schema": "Prepare the data again, or leave the feature out with data.exclude",
+    "run's train.distillation": "Write it with `home-dist score --all-columns --prefix`, or correct the section's `prefix`",
+}
+
+
 def check_columns(path: str, schema: pa.Schema, needed: Mapping[str, Sequence[str]], asked_by: str = "schema") -> None:
     """Raises DataError, which names file and column, for a column that is missing, stands there more than once, or whose type
     does not fit one of its uses.
 
-    asked_by: who needs the columns, for messages: "schema", "draft", "program" or "run's data.request".
+    asked_by: who needs the columns, for messages: "schema", "draft", "program", "run's data.request" or "run's
+    train.distillation".
     """
     for column, kinds in needed.items():
         positions = schema.get_all_field_indices(column)
@@ -264,10 +275,9 @@ def check_columns(path: str, schema: pa.Schema, needed: Mapping[str, Sequence[st
             )
         if not positions:
             close = ", ".join(sorted(schema.names)[:20])
-            exclude = ", or leave the feature out with data.exclude" if asked_by == "schema" else ""
+            advice = _ADVICE.get(asked_by, "Prepare the data again")
             raise DataError(
-                f"{path}: column {column!r} is missing; the {asked_by} needs it. The file has: {close}, ... "
-                f"Prepare the data again{exclude}."
+                f"{path}: column {column!r} is missing; the {asked_by} needs it. The file has: {close}, ... {advice}."
             )
         kind = schema.field(positions[0]).type
         for wanted in kinds:

@@ -80,7 +80,7 @@ class Inputs:
         return Reader(
             self.files[split],
             self.schema,
-            self.layout,
+            self.layout.untaught,
             batch_size=self.config.train.batch_size * _EVALUATION_FACTOR,
             rank=ranks.rank,
             world_size=ranks.world_size,
@@ -125,6 +125,7 @@ def open_inputs(
     """
     named = {"train.task_weights.{}": tuple(config.train.task_weights), "data.tasks: {}": config.data.tasks}
     named["data.negatives.tasks: {}"] = config.data.negatives.tasks if config.data.negatives is not None else ()
+    named["train.distillation.tasks: {}"] = config.train.distillation.tasks if config.train.distillation is not None else ()
     named["train.stop.tasks: {}"] = config.train.stop.tasks if config.train.stop is not None else ()
     for key, names in {**named, "objective.{}": tuple(config.objective)}.items():
         unknown = sorted(set(names) - {t.name for t in schema.task})
@@ -132,6 +133,7 @@ def open_inputs(
             task_names = ", ".join(t.name for t in schema.task)
             raise ConfigError(f"{key.format(unknown[0])}: no such task; there are: {task_names}")
     _refuse_negatives(config, schema)
+    _refuse_teachers(config, schema)
     for name in config.train.stop.tasks if config.train.stop is not None and config.data.tasks else ():
         if name not in config.data.tasks:
             raise ConfigError(f"train.stop.tasks: {name!r} is not among data.tasks")
@@ -145,7 +147,8 @@ def open_inputs(
     schema = with_weights(schema, there)
     folders = {s: getattr(config.data, s) or (s if other is not None else "") for s in splits}
     request = config.data.request_columns
-    files = {s: open_files(join(reads.data.path, f), schema, layout, request) for s, f in folders.items() if f}
+    of_split = {s: layout if s == "train" else layout.untaught for s in splits}
+    files = {s: open_files(join(reads.data.path, f), schema, of_split[s], request) for s, f in folders.items() if f}
     if "train" in splits and "train" not in files:
         raise ConfigError("data.train is empty: name the folder of the training files")
     return Inputs(config, schema, layout, files)
@@ -160,3 +163,22 @@ def _refuse_negatives(config: RunConfig, schema: Schema) -> None:
         kind = config.objective_of(task.name, task.kind)
         if kind.labels != "0 or 1":
             raise ConfigError(f"data.negatives.tasks: {task.name!r} is of kind {kind.kind}; only yes or no has negatives")
+
+
+def _refuse_teachers(config: RunConfig, schema: Schema) -> None:
+    """Raises ConfigError if `train.distillation` names tasks that are not trained, or that cannot learn of a teacher."""
+    distillation = config.train.distillation
+    if distillation is None:
+        return
+    for name in distillation.tasks:
+        if config.data.tasks and name not in config.data.tasks:
+            raise ConfigError(f"train.distillation.tasks: {name!r} is not among data.tasks")
+    taught = distillation.columns(config.data.tasks or [t.name for t in schema.task])
+    for task in [t for t in schema.task if t.name in taught]:
+        kind = config.objective_of(task.name, task.kind)
+        if not kind.can_be_taught:
+            focal = " with focal_gamma" if kind.kind == "binary" else ""
+            raise ConfigError(
+                f"train.distillation: task {task.name!r} is of kind {kind.kind}{focal}, which takes no teacher's predictions; "
+                "binary without focal_gamma and regression do. Name those tasks in train.distillation.tasks"
+            )

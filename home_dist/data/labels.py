@@ -43,6 +43,19 @@ def read_labels(reader: ColumnReader, task: TaskSpec, weights: NDArray[np.float3
     return [numbers.astype(np.float32)]
 
 
+def read_teacher(reader: ColumnReader, column: str, labels: Chunks, values: Labels) -> Chunks:
+    """(rows,) a teacher's predictions of a task; where it has none, the label. values: what a label may be. Raises BadRows."""
+    predicted = joined_floats(reader.chunks(column), np.float64)
+    absent = nulls(reader.chunks(column))
+    most, least = (1, 0) if values == "0 or 1" else (_LARGEST, 0 if values == "number >= 0" else -_LARGEST)
+    bad = ~absent & ~((predicted >= least) & (predicted <= most))
+    if bad.any():
+        rule = "no probability" if values == "0 or 1" else _RULES[values]
+        problem = f"a teacher's prediction {predicted[bad][0]:g} is {rule}. Write null where there is none"
+        raise reader.fail(column, problem, bad, f"teacher's prediction {rule}")
+    return [np.where(absent, np.concatenate([np.zeros(0, np.float32), *labels]), predicted).astype(np.float32)]
+
+
 def unusable_labels(reader: ColumnReader, task: TaskSpec, values: Labels) -> NDArray[np.bool_]:
     """(rows,): marks labels that are no such values, nulls among them."""
     return _unusable(joined_floats(reader.chunks(task.column), np.float64), task, values)

@@ -1,9 +1,12 @@
-"""`home-dist score`: runs an exported program over Parquet files, or over a raw log."""
+"""`home-dist score`: runs exported programs over Parquet files, or over a raw log."""
 
+import itertools
 import shutil
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -18,79 +21,136 @@ from home_dist.files.whole import refuse_existing
 from home_dist.prepare.generic import LogOptions, prepare_log
 from home_dist.prepare.generic.scan import KEPT
 from home_dist.prepare.progress import Say
+from home_dist.prepare.write import write_file
+
+_LEVEL = 3
+"""Of zstd: scores are written once, as fast as they are made."""
+
+
+@dataclass(frozen=True)
+class ScoreColumns:
+    """What is written of each row. keep: columns to copy; all_columns: copy all that the files have; prefix: of the names of
+    the predictions' columns."""
+
+    keep: tuple[str, ...] = ()
+    all_columns: bool = False
+    prefix: str = ""
 
 
 def score_files(
-    folder: Path, data: str, out: Path, keep: list[str], rows: int, compiled: bool, schema: str | None = None
+    folders: Sequence[Path], data: str, out: Path, beside: ScoreColumns, rows: int, compiled: bool, schema: str | None = None
 ) -> int:
-    """Writes one file of scores per data file, with rows in the same order. schema: of the data; by default the nearest one in
-    a folder around it. Returns the number of rows. Raises UserError."""
+    """Writes one file of scores per data file, with rows in the same order. folders: of programs, whose predictions are
+    averaged; schema: of the data, by default the nearest one in a folder around it. Returns the number of rows. Raises
+    UserError."""
     store, files = parquet_files(data)
-    _check_kept(store, files, keep)
+    _check_kept(store, files, beside.keep)
     refuse_existing(out, ConfigError)
-    program = open_program(folder, compiled).reading(data, schema)
-    _check_names(program, keep)
+    programs = [program.reading(data, schema) for program in _opened(folders, compiled)]
+    columns = {name: name for name in beside.keep}
+    for file in files if beside.all_columns else []:
+        columns |= {name: name for name in (*open_parquet(store, file.path).schema_arrow.names, *file.partition)}
+    _check_names(programs[0], [*columns], beside.prefix)
     count = 0
 
     def write(target: Path) -> None:
         nonlocal count
-        count = _write_scores(program, store, files, target, {name: name for name in keep}, rows)
+        count = _write_scores(programs, store, files, target, None if beside.all_columns else columns, beside.prefix, rows)
 
     written_whole(out, write)
     return count
 
 
 def score_log(
-    folder: Path, description: Path, out: Path, keep: list[str], rows: int, compiled: bool, say: Say, options: LogOptions
+    folders: Sequence[Path],
+    description: Path,
+    out: Path,
+    beside: ScoreColumns,
+    rows: int,
+    compiled: bool,
+    say: Say,
+    options: LogOptions,
 ) -> int:
-    """Prepares the described log with the numbers and the state of an exported program, as `home-dist prepare --like` does, and
-    writes files of scores, in the order of the prepared rows: users by their hashes, each one's rows in order of time.
+    """Prepares the described log with the numbers and the state of an exported program, the first of several, as `home-dist
+    prepare --like` does, and writes files of scores, in the order of the prepared rows: users by their hashes, each one's rows
+    in order of time.
 
-    keep: columns of the log, or of its side tables, to write beside the scores, as they are there. Returns the number of rows.
-    Raises UserError.
+    beside: its `keep` are columns of the log, or of its side tables, to write beside the scores, as they are there. Returns the
+    number of rows. Raises UserError.
     """
     refuse_existing(out, ConfigError)
-    program = open_program(folder, compiled)
-    _check_names(program, keep)
+    programs = _opened(folders, compiled)
+    _check_names(programs[0], beside.keep, beside.prefix)
     count = 0
 
     def write(target: Path) -> None:
         nonlocal count
         prepared = target / "_prepared"
-        wanted = replace(options, like=folder, for_scores=True, leave_state=False, keep=tuple(dict.fromkeys(keep)))
+        wanted = replace(options, like=folders[0], for_scores=True, leave_state=False, keep=tuple(dict.fromkeys(beside.keep)))
         prepare_log(description, prepared, say, wanted)
         store, files = parquet_files(str(prepared / "train"))
-        reading = program.reading(str(prepared))
-        count = _write_scores(reading, store, files, target, {f"{KEPT}{name}": name for name in keep}, rows)
+        reading = [program.reading(str(prepared)) for program in programs]
+        columns = {f"{KEPT}{name}": name for name in beside.keep}
+        count = _write_scores(reading, store, files, target, columns, beside.prefix, rows)
         shutil.rmtree(prepared)
 
     written_whole(out, write)
     return count
 
 
-def _check_names(program: Program, keep: list[str]) -> None:
-    clash = sorted(set(keep) & set(program.names))
+def _opened(folders: Sequence[Path], compiled: bool) -> list[Program]:
+    """Raises UserError for programs that predict different things."""
+    programs = [open_program(folder, compiled) for folder in folders]
+    for folder, program in zip(folders, programs, strict=True):
+        if program.about["predictions"] != programs[0].about["predictions"]:
+            raise ConfigError(
+                f"--with {folder}: predicts {', '.join(program.names)}, and {folders[0]} {', '.join(programs[0].names)}, or "
+                "not of the same kinds and units. Only predictions of the same things have a mean."
+            )
+    return programs
+
+
+def _check_names(program: Program, columns: Sequence[str], prefix: str) -> None:
+    clash = sorted(set(columns) & {f"{prefix}{name}" for name in program.names})
     if clash:
-        raise DataError(f"--keep {clash[0]}: a prediction has this name, and stands in that column")
+        raise DataError(
+            f"column {clash[0]!r} of the data: a prediction would have this name. Keep other columns, or set --prefix"
+        )
 
 
-def _write_scores(program: Program, store: Store, files: list[Found], target: Path, keep: dict[str, str], rows: int) -> int:
-    """keep: by column of the files, its name beside the scores. Returns the number of rows."""
+def _write_scores(
+    programs: Sequence[Program],
+    store: Store,
+    files: list[Found],
+    target: Path,
+    columns: Mapping[str, str] | None,
+    prefix: str,
+    rows: int,
+) -> int:
+    """columns: by column of the files, its name beside the scores; None: all, by their own. Returns the number of rows."""
     count = 0
     for file in files:
+        chunks = _scored(programs, store, file, columns, prefix, rows)
+        first = next(chunks, None)
+        if first is None:
+            continue
         path = target / file.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer: pq.ParquetWriter | None = None
-        for table, scores in program.scores(store, [file], rows):
-            columns = {name: _kept(table, column, file) for column, name in keep.items()}
-            columns |= {name: pa.array(scores[:, k]) for k, name in enumerate(program.names)}
-            chunk = pa.table(columns)
-            writer = writer or pq.ParquetWriter(path, chunk.schema)
-            writer.write_table(chunk)
-            count += len(scores)
-        if writer is not None:
-            writer.close()
+        write_file(path, itertools.chain([first], chunks), first.schema, level=_LEVEL, keep_types=True)
+        count += pq.read_metadata(path).num_rows
     return count
+
+
+def _scored(
+    programs: Sequence[Program], store: Store, file: Found, columns: Mapping[str, str] | None, prefix: str, rows: int
+) -> Iterator[pa.Table]:
+    """Columns of a file and the mean of the programs' predictions, a batch at a time."""
+    for batches in zip(*(program.scores(store, [file], rows) for program in programs), strict=True):
+        table = batches[0][0]
+        scores = np.stack([found for _, found in batches]).mean(0, dtype=np.float64).astype(np.float32)
+        chosen = {name: name for name in table.column_names} if columns is None else columns
+        kept = {name: _kept(table, column, file) for column, name in chosen.items()}
+        yield pa.table(kept | {f"{prefix}{name}": pa.array(scores[:, k]) for k, name in enumerate(programs[0].names)})
 
 
 def _kept(table: pa.Table, name: str, file: Found) -> pa.ChunkedArray | pa.Array:
@@ -98,7 +158,7 @@ def _kept(table: pa.Table, name: str, file: Found) -> pa.ChunkedArray | pa.Array
     return table.column(name) if name in table.column_names else pa.array([file.partition[name]] * len(table), pa.string())
 
 
-def _check_kept(store: Store, files: list[Found], keep: list[str]) -> None:
+def _check_kept(store: Store, files: list[Found], keep: Sequence[str]) -> None:
     """Raises DataError for a column to keep that a file lacks: from footers, before the program is loaded. Partition columns
     may be kept, too."""
     for file in files if keep else []:

@@ -72,7 +72,8 @@ class Collector:
         # for gradients of experts that it holds for other ranks.
         few, fewer = (max(1, min(bound, real)) for bound in (self.config.samples, self.config.gradient_samples))
         sums = statistics(self.head, self.anatomy, v[:few])
-        rest = (batch.dense, batch.labels, batch.weights * batch.mask.unsqueeze(1), batch.durations)
+        taught = self.head.objectives.taught(batch.labels, batch.teachers)
+        rest = (batch.dense, batch.labels, batch.weights * batch.mask.unsqueeze(1), batch.durations, taught)
         sums |= gradients(self.head, self.anatomy, v[:fewer], *(x[:fewer] for x in rest))
         self.seconds += time.perf_counter() - began
         kept = ("gradient", "gradients", "shared_products")

@@ -105,19 +105,21 @@ def gradients(
     labels: torch.Tensor,
     weights: torch.Tensor,
     durations: torch.Tensor | None = None,
+    taught: torch.Tensor | None = None,
 ) -> Sums:
     """Squared norms of each task's gradients by expert, and inner products of two tasks' gradients on shared experts and on v.
 
-    v: (B, F); dense: (B, dense values); labels, weights: (B, K); durations: (B, columns), of real samples. Losses over requests
-    are left out, as the samples are a choice. A task's loss here is the mean over these samples, times
-    the task's weight in training. Each rank squares and multiplies its own gradients; sums over ranks add these up. Of a pool
-    that ranks share, a rank knows its experts' gradients alone, which are means over the samples of all ranks.
+    v: (B, F); dense: (B, dense values); labels, weights: (B, K); durations: (B, columns); taught: (B, K), what losses are of,
+    by default the labels; of real samples. Losses over requests are left out, as the samples are a choice. A task's loss here
+    is the mean over these samples, times the task's weight in training. Each rank squares and multiplies its own gradients;
+    sums over ranks add these up. Of a pool that ranks share, a rank knows its experts' gradients alone, which are means over
+    the samples of all ranks.
     """
     v = v.detach().requires_grad_()
     durations = v.new_ones(len(v), 0) if durations is None else durations
     with watched(head, anatomy), torch.enable_grad():
         logits = head.logits(v, dense, None)
-        losses = head.objectives.losses(logits, labels, weights, durations) * weights
+        losses = head.objectives.losses(logits, labels, weights, durations, taught=taught) * weights
         means = losses.sum(0) / max(1, len(v))
         parameters = [(n, p) for n, part in enumerate(anatomy.parts) for p in part.bank.parameters()]
         by_task = [

@@ -24,6 +24,9 @@ from home_dist.schema import TaskSpec
 class Objectives(nn.Module):
     """Logits (B, O) and labels (B, K) -> losses (B, K), scores and predictions (B, P). Columns are in the tasks' order."""
 
+    pupils: torch.Tensor | None
+    """(T,) the tasks that have a teacher."""
+
     def __init__(self, tasks: Sequence[TaskSpec], config: RunConfig):
         """Raises ConfigError if a task lacks what its objective needs."""
         super().__init__()
@@ -50,6 +53,11 @@ class Objectives(nn.Module):
         alike: dict[object, list[int]] = {}
         for k, (cls, section, task) in enumerate(of_tasks):
             alike.setdefault((cls, section.model_dump_json(), cls.shape(section, task)), []).append(k)
+        distillation = config.train.distillation
+        taught = {} if distillation is None else distillation.columns(t.name for t in tasks)
+        self.teacher_weight = 0.0 if distillation is None else distillation.weight
+        pupils = [k for k, t in enumerate(tasks) if t.name in taught]
+        self.register_buffer("pupils", torch.tensor(pupils) if pupils else None, persistent=False)
         reads = [t.duration if s.reads_duration else None for _, s, t in of_tasks]
         durations = list(dict.fromkeys(column for column in reads if column is not None))
         self.first = _starts(self.outputs)
@@ -73,6 +81,14 @@ class Objectives(nn.Module):
             starts |= zip(group.tasks, group.start(rates), strict=True)
         return [starts[k] for k in range(len(self.outputs))]
 
+    def taught(self, labels: torch.Tensor, teachers: torch.Tensor) -> torch.Tensor:
+        """(B, K): what losses are of: labels, which of tasks with a teacher move to its predictions by `distillation.weight`.
+        labels: (B, K); teachers: (B, T), or without columns."""
+        if self.pupils is None or not teachers.numel():
+            return labels
+        moved = torch.lerp(labels.index_select(1, self.pupils), teachers, self.teacher_weight)
+        return labels.index_copy(1, self.pupils, moved)
+
     def losses(
         self,
         logits: torch.Tensor,
@@ -81,15 +97,18 @@ class Objectives(nn.Module):
         durations: torch.Tensor,
         requests: torch.Tensor | None = None,
         on_host: NDArray[np.int64] | None = None,
+        taught: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """(B, K), not yet weighted. logits: (B, O); labels, weights: (B, K); durations: (B, columns of layout.durations);
+        taught: (B, K) as `taught` gives it, which losses within requests do not read; by default the labels;
         requests: (B,) keys, for losses within requests, which are left out without them; on_host: the same, of keys on a
         GPU."""
         within = RequestsOfBatch.of(requests, on_host) if self.within and requests is not None and len(requests) else None
         parts = []
         for group in self._groups:
             z, y = group.outputs(logits), group.labels(labels)
-            loss = group.losses(z, y, group.durations(durations))
+            learned = y if taught is None else group.labels(taught)
+            loss = group.losses(z, learned, group.durations(durations))
             extra = None if within is None else group.objective.of_requests(z, y, group.labels(weights), within)
             parts.append(loss if extra is None else loss + extra)
         return self._losses(parts)

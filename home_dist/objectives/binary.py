@@ -32,6 +32,10 @@ class BinarySection(WithinRequest):
     def labels(self) -> Labels:
         return "0 or 1"
 
+    @property
+    def can_be_taught(self) -> bool:
+        return not self.focal_gamma
+
 
 class Binary(Objective):
     section = BinarySection

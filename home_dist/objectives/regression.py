@@ -43,6 +43,10 @@ class RegressionSection(WithinRequest):
         # A listwise loss of negative labels has no least value.
         return "number >= 0" if self.transform == "log1p" or self.within == "listwise" else "number"
 
+    @property
+    def can_be_taught(self) -> bool:
+        return True
+
     @model_validator(mode="after")
     def _each_key_has_an_effect(self) -> "RegressionSection":
         refuse_idle(self, {"delta": self.loss == "huber", "quantile": self.loss == "quantile"}, f"loss = {self.loss!r}")

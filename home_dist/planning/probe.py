@@ -171,6 +171,7 @@ def _batch(layout: InputLayout, tasks: int, lengths: Mapping[str, float]) -> tup
         vectors=torch.zeros(_SAMPLES, sum(i.width + 1 for i in layout.pretrained)),
         labels=torch.zeros(_SAMPLES, tasks),
         durations=torch.ones(_SAMPLES, len(layout.durations)),
+        teachers=torch.zeros(_SAMPLES, len(layout.teachers)),
         weights=torch.ones(_SAMPLES, tasks),
         mask=torch.ones(_SAMPLES),
         groups=torch.zeros(_SAMPLES, dtype=torch.int64),

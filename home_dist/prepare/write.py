@@ -67,8 +67,9 @@ def file_bounds(rows: int, files: int) -> list[int]:
     return [rows * i // files for i in range(files + 1)]
 
 
-def write_file(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, level: int = 9) -> None:
-    """Writes concatenated tables in row groups of ROW_GROUP rows, whatever the tables' sizes. level: of zstd."""
+def write_file(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, level: int = 9, keep_types: bool = False) -> None:
+    """Writes concatenated tables in row groups of ROW_GROUP rows, whatever the tables' sizes. level: of zstd; keep_types: write
+    Arrow's types too, some of which Parquet has not."""
     # Columns of few distinct values are small with a dictionary. Ids and histories are smaller as split bytes: a user's history
     # repeats its bytes from one impression to the next; a dictionary's packed bits would hide the repetition from zstd.
     many = [f for f in schema if f.type in _BYTEWISE]
@@ -82,7 +83,7 @@ def write_file(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, level:
         use_dictionary=few,
         column_encoding=dict.fromkeys(bytewise, "BYTE_STREAM_SPLIT"),
         write_page_checksum=True,
-        store_schema=False,
+        store_schema=keep_types,
     ) as writer:
         held: list[pa.Table] = []
         count = 0

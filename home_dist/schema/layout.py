@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from home_dist.config import PretrainedSection, RunConfig
-from home_dist.config.objective import Labels
 from home_dist.errors import ConfigError
 from home_dist.ids.managed_sets import STATE_BYTES, ManagedSets
 from home_dist.ids.rows import ManagedKeys, RowsOf
 from home_dist.schema.frozen import FrozenTable, open_frozen
+from home_dist.schema.label_inputs import LabelInput, label_inputs
 from home_dist.schema.spec import (
     DenseFeature,
     IdFeature,
@@ -23,7 +23,6 @@ from home_dist.schema.spec import (
     Schema,
     SequenceSpec,
     StatisticFeature,
-    TaskSpec,
 )
 from home_dist.schema.values import HashValues, open_values
 
@@ -138,14 +137,6 @@ class PretrainedInput:
 
 
 @dataclass(frozen=True)
-class LabelInput:
-    """A task's label. values: what it may be; duration: column that its objective reads."""
-
-    values: Labels
-    duration: str | None = None
-
-
-@dataclass(frozen=True)
 class InputLayout:
     features: tuple[IdInput, ...]
     """Id features and bucketised statistics, in the order of the feature vector."""
@@ -186,6 +177,16 @@ class InputLayout:
     def durations(self) -> tuple[str, ...]:
         """Columns of durations that objectives read."""
         return tuple(dict.fromkeys(label.duration for label in self.labels if label.duration is not None))
+
+    @property
+    def teachers(self) -> dict[int, str]:
+        """By number of a task that has a teacher: the column of its predictions."""
+        return {k: label.teacher for k, label in enumerate(self.labels) if label.teacher is not None}
+
+    @property
+    def untaught(self) -> "InputLayout":
+        """The layout of splits that are not trained on, which need no teacher."""
+        return replace(self, labels=tuple(replace(label, teacher=None) for label in self.labels)) if self.teachers else self
 
     @property
     def dense_width(self) -> int:
@@ -296,18 +297,8 @@ def build_layout(schema: Schema, config: RunConfig) -> InputLayout:
         ordered,
         tuple(pretrained),
         clip=config.embedding.clip,
-        labels=tuple(_label(task, config) for task in schema.task),
+        labels=label_inputs(schema.task, config),
     )
-
-
-def _label(task: TaskSpec, config: RunConfig) -> LabelInput:
-    objective = config.objective_of(task.name, task.kind)
-    if objective.reads_duration and task.duration is None:
-        raise ConfigError(
-            f"task {task.name!r}: kind {objective.kind} reads the item's duration, but the schema names no `duration` column "
-            "for it: name one under [[label]] and prepare the data, or choose another kind"
-        )
-    return LabelInput(objective.labels, task.duration if objective.reads_duration else None)
 
 
 def _pretrained(feature: PretrainedFeature, config: RunConfig) -> PretrainedInput:

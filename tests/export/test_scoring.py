@@ -34,20 +34,49 @@ def scores(store, files, rows):
 def test_what_cannot_be_is_refused_before_a_program_is_loaded(data, tmp_path, monkeypatch):
     monkeypatch.setattr(scoring, "open_program", refuse_to_load)
     with pytest.raises(DataError, match=r"day=1/a.parquet: --keep user: no such column; the file has: day, row, x"):
-        scoring.score_files(tmp_path, str(data), tmp_path / "out", ["row", "user"], 10, False)
+        scoring.score_files([tmp_path], str(data), tmp_path / "out", scoring.ScoreColumns(("row", "user")), 10, False)
     pq.write_table(pa.table({"x": [1.0]}), data / "day=2" / "b.parquet")
     with pytest.raises(DataError, match=r"day=2/b.parquet: --keep row: no such column"):
-        scoring.score_files(tmp_path, str(data), tmp_path / "out", ["row"], 10, False)
+        scoring.score_files([tmp_path], str(data), tmp_path / "out", scoring.ScoreColumns(("row",)), 10, False)
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").touch()
     with pytest.raises(ConfigError, match="is there already"):
-        scoring.score_files(tmp_path, str(data), tmp_path / "there", [], 10, False)
+        scoring.score_files([tmp_path], str(data), tmp_path / "there", scoring.ScoreColumns(), 10, False)
+
+
+def program_of(factor, names=("like", "view")):
+    def read(store, files, rows):
+        return ((table, found * np.float32(factor)) for table, found in scores(store, files, rows))
+
+    program = SimpleNamespace(names=[*names], scores=read, about={"predictions": [{"name": n} for n in names]})
+    program.reading = lambda *_: program
+    return program
 
 
 def test_columns_of_files_and_of_folders_names_are_kept(data, tmp_path, monkeypatch):
-    program = SimpleNamespace(names=["like", "view"], scores=scores)
-    program.reading = lambda *_: program
-    monkeypatch.setattr(scoring, "open_program", lambda *_: program)
-    assert scoring.score_files(tmp_path, str(data), tmp_path / "out", ["row", "day"], 10, False) == 4
+    monkeypatch.setattr(scoring, "open_program", lambda *_: program_of(1))
+    beside = scoring.ScoreColumns(("row", "day"))
+    assert scoring.score_files([tmp_path], str(data), tmp_path / "out", beside, 10, False) == 4
     written = pq.ParquetFile(tmp_path / "out" / "day=2" / "a.parquet").read().to_pydict()
     assert written == {"row": [2, 12], "day": ["2", "2"], "like": [0.5, 0.25], "view": [0.5, 0.25]}
+
+
+def test_several_programs_are_averaged_beside_all_columns(data, tmp_path, monkeypatch):
+    programs = {"a": program_of(1), "b": program_of(0.5)}
+    monkeypatch.setattr(scoring, "open_program", lambda folder, _: programs[folder.name])
+    folders = [tmp_path / "a", tmp_path / "b"]
+    beside = scoring.ScoreColumns(all_columns=True, prefix="teacher_")
+    assert scoring.score_files(folders, str(data), tmp_path / "out", beside, 10, False) == 4
+    written = pq.ParquetFile(tmp_path / "out" / "day=2" / "a.parquet").read().to_pydict()
+    mean = [0.375, 0.1875]
+    assert written == {"row": [2, 12], "x": [0.5, 0.25], "teacher_like": mean, "teacher_view": mean}
+    assert not (tmp_path / "out" / "empty.parquet").exists()
+
+
+def test_predictions_do_not_take_the_place_of_columns_or_of_each_other(data, tmp_path, monkeypatch):
+    programs = {"a": program_of(1, ("x", "view")), "b": program_of(1)}
+    monkeypatch.setattr(scoring, "open_program", lambda folder, _: programs[folder.name])
+    with pytest.raises(DataError, match="column 'x' of the data: a prediction would have this name"):
+        scoring.score_files([tmp_path / "a"], str(data), tmp_path / "out", scoring.ScoreColumns(all_columns=True), 10, False)
+    with pytest.raises(ConfigError, match=r"--with .*b: predicts like, view, and .*a x, view"):
+        scoring.score_files([tmp_path / "a", tmp_path / "b"], str(data), tmp_path / "out", scoring.ScoreColumns(), 10, False)
