@@ -33,8 +33,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.claims import claim  # noqa: E402
 from benchmarks.machine import write_result  # noqa: E402
 from benchmarks.quality import CONFIG, DATA, commit  # noqa: E402
-from benchmarks.quality_pool import Pool, home_pool, home_tasks, train_home  # noqa: E402
+from benchmarks.quality_pool import Pool, home_pool, home_tasks, origins_of, train_home  # noqa: E402
 from benchmarks.recipe_data import VECTORS, write_variant  # noqa: E402
+from benchmarks.recipe_teachers import write_taught  # noqa: E402
 from home_dist import process  # noqa: E402
 from home_dist.metrics import Bootstrap, bootstrap, bootstrap_log_loss, mean_bootstrap  # noqa: E402
 from home_dist.prepare.kuairand.log import GROUPS  # noqa: E402
@@ -49,12 +50,18 @@ _TASKS = (*GROUPS["interaction"], *GROUPS["watch"], "watch_seconds")
 
 @dataclass(frozen=True)
 class Part:
-    """settings: of a run; data: a variant of recipe_data.py."""
+    """settings: of a run; data: a variant of recipe_data.py; teachers: the part whose runs of all seeds it learns from."""
 
     settings: tuple[str, ...] = ()
     data: str | None = None
+    teachers: str | None = None
 
 
+FORMER = ("train.lr=1e-3", "embedding.lr=0.02")
+"""What the recipe had that the parts change; configs/kuairand_pure.toml has since taken RATES."""
+_RATES = ("train.lr=3e-3", "embedding.lr=0.003")
+RATES = "three times the dense rate, a seventh of the tables'"
+_RARE = "train.task_weights={like=3,follow=10,comment=10,forward=10,profile_enter=3}"
 PARTS: Mapping[str, Part] = {
     "uncertainty weighting": Part(("train.weighting=uncertainty",)),
     "moving average": Part(("train.ema.decay=0.99", "train.ema.use=true")),
@@ -64,6 +71,14 @@ PARTS: Mapping[str, Part] = {
     "decay of small tables 0.3": Part(("embedding.replicated_weight_decay=0.3",)),
     "half the tables' rate": Part(("embedding.lr=0.01",)),
     "half the dense rate": Part(("train.lr=5e-4",)),
+    "twice the dense rate": Part(("train.lr=2e-3",)),
+    "three times the dense rate": Part(("train.lr=3e-3",)),
+    "three times the dense rate, half the tables'": Part(("train.lr=3e-3", "embedding.lr=0.01")),
+    RATES: Part(_RATES),
+    "distilled from the mean of the seeds at those rates": Part((*_RATES, "train.distillation.weight=0.5"), teachers=RATES),
+    "three times the dense rate, one epoch": Part(("train.lr=3e-3", "train.epochs=1")),
+    "six times the dense rate, one epoch": Part(("train.lr=6e-3", "train.epochs=1")),
+    "six times the dense rate, one epoch, more weight to rare tasks": Part(("train.lr=6e-3", "train.epochs=1", _RARE)),
     "Adagrad per weight": Part(("embedding.optimizer=adagrad",)),
     "tables of half the width": Part(("embedding.dim=8", "embedding.small_dim=4")),
     "without the user's id": Part(("data.exclude=['user']",)),
@@ -101,6 +116,9 @@ def main() -> None:
     if chosen.together:
         parts["together: " + chosen.together.replace(";", ", ")] = union([PARTS[n] for n in chosen.together.split(";")])
     parts = {n: p for n, p in parts.items() if not chosen.parts or n in chosen.parts.split(";") or n.startswith("together")}
+    for name, part in parts.items():
+        if part.teachers is not None and part.teachers not in parts:
+            parser.error(f"part {name!r} learns from {part.teachers!r}, which must be among --parts")
     process.silence_libraries()
     if chosen.quick:
         few = {"moving average": PARTS["moving average"]}
@@ -140,22 +158,32 @@ def measured(
         assert raw is not None
         write_variant(name, raw, DATA, runs / "data" / name, lambda _: None)
 
+    def folder_of(name: str) -> Path:
+        return runs / "".join(c if c.isalnum() else "_" for c in name)
+
     def trained(item: tuple[str, Part]) -> Pool:
         name, part = item
-        data = [f"data.path={runs / 'data' / part.data}"] if part.data else []
-        folder = runs / "".join(c if c.isalnum() else "_" for c in name)
-        settings = [*data, *overrides, *part.settings]
+        data, folder = [f"data.path={runs / 'data' / part.data}"] if part.data else [], folder_of(name)
+        if part.teachers is not None:
+            write_taught(folder_of(part.teachers) / _KIND.removeprefix("model."), seeds, origins_of(rolling), folder)
+        settings = [*data, *FORMER, *overrides, *part.settings]
         found = home_pool(train_home(CONFIG, folder, rolling, _KIND, seeds, settings, 1, 1), seeds, "validation", tasks)
         print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
         return found
 
     with ThreadPoolExecutor(jobs) as pool:
-        found = dict(zip([BASE, *parts], pool.map(trained, [(BASE, Part()), *parts.items()]), strict=True))
+        found: dict[str, Pool] = {}
+        for taught in (False, True):  # teachers before their pupils
+            items = [(n, p) for n, p in [(BASE, Part()), *parts.items()] if (p.teachers is not None) == taught]
+            found |= zip([n for n, _ in items], pool.map(trained, items), strict=True)
+    found = {name: found[name] for name in (BASE, *parts)}
     base = found[BASE]
     [of_seeds] = base.scores.values()
     scores = {BASE: of_seeds, **({ENSEMBLE: [np.mean(of_seeds, axis=0)]} if seeds > 1 else {})}
     for name in parts:
         scores[name] = base.beside(name, found[name]).scores[name]
+        if name == RATES and seeds > 1:
+            scores[f"{name}: {ENSEMBLE}"] = [np.mean(scores[name], axis=0)]
     return compared(base, scores, draws) | {
         "settings": {name: [*part.settings, *([f"data: {part.data}"] if part.data else [])] for name, part in parts.items()},
         "rolling": rolling,
