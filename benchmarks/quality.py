@@ -6,7 +6,8 @@
 For each day t of 8 to 12 all systems learn on days 1 to t, choose on day t + 1 (rounds, penalties, HoME's number of epochs),
 and are tested on day t + 2; vocabularies, boundaries and rates are fitted on days 1 to t. Test days are pooled. GAUC is within
 user and day. Intervals resample users with their rows of all days; a difference takes both systems in the same draws, after
-averaging seeds. The rest of HoME's recipe is the README's, chosen on days 11 and 12, test days of the origins 9 and 10.
+averaging seeds. The rest of HoME's recipe is the README's: rates chosen on days 5 to 9 (recipe.py), before the first test day; dropout
+and how many ids to keep, on days 11 and 12, test days of the origins 9 and 10.
 
 HoME is trained by the command of the README, as two ranks. What has been computed is not computed again. Each look at the test
 days is logged with date and commit.
@@ -44,6 +45,7 @@ from benchmarks.quality_pool import (  # noqa: E402
     train_home,
     with_baselines,
 )
+from benchmarks.recipe_teachers import write_taught  # noqa: E402
 from home_dist import process  # noqa: E402
 from home_dist.files.json_files import append_entries  # noqa: E402
 from home_dist.insight.svg import pyplot  # noqa: E402
@@ -54,7 +56,9 @@ CONFIG, DATA = ROOT / "configs" / "kuairand_pure.toml", ROOT / "examples" / "kua
 METRICS = ("AUC", "GAUC")
 ENSEMBLE = "mean of HoME's seeds"
 """A system of its own: of each row the mean of the predictions of all seeds."""
-COMPARED = {"HoME": "home_minus", ENSEMBLE: "ensemble_minus"}
+DISTILLED = "HoME distilled from that mean"
+"""One model that learned labels and the mean of the seeds' predictions, half and half."""
+COMPARED = {"HoME": "home_minus", ENSEMBLE: "ensemble_minus", DISTILLED: "distilled_minus"}
 """By system: the part of a result that compares it with others."""
 EFFECT = 0.005
 """Of mean GAUC: half a percent, as papers tell it."""
@@ -67,6 +71,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seeds", type=int, default=3, help="of HoME")
     parser.add_argument("--tree-seeds", type=int, default=3, help="of LightGBM; 0 leaves it out")
+    parser.add_argument(
+        "--distilled-seeds", type=int, default=0, help="of HoME that learns of HoME's seeds; by default left out"
+    )
     parser.add_argument("--rolling", default=ROLLING, help=f"first and last origin; by default {ROLLING}")
     parser.add_argument("--grid", default=GRID, help=f"settings of HoME to choose from; by default {GRID}")
     parser.add_argument("--tasks", default="", help="tasks to compare, with commas between; by default all. HoME trains all")
@@ -79,15 +86,17 @@ def main() -> None:
     wanted = chosen.tasks.split(",") if chosen.tasks else tasks
     if unknown := sorted({*wanted} - {*tasks}):
         parser.error(f"--tasks: no task {', '.join(unknown)}; there are {', '.join(tasks)}")
+    if chosen.distilled_seeds and (chosen.seeds == 1 or "," in chosen.grid):
+        parser.error("--distilled-seeds: teachers are several --seeds of one setting; give --grid one, and more than one seed")
     process.silence_libraries()
     if chosen.quick:
         warnings.filterwarnings("ignore", category=ConvergenceWarning)  # few iterations are what quick means
         with tempfile.TemporaryDirectory() as scratch:
             overrides = ["train.max_steps=15", *chosen.overrides]
             wanted = wanted if chosen.tasks else tasks[::3]
-            result = measured(Path(scratch), *QUICK, (1, 1), "validation", Effort.quick(), overrides, 50, wanted)
+            result = measured(Path(scratch), *QUICK, (1, 0, 1), "validation", Effort.quick(), overrides, 50, wanted)
     else:
-        seeds = (chosen.seeds, chosen.tree_seeds)
+        seeds = (chosen.seeds, chosen.distilled_seeds, chosen.tree_seeds)
         result = measured(chosen.runs, chosen.rolling, chosen.grid, seeds, "test", Effort(), chosen.overrides, 1000, wanted)
         look(chosen.out / "quality_looks.jsonl", result, chosen.why)
     text = table(result)
@@ -104,14 +113,14 @@ def measured(
     runs: Path,
     rolling: str,
     grid: str,
-    seeds: tuple[int, int],
+    seeds: tuple[int, int, int],
     split: str,
     effort: Effort,
     overrides: list[str],
     draws: int,
     wanted: list[str],
 ) -> dict[str, Any]:
-    """seeds: of HoME and of LightGBM; draws: of users; wanted: tasks to compare."""
+    """seeds: of HoME, of HoME that learns of them, and of LightGBM; draws: of users; wanted: tasks to compare."""
     began = time.perf_counter()
     tasks = home_tasks(load_schema(DATA / "schema.toml"))
     ranks = 2 if split == "test" else 1
@@ -123,11 +132,17 @@ def measured(
 
     pool = home_pool(folder, seeds[0], split, tasks).only(wanted)
     pool = with_baselines(
-        pool, runs, origins_of(rolling), {LOGISTIC: 1, **({TREES: seeds[1]} if seeds[1] else {})}, split, effort, say
+        pool, runs, origins_of(rolling), {LOGISTIC: 1, **({TREES: seeds[2]} if seeds[2] else {})}, split, effort, say
     )
     needed = power(pool, draws >= 1000)
     if seeds[0] > 1:
         pool = replace(pool, scores=pool.scores | {ENSEMBLE: [np.mean(pool.scores["HoME"], axis=0)]})
+    if seeds[1]:
+        write_taught(runs / folder.name, seeds[0], origins_of(rolling), runs / "distilled")
+        of_mean = [*overrides, "train.distillation.weight=0.5"]
+        taught = train_home(CONFIG, runs / "distilled", rolling, grid, seeds[1], of_mean, ranks)
+        pool = pool.beside(DISTILLED, home_pool(taught, seeds[1], split, tasks).only(wanted))
+        say(DISTILLED)
     return compared(pool, draws) | {
         "power": needed,
         "rolling": rolling,
@@ -172,9 +187,10 @@ def compared(pool: Pool, resamples: int, level: float = 0.95) -> dict[str, Any]:
             for metric, b in zip(METRICS, between, strict=True)
         }
 
-    differences = {"home_minus": {other: minus("HoME", other) for other in drawn if other not in ("HoME", ENSEMBLE)}}
-    if ENSEMBLE in drawn:
-        differences["ensemble_minus"] = {other: minus(ENSEMBLE, other) for other in drawn if other != ENSEMBLE}
+    differences = {"home_minus": {other: minus("HoME", other) for other in drawn if other not in COMPARED}}
+    for system in (ENSEMBLE, DISTILLED):
+        if system in drawn:
+            differences[COMPARED[system]] = {other: minus(system, other) for other in drawn if other not in (system, DISTILLED)}
     positives = {t: int(pool.labels[pool.weights[:, k] > 0, k].sum()) for k, t in enumerate(pool.tasks)}
     days = len(np.unique(pool.days))
     return {"systems": systems, "positives": positives, "rows": len(pool.users), "days": days} | differences

@@ -58,15 +58,17 @@ class Part:
 
 
 FORMER = ("train.lr=1e-3", "embedding.lr=0.02")
-"""What the recipe had that the parts change; configs/kuairand_pure.toml has since taken RATES."""
-_RATES = ("train.lr=3e-3", "embedding.lr=0.003")
-RATES = "three times the dense rate, a seventh of the tables'"
+"""The recipe that parts change, in batches of 512."""
+_RATES = ("train.lr=5e-3", "embedding.lr=0.004", "train.batch_size=1024")
+RATES = "five times the dense rate, a fifth of the tables', batches of 1,024"
+"""What configs/kuairand_pure.toml has taken: two ranks make batches of 1,024."""
 _RARE = "train.task_weights={like=3,follow=10,comment=10,forward=10,profile_enter=3}"
+_MORE_DROPOUT = ("model.dropout=0.2", "embedding.dropout=0.2")
 PARTS: Mapping[str, Part] = {
     "uncertainty weighting": Part(("train.weighting=uncertainty",)),
     "moving average": Part(("train.ema.decay=0.99", "train.ema.use=true")),
     "no dropout": Part(("model.dropout=0", "embedding.dropout=0")),
-    "dropout 0.2": Part(("model.dropout=0.2", "embedding.dropout=0.2")),
+    "dropout 0.2": Part(_MORE_DROPOUT),
     "decay of dense weights 0.1": Part(("train.weight_decay=0.1",)),
     "decay of small tables 0.3": Part(("embedding.replicated_weight_decay=0.3",)),
     "half the tables' rate": Part(("embedding.lr=0.01",)),
@@ -74,11 +76,24 @@ PARTS: Mapping[str, Part] = {
     "twice the dense rate": Part(("train.lr=2e-3",)),
     "three times the dense rate": Part(("train.lr=3e-3",)),
     "three times the dense rate, half the tables'": Part(("train.lr=3e-3", "embedding.lr=0.01")),
+    "three times the dense rate, a seventh of the tables'": Part(("train.lr=3e-3", "embedding.lr=0.003")),
+    "three times the dense rate, a twentieth of the tables'": Part(("train.lr=3e-3", "embedding.lr=0.001")),
+    "three times the dense rate, a seventh of the tables', dropout 0.2": Part(
+        ("train.lr=3e-3", "embedding.lr=0.003", *_MORE_DROPOUT)
+    ),
+    "three times the dense rate, a seventh of the tables', more weight to rare tasks": Part(
+        ("train.lr=3e-3", "embedding.lr=0.003", _RARE)
+    ),
+    "five times the dense rate, a seventh of the tables'": Part(("train.lr=5e-3", "embedding.lr=0.003")),
     RATES: Part(_RATES),
-    "distilled from the mean of the seeds at those rates": Part((*_RATES, "train.distillation.weight=0.5"), teachers=RATES),
+    "eight times the dense rate, a fifth of the tables', batches of 1,024": Part(
+        ("train.lr=8e-3", "embedding.lr=0.004", "train.batch_size=1024")
+    ),
     "three times the dense rate, one epoch": Part(("train.lr=3e-3", "train.epochs=1")),
     "six times the dense rate, one epoch": Part(("train.lr=6e-3", "train.epochs=1")),
+    "three times the dense rate, one epoch, more weight to rare tasks": Part(("train.lr=3e-3", "train.epochs=1", _RARE)),
     "six times the dense rate, one epoch, more weight to rare tasks": Part(("train.lr=6e-3", "train.epochs=1", _RARE)),
+    "at those rates, distilled from the mean of its seeds": Part((*_RATES, "train.distillation.weight=0.5"), teachers=RATES),
     "Adagrad per weight": Part(("embedding.optimizer=adagrad",)),
     "tables of half the width": Part(("embedding.dim=8", "embedding.small_dim=4")),
     "without the user's id": Part(("data.exclude=['user']",)),
