@@ -6,8 +6,8 @@
 For each day t of 8 to 12 all systems learn on days 1 to t, choose on day t + 1 (rounds, penalties, HoME's number of epochs),
 and are tested on day t + 2; vocabularies, boundaries and rates are fitted on days 1 to t. Test days are pooled. GAUC is within
 user and day. Intervals resample users with their rows of all days; a difference takes both systems in the same draws, after
-averaging seeds. The rest of HoME's recipe is the README's: rates chosen on days 5 to 9 (recipe.py), before the first test day; dropout
-and how many ids to keep, on days 11 and 12, test days of the origins 9 and 10.
+averaging seeds. The rest of HoME's recipe is the README's: learning rates were chosen on days 5 to 9 (recipe.py), before the
+first test day; dropout and how many ids to keep on days 11 and 12, test days of the origins 9 and 10.
 
 HoME is trained by the command of the README, as two ranks. What has been computed is not computed again. Each look at the test
 days is logged with date and commit.
@@ -71,9 +71,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seeds", type=int, default=3, help="of HoME")
     parser.add_argument("--tree-seeds", type=int, default=3, help="of LightGBM; 0 leaves it out")
-    parser.add_argument(
-        "--distilled-seeds", type=int, default=0, help="of HoME that learns of HoME's seeds; by default left out"
-    )
+    parser.add_argument("--distilled-seeds", type=int, default=0, help="of HoME that learns of these seeds; by default 0")
     parser.add_argument("--rolling", default=ROLLING, help=f"first and last origin; by default {ROLLING}")
     parser.add_argument("--grid", default=GRID, help=f"settings of HoME to choose from; by default {GRID}")
     parser.add_argument("--tasks", default="", help="tasks to compare, with commas between; by default all. HoME trains all")

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.calibration import causes
-from benchmarks.quality import ENSEMBLE, claims, compared, differences_table, look, power, table
+from benchmarks.quality import DISTILLED, ENSEMBLE, claims, compared, differences_table, look, power, table
 from benchmarks.quality_pool import Pool, origins_of
 
 
@@ -45,6 +45,12 @@ def test_the_mean_of_seeds_is_compared_with_all():
     assert ahead["low"] > 0  # two seeds with noise of their own
     lines = differences_table(found)
     assert [line.split(" | ")[0] for line in lines if " minus |" in line] == ["| HoME minus", f"| {ENSEMBLE} minus"]
+    pool.scores[DISTILLED] = [pool.scores["HoME"][1]]
+    found = compared(pool, 100)
+    assert found["home_minus"].keys() == {"logistic regression", "LightGBM"}
+    assert found["ensemble_minus"].keys() == {"HoME", "logistic regression", "LightGBM"}
+    assert found["distilled_minus"].keys() == {"HoME", "logistic regression", "LightGBM", ENSEMBLE}
+    assert found["distilled_minus"][ENSEMBLE]["AUC"]["high"] < 0
     assert [line for line in claims(found) if line.startswith(f"claim: AUC of {ENSEMBLE} minus HoME, low end")]
 
 
