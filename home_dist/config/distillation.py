@@ -10,10 +10,11 @@ from home_dist.config.section import Section
 class DistillationSection(Section):
     prefix: str = Field(default="teacher_", min_length=1)
     """Of the columns: that of a task is the prefix and the task's name, as `home-dist score --prefix` writes it. It holds
-    probabilities, of a regression numbers in the label's unit; null: the teacher says nothing of this row."""
+    probabilities, of a regression numbers in the label's unit; null: the teacher says nothing of this row. Rows whose label
+    weighs 0 teach nothing."""
     weight: float = Field(default=0.5, gt=0, le=1)
-    """w: losses of training are of (1 - w) label + w prediction (Hinton et al. 2015, at temperature 1). Evaluations are of
-    labels alone."""
+    """w: the tasks' losses in training are of (1 - w) label + w prediction (Hinton et al. 2015, at temperature 1). Losses
+    within requests, auxiliary losses and evaluations are of labels alone."""
     tasks: tuple[str, ...] = ()
     """Tasks that have a teacher; by default all that are trained."""
 

@@ -97,9 +97,15 @@ def load_daily(path: Path) -> DailySection:
         section = section.model_copy(update={"publish": published})
     if not Path(section.description).is_file():
         raise ConfigError(f"{path}: description: {section.description}: no such file.")
-    if load_config(Path(section.run), section.set).publish is not None:
+    run = load_config(Path(section.run), section.set)
+    if run.publish is not None:
         raise ConfigError(
             f"{section.run}: a day's model is published once it is kept: leave [publish] out, and give `publish` of {path}: "
             "publish = { to = PLACE }"
+        )
+    if run.train.distillation is not None:
+        raise ConfigError(
+            f"{section.run}: days are prepared without a teacher's predictions: leave [train.distillation] out, or train on "
+            "files that hold them by `home-dist train`"
         )
     return section

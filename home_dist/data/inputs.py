@@ -116,8 +116,9 @@ def open_inputs(
     splits: tuple[str, ...] = ("train", "validation", "test"),
     recorded: dict[str, str] | None = None,
     other: str | None = None,
+    trains: bool = True,
 ) -> Inputs:
-    """Opens and checks the run's splits.
+    """Opens and checks the run's splits. trains: whether the training split is opened to train on it, with its teachers.
 
     schema: of the run, which may train only some of its tasks. If that of the data is another one, the data is read as the
     run's (other_data.py). recorded: SHA-256 of tables' vocabularies when the run began; other: folder or URL of other data that
@@ -125,7 +126,6 @@ def open_inputs(
     """
     named = {"train.task_weights.{}": tuple(config.train.task_weights), "data.tasks: {}": config.data.tasks}
     named["data.negatives.tasks: {}"] = config.data.negatives.tasks if config.data.negatives is not None else ()
-    named["train.distillation.tasks: {}"] = config.train.distillation.tasks if config.train.distillation is not None else ()
     named["train.stop.tasks: {}"] = config.train.stop.tasks if config.train.stop is not None else ()
     for key, names in {**named, "objective.{}": tuple(config.objective)}.items():
         unknown = sorted(set(names) - {t.name for t in schema.task})
@@ -133,7 +133,6 @@ def open_inputs(
             task_names = ", ".join(t.name for t in schema.task)
             raise ConfigError(f"{key.format(unknown[0])}: no such task; there are: {task_names}")
     _refuse_negatives(config, schema)
-    _refuse_teachers(config, schema)
     for name in config.train.stop.tasks if config.train.stop is not None and config.data.tasks else ():
         if name not in config.data.tasks:
             raise ConfigError(f"train.stop.tasks: {name!r} is not among data.tasks")
@@ -147,7 +146,7 @@ def open_inputs(
     schema = with_weights(schema, there)
     folders = {s: getattr(config.data, s) or (s if other is not None else "") for s in splits}
     request = config.data.request_columns
-    of_split = {s: layout if s == "train" else layout.untaught for s in splits}
+    of_split = {s: layout if s == "train" and trains else layout.untaught for s in splits}
     files = {s: open_files(join(reads.data.path, f), schema, of_split[s], request) for s, f in folders.items() if f}
     if "train" in splits and "train" not in files:
         raise ConfigError("data.train is empty: name the folder of the training files")
@@ -163,22 +162,3 @@ def _refuse_negatives(config: RunConfig, schema: Schema) -> None:
         kind = config.objective_of(task.name, task.kind)
         if kind.labels != "0 or 1":
             raise ConfigError(f"data.negatives.tasks: {task.name!r} is of kind {kind.kind}; only yes or no has negatives")
-
-
-def _refuse_teachers(config: RunConfig, schema: Schema) -> None:
-    """Raises ConfigError if `train.distillation` names tasks that are not trained, or that cannot learn of a teacher."""
-    distillation = config.train.distillation
-    if distillation is None:
-        return
-    for name in distillation.tasks:
-        if config.data.tasks and name not in config.data.tasks:
-            raise ConfigError(f"train.distillation.tasks: {name!r} is not among data.tasks")
-    taught = distillation.columns(config.data.tasks or [t.name for t in schema.task])
-    for task in [t for t in schema.task if t.name in taught]:
-        kind = config.objective_of(task.name, task.kind)
-        if not kind.can_be_taught:
-            focal = " with focal_gamma" if kind.kind == "binary" else ""
-            raise ConfigError(
-                f"train.distillation: task {task.name!r} is of kind {kind.kind}{focal}, which takes no teacher's predictions; "
-                "binary without focal_gamma and regression do. Name those tasks in train.distillation.tasks"
-            )

@@ -47,12 +47,14 @@ def read_teacher(reader: ColumnReader, column: str, labels: Chunks, values: Labe
     """(rows,) a teacher's predictions of a task; where it has none, the label. values: what a label may be. Raises BadRows."""
     predicted = joined_floats(reader.chunks(column), np.float64)
     absent = nulls(reader.chunks(column))
-    most, least = (1, 0) if values == "0 or 1" else (_LARGEST, 0 if values == "number >= 0" else -_LARGEST)
+    most, least = (1, 0) if values == "0 or 1" else (_LARGEST, -_LARGEST)
     bad = ~absent & ~((predicted >= least) & (predicted <= most))
     if bad.any():
-        rule = "no probability" if values == "0 or 1" else _RULES[values]
+        rule = "no probability" if values == "0 or 1" else _RULES["number"]
         problem = f"a teacher's prediction {predicted[bad][0]:g} is {rule}. Write null where there is none"
         raise reader.fail(column, problem, bad, f"teacher's prediction {rule}")
+    if values == "number >= 0":  # a model of such labels may predict less
+        predicted = np.maximum(predicted, 0)
     return [np.where(absent, np.concatenate([np.zeros(0, np.float32), *labels]), predicted).astype(np.float32)]
 
 

@@ -298,7 +298,7 @@ def parity(source: Source, program: Program, ranks: Ranks, rows: int = 1000) -> 
 def _of_trainer(source: Source, split: str, ranks: Ranks) -> Scored:
     """The trainer's scores of a split of the run's data."""
     recorded = RunFolder(source.checkpoint.parent.parent).recorded_vocabularies()
-    inputs = open_inputs(source.given, source.schema, (split,), recorded)
+    inputs = open_inputs(source.given, source.schema, (split,), recorded, trains=False)
     built = build(inputs, ranks, loaded=True)
     load(source.checkpoint, built.model, None)
     with built.averaged(source.averaged):

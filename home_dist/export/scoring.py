@@ -24,7 +24,7 @@ from home_dist.prepare.progress import Say
 from home_dist.prepare.write import write_file
 
 _LEVEL = 3
-"""Of zstd: scores are written once, as fast as they are made."""
+"""Of zstd: such files are written once, as fast as they are scored."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,12 @@ def score_files(
     programs = [program.reading(data, schema) for program in _opened(folders, compiled)]
     columns = {name: name for name in beside.keep}
     for file in files if beside.all_columns else []:
-        columns |= {name: name for name in (*open_parquet(store, file.path).schema_arrow.names, *file.partition)}
+        names = open_parquet(store, file.path).schema_arrow.names
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise DataError(
+                f"{store.show(file.path)}: --all-columns: several columns are called {twice!r}. Rename all but one."
+            )
+        columns |= {name: name for name in (*names, *file.partition)}
     _check_names(programs[0], [*columns], beside.prefix)
     count = 0
 
@@ -102,7 +107,7 @@ def _opened(folders: Sequence[Path], compiled: bool) -> list[Program]:
     """Raises UserError for programs that predict different things."""
     programs = [open_program(folder, compiled) for folder in folders]
     for folder, program in zip(folders, programs, strict=True):
-        if program.about["predictions"] != programs[0].about["predictions"]:
+        if (program.names, program.about.get("predictions")) != (programs[0].names, programs[0].about.get("predictions")):
             raise ConfigError(
                 f"--with {folder}: predicts {', '.join(program.names)}, and {folders[0]} {', '.join(programs[0].names)}, or "
                 "not of the same kinds and units. Only predictions of the same things have a mean."
@@ -136,7 +141,13 @@ def _write_scores(
             continue
         path = target / file.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, itertools.chain([first], chunks), first.schema, level=_LEVEL, keep_types=True)
+        whole = itertools.chain([first], chunks)
+        if columns is None:  # to be trained on
+            write_file(path, whole, first.schema, level=_LEVEL, keep_types=True)
+        else:
+            with pq.ParquetWriter(path, first.schema) as writer:
+                for chunk in whole:
+                    writer.write_table(chunk)
         count += pq.read_metadata(path).num_rows
     return count
 
@@ -145,10 +156,11 @@ def _scored(
     programs: Sequence[Program], store: Store, file: Found, columns: Mapping[str, str] | None, prefix: str, rows: int
 ) -> Iterator[pa.Table]:
     """Columns of a file and the mean of the programs' predictions, a batch at a time."""
+    own = {*open_parquet(store, file.path).schema_arrow.names} if columns is None else set()
     for batches in zip(*(program.scores(store, [file], rows) for program in programs), strict=True):
         table = batches[0][0]
         scores = np.stack([found for _, found in batches]).mean(0, dtype=np.float64).astype(np.float32)
-        chosen = {name: name for name in table.column_names} if columns is None else columns
+        chosen = {name: name for name in table.column_names if name in own} if columns is None else columns
         kept = {name: _kept(table, column, file) for column, name in chosen.items()}
         yield pa.table(kept | {f"{prefix}{name}": pa.array(scores[:, k]) for k, name in enumerate(programs[0].names)})
 

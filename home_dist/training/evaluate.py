@@ -49,7 +49,7 @@ def evaluate_run(
     splits = together(lambda: _splits_asked_for(folder, config, splits, data))
     screen.say(together(lambda: detected(ranks, config.kernel)))
     chosen = together(lambda: find(checkpoint or run_dir))
-    inputs = together(lambda: open_inputs(config, schema, splits, folder.recorded_vocabularies(), data))
+    inputs = together(lambda: open_inputs(config, schema, splits, folder.recorded_vocabularies(), data, trains=False))
     if pooled:
         inputs = replace(inputs, files={"+".join(inputs.files): joined(list(inputs.files.values()))})
     built = together(lambda: build(inputs, ranks, loaded=True))

@@ -122,6 +122,10 @@ def test_wrong_settings_are_named_before_anything_is_done(shop, tmp_path):
     publishing.write_text(publishing.read_text().replace('"run.toml"', '"publishes.toml"'))
     with pytest.raises(ConfigError, match=r"leave \[publish\] out, and give `publish` of .*wrong\.toml"):
         load_daily(publishing)
+    with_section = (shop / "run.toml").read_text() + "[train.distillation]\nweight = 0.5\n"
+    (shop / "publishes.toml").write_text(with_section)
+    with pytest.raises(ConfigError, match=r"leave \[train\.distillation\] out"):
+        load_daily(publishing)
     (shop / "elsewhere").mkdir()
     moved = shop / "elsewhere" / "daily.toml"
     moved.write_text(DAILY.format(out="x", more=""))

@@ -89,8 +89,9 @@ def test_no_probability_is_refused_by_its_place(value, told, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["train.distillation.tasks=['liked']"], "train.distillation.tasks: liked: no such task"),
-        (["train.distillation.tasks=['like']", "data.tasks=['watch']"], "'like' is not among data.tasks"),
+        (["train.distillation.tasks=['liked']"], "'liked' is no task of this run; there are: like, follow, watch"),
+        (["train.distillation.tasks=['like']", "data.tasks=['watch']"], "'like' is no task of this run; there are: watch"),
+        (["data.negatives={keep=0.5, tasks=['like'], correct='logit'}"], "predictions are of all rows, and data.negatives"),
         (["objective.follow.kind=binary", "objective.follow.focal_gamma=2"], "'follow' is of kind binary with focal_gamma"),
         (["objective.watch.kind=ordinal", "train.distillation.tasks=['watch']"], "'watch' is of kind ordinal"),
     ],
@@ -101,7 +102,20 @@ def test_what_has_no_effect_is_refused(overrides, told, tmp_path):
         inputs_of(tmp_path, data, *overrides)
 
 
+def test_a_prediction_below_zero_of_a_label_that_is_not_is_zero(tmp_path):
+    like = random(0) * 4 - 1
+    data = taught(tmp_path, teacher_like=like)
+    options = ["objective.like.kind=regression", "objective.like.transform=log1p", "train.distillation.tasks=['like']"]
+    batches = list(inputs_of(tmp_path, data, *options).training_reader(ONE).epoch(0))
+    found = np.concatenate([b.teachers[b.mask.bool(), 0].numpy() for b in batches])
+    np.testing.assert_allclose(np.sort(found), np.sort(np.maximum(like, 0)), rtol=1e-6)
+
+
 def test_a_missing_teacher_is_told_with_what_to_do(tmp_path):
     data = taught(tmp_path, teacher_like=random(0), teacher_follow=random(1))
     with pytest.raises(DataError, match=r"column 'teacher_watch' is missing; the run's train.distillation needs it.*--prefix"):
         inputs_of(tmp_path, data)
+    config = load_config(make_config(tmp_path, data), ["train.distillation.weight=0.25"])
+    schema = load_schema(data / "schema.toml")
+    evaluated = open_inputs(config, schema, ("train",), trains=False)  # needs none
+    assert sum(int(b.mask.sum()) for b in evaluated.evaluation_reader("train", ONE).epoch(0)) == ROWS

@@ -25,9 +25,12 @@ def refuse_to_load(*_):
 
 
 def scores(store, files, rows):
+    """As a program that reads the folders' `day`, too."""
     for file in files:
         table = pq.ParquetFile(file.path).read()
         if len(table):
+            for name, value in file.partition.items():
+                table = table.append_column(name, pa.array([value] * len(table)))
             yield table, np.stack([table.column("x").to_numpy()] * 2, 1)
 
 
@@ -71,6 +74,23 @@ def test_several_programs_are_averaged_beside_all_columns(data, tmp_path, monkey
     mean = [0.375, 0.1875]
     assert written == {"row": [2, 12], "x": [0.5, 0.25], "teacher_like": mean, "teacher_view": mean}
     assert not (tmp_path / "out" / "empty.parquet").exists()
+    assert pq.read_table(tmp_path / "out").num_rows == 4  # days are in the folders' names alone, as before
+
+
+def test_programs_of_older_versions_are_scored(data, tmp_path, monkeypatch):
+    older = program_of(1)
+    older.about = {}  # without "predictions"
+    monkeypatch.setattr(scoring, "open_program", lambda *_: older)
+    assert scoring.score_files([tmp_path] * 2, str(data), tmp_path / "out", scoring.ScoreColumns(), 10, False) == 4
+
+
+def test_two_columns_of_one_name_are_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "open_program", lambda *_: program_of(1))
+    table = pa.Table.from_arrays([pa.array([1.0]), pa.array([2]), pa.array([3])], ["x", "y", "y"])
+    pq.write_table(table, data / "twice.parquet")
+    columns = scoring.ScoreColumns(all_columns=True)
+    with pytest.raises(DataError, match=r"twice.parquet: --all-columns: several columns are called 'y'"):
+        scoring.score_files([tmp_path], str(data), tmp_path / "out", columns, 10, False)
 
 
 def test_predictions_do_not_take_the_place_of_columns_or_of_each_other(data, tmp_path, monkeypatch):
