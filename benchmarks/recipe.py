@@ -9,9 +9,9 @@
 For each day t of 4 to 8 a model learns on days 1 to t and is compared on day t + 1; vocabularies, boundaries and rates are
 fitted on days 1 to t. These days, 5 to 9, end before the first test day of quality.py and family.py, day 10: what is chosen
 here has seen none of theirs. The recipe is the former one (FORMER), from which the rates of configs/kuairand_pure.toml were
-found; parts change what their names tell, and nothing else. All have the same seeds and days. Intervals resample users with their rows of all
-days, drawn alike for all parts, after averaging seeds. They do not hold what another seed would give, which the spread of seeds
-tells, and are of one comparison each: of 20 parts that do nothing, one is expected beyond its interval.
+found; parts change what their names tell, and nothing else. All have the same seeds and days. Intervals resample users with
+their rows of all days, drawn alike for all parts, after averaging seeds. They do not hold what another seed would give, which
+the spread of seeds tells, and are of one comparison each: of 20 parts that do nothing, one is expected beyond its interval.
 
 Complete runs are not trained again.
 """
