@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from home_dist.config.section import Rate, Section
+from home_dist.files.places import is_remote
 
 Sharding = Literal["table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid", "data_parallel"]
 
@@ -28,6 +29,11 @@ class TableSection(Section):
     max_age: int | None = Field(default=None, ge=1)
     """Of a managed table: an id loses its row when it has not occurred for so many steps."""
 
+    start: str | None = Field(default=None, min_length=1)
+    """Folder of vectors trained elsewhere, as `home-dist prepare frozen` writes it, with which a new run begins: rows of these
+    keys hold them, unscaled, in place of drawn values. Of several keys that are hashed to one row, the last in the folder's
+    order counts. `dim` must be the vectors' width. A resumed run ignores it; a warm start replaces what it takes over."""
+
     memory: Literal["device", "host", "cached"] = "device"
     """Where GPUs keep a sharded table: "host" leaves it in their host's memory (FBGEMM's unified memory), "cached" also, with
     the rows that are looked up most in a cache on the device. On a CPU it makes no difference."""
@@ -48,6 +54,14 @@ class TableSection(Section):
         key = "admit" if self.admit > 1 else "max_age"
         if not self.managed and (self.admit > 1 or self.max_age is not None):
             raise ValueError(f'{key}: only managed tables give rows to ids. Set managed = "lfu" or "lru", or leave {key} out')
+        return self
+
+    @model_validator(mode="after")
+    def _starts_where_rows_are_known(self) -> "TableSection":
+        if self.start is not None and self.managed:
+            raise ValueError("start: rows of managed tables are given to ids as they come, so that none is known at the start")
+        if self.start is not None and is_remote(self.start):
+            raise ValueError("start: the folder is memory-mapped; copy it to a disk of each host, and name that place")
         return self
 
     @model_validator(mode="after")

@@ -107,7 +107,7 @@ def same_rows(there: RunSide, here: RunSide, before: Table, now: Table) -> tuple
             raise Unknown(f"no {side.place(table.name)} beside {owner} schema tells which row is which")
     old_rows = old.unknown_rows if isinstance(old, VocabularyValues) else 0
     new_rows = new.unknown_rows if isinstance(new, VocabularyValues) else 0
-    files = [_opened(paths[0], there, before, old), _opened(paths[1], here, now, new)]
+    files = [opened(paths[0], there, before, old), opened(paths[1], here, now, new)]
     if files[0].kind != files[1].kind:
         raise Unknown("its vocabularies hold keys of different types")
     rows = np.full(now.rows, -1, np.int64)
@@ -116,7 +116,7 @@ def same_rows(there: RunSide, here: RunSide, before: Table, now: Table) -> tuple
         rows[1 : 1 + new_rows] = np.arange(1, 1 + new_rows)
     try:
         rows_there = open_rows(files[0], old_rows + 1, there.declared(before.name))
-        for keys, own in _pieces(files[1], new_rows + 1, here.declared(now.name)):
+        for keys, own in pieces_of(files[1], new_rows + 1, here.declared(now.name)):
             matched = rows_there(keys)
             kept = (own < now.rows) & (matched > 0) & (matched < before.rows)  # either table may have its last rows cut off
             rows[own[kept]] = matched[kept]
@@ -125,7 +125,7 @@ def same_rows(there: RunSide, here: RunSide, before: Table, now: Table) -> tuple
     return rows, "by key"
 
 
-def _pieces(file: VocabularyFile, first_row: int, rows: int) -> Iterator[tuple[pa.Array, NDArray[np.int64]]]:
+def pieces_of(file: VocabularyFile, first_row: int, rows: int) -> Iterator[tuple[pa.Array, NDArray[np.int64]]]:
     """(keys, their rows): a large vocabulary piece by piece."""
     if file.keys < INDEXED:
         vocabulary = file.whole(first_row, rows)
@@ -163,7 +163,7 @@ def _hashed(
     return np.arange(now.rows), "row by row"
 
 
-def _opened(path: Path | None, side: RunSide, table: Table, values: VocabularyValues | HashValues | None) -> VocabularyFile:
+def opened(path: Path | None, side: RunSide, table: Table, values: VocabularyValues | HashValues | None) -> VocabularyFile:
     """The vocabulary that made the table's rows. Raises Unknown if the file holds another one."""
     if path is None:
         raise ValueError("the caller checks that the file exists")

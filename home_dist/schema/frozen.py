@@ -43,9 +43,11 @@ def sort_keys(keys: pa.Array) -> NDArray[np.int64]:
     return hash_texts(keys, 0).view(np.int64) if is_text(keys.type) else key_numbers(keys)
 
 
-def open_frozen(feature: str, folder: Path, width: int, kind: KeyType) -> FrozenTable:
-    """Opens and checks a frozen table. Raises DataError for a folder that does not hold one of this width."""
-    wrong = f"{folder}: frozen table of feature {feature!r}"
+def open_frozen(folder: Path, width: int, kind: KeyType, wanted: str, mend: str) -> FrozenTable:
+    """Opens and checks a frozen table. Raises DataError for a folder that does not hold one of this width.
+
+    wanted: who reads it; mend: what to correct where the width is another one."""
+    wrong = f"{folder}: frozen table of {wanted}"
     try:
         keys, vectors = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in (KEYS, VECTORS))
     except (OSError, ValueError) as error:
@@ -57,7 +59,7 @@ def open_frozen(feature: str, folder: Path, width: int, kind: KeyType) -> Frozen
     if vectors.dtype not in (np.float16, np.float32) or vectors.shape != (len(keys), width):
         raise DataError(
             f"{wrong}: {VECTORS} has type {vectors.dtype}{list(vectors.shape)}, but float16 or float32 [{len(keys)}, {width}] "
-            "is needed. Correct the feature's width or write the table again."
+            f"is needed. {mend}, or write the table again."
         )
     probes = keys[np.linspace(0, len(keys) - 1, min(len(keys), _PROBES)).astype(np.int64)] if len(keys) else keys
     if (np.diff(probes) <= 0).any():

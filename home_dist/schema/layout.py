@@ -305,7 +305,9 @@ def _pretrained(feature: PretrainedFeature, config: RunConfig) -> PretrainedInpu
     section = config.embedding.pretrained.get(feature.name, PretrainedSection())
     table = None
     if feature.frozen is not None:
-        table = open_frozen(feature.name, config.schema_path().parent / feature.frozen, feature.width, feature.type)
+        folder = config.schema_path().parent / feature.frozen
+        wanted = f"feature {feature.name!r}"
+        table = open_frozen(folder, feature.width, feature.type, wanted, "Correct the feature's width")
     return PretrainedInput(feature.name, feature.column, feature.width, section.dim, section.normalise, table)
 
 

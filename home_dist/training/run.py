@@ -29,6 +29,7 @@ from home_dist.training.opening import kernel_taken, plan_table, pools_taken
 from home_dist.training.optimizers import Schedule
 from home_dist.training.profiling import Profile
 from home_dist.training.run_folder import RunFolder
+from home_dist.training.table_starts import TableStarts
 from home_dist.training.tracking import Trackers
 from home_dist.training.warm_start import WarmStart
 
@@ -78,6 +79,8 @@ class Run:
         UserError."""
         config = inputs.config
         loaded = start.checkpoint is not None
+        given = not loaded and any(t.start is not None for t in config.embedding.tables.values())
+        starts = together(lambda: TableStarts(inputs)) if given else None
         meaning, built = together(lambda: (fingerprint(folder.open()[1]), build(inputs, ranks, loaded)))
         screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))
         screen.say_if(pools_taken(built.head))
@@ -85,7 +88,10 @@ class Run:
         if start.checkpoint is not None:
             together(lambda: refuse_other_vocabularies(config, inputs.schema, folder.recorded_vocabularies()))
             load(start.checkpoint, built.model, built.optimizer, meaning)
-        elif config.checkpoint.warm_start is not None:
+        if starts is not None:
+            for line in together(lambda: starts.fill(built.model)):
+                screen.say(line)
+        if start.checkpoint is None and config.checkpoint.warm_start is not None:
             warm = WarmStart(config.checkpoint.warm_start, inputs)
             for line in together(lambda: warm.fill(built.model, built.optimizer)):
                 screen.say(line)

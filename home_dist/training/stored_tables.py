@@ -1,12 +1,14 @@
-"""Where a run's tables lie in its checkpoint, and how their rows are read by a map."""
+"""Where a run's tables lie, in memory and in its checkpoint, and how stored rows are read by a map."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from home_dist.data.matching_rows import Map
+from home_dist.embeddings.collections import table_shards
 from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.errors import CheckpointError
 from home_dist.schema import InputLayout, Table
@@ -52,6 +54,17 @@ def table_places(layout: InputLayout, stored: Stored) -> Iterator[tuple[str, Pla
         if tensor not in stored.tensors:
             raise CheckpointError(f"{stored.folder}: it holds no {tensor}, which its run's schema asks for. Use another one.")
         yield table.name, Place(tensor, first, table.rows)
+
+
+def parts_here(model: nn.Module, table: Table, small: ReplicatedTables) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """(first row, first column, values) of each part of the table on this rank. small: of the run's layout."""
+    if table.replicated:
+        key, first = small.place(table.name)
+        yield 0, 0, model.state_dict()[replicated_weight(key)][first : first + table.rows]
+        return
+    for shard in table_shards(model):
+        if shard.table == table.name:
+            yield shard.first_row, shard.first_column, shard.values
 
 
 def gather(

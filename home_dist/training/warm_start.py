@@ -33,7 +33,7 @@ from home_dist.training.matching_entries import listed, same_entries
 from home_dist.training.matching_features import changed_features, difference, other_histories, other_labels
 from home_dist.training.matching_sets import SetMap
 from home_dist.training.run_folder import RunFolder
-from home_dist.training.stored_tables import all_tables, replicated_tables, replicated_weight, table_places
+from home_dist.training.stored_tables import all_tables, parts_here, replicated_tables, table_places
 from home_dist.training.warm_optimizer import WarmOptimizer, gather_sets
 
 
@@ -116,7 +116,7 @@ class WarmStart:
             rows, how = self._rows(before, table)
         except Unknown as why:
             return f"{why}; first values stay", False
-        for first, column, values in self._targets(model, table):
+        for first, column, values in parts_here(model, table, self.small):
             own_rows = rows[first : first + len(values)]
             gather_sets(self.stored, self.places[name], own_rows, sets, column, values)
         state_taken = ""
@@ -129,16 +129,6 @@ class WarmStart:
         kept = f"; {rest:,} keep their first values" if rest else ""
         kept += f"; vectors of {sets.lacking} tasks keep their first values" if sets.lacking else ""
         return f"{taken:,} of {table.rows:,} rows{renamed}, {how}{state_taken}{kept}", True
-
-    def _targets(self, model: nn.Module, table: Table) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """(first row, first column, values) of each part of the table on this rank."""
-        if table.replicated:
-            key, first = self.small.place(table.name)
-            yield 0, 0, model.state_dict()[replicated_weight(key)][first : first + table.rows]
-            return
-        for shard in table_shards(model):
-            if shard.table == table.name:
-                yield shard.first_row, shard.first_column, shard.values
 
     def _rows(self, before: Table, now: Table) -> tuple[Map, str]:
         old, new = self.layout.statistics.get(before.name), self.inputs.layout.statistics.get(now.name)

@@ -122,7 +122,7 @@ def test_a_table_of_half_precision(tmp_path):
     make(tmp_path)
     rows, width = write_frozen(tmp_path / "items", "id", "text", tmp_path / "half", half=True)
     assert (rows, width) == (50, 5)
-    full, half = open_frozen("x", tmp_path / "by_id", 5, "integer"), open_frozen("x", tmp_path / "half", 5, "integer")
+    full, half = (open_frozen(tmp_path / n, 5, "integer", "feature 'x'", "") for n in ("by_id", "half"))
     assert half.vectors.dtype == np.float16
     np.testing.assert_allclose(half.vectors, full.vectors, rtol=1e-3, atol=1e-6)
 
@@ -134,7 +134,7 @@ def test_a_frozen_table_stays_on_disk_and_is_shared(tmp_path):
     written = np.lib.format.open_memmap(tmp_path / "vectors.npy", mode="w+", dtype=np.float32, shape=(rows, width))
     written[5] = 1
     del written
-    table = open_frozen("x", tmp_path, width, "integer")
+    table = open_frozen(tmp_path, width, "integer", "feature 'x'", "")
     assert (table.vectors[table.positions(pa.array([15, 3 * (rows - 1)]))].sum(1) == [width, 0]).all()
     assert table.positions(pa.array([16, None, -1, 3 * rows])).tolist() == [-1] * 4
     with pytest.raises(ValueError, match="read-only"):
@@ -172,7 +172,7 @@ def test_bad_tables_are_refused(tmp_path):
     with pytest.raises(DataError, match="is there already"):
         write_frozen(tmp_path / "twice.parquet", "id", "text", tmp_path / "by_id")
     with pytest.raises(DataError, match=r"vectors\.npy has type float32\[50, 5\], but float16 or float32 \[50, 6\] is needed"):
-        open_frozen("text", tmp_path / "by_id", 6, "integer")
+        open_frozen(tmp_path / "by_id", 6, "integer", "feature 'text'", "")
     np.save(tmp_path / "by_id" / "keys.npy", np.arange(50)[::-1].copy())
     with pytest.raises(DataError, match=r"by_id: frozen table of feature 'text': keys\.npy does not rise"):
         opened(config)
