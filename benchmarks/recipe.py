@@ -4,6 +4,7 @@
     python benchmarks/recipe.py --raw FOLDER   # with the parts that need the published files (pipelines/kuairand.py)
     python benchmarks/recipe.py --parts "uncertainty weighting" --seeds 3 --name recipe_seeds    # one of them, with more seeds
     python benchmarks/recipe.py --parts "twice the dense rate;three times the dense rate" --seeds 1 --name recipe_rates
+    python benchmarks/recipe.py --at "five times the dense rate, ..." --name recipe_at_rates    # parts change that recipe
     python benchmarks/recipe.py --quick        # one origin, two parts, few steps; writes nothing
 
 For each day t of 4 to 8 a model learns on days 1 to t and is compared on day t + 1; vocabularies, boundaries and rates are
@@ -52,7 +53,8 @@ _TASKS = (*GROUPS["interaction"], *GROUPS["watch"], "watch_seconds")
 
 @dataclass(frozen=True)
 class Part:
-    """settings: of a run; data: a variant of recipe_data.py; teachers: the part whose runs of all seeds it learns from."""
+    """settings: of a run, in which {data} stands for the data's folder; data: a variant of recipe_data.py; teachers: the part
+    whose runs of all seeds it learns from."""
 
     settings: tuple[str, ...] = ()
     data: str | None = None
@@ -65,6 +67,7 @@ _RATES = ("train.lr=5e-3", "embedding.lr=0.004", "train.batch_size=1024")
 RATES = "five times the dense rate, a fifth of the tables', batches of 1,024"
 """What configs/kuairand_pure.toml has taken: two ranks make batches of 1,024."""
 _RARE = "train.task_weights={like=3,follow=10,comment=10,forward=10,profile_enter=3}"
+_NO_FEATURE = ("data.exclude=['co_watch']",)
 _MORE_DROPOUT = ("model.dropout=0.2", "embedding.dropout=0.2")
 PARTS: Mapping[str, Part] = {
     "uncertainty weighting": Part(("train.weighting=uncertainty",)),
@@ -106,6 +109,10 @@ PARTS: Mapping[str, Part] = {
     "rates that forget": Part((), "decayed"),
     "the user's rates by hour": Part((), "hours"),
     "vectors of videos watched together": Part((), VECTORS),
+    "videos begin with those vectors": Part((*_NO_FEATURE, "embedding.tables.video.start={data}/starts"), VECTORS),
+    "videos begin with a fifth of those vectors": Part(
+        (*_NO_FEATURE, "embedding.tables.video.start={data}/starts_small"), VECTORS
+    ),
 }
 """Rates of embeddings by frequency are what row-wise Adagrad does already."""
 
@@ -116,6 +123,7 @@ def main() -> None:
     parser.add_argument("--raw", type=Path, help="folder of the published files; without it parts that need them are left out")
     parser.add_argument("--parts", default="", help="names, with semicolons between; by default all")
     parser.add_argument("--with", default="", dest="together", metavar="PARTS", help="names whose union is a further part")
+    parser.add_argument("--at", default="", metavar="PART", help="the recipe that parts change; by default the former one")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--rolling", default=ROLLING, help=f"first and last origin; by default {ROLLING}")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="parts trained at a time, a thread each")
@@ -125,11 +133,13 @@ def main() -> None:
     parser.add_argument("--name", default="recipe", help="of the results' files; by default recipe")
     chosen = parser.parse_args()
     parts = {name: part for name, part in PARTS.items() if part.data is None or chosen.raw}
-    for name in filter(None, [*chosen.parts.split(";"), *chosen.together.split(";")]):
+    for name in filter(None, [*chosen.parts.split(";"), *chosen.together.split(";"), chosen.at]):
         if name not in PARTS:
             parser.error(f"no part {name!r}; there are {'; '.join(PARTS)}")
         if name not in parts:
             parser.error(f"part {name!r} needs the published files: --raw FOLDER")
+    if chosen.at and PARTS[chosen.at] != Part(PARTS[chosen.at].settings):
+        parser.error(f"--at: part {chosen.at!r} has more than settings")
     if chosen.together:
         parts["together: " + chosen.together.replace(";", ", ")] = union([PARTS[n] for n in chosen.together.split(";")])
     parts = {n: p for n, p in parts.items() if not chosen.parts or n in chosen.parts.split(";") or n.startswith("together")}
@@ -141,10 +151,11 @@ def main() -> None:
         few = {"moving average": PARTS["moving average"]}
         overrides = ["train.max_steps=15", "insight.every_steps=0", *chosen.overrides]
         with tempfile.TemporaryDirectory() as scratch:
-            result = measured(Path(scratch), few, None, 1, "2:2", 2, overrides, 50)
+            result = measured(Path(scratch), few, None, 1, "2:2", 2, overrides, 50, "")
         print(table(result))
     else:
-        result = measured(chosen.runs, parts, chosen.raw, chosen.seeds, chosen.rolling, chosen.jobs, chosen.overrides, 1000)
+        where = chosen.seeds, chosen.rolling, chosen.jobs, chosen.overrides, 1000
+        result = measured(chosen.runs, parts, chosen.raw, *where, chosen.at)
         write_result(chosen.out / f"{chosen.name}.json", result | {"commit": commit()})
         (chosen.out / f"{chosen.name}.md").write_text(table(result) + "\n")
         print(table(result))
@@ -169,21 +180,25 @@ def measured(
     jobs: int,
     overrides: Sequence[str],
     draws: int,
+    at: str,
 ) -> dict[str, Any]:
+    """at: the part whose settings the recipe has, beside the former ones; empty for none."""
     began, tasks = time.perf_counter(), home_tasks(load_schema(DATA / "schema.toml"))
     for name in sorted({p.data for p in parts.values() if p.data}):
         assert raw is not None
         write_variant(name, raw, DATA, runs / "data" / name, lambda _: None)
 
     def folder_of(name: str) -> Path:
-        return runs / "".join(c if c.isalnum() else "_" for c in name)
+        return Path(runs, *("".join(c if c.isalnum() else "_" for c in part) for part in (at, name) if part))
 
     def trained(item: tuple[str, Part]) -> Pool:
         name, part = item
-        data, folder = [f"data.path={runs / 'data' / part.data}"] if part.data else [], folder_of(name)
+        place, folder = runs / "data" / (part.data or ""), folder_of(name)
         if part.teachers is not None:
             write_taught(folder_of(part.teachers) / _KIND.removeprefix("model."), seeds, origins_of(rolling), folder)
-        settings = [*data, *FORMER, *overrides, *part.settings]
+        data = [f"data.path={place}"] if part.data else []
+        own = [s.replace("{data}", str(place)) for s in part.settings]
+        settings = [*data, *FORMER, *(PARTS[at].settings if at else ()), *overrides, *own]
         found = home_pool(train_home(CONFIG, folder, rolling, _KIND, seeds, settings, 1, 1), seeds, "validation", tasks)
         print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
         return found
@@ -203,6 +218,7 @@ def measured(
             scores[f"{name}: {ENSEMBLE}"] = [np.mean(scores[name], axis=0)]
     return compared(base, scores, draws) | {
         "settings": {name: [*part.settings, *([f"data: {part.data}"] if part.data else [])] for name, part in parts.items()},
+        "at": at,
         "rolling": rolling,
         "seeds": seeds,
         "overrides": list(overrides),
@@ -235,9 +251,10 @@ def compared(pool: Pool, scores: Mapping[str, Sequence[np.ndarray]], resamples: 
 
 def table(result: dict[str, Any]) -> str:
     parts, base = result["parts"], result["parts"][BASE]
+    at = f", which is the former one with {result['at']}" if result["at"] else ""
     lines = [
         f"{result['rows']:,} impressions of {result['days']} pooled validation days (origins {result['rolling']}), "
-        f"{len(result['tasks'])} tasks, {result['seeds']} seed(s). The recipe: AUC {base['AUC']['mean']:.4f}, GAUC "
+        f"{len(result['tasks'])} tasks, {result['seeds']} seed(s). The recipe{at}: AUC {base['AUC']['mean']:.4f}, GAUC "
         f"{base['GAUC']['mean']:.4f}, log loss {base['log loss']['mean']:.5f}"
         f" (seeds: {'; '.join(f'{a:.4f}/{g:.4f}' for a, g in zip(base['AUC']['seeds'], base['GAUC']['seeds'], strict=True))}).",
         "",

@@ -18,6 +18,7 @@ from home_dist.files.whole import whole_folder
 from home_dist.ids.keys import codes
 from home_dist.prepare.asof import AsOf
 from home_dist.prepare.days import DAY_MS
+from home_dist.prepare.frozen import write_frozen
 from home_dist.prepare.kuairand import KuaiRandOptions, prepare_kuairand
 from home_dist.prepare.kuairand.files import read_source
 from home_dist.prepare.kuairand.log import GROUPS, Log
@@ -36,6 +37,8 @@ HOURS = 4
 """Of a part of the day."""
 WIDTH, WINDOW = 16, 5
 """Of vectors of videos, and of the events on each side that count as watched together."""
+STARTS: Mapping[str, float] = {"starts": 1.0, "starts_small": 0.2}
+"""Folders of vectors by video, and their length."""
 _SCALE = 1 << 30
 
 
@@ -93,7 +96,8 @@ def write_variant(name: str, raw: Path, sample: Path, out: Path, say: Callable[[
 
 def add_vectors(raw: Path, sample: Path, out: Path) -> None:
     """The sample with a feature `co_watch`: the video's vector, from positive pointwise mutual information of videos that users
-    watched within WINDOW events of each other before the log began (Levy and Goldberg, NeurIPS 2014, section 5)."""
+    watched within WINDOW events of each other before the log began (Levy and Goldberg, NeurIPS 2014, section 5). Also the same
+    vectors by video as frozen tables, for tables that begin with them: STARTS."""
     vocabulary = pq.read_table(sample / "vocabularies" / "video.parquet")
     row_of = dict(zip(vocabulary["value"].to_pylist(), vocabulary["row"].to_pylist(), strict=True))
     schema = load_schema(sample / "schema.toml")
@@ -111,6 +115,11 @@ def add_vectors(raw: Path, sample: Path, out: Path) -> None:
             offsets = pa.array(np.arange(len(at) + 1, dtype=np.int32) * WIDTH)
             lists = pa.ListArray.from_arrays(offsets, pa.array(flat.ravel()), mask=pa.array(null))
             pq.write_table(table.append_column("co_watch", lists), out / split / path.name, write_page_checksum=True)
+    videos, place = np.array(list(row_of)), np.array(list(row_of.values()))
+    for folder, scale in STARTS.items():
+        given = pa.array((scale * vectors[place[known[place]]]).astype(np.float32).tolist(), pa.list_(pa.float32()))
+        pq.write_table(pa.table({"video": videos[known[place]], "vector": given}), out / f"{folder}.parquet")
+        write_frozen(out / f"{folder}.parquet", "video", "vector", out / folder)
     (out / "vocabularies").symlink_to((sample / "vocabularies").resolve())
     feature = PretrainedFeature(name="co_watch", column="co_watch", width=WIDTH)
     save_schema(schema.model_copy(update={"feature": (*schema.feature, feature)}), out / "schema.toml")
