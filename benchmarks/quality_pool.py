@@ -93,7 +93,8 @@ def train_home(
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if ended.returncode:
         raise SystemExit(f"failed: {' '.join(command)}\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
-    return runs / "pooled" / ("chosen" if "," in grid else grid.rpartition(".")[2])
+    key, _, value = grid.partition("=")
+    return runs / "pooled" / ("chosen" if "," in grid else f"{key.rpartition('.')[2]}={value}")
 
 
 def home_pool(folder: Path, seeds: int, split: str, tasks: Sequence[str]) -> Pool:

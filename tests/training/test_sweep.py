@@ -33,6 +33,11 @@ def test_every_combination_with_every_seed(tmp_path):
     assert found[3].folder == tmp_path / "run" / "kind=mmoe,lr=1e-3" / "seed-6"
 
 
+def test_values_that_differ_before_the_point_are_told_apart(tmp_path):
+    found = planned(tmp_path, ["train.lr=0.5,1.5"])
+    assert [p.folder.parent.name for p in found] == ["lr=0.5", "lr=1.5"]
+
+
 def test_lists_are_values(tmp_path):
     found = planned(tmp_path, ["model.expert_hidden=[8],[8, 4],[]", "data.exclude=['age'],[]"])
     assert [p.config.model.expert_hidden for p in found[::2]] == [(8,), (8, 4), ()]
