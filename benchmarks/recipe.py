@@ -140,9 +140,13 @@ def main() -> None:
             parser.error(f"part {name!r} needs the published files: --raw FOLDER")
     if chosen.at and PARTS[chosen.at] != Part(PARTS[chosen.at].settings):
         parser.error(f"--at: part {chosen.at!r} has more than settings")
+    if chosen.at and chosen.quick:
+        parser.error("--at: --quick tries the former recipe alone")
     if chosen.together:
         parts["together: " + chosen.together.replace(";", ", ")] = union([PARTS[n] for n in chosen.together.split(";")])
     parts = {n: p for n, p in parts.items() if not chosen.parts or n in chosen.parts.split(";") or n.startswith("together")}
+    for part in parts.values() if chosen.at else ():
+        refuse_two_values([PARTS[chosen.at].settings, part.settings])
     for name, part in parts.items():
         if part.teachers is not None and part.teachers not in parts:
             parser.error(f"part {name!r} learns from {part.teachers!r}, which must be among --parts")
@@ -168,7 +172,16 @@ def union(parts: Sequence[Part]) -> Part:
     data = {part.data for part in parts if part.data}
     if len(data) > 1:
         raise SystemExit(f"--with: parts with different data: {', '.join(sorted(data))}")
+    refuse_two_values([part.settings for part in parts])
     return Part(tuple(s for part in parts for s in part.settings), data.pop() if data else None)
+
+
+def refuse_two_values(settings: Sequence[Sequence[str]]) -> None:
+    """Raises SystemExit where one of the parts' settings would undo another's."""
+    given: dict[str, str] = {}
+    for key, _, value in (setting.partition("=") for of_part in settings for setting in of_part):
+        if given.setdefault(key, value) != value:
+            raise SystemExit(f"{key}: two parts set it, to {given[key]} and {value}")
 
 
 def measured(

@@ -86,6 +86,8 @@ VECTORS = "vectors"
 def write_variant(name: str, raw: Path, sample: Path, out: Path, say: Callable[[str], None]) -> None:
     """Writes the data folder `out`, if it is not there. raw: the published files; sample: the prepared data as they are."""
     if out.exists():
+        if name == VECTORS and not all((out / folder).is_dir() for folder in STARTS):
+            raise SystemExit(f"{out}: an earlier version of this script wrote it. Remove it.")
         return
     if name == VECTORS:
         with whole_folder(out) as writing:

@@ -31,8 +31,10 @@ class TableSection(Section):
 
     start: str | None = Field(default=None, min_length=1)
     """Folder of vectors trained elsewhere, as `home-dist prepare frozen` writes it, with which a new run begins: rows of these
-    keys hold them, unscaled, in place of drawn values. Of several keys that are hashed to one row, the last in the folder's
-    order counts. `dim` must be the vectors' width. A resumed run ignores it; a warm start replaces what it takes over."""
+    keys hold them, unscaled, in place of drawn values. Keys are matched by the table's vocabulary or hash; where columns hold
+    rows and no vocabulary is there, a key is a row's number. Of several keys that are hashed to one row, the last in the
+    folder's order counts. `dim` must be the vectors' width. A resumed run ignores it; a warm start replaces what it takes
+    over."""
 
     memory: Literal["device", "host", "cached"] = "device"
     """Where GPUs keep a sharded table: "host" leaves it in their host's memory (FBGEMM's unified memory), "cached" also, with

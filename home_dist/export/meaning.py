@@ -19,7 +19,7 @@ from home_dist.files.listing import list_files
 from home_dist.files.places import join, with_parents
 from home_dist.files.stores import open_store
 from home_dist.schema import PretrainedFeature, Schema, StatisticFeature, load_schema
-from home_dist.schema.frozen import KEYS, VECTORS
+from home_dist.schema.frozen import KEYS, TYPE, VECTORS
 from home_dist.schema.meaning import fingerprint
 from home_dist.schema.values import VocabularyValues
 
@@ -69,8 +69,9 @@ def write_meaning_files(source: ModelMeaning, folder: Path) -> list[str]:
             missing.append(table)
     for feature in source.schema.feature:
         if isinstance(feature, PretrainedFeature) and feature.frozen is not None:
-            for name in (KEYS, VECTORS):
-                _copy(data / feature.frozen / name, folder / feature.frozen / name, link=True)
+            for name in (KEYS, VECTORS, TYPE):
+                if name != TYPE or (data / feature.frozen / name).is_file():  # earlier versions wrote none
+                    _copy(data / feature.frozen / name, folder / feature.frozen / name, link=True)
     return missing
 
 

@@ -79,13 +79,13 @@ def signs(figures: Figures, names: Names, rules: RulesSection) -> list[Sign]:
 def table_signs(tables: list[TableFigures], epoch_over: bool, rules: RulesSection) -> Iterator[Sign]:
     for table in tables:
         where = f"table {table.table}"
-        if epoch_over and table.untouched >= rules.dead_rows:
+        if epoch_over and table.untouched >= rules.dead_rows and not table.given:
             text = f"{table.untouched:.0%} of {table.rows:,} rows were never looked up"
             yield Sign("dead rows", where, text, table.untouched, rules.dead_rows, _fewer_rows(table))
         if table.broken:
             text = f"{table.broken:,} entries are infinite or NaN"
             yield Sign("exploding", where, text, float(table.broken), 0, "a lower embedding.lr, from an earlier checkpoint")
-        elif table.growth > rules.exploding_growth:
+        elif table.growth > rules.exploding_growth and not table.given:
             text = (
                 f"trained rows are {table.growth:,.0f} times as large as they began; the largest entry is {table.largest:.3g}"
             )

@@ -41,12 +41,16 @@ class TableFigures:
     """Whether the run hashes ids into rows, so that used rows lie anywhere."""
     examined: int = -1
     """Rows that the figures are of; -1 in records of all rows."""
+    given: bool = False
+    """Whether rows began with vectors of a file. Then `untouched` and `growth` do not tell what training did."""
 
 
 @torch.no_grad()
-def table_figures(model: nn.Module, std: float, seed: int, hashed: Collection[str] = ()) -> list[TableFigures]:
+def table_figures(
+    model: nn.Module, std: float, seed: int, hashed: Collection[str] = (), given: Collection[str] = ()
+) -> list[TableFigures]:
     """Figures of all sharded tables, the same on every rank. Collective. std, seed: of the run's initial values. hashed: tables
-    into which ids are hashed."""
+    into which ids are hashed; given: tables that began with vectors of a file."""
     sums_of: dict[str, torch.Tensor] = {}
     tops_of: dict[str, torch.Tensor] = {}
     rows: dict[str, int] = {}
@@ -76,7 +80,7 @@ def table_figures(model: nn.Module, std: float, seed: int, hashed: Collection[st
         # The last row of an untouched rest is known up to the part of the table that the next examined row stands for.
         used_to = -(-int(last) * rows[table] // examined)
         figures = (rows[table], same / examined, size, top, size / std, round(broken))
-        result.append(TableFigures(table, *figures, used_to, table in hashed, examined))
+        result.append(TableFigures(table, *figures, used_to, table in hashed, examined, table in given))
     return result
 
 

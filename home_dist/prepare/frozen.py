@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
+from home_dist.files.json_files import write_json
 from home_dist.files.listing import find_files
 from home_dist.files.whole import refuse_existing, whole_folder
 from home_dist.ids.arrow_types import is_list
-from home_dist.ids.keys import NotKeys, as_keys, key_type
+from home_dist.ids.keys import KeyType, NotKeys, as_keys, key_type
 from home_dist.prepare.progress import Progress, Say
-from home_dist.schema.frozen import KEYS, VECTORS, sort_keys
+from home_dist.schema.frozen import KEYS, TYPE, VECTORS, sort_keys
 
 _BATCH = 16384
 
@@ -31,7 +32,10 @@ def write_frozen(source: Path, key: str, vector: str, out: Path, half: bool = Fa
     paths = [Path(f.path) for f in find_files(str(source))[1]] if source.is_dir() else [source]
     refuse_existing(out)
     parts = [_keys(path, key, vector) for path in paths]
-    keys, widths = np.concatenate([k for k, _ in parts]), {w for _, width in parts for w in width}
+    keys, widths = np.concatenate([k for k, _, _ in parts]), {w for _, width, _ in parts for w in width}
+    kinds = sorted({kind for *_, kind in parts if kind is not None}) or ["integer"]
+    if len(kinds) > 1:
+        raise DataError(f"{source}: column {key!r} holds {' and '.join(kinds)} keys; all files must hold keys of one type.")
     if len(widths) != 1:
         raise DataError(f"{source}: column {vector!r}: vectors of widths {sorted(widths)[:5]}; all must be equally wide.")
     width = widths.pop()
@@ -46,6 +50,7 @@ def write_frozen(source: Path, key: str, vector: str, out: Path, half: bool = Fa
     target[order] = np.arange(len(keys))
     with whole_folder(out) as writing:
         np.save(writing / KEYS, ordered)
+        write_json(writing / TYPE, {"type": kinds[0]})
         kind = np.float16 if half else np.float32
         vectors = np.lib.format.open_memmap(writing / VECTORS, mode="w+", dtype=kind, shape=(len(keys), width))
         at = 0
@@ -73,9 +78,10 @@ def _batches(path: Path, key: str, vector: str):  # type: ignore[no-untyped-def]
         raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}). Write it again.") from None
 
 
-def _keys(path: Path, key: str, vector: str) -> tuple[NDArray[np.int64], set[int]]:
-    """(n,) keys, and the set of the vectors' widths."""
+def _keys(path: Path, key: str, vector: str) -> tuple[NDArray[np.int64], set[int], KeyType | None]:
+    """(n,) keys, the set of the vectors' widths, and the keys' type, None without any."""
     parts, widths = [np.zeros(0, np.int64)], set()
+    kind: KeyType | None = None
     for batch in _batches(path, key, vector):
         values, vectors = batch.column(key), batch.column(vector)
         kind = key_type(values.type)
@@ -90,7 +96,7 @@ def _keys(path: Path, key: str, vector: str) -> tuple[NDArray[np.int64], set[int
         except NotKeys as error:
             raise DataError(f"{path}: column {key!r}: {error.problem}. Keys are whole numbers or texts.") from None
         widths |= set(pc.unique(pc.list_value_length(vectors)).to_pylist())
-    return np.concatenate(parts), widths
+    return np.concatenate(parts), widths, kind
 
 
 def _vectors(path: Path, name: str, column: pa.Array, width: int) -> NDArray[np.float32]:

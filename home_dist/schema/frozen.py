@@ -1,7 +1,8 @@
 """A frozen table of vectors on disk, looked up by item id: memory-mapped, so that the ranks of a host share one copy.
 
 A folder with keys.npy, (n,) int64, strictly increasing, and vectors.npy, (n, width) float16 or float32. An integer is its own
-key; a text's key is its 64-bit hash (home_dist/ids/hashing.py, seed 0) read as int64. `home-dist prepare frozen` writes it.
+key; a text's key is its 64-bit hash (home_dist/ids/hashing.py, seed 0) read as int64. keys.json tells which of both: {"type":
+"integer"}; folders of earlier versions lack it. `home-dist prepare frozen` writes all three.
 """
 
 from pathlib import Path
@@ -12,11 +13,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
+from home_dist.files.json_files import read_json
 from home_dist.ids.arrow_types import is_text
 from home_dist.ids.hashing import hash_texts
 from home_dist.ids.keys import KeyType, as_keys, key_numbers, missing
 
-KEYS, VECTORS = "keys.npy", "vectors.npy"
+KEYS, VECTORS, TYPE = "keys.npy", "vectors.npy", "keys.json"
 _PROBES = 4096
 
 
@@ -54,6 +56,9 @@ def open_frozen(folder: Path, width: int, kind: KeyType, wanted: str, mend: str)
         raise DataError(
             f"{wrong}: {KEYS} or {VECTORS} cannot be read ({error}). Write it with `home-dist prepare frozen`."
         ) from None
+    told = read_json(folder / TYPE, "Write the table again with `home-dist prepare frozen`.", DataError).get("type", kind)
+    if told != kind:
+        raise DataError(f"{wrong}: its keys are of type {told}, but {kind} is needed. Write it of the ids that the data holds.")
     if keys.dtype != np.int64 or keys.ndim != 1:
         raise DataError(f"{wrong}: {KEYS} has type {keys.dtype}{list(keys.shape)}, but int64 in one dimension is needed.")
     if vectors.dtype not in (np.float16, np.float32) or vectors.shape != (len(keys), width):
@@ -62,6 +67,6 @@ def open_frozen(folder: Path, width: int, kind: KeyType, wanted: str, mend: str)
             f"is needed. {mend}, or write the table again."
         )
     probes = keys[np.linspace(0, len(keys) - 1, min(len(keys), _PROBES)).astype(np.int64)] if len(keys) else keys
-    if (np.diff(probes) <= 0).any():
+    if (probes[1:] <= probes[:-1]).any():  # differences could overflow
         raise DataError(f"{wrong}: {KEYS} does not rise. Write it with `home-dist prepare frozen`.")
     return FrozenTable(keys, vectors, kind)

@@ -42,6 +42,7 @@ class Observer:
         self.log, self.screen, self.store = log, screen, InsightStore(folder)
         self.tasks = [t.name for t in schema.task]
         managed = {name for name, table in config.embedding.tables.items() if table.managed}
+        self.given = {name for name, table in config.embedding.tables.items() if table.start is not None}
         self.hashed = {t.name for t in schema.table if isinstance(t.values, HashValues)} - managed
         every = config.insight.interval(steps)
         self.on = every > 0
@@ -94,7 +95,8 @@ class Observer:
         if not self.on:
             return
         began = time.perf_counter()
-        tables = table_figures(self.model, self.config.embedding.init_std, self.config.train.seed, self.hashed)
+        std, seed = self.config.embedding.init_std, self.config.train.seed
+        tables = table_figures(self.model, std, seed, self.hashed, self.given)
         self.collector.seconds += time.perf_counter() - began
         if self.ranks.first and tables:
             self.store.append(TABLES, {"step": step, "epoch_over": epoch_over, "tables": [asdict(t) for t in tables]})

@@ -79,8 +79,7 @@ class Run:
         UserError."""
         config = inputs.config
         loaded = start.checkpoint is not None
-        given = not loaded and any(t.start is not None for t in config.embedding.tables.values())
-        starts = together(lambda: TableStarts(inputs)) if given else None
+        starts = None if loaded else TableStarts.of_all_ranks(inputs)
         meaning, built = together(lambda: (fingerprint(folder.open()[1]), build(inputs, ranks, loaded)))
         screen.say_if(kernel_taken(ranks, config.kernel, built.kernel))
         screen.say_if(pools_taken(built.head))

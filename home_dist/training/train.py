@@ -27,6 +27,7 @@ from home_dist.training.handover import Handover, HandoverContext
 from home_dist.training.opening import derived, detected, kept_together
 from home_dist.training.run import Run, Start
 from home_dist.training.run_folder import RunFolder
+from home_dist.training.table_starts import TableStarts
 from home_dist.training.tracking import Trackers, check_installed
 from home_dist.training.trainer import Trainer
 
@@ -48,6 +49,8 @@ def train(
     together(lambda: _check_best(inputs))
     together(lambda: check_installed(config.log) if ranks.first else None)
     folder = RunFolder(config.run.dir)
+    # What is wrong with vectors to begin with is told before the folder is taken.
+    together(lambda: None if Checkpoints(folder.checkpoints, config.checkpoint).newest() else TableStarts(inputs))
     with ExitStack() as claim:
         together(lambda: claim.enter_context(folder.claimed(config, schema)) if ranks.first else None)
         taker = None

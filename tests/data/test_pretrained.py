@@ -127,6 +127,20 @@ def test_a_table_of_half_precision(tmp_path):
     np.testing.assert_allclose(half.vectors, full.vectors, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("keys", [["M", "F"], ["en", "de", "fr"], [2**63 - 1, 2**63]])
+def test_keys_far_apart_rise(tmp_path, keys):
+    column = pa.array(keys, pa.uint64() if isinstance(keys[0], int) else pa.string())
+    pq.write_table(pa.table({"id": column, "text": [[float(n)] for n in range(len(keys))]}), tmp_path / "items.parquet")
+    write_frozen(tmp_path / "items.parquet", "id", "text", tmp_path / "t")
+    kind = "integer" if isinstance(keys[0], int) else "text"
+    table = open_frozen(tmp_path / "t", 1, kind, "feature 'x'", "")
+    assert table.vectors[table.positions(column)].ravel().tolist() == [*range(len(keys))]
+    with pytest.raises(DataError, match=f"its keys are of type {kind}, but .* is needed"):
+        open_frozen(tmp_path / "t", 1, "text" if kind == "integer" else "integer", "feature 'x'", "")
+    (tmp_path / "t" / "keys.json").unlink()  # as earlier versions wrote it
+    assert len(open_frozen(tmp_path / "t", 1, kind, "feature 'x'", "").keys) == len(keys)
+
+
 def test_a_frozen_table_stays_on_disk_and_is_shared(tmp_path):
     """Of 256 MB a few pages are resident after a look-up, in a read-only mapping that is shared (r--s, not r--p)."""
     rows, width = 1 << 20, 64
@@ -188,6 +202,11 @@ def test_unknown_names_and_types_are_refused(tmp_path):
         opened(other)
     text = config.schema_path().read_text()
     config.schema_path().write_text(text.replace('type = "text"', 'type = "integer"'))
+    with pytest.raises(
+        DataError, match="by_name: frozen table of feature 'named': its keys are of type text, but integer is needed"
+    ):
+        opened(config)
+    (tmp_path / "by_name" / "keys.json").unlink()  # as earlier versions wrote it
     with pytest.raises(DataError, match="column 'name' has type string, but whole numbers are needed"):
         opened(config)
 

@@ -61,7 +61,7 @@ def data(tmp_path):
 def test_rows_of_known_keys_begin_with_their_vectors(tmp_path, data, kind, ranks, cut):
     given = {
         "user": vectors_of([*USERS[::3].tolist(), 60_000, 60_001], DIM, 0),  # two that the vocabulary lacks
-        "video": vectors_of(range(5, 1900, 2), DIM, 1),
+        "video": vectors_of(range(0, 1900, 2), DIM, 1),  # row 0 is of missing keys
         "tag": vectors_of(range(1000), DIM, 2),
         "tab": vectors_of(["d", "other", "b"], SMALL, 3),
     }
@@ -69,14 +69,19 @@ def test_rows_of_known_keys_begin_with_their_vectors(tmp_path, data, kind, ranks
     shardings = settings(embedding__tables__video__sharding="row_wise", embedding__tables__tag__sharding="column_wise")
     shardings += settings(model__kind=kind, embedding__tables__user__keep_rows=cut)
     plain = run(ranks, "train", make_config(tmp_path / "a", data), *FROZEN, *shardings)
-    begun = run(ranks, "train", make_config(tmp_path / "b", data), *FROZEN, *shardings, *starts)
+    config = make_config(tmp_path / "b", data)
+    if kind == "home":  # what is wrong is told before the run's folder is taken
+        wrong = run(ranks, "train", config, *FROZEN, *shardings, *settings(embedding__tables__tab__start=tmp_path / "nowhere"))
+        assert wrong.codes == [3] * ranks
+        assert "nowhere: frozen table of embedding.tables.tab.start" in wrong.text
+    begun = run(ranks, "train", config, *FROZEN, *shardings, *starts)
     assert plain.codes == begun.codes == [0] * ranks, plain.text + begun.text
     drawn, here = (open_stored(next((tmp_path / n / "run" / "checkpoints").glob("step-*")))[0] for n in "ab")
 
     tag_rows = HashRows("integer", 5, 1500)(pa.array(range(1000)))
     rows_of = {
         "user": {key: row for row, key in enumerate(USERS.tolist(), 1) if row < cut},
-        "video": {key: key for key in range(2000)},
+        "video": {key: key for key in range(1, 2000)},
         "tag": dict(zip(range(1000), tag_rows.tolist(), strict=True)),  # keys share rows
         "tab": {key: row for row, key in enumerate(TABS, 1)},
     }
@@ -95,10 +100,15 @@ def test_rows_of_known_keys_begin_with_their_vectors(tmp_path, data, kind, ranks
         np.testing.assert_array_equal(after, wanted, err_msg=name)
     if kind == "home":
         known = sum(row < cut for row in range(1, 3000, 3))
-        assert f"table user: begins with vectors of {known:,} keys ({cut:,} rows) from {tmp_path}/user" in begun.text
+        assert (
+            f"table user: begins with vectors of {known:,} keys ({cut:,} rows), by the vocabulary, from {tmp_path}/user"
+            in begun.text
+        )
+        assert "by the row's number, as no vocabularies/video.parquet tells of which key it is" in begun.text
         shutil.rmtree(tmp_path / "user")
         more = [o.replace("max_steps=1", "max_steps=2") for o in FROZEN]
-        resumed = run(ranks, "train", make_config(tmp_path / "b", data), *more, *shardings, *starts)
+        moved = [str(o).replace(f"{tmp_path}/user", f"{tmp_path}/gone") for o in starts]
+        resumed = run(ranks, "train", config, *more, *shardings, *moved)
         assert resumed.codes == [0] * ranks, resumed.text
         assert "begins with vectors" not in resumed.text
 
@@ -110,10 +120,12 @@ def opened(tmp_path, data, *overrides: str) -> TableStarts:
 
 def test_folders_that_do_not_fit_are_refused(tmp_path, data):
     eight = written(tmp_path / "eight", vectors_of(range(50_100, 50_200), DIM, 0))
+    six = written(tmp_path / "six", vectors_of(range(50_100, 50_200), 6, 0))
+    told = r"six: frozen table of embedding\.tables\.user\.start: .*\[100, 8\] is needed\."
     with pytest.raises(
-        DataError, match=r"eight: frozen table of embedding\.tables\.tab\.start: .*\[100, 4\].* Set embedding\.tables\.tab\.dim"
+        DataError, match=told + r" Set embedding\.tables\.user\.dim to their width, which must be a multiple of 4"
     ):
-        opened(tmp_path, data, f"embedding.tables.tab.start={eight}")
+        opened(tmp_path, data, f"embedding.tables.user.start={six}")
     with pytest.raises(DataError, match=r"nowhere: frozen table of embedding\.tables\.user\.start: .* cannot be read"):
         opened(tmp_path, data, f"embedding.tables.user.start={tmp_path}/nowhere")
     with pytest.raises(ConfigError, match=r"embedding\.tables\.user\.start: no feature or history of this run reads the table"):
@@ -127,7 +139,10 @@ def test_folders_that_do_not_fit_are_refused(tmp_path, data):
     with pytest.raises(
         DataError, match=r"eight: it holds no key of table 'user'\. .* or remove embedding\.tables\.user\.start"
     ):
-        opened(tmp_path, data, f"embedding.tables.user.start={eight}").starts[0].fill([])
+        opened(tmp_path, data, f"embedding.tables.user.start={eight}")
+    texts = written(tmp_path / "texts", vectors_of(["1", "2"], DIM, 0))
+    with pytest.raises(DataError, match=r"texts: .*: its keys are of type text, but integer is needed"):
+        opened(tmp_path, data, f"embedding.tables.tag.start={texts}")
     short = vectors_of(USERS[:2].tolist(), DIM, 0)
     short[int(USERS[1])][3] = np.nan
     np.save(eight / "keys.npy", np.sort(USERS[:2]))
@@ -135,6 +150,15 @@ def test_folders_that_do_not_fit_are_refused(tmp_path, data):
     [start] = opened(tmp_path, data, f"embedding.tables.user.start={eight}").starts
     with pytest.raises(DataError, match=r"eight: vector \d holds NaN, infinity or more than 3\.40282e\+38"):
         start.fill([(0, 0, torch.zeros(3000, DIM))])
+
+
+def test_hosts_with_other_copies_are_refused(tmp_path, data):
+    keys = USERS[:100].tolist()
+    one, other = (written(tmp_path / name, vectors_of(keys, DIM, seed)) for seed, name in enumerate(("one", "other")))
+    first, second = (opened(tmp_path, data, f"embedding.tables.user.start={f}") for f in (one, other))
+    first._refuse_other_copies([s.mark for s in first.starts])
+    with pytest.raises(DataError, match=r"one on .*: holds other vectors than on the first rank's host\. .*: copy it again"):
+        first._refuse_other_copies([s.mark for s in second.starts])
 
 
 def test_texts_hashed_with_another_seed_are_refused(tmp_path, data):
