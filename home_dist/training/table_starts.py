@@ -138,8 +138,8 @@ class TableStarts:
 
     @torch.no_grad()
     def fill(self, model: nn.Module) -> list[str]:
-        """Fills the parts of tables on this rank. Returns a line per table, the same on all ranks. Raises DataError for a
-        folder without a key of the table, and for vectors that are not finite or too large."""
+        """Fills the parts of tables on this rank. Returns a line per table, the same on all ranks. Raises DataError for vectors
+        that are not finite, or too large for the table."""
         return [start.fill(list(parts_here(model, start.table, self.small))) for start in self.starts]
 
 
