@@ -39,7 +39,7 @@ from benchmarks.quality import (  # noqa: E402
     look,
     systems_table,
 )
-from benchmarks.quality_pool import Pool, home_pool, home_tasks, train_home  # noqa: E402
+from benchmarks.quality_pool import Pool, home_pool, home_tasks, origins_of, train_home  # noqa: E402
 from home_dist import process  # noqa: E402
 from home_dist.metrics import log_loss  # noqa: E402
 from home_dist.schema import load_schema  # noqa: E402
@@ -56,7 +56,7 @@ WIDTHS = {
 }
 """By kind: an expert's hidden width and output, for some 757,000 parameters of experts, gates and trunks on 800 features."""
 
-FIRST = ":".join(ROLLING.partition(":")[:1] * 2)
+FIRST = f"{origins_of(ROLLING)[0]}:{origins_of(ROLLING)[0]}"
 """The first origin, whose validation day comes before all test days."""
 
 

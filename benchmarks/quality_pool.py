@@ -21,6 +21,7 @@ from home_dist.files.whole import whole_file
 from home_dist.insight.kept_scores import kept_scores, of_family
 from home_dist.metrics import log_loss
 from home_dist.schema import Schema, load_schema
+from home_dist.training.sweep import folder_name
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGISTIC, TREES = "logistic regression", "LightGBM"
@@ -93,8 +94,7 @@ def train_home(
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if ended.returncode:
         raise SystemExit(f"failed: {' '.join(command)}\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
-    key, _, value = grid.partition("=")
-    return runs / "pooled" / ("chosen" if "," in grid else f"{key.rpartition('.')[2]}={value}")
+    return runs / "pooled" / ("chosen" if "," in grid else folder_name(grid))
 
 
 def home_pool(folder: Path, seeds: int, split: str, tasks: Sequence[str]) -> Pool:

@@ -85,7 +85,7 @@ def plan(
     planned = []
     for combination in itertools.product(*axes):
         differing = [part for part, axis in zip(combination, axes, strict=True) if len(axis) > 1]
-        of_folder = ",".join(map(_plain, combination)) or "as_configured"
+        of_folder = ",".join(map(folder_name, combination)) or "as_configured"
         for seed in range(base.train.seed, base.train.seed + seeds):
             for origin, of_data in origins.items():
                 folder = Path(base.run.dir) / of_folder / f"seed-{seed}" / origin
@@ -231,7 +231,7 @@ def _axis(text: str) -> list[str]:
     return [f"{key.strip()}={value.strip()}" for value in values]
 
 
-def _plain(setting: str) -> str:
+def folder_name(setting: str) -> str:
     """A setting as part of a folder's name: the last word of its key, and the value."""
     key, _, value = setting.partition("=")
     text = f"{key.rpartition('.')[2]}={value}"

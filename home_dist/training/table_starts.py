@@ -59,11 +59,10 @@ class _Start:
     def fill(self, parts: list[tuple[int, int, torch.Tensor]]) -> str:
         """parts: (first row, first column, values) of the table on this rank. Returns a line for the screen."""
         found = 0
-        for places, rows in self.pairs(self.frozen):
-            kept = (places >= 0) & (rows < self.table.rows)  # the table may have its last rows cut off
-            found += int(kept.sum())
+        for places, rows in self._matched():
+            found += len(rows)
             for first, column, values in parts:
-                here = np.flatnonzero(kept & (rows >= first) & (rows < first + len(values)))
+                here = np.flatnonzero((rows >= first) & (rows < first + len(values)))
                 here = here[np.argsort(places[here], kind="stable")]  # vectors are read in their order on disk
                 step = max(1, _VALUES // self.table.dim)
                 for begin in range(0, len(here), step):
@@ -77,10 +76,16 @@ class _Start:
 
     def check(self) -> None:
         """Raises DataError if no vector belongs to a row."""
-        if not any(((places >= 0) & (rows < self.table.rows)).any() for places, rows in self.pairs(self.frozen)):
+        if not any(len(rows) for _, rows in self._matched()):
             raise DataError(
                 f"{self.folder}: it holds no key of table {self.table.name!r}. Write it of the same keys, or remove {self.key}."
             )
+
+    def _matched(self) -> Pairs:
+        """The pairs of keys that have both a vector and a row."""
+        for places, rows in self.pairs(self.frozen):
+            kept = (places >= 0) & (rows < self.table.rows)  # the table may have its last rows cut off
+            yield places[kept], rows[kept]
 
     @property
     def mark(self) -> tuple[object, ...]:
@@ -108,7 +113,7 @@ class TableStarts:
     def __init__(self, inputs: Inputs):
         """Opens and checks all folders. Raises ConfigError or DataError."""
         side, tables = RunSide(inputs.config, inputs.schema, {}), all_tables(inputs.layout)
-        self.small, self.starts = replicated_tables(inputs.layout), list[_Start]()
+        self.layout, self.starts = inputs.layout, list[_Start]()
         for name, section in inputs.config.embedding.tables.items():
             if section.start is None:
                 continue
@@ -140,7 +145,8 @@ class TableStarts:
     def fill(self, model: nn.Module) -> list[str]:
         """Fills the parts of tables on this rank. Returns a line per table, the same on all ranks. Raises DataError for vectors
         that are not finite, or too large for the table."""
-        return [start.fill(list(parts_here(model, start.table, self.small))) for start in self.starts]
+        small = replicated_tables(self.layout)
+        return [start.fill(list(parts_here(model, start.table, small))) for start in self.starts]
 
 
 def _open(side: RunSide, table: Table, folder: Path) -> _Start:
