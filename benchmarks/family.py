@@ -9,7 +9,8 @@ alike for all kinds, after averaging seeds; those of differences hold for all co
 are not trained again.
 
 The recipe was chosen for HoME, its rates on days 5 to 9, dropout and how many ids to keep on days that two of the origins test.
-With --rates each kind takes the dense learning rate that has the lowest log loss on day 9, before the first test day.
+With --rates each kind takes the dense learning rate that has the lowest log loss on day 9, before the first test day; HoME
+without a part takes HoME's.
 """
 
 import argparse
@@ -18,8 +19,11 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -44,17 +48,37 @@ from home_dist import process  # noqa: E402
 from home_dist.metrics import log_loss  # noqa: E402
 from home_dist.schema import load_schema  # noqa: E402
 
-WIDTHS = {
-    "home": (64, 32),
-    "single_task": (110, 55),
-    "shared_bottom": (668, 334),
-    "mmoe": (104, 52),
-    "cgc": (82, 41),
-    "ple": (76, 38),
-    "adatt": (82, 41),
-    "smes": (50, 25),
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Member:
+    """hidden, dim: an expert's hidden width and output."""
+
+    kind: str
+    hidden: int
+    dim: int
+    settings: tuple[str, ...] = ()
+
+    def run_settings(self, overrides: Sequence[str]) -> list[str]:
+        return [f"model.expert_hidden=[{self.hidden}]", f"model.expert_dim={self.dim}", *self.settings, *overrides]
+
+
+FAMILY: Mapping[str, Member] = {
+    "home": Member("home", 64, 32),
+    "single_task": Member("single_task", 110, 55),
+    "shared_bottom": Member("shared_bottom", 668, 334),
+    "mmoe": Member("mmoe", 104, 52),
+    "cgc": Member("cgc", 82, 41),
+    "ple": Member("ple", 76, 38),
+    "adatt": Member("adatt", 82, 41),
+    "smes": Member("smes", 50, 25),
+    "home_without_expert_norm": Member("home", 64, 32, ("model.expert_norm=false",)),
+    "home_without_hierarchy_mask": Member("home", 64, 32, ("model.hierarchy_mask=false",)),
+    "home_without_feature_gate": Member("home", 106, 53, ("model.feature_gate=false",)),
+    "home_without_self_gate": Member("home", 66, 33, ("model.self_gate=false",)),
 }
-"""By kind: an expert's hidden width and output, for some 757,000 parameters of experts, gates and trunks on 800 features."""
+"""Kinds and HoME without one of its parts, with some 757,000 parameters of experts, gates and trunks on 800 features."""
 
 FIRST = f"{origins_of(ROLLING)[0]}:{origins_of(ROLLING)[0]}"
 """The first origin, whose validation day comes before all test days."""
@@ -64,27 +88,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--kinds", default=",".join(WIDTHS), help="to compare, with commas between; home must be among them")
+    parser.add_argument("--kinds", default=",".join(FAMILY), help="to compare, with commas between; home must be among them")
     parser.add_argument("--rates", default="", help="dense rates that each kind chooses from, with commas between")
     parser.add_argument("--rate-seeds", type=int, default=3, help="of each of them")
     parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="kinds trained at a time, which share the cores")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "family", help="folder for runs, one per kind")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     chosen = parser.parse_args()
     kinds = sorted(chosen.kinds.split(","), key=lambda kind: kind != "home")  # others are compared with it
-    if "home" not in kinds or not {*kinds} <= {*WIDTHS}:
-        parser.error(f"--kinds: home and others of {', '.join(WIDTHS)}")
+    if "home" not in kinds or not {*kinds} <= {*FAMILY}:
+        parser.error(f"--kinds: home and others of {', '.join(FAMILY)}")
     process.silence_libraries()
     if chosen.quick:
         with tempfile.TemporaryDirectory() as scratch:
             runs, overrides = Path(scratch), ["train.max_steps=15", "insight.every_steps=0"]
-            result = measured(runs, ["home", "shared_bottom"], 1, 1, "2:2", "validation", overrides, 50, {})
+            result = measured(Training(runs, 1, 1, overrides), ["home", "shared_bottom"], 1, "2:2", "validation", 50, {})
     else:
-        rates = chosen.rates.split(",") if chosen.rates else []
-        seeds = chosen.rate_seeds
-        found = {kind: losses(chosen.runs, kind, rates, seeds, chosen.ranks, chosen.overrides) for kind in kinds if rates}
-        result = measured(chosen.runs, kinds, chosen.seeds, chosen.ranks, ROLLING, "test", chosen.overrides, 1000, found)
+        rates, seeds = chosen.rates.split(",") if chosen.rates else [], chosen.rate_seeds
+        how = Training(chosen.runs, chosen.ranks, chosen.jobs, chosen.overrides)
+        choose = [kind for kind in kinds if rates and not FAMILY[kind].settings]
+        found = dict(zip(choose, how.each(lambda kind: losses(how, kind, rates, seeds), choose), strict=True))
+        result = measured(how, kinds, chosen.seeds, ROLLING, "test", 1000, found)
         look(chosen.out / "quality_looks.jsonl", result, "the family at equal size")
         write_result(chosen.out / "family.json", result | {"commit": commit()})
         (chosen.out / "family.md").write_text(table(result) + "\n")
@@ -93,17 +119,31 @@ def main() -> None:
         print(line)
 
 
-def settings_of(kind: str, overrides: list[str]) -> list[str]:
-    hidden, dim = WIDTHS[kind]
-    return [f"model.expert_hidden=[{hidden}]", f"model.expert_dim={dim}", *overrides]
+@dataclass(frozen=True)
+class Training:
+    """How runs are trained. runs: the folder for them; ranks: of a run; jobs: kinds at a time; overrides: of all runs."""
+
+    runs: Path
+    ranks: int
+    jobs: int
+    overrides: Sequence[str]
+
+    def each(self, work: Callable[[str], Found], kinds: Sequence[str]) -> list[Found]:
+        with ThreadPoolExecutor(self.jobs) as pool:
+            return list(pool.map(work, kinds))
+
+    def train(self, kind: str, folder: str, rolling: str, grid: str, seeds: int, settings: Sequence[str] = ()) -> Path:
+        """Returns the folder of the pools of `grid`'s runs."""
+        settings = [*FAMILY[kind].run_settings(self.overrides), *settings]
+        threads = max(1, len(os.sched_getaffinity(0)) // (self.ranks * self.jobs))
+        return train_home(CONFIG, self.runs / folder, rolling, grid, seeds, settings, self.ranks, threads)
 
 
-def losses(runs: Path, kind: str, rates: list[str], seeds: int, ranks: int, overrides: list[str]) -> dict[str, float]:
+def losses(how: Training, kind: str, rates: Sequence[str], seeds: int) -> dict[str, float]:
     """By dense rate: log loss on the validation day of the first origin, the mean over tasks and seeds."""
     found, tasks = {}, home_tasks(load_schema(DATA / "schema.toml"))
     for rate in rates:
-        settings = [f"model.kind={kind}", *settings_of(kind, overrides)]
-        folder = train_home(CONFIG, runs / f"{kind}_rates", FIRST, f"train.lr={rate}", seeds, settings, ranks)
+        folder = how.train(kind, f"{kind}_rates", FIRST, f"train.lr={rate}", seeds, [f"model.kind={FAMILY[kind].kind}"])
         pool = home_pool(folder, seeds, "validation", tasks)
         [of_seeds] = pool.scores.values()
         found[rate] = float(
@@ -114,38 +154,39 @@ def losses(runs: Path, kind: str, rates: list[str], seeds: int, ranks: int, over
 
 
 def measured(
-    runs: Path,
-    kinds: list[str],
+    how: Training,
+    kinds: Sequence[str],
     seeds: int,
-    ranks: int,
     rolling: str,
     split: str,
-    overrides: list[str],
     draws: int,
-    rates: dict[str, dict[str, float]],
+    rates: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
     """rates: by kind, the log loss of each dense rate that it can take; of none, all take the configuration's."""
     began, tasks = time.perf_counter(), home_tasks(load_schema(DATA / "schema.toml"))
-    pool: Pool | None = None
-    for kind in kinds:
-        settings, folder = settings_of(kind, overrides), runs / kind
-        if kind in rates:
-            best = min(rates[kind], key=rates[kind].__getitem__)
-            settings, folder = [*settings, f"train.lr={best}"], runs / f"{kind}_{best}"
-        folder = train_home(CONFIG, folder, rolling, f"model.kind={kind}", seeds, settings, ranks)
-        scored = home_pool(folder, seeds, split, tasks)
-        pool = scored if pool is None else pool.beside(kind, scored)
+
+    def scored(kind: str) -> Pool:
+        folder, settings = kind, []
+        if by_rate := rates.get(FAMILY[kind].kind):
+            best = min(by_rate, key=by_rate.__getitem__)
+            folder, settings = f"{kind}_{best}", [f"train.lr={best}"]
+        found = how.train(kind, folder, rolling, f"model.kind={FAMILY[kind].kind}", seeds, settings)
         print(f"{kind}: {time.perf_counter() - began:.0f} s", flush=True)
+        return home_pool(found, seeds, split, tasks)
+
+    pool, *others = how.each(scored, kinds)
+    for kind, other in zip(kinds[1:], others, strict=True):
+        pool = pool.beside(kind, other)
     level = 1 - 0.05 / (max(1, len(kinds) - 1) * len(METRICS))
     return compared(pool, draws, level) | {
         "level": level,
         "rolling": rolling,
         "split": split,
         "grid": f"model.kind={','.join(kinds)}",
-        "overrides": overrides,
+        "overrides": list(how.overrides),
         "seeds": seeds,
-        "widths": {kind: WIDTHS[kind] for kind in kinds},
-        "rates": rates,
+        "members": {kind: asdict(FAMILY[kind]) for kind in kinds},
+        "rates": {kind: dict(found) for kind, found in rates.items()},
         "machine": f"{os.cpu_count()} cores",
         "seconds": time.perf_counter() - began,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -43,22 +43,23 @@ from home_dist import process  # noqa: E402
 from home_dist.metrics import Bootstrap, bootstrap, bootstrap_log_loss, mean_bootstrap  # noqa: E402
 from home_dist.prepare.kuairand.log import GROUPS  # noqa: E402
 from home_dist.schema import load_schema  # noqa: E402
+from home_dist.training.sweep import folder_name  # noqa: E402
 
 ROLLING, SEEDS = "4:8", 2
 BASE, ENSEMBLE = "the recipe", "mean of the seeds' predictions"
 METRICS = ("AUC", "GAUC", "log loss")
-_KIND = "model.kind=home"
 _TASKS = (*GROUPS["interaction"], *GROUPS["watch"], "watch_seconds")
 
 
 @dataclass(frozen=True)
 class Part:
     """settings: of a run, in which {data} stands for the data's folder; data: a variant of recipe_data.py; teachers: the part
-    whose runs of all seeds it learns from."""
+    whose runs of all seeds it learns from; kind: of the model."""
 
     settings: tuple[str, ...] = ()
     data: str | None = None
     teachers: str | None = None
+    kind: str = "home"
 
 
 FORMER = ("train.lr=1e-3", "embedding.lr=0.02")
@@ -70,6 +71,7 @@ _RARE = "train.task_weights={like=3,follow=10,comment=10,forward=10,profile_ente
 _NO_FEATURE = ("data.exclude=['co_watch']",)
 _MORE_DROPOUT = ("model.dropout=0.2", "embedding.dropout=0.2")
 PARTS: Mapping[str, Part] = {
+    "sparse tasks' heads with shared bias": Part(kind="benchmarks.shared_bias:SharedBias"),
     "uncertainty weighting": Part(("train.weighting=uncertainty",)),
     "moving average": Part(("train.ema.decay=0.99", "train.ema.use=true")),
     "no dropout": Part(("model.dropout=0", "embedding.dropout=0")),
@@ -99,6 +101,8 @@ PARTS: Mapping[str, Part] = {
     "three times the dense rate, one epoch, more weight to rare tasks": Part(("train.lr=3e-3", "train.epochs=1", _RARE)),
     "six times the dense rate, one epoch, more weight to rare tasks": Part(("train.lr=6e-3", "train.epochs=1", _RARE)),
     "at those rates, distilled from the mean of its seeds": Part((*_RATES, "train.distillation.weight=0.5"), teachers=RATES),
+    "one epoch": Part(("train.epochs=1",)),
+    "three epochs": Part(("train.epochs=3",)),
     "Adagrad per weight": Part(("embedding.optimizer=adagrad",)),
     "tables of half the width": Part(("embedding.dim=8", "embedding.small_dim=4")),
     "without the user's id": Part(("data.exclude=['user']",)),
@@ -168,12 +172,19 @@ def main() -> None:
 
 
 def union(parts: Sequence[Part]) -> Part:
-    """All settings of some parts. Raises SystemExit for two that need different data."""
+    """All settings of some parts. Raises SystemExit for two that need different data or models."""
     data = {part.data for part in parts if part.data}
     if len(data) > 1:
         raise SystemExit(f"--with: parts with different data: {', '.join(sorted(data))}")
+    kinds = {part.kind for part in parts} - {Part.kind}
+    if len(kinds) > 1:
+        raise SystemExit(f"--with: parts with different models: {', '.join(sorted(kinds))}")
     refuse_two_values([part.settings for part in parts])
-    return Part(tuple(s for part in parts for s in part.settings), data.pop() if data else None)
+    return Part(
+        tuple(s for part in parts for s in part.settings),
+        data.pop() if data else None,
+        kind=kinds.pop() if kinds else Part.kind,
+    )
 
 
 def refuse_two_values(settings: Sequence[Sequence[str]]) -> None:
@@ -208,11 +219,13 @@ def measured(
         name, part = item
         place, folder = runs / "data" / (part.data or ""), folder_of(name)
         if part.teachers is not None:
-            write_taught(folder_of(part.teachers) / _KIND.removeprefix("model."), seeds, origins_of(rolling), folder)
+            teachers = folder_of(part.teachers) / folder_name(f"model.kind={parts[part.teachers].kind}")
+            write_taught(teachers, seeds, origins_of(rolling), folder)
         data = [f"data.path={place}"] if part.data else []
         own = [s.replace("{data}", str(place)) for s in part.settings]
         settings = [*data, *FORMER, *(PARTS[at].settings if at else ()), *overrides, *own]
-        found = home_pool(train_home(CONFIG, folder, rolling, _KIND, seeds, settings, 1, 1), seeds, "validation", tasks)
+        chosen = train_home(CONFIG, folder, rolling, f"model.kind={part.kind}", seeds, settings, 1, 1)
+        found = home_pool(chosen, seeds, "validation", tasks)
         print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
         return found
 
