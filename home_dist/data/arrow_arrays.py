@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from home_dist.ids.arrow_numpy import values_of
 from home_dist.ids.keys import missing
 
 
@@ -23,12 +24,8 @@ def plain_numbers(array: pa.Array) -> pa.Array:
 def floats_of(array: pa.Array, null: float) -> NDArray:
     """(n,) numbers, with `null` in place of nulls; arrays without nulls keep their type."""
     array = plain_numbers(array)
-    if not array.null_count:
-        return numpy_of(array)
-    values = array.to_numpy(zero_copy_only=False)
-    if values.dtype == object:  # booleans
-        values = numpy_of(array.cast(pa.int8()).cast(pa.float64()))
-    return np.where(missing(array), null, values)
+    values = values_of(array)
+    return np.where(missing(array), null, values) if array.null_count else values
 
 
 def joined_floats(chunks: Sequence[pa.Array], dtype: type, null: float = float("nan")) -> NDArray:
@@ -40,8 +37,3 @@ def offsets_of(lengths: Sequence[NDArray]) -> NDArray[np.int64]:
     offsets = np.zeros(len(joined) + 1, np.int64)
     np.cumsum(joined, out=offsets[1:])
     return offsets
-
-
-def numpy_of(array: pa.Array) -> NDArray:
-    # Booleans are bits in Arrow and always need a copy.
-    return array.to_numpy(zero_copy_only=False)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from home_dist.data.arrow_arrays import joined_floats, numpy_of, offsets_of, plain_lists
+from home_dist.data.arrow_arrays import joined_floats, offsets_of, plain_lists
 from home_dist.data.chunked import ChunkedColumns, Chunks, ChunkStarts
 from home_dist.data.decoded_rows import DecodedLists, Vectors
 from home_dist.data.files import Uses, check_columns, open_parquet, partition_values
@@ -22,8 +22,9 @@ from home_dist.data.statistic import buckets, standardise
 from home_dist.errors import DataError
 from home_dist.files.listing import Found
 from home_dist.files.stores import Store
+from home_dist.ids.arrow_numpy import numpy_of
 from home_dist.ids.arrow_types import is_text
-from home_dist.ids.keys import NotKeys, as_keys, group_numbers, key_numbers
+from home_dist.ids.keys import NotKeys, as_keys, group_numbers, key_numbers, missing
 from home_dist.ids.no_group import NO_GROUP
 from home_dist.schema import DenseFeature, IdInput, PretrainedInput, StatisticFeature
 
@@ -344,7 +345,7 @@ def read_uses(store: Store, file: Found, uses: Uses, rows: int, asked_by: str, m
 
 def nulls(chunks: Sequence[pa.Array]) -> NDArray[np.bool_]:
     """(rows,): marks nulls."""
-    return np.concatenate([np.zeros(0, np.bool_), *(np.asarray(chunk.is_null()) for chunk in chunks)])
+    return np.concatenate([np.zeros(0, np.bool_), *(missing(chunk) for chunk in chunks)])
 
 
 def _outside(ids: NDArray, rows: int) -> bool:

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from home_dist.config.objective import Labels
-from home_dist.data.arrow_arrays import joined_floats, numpy_of, plain_numbers
+from home_dist.data.arrow_arrays import joined_floats, plain_numbers
 from home_dist.data.chunked import Chunks
 from home_dist.data.column_reader import VALUE_NEEDED, ColumnReader, nulls
+from home_dist.ids.arrow_numpy import numpy_of
 from home_dist.schema import TaskSpec
 
 _LARGEST = float(np.finfo(np.float32).max)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from home_dist.ids.arrow_numpy import numpy_of, values_of
 from home_dist.ids.arrow_types import is_number, is_text
 from home_dist.ids.hashing import hash_texts
 from home_dist.ids.no_group import NO_GROUP
@@ -52,7 +53,7 @@ def fits_key(kind: pa.DataType, wanted: KeyType) -> bool:
 
 def missing(keys: pa.Array) -> NDArray[np.bool_]:
     """(n,) whether each key, as returned by `as_keys`, is missing."""
-    return np.asarray(keys.is_null())
+    return numpy_of(keys.is_null())
 
 
 def as_keys(values: pa.Array, kind: KeyType) -> pa.Array:
@@ -109,7 +110,7 @@ def _of_decimals(values: pa.Array) -> pa.Array:
 
 def key_numbers(keys: pa.Array) -> NDArray[np.int64]:
     """(n,) keys of `as_keys` as numbers, without a copy if there are no nulls. A null's number is undefined."""
-    return np.asarray(pc.fill_null(keys, 0) if keys.null_count else keys)
+    return values_of(keys)
 
 
 def codes(*columns: pa.Array) -> NDArray[np.int64]:
