@@ -9,8 +9,8 @@ alike for all kinds, after averaging seeds; those of differences hold for all co
 are not trained again.
 
 The recipe was chosen for HoME, its rates on days 5 to 9, dropout and how many ids to keep on days that two of the origins test.
-With --rates each kind takes the dense learning rate that has the lowest log loss on day 9, before the first test day; HoME
-without a part takes HoME's.
+With --rates each kind takes the dense learning rate that has the highest mean AUC on day 9, before the first test day; where
+that is the lowest or highest rate, further ones are tried. HoME without a part takes HoME's.
 """
 
 import argparse
@@ -45,10 +45,12 @@ from benchmarks.quality import (  # noqa: E402
 )
 from benchmarks.quality_pool import Pool, home_pool, home_tasks, origins_of, train_home  # noqa: E402
 from home_dist import process  # noqa: E402
-from home_dist.metrics import log_loss  # noqa: E402
+from home_dist.metrics import auc, log_loss  # noqa: E402
 from home_dist.schema import load_schema  # noqa: E402
 
 Found = TypeVar("Found")
+ByRate = Mapping[str, Mapping[str, float]]
+"""By dense rate: by name, figures."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ FAMILY: Mapping[str, Member] = {
 
 FIRST = f"{origins_of(ROLLING)[0]}:{origins_of(ROLLING)[0]}"
 """The first origin, whose validation day comes before all test days."""
+FURTHER = 2
+"""Rates that are tried beyond those asked for, each twice or half the one before."""
 
 
 def main() -> None:
@@ -109,7 +113,7 @@ def main() -> None:
         rates, seeds = chosen.rates.split(",") if chosen.rates else [], chosen.rate_seeds
         how = Training(chosen.runs, chosen.ranks, chosen.jobs, chosen.overrides)
         choose = [kind for kind in kinds if rates and not FAMILY[kind].settings]
-        found = dict(zip(choose, how.each(lambda kind: losses(how, kind, rates, seeds), choose), strict=True))
+        found = dict(zip(choose, how.each(lambda kind: tuned(how, kind, rates, seeds), choose), strict=True))
         result = measured(how, kinds, chosen.seeds, ROLLING, "test", 1000, found)
         look(chosen.out / "quality_looks.jsonl", result, "the family at equal size")
         write_result(chosen.out / "family.json", result | {"commit": commit()})
@@ -139,18 +143,33 @@ class Training:
         return train_home(CONFIG, self.runs / folder, rolling, grid, seeds, settings, self.ranks, threads)
 
 
-def losses(how: Training, kind: str, rates: Sequence[str], seeds: int) -> dict[str, float]:
-    """By dense rate: log loss on the validation day of the first origin, the mean over tasks and seeds."""
-    found, tasks = {}, home_tasks(load_schema(DATA / "schema.toml"))
-    for rate in rates:
-        folder = how.train(kind, f"{kind}_rates", FIRST, f"train.lr={rate}", seeds, [f"model.kind={FAMILY[kind].kind}"])
-        pool = home_pool(folder, seeds, "validation", tasks)
-        [of_seeds] = pool.scores.values()
-        found[rate] = float(
-            np.mean([log_loss(pool.labels[:, k], s[:, k], pool.weights[:, k]) for s in of_seeds for k in range(len(tasks))])
-        )
-    print(f"{kind}: log loss {', '.join(f'{loss:.5f} at {rate}' for rate, loss in found.items())}", flush=True)
+def tuned(how: Training, kind: str, rates: Sequence[str], seeds: int) -> ByRate:
+    """Figures of all dense rates that were tried."""
+    found: dict[str, dict[str, float]] = {}
+    tried = sorted(rates, key=float)
+    for _ in range(1 + FURTHER):
+        found |= {rate: on_first_day(how, kind, rate, seeds) for rate in tried if rate not in found}
+        best = best_rate(found)
+        beyond = [further for end, further in ((tried[0], 0.5), (tried[-1], 2.0)) if end == best]
+        tried = sorted([*tried, *(f"{float(best) * factor:g}" for factor in beyond)], key=float)
+    told = (f"{of['AUC']:.4f} / {of['log loss']:.5f} at {rate}" for rate, of in found.items())
+    print(f"{kind}: AUC / log loss {', '.join(told)}", flush=True)
     return found
+
+
+def best_rate(by_rate: ByRate) -> str:
+    return max(by_rate, key=lambda rate: by_rate[rate]["AUC"])
+
+
+def on_first_day(how: Training, kind: str, rate: str, seeds: int) -> dict[str, float]:
+    """AUC and log loss on the validation day of the first origin, means over tasks and seeds."""
+    folder = how.train(kind, f"{kind}_rates", FIRST, f"train.lr={rate}", seeds, [f"model.kind={FAMILY[kind].kind}"])
+    pool = home_pool(folder, seeds, "validation", home_tasks(load_schema(DATA / "schema.toml")))
+    [of_seeds] = pool.scores.values()
+    by_task = [(pool.labels[:, k], s[:, k], pool.weights[:, k]) for s in of_seeds for k in range(len(pool.tasks))]
+    return {
+        name: float(np.mean([figure(*task) for task in by_task])) for name, figure in (("AUC", auc), ("log loss", log_loss))
+    }
 
 
 def measured(
@@ -160,15 +179,15 @@ def measured(
     rolling: str,
     split: str,
     draws: int,
-    rates: Mapping[str, Mapping[str, float]],
+    rates: Mapping[str, ByRate],
 ) -> dict[str, Any]:
-    """rates: by kind, the log loss of each dense rate that it can take; of none, all take the configuration's."""
+    """rates: by kind, figures of each dense rate that it can take; of none, all take the configuration's."""
     began, tasks = time.perf_counter(), home_tasks(load_schema(DATA / "schema.toml"))
 
     def scored(kind: str) -> Pool:
         folder, settings = kind, []
         if by_rate := rates.get(FAMILY[kind].kind):
-            best = min(by_rate, key=by_rate.__getitem__)
+            best = best_rate(by_rate)
             folder, settings = f"{kind}_{best}", [f"train.lr={best}"]
         found = how.train(kind, folder, rolling, f"model.kind={FAMILY[kind].kind}", seeds, settings)
         print(f"{kind}: {time.perf_counter() - began:.0f} s", flush=True)
@@ -186,7 +205,7 @@ def measured(
         "overrides": list(how.overrides),
         "seeds": seeds,
         "members": {kind: asdict(FAMILY[kind]) for kind in kinds},
-        "rates": {kind: dict(found) for kind, found in rates.items()},
+        "rates": {kind: dict(by_rate) for kind, by_rate in rates.items()},
         "machine": f"{os.cpu_count()} cores",
         "seconds": time.perf_counter() - began,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -210,13 +229,16 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def rates_table(rates: dict[str, dict[str, float]]) -> list[str]:
+def rates_table(rates: Mapping[str, ByRate]) -> list[str]:
     if not rates:
         return []
-    tried = list(next(iter(rates.values())))
-    lines = ["Log loss on day 9 by dense rate; each kind took the rate of its lowest:", ""]
+    tried = sorted({rate for by_rate in rates.values() for rate in by_rate}, key=float)
+    lines = ["AUC / log loss on day 9 by dense rate; each kind took the rate of its highest AUC:", ""]
     lines += [f"| kind | {' | '.join(tried)} |", "|---" * (1 + len(tried)) + "|"]
-    return [*lines, *(f"| {k} | {' | '.join(f'{x:.5f}' for x in found.values())} |" for k, found in rates.items()), ""]
+    for kind, by_rate in rates.items():
+        cells = [f"{by_rate[r]['AUC']:.4f} / {by_rate[r]['log loss']:.5f}" if r in by_rate else "" for r in tried]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 if __name__ == "__main__":

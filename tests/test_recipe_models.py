@@ -1,8 +1,11 @@
 """The models that benchmarks/family.py and benchmarks/recipe.py compare: equal sizes, and what a trial's own model computes."""
 
+import math
+
 import pytest
 import torch
 
+from benchmarks import family
 from benchmarks.family import FAMILY
 from benchmarks.shared_bias import SharedBias, SharedBiasSection
 from home_dist.config.model import MODELS
@@ -36,3 +39,27 @@ def test_a_shared_bias_is_added_to_sparse_tasks_alone():
         bias = float(last.weight[0] @ torch.clamp(first.weight @ mean + first.bias, min=0))
         wanted = [logits[row, 0] + bias, logits[row, 1] + bias, logits[row, 2]]
         assert model.joint(logits)[row].tolist() == pytest.approx([float(w) for w in wanted], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("peak", "tried", "best"),
+    [
+        (5e-3, ["2.5e-3", "5e-3", "1e-2"], "5e-3"),
+        (2e-2, ["2.5e-3", "5e-3", "1e-2", "0.02", "0.04"], "0.02"),
+        (1e-5, ["0.000625", "0.00125", "2.5e-3", "5e-3", "1e-2"], "0.000625"),  # no further ones are tried
+    ],
+)
+def test_rates_are_tried_until_the_best_is_no_end(monkeypatch, peak, tried, best):
+    asked = []
+
+    def figures(how, kind, rate, seeds):
+        asked.append(rate)
+        return {"AUC": 0.8 - abs(math.log(float(rate) / peak)) / 100, "log loss": 0.2}
+
+    monkeypatch.setattr(family, "on_first_day", figures)
+    found = family.tuned(None, "mmoe", ["1e-2", "2.5e-3", "5e-3"], 3)
+    assert sorted(found, key=float) == tried
+    assert sorted(asked, key=float) == tried
+    assert family.best_rate(found) == best
+    [header, _, row] = [line for line in family.rates_table({"mmoe": found}) if line.startswith("|")]
+    assert header.count("|") == row.count("|") == len(tried) + 2
