@@ -85,7 +85,7 @@ FAMILY: Mapping[str, Member] = {
 FIRST = f"{origins_of(ROLLING)[0]}:{origins_of(ROLLING)[0]}"
 """The first origin, whose validation day comes before all test days."""
 FURTHER = 2
-"""Rates that are tried beyond those asked for, each twice or half the one before."""
+"""How often the rates are extended, by half or twice the best one where it is an end."""
 
 
 def main() -> None:
@@ -110,7 +110,7 @@ def main() -> None:
             runs, overrides = Path(scratch), ["train.max_steps=15", "insight.every_steps=0"]
             result = measured(Training(runs, 1, 1, overrides), ["home", "shared_bottom"], 1, "2:2", "validation", 50, {})
     else:
-        rates, seeds = chosen.rates.split(",") if chosen.rates else [], chosen.rate_seeds
+        rates, seeds = rates_of(chosen.rates), chosen.rate_seeds
         how = Training(chosen.runs, chosen.ranks, chosen.jobs, chosen.overrides)
         choose = [kind for kind in kinds if rates and not FAMILY[kind].settings]
         found = dict(zip(choose, how.each(lambda kind: tuned(how, kind, rates, seeds), choose), strict=True))
@@ -143,6 +143,11 @@ class Training:
         return train_home(CONFIG, self.runs / folder, rolling, grid, seeds, settings, self.ranks, threads)
 
 
+def rates_of(text: str) -> list[str]:
+    """In one writing, in order."""
+    return [f"{rate:g}" for rate in sorted({float(rate) for rate in text.split(",")})] if text else []
+
+
 def tuned(how: Training, kind: str, rates: Sequence[str], seeds: int) -> ByRate:
     """Figures of all dense rates that were tried."""
     found: dict[str, dict[str, float]] = {}
@@ -150,7 +155,7 @@ def tuned(how: Training, kind: str, rates: Sequence[str], seeds: int) -> ByRate:
     for _ in range(1 + FURTHER):
         found |= {rate: on_first_day(how, kind, rate, seeds) for rate in tried if rate not in found}
         best = best_rate(found)
-        beyond = [further for end, further in ((tried[0], 0.5), (tried[-1], 2.0)) if end == best]
+        beyond = [factor for end, factor in ((tried[0], 0.5), (tried[-1], 2.0)) if end == best]
         tried = sorted([*tried, *(f"{float(best) * factor:g}" for factor in beyond)], key=float)
     told = (f"{of['AUC']:.4f} / {of['log loss']:.5f} at {rate}" for rate, of in found.items())
     print(f"{kind}: AUC / log loss {', '.join(told)}", flush=True)
@@ -167,9 +172,10 @@ def on_first_day(how: Training, kind: str, rate: str, seeds: int) -> dict[str, f
     pool = home_pool(folder, seeds, "validation", home_tasks(load_schema(DATA / "schema.toml")))
     [of_seeds] = pool.scores.values()
     by_task = [(pool.labels[:, k], s[:, k], pool.weights[:, k]) for s in of_seeds for k in range(len(pool.tasks))]
-    return {
-        name: float(np.mean([figure(*task) for task in by_task])) for name, figure in (("AUC", auc), ("log loss", log_loss))
-    }
+    figures = {"AUC": float(np.mean([auc(*t) for t in by_task])), "log loss": float(np.mean([log_loss(*t) for t in by_task]))}
+    if not np.isfinite(list(figures.values())).all():
+        raise SystemExit(f"{kind} at {rate}: {figures} on the first validation day; is there a task without positives?")
+    return figures
 
 
 def measured(
@@ -201,7 +207,7 @@ def measured(
         "level": level,
         "rolling": rolling,
         "split": split,
-        "grid": f"model.kind={','.join(kinds)}",
+        "grid": ",".join(kinds),
         "overrides": list(how.overrides),
         "seeds": seeds,
         "members": {kind: asdict(FAMILY[kind]) for kind in kinds},

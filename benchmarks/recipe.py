@@ -243,7 +243,7 @@ def measured(
         if name == RATES and seeds > 1:
             scores[f"{name}: {ENSEMBLE}"] = [np.mean(scores[name], axis=0)]
     return compared(base, scores, draws) | {
-        "settings": {name: [*part.settings, *([f"data: {part.data}"] if part.data else [])] for name, part in parts.items()},
+        "settings": {name: settings_told(part) for name, part in parts.items()},
         "at": at,
         "rolling": rolling,
         "seeds": seeds,
@@ -251,6 +251,11 @@ def measured(
         "resamples": draws,
         "seconds": time.perf_counter() - began,
     }
+
+
+def settings_told(part: Part) -> list[str]:
+    told = [f"data: {part.data}"] if part.data else []
+    return [*([f"model.kind={part.kind}"] if part.kind != Part.kind else []), *part.settings, *told]
 
 
 def compared(pool: Pool, scores: Mapping[str, Sequence[np.ndarray]], resamples: int) -> dict[str, Any]:

@@ -32,21 +32,22 @@ def test_a_shared_bias_is_added_to_sparse_tasks_alone():
     states = model(v).detach()
     assert torch.equal(model.joint(logits), logits)  # it begins at zero
     torch.nn.init.normal_(model.shared[2].weight)
-    model(v)
     first, _, last = model.shared.requires_grad_(False)
+    model(v)
+    joint = model.joint(logits)
     for row in range(5):
         mean = (states[0, row] + states[1, row]) / 2
         bias = float(last.weight[0] @ torch.clamp(first.weight @ mean + first.bias, min=0))
         wanted = [logits[row, 0] + bias, logits[row, 1] + bias, logits[row, 2]]
-        assert model.joint(logits)[row].tolist() == pytest.approx([float(w) for w in wanted], abs=1e-12)
+        assert joint[row].tolist() == pytest.approx([float(w) for w in wanted], abs=1e-12)
 
 
 @pytest.mark.parametrize(
     ("peak", "tried", "best"),
     [
-        (5e-3, ["2.5e-3", "5e-3", "1e-2"], "5e-3"),
-        (2e-2, ["2.5e-3", "5e-3", "1e-2", "0.02", "0.04"], "0.02"),
-        (1e-5, ["0.000625", "0.00125", "2.5e-3", "5e-3", "1e-2"], "0.000625"),  # no further ones are tried
+        (5e-3, ["0.0025", "0.005", "0.01"], "0.005"),
+        (2e-2, ["0.0025", "0.005", "0.01", "0.02", "0.04"], "0.02"),
+        (1e-5, ["0.000625", "0.00125", "0.0025", "0.005", "0.01"], "0.000625"),  # no further ones are tried
     ],
 )
 def test_rates_are_tried_until_the_best_is_no_end(monkeypatch, peak, tried, best):
@@ -57,7 +58,7 @@ def test_rates_are_tried_until_the_best_is_no_end(monkeypatch, peak, tried, best
         return {"AUC": 0.8 - abs(math.log(float(rate) / peak)) / 100, "log loss": 0.2}
 
     monkeypatch.setattr(family, "on_first_day", figures)
-    found = family.tuned(None, "mmoe", ["1e-2", "2.5e-3", "5e-3"], 3)
+    found = family.tuned(None, "mmoe", family.rates_of("1e-2,2.5e-3,5e-3,0.005"), 3)
     assert sorted(found, key=float) == tried
     assert sorted(asked, key=float) == tried
     assert family.best_rate(found) == best

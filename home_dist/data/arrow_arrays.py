@@ -6,8 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from home_dist.ids.arrow_numpy import values_of
-from home_dist.ids.keys import missing
+from home_dist.ids.arrow_numpy import filled
 
 
 def plain_lists(array: pa.Array) -> pa.Array:
@@ -23,9 +22,7 @@ def plain_numbers(array: pa.Array) -> pa.Array:
 
 def floats_of(array: pa.Array, null: float) -> NDArray:
     """(n,) numbers, with `null` in place of nulls; arrays without nulls keep their type."""
-    array = plain_numbers(array)
-    values = values_of(array)
-    return np.where(missing(array), null, values) if array.null_count else values
+    return filled(plain_numbers(array), null)
 
 
 def joined_floats(chunks: Sequence[pa.Array], dtype: type, null: float = float("nan")) -> NDArray:

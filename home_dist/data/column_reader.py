@@ -22,7 +22,7 @@ from home_dist.data.statistic import buckets, standardise
 from home_dist.errors import DataError
 from home_dist.files.listing import Found
 from home_dist.files.stores import Store
-from home_dist.ids.arrow_numpy import numpy_of
+from home_dist.ids.arrow_numpy import filled, numpy_of
 from home_dist.ids.arrow_types import is_text
 from home_dist.ids.keys import NotKeys, as_keys, group_numbers, key_numbers, missing
 from home_dist.ids.no_group import NO_GROUP
@@ -170,7 +170,7 @@ class ColumnReader:
         null."""
         chunks = [plain_lists(chunk) for chunk in self._joined(name)]
         # Unlike .offsets and .values, flatten() skips the values below null lists and respects the offset of a sliced array.
-        lengths = [numpy_of(pc.fill_null(pc.list_value_length(chunk), 0)) for chunk in chunks]
+        lengths = [filled(pc.list_value_length(chunk), 0) for chunk in chunks]
         return offsets_of(lengths), [chunk.flatten() for chunk in chunks]
 
     def _flat_integers(self, name: str) -> tuple[NDArray[np.int64], Chunks]:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from home_dist.ids.arrow_numpy import filled
 from home_dist.ids.hashing import Hashes, hash_integers, hash_texts, mix
 from home_dist.ids.keys import as_keys, key_numbers, key_type, missing
 
@@ -30,7 +31,7 @@ def key_hashes(values: pa.Array) -> tuple[Hashes, NDArray[np.bool_]]:
     if not pa.types.is_dictionary(keys.type):
         return hash_texts(keys, 0), absent
     of_distinct = hash_texts(keys.dictionary, 0) if len(keys.dictionary) else np.zeros(1, np.uint64)
-    return of_distinct[np.asarray(keys.indices.fill_null(0))], absent
+    return of_distinct[filled(keys.indices, 0)], absent
 
 
 def joined_keys(columns: Sequence[Hashes]) -> NDArray[np.int64]:

@@ -109,7 +109,7 @@ def _of_decimals(values: pa.Array) -> pa.Array:
 
 
 def key_numbers(keys: pa.Array) -> NDArray[np.int64]:
-    """(n,) keys of `as_keys` as numbers, without a copy if there are no nulls. A null's number is undefined."""
+    """(n,) keys of `as_keys` as numbers, without a copy. A null's number is undefined."""
     return values_of(keys)
 
 

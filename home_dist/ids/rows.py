@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from home_dist.ids.arrow_numpy import filled
 from home_dist.ids.arrow_types import is_text
 from home_dist.ids.hashing import Hashes, hash_integers, hash_texts, rows_of_hashes
 from home_dist.ids.keys import KeyType, NotKeys, as_keys, key_numbers, missing
@@ -40,7 +41,7 @@ class _Keyed:
             encoded = keys if pa.types.is_dictionary(keys.type) else keys.dictionary_encode()
             distinct = encoded.dictionary
             of_distinct = np.where(missing(distinct), 0, self._rows(distinct)) if len(distinct) else np.zeros(1, np.int64)
-            rows = of_distinct[np.asarray(pc.fill_null(encoded.indices, 0))]
+            rows = of_distinct[filled(encoded.indices, 0)]
         else:
             rows = self._rows(pc.fill_null(keys, 0) if keys.null_count else keys)
         return np.where(missing(keys), 0, rows) if keys.null_count else rows

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
 from home_dist.files.json_files import read_json
+from home_dist.ids.arrow_numpy import filled
 from home_dist.ids.arrow_types import is_text
 from home_dist.ids.hashing import hash_texts
 from home_dist.ids.keys import KeyType, as_keys, key_numbers, missing
@@ -32,7 +32,7 @@ class FrozenTable:
         keys = as_keys(values, self.type)
         if pa.types.is_dictionary(keys.type):
             of_distinct = self.positions(keys.dictionary) if len(keys.dictionary) else np.full(1, -1)
-            return np.where(missing(keys), -1, of_distinct[np.asarray(pc.fill_null(keys.indices, 0))])
+            return np.where(missing(keys), -1, of_distinct[filled(keys.indices, 0)])
         if not len(self.keys):
             return np.full(len(keys), -1)
         wanted = sort_keys(keys)
