@@ -1,6 +1,6 @@
 """Does any model of the family order impressions better than the others, at equal size? With a rolling origin.
 
-    python benchmarks/family.py            # results/family.json, results/family.md; a look in results/quality_looks.jsonl
+    python benchmarks/family.py            # results/family.json, .md and .png; a look in results/quality_looks.jsonl
     python benchmarks/family.py --quick    # one origin, two kinds, few steps, on its validation day; writes nothing
 
 Each kind is trained by `home-dist sweep --rolling`, with the settings of the README's configuration, and widths that give all
@@ -45,6 +45,7 @@ from benchmarks.quality import (  # noqa: E402
 )
 from benchmarks.quality_pool import Pool, home_pool, home_tasks, origins_of, train_home  # noqa: E402
 from home_dist import process  # noqa: E402
+from home_dist.insight.svg import pyplot  # noqa: E402
 from home_dist.metrics import auc, log_loss  # noqa: E402
 from home_dist.schema import load_schema  # noqa: E402
 
@@ -117,7 +118,8 @@ def main() -> None:
         result = measured(how, kinds, chosen.seeds, ROLLING, "test", 1000, found)
         look(chosen.out / "quality_looks.jsonl", result, "the family at equal size")
         write_result(chosen.out / "family.json", result | {"commit": commit()})
-        (chosen.out / "family.md").write_text(table(result) + "\n")
+        (chosen.out / "family.md").write_text(table(result) + "\n\n![differences](family.png)\n")
+        picture(result, chosen.out / "family.png")
     print(table(result))
     for line in claims(result):
         print(line)
@@ -218,6 +220,24 @@ def measured(
         "tasks": tasks,
         "resamples": draws,
     }
+
+
+def picture(result: dict[str, Any], path: Path) -> None:
+    """What HoME is ahead of the others, with intervals that hold together."""
+    others = list(result["home_minus"])[::-1]
+    figure, panels = pyplot.subplots(1, len(METRICS), figsize=(9, 0.8 + 0.3 * len(others)), sharey=True, layout="constrained")
+    for axes, metric in zip(panels, METRICS, strict=True):
+        found = [result["home_minus"][other][metric] for other in others]
+        middle = [f["estimate"] for f in found]
+        ends = [[f["estimate"] - f["low"] for f in found], [f["high"] - f["estimate"] for f in found]]
+        axes.errorbar(middle, range(len(others)), xerr=ends, fmt="o", markersize=5, capsize=3)
+        axes.axvline(0, color="0.4", linewidth=1)
+        axes.grid(axis="x", alpha=0.3)
+        axes.locator_params(axis="x", nbins=6)
+        axes.set_xlabel(f"mean {metric} of HoME minus that of the other")
+        axes.set_yticks(range(len(others)), [other.replace("_", " ") for other in others])
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 def table(result: dict[str, Any]) -> str:
