@@ -13,10 +13,9 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from home_dist.ids.arrow_numpy import numpy_of, values_of
+from home_dist.ids.arrow_numpy import filled, numpy_of, values_of
 from home_dist.ids.arrow_types import is_number, is_text
 from home_dist.ids.hashing import hash_texts
 from home_dist.ids.no_group import NO_GROUP
@@ -118,7 +117,7 @@ def codes(*columns: pa.Array) -> NDArray[np.int64]:
     combined, absent = np.zeros(len(columns[0]), np.int64), np.zeros(len(columns[0]), np.bool_)
     for column in columns:
         encoded = column.dictionary_encode()
-        combined = combined * (len(encoded.dictionary) + 1) + np.asarray(pc.fill_null(encoded.indices, 0))
+        combined = combined * (len(encoded.dictionary) + 1) + filled(encoded.indices, 0)
         if len(columns) > 1:  # renumbered from 0, so that the next column cannot overflow
             combined = np.unique(combined, return_inverse=True)[1].astype(np.int64)
         absent |= missing(column)

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from home_dist.errors import DataError
+from home_dist.ids.arrow_numpy import filled
 from home_dist.ids.arrow_types import is_list, is_number, is_text
 from home_dist.ids.keys import KeyType, NotKeys, as_keys, key_type, missing
 from home_dist.prepare.asof import Ints
@@ -132,8 +133,7 @@ def numbers(column: pa.Array) -> NDArray[np.float64]:
     if pa.types.is_decimal(column.type) or pa.types.is_boolean(column.type) or pa.types.is_null(column.type):
         column = column.cast(pa.float64())
     # Not Arrow's cast, which refuses whole numbers that float64 rounds, from 2^53 on.
-    values = column.to_numpy(zero_copy_only=False).astype(np.float64)
-    return np.where(missing(column), np.nan, values) if column.null_count else values
+    return filled(column, np.nan).astype(np.float64)
 
 
 def of_number(section: NumberSection, values: NDArray[np.float64]) -> NDArray[np.float64]:
