@@ -42,3 +42,62 @@ def test_what_the_user_has_set_stays(monkeypatch):
 
 def test_a_wait_policy_is_not_overruled(monkeypatch):
     assert settings(monkeypatch, OMP_WAIT_POLICY="PASSIVE") == (None, "1")
+
+
+AGAIN = (
+    "import os, sys; from home_dist import process;"
+    "print('begins', os.getpid(), os.environ.get('GLIBC_TUNABLES'), flush=True); process.tune_allocator(); print('goes on')"
+)
+
+
+def begins(*arguments, **environment):
+    """The lines that a program prints which asks for the allocator, and its number."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", AGAIN, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    lines = program.communicate(timeout=60)[0].splitlines()
+    assert program.returncode == 0
+    assert lines[-1] == "goes on"
+    return [line.split() for line in lines[:-1]], program.pid
+
+
+@pytest.mark.skipif(not process._has_glibc(), reason="of glibc")
+def test_a_command_of_ours_begins_again_with_the_allocator(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    lines, number = begins("home_dist.cli", "train")
+    assert lines == [["begins", str(number), "None"], ["begins", str(number), process._TUNABLES]]
+
+
+def test_others_and_those_whose_user_has_set_it_do_not(monkeypatch):
+    assert len(begins("home_dist.cli", GLIBC_TUNABLES="")[0]) == 1
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert len(begins("some.module")[0]) == 1
+
+
+@pytest.mark.skipif(not process._has_glibc(), reason="of glibc")
+def test_the_allocator_keeps_what_a_step_gives_back():
+    program = (
+        "import resource, ctypes; libc = ctypes.CDLL(None); libc.malloc.restype = ctypes.c_void_p; size = 20 << 20\n"
+        "def faults(steps):\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(steps):\n"
+        "        taken = [ctypes.c_void_p(libc.malloc(ctypes.c_size_t(size))) for _ in range(10)]\n"
+        "        for at in taken:\n"
+        "            ctypes.memset(at, 1, size)\n"
+        "        for at in taken:\n"
+        "            libc.free(at)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "faults(2); print(faults(10))"
+    )
+
+    def faults(tunables):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")} | {"GLIBC_TUNABLES": tunables}
+        told = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        return int(told.stdout)
+
+    assert faults(process._TUNABLES) < 100
+    assert faults("glibc.malloc.trim_threshold=131072") > 1000

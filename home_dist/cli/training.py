@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from home_dist import process
 from home_dist.cli.alike import alike_on_all_ranks, settings_of
 from home_dist.cli.command import Overrides, command
 from home_dist.cli.document import AsJson, document
@@ -50,6 +51,7 @@ def train(
     profile_steps: Annotated[int, typer.Option(min=1, help="How many, with --profile.")] = 10,
 ) -> None:
     """Train a model. The same command goes on with a run that was interrupted."""
+    process.tune_allocator()
     begin = [f"checkpoint.warm_start.from={json.dumps(str(warm_start))}"] if warm_start else []
     settings = settings_of(config, [*(overrides or []), *begin])
     from home_dist.cli.native import build_beside_imports
@@ -85,6 +87,7 @@ def evaluate(
     ema: Annotated[bool | None, typer.Option(help="With averaged parameters; by default as train.ema says.")] = None,
 ) -> None:
     """Evaluate a run's checkpoint, on any number of ranks."""
+    process.tune_allocator()
     from home_dist.distributed import ranks
     from home_dist.training import evaluate as evaluating
     from home_dist.training.run_folder import RunFolder
@@ -207,6 +210,7 @@ def bench(
     overrides: Overrides = None,
 ) -> None:
     """Time training: samples/s, percentiles of steps, where they go, memory, launches, FLOPs, bytes, share of the limits."""
+    process.tune_allocator()
     with document(as_json) as hand:
         settings = settings_of(config, overrides)
         from home_dist.distributed import ranks
