@@ -61,6 +61,7 @@ RUNGS = [
     Rung("bf16: the BLAS's own product, all layers in one call, gates hand over bf16", "9266701"),
     Rung("feature gates: one product for activations and shares' scores", "d276429"),
     Rung("addresses of experts without an operator for each", "eac2107"),
+    Rung("memory stays between steps, in large pages; OpenMP's threads sleep later", "d7d0e3c"),
 ]
 CASES = ("MMoE, fp32", "MMoE, bf16", "README's HoME")
 Rates = dict[str, dict[str, list[float]]]
