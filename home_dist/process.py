@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import sys
 import time
 import warnings
@@ -21,10 +22,7 @@ _SETTINGS = {
     "KINETO_LOG_LEVEL": "6",
 }
 
-_ALLOCATOR = "GLIBC_TUNABLES"
-_KEPT = 4 << 30
-"""Bytes."""
-_TUNABLES = f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold={32 << 20}:glibc.malloc.trim_threshold={_KEPT}"
+_TUNABLES = f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold={32 << 20}:glibc.malloc.trim_threshold={4 << 30}"
 """What a step gives back, the next step takes again: up to 4 GiB stay with the process, in pages of 2 MB where the system lets
 programs ask for them. By default the system takes pages back and clears each one anew in the next step."""
 
@@ -37,25 +35,19 @@ def prepare() -> None:
 
 
 def tune_allocator() -> None:
-    """Starts a command of ours again, in the same process, with `_TUNABLES`, which glibc reads when a program begins.
+    """Starts a command of ours again, in the same process, with GLIBC_TUNABLES, which glibc reads when a program begins.
 
     Returns where there is nothing to do: another C library, a user's own GLIBC_TUNABLES, a program that is no command of ours
     alone, a debugger.
     """
     command = any(a == "home_dist.cli" or Path(a).name == "home-dist" for a in sys.orig_argv[1:])
-    if _ALLOCATOR in os.environ or not command or not sys.executable or sys.gettrace() or not _has_glibc():
+    wanted = command and "GLIBC_TUNABLES" not in os.environ and platform.libc_ver()[0] == "glibc"
+    if not wanted or not sys.executable or sys.gettrace():
         return
     sys.stdout.flush()
     sys.stderr.flush()
     with suppress(OSError):  # no such interpreter any more: the command goes on without
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, _ALLOCATOR: _TUNABLES})
-
-
-def _has_glibc() -> bool:
-    try:
-        return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
-    except (AttributeError, ValueError, OSError):
-        return False
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "GLIBC_TUNABLES": _TUNABLES})
 
 
 def age() -> float | None:

@@ -1,6 +1,7 @@
 """What a process is set to before torch is imported: what the user has set stays."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -44,6 +45,7 @@ def test_a_wait_policy_is_not_overruled(monkeypatch):
     assert settings(monkeypatch, OMP_WAIT_POLICY="PASSIVE") == (None, "1")
 
 
+of_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 AGAIN = (
     "import os, sys; from home_dist import process;"
     "print('begins', os.getpid(), os.environ.get('GLIBC_TUNABLES'), flush=True); process.tune_allocator(); print('goes on')"
@@ -65,7 +67,7 @@ def begins(*arguments, **environment):
     return [line.split() for line in lines[:-1]], program.pid
 
 
-@pytest.mark.skipif(not process._has_glibc(), reason="of glibc")
+@of_glibc
 def test_a_command_of_ours_begins_again_with_the_allocator(monkeypatch):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     lines, number = begins("home_dist.cli", "train")
@@ -78,7 +80,7 @@ def test_others_and_those_whose_user_has_set_it_do_not(monkeypatch):
     assert len(begins("some.module")[0]) == 1
 
 
-@pytest.mark.skipif(not process._has_glibc(), reason="of glibc")
+@of_glibc
 def test_the_allocator_keeps_what_a_step_gives_back():
     program = (
         "import resource, ctypes; libc = ctypes.CDLL(None); libc.malloc.restype = ctypes.c_void_p; size = 20 << 20\n"
