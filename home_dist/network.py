@@ -13,10 +13,12 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 from home_dist.config import RunConfig
 from home_dist.data.batch import Batch, HostSizes
 from home_dist.embeddings.collections import bag_collection, event_collection, managed_tables
+from home_dist.embeddings.event_vectors import EventVectors, shared_set
 from home_dist.embeddings.pooling import MeansOfSums, in_order, pooled
 from home_dist.embeddings.pretrained import Pretrained
 from home_dist.embeddings.replicated import ReplicatedTables
 from home_dist.embeddings.requests import RequestsOfSamples
+from home_dist.embeddings.side_by_side import side_by_side
 from home_dist.experts import InputDropout, Towers
 from home_dist.experts.share import pools_over
 from home_dist.layers.averages import Averages
@@ -27,7 +29,7 @@ from home_dist.layers.step_check import StepCheck
 from home_dist.models import FeatureColumns, TaskGroups, build_model
 from home_dist.objectives import JointLogits, Objectives, build_weighting
 from home_dist.schema import DenseFeature, IdInput, InputLayout, Schema, SequenceInput
-from home_dist.schema.layout import ONE_BY_ONE, Place, Table
+from home_dist.schema.layout import ONE_BY_ONE, Place
 from home_dist.sequence import Encoded, History, build_encoder, encoded_by
 from home_dist.sequence.history import HostLengths
 
@@ -126,10 +128,12 @@ class FeatureVector(nn.Module):
     ) -> tuple[torch.Tensor, dict[str, Encoded]]:
         """bags, weighted, events: outputs of the sharded collections. requests: by default those of the batch's `firsts`.
         Returns v (B, F) and the encoders' outputs by history."""
-        events, requests = events or {}, requests or RequestsOfSamples(batch.firsts, len(batch.small))
+        requests = requests or RequestsOfSamples(batch.firsts, len(batch.small))
         single = self.replicated.single(batch.small)
         lists = batch.small_lists.to_dict() if batch.small_lists.keys() else {}
         weights = batch.list_weights.to_dict() if self.layout.weighted else {}
+        ids = batch.events.to_dict() if batch.events.keys() else {}
+        vectors = EventVectors(events or {}, ids, batch.places_by_key())
         parts = [x.flatten(1) for x in single.values()]
         later = {place: [i for i in self.layout.features if i.place == place] for place in ("small_list", *ONE_BY_ONE)}
         parts += [requests.spread(self._listed(lists, i, weights), i) for i in later["small_list"]]
@@ -137,14 +141,13 @@ class FeatureVector(nn.Module):
             if found is not None:
                 parts.append(requests.spread_bags(in_order(found, [i.key for i in inputs]), inputs))
         for place in ONE_BY_ONE:
-            parts += [requests.spread(pooled(events[i.key], i, weights.get(i.key)), i) for i in later[place]]
+            parts += [requests.spread(vectors.pooled(i, weights.get(i.key)), i) for i in later[place]]
         parts += self.pretrained(batch.vectors) if self.layout.pretrained else []
-        ids = batch.events.to_dict() if batch.events.keys() else {}
         if self.layout.at("managed"):
             ids |= batch.managed.to_dict()
         encoded = {}
         for s in self.layout.sequences:
-            history = self._history(s, requests, single, lists, weights, events, ids, batch.small)
+            history = self._history(s, requests, single, lists, weights, vectors, ids, batch.small)
             if batch.on_host is not None:
                 history.lengths_on_host = _lengths_on_host(s, requests, batch.on_host)
             newest = self.settings[s.name].newest
@@ -172,33 +175,33 @@ class FeatureVector(nn.Module):
         single: dict[int, torch.Tensor],
         lists: Events,
         weights: Events,
-        vectors: Events,
+        vectors: EventVectors,
         ids: Events,
         small: torch.Tensor,
     ) -> History:
-        """weights: of weighted lists; vectors, ids: the EmbeddingCollection's output and the table rows that it looked up;
-        small: Batch.small."""
+        """weights: of weighted lists; ids: table rows of what is looked up one by one; small: Batch.small."""
         shared, targets, contexts = [], [], []
         event_ids, target_ids = {}, {}
         for event in sequence.fields:
             field = event.field
             rows = (ids if field.place in ONE_BY_ONE else lists)[field.key]
-            values = vectors[field.key].values() if field.place in ONE_BY_ONE else self.replicated.listed(rows, field)
-            values = _shared_set(values, field.table)
+            one_by_one = field.place in ONE_BY_ONE
+            table, of_events = vectors.rows(field.key) if one_by_one else self.replicated.rows(rows, field)
+            part = shared_set(table, field.table), of_events
             if event.target is None:
-                contexts.append(values)
+                contexts.append(part)
                 continue
-            shared.append(values)
+            shared.append(part)
             target = self._target(event.target, single, lists, weights, vectors)
-            targets.append(_shared_set(target, event.target.table))
+            targets.append(shared_set(target, event.target.table))
             target_rows = self._target_rows(event.target, ids, small)
             if target_rows is not None:
                 event_ids[field.column], target_ids[field.column] = rows.values(), target_rows
         lengths, of_target = rows.lengths(), None
         if requests.share(sequence.fields[0].field):
             lengths, of_target = lengths.index_select(0, requests.firsts), requests.of_sample
-        events, q = torch.cat(shared, 1), torch.cat(targets, 1)
-        c = torch.cat(contexts, 1) if contexts else events.new_zeros(len(events), 0)
+        events, q = side_by_side(shared), torch.cat(targets, 1)
+        c = side_by_side(contexts) if contexts else events.new_zeros(len(events), 0)
         return History(events, c, q, lengths, event_ids, target_ids, of_target=of_target)
 
     def _target_rows(self, item: IdInput, ids: Events, small: torch.Tensor) -> torch.Tensor | None:
@@ -213,11 +216,11 @@ class FeatureVector(nn.Module):
         return small[:, self._small_column[item.key]]
 
     def _target(
-        self, item: IdInput, single: dict[int, torch.Tensor], lists: Events, weights: Events, vectors: Events
+        self, item: IdInput, single: dict[int, torch.Tensor], lists: Events, weights: Events, vectors: EventVectors
     ) -> torch.Tensor:
         """The target's vectors (B, dim)."""
         if item.place in ONE_BY_ONE:
-            return pooled(vectors[item.key], item, weights.get(item.key))
+            return vectors.pooled(item, weights.get(item.key))
         if item.place == "small_list":
             return self._listed(lists, item, weights)
         dim, index = self.replicated.position(self._small_column[item.key])
@@ -231,11 +234,6 @@ def _lengths_on_host(sequence: SequenceInput, requests: RequestsOfSamples, known
         return HostLengths(lengths, lengths)
     histories = lengths[known.firsts]
     return HostLengths(histories, histories.repeat(np.diff(known.firsts, append=requests.samples)))
-
-
-def _shared_set(values: torch.Tensor, table: Table) -> torch.Tensor:
-    """The vectors (N, dim) that all tasks share, of rows that hold several."""
-    return values if table.sets == 1 else values[:, : table.shared_dim]
 
 
 def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
@@ -394,6 +392,6 @@ class Network(nn.Module):
         # TorchRec's pipeline traces this method: keep it to look-ups and one call.
         bags = self.bags(batch.bags) if self.bags is not None else None
         weighted = self.weighted_bags(batch.weighted_bags) if self.weighted_bags is not None else None
-        events = self.events(batch.events) if self.events is not None else None
+        events = self.events(batch.looked_up) if self.events is not None else None
         managed = self.managed(batch.managed)[0] if self.managed is not None else None
         return self.head(batch, bags, weighted, events, managed)

@@ -8,7 +8,9 @@ _PACKAGE = Path(__file__).parent.parent
 LIBRARIES = (
     (_PACKAGE / "experts" / "kernels" / "native" / "passes.cpp", (*PARALLEL, "-DFP32")),
     (_PACKAGE / "data" / "native" / "columns.cpp", PLAIN),
+    (_PACKAGE / "data" / "native" / "distinct.cpp", PLAIN),
     (_PACKAGE / "embeddings" / "native" / "initial.cpp", PLAIN),
+    (_PACKAGE / "embeddings" / "native" / "side_by_side.cpp", (*PARALLEL, "-DFP32")),
 )
 """(source, flags), as the modules beside the sources load them. Others are compiled when a run uses them."""
 

@@ -10,6 +10,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from home_dist.data.batch import Batch
 from home_dist.data.buffers import Buffers
 from home_dist.data.decoded_rows import Columns, Lists, Rows
+from home_dist.data.distinct import distinct
 from home_dist.data.runs import begins_of
 from home_dist.schema import InputLayout
 
@@ -22,9 +23,12 @@ RowRanges = Sequence[tuple[Rows, int, int]]
 class Assembler:
     """Builds batches of `size` samples. If the ranges hold fewer rows, padding samples of mask 0 follow."""
 
-    def __init__(self, layout: InputLayout, tasks: int, size: int, buffers: Buffers, requests: bool = False):
-        """buffers: makes the arrays of ids. requests: whether rows have the keys of their requests."""
-        self.requests, self.buffers = requests, buffers
+    def __init__(
+        self, layout: InputLayout, tasks: int, size: int, buffers: Buffers, requests: bool = False, dedup: bool = False
+    ):
+        """buffers: makes the arrays of ids. requests: whether rows have the keys of their requests. dedup: whether batches tell
+        the distinct ids of histories."""
+        self.requests, self.buffers, self.dedup = requests, buffers, dedup
         self.once = requests and any(i.once for i in layout.inputs)
         self.columns = Columns.of(layout)
         self.dense_width, self.tasks, self.size = layout.dense_width, tasks, size
@@ -46,10 +50,16 @@ class Assembler:
         jagged = self._jagged(ranges, self.size - real, firsts)
         mask = torch.ones(self.size)
         mask[real:] = 0
+        events = self._keyed(self.event_keys, jagged)
+        once, places = None, torch.zeros(0, dtype=torch.int64)
+        if self.dedup and self.event_keys:
+            once, places = distinct(events, self.buffers)
         return Batch(
             bags=self._keyed(self.bag_keys, jagged),
             weighted_bags=self._keyed(self.weighted_keys, jagged, weighted=True),
-            events=self._keyed(self.event_keys, jagged),
+            events=events,
+            distinct=once,
+            places=places,
             managed=self._keyed(self.managed_keys, jagged),
             small_lists=self._keyed(self.list_keys, jagged),
             list_weights=self._list_weights(self.weights_keys, jagged),

@@ -107,6 +107,7 @@ class Inputs:
             "pin_memory": on_gpu,
             "bad_rows": bad_rows,
             "unknown_labels": data.on_bad_label == "unknown",
+            "dedup": not on_gpu if self.config.embedding.dedup is None else self.config.embedding.dedup,
         }
 
 

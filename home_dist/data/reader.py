@@ -87,6 +87,7 @@ class Reader:
         requests: Requests | None = None,
         kept: Kept | None = None,
         negatives: NegativesSection | None = None,
+        dedup: bool = False,
     ):
         """memory_mb: bound of decoded rows in memory. threads: number of decoding threads; the order of rows does not depend
         on it. prefetch: batches made ahead.
@@ -95,7 +96,8 @@ class Reader:
         stays. Without a log, bad rows are errors. unknown_labels: labels that are no values of their kind are taken as unknown.
 
         requests: of the files, whose rows are then kept together, in bins (bins.py). Raises ConfigError if the largest does not
-        fit in a batch. kept, negatives: of the files, whose other rows are then left out (negatives.py).
+        fit in a batch. kept, negatives: of the files, whose other rows are then left out (negatives.py). dedup: whether batches
+        tell the distinct ids of histories (distinct.py).
         """
         self.files, self.batch_size = files, batch_size
         self.rank, self.world_size = rank, world_size
@@ -116,7 +118,7 @@ class Reader:
         heads = requests.head_rows() if requests else None
         self.decoder = Decoder(files, schema, layout, self.sampler, bad_rows, heads, unknown_labels, negatives)
         self.buffers = Buffers(int(memory_mb * 2**20 * _IDLE))
-        self.assemble = Assembler(layout, len(schema.task), batch_size, self.buffers, bool(files.request))
+        self.assemble = Assembler(layout, len(schema.task), batch_size, self.buffers, bool(files.request), dedup)
         row_bytes = files.row_values * _VALUE_BYTES
         self.sizes = WindowSizes.of(memory_mb, row_bytes, window_rows, lanes)
         if requests is not None:

@@ -1,16 +1,12 @@
 """Small tables, kept whole on every rank and trained with the dense parameters: a local look-up is cheaper than an exchange."""
 
-import ctypes
-import functools
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
-from home_dist.native_library import library_if_possible
+from home_dist.embeddings.side_by_side import side_by_side
 from home_dist.schema import IdInput
 
 
@@ -62,45 +58,15 @@ class ReplicatedTables(nn.Module):
                 return dim, columns.index(column)
         raise KeyError(column)
 
+    def rows(self, ids: JaggedTensor, item: IdInput) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weight (R, dim), and which of its rows the values of a list column have, (n,)."""
+        return self.weights[str(item.table.dim)], ids.values() + self._offset[item.table.name]
+
     def listed(self, ids: JaggedTensor, item: IdInput) -> torch.Tensor:
         """The embeddings of a list column's values, (n, dim)."""
-        return _rows(self.weights[str(item.table.dim)], ids.values() + self._offset[item.table.name])
+        return _rows(*self.rows(ids, item))
 
 
 def _rows(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """(*rows, dim). The gradient adds rows in their order, everywhere the same bits as embedding's. On a CPU the compiled sum
-    takes a tenth of the time of embedding's backward, and index_select's, without a compiler, a fifth; in a program that is
-    traced there is index_select. On a GPU only embedding's backward adds in a fixed order."""
-    if weight.device.type != "cpu":
-        return nn.functional.embedding(rows, weight)
-    flat = rows.flatten()
-    compiled = weight.dtype in _ADD and not torch.compiler.is_compiling() and weight.requires_grad and _native() is not None
-    vectors = _LookUp.apply(weight, flat) if compiled else weight.index_select(0, flat)
-    return vectors.unflatten(0, rows.shape)
-
-
-class _LookUp(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(rows)
-        ctx.shape = weight.shape
-        return weight.index_select(0, rows)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        [rows], [grad], library = ctx.saved_tensors, grads, _native()
-        grad, rows, table = grad.contiguous(), rows.contiguous(), grad.new_zeros(ctx.shape)
-        if library is None or torch.is_grad_enabled():  # the latter for a derivative of the gradient
-            return grads[0].new_zeros(ctx.shape).index_add(0, rows, grads[0]), None
-        at = (ctypes.c_void_p(t.data_ptr()) for t in (table, rows, grad))
-        getattr(library, _ADD[grad.dtype])(*at, ctypes.c_int64(len(rows)), ctypes.c_int64(grad.shape[1]))
-        return table, None
-
-
-_ADD = {torch.float32: "add_fp32", torch.float64: "add_fp64"}
-_SOURCE = Path(__file__).parent / "native" / "rows.cpp"
-
-
-@functools.cache
-def _native() -> ctypes.CDLL | None:
-    return library_if_possible(_SOURCE)
+    """(*rows, dim)"""
+    return side_by_side([(weight, rows.flatten())]).unflatten(0, rows.shape)

@@ -28,10 +28,15 @@ BESIDE_IMPORTS = """
 from home_dist.cli.native import build_beside_imports
 
 build_beside_imports()
+import torch
 from home_dist.data import chunked
+from home_dist.data.distinct import _SOURCE
 from home_dist.embeddings import initial
+from home_dist.embeddings.side_by_side import side_by_side
+from home_dist.native_library import library_if_possible
 
-assert chunked.native() and initial._native()
+assert chunked.native() and initial._native() and library_if_possible(_SOURCE)
+side_by_side([(torch.zeros(2, 1), torch.tensor([1]))])
 """
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
 
@@ -57,7 +62,8 @@ def test_two_processes_that_train_build_each_library_once(tmp_path):
         out, err = process.communicate(timeout=180)
         assert out.strip() == COMPILED, err
     built = [p.name.partition("-")[0] for p in (tmp_path / "home_dist").iterdir() if p.suffix == ".so"]
-    assert sorted(built) == ["columns", "initial", "passes"]  # in one version each: the one that was built beside the imports
+    # In one version each: the one that was built beside the imports.
+    assert sorted(built) == ["columns", "distinct", "initial", "passes", "side_by_side"]
     assert len(runs.read_text().splitlines()) == len(built)
     assert {p.suffix for p in (tmp_path / "home_dist").iterdir()} == {".so", ".lock"}
 
