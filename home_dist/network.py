@@ -133,7 +133,7 @@ class FeatureVector(nn.Module):
         lists = batch.small_lists.to_dict() if batch.small_lists.keys() else {}
         weights = batch.list_weights.to_dict() if self.layout.weighted else {}
         ids = batch.events.to_dict() if batch.events.keys() else {}
-        vectors = EventVectors(events or {}, ids, batch.places_by_key())
+        vectors = EventVectors(events or {}, ids, batch.places)
         parts = [x.flatten(1) for x in single.values()]
         later = {place: [i for i in self.layout.features if i.place == place] for place in ("small_list", *ONE_BY_ONE)}
         parts += [requests.spread(self._listed(lists, i, weights), i) for i in later["small_list"]]
@@ -165,7 +165,7 @@ class FeatureVector(nn.Module):
     def _listed(self, lists: Events, item: IdInput, weights: Events) -> torch.Tensor:
         """Pooled vectors (B, dim) of a multi-valued feature in a replicated table."""
         ids = lists[item.key]
-        vectors = JaggedTensor(values=self.replicated.listed(ids, item), lengths=ids.lengths())
+        vectors = JaggedTensor(values=side_by_side([self.replicated.rows(ids, item)]), lengths=ids.lengths())
         return pooled(vectors, item, weights.get(item.key))
 
     def _history(
@@ -184,8 +184,8 @@ class FeatureVector(nn.Module):
         event_ids, target_ids = {}, {}
         for event in sequence.fields:
             field = event.field
-            rows = (ids if field.place in ONE_BY_ONE else lists)[field.key]
             one_by_one = field.place in ONE_BY_ONE
+            rows = (ids if one_by_one else lists)[field.key]
             table, of_events = vectors.rows(field.key) if one_by_one else self.replicated.rows(rows, field)
             part = shared_set(table, field.table), of_events
             if event.target is None:

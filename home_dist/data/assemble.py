@@ -51,9 +51,7 @@ class Assembler:
         mask = torch.ones(self.size)
         mask[real:] = 0
         events = self._keyed(self.event_keys, jagged)
-        once, places = None, torch.zeros(0, dtype=torch.int64)
-        if self.dedup and self.event_keys:
-            once, places = distinct(events, self.buffers)
+        once, places = distinct(events, self.buffers) if self.dedup and self.event_keys else (None, None)
         return Batch(
             bags=self._keyed(self.bag_keys, jagged),
             weighted_bags=self._keyed(self.weighted_keys, jagged, weighted=True),

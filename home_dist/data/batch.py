@@ -72,8 +72,8 @@ class Batch(Pipelineable):
     row's label where it has none. Else without columns."""
     distinct: KeyedJaggedTensor | None = None
     """With `embedding.dedup`: the distinct ids of each key of `events` (distinct.py). Else None."""
-    places: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    """(N,) int64: the place of each id of `events` among the distinct ids of its key. (0,) without `distinct`."""
+    places: torch.Tensor | None = None
+    """(N,) int64: the place of each id of `events` among the distinct ids of its key. None without `distinct`."""
     epoch: int = 0
     step: int = 0
     """The epoch, and the step within it that training this batch completes. The batch carries the reader's position, so that
@@ -89,12 +89,6 @@ class Batch(Pipelineable):
     def looked_up(self) -> KeyedJaggedTensor:
         """Ids that the EmbeddingCollection looks up for `events`."""
         return self.events if self.distinct is None else self.distinct
-
-    def places_by_key(self) -> dict[str, torch.Tensor]:
-        """By key of `events`: the place of each of its ids in what was looked up for the key. Empty without `distinct`."""
-        if self.distinct is None:
-            return {}
-        return dict(zip(self.events.keys(), self.places.split(self.events.length_per_key()), strict=True))
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         on_host = self.host_sizes() if self.on_host is None and torch.device(device).type != "cpu" else self.on_host

@@ -14,10 +14,13 @@ from home_dist.schema.layout import Table
 class EventVectors:
     """Of one batch."""
 
-    def __init__(self, found: Mapping[str, JaggedTensor], ids: Mapping[str, JaggedTensor], places: Mapping[str, torch.Tensor]):
-        """By key. found: what the collections returned; ids: the batch's; places: of each id among those found, where a key's
-        ids were looked up once each."""
-        self._found, self._ids, self._places = found, ids, places
+    def __init__(self, found: Mapping[str, JaggedTensor], ids: Mapping[str, JaggedTensor], places: torch.Tensor | None):
+        """By key. found: what the collections returned; ids: `Batch.events`; places: `Batch.places`."""
+        self._found, self._ids = found, ids
+        self._places: dict[str, torch.Tensor] = {}
+        if places is not None:
+            of_keys = places.split([len(of_key.values()) for of_key in ids.values()])
+            self._places = dict(zip(ids, of_keys, strict=True))
 
     def rows(self, key: str) -> Rows:
         """The vectors that were found, and which of them each id has."""

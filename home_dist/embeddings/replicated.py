@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
-from home_dist.embeddings.side_by_side import side_by_side
+from home_dist.embeddings.side_by_side import Rows, side_by_side
 from home_dist.schema import IdInput
 
 
@@ -58,13 +58,9 @@ class ReplicatedTables(nn.Module):
                 return dim, columns.index(column)
         raise KeyError(column)
 
-    def rows(self, ids: JaggedTensor, item: IdInput) -> tuple[torch.Tensor, torch.Tensor]:
+    def rows(self, ids: JaggedTensor, item: IdInput) -> Rows:
         """The weight (R, dim), and which of its rows the values of a list column have, (n,)."""
         return self.weights[str(item.table.dim)], ids.values() + self._offset[item.table.name]
-
-    def listed(self, ids: JaggedTensor, item: IdInput) -> torch.Tensor:
-        """The embeddings of a list column's values, (n, dim)."""
-        return _rows(*self.rows(ids, item))
 
 
 def _rows(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -23,19 +23,23 @@ def side_by_side(parts: Sequence[Rows]) -> torch.Tensor:
 
     Raises IndexError for rows that a table has not.
     """
-    tables, rows = [table for table, _ in parts], [r for _, r in parts if r is not None]
-    dtypes = {table.dtype for table in tables}
-    compiled = (
-        len(rows) == len(parts)
-        and dtypes in ({torch.float32}, {torch.float64})
-        and all(x.device.type == "cpu" for x in (*tables, *rows))
-        and not torch.compiler.is_compiling()
-        and not unavailable()
-    )
-    if compiled:
-        return _SideBySide.apply(len(rows), *rows, *tables)
+    if not torch.compiler.is_compiling() and _is_compiled_for(parts):
+        rows, tables = [r for _, r in parts if r is not None], [table for table, _ in parts]
+        return _SideBySide.apply(len(parts), *rows, *tables)
     gathered = [table if r is None else _gathered(table, r) for table, r in parts]
     return torch.cat(gathered, 1) if len(gathered) > 1 else gathered[0]
+
+
+def _is_compiled_for(parts: Sequence[Rows]) -> bool:
+    """Whether the library takes these tensors; what it does not, torch does or refuses."""
+    dtypes, of_rows = set(), set()
+    for table, rows in parts:
+        if rows is None or table.device.type != "cpu" or rows.device.type != "cpu":
+            return False
+        dtypes.add(table.dtype)
+        of_rows.add((rows.dtype, rows.shape))
+    numbers = {dtype for dtype, _ in of_rows}
+    return len(of_rows) == 1 and numbers == {torch.int64} and dtypes in ({torch.float32}, {torch.float64}) and not unavailable()
 
 
 def _gathered(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

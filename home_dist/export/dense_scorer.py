@@ -13,6 +13,7 @@ from torch import nn
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from home_dist.embeddings.replicated import ReplicatedTables
+from home_dist.embeddings.side_by_side import Rows
 from home_dist.export.dense_inputs import dense_inputs_of, rows_name, slots_name
 from home_dist.export.numbers import Inputs, picks
 from home_dist.export.scoring_head import ScoringHead, Weights
@@ -70,8 +71,8 @@ class GivenTables(nn.Module):
     def position(self, column: int) -> tuple[int, int]:
         return self.places[column]
 
-    def listed(self, ids: GivenRows, item: IdInput) -> torch.Tensor:
-        return ids.rows
+    def rows(self, ids: GivenRows, item: IdInput) -> Rows:
+        return ids.rows, None
 
 
 class DenseScorer(ScoringHead):

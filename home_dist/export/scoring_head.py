@@ -83,6 +83,7 @@ class _Batch:
     dense: torch.Tensor
     vectors: torch.Tensor
     firsts: torch.Tensor
+    places: None = None
     on_host: None = None
 
 

@@ -60,3 +60,15 @@ def test_a_row_that_a_table_has_not_is_refused(row):
     given[1][1][3] = row
     with pytest.raises(IndexError, match=r"table 1 of 4 .* none of its 8 rows"):
         side_by_side(given)
+
+
+def test_columns_of_other_lengths_are_refused():
+    [(table, rows), (other, of_other), *_] = parts(5)
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        side_by_side([(table, rows), (other, of_other[:3])])
+
+
+def test_rows_may_be_of_32_bits():
+    [(table, rows), (other, of_other), *_] = parts(5)
+    found = side_by_side([(table, rows.int()), (other, of_other.int())])
+    assert torch.equal(found, torch.cat([table[rows], other[of_other]], 1))
